@@ -1,0 +1,70 @@
+"""AMCo-JAX: a vectorised simulator of collaborative edge computing for AIGC services.
+
+Public names are imported on first use, so that `import amco_jax` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from amco_jax.agents.methods import METHODS, Method, get_method
+    from amco_jax.agents.policy import Policy, SlotView, TaskView, per_slot, per_task
+    from amco_jax.alloc import ALLOCATORS, cwa, hecwa, waterfill
+    from amco_jax.errors import InputError
+    from amco_jax.experiment.sweep import SweepResult, sweep
+    from amco_jax.replay import load_recording, replay
+    from amco_jax.rollout import Episode, rollout
+    from amco_jax.runtime import configure
+    from amco_jax.scenario import PRESETS, Params, Scenario, load_scenario
+
+_MODULES = {
+    "agents.methods": ("METHODS", "Method", "get_method"),
+    "agents.policy": ("Policy", "SlotView", "TaskView", "per_slot", "per_task"),
+    "alloc": ("ALLOCATORS", "cwa", "hecwa", "waterfill"),
+    "errors": ("InputError",),
+    "experiment.sweep": ("SweepResult", "sweep"),
+    "replay": ("load_recording", "replay"),
+    "rollout": ("Episode", "rollout"),
+    "runtime": ("configure",),
+    "scenario": ("PRESETS", "Params", "Scenario", "load_scenario"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "ALLOCATORS",
+    "METHODS",
+    "PRESETS",
+    "Episode",
+    "InputError",
+    "Method",
+    "Params",
+    "Policy",
+    "Scenario",
+    "SlotView",
+    "SweepResult",
+    "TaskView",
+    "configure",
+    "cwa",
+    "get_method",
+    "hecwa",
+    "load_recording",
+    "load_scenario",
+    "per_slot",
+    "per_task",
+    "replay",
+    "rollout",
+    "sweep",
+    "waterfill",
+]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'amco_jax' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"amco_jax.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,104 @@
+"""Methods as data: a policy, an allocator, and the physics of the method's published code."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from amco_jax.agents import rules
+from amco_jax.agents.policy import Policy, per_task
+from amco_jax.alloc import ALLOCATORS, Allocator, cwa
+from amco_jax.env import UNIFIED, Physics
+from amco_jax.errors import InputError
+
+MAX_ENUMERATED_SERVERS = 10
+
+_RAND = Physics(wait_capped=True, link_carries_local=True, link_capped=False, rewarded=False)
+_SMC = Physics(wait_capped=True, link_carries_local=True, link_capped=False, miss_penalty=2.0)
+_DRL = dataclasses.replace(_SMC, local_waits_for_link=True, local_transfer_in_pair=True)
+_OPTIMAL = Physics(link_capped=False, rewarded=False)
+
+PUBLISHED_PHYSICS: dict[str, Physics] = {
+    "amcoedge": UNIFIED,
+    "smcoedge": _SMC,
+    "drlcoedge": _DRL,
+    "randcoedge": _RAND,
+    "optimal": _OPTIMAL,
+}
+"""What each method's own published code does; rules without published code use the unified physics."""
+
+PHYSICS = ("unified", "published")
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to decide: stage 1 (policy) and stage 2 (allocator)."""
+
+    name: str
+    policy: Policy
+    allocator: Allocator = cwa
+    max_servers: int | None = None
+    """Largest fleet that the policy can handle."""
+
+    def check(self, num_servers: int) -> None:
+        """Raise InputError where the method cannot handle a fleet of that size."""
+        if self.max_servers is not None and num_servers > self.max_servers:
+            raise InputError(
+                f"num_servers: {num_servers}; legal for the method {self.name}: at most {self.max_servers}"
+            )
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("randcoedge", per_task(rules.random_pair)),
+        Method("local", per_task(rules.local_only)),
+        Method("all-servers", per_task(rules.all_servers)),
+        Method("fastest-1", per_task(rules.fastest(1))),
+        Method("fastest-3", per_task(rules.fastest(3))),
+        Method("least-wait", per_task(rules.least_wait)),
+        Method("two-choices", per_task(rules.two_choices)),
+        Method("optimal", per_task(rules.optimal)),
+        Method("optimal-admission", per_task(rules.optimal_admission)),
+        Method(
+            "optimal-enumeration", per_task(rules.optimal_enumeration), max_servers=MAX_ENUMERATED_SERVERS
+        ),
+    )
+}
+
+
+def physics_row(variant: str, method: str) -> Physics:
+    """The physics of a method, by name, under the `unified` or the `published` variant.
+
+    Raises:
+      InputError: an unknown variant.
+    """
+    if variant not in PHYSICS:
+        raise InputError(f"physics: {variant!r}; legal: {', '.join(PHYSICS)}")
+    return PUBLISHED_PHYSICS.get(method, UNIFIED) if variant == "published" else UNIFIED
+
+
+def get_method(method: str | Method) -> Method:
+    """A method by name (`fastest-k` for any k), or the method itself.
+
+    Raises:
+      InputError: no such method.
+    """
+    if isinstance(method, Method):
+        return method
+    if match := re.fullmatch(r"fastest-([1-9]\d{0,5})", method):
+        return METHODS.get(method, Method(method, per_task(rules.fastest(int(match[1])))))
+    if method not in METHODS:
+        raise InputError(f"method: {method!r}; legal: {', '.join(METHODS)}, fastest-k")
+    return METHODS[method]
+
+
+def get_allocator(name: str) -> Allocator:
+    """An allocator by name.
+
+    Raises:
+      InputError: no such allocator.
+    """
+    if name not in ALLOCATORS:
+        raise InputError(f"allocator: {name!r}; legal: {', '.join(ALLOCATORS)}")
+    return ALLOCATORS[name]

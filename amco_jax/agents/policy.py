@@ -1,0 +1,76 @@
+"""Stage 1 of a decision: the protocol by which a policy picks the set of edge servers.
+
+A policy is one pure function of a view, returning booleans; the view it asks for says when it runs:
+
+- `per_task(choose)`: `choose(TaskView) -> [num_servers]`, for each task in order, with live waits;
+- `per_slot(plan)`: `plan(SlotView) -> [num_servers, max_tasks, num_servers]`, at the start of a slot, for
+  all its task positions `[b, n]` at once, knowing the backlog but not what the slot's tasks will add.
+
+The empty set rejects a task.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+from jaxtyping import Array, Bool, Float, Int
+
+from amco_jax.env import Task
+from amco_jax.random import Key, uniform
+from amco_jax.scenario import Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TaskView:
+    """What a per-task policy may look at."""
+
+    task: Task
+    wait: Float[Array, " num_servers"]
+    """s, queueing delay before the task would start on each server"""
+    cost: Float[Array, " num_servers"]
+    """s, delay of the whole task on each server"""
+    local: Bool[Array, " num_servers"]
+    """One-hot: the server at the task's own base station"""
+    params: Params
+    key: Key
+    n: Int[Array, ""]
+
+    def uniform(self, index: int = 0) -> Float[Array, ""]:
+        """The task's `index`-th draw from Uniform[0, 1), 0 ≤ index < 64; the same on each call."""
+        return uniform(self.key, self.n * 64 + index, self.wait.dtype)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SlotView:
+    """What a per-slot policy may look at."""
+
+    t: Int[Array, ""]
+    """The slot's number, from 0"""
+    backlog: Float[Array, " num_servers"]
+    """Gcycles, at the start of the slot"""
+    tasks: Task
+    """Fields `[num_servers, max_tasks]`: base station, position"""
+    params: Params
+    key: Key
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A policy's function, and whether it wants a view per task or per slot."""
+
+    function: Callable
+    sees_slot: bool
+
+
+def per_task(choose: Callable[[TaskView], Array]) -> Policy:
+    """A policy that picks `[num_servers]` booleans for each task from its `TaskView`."""
+    return Policy(choose, sees_slot=False)
+
+
+def per_slot(plan: Callable[[SlotView], Array]) -> Policy:
+    """A policy that picks `[num_servers, max_tasks, num_servers]` booleans from a `SlotView`."""
+    return Policy(plan, sees_slot=True)

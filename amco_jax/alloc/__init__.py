@@ -1,0 +1,23 @@
+"""Stage 2 of a decision: how a task's work is split over the selected servers.
+
+An allocator is a pure function `allocate(wait, cost, selected) -> fraction` of `[num_servers]` arrays that
+knows nothing of the environment. All three are closed forms, differentiable in wait and cost with finite
+gradients also where a fraction is clipped or the set is masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jax import Array
+
+from amco_jax.alloc.cwa import cwa
+from amco_jax.alloc.hecwa import hecwa
+from amco_jax.alloc.waterfill import waterfill, waterfill_support
+
+Allocator = Callable[[Array, Array, Array], Array]
+"""`(wait, cost, selected) -> fraction`, each `[num_servers]`; times in s."""
+
+ALLOCATORS: dict[str, Allocator] = {"cwa": cwa, "hecwa": hecwa, "waterfill": waterfill}
+
+__all__ = ["ALLOCATORS", "Allocator", "cwa", "hecwa", "waterfill", "waterfill_support"]

@@ -1,0 +1,18 @@
+"""The environment: physics of a base station, one decision, the end of a slot."""
+
+from amco_jax.env.physics import UNIFIED, Physics, Site, costs, site, waits
+from amco_jax.env.step import Decision, Queues, Task, close_slot, decide
+
+__all__ = [
+    "UNIFIED",
+    "Decision",
+    "Physics",
+    "Queues",
+    "Site",
+    "Task",
+    "close_slot",
+    "costs",
+    "decide",
+    "site",
+    "waits",
+]

@@ -1,0 +1,95 @@
+"""The physics of one base station: a table row and a scenario, compiled to coefficients.
+
+The published codes fork the environment per method. Here their differences are a row of flags
+(`Physics`), and `site` folds the row into the coefficients of one fixed set of formulas.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from amco_jax.scenario import Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Physics:
+    """What the published codes do differently; the defaults are the unified physics. Traced leaves."""
+
+    wait_capped: bool = False
+    """wait_i is capped at the deadline."""
+    local_waits_for_link: bool = False
+    """The local server's wait includes the link delay."""
+    local_transfer_in_pair: bool = False
+    """The local server's cost includes the transfer d/r_b where two servers are selected."""
+    link_carries_local: bool = False
+    """The link delay grows by the local share too."""
+    link_capped: bool = True
+    """The link delay is capped at the slot duration where two servers or more are selected."""
+    rewarded: bool = True
+    """The method has a reward at all."""
+    miss_penalty: float = 10.0
+    """The reward of a missed task is -deadline · miss_penalty."""
+
+
+UNIFIED = Physics()
+"""One model for every method: the only fair comparison. It is also AMCoEdge's published physics."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """Coefficients of every decision at one base station b."""
+
+    local: Bool[Array, " num_servers"]
+    """One-hot: the server that sits at b."""
+    seconds_per_gcycle: Float[Array, " num_servers"]
+    transfer: Float[Array, " num_servers"]
+    """s/Mbit charged as cost"""
+    pair_transfer: Float[Array, " num_servers"]
+    """s/Mbit charged as cost where exactly two servers are selected"""
+    link_growth: Float[Array, " num_servers"]
+    """s/Mbit by which b's link delay grows"""
+    link_wait: Float[Array, " num_servers"]
+    """1 where a task waits for b's link, else 0"""
+    wait_limit: Float[Array, ""]
+    """s"""
+    link_limit: Float[Array, ""]
+    """s, where two servers or more are selected"""
+
+
+def site(params: Params, physics: Physics, b: Int[Array, ""]) -> Site:
+    """The coefficients at base station `b` under one row of the physics table."""
+    local = jnp.arange(params.capacity.shape[0]) == b
+    per_mbit = 1 / params.link_rate[b]
+    zero, inf = jnp.zeros_like(per_mbit), jnp.full_like(params.deadline, jnp.inf)
+    return Site(
+        local=local,
+        seconds_per_gcycle=1 / params.capacity,
+        transfer=jnp.where(local, zero, per_mbit),
+        pair_transfer=jnp.where(local & physics.local_transfer_in_pair, per_mbit, zero),
+        link_growth=jnp.where(local & ~jnp.asarray(physics.link_carries_local), zero, per_mbit),
+        link_wait=jnp.where(local & ~jnp.asarray(physics.local_waits_for_link), zero, jnp.ones_like(zero)),
+        wait_limit=jnp.where(physics.wait_capped, params.deadline, inf),
+        link_limit=jnp.where(physics.link_capped, params.slot_duration, inf),
+    )
+
+
+def waits(
+    site: Site,
+    backlog: Float[Array, " num_servers"],
+    slot_load: Float[Array, " num_servers"],
+    link_delay: Float[Array, ""],
+) -> Float[Array, " num_servers"]:
+    """wait_i = (Q_i + q_i)/f_i + [i≠b]·L_b: queueing delay of a task on each server, s."""
+    wait = (backlog + slot_load) * site.seconds_per_gcycle + site.link_wait * link_delay
+    return jnp.minimum(wait, site.wait_limit)
+
+
+def costs(site: Site, size: Float[Array, ""], work: Float[Array, ""]) -> Float[Array, " num_servers"]:
+    """cost_i = w/f_i + [i≠b]·d/r_{b,i}: delay of the whole task on each server, s."""
+    return work * site.seconds_per_gcycle + size * site.transfer

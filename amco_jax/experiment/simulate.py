@@ -1,0 +1,148 @@
+"""Run one method on many scenarios and seeds, chunk by chunk, on all local devices.
+
+The unit of computation is a block of `LANES` seeds of one scenario, whatever the number of seeds, chunks
+or devices. So a seed's result never depends on what runs beside it, scenarios of one shape share one
+compilation, and a block's scenario stays in scalars while its seeds fill the vector lanes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from amco_jax.agents.methods import Method
+from amco_jax.env import Physics
+from amco_jax.metrics import keep_makespan, summarise
+from amco_jax.random import Stream, stream
+from amco_jax.rollout import rollout
+from amco_jax.scenario import Params, Scenario, Shape
+from amco_jax.workload import bernoulli
+
+LANES = 64
+"""Seeds of a block: eight AVX2 vectors, whose working set stays in a core's first-level cache."""
+
+ACCELERATOR_BLOCKS = 256
+"""Blocks that run side by side on an accelerator; on a CPU core they run one after the other."""
+
+CHUNK_BYTES = 2**28
+"""Memory for the makespans of a chunk; the host holds two chunks at a time."""
+
+_MAX_CHUNK_LANES = 2**16
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Results of consecutive seeds of one scenario."""
+
+    index: int
+    """Of the scenario in the sequence that was simulated"""
+    seeds: np.ndarray
+    """`[episodes]`"""
+    metrics: dict[str, np.ndarray]
+    """By name, each `[episodes]`"""
+
+
+def simulate(
+    scenarios: Sequence[Scenario], method: Method, physics: Physics, first_seed: int, num_seeds: int
+) -> Iterator[Batch]:
+    """Yield the results of each scenario in turn, its seeds in order.
+
+    Memory is bounded by `CHUNK_BYTES` however many seeds there are.
+    """
+    blocks = [(i, s) for i in range(len(scenarios)) for s in range(first_seed, first_seed + num_seeds, LANES)]
+    shapes = _padded_shapes(scenarios)
+    end = first_seed + num_seeds
+    with ThreadPoolExecutor(max_workers=1) as host:
+        pending = None
+        for shape, chunk, size in _chunks(blocks, shapes):
+            outputs = _launch(shape, method, physics, scenarios, chunk, size)
+            # The host sorts one chunk's makespans while the devices compute the next chunk.
+            if pending is not None:
+                yield from pending.result()
+            pending = host.submit(_collect, chunk, outputs, end)
+        if pending is not None:
+            yield from pending.result()
+
+
+def _padded_shapes(scenarios: Sequence[Scenario]) -> list[Shape]:
+    """Shapes in which num_tasks is the largest among scenarios that agree otherwise."""
+    most: dict[tuple[int, int], int] = {}
+    for s in scenarios:
+        key = (s.num_servers, s.num_slots)
+        most[key] = max(most.get(key, 0), s.num_tasks)
+    return [s.shape(most[s.num_servers, s.num_slots]) for s in scenarios]
+
+
+def _chunks(
+    blocks: Sequence[tuple[int, int]], shapes: Sequence[Shape]
+) -> Iterator[tuple[Shape, list[tuple[int, int]], int]]:
+    """Consecutive blocks of one shape, in chunks of equal size that fit the memory for one."""
+    for shape, group in itertools.groupby(blocks, key=lambda block: shapes[block[0]]):
+        positions = shape.num_servers * shape.max_tasks * shape.num_slots
+        most = max(min(CHUNK_BYTES // (4 * positions), _MAX_CHUNK_LANES) // LANES, 1)
+        group = list(group)
+        size = -(-len(group) // -(-len(group) // most))
+        for start in range(0, len(group), size):
+            yield shape, group[start : start + size], size
+
+
+def _launch(shape, method, physics, scenarios, chunk, size) -> Any:
+    """Start a chunk on the devices, padded to the common size with copies of its last block."""
+    devices = jax.local_devices()
+    size = -(-size // len(devices)) * len(devices)
+    padded = [*chunk, *[chunk[-1]] * (size - len(chunk))]
+    by_index = {i: scenarios[i].params() for i, _ in chunk}
+    params = jax.tree.map(lambda *leaves: np.stack(leaves), *(by_index[i] for i, _ in padded))
+    seeds = np.asarray([start for _, start in padded], np.uint32)[:, None] + np.arange(LANES, dtype=np.uint32)
+    sharding = NamedSharding(Mesh(np.asarray(devices), ("blocks",)), PartitionSpec("blocks"))
+    return _program(shape, method, sharding)(*jax.device_put((params, seeds), sharding), physics)
+
+
+@functools.lru_cache(maxsize=64)
+def _program(shape: Shape, method: Method, sharding: NamedSharding) -> Any:
+    """The compiled simulation of a chunk of blocks, sharded over the devices."""
+
+    def episode(params: Params, seed, physics: Physics):
+        workload = bernoulli(params, shape.max_tasks, seed)
+        out = rollout(shape, params, physics, method, workload, stream(seed, Stream.POLICY), keep_makespan)
+        return out.totals, out.utilisation, out.decisions.reshape(-1)
+
+    def device(params, seeds, physics):
+        def block(block_params_and_seeds):
+            block_params, block_seeds = block_params_and_seeds
+            return jax.vmap(episode, in_axes=(None, 0, None))(block_params, block_seeds, physics)
+
+        side_by_side = None if jax.default_backend() == "cpu" else ACCELERATOR_BLOCKS
+        return lax.map(block, (params, seeds), batch_size=side_by_side)
+
+    spec = sharding.spec
+    return jax.jit(
+        jax.shard_map(
+            device,
+            mesh=sharding.mesh,
+            in_specs=(spec, spec, PartitionSpec()),
+            out_specs=spec,
+            check_vma=False,
+        )
+    )
+
+
+def _collect(chunk, outputs, end: int) -> list[Batch]:
+    """Metrics of a chunk; lanes beyond the last seed are dropped."""
+    totals, utilisation, makespans = jax.tree.map(np.asarray, outputs)
+    batches = []
+    for k, (index, start) in enumerate(chunk):
+        lanes = slice(0, min(LANES, end - start))
+        part = jax.tree.map(lambda x, k=k, lanes=lanes: x[k][lanes], totals)
+        metrics = summarise(part, utilisation[k][lanes], makespans[k][lanes])
+        batches.append(Batch(index, np.arange(start, start + lanes.stop), metrics))
+    return batches

@@ -1,0 +1,77 @@
+"""Random numbers by coordinate: a draw is a pure function of (seed, purpose, coordinates).
+
+Nothing depends on call order, on the number of seeds or on the method, so that two methods, two physics
+variants or two chunk sizes see the very same arrivals (common random numbers). The generator is a keyed
+32-bit permutation of a counter: multiply-xorshift rounds with two key words. On CPUs it costs about 2 ns
+a draw where threefry costs 20, and it runs inside GPU kernels, where `jax.random` has no lowering. The
+statistical tests are in `tests/test_random.py`.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt32
+
+
+class Stream(enum.IntEnum):
+    """Purposes: each has draws of its own, so that one more draw in one never shifts another."""
+
+    DENSITY = 1
+    ARRIVAL = 2
+    POLICY = 3
+
+
+class Key(NamedTuple):
+    """Two key words, `uint32` each; any common batch shape."""
+
+    word0: UInt32[Array, ""]
+    word1: UInt32[Array, ""]
+
+
+def stream(seed: UInt32[Array, ""], purpose: Stream) -> Key:
+    """The key of one purpose of one seed."""
+    # The seed enters both words: in one alone, (seed, purpose) pairs would alias by their sum.
+    return fold_in(Key(_u32(seed), rehash(_u32(seed) + jnp.uint32(0x2545F491))), purpose)
+
+
+def fold_in(key: Key, coordinate: jax.typing.ArrayLike) -> Key:
+    """The key of one coordinate (a slot, a base station, ...) below `key`."""
+    counter = _u32(coordinate) * jnp.uint32(2)
+    return Key(bits(key, counter), bits(key, counter + jnp.uint32(1)))
+
+
+def bits(key: Key, counter: jax.typing.ArrayLike) -> UInt32[Array, ""]:
+    """32 random bits: a permutation of the counter chosen by both key words.
+
+    Multipliers and shifts are those of the two- and three-round hashes of C. Wellons' "hash prospector"
+    (lowest bias found for these round structures); the key words enter between the rounds.
+    """
+    x = _u32(counter) * jnp.uint32(0x9E3779B9) + key.word0
+    x = (x ^ (x >> 16)) * jnp.uint32(0x21F0AAAD)
+    x = (x ^ (x >> 15)) + key.word1
+    x = (x ^ (x >> 17)) * jnp.uint32(0x735A2D97)
+    return x ^ (x >> 15)
+
+
+def rehash(x: UInt32[Array, ""]) -> UInt32[Array, ""]:
+    """A second draw from the first at half the price: one more round of the permutation."""
+    x = (x ^ (x >> 14)) * jnp.uint32(0x2C1B3C6D)
+    return x ^ (x >> 12)
+
+
+def unit(x: UInt32[Array, ""], dtype: jax.typing.DTypeLike) -> Float[Array, ""]:
+    """The top 24 bits as a number in [0, 1): the same number in float32 and in float64."""
+    return (x >> 8).astype(jnp.int32).astype(dtype) * jnp.asarray(2.0**-24, dtype)
+
+
+def uniform(key: Key, counter: jax.typing.ArrayLike, dtype: jax.typing.DTypeLike) -> Float[Array, ""]:
+    """A draw from Uniform[0, 1)."""
+    return unit(bits(key, counter), dtype)
+
+
+def _u32(x: jax.typing.ArrayLike) -> UInt32[Array, ""]:
+    return jnp.asarray(x).astype(jnp.uint32)

@@ -1,0 +1,200 @@
+"""The one episode kernel: slot by slot, plan, then decide the tasks in order, then close the slot.
+
+Every method, both physics and every workload run through `serve_slot`. It is written for one episode;
+callers vmap it. See `unroll.py` for why plain array code is fast here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from amco_jax.agents.methods import Method
+from amco_jax.agents.policy import SlotView, TaskView
+from amco_jax.env import Decision, Physics, Queues, Task, close_slot, costs, decide, site, waits
+from amco_jax.random import Key, fold_in
+from amco_jax.scenario import Params, Shape
+from amco_jax.unroll import unroll
+from amco_jax.workload import Workload
+
+MAX_UNROLLED_SERVERS = 32
+"""Beyond this, unrolled code compiles slowly and gains little."""
+
+Record = Callable[[Decision], Any]
+"""What to keep of each decision: a function to a pytree of arrays."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Totals:
+    """Sums over the tasks that arrived; divide by `num_tasks` for means."""
+
+    num_tasks: Int[Array, ""]
+    missed: Int[Array, ""]
+    rejected: Int[Array, ""]
+    servers_used: Int[Array, ""]
+    """Sizes of the selected sets"""
+    makespan: Float[Array, ""]
+    """s"""
+
+    @classmethod
+    def zero(cls, dtype: Any) -> Totals:
+        """Nothing has arrived yet."""
+        none = jnp.int32(0)
+        return cls(none, none, none, none, jnp.zeros((), dtype))
+
+    def add(self, decision: Decision) -> Totals:
+        """The totals with one more decision."""
+        here = decision.present
+        return Totals(
+            num_tasks=self.num_tasks + here,
+            missed=self.missed + (here & decision.missed),
+            rejected=self.rejected + (here & decision.rejected),
+            servers_used=self.servers_used + jnp.sum(decision.selected, dtype=jnp.int32),
+            makespan=self.makespan + jnp.where(here, decision.makespan, 0),
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """What happened in one slot."""
+
+    slot_load: Float[Array, " num_servers"]
+    """q at the end of the slot, Gcycles"""
+    link_delay: Float[Array, " num_servers"]
+    """L of each base station at the end of the slot, s"""
+    totals: Totals
+    decisions: Any
+    """What `record` kept, with leading axes `[num_servers, max_tasks]`"""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """An episode's outcome."""
+
+    totals: Totals
+    utilisation: Float[Array, " num_servers"]
+    """Mean share of the slots that each server was busy, in [0, 1]"""
+    decisions: Any
+    """What `record` kept, with leading axes `[num_slots, num_servers, max_tasks]`"""
+    backlog: Float[Array, "num_slots num_servers"]
+    """Q at the start of each slot, Gcycles"""
+    slot_load: Float[Array, "num_slots num_servers"]
+    """q at the end of each slot, Gcycles"""
+    link_delay: Float[Array, "num_slots num_servers"]
+    """L at the end of each slot, s"""
+
+
+def serve_slot(
+    params: Params,
+    physics: Physics,
+    method: Method,
+    workload: Workload,
+    key: Key,
+    t: Int[Array, ""],
+    backlog: Float[Array, " num_servers"],
+    planned: Any,
+    record: Record,
+) -> Slot:
+    """Decide all tasks of slot `t`, base station by base station, position by position.
+
+    Args:
+      key: the policy's draws in this slot.
+      backlog: `[num_servers]`, Gcycles, at the start of the slot.
+      planned: `[num_servers, max_tasks, num_servers]` booleans of a per-slot policy, or None.
+    """
+
+    def serve_task(site_b, task_at, key_b, carry, position):
+        queues, totals = carry
+        n, entry, selected = position
+        task = task_at(entry)
+        wait = waits(site_b, backlog, queues.slot_load, queues.link_delay)
+        cost = costs(site_b, task.size, task.work)
+        if not method.policy.sees_slot:
+            selected = method.policy.function(TaskView(task, wait, cost, site_b.local, params, key_b, n))
+        queues, decision = decide(
+            params, physics, site_b, task, wait, cost, selected, method.allocator, queues
+        )
+        return (queues, totals.add(decision)), record(decision)
+
+    def serve_base_station(carry, b_and_plan):
+        slot_load, totals = carry
+        b, planned_b = b_and_plan
+        site_b, key_b = site(params, physics, b), fold_in(key, b)
+        entries, task_at = workload.row(params, t, b)
+        positions = jnp.arange(jax.tree.leaves(entries)[0].shape[0]), entries, planned_b
+        queues = Queues(slot_load, jnp.zeros_like(params.deadline))
+        (queues, totals), kept = lax.scan(
+            lambda c, x: serve_task(site_b, task_at, key_b, c, x), (queues, totals), positions
+        )
+        return (queues.slot_load, totals), (queues.link_delay, kept)
+
+    carry = jnp.zeros_like(backlog), Totals.zero(backlog.dtype)
+    stations = jnp.arange(backlog.shape[0]), planned
+    (slot_load, totals), (link_delay, kept) = lax.scan(serve_base_station, carry, stations)
+    return Slot(slot_load, link_delay, totals, kept)
+
+
+def plan_slot(
+    params: Params, method: Method, workload: Workload, key: Key, t: Int[Array, ""], backlog: Array
+) -> Any:
+    """The sets that a per-slot policy picks for slot `t`; None for a per-task policy."""
+    if not method.policy.sees_slot:
+        return None
+
+    def tasks_of(b) -> Task:
+        entries, task_at = workload.row(params, t, b)
+        return jax.vmap(task_at)(entries)
+
+    tasks = jax.vmap(tasks_of)(jnp.arange(backlog.shape[0]))
+    return method.policy.function(SlotView(t, backlog, tasks, params, key))
+
+
+def rollout(
+    shape: Shape,
+    params: Params,
+    physics: Physics,
+    method: Method,
+    workload: Workload,
+    key: Key,
+    record: Record = lambda decision: None,
+) -> Episode:
+    """Run one episode; pure, traceable, unbatched.
+
+    Args:
+      shape: static sizes.
+      params: the scenario's traced part; its dtype is the precision.
+      physics: a row of the physics table.
+      method: policy and allocator, static.
+      workload: what arrives.
+      key: of the policy's draws.
+      record: what to keep of each decision; by default nothing.
+    """
+
+    def serve(params, physics, workload, key_t, t, backlog, planned):
+        return serve_slot(params, physics, method, workload, key_t, t, backlog, planned, record)
+
+    if shape.num_servers <= MAX_UNROLLED_SERVERS:
+        serve = unroll(serve)
+
+    def slot(carry, t):
+        backlog, totals, busy = carry
+        key_t = fold_in(key, t)
+        planned = plan_slot(params, method, workload, key_t, t, backlog)
+        served = serve(params, physics, workload, key_t, t, backlog, planned)
+        next_backlog, busy_t = close_slot(params, backlog, served.slot_load)
+        carry = next_backlog, jax.tree.map(jnp.add, totals, served.totals), busy + busy_t
+        return carry, (served.decisions, backlog, served.slot_load, served.link_delay)
+
+    none = jnp.zeros_like(params.capacity)
+    carry = none, Totals.zero(none.dtype), none
+    (_, totals, busy), kept = lax.scan(slot, carry, jnp.arange(shape.num_slots))
+    return Episode(totals, busy / shape.num_slots, *kept)

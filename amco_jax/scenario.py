@@ -1,0 +1,259 @@
+"""The scenario: what is simulated. Validated here, once; everything downstream trusts it."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from amco_jax.errors import InputError
+
+MBIT_DENSITY = 1.024e-3
+"""Gcycles/Mbit per cycle/bit in the published code, which counts 1024 kbit and 1000 Mcycles."""
+
+
+class Shape(NamedTuple):
+    """What fixes array shapes, and so is static under jit."""
+
+    num_servers: int
+    max_tasks: int
+    num_slots: int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Params:
+    """Every quantity of a scenario that is not a shape: leaves of a pytree, traced under jit.
+
+    All floating leaves have one dtype, which is the precision of the simulation.
+    """
+
+    num_tasks: Int[Array, ""]
+    slot_duration: Float[Array, ""]
+    """s"""
+    capacity: Float[Array, " num_servers"]
+    """Gcycles/s"""
+    link_rate: Float[Array, "num_servers num_servers"]
+    """Mbit/s, `[b, i]`: from base station b to edge server i."""
+    arrival_prob: Float[Array, ""]
+    deadline: Float[Array, ""]
+    """s"""
+    task_size_min: Float[Array, ""]
+    """Mbit"""
+    task_size_max: Float[Array, ""]
+    """Mbit"""
+    density_min: Float[Array, ""]
+    """Gcycles/Mbit"""
+    density_max: Float[Array, ""]
+    """Gcycles/Mbit"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    """A fleet of edge servers, each at its base station, and the tasks that arrive there.
+
+    The defaults are the published setting. `num_servers` may be left out: it is then the number of
+    capacities given, or else 5. A single number as `capacity` or `link_rate` holds for all servers; left
+    out, they are spread evenly over 10-50 Gcycles/s and 400-500 Mbit/s, which for 5 servers is the
+    published fleet.
+
+    Raises:
+      InputError: a field of the wrong type or length, not finite, or out of its legal range.
+
+    Source: AMCoEdge (ICDCS 2024), simulation settings, and the published code.
+    """
+
+    num_servers: int = None  # pyright: ignore[reportAssignmentType]  # inferred by __post_init__
+    """B, edge servers = base stations"""
+    num_tasks: int = 50
+    """N, task positions per base station and slot"""
+    num_slots: int = 60
+    """T, time slots of an episode"""
+    slot_duration: float = 1.0
+    """Δ, s"""
+    capacity: float | tuple[float, ...] | None = None
+    """f_i, Gcycles/s: one number, or one per server"""
+    link_rate: float | tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None
+    """r, Mbit/s: one number, one per receiving server (r_i), or a matrix (r_{b,i}, from BS b to ES i)"""
+    arrival_prob: float = 0.3
+    """p, probability that a position holds a task"""
+    deadline: float = 1.0
+    """D, s"""
+    task_size_min: float = 2.0
+    """Mbit"""
+    task_size_max: float = 5.0
+    """Mbit"""
+    density_min: float = 100 * MBIT_DENSITY
+    """Gcycles/Mbit"""
+    density_max: float = 300 * MBIT_DENSITY
+    """Gcycles/Mbit"""
+
+    def __post_init__(self):
+        def clean(name: str, check: Callable[..., Any], *bounds: float) -> None:
+            object.__setattr__(self, name, check(name, getattr(self, name), *bounds))
+
+        for name in ("capacity", "link_rate"):
+            if getattr(self, name) is not None:
+                clean(name, _numbers)
+        if self.num_servers is None:
+            inferred = len(self.capacity) if isinstance(self.capacity, tuple) else 5
+            object.__setattr__(self, "num_servers", inferred)
+        for name in ("num_servers", "num_tasks", "num_slots"):
+            clean(name, _integer)
+        _check_length("capacity", self.capacity, self.num_servers, max_depth=1)
+        _check_length("link_rate", self.link_rate, self.num_servers, max_depth=2)
+        for name in ("slot_duration", "deadline", "task_size_min", "density_min"):
+            clean(name, _number)
+        clean("arrival_prob", _number, 0, 1)
+        clean("task_size_max", _number, self.task_size_min)
+        clean("density_max", _number, self.density_min)
+
+    @property
+    def capacities(self) -> np.ndarray:
+        """`[num_servers]`, Gcycles/s."""
+        default = np.linspace(10.0, 50.0, self.num_servers)
+        return np.broadcast_to(default if self.capacity is None else self.capacity, self.num_servers).astype(
+            float
+        )
+
+    @property
+    def link_rates(self) -> np.ndarray:
+        """`[num_servers, num_servers]`, Mbit/s, from BS b (row) to ES i (column)."""
+        default = np.linspace(400.0, 500.0, self.num_servers)
+        rates = default if self.link_rate is None else self.link_rate
+        return np.broadcast_to(rates, (self.num_servers, self.num_servers)).astype(float)
+
+    def shape(self, max_tasks: int | None = None) -> Shape:
+        """The static part; `max_tasks` pads the task positions, so that num_tasks can be swept."""
+        return Shape(self.num_servers, max(self.num_tasks, max_tasks or 0), self.num_slots)
+
+    def params(self, dtype: Any = np.float32) -> Params:
+        """The traced part, as NumPy arrays of one dtype."""
+        values = {
+            f.name: np.asarray(getattr(self, f.name), dtype)
+            for f in dataclasses.fields(Params)
+            if f.name not in ("num_tasks", "capacity", "link_rate")
+        }
+        return Params(
+            num_tasks=np.asarray(self.num_tasks, np.int32),
+            capacity=self.capacities.astype(dtype),
+            link_rate=self.link_rates.astype(dtype),
+            **values,
+        )
+
+    def replace(self, **changes: Any) -> Scenario:
+        """A copy with some fields changed; another number of servers takes the default fleet along.
+
+        Raises:
+          InputError: an unknown field, or a value that `Scenario` refuses.
+        """
+        check_fields(changes)
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields with the fleet written out, as plain numbers and lists."""
+        return dataclasses.asdict(self) | {
+            "capacity": self.capacities.tolist(),
+            "link_rate": self.link_rates.tolist(),
+        }
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "capacity-10-15-20-25-30": {"capacity": (10, 15, 20, 25, 30)},
+    "capacity-10-20-30-40-50": {"capacity": (10, 20, 30, 40, 50)},
+    "capacity-10-25-40-55-70": {"capacity": (10, 25, 40, 55, 70)},
+    "capacity-10-30-50-70-90": {"capacity": (10, 30, 50, 70, 90)},
+}
+"""Named scenarios, as the fields that differ from the default; the capacity sets are the published ones."""
+
+
+def load_scenario(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenario:
+    """A scenario from a preset's name or a TOML file, with some fields replaced.
+
+    A file holds fields of `Scenario` at its top level, and may name a preset to start from:
+
+        preset = "capacity-10-30-50-70-90"
+        arrival_prob = 0.5
+
+    Raises:
+      InputError: no such preset or file, malformed TOML, or a field that `Scenario` refuses.
+    """
+    if str(source) in PRESETS:
+        fields = dict(PRESETS[str(source)])
+    else:
+        fields = _read_toml(Path(source))
+    fields |= overrides or {}
+    check_fields(fields)
+    return Scenario(**fields)
+
+
+def check_fields(fields: Mapping[str, Any]) -> None:
+    """Raise InputError if one of the names is no field of `Scenario`."""
+    legal = [f.name for f in dataclasses.fields(Scenario)]
+    for name in fields:
+        if name not in legal:
+            raise InputError(f"scenario: unknown field '{name}'; legal fields: {', '.join(legal)}")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"scenario: {path} is not valid TOML: {error}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"scenario: '{path}' is neither a preset ({', '.join(PRESETS)}) nor a readable file: {reason}"
+        ) from error
+    preset = fields.pop("preset", "default")
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise InputError(f"preset: {preset!r} in {path}; legal: {', '.join(PRESETS)}")
+    return PRESETS[preset] | fields
+
+
+_MAX_INTEGER = 1_000_000
+# Far beyond any real fleet, and products of three such numbers stay inside float32.
+_SMALLEST, _LARGEST = 1e-9, 1e9
+
+
+def _integer(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= _MAX_INTEGER:
+        raise InputError(f"{name}: {value!r}; legal: a whole number from 1 to {_MAX_INTEGER}")
+    return int(value)
+
+
+def _number(name: str, value: Any, low: float = _SMALLEST, high: float = _LARGEST) -> float:
+    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:  # NaN fails both comparisons
+        raise InputError(f"{name}: {value!r}; legal: a number from {low:g} to {high:g}")
+    return float(value)
+
+
+def _numbers(name: str, value: Any) -> Any:
+    """Positive numbers, nested to any depth, as tuples."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(_numbers(name, v) for v in value)
+    return _number(name, value)
+
+
+def _check_length(name: str, value: Any, num_servers: int, max_depth: int) -> None:
+    """One number, or one entry per server at every depth."""
+    legal_shapes = [(num_servers,) * depth for depth in range(max_depth + 1)]
+    try:
+        shape = () if value is None else np.shape(value)
+    except ValueError:  # rows of unequal lengths
+        shape = None
+    if shape not in legal_shapes:
+        found = "rows of unequal lengths" if shape is None else f"shape {shape}"
+        raise InputError(
+            f"{name}: {found}; legal: one number or shape {' or '.join(map(str, legal_shapes[1:]))}"
+        )

@@ -1,0 +1,46 @@
+"""Statistics over seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy import stats
+
+
+@dataclasses.dataclass
+class Moments:
+    """Count, mean and sum of squared deviations, accumulated batch by batch; NaNs are left out.
+
+    Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+    variances" (1979).
+    """
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, values: np.ndarray) -> None:
+        """Take in a batch of observations."""
+        values = np.asarray(values, np.float64)
+        values = values[~np.isnan(values)]
+        if values.size == 0:
+            return
+        mean, count = values.mean(), self.count + values.size
+        shift = mean - self.mean
+        self.squares += np.square(values - mean).sum() + shift**2 * self.count * values.size / count
+        self.mean += shift * values.size / count
+        self.count = count
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float, float]:
+        """Mean and Student-t confidence interval of the mean: (mean, low, high).
+
+        NaN where there is nothing to tell: all three without observations, the bounds with only one.
+        """
+        if self.count == 0:
+            return (np.nan,) * 3
+        if self.count == 1:
+            return self.mean, np.nan, np.nan
+        error = np.sqrt(self.squares / (self.count - 1) / self.count)
+        half = stats.t.ppf((1 + confidence) / 2, self.count - 1) * error
+        return self.mean, self.mean - half, self.mean + half

@@ -1,0 +1,36 @@
+"""Tasks given as arrays: recorded trajectories, and users' own workloads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from amco_jax.env import Task
+from amco_jax.scenario import Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """Given task sizes; a size of 0 is an empty position."""
+
+    size: Float[Array, "num_slots num_servers max_tasks"]
+    """d, Mbit"""
+    density: Float[Array, " max_tasks"]
+    """ρ_n, Gcycles/Mbit"""
+
+    def row(self, params: Params, t: Array, b: Array) -> tuple[tuple[Array, Array], Callable[..., Task]]:
+        """The recorded positions of base station `b` in slot `t`."""
+        del params
+
+        def task_at(position: tuple[Array, Array]) -> Task:
+            size, density = position
+            present = size > 0
+            size = jnp.where(present, size, 1)  # an empty position still needs a positive cost
+            return Task(present=present, size=size, work=size * density)
+
+        return (self.size[t, b], self.density), task_at
