@@ -38,8 +38,9 @@ def replay(
       recording: arrays by name. Needed are `task_mbit` `[T, B, N]`, Mbit, 0 where there is no task;
         `density_gcycles_per_mbit` `[N]`; `capacity_gcycles_per_s` `[B]`; `rate_mbit_per_s`, one number,
         `[B]` or `[B, B]`; `deadline_s`; and without `method` also `selected` `[T, B, N, B]`, booleans,
-        where the empty set rejects a task; trailing slots without any set are not scheduled. `slot_s` is 1 if it is missing. `method` and `allocator` name
-        the published code that the sets come from.
+        where the empty set rejects a task, and trailing slots without any set are not scheduled.
+        `slot_s` is 1 if it is missing. `method` and `allocator` name the published code that the sets
+        come from.
       physics: `unified`, or `published` for that of the method's own published code.
       allocator: by default the recording's `allocator`, or else cwa.
       method: chooses the sets anew; by default the recorded ones are used.
@@ -74,7 +75,7 @@ def replay(
         program = _program(scenario.shape(), chosen.policy if chosen else None, allocate)
         workload = Recorded(jnp.asarray(size, dtype), jnp.asarray(density, dtype))
         episode = program(scenario.params(dtype), row, workload, selected, np.uint32(seed))
-        return _arrays(jax.tree.map(np.asarray, episode))
+        return _arrays(episode)
 
 
 @functools.lru_cache(maxsize=64)
@@ -142,9 +143,8 @@ def _recorded_method(recording: Mapping[str, Any], physics: str) -> str:
     """The method that the recorded sets come from: it says which published physics apply."""
     name = _label(recording, "method") or "recorded"
     if physics == "published" and name not in PUBLISHED_PHYSICS:
-        raise InputError(
-            f"method: {name!r} in the recording; legal under published physics: {', '.join(PUBLISHED_PHYSICS)}"
-        )
+        legal = ", ".join(PUBLISHED_PHYSICS)
+        raise InputError(f"method: {name!r} in the recording; legal under published physics: {legal}")
     return name
 
 
@@ -165,9 +165,8 @@ def _array(
         or (ndim is not None and array.ndim != ndim)
         or 0 in array.shape
     ):
-        raise InputError(
-            f"{name}: shape {array.shape}; legal: {shape if shape is not None else f'{ndim} axes, none empty'}"
-        )
+        legal = f"{ndim} axes, none empty" if shape is None else shape
+        raise InputError(f"{name}: shape {array.shape}; legal: {legal}")
     _check(np.isfinite(array), name, array, "finite numbers")
     return array.astype(np.float64)
 
@@ -179,14 +178,14 @@ def _check(fine: np.ndarray, name: str, values: np.ndarray, legal: str) -> None:
 
 def _arrays(episode: Episode) -> dict[str, np.ndarray]:
     decisions: Decision = episode.decisions
-    present = decisions.present
-    return {
+    arrays = {
         "selected": decisions.selected,
         "fraction": decisions.fraction,
-        "makespan_s": np.where(present, decisions.makespan, 0),
-        "missed": present & decisions.missed,
-        "reward": np.where(present, decisions.reward, 0),
+        "makespan_s": jnp.where(decisions.present, decisions.makespan, 0),
+        "missed": decisions.present & decisions.missed,
+        "reward": jnp.where(decisions.present, decisions.reward, 0),
         "backlog_gcycles": episode.backlog,
         "slot_load_gcycles": episode.slot_load,
         "link_delay_s": episode.link_delay,
     }
+    return {name: np.asarray(array) for name, array in arrays.items()}

@@ -30,6 +30,10 @@ Record = Callable[[Decision], Any]
 """What to keep of each decision: a function to a pytree of arrays."""
 
 
+def keep_nothing(decision: Decision) -> None:
+    """The record of a caller to whom the totals are enough."""
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Totals:
@@ -165,7 +169,7 @@ def rollout(
     method: Method,
     workload: Workload,
     key: Key,
-    record: Record = lambda decision: None,
+    record: Record = keep_nothing,
 ) -> Episode:
     """Run one episode; pure, traceable, unbatched.
 

@@ -109,25 +109,24 @@ class Scenario:
         _check_length("capacity", self.capacity, self.num_servers, max_depth=1)
         _check_length("link_rate", self.link_rate, self.num_servers, max_depth=2)
         for name in ("slot_duration", "deadline", "task_size_min", "density_min"):
-            clean(name, _number)
-        clean("arrival_prob", _number, 0, 1)
-        clean("task_size_max", _number, self.task_size_min)
-        clean("density_max", _number, self.density_min)
+            clean(name, check_number)
+        clean("arrival_prob", check_number, 0, 1)
+        clean("task_size_max", check_number, self.task_size_min)
+        clean("density_max", check_number, self.density_min)
 
     @property
     def capacities(self) -> np.ndarray:
         """`[num_servers]`, Gcycles/s."""
         default = np.linspace(10.0, 50.0, self.num_servers)
-        return np.broadcast_to(default if self.capacity is None else self.capacity, self.num_servers).astype(
-            float
-        )
+        capacity = np.asarray(default if self.capacity is None else self.capacity, float)
+        return np.broadcast_to(capacity, self.num_servers)
 
     @property
     def link_rates(self) -> np.ndarray:
         """`[num_servers, num_servers]`, Mbit/s, from BS b (row) to ES i (column)."""
         default = np.linspace(400.0, 500.0, self.num_servers)
-        rates = default if self.link_rate is None else self.link_rate
-        return np.broadcast_to(rates, (self.num_servers, self.num_servers)).astype(float)
+        rates = np.asarray(default if self.link_rate is None else self.link_rate, float)
+        return np.broadcast_to(rates, (self.num_servers, self.num_servers))
 
     def shape(self, max_tasks: int | None = None) -> Shape:
         """The static part; `max_tasks` pads the task positions, so that num_tasks can be swept."""
@@ -135,17 +134,11 @@ class Scenario:
 
     def params(self, dtype: Any = np.float32) -> Params:
         """The traced part, as NumPy arrays of one dtype."""
-        values = {
-            f.name: np.asarray(getattr(self, f.name), dtype)
-            for f in dataclasses.fields(Params)
-            if f.name not in ("num_tasks", "capacity", "link_rate")
-        }
-        return Params(
-            num_tasks=np.asarray(self.num_tasks, np.int32),
-            capacity=self.capacities.astype(dtype),
-            link_rate=self.link_rates.astype(dtype),
-            **values,
-        )
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(Params)}
+        values |= {"capacity": self.capacities, "link_rate": self.link_rates}
+        leaves: dict[str, Any] = {name: np.asarray(value, dtype) for name, value in values.items()}
+        leaves["num_tasks"] = np.asarray(self.num_tasks, np.int32)
+        return Params(**leaves)
 
     def replace(self, **changes: Any) -> Scenario:
         """A copy with some fields changed; another number of servers takes the default fleet along.
@@ -185,11 +178,8 @@ def load_scenario(source: str | Path, overrides: Mapping[str, Any] | None = None
     Raises:
       InputError: no such preset or file, malformed TOML, or a field that `Scenario` refuses.
     """
-    if str(source) in PRESETS:
-        fields = dict(PRESETS[str(source)])
-    else:
-        fields = _read_toml(Path(source))
-    fields |= overrides or {}
+    base = PRESETS[str(source)] if str(source) in PRESETS else _read_toml(Path(source))
+    fields = {**base, **(overrides or {})}
     check_fields(fields)
     return Scenario(**fields)
 
@@ -229,7 +219,8 @@ def _integer(name: str, value: Any) -> int:
     return int(value)
 
 
-def _number(name: str, value: Any, low: float = _SMALLEST, high: float = _LARGEST) -> float:
+def check_number(name: str, value: Any, low: float = _SMALLEST, high: float = _LARGEST) -> float:
+    """The value as a float; InputError unless it is a number from `low` to `high`."""
     is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     if not is_number or not low <= value <= high:  # NaN fails both comparisons
         raise InputError(f"{name}: {value!r}; legal: a number from {low:g} to {high:g}")
@@ -242,7 +233,7 @@ def _numbers(name: str, value: Any) -> Any:
         value = value.tolist()
     if isinstance(value, list | tuple):
         return tuple(_numbers(name, v) for v in value)
-    return _number(name, value)
+    return check_number(name, value)
 
 
 def _check_length(name: str, value: Any, num_servers: int, max_depth: int) -> None:

@@ -38,7 +38,7 @@ class Moments:
         NaN where there is nothing to tell: all three without observations, the bounds with only one.
         """
         if self.count == 0:
-            return (np.nan,) * 3
+            return np.nan, np.nan, np.nan
         if self.count == 1:
             return self.mean, np.nan, np.nan
         error = np.sqrt(self.squares / (self.count - 1) / self.count)

@@ -23,7 +23,7 @@ from amco_jax.agents.methods import Method
 from amco_jax.env import Physics
 from amco_jax.metrics import keep_makespan, summarise
 from amco_jax.random import Stream, stream
-from amco_jax.rollout import rollout
+from amco_jax.rollout import Record, rollout
 from amco_jax.scenario import Params, Scenario, Shape
 from amco_jax.workload import bernoulli
 
@@ -97,24 +97,29 @@ def _chunks(
 
 def _launch(shape, method, physics, scenarios, chunk, size) -> Any:
     """Start a chunk on the devices, padded to the common size with copies of its last block."""
-    devices = jax.local_devices()
-    size = -(-size // len(devices)) * len(devices)
+    num_devices = jax.local_device_count()
+    size = -(-size // num_devices) * num_devices
     padded = [*chunk, *[chunk[-1]] * (size - len(chunk))]
     by_index = {i: scenarios[i].params() for i, _ in chunk}
     params = jax.tree.map(lambda *leaves: np.stack(leaves), *(by_index[i] for i, _ in padded))
     seeds = np.asarray([start for _, start in padded], np.uint32)[:, None] + np.arange(LANES, dtype=np.uint32)
-    sharding = NamedSharding(Mesh(np.asarray(devices), ("blocks",)), PartitionSpec("blocks"))
-    return _program(shape, method, sharding)(*jax.device_put((params, seeds), sharding), physics)
+    return block_program(shape, method, keep_makespan)(params, seeds, physics)
 
 
 @functools.lru_cache(maxsize=64)
-def _program(shape: Shape, method: Method, sharding: NamedSharding) -> Any:
-    """The compiled simulation of a chunk of blocks, sharded over the devices."""
+def block_program(shape: Shape, method: Method, record: Record) -> Any:
+    """The jitted simulation of blocks of seeds, sharded over the local devices.
+
+    Returns:
+      A function of params (leaves `[blocks, ...]`), seeds `[blocks, LANES]` and physics, where blocks is a
+      multiple of the number of devices, to (totals, utilisation, records): leaves `[blocks, LANES, ...]`,
+      the records of an episode in one axis.
+    """
 
     def episode(params: Params, seed, physics: Physics):
         workload = bernoulli(params, shape.max_tasks, seed)
-        out = rollout(shape, params, physics, method, workload, stream(seed, Stream.POLICY), keep_makespan)
-        return out.totals, out.utilisation, out.decisions.reshape(-1)
+        out = rollout(shape, params, physics, method, workload, stream(seed, Stream.POLICY), record)
+        return out.totals, out.utilisation, jax.tree.map(lambda x: x.reshape(-1), out.decisions)
 
     def device(params, seeds, physics):
         def block(block_params_and_seeds):
@@ -124,16 +129,12 @@ def _program(shape: Shape, method: Method, sharding: NamedSharding) -> Any:
         side_by_side = None if jax.default_backend() == "cpu" else ACCELERATOR_BLOCKS
         return lax.map(block, (params, seeds), batch_size=side_by_side)
 
-    spec = sharding.spec
-    return jax.jit(
-        jax.shard_map(
-            device,
-            mesh=sharding.mesh,
-            in_specs=(spec, spec, PartitionSpec()),
-            out_specs=spec,
-            check_vma=False,
-        )
+    mesh, spec = Mesh(np.asarray(jax.local_devices()), ("blocks",)), PartitionSpec("blocks")
+    sharded = jax.shard_map(
+        device, mesh=mesh, in_specs=(spec, spec, PartitionSpec()), out_specs=spec, check_vma=False
     )
+    split, whole = NamedSharding(mesh, spec), NamedSharding(mesh, PartitionSpec())
+    return jax.jit(sharded, in_shardings=(split, split, whole))
 
 
 def _collect(chunk, outputs, end: int) -> list[Batch]:

@@ -1,0 +1,78 @@
+"""What all command lines share: parsing, and errors as one line with exit code 2."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import tyro
+
+from amco_jax.agents.methods import Method, get_method
+from amco_jax.errors import InputError
+from amco_jax.runtime import configure
+
+Args = TypeVar("Args")
+
+
+def run(arguments: type[Args], main: Callable[[Args], None], description: str) -> None:
+    """Parse the command line into `arguments`, a dataclass, and call `main` with it.
+
+    Bad input ends the process with one line on stderr and exit code 2.
+    """
+    args = _parse(arguments, description)
+    configure()
+    try:
+        main(args)
+    except InputError as error:
+        _exit(str(error))
+    except OSError as error:
+        _exit(f"{error.filename or 'file'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def load_method(name: str) -> str | Method:
+    """A method's name as it is, or a user's own `Method` from `module:attribute`.
+
+    Modules are looked up in the working directory first.
+
+    Raises:
+      InputError: no such module or attribute, or not a `Method`.
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        return get_method(name)
+    sys.path.insert(0, "")
+    try:
+        method = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # importing runs the user's code, which may raise anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"method: '{name}' cannot be imported: {reason}") from error
+    finally:
+        sys.path.remove("")
+    if not isinstance(method, Method):
+        raise InputError(f"method: '{name}' is a {type(method).__name__}; legal: an amco_jax.Method")
+    return method
+
+
+def _parse(arguments: type[Args], description: str) -> Any:
+    """Like `tyro.cli`, with the boxed error message pressed into one line."""
+    message = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(message):
+            return tyro.cli(arguments, description=description, config=(tyro.conf.OmitArgPrefixes,))
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        _exit(re.sub(r"[─-╿\s]+", " ", message.getvalue()).strip())
+
+
+def _exit(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

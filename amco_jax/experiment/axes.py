@@ -1,0 +1,144 @@
+"""What can be swept or set: every scenario field, and scales of the quantities that come in groups."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from amco_jax.errors import InputError
+from amco_jax.scenario import Scenario, check_number
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """A quantity that a sweep varies."""
+
+    label: str
+    """For figures, with the unit"""
+    values: tuple[Any, ...]
+    """Swept by default"""
+    apply: Callable[[Scenario, Any], Scenario]
+
+
+def _field(name: str, label: str, *values: Any) -> tuple[str, Axis]:
+    return name, Axis(label, values, lambda scenario, value: scenario.replace(**{name: value}))
+
+
+def _scale(name: str, label: str, *read: tuple[str, Callable[[Scenario], Any]]) -> tuple[str, Axis]:
+    """An axis that multiplies fields, each named with a function that reads it as numbers."""
+
+    def apply(scenario: Scenario, value: Any) -> Scenario:
+        factor = check_number(name, value)
+        return scenario.replace(**{field: np.multiply(get(scenario), factor).tolist() for field, get in read})
+
+    return name, Axis(label, (0.5, 0.75, 1.0, 1.25, 1.5, 2.0), apply)
+
+
+_TENTHS = tuple(k / 10 for k in range(1, 11))
+
+AXES: dict[str, Axis] = dict(
+    [
+        _field("arrival_prob", "arrival probability", *_TENTHS),
+        _field("deadline", "deadline [s]", *_TENTHS),
+        _field("num_tasks", "task positions per base station and slot", *range(10, 101, 10)),
+        _field("num_servers", "edge servers", 2, 3, 4, 5, 6, 8, 10),
+        _field("num_slots", "time slots", 15, 30, 60, 120),
+        _field("slot_duration", "slot duration [s]", 0.25, 0.5, 1.0, 2.0),
+        _field(
+            "capacity",
+            "capacities [Gcycles/s]",
+            (10.0, 15.0, 20.0, 25.0, 30.0),
+            (10.0, 20.0, 30.0, 40.0, 50.0),
+            (10.0, 25.0, 40.0, 55.0, 70.0),
+            (10.0, 30.0, 50.0, 70.0, 90.0),
+        ),
+        _field("link_rate", "link rate [Mbit/s]", 50.0, 100.0, 200.0, 400.0, 800.0),
+        _field("task_size_min", "smallest task [Mbit]", 1.0, 2.0, 3.0, 4.0, 5.0),
+        _field("task_size_max", "largest task [Mbit]", 2.0, 3.5, 5.0, 6.5, 8.0),
+        _field("density_min", "least density [Gcycles/Mbit]", 0.05, 0.1, 0.15, 0.2, 0.25, 0.3),
+        _field("density_max", "largest density [Gcycles/Mbit]", 0.15, 0.2, 0.25, 0.3, 0.35, 0.4),
+        _scale("capacity_scale", "capacity scale", ("capacity", lambda s: s.capacities)),
+        _scale("link_rate_scale", "link rate scale", ("link_rate", lambda s: s.link_rates)),
+        _scale(
+            "task_size_scale",
+            "task size scale",
+            ("task_size_min", lambda s: s.task_size_min),
+            ("task_size_max", lambda s: s.task_size_max),
+        ),
+        _scale(
+            "density_scale",
+            "density scale",
+            ("density_min", lambda s: s.density_min),
+            ("density_max", lambda s: s.density_max),
+        ),
+    ]
+)
+
+
+def get_axis(param: str) -> Axis:
+    """The axis of a name.
+
+    Raises:
+      InputError: no such axis.
+    """
+    if param not in AXES:
+        raise InputError(f"param: {param!r}; legal: {', '.join(AXES)}")
+    return AXES[param]
+
+
+def parse_value(text: str) -> Any:
+    """A value as written on a command line: a TOML number or list, or a vector as 10-20-30 or 10,20,30.
+
+    What is none of these stays text, for the field to refuse in its own words.
+    """
+    number = r"\d+(?:\.\d+)?"
+    if re.fullmatch(rf"{number}(?:[-,]{number})+", text):
+        return tuple(float(x) for x in re.split("[-,]", text))
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """`["deadline=0.5", ...]` as values by axis name.
+
+    Raises:
+      InputError: not of that form, an unknown or a repeated name.
+    """
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(f"set: {setting!r}; legal: field=value")
+        get_axis(name)
+        if name in parsed:
+            raise InputError(f"set: {name} is given twice; legal: each field once")
+        parsed[name] = parse_value(value)
+    return parsed
+
+
+def apply_settings(scenario: Scenario, settings: Mapping[str, Any]) -> Scenario:
+    """The scenario with fields replaced in one go, then scales applied in the order given.
+
+    Raises:
+      InputError: a value that `Scenario` refuses.
+    """
+    fields = {f.name for f in dataclasses.fields(Scenario)}
+    scenario = scenario.replace(**{name: value for name, value in settings.items() if name in fields})
+    for name, value in settings.items():
+        if name not in fields:
+            scenario = get_axis(name).apply(scenario, value)
+    return scenario
+
+
+def value_labels(values: Sequence[Any]) -> list[Any]:
+    """Swept values as they stand in tables: all numbers of one type, or all text such as 10-20-30."""
+    if any(np.ndim(v) for v in values):
+        return ["-".join(f"{x:g}" for x in np.ravel(v)) for v in values]
+    return list(np.asarray(values).tolist())

@@ -1,0 +1,105 @@
+"""How fast this machine simulates: compile time apart, warmed up, repeated, device named."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from amco_jax.agents.methods import Method, get_method
+from amco_jax.env import UNIFIED
+from amco_jax.errors import InputError
+from amco_jax.experiment.provenance import provenance
+from amco_jax.experiment.simulate import LANES, block_program, simulate
+from amco_jax.rollout import keep_nothing
+from amco_jax.scenario import Scenario
+
+PUBLISHED_DECISIONS_PER_S = {"randcoedge": 10_200.0, "optimal": 1_015.0}
+"""Of the published NumPy loop on one core of the machine that the project is developed on."""
+
+
+def bench(
+    methods: Sequence[str | Method],
+    seeds: int = 4096,
+    repeats: int = 5,
+    scenario: Scenario | None = None,
+) -> dict[str, Any]:
+    """Measure the simulation speed of each method.
+
+    A decision is a task that arrived and was placed; empty positions, which the kernel steps over too, do
+    not count. `rollout` is the kernel with its running totals, `sweep` the whole way to metrics with
+    percentiles on the host.
+
+    Args:
+      seeds: simulated side by side, rounded up to whole blocks on every device.
+      repeats: of each measurement, after one warm-up.
+
+    Returns:
+      Provenance and, under `methods`, a row of figures for each method.
+
+    Raises:
+      InputError: an unknown method, or a number out of range.
+    """
+    for name, value in (("seeds", seeds), ("repeats", repeats)):
+        if value < 1:
+            raise InputError(f"{name}: {value}; legal: a whole number from 1")
+    started = time.time()
+    scenario = scenario or Scenario()
+    rows = [_bench_method(get_method(m), seeds, repeats, scenario) for m in methods]
+    return {"kind": "bench", "scenario": scenario.to_dict(), "methods": rows} | provenance(started)
+
+
+def _bench_method(method: Method, seeds: int, repeats: int, scenario: Scenario) -> dict[str, Any]:
+    method.check(scenario.num_servers)
+    per_device = -(-seeds // (LANES * jax.local_device_count()))
+    blocks = per_device * jax.local_device_count()
+    params = jax.tree.map(lambda leaf: np.stack([leaf] * blocks), scenario.params())
+    numbers = np.arange(blocks * LANES, dtype=np.uint32).reshape(blocks, LANES)
+
+    start = time.perf_counter()
+    compiled = block_program(scenario.shape(), method, keep_nothing).lower(params, numbers, UNIFIED).compile()
+    compile_s = time.perf_counter() - start
+    outputs, rollout_s = _timed(lambda: jax.block_until_ready(compiled(params, numbers, UNIFIED)), repeats)
+    decisions = int(np.sum(outputs[0].num_tasks))
+    _, sweep_s = _timed(lambda: list(simulate([scenario], method, UNIFIED, 0, numbers.size)), repeats)
+
+    speed = decisions / statistics.median(rollout_s)
+    published = PUBLISHED_DECISIONS_PER_S.get(method.name)
+    positions = numbers.size * scenario.num_servers * scenario.num_tasks * scenario.num_slots
+    return {
+        "method": method.name,
+        "seeds": numbers.size,
+        "decisions": decisions,
+        "compile_s": compile_s,
+        "rollout_s": rollout_s,
+        "rollout_decisions_per_s": speed,
+        "rollout_positions_per_s": positions / statistics.median(rollout_s),
+        "sweep_s": sweep_s,
+        "sweep_decisions_per_s": decisions / statistics.median(sweep_s),
+        "ratio_to_published": None if published is None else speed / published,
+        "peak_memory_mb": _peak_memory_mb(),
+    }
+
+
+def _timed(run: Any, repeats: int) -> tuple[Any, list[float]]:
+    """The last result and the seconds of each repeat, after a run that does not count."""
+    result, seconds = run(), []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = run()
+        seconds.append(time.perf_counter() - start)
+    return result, seconds
+
+
+def _peak_memory_mb() -> float:
+    """Of the process so far; on accelerators of the device."""
+    if jax.default_backend() != "cpu" and (usage := jax.local_devices()[0].memory_stats()):
+        return usage["peak_bytes_in_use"] / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -1,0 +1,64 @@
+"""Where results come from: versions, device, code and command."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+_PACKAGES = ("amco-jax", "jax", "jaxlib", "numpy", "scipy", "pandas", "pyarrow")
+
+
+def provenance(started: float) -> dict[str, Any]:
+    """What a manifest says of how it came about; `started` is a `time.time()`."""
+    device = jax.devices()[0]
+    return {
+        "versions": {"python": platform.python_version()}
+        | {p: importlib.metadata.version(p) for p in _PACKAGES},
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.local_device_count(),
+        },
+        "host": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
+        "git_commit": _git_commit(),
+        "command": sys.argv,
+        "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
+        "wall_time_s": round(time.time() - started, 3),
+    }
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it, else its architecture."""
+    try:
+        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _git_commit() -> str | None:
+    """The commit of this code, marked if files differ from it; None outside a repository."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *args], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        # An installed package may lie inside some other repository.
+        if Path(git("rev-parse", "--show-toplevel")) != root:
+            return None
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,95 @@
+"""Figures for papers: one style, fixed colours per method, readable in greyscale too."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+AXIS_LABELS = {
+    "makespan_mean_s": "mean makespan [s]",
+    "miss_rate": "miss rate",
+}
+
+# Okabe and Ito's palette; markers and dashes tell the methods apart where colours do not.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+_MARKERS = "osD^vPX*"
+_DASHES = ("-", "--", "-.", ":")
+_KNOWN = (
+    "optimal",
+    "randcoedge",
+    "all-servers",
+    "least-wait",
+    "two-choices",
+    "local",
+    "optimal-admission",
+    "fastest-3",
+)
+
+STYLE: Any = {
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "font.size": 9,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # text stays text
+}
+
+
+def sweep_figure(summary: pd.DataFrame, metric: str, axis_label: str) -> Figure:
+    """A metric over the swept values, one line per method with the band of its 95 % interval.
+
+    Args:
+      summary: columns method, value, metric, mean, ci_low, ci_high.
+      axis_label: of the swept quantity, with its unit.
+    """
+    rows = summary[summary["metric"] == metric]
+    methods = list(dict.fromkeys(rows["method"]))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        for method, style in method_styles(methods).items():
+            line = rows[rows["method"] == method]
+            values, low, mean, high = (np.asarray(line[c]) for c in ("value", "ci_low", "mean", "ci_high"))
+            numeric = values.dtype.kind in "if"
+            x = values if numeric else np.arange(len(values))
+            axes.plot(x, mean, label=method, markersize=4, linewidth=1.3, **style)
+            axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+            if not numeric:
+                axes.set_xticks(x, values)
+        axes.set_xlabel(axis_label)
+        axes.set_ylabel(AXIS_LABELS.get(metric, metric))
+        axes.set_ylim(bottom=0)
+        figure.legend(loc="outside right upper")
+    return figure
+
+
+def save_figure(figure: Figure, stem: Path) -> None:
+    """Write STEM.png and STEM.pdf; the same figure gives the same bytes."""
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(stem.with_suffix(".png"))
+        figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
+
+
+def method_styles(methods: list[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and dashes per method; known methods always have the same."""
+    styles = {}
+    others = itertools.count(len(_KNOWN))
+    for method in methods:
+        i = _KNOWN.index(method) if method in _KNOWN else next(others)
+        styles[method] = {
+            "color": _COLOURS[i % len(_COLOURS)],
+            "marker": _MARKERS[i % len(_MARKERS)],
+            "linestyle": _DASHES[(i + i // len(_COLOURS)) % len(_DASHES)],
+        }
+    return styles

@@ -1,0 +1,6 @@
+"""Property tests draw the same examples on every run, so that a failure is everyone's failure."""
+
+from hypothesis import settings
+
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
+settings.load_profile("repeatable")

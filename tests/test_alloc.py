@@ -1,0 +1,215 @@
+"""The allocators: feasibility and invariance, optimality against independent solvers, gradients."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.optimize import linprog
+
+from amco_jax.alloc import ALLOCATORS, Allocator, cwa, waterfill, waterfill_support
+
+Problem = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+every_allocator = pytest.mark.parametrize("allocate", ALLOCATORS.values(), ids=ALLOCATORS)
+invariant_allocator = pytest.mark.parametrize("allocate", [cwa, waterfill])
+
+WAITS = st.floats(0, 100) | st.sampled_from([0.0, 0.5])  # the second half makes ties
+COSTS = st.floats(1e-3, 10)
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Problem:
+    size = draw(st.sampled_from([1, 2, 5, 8]))
+    return (
+        draw(arrays(np.float64, size, elements=WAITS)),
+        draw(arrays(np.float64, size, elements=COSTS)),
+        draw(arrays(np.bool_, size)),
+    )
+
+
+@functools.cache
+def compiled(allocate: Callable) -> Callable:
+    return jax.jit(allocate)
+
+
+def fractions(allocate: Allocator, problem: Problem, dtype: type = np.float64) -> np.ndarray:
+    wait, cost, selected = problem
+    with jax.enable_x64(True):
+        return np.asarray(compiled(allocate)(wait.astype(dtype), cost.astype(dtype), selected))
+
+
+def finish(problem: Problem, fraction: np.ndarray, counts: np.ndarray) -> float:
+    wait, cost, _ = problem
+    return np.max(fraction * cost + wait, where=counts, initial=0)
+
+
+def random_problem(seed: int, size: int) -> Problem:
+    """Waits spread over a few costs, so that some servers stay dry; everyone is selected."""
+    random = np.random.default_rng(seed)
+    return random.uniform(0, 0.5, size), random.uniform(0.02, 0.5, size), np.ones(size, bool)
+
+
+@every_allocator
+@given(problem=problems())
+def test_fractions_are_a_split_over_the_set(allocate: Allocator, problem: Problem):
+    selected = problem[2]
+    fraction = fractions(allocate, problem)
+    assert (fraction >= 0).all()
+    assert (fraction[~selected] == 0).all()
+    assert fraction.sum() == pytest.approx(1 if selected.any() else 0, abs=1e-12)
+
+
+@every_allocator
+@given(problem=problems(), seed=st.integers(0, 2**32 - 1))
+def test_servers_have_no_order(allocate: Allocator, problem: Problem, seed: int):
+    order = np.random.default_rng(seed).permutation(problem[0].size)
+    wait, cost, selected = (a[order] for a in problem)
+    permuted = fractions(allocate, (wait, cost, selected))
+    np.testing.assert_allclose(permuted, fractions(allocate, problem)[order], atol=1e-9)
+
+
+@invariant_allocator
+@given(problem=problems(), shift=st.floats(0, 1000))
+def test_only_differences_of_waits_matter(allocate: Allocator, problem: Problem, shift: float):
+    wait, cost, selected = problem
+    shifted = fractions(allocate, (wait + shift, cost, selected))
+    np.testing.assert_allclose(shifted, fractions(allocate, problem), atol=1e-8)
+
+
+@invariant_allocator
+@given(
+    ticks=arrays(np.int32, 5, elements=st.integers(0, 4096)),
+    cost=arrays(np.float32, 5, elements=st.floats(1 / 64, 1, width=32)),
+    selected=arrays(np.bool_, 5),
+)
+def test_float32_keeps_its_digits_under_a_backlog_of_minutes(
+    allocate: Allocator, ticks: np.ndarray, cost: np.ndarray, selected: np.ndarray
+):
+    # Waits in steps of 2^-12 s stay exact at 100 s, so a plain formula's loss of digits is all that shows.
+    wait = ticks / 4096
+    near = fractions(allocate, (wait, cost, selected), np.float32)
+    far = fractions(allocate, (wait + 100, cost, selected), np.float32)
+    np.testing.assert_allclose(far, near, atol=1e-6)
+
+
+@every_allocator
+def test_float32_agrees_with_float64_under_heavy_backlog(allocate: Allocator):
+    for seed in range(50):
+        wait, cost, selected = random_problem(seed, size=5)
+        problem = wait + 100, cost, selected
+        exact = fractions(allocate, problem)
+        np.testing.assert_allclose(fractions(allocate, problem, np.float32), exact, atol=1e-3)
+
+
+@given(problem=problems())
+def test_water_filling_is_never_worse_than_cwa(problem: Problem):
+    selected = problem[2]
+    ours, theirs = fractions(waterfill, problem), fractions(cwa, problem)
+    assert finish(problem, ours, ours > 0) <= finish(problem, theirs, theirs > 0) + 1e-9
+    assert finish(problem, ours, selected) <= finish(problem, theirs, selected) + 1e-9
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+def test_water_filling_is_the_best_of_all_subsets(size: int):
+    subsets = np.array([s for s in itertools.product([False, True], repeat=size) if any(s)])
+    cwa_on_all = jax.jit(jax.vmap(cwa, (None, None, 0)))
+    for seed in range(10):
+        problem = random_problem(seed, size)
+        wait, cost, _ = problem
+        with jax.enable_x64(True):
+            splits = np.asarray(cwa_on_all(wait, cost, subsets))
+            support = np.asarray(compiled(waterfill_support)(wait, cost))
+        makespans = np.max(np.where(subsets, splits * cost + wait, 0), axis=1)
+        fraction = fractions(waterfill, problem)
+        assert finish(problem, fraction, fraction > 0) == pytest.approx(makespans.min(), rel=1e-12)
+        np.testing.assert_array_equal(support, subsets[makespans.argmin()])
+        np.testing.assert_array_equal(support, fraction > 0)
+
+
+@pytest.mark.parametrize("size", [12, 20, 40])
+def test_water_filling_solves_its_linear_program(size: int):
+    # With level T, server i can do at most max(T - wait_i, 0) / cost_i, so the least feasible T has these
+    # sum to 1. The sum grows with T, so that is also the largest T at which it is at most 1, and "at most"
+    # makes it a linear program: maximise T over (u, T) with u_i >= 0, u_i cost_i >= T - wait_i, sum u <= 1.
+    for seed in range(10):
+        wait, cost, everyone = random_problem(seed, size)
+        bounds_u = np.hstack([-np.diag(cost), np.ones((size, 1))])
+        total = np.append(np.ones(size), 0)
+        solution = linprog(
+            np.append(np.zeros(size), -1),
+            A_ub=np.vstack([bounds_u, total]),
+            b_ub=np.append(wait, 1),
+            bounds=[(0, None)] * size + [(None, None)],
+        )
+        fraction = fractions(waterfill, (wait, cost, everyone))
+        level = finish((wait, cost, everyone), fraction, fraction > 0)
+        assert level == pytest.approx(-solution.fun, rel=1e-9)
+        np.testing.assert_allclose(fraction, solution.x[:-1], atol=1e-8)
+        assert 0 < (fraction == 0).sum() < size  # the cases are not trivial
+
+
+def test_cwa_is_the_published_dense_solve():
+    clipped = []
+    for seed in range(40):
+        wait, cost, everyone = random_problem(seed, size=4)
+        wait *= 0.1 if seed % 2 else 1
+        # Unknowns x_1..x_n, T: equal finish times x_i cost_i - T = -wait_i, and sum x = 1.
+        system = np.block([[np.diag(cost), -np.ones((4, 1))], [np.ones((1, 4)), np.zeros((1, 1))]])
+        solved = np.linalg.solve(system, np.append(-wait, 1))[:-1]
+        clipped.append((solved < 0).any())
+        expected = np.maximum(solved, 0) / np.maximum(solved, 0).sum()
+        np.testing.assert_allclose(fractions(cwa, (wait, cost, everyone)), expected, atol=1e-12)
+    assert 5 < sum(clipped) < 35  # both kinds occur
+
+
+GRADIENT_CASES: dict[str, Problem] = {
+    "all": (np.array([0.1, 0.2, 0.15, 0.12]), np.array([0.2, 0.3, 0.4, 0.5]), np.array([1, 1, 1, 1], bool)),
+    "clipped": (np.array([0.1, 0.2, 3.0, 0.5]), np.array([0.2, 0.3, 0.4, 0.1]), np.array([1, 1, 1, 1], bool)),
+    "masked": (np.array([0.1, 0.2, 0.0, 0.12]), np.array([0.2, 0.3, 0.4, 0.5]), np.array([1, 1, 0, 1], bool)),
+    "single": (np.array([0.1, 0.2, 0.0, 0.12]), np.array([0.2, 0.3, 0.4, 0.5]), np.array([0, 1, 0, 0], bool)),
+    "empty": (np.array([0.1, 0.2, 0.0, 0.12]), np.array([0.2, 0.3, 0.4, 0.5]), np.zeros(4, bool)),
+}
+
+
+@functools.cache
+def compiled_jacobians(allocate: Allocator) -> Callable:
+    return jax.jit(lambda *problem: [jac(allocate, (0, 1))(*problem) for jac in (jax.jacfwd, jax.jacrev)])
+
+
+@every_allocator
+@pytest.mark.parametrize("case", GRADIENT_CASES)
+def test_gradients_match_finite_differences(allocate: Allocator, case: str):
+    problem, step = GRADIENT_CASES[case], 1e-6
+    with jax.enable_x64(True):
+        forward, backward = compiled_jacobians(allocate)(*problem)
+    for argument, jacobian in enumerate(forward):
+        np.testing.assert_allclose(backward[argument], jacobian, atol=1e-12)
+        for i in range(4):
+            ends = []
+            for sign in (1, -1):
+                moved = [a.copy() for a in problem]
+                moved[argument][i] += sign * step
+                ends.append(fractions(allocate, (moved[0], moved[1], moved[2])))
+            slope = (ends[0] - ends[1]) / (2 * step)
+            np.testing.assert_allclose(jacobian[:, i], slope, rtol=1e-5, atol=1e-7)
+
+
+@every_allocator
+def test_gradients_are_finite_at_ties_and_kinks(allocate: Allocator):
+    tied = np.full(4, 0.5), np.full(4, 0.25), np.ones(4, bool)
+    # The third server's wait is exactly the level of the first two.
+    kink = np.array([0.0, 0.0, 0.5, 9.0]), np.array([1.0, 1.0, 1.0, 1.0]), np.ones(4, bool)
+    far = np.array([0.0, 1e6, 1e6, 0.0]), np.array([1e-6, 1.0, 1e-6, 1.0]), np.array([1, 1, 0, 1], bool)
+    for problem in (tied, kink, far, *GRADIENT_CASES.values()):
+        wait, cost, selected = problem
+        single = wait.astype(np.float32), cost.astype(np.float32), selected
+        for jacobian in jax.tree.leaves(compiled_jacobians(allocate)(*single)):
+            assert np.isfinite(jacobian).all()

@@ -1,0 +1,107 @@
+"""A seed's result is the same to the last bit whatever the chunk, its neighbours and the devices."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from amco_jax.agents.methods import get_method
+from amco_jax.env import UNIFIED
+from amco_jax.experiment import simulate as module
+from amco_jax.experiment.simulate import LANES, simulate
+from amco_jax.scenario import Scenario
+
+SMALL = Scenario(num_tasks=7, num_slots=5)
+
+
+def metrics_of(scenarios, method: str = "randcoedge", first_seed: int = 0, num_seeds: int = 70):
+    """Metrics by name, `[len(scenarios), num_seeds]`."""
+    batches = list(simulate(scenarios, get_method(method), UNIFIED, first_seed, num_seeds))
+    names = batches[0].metrics
+    return {n: np.concatenate([b.metrics[n] for b in batches]).reshape(len(scenarios), -1) for n in names}
+
+
+def assert_same_bits(left, right) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+
+
+@pytest.mark.parametrize("method", ["randcoedge", "optimal", "two-choices"])
+def test_chunk_size_changes_no_bit(method, monkeypatch):
+    scenarios = [SMALL.replace(arrival_prob=p) for p in (0.2, 0.9)]
+    whole = metrics_of(scenarios, method, num_seeds=200)
+    monkeypatch.setattr(module, "CHUNK_BYTES", 1)  # one block at a time
+    assert_same_bits(whole, metrics_of(scenarios, method, num_seeds=200))
+
+
+def test_neighbouring_seeds_change_no_bit():
+    alone = metrics_of([SMALL], first_seed=150, num_seeds=1)
+    together = metrics_of([SMALL], first_seed=0, num_seeds=300)
+    assert_same_bits(alone, {name: value[:, 150:151] for name, value in together.items()})
+
+
+def test_neighbouring_scenarios_change_no_bit():
+    """Scenarios that share a chunk, also with more positions than this one has, leave it alone."""
+    alone = metrics_of([SMALL])
+    beside = metrics_of([SMALL.replace(num_tasks=12, deadline=0.2), SMALL])
+    assert_same_bits(alone, {name: value[1:] for name, value in beside.items()})
+
+
+def test_number_of_devices_changes_no_bit():
+    program = (
+        "import jax, sys, numpy as np; from tests.test_simulate import SMALL, metrics_of;"
+        "assert jax.local_device_count() == int(sys.argv[1]), jax.devices();"
+        "m = metrics_of([SMALL], num_seeds=200);"
+        "sys.stdout.buffer.write(b''.join(np.ascontiguousarray(v).tobytes() for v in m.values()))"
+    )
+
+    def run(devices: int) -> bytes:
+        environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": os.getcwd()}
+        command = [sys.executable, "-c", program, str(devices)]
+        return subprocess.run(command, env=environment, capture_output=True, check=True).stdout
+
+    one = run(1)
+    assert len(one) > 200 * 8
+    assert run(2) == one
+    assert run(3) == one
+
+
+def test_batches_come_in_order_and_complete():
+    batches = list(simulate([SMALL, SMALL], get_method("local"), UNIFIED, 5, LANES + 1))
+    assert [b.index for b in batches] == [0, 0, 1, 1]
+    assert np.concatenate([b.seeds for b in batches[:2]]).tolist() == list(range(5, 5 + LANES + 1))
+
+
+def test_no_task_means_nan_not_zero():
+    metrics = metrics_of([SMALL.replace(arrival_prob=0.0)], num_seeds=3)
+    assert np.isnan(metrics["makespan_mean_s"]).all()
+    assert np.isnan(metrics["makespan_p99_s"]).all()
+    assert np.isnan(metrics["miss_rate"]).all()
+    assert (metrics["num_tasks"] == 0).all()
+    assert (metrics["utilisation_0"] == 0).all()
+
+
+def test_tasks_are_common_to_all_methods_and_grow_with_arrival_prob():
+    counts = [metrics_of([SMALL], m)["num_tasks"] for m in ("local", "optimal", "randcoedge")]
+    assert (counts[0] == counts[1]).all()
+    assert (counts[0] == counts[2]).all()
+    busier = metrics_of([SMALL.replace(arrival_prob=0.5)], "local")["num_tasks"]
+    assert (busier >= counts[0]).all()  # a task that comes at 0.3 also comes at 0.5
+    assert (busier > counts[0]).any()
+
+
+def test_one_compilation_serves_a_grid_of_values():
+    before = module.block_program.cache_info().misses
+    shape = Scenario(num_tasks=6, num_slots=4)
+    grid = [shape.replace(arrival_prob=p, deadline=d) for p in (0.1, 0.5) for d in (0.3, 0.9)]
+    grid += [shape.replace(num_tasks=3), shape.replace(capacity=(9, 8, 7, 6, 5), link_rate=100.0)]
+    metrics_of(grid, "least-wait", num_seeds=100)
+    assert module.block_program.cache_info().misses == before + 1
+    shapes = module._padded_shapes(grid)
+    program = module.block_program(shapes[0], get_method("least-wait"), module.keep_makespan)
+    assert program._cache_size() == 1

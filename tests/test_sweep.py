@@ -1,0 +1,180 @@
+"""The sweep as a function: results, intervals, files, errors."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from amco_jax import InputError, Method, Scenario, per_task, sweep
+from amco_jax.experiment.axes import AXES, apply_settings, parse_settings, parse_value
+from amco_jax.experiment.output import Output
+
+SMALL = Scenario(num_tasks=5, num_slots=4)
+KEYS = ["method", "param", "value", "seed"]
+
+
+def run(
+    param: str = "arrival_prob", values=(0.3, 0.8), methods=("local", "optimal"), seeds: int = 12, **more
+):
+    return sweep(param, values, methods, seeds, **({"scenario": SMALL} | more))
+
+
+def test_results_are_tidy_and_complete():
+    results = run().results
+    assert list(results.columns[:4]) == KEYS
+    assert [c for c in results.columns if c.startswith("utilisation")] == [
+        f"utilisation_{i}" for i in range(5)
+    ]
+    assert len(results) == 2 * 2 * 12
+    assert not results.duplicated(KEYS).any()
+    assert results["miss_rate"].between(0, 1).all()
+
+
+def test_summary_holds_student_t_intervals_of_the_results():
+    result = run()
+    wanted = {"method": "local", "value": 0.8, "metric": "makespan_mean_s"}
+    row = result.summary.loc[(result.summary[list(wanted)] == pd.Series(wanted)).all(axis=1)].iloc[0]
+    sample = result.results.query("method == 'local' and value == 0.8")["makespan_mean_s"].to_numpy()
+    low, high = stats.t.interval(0.95, len(sample) - 1, sample.mean(), stats.sem(sample))
+    assert row["n_seeds"] == 12
+    np.testing.assert_allclose([row["mean"], row["ci_low"], row["ci_high"]], [sample.mean(), low, high])
+
+
+def test_optimal_is_never_worse_than_local_at_low_load():
+    wide = run(values=[0.1], seeds=50).results.pivot(index="seed", columns="method", values="makespan_mean_s")
+    assert (wide["optimal"] <= wide["local"] + 1e-6).all()
+
+
+@pytest.mark.parametrize("param", sorted(AXES))
+def test_every_axis_changes_the_scenario_and_takes_its_own_defaults(param):
+    scenarios = [AXES[param].apply(Scenario(), value).to_dict() for value in AXES[param].values]
+    assert len({json.dumps(s) for s in scenarios}) == len(scenarios)
+
+
+def test_fleets_of_different_sizes_leave_gaps():
+    results = run("num_servers", values=[2, 4], methods=["optimal"]).results
+    small = results[results["value"] == 2]
+    assert small["utilisation_1"].notna().all()
+    assert small["utilisation_2"].isna().all()
+    assert results[results["value"] == 4]["utilisation_3"].notna().all()
+
+
+def test_capacity_sets_are_labelled():
+    summary = run("capacity", values=[(10, 20, 30, 40, 50), (10, 15, 20, 25, 30)]).summary
+    assert list(dict.fromkeys(summary["value"])) == ["10-20-30-40-50", "10-15-20-25-30"]
+
+
+def test_files_equal_the_returned_frames(tmp_path):
+    in_memory = run()
+    on_disk = run(out=tmp_path / "new")
+    pd.testing.assert_frame_equal(in_memory.results, on_disk.results)
+    pd.testing.assert_frame_equal(in_memory.summary, pd.read_csv(tmp_path / "new" / "summary.csv"))
+    manifest = json.loads((tmp_path / "new" / "manifest.json").read_text())
+    assert manifest["scenario"]["num_tasks"] == 5
+    assert {"versions", "device", "git_commit", "command", "wall_time_s", "num_seeds"} <= manifest.keys()
+    names = {"results.parquet", "summary.csv", "manifest.json"}
+    figures = {f"{n}.{s}" for n in ("makespan", "miss_rate") for s in ("png", "pdf")}
+    assert {p.name for p in (tmp_path / "new").iterdir()} == names | figures
+
+
+def test_same_seeds_give_the_same_tables_and_figures(tmp_path):
+    for name in ("a", "b"):
+        run(out=tmp_path / name)
+    for file in ("results.parquet", "summary.csv", "makespan.png", "makespan.pdf"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+
+def test_a_failing_sweep_leaves_nothing_behind(tmp_path):
+    def broken(view):
+        raise RuntimeError("user error")
+
+    with pytest.raises(RuntimeError, match="user error"):
+        run(methods=["local", Method("broken", per_task(broken))], out=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_results_are_not_overwritten_unasked(tmp_path):
+    run(out=tmp_path)
+    before = (tmp_path / "results.parquet").read_bytes()
+    with pytest.raises(InputError, match="holds results"):
+        run(out=tmp_path, seeds=3)
+    assert (tmp_path / "results.parquet").read_bytes() == before
+    run(out=tmp_path, seeds=3, overwrite=True)
+    assert (tmp_path / "results.parquet").read_bytes() != before
+
+
+def test_unwritable_destinations_are_refused_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"out: .*cannot be written"):
+        Output(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"param": "speed"}, "param: 'speed'"),
+        ({"values": []}, "values: "),
+        ({"values": [math.nan]}, "arrival_prob: nan; legal: a number from 0 to 1"),
+        ({"values": ["x"]}, "arrival_prob: 'x'"),
+        ({"methods": []}, "methods: "),
+        ({"methods": ["best"]}, "method: 'best'"),
+        ({"methods": ["fastest-0"]}, "method: 'fastest-0'"),
+        ({"methods": ["local", "local"]}, "each method once"),
+        ({"seeds": 0}, "seeds: 0"),
+        ({"seeds": 2.5}, "seeds: 2.5"),
+        ({"first_seed": -1}, "first_seed: -1"),
+        ({"physics": "newtonian"}, "physics: 'newtonian'"),
+        ({"param": "capacity", "values": [(1, 2)]}, "capacity: shape"),
+        ({"param": "capacity_scale", "values": [-1]}, "capacity_scale: -1"),
+        ({"param": "num_servers", "values": [11], "methods": ["optimal-enumeration"]}, "at most 10"),
+    ],
+)
+def test_bad_input_names_field_value_and_range(arguments, words):
+    with pytest.raises(InputError) as error:
+        run(**arguments)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_are_read_and_applied_in_order():
+    settings = parse_settings(
+        ["num_servers=3", "capacity=10-20-30", "capacity_scale=2", "link_rate=[1, 2, 3]"]
+    )
+    scenario = apply_settings(Scenario(), settings)
+    assert scenario.capacities.tolist() == [20, 40, 60]
+    assert scenario.link_rates[0].tolist() == [1, 2, 3]
+    for bad in ("deadline", "speed=1"):
+        with pytest.raises(InputError):
+            parse_settings([bad])
+    with pytest.raises(InputError, match="twice"):
+        parse_settings(["deadline=1", "deadline=2"])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("0.5", 0.5),
+        ("1e-3", 1e-3),
+        ("10-20", (10, 20)),
+        ("1,2.5", (1, 2.5)),
+        ("[1, 2]", [1, 2]),
+        ("x", "x"),
+    ],
+)
+def test_values_are_parsed(text, value):
+    assert parse_value(text) == value
+
+
+def test_coverage_of_intervals_over_disjoint_seed_blocks():
+    """Intervals from 40 disjoint blocks of seeds cover the mean over all of them about 95 % of the time."""
+    everything = run(values=[0.3], methods=["local"], seeds=40 * 25).results["makespan_mean_s"].to_numpy()
+    blocks = everything.reshape(40, 25)
+    low, high = stats.t.interval(0.95, 24, blocks.mean(axis=1), stats.sem(blocks, axis=1))
+    covered = ((low <= everything.mean()) & (everything.mean() <= high)).sum()
+    assert covered >= 33  # P(fewer | 95 %) < 0.3 %
