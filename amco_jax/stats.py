@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 
 @dataclasses.dataclass
@@ -42,5 +42,5 @@ class Moments:
         if self.count == 1:
             return self.mean, np.nan, np.nan
         error = np.sqrt(self.squares / (self.count - 1) / self.count)
-        half = stats.t.ppf((1 + confidence) / 2, self.count - 1) * error
+        half = special.stdtrit(self.count - 1, (1 + confidence) / 2) * error
         return self.mean, self.mean - half, self.mean + half

@@ -12,7 +12,7 @@ import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -39,6 +39,15 @@ CHUNK_BYTES = 2**28
 _MAX_CHUNK_LANES = 2**16
 
 
+class Block(NamedTuple):
+    """The unit of computation: `LANES` consecutive seeds of one scenario."""
+
+    scenario: int
+    """Its place in the sequence that is simulated"""
+    start: int
+    """The first seed"""
+
+
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """Results of consecutive seeds of one scenario."""
@@ -58,9 +67,9 @@ def simulate(
 
     Memory is bounded by `CHUNK_BYTES` however many seeds there are.
     """
-    blocks = [(i, s) for i in range(len(scenarios)) for s in range(first_seed, first_seed + num_seeds, LANES)]
-    shapes = _padded_shapes(scenarios)
     end = first_seed + num_seeds
+    blocks = [Block(i, s) for i in range(len(scenarios)) for s in range(first_seed, end, LANES)]
+    shapes = _padded_shapes(scenarios)
     with ThreadPoolExecutor(max_workers=1) as host:
         pending = None
         for shape, chunk, size in _chunks(blocks, shapes):
@@ -82,11 +91,9 @@ def _padded_shapes(scenarios: Sequence[Scenario]) -> list[Shape]:
     return [s.shape(most[s.num_servers, s.num_slots]) for s in scenarios]
 
 
-def _chunks(
-    blocks: Sequence[tuple[int, int]], shapes: Sequence[Shape]
-) -> Iterator[tuple[Shape, list[tuple[int, int]], int]]:
+def _chunks(blocks: Sequence[Block], shapes: Sequence[Shape]) -> Iterator[tuple[Shape, list[Block], int]]:
     """Consecutive blocks of one shape, in chunks of equal size that fit the memory for one."""
-    for shape, group in itertools.groupby(blocks, key=lambda block: shapes[block[0]]):
+    for shape, group in itertools.groupby(blocks, key=lambda block: shapes[block.scenario]):
         positions = shape.num_servers * shape.max_tasks * shape.num_slots
         most = max(min(CHUNK_BYTES // (4 * positions), _MAX_CHUNK_LANES) // LANES, 1)
         group = list(group)
@@ -95,15 +102,23 @@ def _chunks(
             yield shape, group[start : start + size], size
 
 
-def _launch(shape, method, physics, scenarios, chunk, size) -> Any:
+def _launch(
+    shape: Shape,
+    method: Method,
+    physics: Physics,
+    scenarios: Sequence[Scenario],
+    chunk: Sequence[Block],
+    size: int,
+) -> Any:
     """Start a chunk on the devices, padded to the common size with copies of its last block."""
     num_devices = jax.local_device_count()
     size = -(-size // num_devices) * num_devices
     padded = [*chunk, *[chunk[-1]] * (size - len(chunk))]
-    by_index = {i: scenarios[i].params() for i, _ in chunk}
-    params = jax.tree.map(lambda *leaves: np.stack(leaves), *(by_index[i] for i, _ in padded))
-    seeds = np.asarray([start for _, start in padded], np.uint32)[:, None] + np.arange(LANES, dtype=np.uint32)
-    return block_program(shape, method, keep_makespan)(params, seeds, physics)
+    params = {block.scenario: scenarios[block.scenario].params() for block in chunk}
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(params[block.scenario] for block in padded))
+    starts = np.asarray([block.start for block in padded], np.uint32)
+    seeds = starts[:, None] + np.arange(LANES, dtype=np.uint32)
+    return block_program(shape, method, keep_makespan)(stacked, seeds, physics)
 
 
 @functools.lru_cache(maxsize=64)
@@ -137,13 +152,19 @@ def block_program(shape: Shape, method: Method, record: Record) -> Any:
     return jax.jit(sharded, in_shardings=(split, split, whole))
 
 
-def _collect(chunk, outputs, end: int) -> list[Batch]:
-    """Metrics of a chunk; lanes beyond the last seed are dropped."""
-    totals, utilisation, makespans = jax.tree.map(np.asarray, outputs)
-    batches = []
-    for k, (index, start) in enumerate(chunk):
-        lanes = slice(0, min(LANES, end - start))
-        part = jax.tree.map(lambda x, k=k, lanes=lanes: x[k][lanes], totals)
-        metrics = summarise(part, utilisation[k][lanes], makespans[k][lanes])
-        batches.append(Batch(index, np.arange(start, start + lanes.stop), metrics))
+def _collect(chunk: Sequence[Block], outputs: Any, end: int) -> list[Batch]:
+    """Metrics of a chunk, one batch per scenario; lanes beyond the last seed are dropped."""
+    outputs = jax.tree.map(np.asarray, outputs)
+    batches, first = [], 0
+    for scenario, group in itertools.groupby(chunk, key=lambda block: block.scenario):
+        starts = [block.start for block in group]
+        rows = slice(first, first + len(starts))
+        seeds = np.arange(starts[0], min(starts[-1] + LANES, end))
+        batches.append(Batch(scenario, seeds, summarise(*_lanes(outputs, rows, len(seeds)))))
+        first = rows.stop
     return batches
+
+
+def _lanes(outputs: Any, rows: slice, count: int) -> Any:
+    """The first `count` lanes of some blocks, in one leading axis."""
+    return jax.tree.map(lambda x: x[rows].reshape(-1, *x.shape[2:])[:count], outputs)
