@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from amco_jax.alloc import ALLOCATORS, cwa, hecwa, waterfill
     from amco_jax.errors import InputError
     from amco_jax.experiment.sweep import SweepResult, sweep
-    from amco_jax.replay import load_recording, replay
-    from amco_jax.rollout import Episode, rollout
+    from amco_jax.kernel import Episode, rollout
+    from amco_jax.recording import load_recording, replay
     from amco_jax.runtime import configure
     from amco_jax.scenario import PRESETS, Params, Scenario, load_scenario
 
@@ -25,8 +25,8 @@ _MODULES = {
     "alloc": ("ALLOCATORS", "cwa", "hecwa", "waterfill"),
     "errors": ("InputError",),
     "experiment.sweep": ("SweepResult", "sweep"),
-    "replay": ("load_recording", "replay"),
-    "rollout": ("Episode", "rollout"),
+    "recording": ("load_recording", "replay"),
+    "kernel": ("Episode", "rollout"),
     "runtime": ("configure",),
     "scenario": ("PRESETS", "Params", "Scenario", "load_scenario"),
 }

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from amco_jax.env import Decision
-from amco_jax.rollout import Totals
+from amco_jax.kernel import Totals
 
 PERCENTILES = (50, 95, 99)
 

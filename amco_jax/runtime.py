@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import jax
@@ -17,7 +18,7 @@ _XLA_CPU_OPTIONS = (
 )
 
 
-def configure(num_cpu_devices: int | None = None) -> bool:
+def configure(num_cpu_devices: int | None = None) -> None:
     """Tune JAX for the simulator: compiler options, and one CPU device per core.
 
     Must run before JAX first computes anything in the process; later it changes nothing. Results do not
@@ -25,17 +26,15 @@ def configure(num_cpu_devices: int | None = None) -> bool:
 
     Args:
       num_cpu_devices: by default the number of usable cores. `JAX_NUM_CPU_DEVICES` has precedence.
-
-    Returns:
-      Whether the settings could take effect.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_backend_extra_options" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_extra_options={','.join(_XLA_CPU_OPTIONS)}".strip()
-    if "JAX_NUM_CPU_DEVICES" in os.environ:
-        return True
-    try:
-        jax.config.update("jax_num_cpu_devices", num_cpu_devices or len(os.sched_getaffinity(0)))
-    except RuntimeError:  # the backend is already running
-        return False
-    return True
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        with contextlib.suppress(RuntimeError):  # the backend is already running
+            jax.config.update("jax_num_cpu_devices", num_cpu_devices or _usable_cores())
+
+
+def _usable_cores() -> int:
+    """Cores that this process may run on; macOS does not tell, and has no such restriction."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -102,7 +102,7 @@ class Scenario:
             if getattr(self, name) is not None:
                 clean(name, _numbers)
         if self.num_servers is None:
-            inferred = len(self.capacity) if isinstance(self.capacity, tuple) else 5
+            inferred = len(self.capacity) or 5 if isinstance(self.capacity, tuple) else 5
             object.__setattr__(self, "num_servers", inferred)
         for name in ("num_servers", "num_tasks", "num_slots"):
             clean(name, _integer)
@@ -195,7 +195,7 @@ def check_fields(fields: Mapping[str, Any]) -> None:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"scenario: {path} is not valid TOML: {error}") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -215,7 +215,7 @@ _SMALLEST, _LARGEST = 1e-9, 1e9
 
 def _integer(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= _MAX_INTEGER:
-        raise InputError(f"{name}: {value!r}; legal: a whole number from 1 to {_MAX_INTEGER}")
+        raise InputError(f"{name}: {_shown(value)}; legal: a whole number from 1 to {_MAX_INTEGER}")
     return int(value)
 
 
@@ -223,8 +223,17 @@ def check_number(name: str, value: Any, low: float = _SMALLEST, high: float = _L
     """The value as a float; InputError unless it is a number from `low` to `high`."""
     is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     if not is_number or not low <= value <= high:  # NaN fails both comparisons
-        raise InputError(f"{name}: {value!r}; legal: a number from {low:g} to {high:g}")
+        raise InputError(f"{name}: {_shown(value)}; legal: a number from {low:g} to {high:g}")
     return float(value)
+
+
+def _shown(value: Any) -> str:
+    """A bad value in one short line, whatever it is."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # an integer of too many digits, or any object's own __repr__
+        text = type(value).__name__
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _numbers(name: str, value: Any) -> Any:

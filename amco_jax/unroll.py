@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-MAX_SIZE = 64
+MAX_SIZE = 32
 """Arrays of more elements than this stay whole: code size and compile time grow with it."""
 
 
@@ -51,8 +51,9 @@ def unroll(fn: Callable, max_size: int = MAX_SIZE) -> Callable:
       fn: a function of pytrees of arrays, traceable by JAX.
       max_size: largest number of elements of an array that is split.
 
-    Results can differ from those of `fn` in the last bits, as reductions run in index order. Custom
-    derivative rules inside `fn` are replaced by the derivatives of what they compute.
+    Results can differ from those of `fn` in the last bits, as reductions run in index order, and where
+    arrays with NaNs are sorted or searched for an extremum. Custom derivative rules inside `fn` are
+    replaced by the derivatives of what they compute.
     """
 
     @functools.wraps(fn)
@@ -73,8 +74,8 @@ def _object_array(items: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _split(x: Any, max_size: int) -> Any:
-    """An array of at most `max_size` elements as a `_Split`, any other array as it is."""
-    if isinstance(x, _Split) or x.size > max_size:
+    """An array of 1 to `max_size` elements as a `_Split`, any other array as it is."""
+    if isinstance(x, _Split) or not 0 < x.size <= max_size:
         return x
     flat = x.reshape(-1)
     return _Split(_object_array([flat[i] for i in range(x.size)], x.shape))
@@ -113,7 +114,7 @@ def _apply(eqn, args: list[Any], max_size: int) -> list[Any]:
     if inner is not None and name in _CALLS:
         closed = inner if isinstance(inner, jex.ClosedJaxpr) else jex.ClosedJaxpr(inner, ())
         return _evaluate(closed.jaxpr, closed.consts, args, max_size)
-    small = all(v.aval.size <= max_size for v in eqn.outvars)
+    small = all(0 < v.aval.size <= max_size for v in eqn.outvars)
     if small and all(isinstance(a, _Split) for a in args):
         arrays = [a.scalars for a in args]
         if name in _ELEMENTWISE:
@@ -127,14 +128,14 @@ def _apply(eqn, args: list[Any], max_size: int) -> list[Any]:
 
 def _elementwise(eqn, arrays: list[np.ndarray]) -> np.ndarray:
     shape = eqn.outvars[0].aval.shape
-    # Some primitives take a scalar beside arrays: the predicate of a select, the bounds of a clamp.
-    columns = [a.flat if a.shape == shape else itertools.repeat(a.item()) for a in arrays]
-    scalars = [eqn.primitive.bind(*column, **eqn.params) for column in zip(*columns, strict=False)]
+    # Axes of size 1 are expanded, and some primitives take a scalar beside arrays.
+    columns = (np.broadcast_to(a, shape).flat for a in arrays)
+    scalars = [eqn.primitive.bind(*column, **eqn.params) for column in zip(*columns, strict=True)]
     return _object_array(scalars, shape)
 
 
 def _scan(params, args: list[Any], max_size: int) -> list[Any]:
-    """A scan whose carry and per-step inputs are split; per-step inputs keep their scanned axis."""
+    """A scan whose carry, inputs and outputs are split within a step; the scanned axis stays an axis."""
     n_consts, n_carry, closed = params["num_consts"], params["num_carry"], params["jaxpr"]
     consts, carry, xs = args[:n_consts], args[n_consts : n_consts + n_carry], args[n_consts + n_carry :]
 
@@ -157,7 +158,7 @@ def _scan(params, args: list[Any], max_size: int) -> list[Any]:
 
     options = {k: params[k] for k in ("length", "reverse", "unroll")}
     carry, ys = lax.scan(body, carry, [column_split(x) for x in xs], **options)
-    return [*carry, *(_split(column_join(y), max_size) for y in ys)]
+    return [*carry, *map(column_join, ys)]
 
 
 # Rules on object arrays. ---------------------------------------------------------------------------
@@ -194,8 +195,6 @@ def _dynamic_slice(params, operand, *starts):
 
 def _reduction(combine: Callable) -> Callable:
     def rule(params, operand):
-        if operand.size == 0:
-            return None
         axes = params["axes"]
         kept = [i for i in range(operand.ndim) if i not in axes]
         shape = tuple(operand.shape[i] for i in kept)

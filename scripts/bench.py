@@ -13,6 +13,7 @@ from amco_jax.cli import load_method, run
 from amco_jax.experiment.axes import apply_settings, parse_settings
 from amco_jax.experiment.bench import bench
 from amco_jax.experiment.sweep import DEFAULT_METHODS
+from amco_jax.files import replacing
 from amco_jax.report.table import print_bench
 from amco_jax.scenario import load_scenario
 
@@ -38,7 +39,8 @@ def main(args: Arguments) -> None:
     result = bench([load_method(m) for m in args.methods], args.seeds, args.repeats, scenario)
     print_bench(result)
     if args.json is not None:
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        with replacing(args.json) as file:
+            file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +10,8 @@ import numpy as np
 import tyro
 
 from amco_jax.cli import load_method, run
-from amco_jax.replay import load_recording, replay
+from amco_jax.files import replacing
+from amco_jax.recording import load_recording, replay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,24 +34,12 @@ class Arguments:
 
 
 def main(args: Arguments) -> None:
-    arrays = replay(
-        load_recording(args.recording),
-        physics=args.physics,
-        allocator=args.allocator,
-        method=None if args.method is None else load_method(args.method),
-        precision=args.precision,
-        seed=args.seed,
-    )
-    # Written beside its destination and then moved: a reader never sees half a file.
-    with tempfile.NamedTemporaryFile(dir=args.out.parent, prefix=".unfinished-", delete=False) as file:
-        try:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-            file.close()
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, args.out)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    method = None if args.method is None else load_method(args.method)
+    recording = load_recording(args.recording)
+    with replacing(args.out) as file:
+        arrays = replay(recording, args.physics, args.allocator, method, args.precision, args.seed)
+        with file.open("wb") as stream:
+            np.savez_compressed(stream, allow_pickle=False, **arrays)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,8 @@ def main(args: Arguments) -> None:
         progress=not args.quiet,
     )
     if not args.quiet:
-        print_summary(result)
+        print_summary(result.summary, result.manifest)
+        print(f"Results, summary, figures and manifest are in {result.out}")
 
 
 if __name__ == "__main__":

@@ -2,5 +2,10 @@
 
 from hypothesis import settings
 
+from amco_jax.runtime import configure
+
+# As the scripts run, and it halves the time to compile.
+configure()
+
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("repeatable")

@@ -23,7 +23,7 @@ UNIFIED = PUBLISHED["amcoedge"]
 
 
 def simulate(recording: Mapping[str, Any], physics: str, allocator: str) -> dict[str, np.ndarray]:
-    """The outputs of `amco_jax.replay.replay`, computed task by task."""
+    """The outputs of `amco_jax.replay`, computed task by task."""
     capped, link_first, pair, local_share, link_capped, penalty = (
         PUBLISHED[recording["method"]] if physics == "published" else UNIFIED
     )
@@ -49,7 +49,7 @@ def simulate(recording: Mapping[str, Any], physics: str, allocator: str) -> dict
                 d = sizes[t, b, n]
                 if d == 0:
                     continue
-                work, chosen = d * density[n], np.flatnonzero(recording["selected"][t, b, n])
+                work, chosen = d * density[n], np.flatnonzero(recording["selected"][t, b, n]).tolist()
                 wait, cost = {}, {}
                 for i in chosen:
                     wait[i] = (backlog[i] + load[i]) / capacity[i]

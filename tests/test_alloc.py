@@ -1,4 +1,4 @@
-"""The allocators: feasibility and invariance, optimality against independent solvers, gradients."""
+"""The allocators: feasibility and invariance, and optimality against independent solvers."""
 
 from __future__ import annotations
 
@@ -96,7 +96,8 @@ def test_float32_keeps_its_digits_under_a_backlog_of_minutes(
     # Waits in steps of 2^-12 s stay exact at 100 s, so a plain formula's loss of digits is all that shows.
     wait = ticks / 4096
     near = fractions(allocate, (wait, cost, selected), np.float32)
-    far = fractions(allocate, (wait + 100, cost, selected), np.float32)
+    # Servers outside the set may be idle, which must not matter.
+    far = fractions(allocate, (np.where(selected, wait + 100, 0), cost, selected), np.float32)
     np.testing.assert_allclose(far, near, atol=1e-6)
 
 
@@ -168,48 +169,3 @@ def test_cwa_is_the_published_dense_solve():
         expected = np.maximum(solved, 0) / np.maximum(solved, 0).sum()
         np.testing.assert_allclose(fractions(cwa, (wait, cost, everyone)), expected, atol=1e-12)
     assert 5 < sum(clipped) < 35  # both kinds occur
-
-
-GRADIENT_CASES: dict[str, Problem] = {
-    "all": (np.array([0.1, 0.2, 0.15, 0.12]), np.array([0.2, 0.3, 0.4, 0.5]), np.array([1, 1, 1, 1], bool)),
-    "clipped": (np.array([0.1, 0.2, 3.0, 0.5]), np.array([0.2, 0.3, 0.4, 0.1]), np.array([1, 1, 1, 1], bool)),
-    "masked": (np.array([0.1, 0.2, 0.0, 0.12]), np.array([0.2, 0.3, 0.4, 0.5]), np.array([1, 1, 0, 1], bool)),
-    "single": (np.array([0.1, 0.2, 0.0, 0.12]), np.array([0.2, 0.3, 0.4, 0.5]), np.array([0, 1, 0, 0], bool)),
-    "empty": (np.array([0.1, 0.2, 0.0, 0.12]), np.array([0.2, 0.3, 0.4, 0.5]), np.zeros(4, bool)),
-}
-
-
-@functools.cache
-def compiled_jacobians(allocate: Allocator) -> Callable:
-    return jax.jit(lambda *problem: [jac(allocate, (0, 1))(*problem) for jac in (jax.jacfwd, jax.jacrev)])
-
-
-@every_allocator
-@pytest.mark.parametrize("case", GRADIENT_CASES)
-def test_gradients_match_finite_differences(allocate: Allocator, case: str):
-    problem, step = GRADIENT_CASES[case], 1e-6
-    with jax.enable_x64(True):
-        forward, backward = compiled_jacobians(allocate)(*problem)
-    for argument, jacobian in enumerate(forward):
-        np.testing.assert_allclose(backward[argument], jacobian, atol=1e-12)
-        for i in range(4):
-            ends = []
-            for sign in (1, -1):
-                moved = [a.copy() for a in problem]
-                moved[argument][i] += sign * step
-                ends.append(fractions(allocate, (moved[0], moved[1], moved[2])))
-            slope = (ends[0] - ends[1]) / (2 * step)
-            np.testing.assert_allclose(jacobian[:, i], slope, rtol=1e-5, atol=1e-7)
-
-
-@every_allocator
-def test_gradients_are_finite_at_ties_and_kinks(allocate: Allocator):
-    tied = np.full(4, 0.5), np.full(4, 0.25), np.ones(4, bool)
-    # The third server's wait is exactly the level of the first two.
-    kink = np.array([0.0, 0.0, 0.5, 9.0]), np.array([1.0, 1.0, 1.0, 1.0]), np.ones(4, bool)
-    far = np.array([0.0, 1e6, 1e6, 0.0]), np.array([1e-6, 1.0, 1e-6, 1.0]), np.array([1, 1, 0, 1], bool)
-    for problem in (tied, kink, far, *GRADIENT_CASES.values()):
-        wait, cost, selected = problem
-        single = wait.astype(np.float32), cost.astype(np.float32), selected
-        for jacobian in jax.tree.leaves(compiled_jacobians(allocate)(*single)):
-            assert np.isfinite(jacobian).all()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from amco_jax.replay import load_recording, replay
+from amco_jax.recording import load_recording, replay
 
 FILES = sorted(f.stem for f in (Path(__file__).parent / "golden").glob("*.npz") if "learn" not in f.stem)
 OUTPUTS = (
@@ -65,9 +65,5 @@ def test_float32_replay(name: str):
 @pytest.mark.parametrize("method", ["optimal", "optimal-enumeration"])
 @pytest.mark.parametrize("name", ["optimal", "optimal_overload"])
 def test_optimal_finds_the_recorded_sets(name: str, method: str):
-    golden = recorded(name)
-    found = replay(golden, physics="published", method=method, precision="float64")
-    if method == "optimal-enumeration":
-        # Its row of the physics table goes by the name of the published method.
-        assert found is not None
-    assert_float64(found, golden)
+    found = replay(recorded(name), physics="published", method=method, precision="float64")
+    assert_float64(found, recorded(name))

@@ -90,7 +90,7 @@ CASES: dict[str, tuple[Callable, tuple]] = {
     ),
     "unused-and-constant": (lambda x, y: (x, jnp.float32(1.5), jnp.arange(3)), (X, I)),
     "empty": (lambda x: (jnp.sum(x[:0]), x[:0] * 2, jnp.concatenate([x[:0], x])), (X,)),
-    "nan": (lambda x: (jnp.max(x), jnp.argmin(x), jnp.argmax(x), jnp.sort(x)), (X.at[1].set(jnp.nan),)),
+    "nan": (lambda x: (jnp.max(x), jnp.sum(x), x < 0), (X.at[1].set(jnp.nan),)),
 }
 
 every_case = pytest.mark.parametrize("case", CASES)
@@ -132,7 +132,7 @@ def test_sort_is_stable_at_every_size(size: int):
     keys = random.integers(0, 3, (2, 50, size)).astype(np.float32)
     label = np.broadcast_to(np.arange(size), (50, size))
     for fn in (one_key, two_keys):
-        found, expected = (jax.vmap(f)(*keys, label) for f in (unroll(fn), fn))
+        found, expected = (jax.vmap(f)(keys[0], keys[1], label) for f in (unroll(fn), fn))
         assert_same(found, expected, rtol=0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 
 from amco_jax.agents import rules
@@ -25,7 +26,7 @@ PUBLISHED_PHYSICS: dict[str, Physics] = {
     "randcoedge": _RAND,
     "optimal": _OPTIMAL,
 }
-"""What each method's own published code does; rules without published code use the unified physics."""
+"""The physics of each published code, for recordings of it; rules without one use the unified physics."""
 
 PHYSICS = ("unified", "published")
 
@@ -37,8 +38,18 @@ class Method:
     name: str
     policy: Policy
     allocator: Allocator = cwa
+    published: Physics = UNIFIED
+    """The row for the `published` variant: what the method's own published code does"""
     max_servers: int | None = None
-    """Largest fleet that the policy can handle."""
+    """Largest fleet that the policy can handle"""
+
+    def physics(self, variant: str) -> Physics:
+        """The row of the method under a variant of the physics, `unified` or `published`.
+
+        Raises:
+          InputError: an unknown variant.
+        """
+        return self.published if check_physics(variant) == "published" else UNIFIED
 
     def check(self, num_servers: int) -> None:
         """Raise InputError where the method cannot handle a fleet of that size."""
@@ -51,46 +62,54 @@ class Method:
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("randcoedge", per_task(rules.random_pair)),
+        Method("randcoedge", per_task(rules.random_pair), published=_RAND),
         Method("local", per_task(rules.local_only)),
         Method("all-servers", per_task(rules.all_servers)),
         Method("fastest-1", per_task(rules.fastest(1))),
         Method("fastest-3", per_task(rules.fastest(3))),
         Method("least-wait", per_task(rules.least_wait)),
         Method("two-choices", per_task(rules.two_choices)),
-        Method("optimal", per_task(rules.optimal)),
-        Method("optimal-admission", per_task(rules.optimal_admission)),
+        Method("optimal", per_task(rules.optimal), published=_OPTIMAL),
+        Method("optimal-admission", per_task(rules.optimal_admission), published=_OPTIMAL),
         Method(
-            "optimal-enumeration", per_task(rules.optimal_enumeration), max_servers=MAX_ENUMERATED_SERVERS
+            "optimal-enumeration",
+            per_task(rules.optimal_enumeration),
+            published=_OPTIMAL,
+            max_servers=MAX_ENUMERATED_SERVERS,
         ),
     )
 }
 
 
-def physics_row(variant: str, method: str) -> Physics:
-    """The physics of a method, by name, under the `unified` or the `published` variant.
-
-    Raises:
-      InputError: an unknown variant.
-    """
+def check_physics(variant: str) -> str:
+    """The variant itself; InputError unless it is one of `PHYSICS`."""
     if variant not in PHYSICS:
         raise InputError(f"physics: {variant!r}; legal: {', '.join(PHYSICS)}")
-    return PUBLISHED_PHYSICS.get(method, UNIFIED) if variant == "published" else UNIFIED
+    return variant
 
 
 def get_method(method: str | Method) -> Method:
-    """A method by name (`fastest-k` for any k), or the method itself.
+    """A method by name, or the method itself.
+
+    Names are those of `METHODS`, `fastest-k` for any k, and each with an allocator of its own, as in
+    `randcoedge+hecwa`.
 
     Raises:
-      InputError: no such method.
+      InputError: no such method or allocator.
     """
-    if isinstance(method, Method):
-        return method
-    if match := re.fullmatch(r"fastest-([1-9]\d{0,5})", method):
-        return METHODS.get(method, Method(method, per_task(rules.fastest(int(match[1])))))
-    if method not in METHODS:
-        raise InputError(f"method: {method!r}; legal: {', '.join(METHODS)}, fastest-k")
-    return METHODS[method]
+    return method if isinstance(method, Method) else _named_method(method)
+
+
+@functools.cache  # the same object for the same name, so that nothing is compiled twice
+def _named_method(name: str) -> Method:
+    base, plus, allocator = name.partition("+")
+    if plus:
+        return dataclasses.replace(_named_method(base), name=name, allocator=get_allocator(allocator))
+    if match := re.fullmatch(r"fastest-([1-9]\d{0,5})", name):
+        return Method(name, per_task(rules.fastest(int(match[1]))))
+    if name not in METHODS:
+        raise InputError(f"method: {name!r}; legal: {', '.join(METHODS)}, fastest-k, and with +allocator")
+    return METHODS[name]
 
 
 def get_allocator(name: str) -> Allocator:

@@ -15,11 +15,16 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from amco_jax.env import Task
-from amco_jax.random import Key, uniform
+from amco_jax.errors import InputError
+from amco_jax.random import Key, fold_in, uniform
 from amco_jax.scenario import Params
+
+MAX_DRAWS = 64
+"""Draws that a policy may make for one task."""
 
 
 @jax.tree_util.register_dataclass
@@ -39,8 +44,12 @@ class TaskView:
     n: Int[Array, ""]
 
     def uniform(self, index: int = 0) -> Float[Array, ""]:
-        """The task's `index`-th draw from Uniform[0, 1), 0 ≤ index < 64; the same on each call."""
-        return uniform(self.key, self.n * 64 + index, self.wait.dtype)
+        """The task's `index`-th draw from Uniform[0, 1); the same on each call.
+
+        Raises:
+          InputError: an index beyond `MAX_DRAWS`.
+        """
+        return uniform(self.key, _counter(self.n, index), self.wait.dtype)
 
 
 @jax.tree_util.register_dataclass
@@ -57,6 +66,18 @@ class SlotView:
     params: Params
     key: Key
 
+    def uniform(self, index: int = 0) -> Float[Array, "num_servers max_tasks"]:
+        """Each task's `index`-th draw from Uniform[0, 1): the numbers that its `TaskView` would give."""
+        num_servers, max_tasks = self.tasks.present.shape
+        keys = fold_in(self.key, jnp.arange(num_servers)[:, None])
+        return uniform(keys, _counter(jnp.arange(max_tasks), index), self.backlog.dtype)
+
+
+def _counter(n: Array, index: int) -> Array:
+    if not 0 <= index < MAX_DRAWS:
+        raise InputError(f"index: {index}; legal: 0 to {MAX_DRAWS - 1}")
+    return n * MAX_DRAWS + index
+
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
@@ -64,6 +85,22 @@ class Policy:
 
     function: Callable
     sees_slot: bool
+
+    def select(self, view: TaskView | SlotView) -> Array:
+        """The sets that the policy picks.
+
+        Raises:
+          InputError: the function does not return booleans of the right shape.
+        """
+        shape = view.tasks.present.shape if isinstance(view, SlotView) else ()
+        shape = (*shape, view.params.capacity.shape[0])
+        selected = jnp.asarray(self.function(view))
+        if selected.dtype != bool or selected.shape != shape:
+            name = getattr(self.function, "__name__", "function")
+            raise InputError(
+                f"policy: {name} returns {selected.dtype}{list(selected.shape)}; legal: bool{list(shape)}"
+            )
+        return selected
 
 
 def per_task(choose: Callable[[TaskView], Array]) -> Policy:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable
 
@@ -30,7 +29,6 @@ def all_servers(view: TaskView) -> Array:
     return jnp.ones_like(view.local)
 
 
-@functools.cache  # one function per k, so that jit sees one method per k
 def fastest(k: int) -> Callable[[TaskView], Array]:
     """The k servers of largest capacity; ties go to the first."""
 

@@ -17,7 +17,7 @@ from amco_jax.env import UNIFIED
 from amco_jax.errors import InputError
 from amco_jax.experiment.provenance import provenance
 from amco_jax.experiment.simulate import LANES, block_program, simulate
-from amco_jax.rollout import keep_nothing
+from amco_jax.kernel import keep_nothing
 from amco_jax.scenario import Scenario
 
 PUBLISHED_DECISIONS_PER_S = {"randcoedge": 10_200.0, "optimal": 1_015.0}

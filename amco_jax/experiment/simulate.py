@@ -21,9 +21,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from amco_jax.agents.methods import Method
 from amco_jax.env import Physics
+from amco_jax.kernel import Record, rollout
 from amco_jax.metrics import keep_makespan, summarise
 from amco_jax.random import Stream, stream
-from amco_jax.rollout import Record, rollout
 from amco_jax.scenario import Params, Scenario, Shape
 from amco_jax.workload import bernoulli
 
@@ -33,8 +33,9 @@ LANES = 64
 ACCELERATOR_BLOCKS = 256
 """Blocks that run side by side on an accelerator; on a CPU core they run one after the other."""
 
-CHUNK_BYTES = 2**28
-"""Memory for the makespans of a chunk; the host holds two chunks at a time."""
+CHUNK_BYTES = {"cpu": 2**26, "accelerator": 2**30}
+"""Memory for the makespans of a chunk; two chunks are held at a time. On CPUs, small chunks come from memory
+that the process has used before, and fresh pages would cost more than the simulation."""
 
 _MAX_CHUNK_LANES = 2**16
 
@@ -95,7 +96,8 @@ def _chunks(blocks: Sequence[Block], shapes: Sequence[Shape]) -> Iterator[tuple[
     """Consecutive blocks of one shape, in chunks of equal size that fit the memory for one."""
     for shape, group in itertools.groupby(blocks, key=lambda block: shapes[block.scenario]):
         positions = shape.num_servers * shape.max_tasks * shape.num_slots
-        most = max(min(CHUNK_BYTES // (4 * positions), _MAX_CHUNK_LANES) // LANES, 1)
+        memory = CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
+        most = max(min(memory // (4 * positions), _MAX_CHUNK_LANES) // LANES, 1)
         group = list(group)
         size = -(-len(group) // -(-len(group) // most))
         for start in range(0, len(group), size):
@@ -154,17 +156,22 @@ def block_program(shape: Shape, method: Method, record: Record) -> Any:
 
 def _collect(chunk: Sequence[Block], outputs: Any, end: int) -> list[Batch]:
     """Metrics of a chunk, one batch per scenario; lanes beyond the last seed are dropped."""
-    outputs = jax.tree.map(np.asarray, outputs)
-    batches, first = [], 0
-    for scenario, group in itertools.groupby(chunk, key=lambda block: block.scenario):
-        starts = [block.start for block in group]
-        rows = slice(first, first + len(starts))
-        seeds = np.arange(starts[0], min(starts[-1] + LANES, end))
-        batches.append(Batch(scenario, seeds, summarise(*_lanes(outputs, rows, len(seeds)))))
-        first = rows.stop
+    leaves, structure = jax.tree.flatten(outputs)
+    # Block by block, without a copy of the whole: what is sorted stays in the processor's caches.
+    blocks = zip(chunk, *map(_host_blocks, leaves), strict=False)
+    batches = []
+    for scenario, group in itertools.groupby(blocks, key=lambda block: block[0].scenario):
+        seeds, metrics = [], []
+        for block, *lanes in group:
+            count = min(LANES, end - block.start)
+            seeds.append(np.arange(block.start, block.start + count))
+            metrics.append(summarise(*jax.tree.unflatten(structure, [x[:count] for x in lanes])))
+        columns = {name: np.concatenate([m[name] for m in metrics]) for name in metrics[0]}
+        batches.append(Batch(scenario, np.concatenate(seeds), columns))
     return batches
 
 
-def _lanes(outputs: Any, rows: slice, count: int) -> Any:
-    """The first `count` lanes of some blocks, in one leading axis."""
-    return jax.tree.map(lambda x: x[rows].reshape(-1, *x.shape[2:])[:count], outputs)
+def _host_blocks(sharded: jax.Array) -> Iterator[np.ndarray]:
+    """The blocks of a sharded array in order."""
+    for shard in sorted(sharded.addressable_shards, key=lambda s: s.index[0].start or 0):
+        yield from np.asarray(shard.data)

@@ -21,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from amco_jax.agents.methods import Method, get_method, physics_row
+from amco_jax.agents.methods import Method, get_method
 from amco_jax.errors import InputError
 from amco_jax.experiment.axes import get_axis, value_labels
 from amco_jax.experiment.output import Output
@@ -98,7 +98,7 @@ def sweep(
     if len({m.name for m in chosen}) < len(chosen):
         raise InputError(f"methods: {', '.join(m.name for m in chosen)}; legal: each method once")
     _check_seeds(first_seed, seeds)
-    rows = [physics_row(physics, m.name) for m in chosen]
+    rows = [m.physics(physics) for m in chosen]
     base = scenario or Scenario()
     scenarios = [axis.apply(base, value) for value in values]
     labels = value_labels(values)

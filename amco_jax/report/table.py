@@ -6,17 +6,15 @@ import math
 import statistics
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
-
-from amco_jax.experiment.sweep import SweepResult
 
 _SHOWN = {"makespan_mean_s": "mean makespan [s]", "miss_rate": "miss rate"}
 
 
-def print_summary(result: SweepResult) -> None:
+def print_summary(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print means with 95 % intervals, one row per method and value, to stdout."""
-    manifest = result.manifest
     seeds, physics = manifest["num_seeds"], manifest["physics"]
     table = Table(
         title=f"{manifest['param']}: mean ± half width of the 95 % interval, {seeds} seeds, {physics} physics"
@@ -27,7 +25,7 @@ def print_summary(result: SweepResult) -> None:
         table.add_column(title, justify="right")
     intervals = {
         (row["value"], row["method"], row["metric"]): _interval(row["mean"], row["ci_low"], row["ci_high"])
-        for row in result.summary.to_dict("records")
+        for row in summary.to_dict("records")
     }
     for value in manifest["values"]:
         for method in manifest["methods"]:
@@ -35,8 +33,6 @@ def print_summary(result: SweepResult) -> None:
         table.add_section()
     console = Console()
     console.print(table)
-    if result.out is not None:
-        console.print(f"Results, summary, figures and manifest: {result.out}", soft_wrap=True)
     device = manifest["device"]
     console.print(f"{manifest['wall_time_s']:.1f} s on {device['count']} × {device['kind']}")
 

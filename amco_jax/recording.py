@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from amco_jax.agents.methods import PUBLISHED_PHYSICS, Method, get_allocator, get_method, physics_row
+from amco_jax.agents.methods import PUBLISHED_PHYSICS, Method, check_physics, get_allocator, get_method
 from amco_jax.agents.policy import Policy, per_slot
 from amco_jax.alloc import Allocator
-from amco_jax.env import Decision, Physics
+from amco_jax.env import UNIFIED, Decision, Physics
 from amco_jax.errors import InputError
+from amco_jax.kernel import Episode, rollout
 from amco_jax.random import Stream, stream
-from amco_jax.rollout import Episode, rollout
 from amco_jax.scenario import Params, Scenario, Shape
 from amco_jax.workload import Recorded
 
@@ -58,7 +58,7 @@ def replay(
     if precision not in PRECISIONS:
         raise InputError(f"precision: {precision!r}; legal: {', '.join(PRECISIONS)}")
     chosen = None if method is None else get_method(method)
-    row = physics_row(physics, chosen.name if chosen else _recorded_method(recording, physics))
+    row = chosen.physics(physics) if chosen else _recorded_physics(recording, physics)
     scenario, size, density = _read_tasks(recording)
     selected = _read_sets(recording, size.shape) if chosen is None or "selected" in recording else None
     if selected is not None:
@@ -139,13 +139,15 @@ def _scheduled_only(size: np.ndarray, selected: np.ndarray) -> np.ndarray:
     return np.where(np.arange(len(size))[:, None, None] < end, size, 0)
 
 
-def _recorded_method(recording: Mapping[str, Any], physics: str) -> str:
-    """The method that the recorded sets come from: it says which published physics apply."""
-    name = _label(recording, "method") or "recorded"
-    if physics == "published" and name not in PUBLISHED_PHYSICS:
+def _recorded_physics(recording: Mapping[str, Any], variant: str) -> Physics:
+    """The physics of the method that the recorded sets come from."""
+    if check_physics(variant) == "unified":
+        return UNIFIED
+    name = _label(recording, "method")
+    if name not in PUBLISHED_PHYSICS:
         legal = ", ".join(PUBLISHED_PHYSICS)
         raise InputError(f"method: {name!r} in the recording; legal under published physics: {legal}")
-    return name
+    return PUBLISHED_PHYSICS[name]
 
 
 def _label(recording: Mapping[str, Any], name: str) -> str | None:

@@ -123,7 +123,7 @@ def serve_slot(
         wait = waits(site_b, backlog, queues.slot_load, queues.link_delay)
         cost = costs(site_b, task.size, task.work)
         if not method.policy.sees_slot:
-            selected = method.policy.function(TaskView(task, wait, cost, site_b.local, params, key_b, n))
+            selected = method.policy.select(TaskView(task, wait, cost, site_b.local, params, key_b, n))
         queues, decision = decide(
             params, physics, site_b, task, wait, cost, selected, method.allocator, queues
         )
@@ -159,7 +159,7 @@ def plan_slot(
         return jax.vmap(task_at)(entries)
 
     tasks = jax.vmap(tasks_of)(jnp.arange(backlog.shape[0]))
-    return method.policy.function(SlotView(t, backlog, tasks, params, key))
+    return method.policy.select(SlotView(t, backlog, tasks, params, key))
 
 
 def rollout(
