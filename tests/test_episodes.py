@@ -10,8 +10,9 @@ from episodes import SMALL, arrivals, run
 from scipy import stats
 
 from amco_jax.agents.methods import METHODS, PUBLISHED_PHYSICS, Method
-from amco_jax.agents.policy import SlotView, TaskView, per_slot, per_task
+from amco_jax.agents.policy import MAX_DRAWS, Policy, SlotView, TaskView, per_slot, per_task
 from amco_jax.env import UNIFIED
+from amco_jax.errors import InputError
 from amco_jax.metrics import summarise
 from amco_jax.scenario import Scenario
 from amco_jax.workload import bernoulli
@@ -153,3 +154,36 @@ def test_a_user_s_policy_per_slot():
     np.testing.assert_array_equal(e.decisions.selected, served[..., None] & idle[:, None, None])
     assert not idle.all()
     assert 0 < e.totals.rejected == e.totals.num_tasks - served.sum()
+
+
+def test_both_kinds_of_policy_have_the_same_draws():
+    def per_task_draw(view: TaskView) -> jax.Array:
+        return jnp.arange(3) <= 3 * view.uniform(5)
+
+    def per_slot_draw(view: SlotView) -> jax.Array:
+        return jnp.arange(3) <= 3 * view.uniform(5)[..., None]
+
+    one, other = run(Method("one", per_task(per_task_draw))), run(Method("other", per_slot(per_slot_draw)))
+    np.testing.assert_array_equal(one.decisions.selected, other.decisions.selected)
+    sizes = one.decisions.selected.sum(axis=-1)[one.decisions.present]
+    assert set(sizes) == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        per_task(lambda view: view.wait),
+        per_task(lambda view: view.local[:-1]),
+        per_slot(lambda view: view.backlog > 0),
+        per_slot(lambda view: jnp.ones((3, 4, 3))),
+    ],
+)
+def test_what_a_policy_returns_is_checked(policy: Policy):
+    with pytest.raises(InputError, match=r"policy: .* returns .*; legal: bool"):
+        run(Method("wrong", policy))
+
+
+@pytest.mark.parametrize("index", [-1, MAX_DRAWS])
+def test_draws_are_limited(index: int):
+    with pytest.raises(InputError, match=f"index: {index}"):
+        run(Method("greedy", per_task(lambda view: view.local & (view.uniform(index) < 1))))

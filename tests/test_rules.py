@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import waterfill
+from reference import waterfill as fill_by_bisection
 from scipy import stats
 
 from amco_jax.agents import rules
 from amco_jax.agents.methods import METHODS, get_method
 from amco_jax.agents.policy import TaskView
-from amco_jax.alloc import cwa
+from amco_jax.alloc import cwa, hecwa, waterfill
 from amco_jax.env import Task
 from amco_jax.errors import InputError
 from amco_jax.random import Stream, stream
@@ -89,7 +89,7 @@ def test_admission_rejects_exactly_the_hopeless():
 
 def level(wait: dict[int, float], cost: dict[int, float]) -> float:
     """The least makespan, from the reference's bisection."""
-    x = waterfill(wait, cost)
+    x = fill_by_bisection(wait, cost)
     return max(x[i] * cost[i] + wait[i] for i in wait if x[i] > 0)
 
 
@@ -108,6 +108,17 @@ def test_fastest_k_picks_the_largest_capacities(capacity: tuple[float, ...]):
 def test_unknown_methods_are_refused(name: str):
     with pytest.raises(InputError, match=r"method: .*legal: randcoedge, .*fastest-k"):
         get_method(name)
+
+
+def test_methods_take_an_allocator_along():
+    method = get_method("randcoedge+hecwa")
+    assert method.policy == METHODS["randcoedge"].policy
+    assert method.allocator is hecwa
+    assert method is get_method("randcoedge+hecwa")  # so that it compiles once
+    assert get_method("fastest-2+waterfill").allocator is waterfill
+    for name in ("randcoedge+", "randcoedge+greedy", "greedy+cwa", "+cwa", "local+cwa+cwa"):
+        with pytest.raises(InputError, match=r"^(method|allocator): .*legal"):
+            get_method(name)
 
 
 def test_simple_rules():
