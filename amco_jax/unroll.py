@@ -110,10 +110,9 @@ def _apply(eqn, args: list[Any], max_size: int) -> list[Any]:
     name, params = eqn.primitive.name, eqn.params
     inner = params.get("jaxpr", params.get("call_jaxpr"))
     if name == "scan":
-        return _scan(params, args, max_size)
+        return _scan(eqn, args, max_size)
     if inner is not None and name in _CALLS:
-        closed = inner if isinstance(inner, jex.ClosedJaxpr) else jex.ClosedJaxpr(inner, ())
-        return _evaluate(closed.jaxpr, closed.consts, args, max_size)
+        return _call(inner, args, max_size)
     small = all(0 < v.aval.size <= max_size for v in eqn.outvars)
     if small and all(isinstance(a, _Split) for a in args):
         arrays = [a.scalars for a in args]
@@ -134,9 +133,23 @@ def _elementwise(eqn, arrays: list[np.ndarray]) -> np.ndarray:
     return _object_array(scalars, shape)
 
 
-def _scan(params, args: list[Any], max_size: int) -> list[Any]:
+def _call(inner, args: Sequence[Any], max_size: int) -> list[Any]:
+    """The program inside a primitive: closed over its constants or, as JAX 0.11 keeps it, without any."""
+    closed = inner if isinstance(inner, jex.ClosedJaxpr) else jex.ClosedJaxpr(inner, ())
+    return _evaluate(closed.jaxpr, closed.consts, args, max_size)
+
+
+def _scan(eqn, args: list[Any], max_size: int) -> list[Any]:
     """A scan whose carry, inputs and outputs are split within a step; the scanned axis stays an axis."""
-    n_consts, n_carry, closed = params["num_consts"], params["num_carry"], params["jaxpr"]
+    params, inner = eqn.params, eqn.params["jaxpr"]
+    jaxpr = getattr(inner, "jaxpr", inner)
+    # JAX 0.10 and 0.11 count constants, carry and inputs differently; only what is scanned gains an axis.
+    n_xs, n_ys = (
+        sum(outer.aval.ndim > step.aval.ndim for outer, step in zip(outside, inside, strict=True))
+        for outside, inside in ((eqn.invars, jaxpr.invars), (eqn.outvars, jaxpr.outvars))
+    )
+    n_carry = len(eqn.outvars) - n_ys
+    n_consts = len(args) - n_carry - n_xs
     consts, carry, xs = args[:n_consts], args[n_consts : n_consts + n_carry], args[n_consts + n_carry :]
 
     def column_split(x):
@@ -153,7 +166,7 @@ def _scan(params, args: list[Any], max_size: int) -> list[Any]:
         return jnp.stack(list(y.scalars.flat), axis=1).reshape(params["length"], *y.scalars.shape)
 
     def body(carry, x):
-        outs = _evaluate(closed.jaxpr, closed.consts, [*consts, *carry, *x], max_size)
+        outs = _call(inner, [*consts, *carry, *x], max_size)
         return outs[:n_carry], outs[n_carry:]
 
     options = {k: params[k] for k in ("length", "reverse", "unroll")}
