@@ -14,7 +14,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, UInt32
+
+from amco_jax.errors import InputError
 
 
 class Stream(enum.IntEnum):
@@ -30,6 +33,15 @@ class Key(NamedTuple):
 
     word0: UInt32[Array, ""]
     word1: UInt32[Array, ""]
+
+
+MAX_SEED = 2**32 - 1
+
+
+def check_seed(field: str, seed: object) -> None:
+    """Raise InputError unless the seed is a whole number from 0 to `MAX_SEED`."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= MAX_SEED:
+        raise InputError(f"{field}: {seed!r}; legal: a whole number from 0 to {MAX_SEED}")
 
 
 def stream(seed: UInt32[Array, ""], purpose: Stream) -> Key:

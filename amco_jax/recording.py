@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from amco_jax.agents.methods import PUBLISHED_PHYSICS, Method, check_physics, get_allocator, get_method
+from amco_jax.agents.methods import PHYSICS, PUBLISHED_PHYSICS, Method, get_allocator, get_method
 from amco_jax.agents.policy import Policy, per_slot
 from amco_jax.alloc import Allocator
 from amco_jax.env import UNIFIED, Decision, Physics
-from amco_jax.errors import InputError
+from amco_jax.errors import InputError, check_choice
 from amco_jax.kernel import Episode, rollout
-from amco_jax.random import Stream, stream
+from amco_jax.random import Stream, check_seed, stream
 from amco_jax.scenario import Params, Scenario, Shape
 from amco_jax.workload import Recorded
 
@@ -55,8 +55,8 @@ def replay(
     Raises:
       InputError: an array missing, of the wrong shape or out of range; an unknown name.
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"precision: {precision!r}; legal: {', '.join(PRECISIONS)}")
+    check_choice("precision", precision, PRECISIONS)
+    check_seed("seed", seed)
     chosen = None if method is None else get_method(method)
     row = chosen.physics(physics) if chosen else _recorded_physics(recording, physics)
     scenario, size, density = _read_tasks(recording)
@@ -141,7 +141,8 @@ def _scheduled_only(size: np.ndarray, selected: np.ndarray) -> np.ndarray:
 
 def _recorded_physics(recording: Mapping[str, Any], variant: str) -> Physics:
     """The physics of the method that the recorded sets come from."""
-    if check_physics(variant) == "unified":
+    check_choice("physics", variant, PHYSICS)
+    if variant == "unified":
         return UNIFIED
     name = _label(recording, "method")
     if name not in PUBLISHED_PHYSICS:

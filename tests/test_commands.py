@@ -135,6 +135,7 @@ def test_replay_refuses_bad_files_in_one_line(tmp_path):
     assert_refused(command("replay", good, "--out", tmp_path / "nowhere" / "out"), "nowhere")
     assert_refused(command("replay", good, "--out", tmp_path / "out", "--allocator", "x"), "allocator: 'x'")
     assert_refused(command("replay", good, "--out", tmp_path / "out", "--precision", "half"), "precision")
+    assert_refused(command("replay", good, "--out", tmp_path / "out", "--seed", -1), "seed: -1")
     assert not (tmp_path / "out").exists()
 
 

@@ -126,10 +126,13 @@ def test_unwritable_destinations_are_refused_before_the_work(tmp_path):
         ({"methods": []}, "methods: "),
         ({"methods": ["best"]}, "method: 'best'"),
         ({"methods": ["fastest-0"]}, "method: 'fastest-0'"),
+        ({"methods": ["fastest-k"]}, "method: 'fastest-k'"),
         ({"methods": ["local", "local"]}, "each method once"),
         ({"seeds": 0}, "seeds: 0"),
         ({"seeds": 2.5}, "seeds: 2.5"),
         ({"first_seed": -1}, "first_seed: -1"),
+        ({"first_seed": 2**32 - 5}, "seeds: 12; legal: a whole number from 1 to 5"),
+        ({"values": [0.3, 0.30]}, "each value once"),
         ({"physics": "newtonian"}, "physics: 'newtonian'"),
         ({"param": "capacity", "values": [(1, 2)]}, "capacity: shape"),
         ({"param": "capacity_scale", "values": [-1]}, "capacity_scale: -1"),
@@ -167,6 +170,8 @@ def test_settings_are_read_and_applied_in_order():
         ("1,2.5", (1, 2.5)),
         ("[1, 2]", [1, 2]),
         ("x", "x"),
+        ("[" * 5000, "[" * 5000),
+        ("9" * 5000, "9" * 5000),
     ],
 )
 def test_values_are_parsed(text, value):

@@ -10,7 +10,7 @@ from amco_jax.agents import rules
 from amco_jax.agents.policy import Policy, per_task
 from amco_jax.alloc import ALLOCATORS, Allocator, cwa
 from amco_jax.env import UNIFIED, Physics
-from amco_jax.errors import InputError
+from amco_jax.errors import InputError, check_choice
 
 MAX_ENUMERATED_SERVERS = 10
 
@@ -49,7 +49,8 @@ class Method:
         Raises:
           InputError: an unknown variant.
         """
-        return self.published if check_physics(variant) == "published" else UNIFIED
+        check_choice("physics", variant, PHYSICS)
+        return self.published if variant == "published" else UNIFIED
 
     def check(self, num_servers: int) -> None:
         """Raise InputError where the method cannot handle a fleet of that size."""
@@ -79,13 +80,6 @@ METHODS: dict[str, Method] = {
         ),
     )
 }
-
-
-def check_physics(variant: str) -> str:
-    """The variant itself; InputError unless it is one of `PHYSICS`."""
-    if variant not in PHYSICS:
-        raise InputError(f"physics: {variant!r}; legal: {', '.join(PHYSICS)}")
-    return variant
 
 
 def get_method(method: str | Method) -> Method:
@@ -118,6 +112,5 @@ def get_allocator(name: str) -> Allocator:
     Raises:
       InputError: no such allocator.
     """
-    if name not in ALLOCATORS:
-        raise InputError(f"allocator: {name!r}; legal: {', '.join(ALLOCATORS)}")
+    check_choice("allocator", name, ALLOCATORS)
     return ALLOCATORS[name]

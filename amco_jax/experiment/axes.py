@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from amco_jax.errors import InputError
+from amco_jax.errors import InputError, check_choice
 from amco_jax.scenario import Scenario, check_number
 
 
@@ -86,8 +86,7 @@ def get_axis(param: str) -> Axis:
     Raises:
       InputError: no such axis.
     """
-    if param not in AXES:
-        raise InputError(f"param: {param!r}; legal: {', '.join(AXES)}")
+    check_choice("param", param, AXES)
     return AXES[param]
 
 
@@ -101,7 +100,7 @@ def parse_value(text: str) -> Any:
         return tuple(float(x) for x in re.split("[-,]", text))
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, a number of too many digits, lists nested too deep
         return text
 
 

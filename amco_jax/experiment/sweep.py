@@ -27,6 +27,7 @@ from amco_jax.experiment.axes import get_axis, value_labels
 from amco_jax.experiment.output import Output
 from amco_jax.experiment.provenance import provenance
 from amco_jax.experiment.simulate import Batch, simulate
+from amco_jax.random import MAX_SEED, check_seed
 from amco_jax.scenario import Scenario
 from amco_jax.stats import Moments
 
@@ -39,7 +40,6 @@ DEFAULT_METHODS = (
     "two-choices",
     "local",
 )
-MAX_SEED = 2**32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +102,8 @@ def sweep(
     base = scenario or Scenario()
     scenarios = [axis.apply(base, value) for value in values]
     labels = value_labels(values)
+    if len(set(labels)) < len(labels):
+        raise InputError(f"values: {', '.join(map(str, labels))}; legal: each value once")
     for method in chosen:
         for each in scenarios:
             method.check(each.num_servers)
@@ -147,10 +149,10 @@ def _checked_list(name: str, items: Sequence[Any]) -> list[Any]:
 
 
 def _check_seeds(first_seed: int, seeds: int) -> None:
-    if isinstance(seeds, bool) or not isinstance(seeds, int | np.integer) or not 1 <= seeds <= MAX_SEED:
-        raise InputError(f"seeds: {seeds!r}; legal: a whole number from 1 to {MAX_SEED}")
-    if not isinstance(first_seed, int | np.integer) or not 0 <= first_seed <= MAX_SEED - seeds:
-        raise InputError(f"first_seed: {first_seed!r}; legal: a whole number from 0 to {MAX_SEED - seeds}")
+    check_seed("first_seed", first_seed)
+    most = MAX_SEED - first_seed + 1
+    if isinstance(seeds, bool) or not isinstance(seeds, int | np.integer) or not 1 <= seeds <= most:
+        raise InputError(f"seeds: {seeds!r}; legal: a whole number from 1 to {most}")
 
 
 def _frame(batch: Batch, method: str, param: str, label: Any, most_servers: int) -> pd.DataFrame:
