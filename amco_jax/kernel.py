@@ -147,19 +147,37 @@ def serve_slot(
     return Slot(slot_load, link_delay, totals, kept)
 
 
-def plan_slot(
-    params: Params, method: Method, workload: Workload, key: Key, t: Int[Array, ""], backlog: Array
-) -> Any:
-    """The sets that a per-slot policy picks for slot `t`; None for a per-task policy."""
-    if not method.policy.sees_slot:
-        return None
+def tasks_of_slot(params: Params, workload: Workload, t: Int[Array, ""], num_servers: int) -> Task:
+    """The tasks of slot `t`: fields `[num_servers, max_tasks]`, base station and position."""
 
-    def tasks_of(b) -> Task:
+    def row(b) -> Task:
         entries, task_at = workload.row(params, t, b)
         return jax.vmap(task_at)(entries)
 
-    tasks = jax.vmap(tasks_of)(jnp.arange(backlog.shape[0]))
-    return method.policy.select(SlotView(t, backlog, tasks, params, key))
+    return jax.vmap(row)(jnp.arange(num_servers))
+
+
+SlotStep = Callable[[Key, Array, Array, Any], tuple[Array, Array, Slot]]
+"""`(key, t, backlog, planned) -> (next backlog, busy share of the slot, what happened)`"""
+
+
+def slot_step(
+    shape: Shape, params: Params, physics: Physics, method: Method, workload: Workload, record: Record
+) -> SlotStep:
+    """The step from one slot to the next that every rollout and every training makes."""
+
+    def serve(params, physics, workload, key, t, backlog, planned):
+        return serve_slot(params, physics, method, workload, key, t, backlog, planned, record)
+
+    if shape.num_servers <= MAX_UNROLLED_SERVERS:
+        serve = unroll(serve)
+
+    def step(key, t, backlog, planned):
+        slot = serve(params, physics, workload, key, t, backlog, planned)
+        next_backlog, busy = close_slot(params, backlog, slot.slot_load)
+        return next_backlog, busy, slot
+
+    return step
 
 
 def rollout(
@@ -170,6 +188,7 @@ def rollout(
     workload: Workload,
     key: Key,
     record: Record = keep_nothing,
+    agent: Any = None,
 ) -> Episode:
     """Run one episode; pure, traceable, unbatched.
 
@@ -181,20 +200,17 @@ def rollout(
       workload: what arrives.
       key: of the policy's draws.
       record: what to keep of each decision; by default nothing.
+      agent: what a per-slot policy has learnt, for its view; None for rules.
     """
-
-    def serve(params, physics, workload, key_t, t, backlog, planned):
-        return serve_slot(params, physics, method, workload, key_t, t, backlog, planned, record)
-
-    if shape.num_servers <= MAX_UNROLLED_SERVERS:
-        serve = unroll(serve)
+    step = slot_step(shape, params, physics, method, workload, record)
 
     def slot(carry, t):
         backlog, totals, busy = carry
-        key_t = fold_in(key, t)
-        planned = plan_slot(params, method, workload, key_t, t, backlog)
-        served = serve(params, physics, workload, key_t, t, backlog, planned)
-        next_backlog, busy_t = close_slot(params, backlog, served.slot_load)
+        key_t, planned = fold_in(key, t), None
+        if method.policy.sees_slot:
+            tasks = tasks_of_slot(params, workload, t, shape.num_servers)
+            planned = method.policy.select(SlotView(t, backlog, tasks, params, key_t, agent))
+        next_backlog, busy_t, served = step(key_t, t, backlog, planned)
         carry = next_backlog, jax.tree.map(jnp.add, totals, served.totals), busy + busy_t
         return carry, (served.decisions, backlog, served.slot_load, served.link_delay)
 

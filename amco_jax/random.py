@@ -26,6 +26,9 @@ class Stream(enum.IntEnum):
     DENSITY = 1
     ARRIVAL = 2
     POLICY = 3
+    INIT = 4
+    EXPLORATION = 5
+    REPLAY = 6
 
 
 class Key(NamedTuple):

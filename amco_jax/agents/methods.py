@@ -5,14 +5,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections.abc import Callable
+from typing import Any
 
 from amco_jax.agents import rules
+from amco_jax.agents.actions import (
+    MAX_ENUMERATED_SERVERS,
+    ActionSpace,
+    Factorised,
+    nonempty_sets,
+    partners,
+    sets_of_three,
+)
+from amco_jax.agents.dqn import DQN, greedy_policy
 from amco_jax.agents.policy import Policy, per_task
+from amco_jax.agents.settings import Settings
 from amco_jax.alloc import ALLOCATORS, Allocator, cwa
 from amco_jax.env import UNIFIED, Physics
 from amco_jax.errors import InputError, check_choice
-
-MAX_ENUMERATED_SERVERS = 10
 
 _RAND = Physics(wait_capped=True, link_carries_local=True, link_capped=False, rewarded=False)
 _SMC = Physics(wait_capped=True, link_carries_local=True, link_capped=False, miss_penalty=2.0)
@@ -32,6 +42,17 @@ PHYSICS = ("unified", "published")
 
 
 @dataclasses.dataclass(frozen=True)
+class Training:
+    """How a method learns its policy."""
+
+    actions: Callable[[int], ActionSpace]
+    """The action space for a number of servers"""
+    settings: Settings
+    episodes: int
+    """Of the published run"""
+
+
+@dataclasses.dataclass(frozen=True)
 class Method:
     """A way to decide: stage 1 (policy) and stage 2 (allocator)."""
 
@@ -42,6 +63,30 @@ class Method:
     """The row for the `published` variant: what the method's own published code does"""
     max_servers: int | None = None
     """Largest fleet that the policy can handle"""
+    training: Training | None = dataclasses.field(default=None, compare=False)
+    """None for rules. What it changes in the program is in the policy, so that methods that differ in the
+    traced part of the settings alone share a compilation."""
+
+    @property
+    def dqn(self) -> DQN:
+        """The agents of a trained method.
+
+        Raises:
+          InputError: the method is not trained.
+        """
+        if self.training is None:
+            raise InputError(f"method: {self.name} is a rule; legal: {', '.join(TRAINED)}")
+        return _dqn(self.training)
+
+    def with_settings(self, **changes: Any) -> Method:
+        """The method trained with other settings.
+
+        Raises:
+          InputError: the method is not trained, or the settings are bad.
+        """
+        assert self.dqn is not None
+        training = dataclasses.replace(self.training, settings=self.training.settings.replace(**changes))
+        return dataclasses.replace(self, policy=greedy_policy(_dqn(training)), training=training)
 
     def physics(self, variant: str) -> Physics:
         """The row of the method under a variant of the physics, `unified` or `published`.
@@ -60,9 +105,33 @@ class Method:
             )
 
 
+def _dqn(training: Training) -> DQN:
+    return DQN(training.actions, training.settings.hidden, training.settings.batch_size)
+
+
+def _trained(
+    name: str,
+    actions: Callable[[int], ActionSpace],
+    episodes: int,
+    settings: Settings,
+    published: Physics = UNIFIED,
+    max_servers: int | None = None,
+) -> Method:
+    training = Training(actions, settings, episodes)
+    return Method(
+        name, greedy_policy(_dqn(training)), published=published, max_servers=max_servers, training=training
+    )
+
+
+_PUBLISHED_PAIR = Settings(hidden=(20, 20), init_std=0.5, replay_capacity=1024, target_interval=200)
+
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
+        _trained("amcoedge", nonempty_sets, 500, Settings(), max_servers=MAX_ENUMERATED_SERVERS),
+        _trained("amcoedge-factorised", Factorised, 500, Settings()),
+        _trained("smcoedge", sets_of_three, 300, _PUBLISHED_PAIR, _SMC),
+        _trained("drlcoedge", partners, 400, _PUBLISHED_PAIR, _DRL),
         Method("randcoedge", per_task(rules.random_pair), published=_RAND),
         Method("local", per_task(rules.local_only)),
         Method("all-servers", per_task(rules.all_servers)),
@@ -80,6 +149,8 @@ METHODS: dict[str, Method] = {
         ),
     )
 }
+
+TRAINED = tuple(name for name, method in METHODS.items() if method.training is not None)
 
 
 def get_method(method: str | Method) -> Method:

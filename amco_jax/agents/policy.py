@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +66,8 @@ class SlotView:
     """Fields `[num_servers, max_tasks]`: base station, position"""
     params: Params
     key: Key
+    agent: Any = None
+    """What the policy has learnt, a pytree; None for rules"""
 
     def uniform(self, index: int = 0) -> Float[Array, "num_servers max_tasks"]:
         """Each task's `index`-th draw from Uniform[0, 1): the numbers that its `TaskView` would give."""

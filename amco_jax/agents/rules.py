@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
+from amco_jax.agents.actions import nonempty_sets
 from amco_jax.agents.policy import TaskView
 from amco_jax.alloc import cwa, waterfill_support
 
@@ -70,18 +69,9 @@ def optimal_admission(view: TaskView) -> Array:
 
 def optimal_enumeration(view: TaskView) -> Array:
     """`optimal` by trying all 2^B-1 sets with CWA; ties go to the smaller, then the first set."""
-    sets = jnp.asarray(nonempty_sets(view.local.size))
+    sets = jnp.asarray(nonempty_sets(view.local.size).table())
     makespans = jax.vmap(lambda s: _makespan(view, s))(sets)
     return sets[jnp.argmin(makespans)]
-
-
-def nonempty_sets(num_servers: int) -> np.ndarray:
-    """`[2^B-1, num_servers]` booleans: all non-empty sets, by size, then lexicographically."""
-    sets = [s for k in range(1, num_servers + 1) for s in itertools.combinations(range(num_servers), k)]
-    table = np.zeros((len(sets), num_servers), bool)
-    for row, members in zip(table, sets, strict=True):
-        row[list(members)] = True
-    return table
 
 
 def _makespan(view: TaskView, selected: Array) -> Array:

@@ -1,0 +1,189 @@
+"""Deep Q-learning of one agent, the one at a base station: pure functions, unbatched.
+
+The three published methods, and any other set-choosing Q-learner, are this code with different data: an
+action space (`actions.py`), widths, and hyperparameters (`settings.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from amco_jax.agents.actions import ActionSpace
+from amco_jax.agents.policy import Policy, SlotView, per_slot
+from amco_jax.agents.qnetwork import QNetwork
+from amco_jax.agents.replay import Batch
+from amco_jax.agents.settings import Hyperparameters
+from amco_jax.random import Key, uniform
+from amco_jax.scenario import Params
+
+_BIAS = 0.1
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+
+Weights = Any
+"""The network's parameters, a pytree"""
+
+
+@dataclasses.dataclass(frozen=True)
+class DQN:
+    """What fixes the shapes of an agent: static under jit."""
+
+    actions: Callable[[int], ActionSpace]
+    """The action space for a number of servers"""
+    hidden: tuple[int, ...]
+    batch_size: int
+
+    def network(self, num_servers: int) -> QNetwork:
+        """The Q-network of a fleet."""
+        return QNetwork(self.hidden, self.actions(num_servers).num_outputs)
+
+
+class Learner(NamedTuple):
+    """The state of one agent, but for its replay."""
+
+    weights: Weights
+    target: Weights
+    optimiser: optax.OptState
+    steps: Int[Array, ""]
+    """Learning steps done"""
+
+
+def init(dqn: DQN, hyper: Hyperparameters, num_servers: int, key: Key, dtype: Any = jnp.float32) -> Learner:
+    """Kernels ~ N(0, init_std²), biases 0.1; the target network starts as a copy."""
+    jax_key = jax.random.wrap_key_data(jnp.stack(key))
+    example = jnp.zeros(1, dtype), jnp.zeros(num_servers, dtype)
+    unit = dqn.network(num_servers).init(jax_key, *example)["params"]
+    scales = {"kernel": hyper.init_std, "bias": jnp.float32(_BIAS)}
+    weights = {
+        layer: {name: (value * scales[name]).astype(dtype) for name, value in values.items()}
+        for layer, values in unit.items()
+    }
+    return Learner(weights, weights, _adam(jnp.int32(0)).init(weights), jnp.int32(0))
+
+
+def _adam(steps: Int[Array, ""]) -> optax.GradientTransformation:
+    """Adam as the published code's framework has it: ε beside the root of the uncorrected moment."""
+    return optax.scale_by_adam(_BETA1, _BETA2, eps=_EPSILON / jnp.sqrt(1 - _BETA2 ** (steps + 1)))  # pyright: ignore[reportArgumentType]
+
+
+def input_scale(hyper: Hyperparameters, params: Params) -> Float[Array, " 1+num_servers"]:
+    """Factors of the observation [d, Q_0..Q_{B-1}]: 1 as published, or those of `scale_inputs`."""
+    scaled = jnp.append(1 / params.task_size_max, 1 / (params.capacity * params.slot_duration))
+    return jnp.where(hyper.scale_inputs, scaled, 1)
+
+
+def fold_scale(weights: Weights, scale: Float[Array, " inputs"]) -> Weights:
+    """Weights of the network that sees the observation as it is and computes what the scaled one does."""
+    first = weights["_Layer_0"]
+    return weights | {"_Layer_0": first | {"kernel": first["kernel"] * scale}}
+
+
+def acting_weights(hyper: Hyperparameters, params: Params, learner: Learner) -> Weights:
+    """The weights that decide tasks, for observations as they are."""
+    weights = jax.tree.map(
+        lambda w, target: jnp.where(hyper.act_with_target, target, w), learner.weights, learner.target
+    )
+    return fold_scale(weights, input_scale(hyper, params))
+
+
+def greedy_probability(hyper: Hyperparameters, steps: Int[Array, ""]) -> Float[Array, ""]:
+    """ε after a number of learning steps."""
+    return jnp.minimum(steps * hyper.greedy_growth, hyper.greedy_max)
+
+
+def greedy(dqn: DQN, weights: Weights, size: Float[Array, " tasks"], backlog: Array) -> Any:
+    """The actions of largest Q-value for the tasks of one slot.
+
+    Args:
+      weights: from `acting_weights`.
+      size: `[tasks]`, Mbit.
+      backlog: `[num_servers]`, Gcycles.
+    """
+    network, space = dqn.network(backlog.shape[0]), dqn.actions(backlog.shape[0])
+    return space.greedy(network.apply({"params": weights}, size, backlog))
+
+
+@functools.cache  # one policy object per DQN, so that nothing is compiled twice
+def greedy_policy(dqn: DQN) -> Policy:
+    """The policy of trained agents; the view's `agent` is their weights, leaves `[num_servers, ...]`."""
+
+    def plan(view: SlotView) -> Array:
+        space = dqn.actions(view.backlog.shape[0])
+
+        def of_station(weights, size, local) -> Array:
+            return space.sets(greedy(dqn, weights, size, view.backlog), local)
+
+        sizes = jnp.where(view.tasks.present, view.tasks.size, 0)
+        return jax.vmap(of_station)(view.agent, sizes, jnp.eye(view.backlog.shape[0], dtype=bool))
+
+    return per_slot(plan)
+
+
+def explore(
+    dqn: DQN, num_servers: int, epsilon: Float[Array, ""], key: Key, action: Any, dtype: Any
+) -> Any:
+    """Each task's greedy action with probability ε, else one drawn at random."""
+    space = dqn.actions(num_servers)
+    num_tasks = jax.tree.leaves(action)[0].shape[0]
+    draws = jnp.arange((space.num_draws + 1) * num_tasks).reshape(-1, num_tasks)
+    uniforms = uniform(key, draws, dtype)
+    other = space.draw(uniforms[1:])
+
+    def either(a: Array, b: Array) -> Array:
+        keep = (uniforms[0] < epsilon).reshape(-1, *[1] * (a.ndim - 1))
+        return jnp.where(keep, a, b)
+
+    return jax.tree.map(either, action, other)
+
+
+def learn(
+    dqn: DQN, hyper: Hyperparameters, scale: Array, learner: Learner, batch: Batch, ready: Bool[Array, ""]
+) -> tuple[Learner, Float[Array, ""]]:
+    """One learning step: Adam on mean((target - Q)²) over the batch and all outputs.
+
+    The target equals Q except at the action taken, where it is r + γ · max_a' Q_target(s', a'), or, with
+    double Q-learning, γ times the target network's value of the network's own next action. No state is
+    terminal. The target network is updated first, where its turn is.
+
+    Args:
+      scale: from `input_scale`.
+      ready: whether to learn at all; where not, the learner comes back as it was.
+
+    Returns:
+      The learner and the loss.
+
+    Source: published code; double Q-learning: van Hasselt, Guez and Silver (2016).
+    """
+    num_servers = batch.backlog.shape[0]
+    network, space = dqn.network(num_servers), dqn.actions(num_servers)
+
+    def values(weights: Weights, size: Array, backlog: Array) -> Array:
+        return network.apply({"params": fold_scale(weights, scale)}, size, backlog)  # pyright: ignore[reportReturnType]
+
+    due = learner.steps % hyper.target_interval == 0
+    rate = jnp.where(due, hyper.target_rate, 0)
+    target = jax.tree.map(lambda old, new: (1 - rate) * old + rate * new, learner.target, learner.weights)
+    next_target = values(target, batch.next_size, batch.next_backlog)
+    # Both maxima cost a network; which one counts is traced, so that it can be swept.
+    next_own = values(learner.weights, batch.next_size, batch.next_backlog)
+    chooser = jnp.where(hyper.double_q, next_own, next_target)
+    goal = batch.reward + hyper.discount * space.value(next_target, space.greedy(chooser))
+
+    def loss_of(weights: Weights) -> Array:
+        taken = space.value(values(weights, batch.size, batch.backlog), batch.action)
+        return jnp.sum((goal - taken) ** 2) / (goal.shape[0] * space.num_outputs)
+
+    loss, gradient = jax.value_and_grad(loss_of)(learner.weights)
+    direction, optimiser = _adam(learner.steps).update(gradient, learner.optimiser)
+    step_size = hyper.learning_rate / (1 + hyper.learning_rate_decay * learner.steps)
+    weights = jax.tree.map(lambda w, d: w - step_size * d, learner.weights, direction)
+    learned = Learner(weights, target, optimiser, learner.steps + 1)
+    kept = jax.tree.map(lambda new, old: jnp.where(ready, new, old), learned, learner)
+    return kept, jnp.where(ready, loss, 0)

@@ -1,0 +1,162 @@
+"""Experience replay that holds whole slots, since the number of tasks in a slot varies.
+
+A row is one slot of one base station with all its positions, empty ones included. So a write is one
+contiguous copy to a place that is the same for all seeds, with no scatter, and a draw finds the k-th task
+of the history from the running count of tasks. Exactly the last `capacity` tasks are drawn from, as in a
+ring buffer of tasks, as long as the rows hold that many (`rows_for`).
+
+Why not flashbax: its buffers add a fixed number of items at a time. Fed task by task with the empty
+positions masked out, or with a compacting scatter, the same training is slower by the figures in
+benchmarks/README.md; and whole slots as its items would be drawn uniformly over slots, not over tasks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from amco_jax.scenario import Scenario
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """The rows of one agent, written in a circle."""
+
+    size: Float[Array, "rows max_tasks+1"]
+    """d, Mbit, 0 at empty positions; after the last position stands position 0 of the next slot"""
+    backlog: Float[Array, "rows 2 num_servers"]
+    """Q at the start of the slot and of the next one, Gcycles"""
+    action: Any
+    """Leaves `[rows, max_tasks, ...]`"""
+    reward: Float[Array, "rows max_tasks"]
+    stored: Int[Array, " rows"]
+    """Tasks of the whole history up to and including the row"""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Transitions (s, a, r, s')."""
+
+    size: Float[Array, " batch"]
+    backlog: Float[Array, "num_servers batch"]
+    action: Any
+    """Leaves `[batch, ...]`"""
+    reward: Float[Array, " batch"]
+    next_size: Float[Array, " batch"]
+    next_backlog: Float[Array, "num_servers batch"]
+
+
+def empty_replay(rows: int, max_tasks: int, num_servers: int, action: Any, dtype: Any) -> Replay:
+    """Nothing stored yet; `action` is an example without leading axes."""
+    return Replay(
+        size=jnp.zeros((rows, max_tasks + 1), dtype),
+        backlog=jnp.zeros((rows, 2, num_servers), dtype),
+        action=jax.tree.map(lambda a: jnp.zeros((rows, max_tasks, *a.shape), a.dtype), action),
+        reward=jnp.zeros((rows, max_tasks), dtype),
+        stored=jnp.zeros(rows, jnp.int32),
+    )
+
+
+def store(
+    replay: Replay,
+    wanted: Bool[Array, ""],
+    row_number: Int[Array, ""],
+    num_tasks: Int[Array, ""],
+    size: Float[Array, " max_tasks"],
+    next_size: Float[Array, ""],
+    backlog: Float[Array, " num_servers"],
+    next_backlog: Float[Array, " num_servers"],
+    action: Any,
+    reward: Float[Array, " max_tasks"],
+) -> Replay:
+    """Write one slot over the oldest row.
+
+    Args:
+      wanted: whether to write at all.
+      row_number: rows written before this one; must be the same for all seeds of a batch.
+      num_tasks: N, after which positions are padding.
+      size: `[max_tasks]`, Mbit, 0 where empty.
+      next_size: of position 0 in the next slot.
+    """
+    rows, max_tasks = replay.reward.shape
+    with_next = jnp.where(jnp.arange(max_tasks + 1) == num_tasks, next_size, jnp.append(size, 0))
+    before = jnp.where(row_number > 0, replay.stored[(row_number - 1) % rows], 0)
+    new = Replay(
+        size=with_next,
+        backlog=jnp.stack([backlog, next_backlog]),
+        action=action,
+        reward=reward,
+        stored=before + jnp.sum(size > 0, dtype=jnp.int32),
+    )
+    here = row_number % rows
+    return jax.tree.map(lambda kept, row: kept.at[here].set(jnp.where(wanted, row, kept[here])), replay, new)
+
+
+def sample(
+    replay: Replay,
+    newest: Int[Array, ""],
+    num_tasks: Int[Array, ""],
+    capacity: Int[Array, ""],
+    uniforms: Float[Array, " batch"],
+) -> tuple[Batch, Int[Array, ""]]:
+    """Transitions drawn uniformly, with replacement, from the last `capacity` tasks.
+
+    Args:
+      newest: row number of the last row written.
+      num_tasks: N, as given to `store`.
+      uniforms: `[batch]`, one draw from Uniform[0, 1) for each transition.
+
+    Returns:
+      The batch, and how many tasks it was drawn from; where that is 0, the batch means nothing.
+    """
+    rows, max_tasks = replay.reward.shape
+    total = replay.stored[newest % rows]
+    oldest_row = (newest + 1) % rows
+    lost = replay.stored[oldest_row] - _count(replay.size[oldest_row], num_tasks)
+    filled = jnp.minimum(capacity, total - lost)
+    # Numbers of the drawn tasks in the whole history; the last filled ones are drawn from.
+    number = total - 1 - jnp.minimum((uniforms * filled).astype(jnp.int32), filled - 1)
+    # Rows in the order of their age: the drawn task lies after all rows that end at or before it.
+    row = (newest + 1 + jnp.sum(replay.stored <= number[:, None], axis=1, dtype=jnp.int32)) % rows
+    size = replay.size[row]
+    present = (size > 0) & (jnp.arange(max_tasks + 1) < num_tasks)
+    rank = jnp.cumsum(present, axis=1, dtype=jnp.int32) - 1
+    wanted = number - (replay.stored[row] - rank[:, -1] - 1)
+    position = jnp.argmax(present & (rank == wanted[:, None]), axis=1)
+    backlog = replay.backlog[row]
+    now, then = backlog[:, 0].T, backlog[:, 1].T
+    batch = Batch(
+        size=jnp.take_along_axis(size, position[:, None], axis=1)[:, 0],
+        backlog=now,
+        action=jax.tree.map(lambda a: a[row, position], replay.action),
+        reward=replay.reward[row, position],
+        next_size=jnp.take_along_axis(size, position[:, None] + 1, axis=1)[:, 0],
+        next_backlog=jnp.where(position == num_tasks - 1, then, now),
+    )
+    return batch, filled
+
+
+def _count(size: Array, num_tasks: Array) -> Array:
+    return jnp.sum((size > 0) & (jnp.arange(size.shape[-1]) < num_tasks), axis=-1, dtype=jnp.int32)
+
+
+def rows_for(capacity: int, scenario: Scenario, num_slots: int) -> int:
+    """Rows that hold the last `capacity` tasks of a base station, up to five standard deviations.
+
+    Args:
+      num_slots: stored over the whole run, beyond which no row is ever used.
+    """
+    mean = scenario.num_tasks * scenario.arrival_prob
+    deviation = math.sqrt(mean * (1 - scenario.arrival_prob))
+    # The least x of x² · mean - 5 · x · deviation ≥ capacity, for x the root of the number of rows.
+    if mean == 0:
+        return max(num_slots, 1)
+    root = (5 * deviation + math.sqrt(25 * deviation**2 + 4 * mean * capacity)) / (2 * mean)
+    return max(min(math.ceil(root**2), num_slots), 1)

@@ -1,0 +1,142 @@
+"""Hyperparameters of the trained methods, as users set them and as programs take them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from amco_jax.errors import InputError
+from amco_jax.scenario import check_number
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Hyperparameters:
+    """The settings that fix no array's shape: traced, so that a whole sweep of them is one program."""
+
+    replay_capacity: Int[Array, ""]
+    init_std: Float[Array, ""]
+    learning_rate: Float[Array, ""]
+    learning_rate_decay: Float[Array, ""]
+    discount: Float[Array, ""]
+    double_q: Bool[Array, ""]
+    target_interval: Int[Array, ""]
+    target_rate: Float[Array, ""]
+    act_with_target: Bool[Array, ""]
+    greedy_growth: Float[Array, ""]
+    greedy_max: Float[Array, ""]
+    learn_after: Int[Array, ""]
+    learn_interval: Int[Array, ""]
+    learn_repeats: Int[Array, ""]
+    scale_inputs: Bool[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that can be set about the learning of a method; the defaults are AMCoEdge's, published.
+
+    Raises:
+      InputError: a setting of the wrong type or out of its legal range.
+
+    Source: published code of the methods.
+    """
+
+    hidden: tuple[int, ...] = (20, 20, 20)
+    """Widths of the hidden layers"""
+    batch_size: int = 32
+    """Transitions per learning step"""
+    replay_capacity: int = 500
+    """Tasks"""
+    init_std: float = 0.3
+    """Standard deviation of the initial kernels; biases start at 0.1"""
+    learning_rate: float = 1e-3
+    learning_rate_decay: float = 0.0
+    """c in learning_rate / (1 + c · learning steps)"""
+    discount: float = 0.9
+    double_q: bool = False
+    """The next action is chosen by the network itself, and rated by the target network."""
+    target_interval: int = 100
+    """Learning steps between updates of the target network"""
+    target_rate: float = 1.0
+    """Share of the network in an update of the target network; 1 copies it"""
+    act_with_target: bool = False
+    """Tasks are decided by the target network, which with a small target_rate is a running average."""
+    greedy_growth: float = 1e-3
+    """Growth of ε, the probability of the greedy action, with each learning step, from 0"""
+    greedy_max: float = 0.99
+    """Where ε stops growing"""
+    learn_after: int = 200
+    """Slots of the whole run before the first learning step"""
+    learn_interval: int = 10
+    """Slots between learning steps"""
+    learn_repeats: int = 1
+    """Learning steps in one go"""
+    scale_inputs: bool = False
+    """Sizes in units of the largest task, and backlogs in slots that the server takes to work them off"""
+
+    def __post_init__(self):
+        hidden = self.hidden if isinstance(self.hidden, tuple | list) else (self.hidden,)
+        widths = tuple(_whole("hidden", w, 1, 4096) for w in hidden)
+        object.__setattr__(self, "hidden", widths)
+        for name, (check, low, high) in _LEGAL.items():
+            object.__setattr__(self, name, check(name, getattr(self, name), low, high))
+        for name in ("double_q", "act_with_target", "scale_inputs"):
+            value = getattr(self, name)
+            if not isinstance(value, bool | np.bool_):
+                raise InputError(f"{name}: {value!r}; legal: true or false")
+
+    def replace(self, **changes: Any) -> Settings:
+        """A copy with some settings changed.
+
+        Raises:
+          InputError: an unknown setting, or a value that `Settings` refuses.
+        """
+        check_settings(changes)
+        return dataclasses.replace(self, **changes)
+
+    def traced(self) -> Hyperparameters:
+        """The part that fixes no shape, as NumPy scalars."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(Hyperparameters)}
+        dtypes = {int: np.int32, float: np.float32, bool: np.bool_}
+        return Hyperparameters(**{name: dtypes[type(v)](v) for name, v in values.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as plain numbers and lists."""
+        return dataclasses.asdict(self) | {"hidden": list(self.hidden)}
+
+
+def check_settings(changes: Mapping[str, Any]) -> None:
+    """Raise InputError if one of the names is no field of `Settings`."""
+    legal = [f.name for f in dataclasses.fields(Settings)]
+    for name in changes:
+        if name not in legal:
+            raise InputError(f"settings: unknown field '{name}'; legal fields: {', '.join(legal)}")
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
+        raise InputError(f"{name}: {value!r}; legal: a whole number from {low} to {high}")
+    return int(value)
+
+
+_MOST = 10**9
+_LEGAL: dict[str, tuple[Any, Any, Any]] = {
+    "batch_size": (_whole, 1, 65536),
+    "replay_capacity": (_whole, 1, 10**7),
+    "init_std": (check_number, 0, 1e3),
+    "learning_rate": (check_number, 0, 1e3),
+    "learning_rate_decay": (check_number, 0, 1e3),
+    "discount": (check_number, 0, 1),
+    "target_interval": (_whole, 1, _MOST),
+    "target_rate": (check_number, 0, 1),
+    "greedy_growth": (check_number, 0, 1),
+    "greedy_max": (check_number, 0, 1),
+    "learn_after": (_whole, 0, _MOST),
+    "learn_interval": (_whole, 1, _MOST),
+    "learn_repeats": (_whole, 1, 1000),
+}

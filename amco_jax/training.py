@@ -1,0 +1,167 @@
+"""The one training loop: act, simulate, store, learn, slot by slot, for every trained method.
+
+Written for one seed; callers vmap it. Counters of slots and rows come from the loops themselves, the same
+for all seeds: a batched counter would make every slot learn and throw the result away.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, UInt32
+
+from amco_jax.agents.dqn import (
+    Learner,
+    acting_weights,
+    explore,
+    greedy,
+    greedy_probability,
+    init,
+    input_scale,
+    learn,
+)
+from amco_jax.agents.methods import Method
+from amco_jax.agents.replay import Replay, empty_replay, sample, store
+from amco_jax.agents.settings import Hyperparameters
+from amco_jax.env import Decision, Physics
+from amco_jax.kernel import Totals, slot_step, tasks_of_slot
+from amco_jax.random import Stream, fold_in, stream, uniform
+from amco_jax.scenario import Params, Shape
+from amco_jax.workload import bernoulli
+
+FIRST_TRAINING_EPISODE = 1
+"""Episode 0 of a seed is kept for evaluation, on arrivals that no training has seen."""
+
+
+class TrainingState(NamedTuple):
+    """All agents of one seed: leaves `[num_servers, ...]`."""
+
+    learner: Learner
+    replay: Replay
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """What is told of one episode of training."""
+
+    totals: Totals
+    loss: Float[Array, ""]
+    """Mean over agents and learning steps; NaN where none was made"""
+    epsilon: Float[Array, ""]
+    """Probability of the greedy action at the end of the episode"""
+
+
+def start_training(
+    shape: Shape, method: Method, hyper: Hyperparameters, rows: int, seed: UInt32[Array, ""]
+) -> TrainingState:
+    """New agents with empty replays of `rows` slots."""
+    dqn, num_servers = method.dqn, shape.num_servers
+    keys = fold_in(stream(seed, Stream.INIT), jnp.arange(num_servers))
+    space = dqn.actions(num_servers)
+    example = jax.tree.map(lambda a: a[0], space.draw(jnp.zeros((space.num_draws, 1))))
+
+    def agent(key) -> TrainingState:
+        replay = empty_replay(rows, shape.max_tasks, num_servers, example, jnp.float32)
+        return TrainingState(init(dqn, hyper, num_servers, key), replay)
+
+    return jax.vmap(agent)(keys)
+
+
+def train_episode(
+    shape: Shape,
+    params: Params,
+    physics: Physics,
+    method: Method,
+    hyper: Hyperparameters,
+    seed: UInt32[Array, ""],
+    episode: Int[Array, ""],
+    state: TrainingState,
+) -> tuple[TrainingState, Curve]:
+    """One episode of training.
+
+    Args:
+      episode: from 0; must be the same for all seeds of a batch.
+
+    Source: published code. The target network, exploration and replay follow `agents/dqn.py`.
+    """
+    dqn, num_servers = method.dqn, shape.num_servers
+    space = dqn.actions(num_servers)
+    workload = bernoulli(params, shape.max_tasks, seed, FIRST_TRAINING_EPISODE + episode)
+    step = slot_step(shape, params, physics, method, workload, _keep_reward)
+    scale = input_scale(hyper, params)
+    exploration, draws = (
+        fold_in(stream(seed, purpose), episode) for purpose in (Stream.EXPLORATION, Stream.REPLAY)
+    )
+    stations = jnp.arange(num_servers)
+    local = jnp.eye(num_servers, dtype=bool)
+
+    def act(learner: Learner, sizes: Array, backlog: Array, key_t) -> Any:
+        def of_station(learner_b, size, key_b):
+            action = greedy(dqn, acting_weights(hyper, params, learner_b), size, backlog)
+            epsilon = greedy_probability(hyper, learner_b.steps)
+            return explore(dqn, num_servers, epsilon, key_b, action, backlog.dtype)
+
+        return jax.vmap(of_station)(learner, sizes, fold_in(key_t, stations))
+
+    def slot(carry, t):
+        backlog, totals, losses, state = carry
+        tasks = tasks_of_slot(params, workload, t, num_servers)
+        sizes = jnp.where(tasks.present, tasks.size, 0)
+        action = act(state.learner, sizes, backlog, fold_in(exploration, t))
+        planned = jax.vmap(space.sets)(action, local)
+        next_backlog, _, served = step(fold_in(exploration, t), t, backlog, planned)
+
+        row_number = episode * (shape.num_slots - 1) + t - 1
+        coming = _first_sizes(params, workload, t + 1, num_servers)
+        write = jax.vmap(store, in_axes=(0, None, None, None, 0, 0, None, None, 0, 0))
+        replay = write(
+            state.replay, t > 0, row_number, params.num_tasks, sizes, coming, backlog, next_backlog,
+            action, served.decisions,
+        )  # fmt: skip
+
+        def learn_once(repeat, learners_and_losses):
+            learners, losses = learners_and_losses
+            keys = fold_in(fold_in(fold_in(draws, t), repeat), stations)
+
+            def of_station(learner, replay, key):
+                uniforms = uniform(key, jnp.arange(dqn.batch_size), backlog.dtype)
+                batch, filled = sample(replay, row_number, params.num_tasks, hyper.replay_capacity, uniforms)
+                return *learn(dqn, hyper, scale, learner, batch, filled > 0), filled > 0
+
+            learners, loss, made = jax.vmap(of_station)(learners, replay, keys)
+            return learners, losses + jnp.stack([jnp.sum(loss), jnp.sum(made)])
+
+        slots_done = episode * shape.num_slots + t + 1
+        due = (slots_done > hyper.learn_after) & (slots_done % hyper.learn_interval == 0)
+        # A loop of no or some rounds, where a conditional would copy what passes through it.
+        learner, losses = lax.fori_loop(
+            0, jnp.where(due, hyper.learn_repeats, 0), learn_once, (state.learner, losses)
+        )
+        totals = jax.tree.map(jnp.add, totals, served.totals)
+        return (next_backlog, totals, losses, TrainingState(learner, replay)), None
+
+    none = jnp.zeros_like(params.capacity)
+    carry = none, Totals.zero(none.dtype), jnp.zeros(2, none.dtype), state
+    (_, totals, (loss, made), state), _ = lax.scan(slot, carry, jnp.arange(shape.num_slots))
+    epsilon = jnp.mean(greedy_probability(hyper, state.learner.steps))
+    return state, Curve(totals, loss / made, epsilon)
+
+
+def _keep_reward(decision: Decision) -> Array:
+    return decision.reward
+
+
+def _first_sizes(params: Params, workload: Any, t: Array, num_servers: int) -> Float[Array, " num_servers"]:
+    """d at position 0 of each base station in slot `t`, Mbit, 0 where it is empty."""
+
+    def of_station(b) -> Array:
+        entries, task_at = workload.row(params, t, b)
+        task = task_at(jax.tree.map(lambda entry: entry[0], entries))
+        return jnp.where(task.present, task.size, 0)
+
+    return jax.vmap(of_station)(jnp.arange(num_servers))
