@@ -7,6 +7,7 @@ for all seeds: a batched counter would make every slot learn and throw the resul
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +16,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int, UInt32
 
 from amco_jax.agents.dqn import (
+    Acting,
     Learner,
-    acting_weights,
+    acting,
     explore,
     greedy,
     greedy_probability,
@@ -97,22 +99,22 @@ def train_episode(
     exploration, draws = (
         fold_in(stream(seed, purpose), episode) for purpose in (Stream.EXPLORATION, Stream.REPLAY)
     )
+    acting_of = jax.vmap(partial(acting, hyper, params))
     stations = jnp.arange(num_servers)
     local = jnp.eye(num_servers, dtype=bool)
 
-    def act(learner: Learner, sizes: Array, backlog: Array, key_t) -> Any:
-        def of_station(learner_b, size, key_b):
-            action = greedy(dqn, acting_weights(hyper, params, learner_b), size, backlog)
-            epsilon = greedy_probability(hyper, learner_b.steps)
-            return explore(dqn, num_servers, epsilon, key_b, action, backlog.dtype)
+    def act(agents: Acting, sizes: Array, backlog: Array, key_t) -> Any:
+        def of_station(agent, size, key_b):
+            action = greedy(dqn, agent.weights, size, backlog)
+            return explore(dqn, num_servers, agent.epsilon, key_b, action, backlog.dtype)
 
-        return jax.vmap(of_station)(learner, sizes, fold_in(key_t, stations))
+        return jax.vmap(of_station)(agents, sizes, fold_in(key_t, stations))
 
     def slot(carry, t):
-        backlog, totals, losses, state = carry
+        backlog, totals, losses, agents, state = carry
         tasks = tasks_of_slot(params, workload, t, num_servers)
         sizes = jnp.where(tasks.present, tasks.size, 0)
-        action = act(state.learner, sizes, backlog, fold_in(exploration, t))
+        action = act(agents, sizes, backlog, fold_in(exploration, t))
         planned = jax.vmap(space.sets)(action, local)
         next_backlog, _, served = step(fold_in(exploration, t), t, backlog, planned)
 
@@ -124,8 +126,8 @@ def train_episode(
             action, served.decisions,
         )  # fmt: skip
 
-        def learn_once(repeat, learners_and_losses):
-            learners, losses = learners_and_losses
+        def learn_once(repeat, changed):
+            learners, _, losses = changed
             keys = fold_in(fold_in(fold_in(draws, t), repeat), stations)
 
             def of_station(learner, replay, key):
@@ -134,20 +136,20 @@ def train_episode(
                 return *learn(dqn, hyper, scale, learner, batch, filled > 0), filled > 0
 
             learners, loss, made = jax.vmap(of_station)(learners, replay, keys)
-            return learners, losses + jnp.stack([jnp.sum(loss), jnp.sum(made)])
+            return learners, acting_of(learners), losses + jnp.stack([jnp.sum(loss), jnp.sum(made)])
 
         slots_done = episode * shape.num_slots + t + 1
         due = (slots_done > hyper.learn_after) & (slots_done % hyper.learn_interval == 0)
         # A loop of no or some rounds, where a conditional would copy what passes through it.
-        learner, losses = lax.fori_loop(
-            0, jnp.where(due, hyper.learn_repeats, 0), learn_once, (state.learner, losses)
+        learner, agents, losses = lax.fori_loop(
+            0, jnp.where(due, hyper.learn_repeats, 0), learn_once, (state.learner, agents, losses)
         )
         totals = jax.tree.map(jnp.add, totals, served.totals)
-        return (next_backlog, totals, losses, TrainingState(learner, replay)), None
+        return (next_backlog, totals, losses, agents, TrainingState(learner, replay)), None
 
     none = jnp.zeros_like(params.capacity)
-    carry = none, Totals.zero(none.dtype), jnp.zeros(2, none.dtype), state
-    (_, totals, (loss, made), state), _ = lax.scan(slot, carry, jnp.arange(shape.num_slots))
+    carry = none, Totals.zero(none.dtype), jnp.zeros(2, none.dtype), acting_of(state.learner), state
+    (_, totals, (loss, made), _, state), _ = lax.scan(slot, carry, jnp.arange(shape.num_slots))
     epsilon = jnp.mean(greedy_probability(hyper, state.learner.steps))
     return state, Curve(totals, loss / made, epsilon)
 

@@ -18,13 +18,15 @@ from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from amco_jax.errors import InputError
 
 MAX_ENUMERATED_SERVERS = 12
 """2^12-1 outputs for each of 12 agents are about as many as a batch of seeds can hold."""
+
+
+_MAX_CHAIN = 64
 
 
 class ActionSpace(Protocol):
@@ -127,18 +129,15 @@ class Factorised:
 
 
 def argmax_first(values: Float[Array, "rows columns"]) -> Int[Array, " columns"]:
-    """The first row of largest value in each column.
-
-    Unlike `jnp.argmax` it does not look for NaN, and compiles to vector code (twice as fast on CPUs).
-    """
-
-    def larger(a, b):
-        wins = (b[0] > a[0]) | ((b[0] == a[0]) & (b[1] < a[1]))
-        return jnp.where(wins, b[0], a[0]), jnp.where(wins, b[1], a[1])
-
-    index = lax.broadcasted_iota(jnp.int32, values.shape, 0)
-    start = jnp.asarray(-jnp.inf, values.dtype), jnp.int32(0)
-    return lax.reduce((values, index), start, larger, (0,))[1]
+    """The first row of largest value in each column."""
+    if values.shape[0] > _MAX_CHAIN:
+        return jnp.argmax(values, axis=0).astype(jnp.int32)
+    # A chain of selects runs along the columns in vector instructions, as no reduction over pairs does.
+    best, index = values[0], jnp.zeros(values.shape[1:], jnp.int32)
+    for row in range(1, values.shape[0]):
+        wins = values[row] > best
+        best, index = jnp.where(wins, values[row], best), jnp.where(wins, row, index)
+    return index
 
 
 def nonempty_sets(num_servers: int) -> Enumerated:

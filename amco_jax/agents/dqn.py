@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from amco_jax.agents.actions import ActionSpace
@@ -85,12 +86,22 @@ def fold_scale(weights: Weights, scale: Float[Array, " inputs"]) -> Weights:
     return weights | {"_Layer_0": first | {"kernel": first["kernel"] * scale}}
 
 
-def acting_weights(hyper: Hyperparameters, params: Params, learner: Learner) -> Weights:
-    """The weights that decide tasks, for observations as they are."""
+class Acting(NamedTuple):
+    """What decides the tasks between two learning steps."""
+
+    weights: Weights
+    """For observations as they are"""
+    epsilon: Float[Array, ""]
+    """Probability of the greedy action"""
+
+
+def acting(hyper: Hyperparameters, params: Params, learner: Learner) -> Acting:
+    """The acting side of a learner."""
     weights = jax.tree.map(
         lambda w, target: jnp.where(hyper.act_with_target, target, w), learner.weights, learner.target
     )
-    return fold_scale(weights, input_scale(hyper, params))
+    epsilon = greedy_probability(hyper, learner.steps)
+    return Acting(fold_scale(weights, input_scale(hyper, params)), epsilon)
 
 
 def greedy_probability(hyper: Hyperparameters, steps: Int[Array, ""]) -> Float[Array, ""]:
@@ -102,7 +113,7 @@ def greedy(dqn: DQN, weights: Weights, size: Float[Array, " tasks"], backlog: Ar
     """The actions of largest Q-value for the tasks of one slot.
 
     Args:
-      weights: from `acting_weights`.
+      weights: for observations as they are, see `Acting`.
       size: `[tasks]`, Mbit.
       backlog: `[num_servers]`, Gcycles.
     """
@@ -170,11 +181,13 @@ def learn(
     due = learner.steps % hyper.target_interval == 0
     rate = jnp.where(due, hyper.target_rate, 0)
     target = jax.tree.map(lambda old, new: (1 - rate) * old + rate * new, learner.target, learner.weights)
-    next_target = values(target, batch.next_size, batch.next_backlog)
-    # Both maxima cost a network; which one counts is traced, so that it can be swept.
-    next_own = values(learner.weights, batch.next_size, batch.next_backlog)
-    chooser = jnp.where(hyper.double_q, next_own, next_target)
-    goal = batch.reward + hyper.discount * space.value(next_target, space.greedy(chooser))
+    rated = values(target, batch.next_size, batch.next_backlog)
+    chooser = lax.cond(
+        hyper.double_q,
+        lambda: values(learner.weights, batch.next_size, batch.next_backlog),
+        lambda: rated,
+    )
+    goal = batch.reward + hyper.discount * space.value(rated, space.greedy(chooser))
 
     def loss_of(weights: Weights) -> Array:
         taken = space.value(values(weights, batch.size, batch.backlog), batch.action)

@@ -18,7 +18,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from amco_jax.scenario import Scenario
 
@@ -35,6 +36,8 @@ class Replay:
     action: Any
     """Leaves `[rows, max_tasks, ...]`"""
     reward: Float[Array, "rows max_tasks"]
+    present: UInt32[Array, "rows words"]
+    """The positions that hold a task, one bit each, 32 to a word"""
     stored: Int[Array, " rows"]
     """Tasks of the whole history up to and including the row"""
 
@@ -60,6 +63,7 @@ def empty_replay(rows: int, max_tasks: int, num_servers: int, action: Any, dtype
         backlog=jnp.zeros((rows, 2, num_servers), dtype),
         action=jax.tree.map(lambda a: jnp.zeros((rows, max_tasks, *a.shape), a.dtype), action),
         reward=jnp.zeros((rows, max_tasks), dtype),
+        present=jnp.zeros((rows, -(-max_tasks // _WORD)), jnp.uint32),
         stored=jnp.zeros(rows, jnp.int32),
     )
 
@@ -93,6 +97,7 @@ def store(
         backlog=jnp.stack([backlog, next_backlog]),
         action=action,
         reward=reward,
+        present=_words(size > 0),
         stored=before + jnp.sum(size > 0, dtype=jnp.int32),
     )
     here = row_number % rows
@@ -119,32 +124,56 @@ def sample(
     rows, max_tasks = replay.reward.shape
     total = replay.stored[newest % rows]
     oldest_row = (newest + 1) % rows
-    lost = replay.stored[oldest_row] - _count(replay.size[oldest_row], num_tasks)
+    lost = replay.stored[oldest_row] - _count(replay.present[oldest_row])
     filled = jnp.minimum(capacity, total - lost)
     # Numbers of the drawn tasks in the whole history; the last filled ones are drawn from.
     number = total - 1 - jnp.minimum((uniforms * filled).astype(jnp.int32), filled - 1)
     # Rows in the order of their age: the drawn task lies after all rows that end at or before it.
     row = (newest + 1 + jnp.sum(replay.stored <= number[:, None], axis=1, dtype=jnp.int32)) % rows
-    size = replay.size[row]
-    present = (size > 0) & (jnp.arange(max_tasks + 1) < num_tasks)
-    rank = jnp.cumsum(present, axis=1, dtype=jnp.int32) - 1
-    wanted = number - (replay.stored[row] - rank[:, -1] - 1)
-    position = jnp.argmax(present & (rank == wanted[:, None]), axis=1)
+    present = replay.present[row]
+    position = _kth_bit(present, number - (replay.stored[row] - _count(present)))
     backlog = replay.backlog[row]
     now, then = backlog[:, 0].T, backlog[:, 1].T
     batch = Batch(
-        size=jnp.take_along_axis(size, position[:, None], axis=1)[:, 0],
+        size=replay.size[row, position],
         backlog=now,
         action=jax.tree.map(lambda a: a[row, position], replay.action),
         reward=replay.reward[row, position],
-        next_size=jnp.take_along_axis(size, position[:, None] + 1, axis=1)[:, 0],
+        next_size=replay.size[row, position + 1],
         next_backlog=jnp.where(position == num_tasks - 1, then, now),
     )
     return batch, filled
 
 
-def _count(size: Array, num_tasks: Array) -> Array:
-    return jnp.sum((size > 0) & (jnp.arange(size.shape[-1]) < num_tasks), axis=-1, dtype=jnp.int32)
+_WORD = 32
+
+
+def _words(present: Bool[Array, " max_tasks"]) -> UInt32[Array, " words"]:
+    """Flags as bits, the first flag lowest."""
+    padded = jnp.pad(present, (0, -present.shape[0] % _WORD)).reshape(-1, _WORD)
+    return jnp.sum(padded.astype(jnp.uint32) << jnp.arange(_WORD, dtype=jnp.uint32), axis=1, dtype=jnp.uint32)
+
+
+def _count(words: UInt32[Array, "... words"]) -> Int[Array, "..."]:
+    return jnp.sum(lax.population_count(words), axis=-1).astype(jnp.int32)
+
+
+def _kth_bit(words: UInt32[Array, "batch words"], k: Int[Array, " batch"]) -> Int[Array, " batch"]:
+    """The position of the k-th set bit, from 0, by halving."""
+    counts = lax.population_count(words).astype(jnp.int32)
+    before = jnp.cumsum(counts, axis=1) - counts
+    here = (before <= k[:, None]) & (k[:, None] < before + counts)
+    position = jnp.sum(jnp.where(here, _WORD * jnp.arange(words.shape[1]), 0), axis=1, dtype=jnp.int32)
+    word = jnp.sum(jnp.where(here, words, 0), axis=1, dtype=jnp.uint32)
+    k = k - jnp.sum(jnp.where(here, before, 0), axis=1, dtype=jnp.int32)
+    half = _WORD // 2
+    while half:
+        low = lax.population_count(word & jnp.uint32((1 << half) - 1)).astype(jnp.int32)
+        above = k >= low
+        k, position = k - jnp.where(above, low, 0), position + jnp.where(above, half, 0)
+        word = jnp.where(above, word >> half, word)
+        half //= 2
+    return position
 
 
 def rows_for(capacity: int, scenario: Scenario, num_slots: int) -> int:
