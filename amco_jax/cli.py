@@ -3,20 +3,55 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import datetime
 import importlib
 import io
 import re
 import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from amco_jax.agents.methods import Method, get_method
+from amco_jax.agents.methods import Method, get_allocator, get_method
 from amco_jax.errors import InputError
+from amco_jax.experiment.axes import apply_settings, parse_assignments, parse_settings, parse_value
 from amco_jax.runtime import configure
+from amco_jax.scenario import Scenario, load_scenario
 
 Args = TypeVar("Args")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScenarioArguments:
+    """Of every script that simulates."""
+
+    scenario: str = "default"
+    """A preset or a TOML file."""
+    set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
+    """field=value ..., on top of the scenario."""
+
+    def load_scenario(self) -> Scenario:
+        """The scenario that the arguments describe."""
+        return apply_settings(load_scenario(self.scenario), parse_settings(self.set))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputArguments:
+    """Of every script that writes results."""
+
+    out: Path | None = None
+    """Directory for the results; by default a new one under results/."""
+    overwrite: bool = False
+    """Replace the results in --out."""
+    quiet: bool = False
+    """No progress bar and no table."""
+
+    def destination(self, name: str) -> Path:
+        """The directory for the results of a run by that name."""
+        return self.out or Path("results") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
 def run(arguments: type[Args], main: Callable[[Args], None], description: str) -> None:
@@ -59,6 +94,19 @@ def load_method(name: str) -> str | Method:
     if not isinstance(method, Method):
         raise InputError(f"method: '{name}' is a {type(method).__name__}; legal: an amco_jax.Method")
     return method
+
+
+def load_trained_method(name: str, settings: Sequence[str], allocator: str | None = None) -> Method:
+    """A trained method with `["discount=0", ...]` in place of its own settings.
+
+    Raises:
+      InputError: a rule, or bad settings.
+    """
+    method = get_method(load_method(name))
+    if allocator is not None and get_allocator(allocator) is not method.allocator:
+        method = method.with_allocator(allocator)
+    changes = {key: parse_value(value) for key, value in parse_assignments("learn", settings).items()}
+    return method.with_settings(**changes)
 
 
 def _parse(arguments: type[Args], description: str) -> Any:

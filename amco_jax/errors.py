@@ -1,8 +1,11 @@
-"""The one exception for bad input from a user."""
+"""Bad input from a user: the one exception, and the checks that raise it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
 
 
 class InputError(ValueError):
@@ -14,3 +17,33 @@ def check_choice(field: str, value: object, legal: Iterable[str]) -> None:
     legal = list(legal)
     if value not in legal:
         raise InputError(f"{field}: {value!r}; legal: {', '.join(legal)}")
+
+
+# Far beyond any real fleet, and products of three such numbers stay inside float32.
+_SMALLEST, _LARGEST = 1e-9, 1e9
+
+
+def check_number(field: str, value: Any, low: float = _SMALLEST, high: float = _LARGEST) -> float:
+    """The value as a float; InputError unless it is a number from `low` to `high`."""
+    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:  # NaN fails both comparisons
+        raise InputError(f"{field}: {_shown(value)}; legal: a number from {low:g} to {high:g}")
+    return float(value)
+
+
+def check_whole(field: str, value: Any, low: int = 1, high: int | None = None) -> int:
+    """The value as an int; InputError unless it is a whole number from `low`, and to `high` if given."""
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_whole or value < low or (high is not None and value > high):
+        bound = "" if high is None else f" to {high}"
+        raise InputError(f"{field}: {_shown(value)}; legal: a whole number from {low}{bound}")
+    return int(value)
+
+
+def _shown(value: Any) -> str:
+    """A bad value in one short line, whatever it is."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # an integer of too many digits, or any object's own __repr__
+        text = type(value).__name__
+    return text if len(text) <= 80 else f"{text[:77]}..."

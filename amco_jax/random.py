@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, UInt32
 
-from amco_jax.errors import InputError
+from amco_jax.errors import check_whole
 
 
 class Stream(enum.IntEnum):
@@ -41,10 +40,15 @@ class Key(NamedTuple):
 MAX_SEED = 2**32 - 1
 
 
-def check_seed(field: str, seed: object) -> None:
-    """Raise InputError unless the seed is a whole number from 0 to `MAX_SEED`."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= MAX_SEED:
-        raise InputError(f"{field}: {seed!r}; legal: a whole number from 0 to {MAX_SEED}")
+def check_seed(field: str, seed: object) -> int:
+    """The seed as an int; InputError unless it is a whole number from 0 to `MAX_SEED`."""
+    return check_whole(field, seed, 0, MAX_SEED)
+
+
+def check_seeds(first_seed: object, num_seeds: object) -> None:
+    """Raise InputError unless first_seed, first_seed + 1, ... are that many seeds."""
+    first = check_seed("first_seed", first_seed)
+    check_whole("seeds", num_seeds, 1, MAX_SEED - first + 1)
 
 
 def stream(seed: UInt32[Array, ""], purpose: Stream) -> Key:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from amco_jax.errors import InputError
+from amco_jax.errors import InputError, check_number, check_whole
 
 MBIT_DENSITY = 1.024e-3
 """Gcycles/Mbit per cycle/bit in the published code, which counts 1024 kbit and 1000 Mcycles."""
@@ -105,7 +105,7 @@ class Scenario:
             inferred = len(self.capacity) or 5 if isinstance(self.capacity, tuple) else 5
             object.__setattr__(self, "num_servers", inferred)
         for name in ("num_servers", "num_tasks", "num_slots"):
-            clean(name, _integer)
+            clean(name, check_whole, 1, 1_000_000)
         _check_length("capacity", self.capacity, self.num_servers, max_depth=1)
         _check_length("link_rate", self.link_rate, self.num_servers, max_depth=2)
         for name in ("slot_duration", "deadline", "task_size_min", "density_min"):
@@ -206,34 +206,6 @@ def _read_toml(path: Path) -> dict[str, Any]:
     if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError(f"preset: {preset!r} in {path}; legal: {', '.join(PRESETS)}")
     return PRESETS[preset] | fields
-
-
-_MAX_INTEGER = 1_000_000
-# Far beyond any real fleet, and products of three such numbers stay inside float32.
-_SMALLEST, _LARGEST = 1e-9, 1e9
-
-
-def _integer(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= _MAX_INTEGER:
-        raise InputError(f"{name}: {_shown(value)}; legal: a whole number from 1 to {_MAX_INTEGER}")
-    return int(value)
-
-
-def check_number(name: str, value: Any, low: float = _SMALLEST, high: float = _LARGEST) -> float:
-    """The value as a float; InputError unless it is a number from `low` to `high`."""
-    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high:  # NaN fails both comparisons
-        raise InputError(f"{name}: {_shown(value)}; legal: a number from {low:g} to {high:g}")
-    return float(value)
-
-
-def _shown(value: Any) -> str:
-    """A bad value in one short line, whatever it is."""
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # an integer of too many digits, or any object's own __repr__
-        text = type(value).__name__
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _numbers(name: str, value: Any) -> Any:

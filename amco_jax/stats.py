@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import special
 
 
@@ -41,6 +43,22 @@ class Moments:
             return np.nan, np.nan, np.nan
         if self.count == 1:
             return self.mean, np.nan, np.nan
-        error = np.sqrt(self.squares / (self.count - 1) / self.count)
-        half = special.stdtrit(self.count - 1, (1 + confidence) / 2) * error
+        half = _half_width(self.squares / (self.count - 1), self.count, confidence)
         return self.mean, self.mean - half, self.mean + half
+
+
+def seed_matrix(table: pd.DataFrame, metric: str) -> np.ndarray:
+    """`[seeds, episodes]`: a column of tidy rows with columns seed and episode, both in rising order."""
+    return np.asarray(table.pivot(index="seed", columns="episode", values=metric), np.float64)
+
+
+def mean_and_half_width(values: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and half width of its Student-t interval over the first axis; a width of NaN for one row."""
+    values = np.asarray(values, np.float64)
+    if len(values) < 2:
+        return values.mean(axis=0), np.full(values.shape[1:], np.nan)
+    return values.mean(axis=0), _half_width(values.var(axis=0, ddof=1), len(values), confidence)
+
+
+def _half_width(variance: Any, count: int, confidence: float) -> Any:
+    return special.stdtrit(count - 1, (1 + confidence) / 2) * np.sqrt(variance / count)

@@ -132,7 +132,9 @@ def train_episode(
 
             def of_station(learner, replay, key):
                 uniforms = uniform(key, jnp.arange(dqn.batch_size), backlog.dtype)
-                batch, filled = sample(replay, row_number, params.num_tasks, hyper.replay_capacity, uniforms)
+                batch, filled = sample(
+                    replay, row_number, hyper.replay_rows, params.num_tasks, hyper.replay_capacity, uniforms
+                )
                 return *learn(dqn, hyper, scale, learner, batch, filled > 0), filled > 0
 
             learners, loss, made = jax.vmap(of_station)(learners, replay, keys)

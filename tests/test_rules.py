@@ -131,7 +131,7 @@ def test_simple_rules():
 
 
 def test_sets_are_ordered_by_size_then_lexicographically():
-    members = [tuple(np.flatnonzero(row)) for row in rules.nonempty_sets(3)]
+    members = [tuple(np.flatnonzero(row)) for row in rules.nonempty_sets(3).table()]
     assert members == [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
 
 

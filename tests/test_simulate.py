@@ -12,6 +12,7 @@ import pytest
 from amco_jax.agents.methods import get_method
 from amco_jax.env import UNIFIED
 from amco_jax.experiment import simulate as module
+from amco_jax.experiment.blocks import padded_shapes
 from amco_jax.experiment.simulate import LANES, simulate
 from amco_jax.scenario import Scenario
 
@@ -102,6 +103,6 @@ def test_one_compilation_serves_a_grid_of_values():
     grid += [shape.replace(num_tasks=3), shape.replace(capacity=(9, 8, 7, 6, 5), link_rate=100.0)]
     metrics_of(grid, "least-wait", num_seeds=100)
     assert module.block_program.cache_info().misses == before + 1
-    shapes = module._padded_shapes(grid)
+    shapes = padded_shapes(grid)
     program = module.block_program(shapes[0], get_method("least-wait"), module.keep_makespan)
     assert program._cache_size() == 1

@@ -109,6 +109,11 @@ def greedy_probability(hyper: Hyperparameters, steps: Int[Array, ""]) -> Float[A
     return jnp.minimum(steps * hyper.greedy_growth, hyper.greedy_max)
 
 
+def q_values(dqn: DQN, weights: Weights, size: Float[Array, " tasks"], backlog: Array) -> Any:
+    """`[num_outputs, tasks]`; the backlog is `[num_servers]` or `[num_servers, tasks]`."""
+    return dqn.network(backlog.shape[0]).apply({"params": weights}, size, backlog)
+
+
 def greedy(dqn: DQN, weights: Weights, size: Float[Array, " tasks"], backlog: Array) -> Any:
     """The actions of largest Q-value for the tasks of one slot.
 
@@ -117,8 +122,8 @@ def greedy(dqn: DQN, weights: Weights, size: Float[Array, " tasks"], backlog: Ar
       size: `[tasks]`, Mbit.
       backlog: `[num_servers]`, Gcycles.
     """
-    network, space = dqn.network(backlog.shape[0]), dqn.actions(backlog.shape[0])
-    return space.greedy(network.apply({"params": weights}, size, backlog))
+    num_servers = backlog.shape[0]
+    return dqn.actions(num_servers).greedy(q_values(dqn, weights, size, backlog))
 
 
 @functools.cache  # one policy object per DQN, so that nothing is compiled twice
@@ -137,9 +142,7 @@ def greedy_policy(dqn: DQN) -> Policy:
     return per_slot(plan)
 
 
-def explore(
-    dqn: DQN, num_servers: int, epsilon: Float[Array, ""], key: Key, action: Any, dtype: Any
-) -> Any:
+def explore(dqn: DQN, num_servers: int, epsilon: Float[Array, ""], key: Key, action: Any, dtype: Any) -> Any:
     """Each task's greedy action with probability ε, else one drawn at random."""
     space = dqn.actions(num_servers)
     num_tasks = jax.tree.leaves(action)[0].shape[0]
@@ -172,11 +175,10 @@ def learn(
 
     Source: published code; double Q-learning: van Hasselt, Guez and Silver (2016).
     """
-    num_servers = batch.backlog.shape[0]
-    network, space = dqn.network(num_servers), dqn.actions(num_servers)
+    space = dqn.actions(batch.backlog.shape[0])
 
     def values(weights: Weights, size: Array, backlog: Array) -> Array:
-        return network.apply({"params": fold_scale(weights, scale)}, size, backlog)  # pyright: ignore[reportReturnType]
+        return q_values(dqn, fold_scale(weights, scale), size, backlog)
 
     due = learner.steps % hyper.target_interval == 0
     rate = jnp.where(due, hyper.target_rate, 0)
@@ -187,11 +189,14 @@ def learn(
         lambda: values(learner.weights, batch.next_size, batch.next_backlog),
         lambda: rated,
     )
-    goal = batch.reward + hyper.discount * space.value(rated, space.greedy(chooser))
+    goal = hyper.reward_scale * batch.reward + hyper.discount * space.value(rated, space.greedy(chooser))
 
     def loss_of(weights: Weights) -> Array:
         taken = space.value(values(weights, batch.size, batch.backlog), batch.action)
-        return jnp.sum((goal - taken) ** 2) / (goal.shape[0] * space.num_outputs)
+        error = goal - taken
+        bounded = jnp.clip(error, -hyper.error_limit, hyper.error_limit)
+        # Huber's loss in a form whose gradient does not cancel where the limit is far away.
+        return jnp.sum(bounded * (2 * error - bounded)) / (goal.shape[0] * space.num_outputs)
 
     loss, gradient = jax.value_and_grad(loss_of)(learner.weights)
     direction, optimiser = _adam(learner.steps).update(gradient, learner.optimiser)

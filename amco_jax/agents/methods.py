@@ -51,6 +51,11 @@ class Training:
     episodes: int
     """Of the published run"""
 
+    @property
+    def dqn(self) -> DQN:
+        """The agents."""
+        return DQN(self.actions, self.settings.hidden, self.settings.batch_size)
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -67,26 +72,39 @@ class Method:
     """None for rules. What it changes in the program is in the policy, so that methods that differ in the
     traced part of the settings alone share a compilation."""
 
-    @property
-    def dqn(self) -> DQN:
-        """The agents of a trained method.
+    def require_training(self) -> Training:
+        """How the method learns.
 
         Raises:
-          InputError: the method is not trained.
+          InputError: the method is a rule.
         """
         if self.training is None:
             raise InputError(f"method: {self.name} is a rule; legal: {', '.join(TRAINED)}")
-        return _dqn(self.training)
+        return self.training
+
+    @property
+    def dqn(self) -> DQN:
+        """The agents of a trained method; InputError where the method is a rule."""
+        return self.require_training().dqn
 
     def with_settings(self, **changes: Any) -> Method:
         """The method trained with other settings.
 
         Raises:
-          InputError: the method is not trained, or the settings are bad.
+          InputError: the method is a rule, or the settings are bad.
         """
-        assert self.dqn is not None
-        training = dataclasses.replace(self.training, settings=self.training.settings.replace(**changes))
-        return dataclasses.replace(self, policy=greedy_policy(_dqn(training)), training=training)
+        training = self.require_training()
+        training = dataclasses.replace(training, settings=training.settings.replace(**changes))
+        return dataclasses.replace(self, policy=greedy_policy(training.dqn), training=training)
+
+    def with_allocator(self, allocator: str) -> Method:
+        """The method with another allocator, and its name beside the method's own.
+
+        Raises:
+          InputError: no such allocator.
+        """
+        chosen = get_allocator(allocator)
+        return dataclasses.replace(self, name=f"{self.name}+{allocator}", allocator=chosen)
 
     def physics(self, variant: str) -> Physics:
         """The row of the method under a variant of the physics, `unified` or `published`.
@@ -105,10 +123,6 @@ class Method:
             )
 
 
-def _dqn(training: Training) -> DQN:
-    return DQN(training.actions, training.settings.hidden, training.settings.batch_size)
-
-
 def _trained(
     name: str,
     actions: Callable[[int], ActionSpace],
@@ -119,19 +133,41 @@ def _trained(
 ) -> Method:
     training = Training(actions, settings, episodes)
     return Method(
-        name, greedy_policy(_dqn(training)), published=published, max_servers=max_servers, training=training
+        name, greedy_policy(training.dqn), published=published, max_servers=max_servers, training=training
     )
 
 
-_PUBLISHED_PAIR = Settings(hidden=(20, 20), init_std=0.5, replay_capacity=1024, target_interval=200)
+_AEQN = Settings()
+_PAIR = Settings(hidden=(20, 20), init_std=0.5, replay_capacity=1024, target_interval=200)
+
+_STABLE = {
+    "discount": 0.0,
+    "replay_capacity": 8000,
+    "learning_rate": 3e-3,
+    "learning_rate_decay": 3e-3,
+    "learn_interval": 2,
+    "greedy_growth": 5e-4,
+    "reward_scale": 30.0,
+    "scale_inputs": True,
+}
+"""Found by the sweep over settings in docs/methods.md."""
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        _trained("amcoedge", nonempty_sets, 500, Settings(), max_servers=MAX_ENUMERATED_SERVERS),
-        _trained("amcoedge-factorised", Factorised, 500, Settings()),
-        _trained("smcoedge", sets_of_three, 300, _PUBLISHED_PAIR, _SMC),
-        _trained("drlcoedge", partners, 400, _PUBLISHED_PAIR, _DRL),
+        _trained("amcoedge", nonempty_sets, 500, _AEQN, max_servers=MAX_ENUMERATED_SERVERS),
+        _trained("smcoedge", sets_of_three, 300, _PAIR, _SMC),
+        _trained("drlcoedge", partners, 400, _PAIR, _DRL),
+        _trained(
+            "amcoedge-stable",
+            nonempty_sets,
+            300,
+            _AEQN.replace(**_STABLE),
+            max_servers=MAX_ENUMERATED_SERVERS,
+        ),
+        _trained("smcoedge-stable", sets_of_three, 300, _PAIR.replace(**_STABLE), _SMC),
+        _trained("drlcoedge-stable", partners, 300, _PAIR.replace(**_STABLE), _DRL),
+        _trained("amcoedge-factorised", Factorised, 300, _AEQN.replace(**_STABLE)),
         Method("randcoedge", per_task(rules.random_pair), published=_RAND),
         Method("local", per_task(rules.local_only)),
         Method("all-servers", per_task(rules.all_servers)),
@@ -169,7 +205,7 @@ def get_method(method: str | Method) -> Method:
 def _named_method(name: str) -> Method:
     base, plus, allocator = name.partition("+")
     if plus:
-        return dataclasses.replace(_named_method(base), name=name, allocator=get_allocator(allocator))
+        return _named_method(base).with_allocator(allocator)
     if match := re.fullmatch(r"fastest-([1-9]\d{0,5})", name):
         return Method(name, per_task(rules.fastest(int(match[1]))))
     if name not in METHODS:

@@ -107,6 +107,7 @@ def store(
 def sample(
     replay: Replay,
     newest: Int[Array, ""],
+    window: Int[Array, ""],
     num_tasks: Int[Array, ""],
     capacity: Int[Array, ""],
     uniforms: Float[Array, " batch"],
@@ -115,15 +116,16 @@ def sample(
 
     Args:
       newest: row number of the last row written.
+      window: rows to draw from at most, from `rows_for`; the replay may have more, for others' sake.
       num_tasks: N, as given to `store`.
       uniforms: `[batch]`, one draw from Uniform[0, 1) for each transition.
 
     Returns:
       The batch, and how many tasks it was drawn from; where that is 0, the batch means nothing.
     """
-    rows, max_tasks = replay.reward.shape
+    rows = replay.reward.shape[0]
     total = replay.stored[newest % rows]
-    oldest_row = (newest + 1) % rows
+    oldest_row = (newest + 1 - jnp.minimum(window, rows)) % rows
     lost = replay.stored[oldest_row] - _count(replay.present[oldest_row])
     filled = jnp.minimum(capacity, total - lost)
     # Numbers of the drawn tasks in the whole history; the last filled ones are drawn from.
@@ -146,6 +148,7 @@ def sample(
 
 
 _WORD = 32
+_MOST_ROWS = 2**30
 
 
 def _words(present: Bool[Array, " max_tasks"]) -> UInt32[Array, " words"]:
@@ -176,16 +179,12 @@ def _kth_bit(words: UInt32[Array, "batch words"], k: Int[Array, " batch"]) -> In
     return position
 
 
-def rows_for(capacity: int, scenario: Scenario, num_slots: int) -> int:
-    """Rows that hold the last `capacity` tasks of a base station, up to five standard deviations.
-
-    Args:
-      num_slots: stored over the whole run, beyond which no row is ever used.
-    """
+def rows_for(capacity: int, scenario: Scenario) -> int:
+    """Rows that hold the last `capacity` tasks of a base station, up to five standard deviations."""
     mean = scenario.num_tasks * scenario.arrival_prob
+    if mean == 0:
+        return 1
     deviation = math.sqrt(mean * (1 - scenario.arrival_prob))
     # The least x of x² · mean - 5 · x · deviation ≥ capacity, for x the root of the number of rows.
-    if mean == 0:
-        return max(num_slots, 1)
     root = (5 * deviation + math.sqrt(25 * deviation**2 + 4 * mean * capacity)) / (2 * mean)
-    return max(min(math.ceil(root**2), num_slots), 1)
+    return min(math.ceil(root**2), _MOST_ROWS)

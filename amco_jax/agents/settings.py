@@ -10,8 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from amco_jax.errors import InputError
-from amco_jax.scenario import check_number
+from amco_jax.errors import InputError, check_number, check_whole
 
 
 @jax.tree_util.register_dataclass
@@ -20,10 +19,14 @@ class Hyperparameters:
     """The settings that fix no array's shape: traced, so that a whole sweep of them is one program."""
 
     replay_capacity: Int[Array, ""]
+    replay_rows: Int[Array, ""]
+    """Slots, see `replay.rows_for`"""
     init_std: Float[Array, ""]
     learning_rate: Float[Array, ""]
     learning_rate_decay: Float[Array, ""]
     discount: Float[Array, ""]
+    reward_scale: Float[Array, ""]
+    error_limit: Float[Array, ""]
     double_q: Bool[Array, ""]
     target_interval: Int[Array, ""]
     target_rate: Float[Array, ""]
@@ -58,6 +61,10 @@ class Settings:
     learning_rate_decay: float = 0.0
     """c in learning_rate / (1 + c · learning steps)"""
     discount: float = 0.9
+    reward_scale: float = 1.0
+    """Rewards are learnt in this unit; with Adam, whose steps do not depend on it, a finer resolution"""
+    error_limit: float = 1e9
+    """Error beyond which the loss grows linearly (Huber), in units of the scaled reward"""
     double_q: bool = False
     """The next action is chosen by the network itself, and rated by the target network."""
     target_interval: int = 100
@@ -81,7 +88,7 @@ class Settings:
 
     def __post_init__(self):
         hidden = self.hidden if isinstance(self.hidden, tuple | list) else (self.hidden,)
-        widths = tuple(_whole("hidden", w, 1, 4096) for w in hidden)
+        widths = tuple(check_whole("hidden", w, 1, 4096) for w in hidden)
         object.__setattr__(self, "hidden", widths)
         for name, (check, low, high) in _LEGAL.items():
             object.__setattr__(self, name, check(name, getattr(self, name), low, high))
@@ -99,9 +106,10 @@ class Settings:
         check_settings(changes)
         return dataclasses.replace(self, **changes)
 
-    def traced(self) -> Hyperparameters:
+    def traced(self, replay_rows: int) -> Hyperparameters:
         """The part that fixes no shape, as NumPy scalars."""
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(Hyperparameters)}
+        values = dataclasses.asdict(self) | {"replay_rows": replay_rows}
+        values = {f.name: values[f.name] for f in dataclasses.fields(Hyperparameters)}
         dtypes = {int: np.int32, float: np.float32, bool: np.bool_}
         return Hyperparameters(**{name: dtypes[type(v)](v) for name, v in values.items()})
 
@@ -118,25 +126,21 @@ def check_settings(changes: Mapping[str, Any]) -> None:
             raise InputError(f"settings: unknown field '{name}'; legal fields: {', '.join(legal)}")
 
 
-def _whole(name: str, value: Any, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
-        raise InputError(f"{name}: {value!r}; legal: a whole number from {low} to {high}")
-    return int(value)
-
-
 _MOST = 10**9
 _LEGAL: dict[str, tuple[Any, Any, Any]] = {
-    "batch_size": (_whole, 1, 65536),
-    "replay_capacity": (_whole, 1, 10**7),
+    "batch_size": (check_whole, 1, 65536),
+    "replay_capacity": (check_whole, 1, 10**7),
     "init_std": (check_number, 0, 1e3),
     "learning_rate": (check_number, 0, 1e3),
     "learning_rate_decay": (check_number, 0, 1e3),
     "discount": (check_number, 0, 1),
-    "target_interval": (_whole, 1, _MOST),
+    "reward_scale": (check_number, 1e-9, 1e9),
+    "error_limit": (check_number, 1e-9, 1e9),
+    "target_interval": (check_whole, 1, _MOST),
     "target_rate": (check_number, 0, 1),
     "greedy_growth": (check_number, 0, 1),
     "greedy_max": (check_number, 0, 1),
-    "learn_after": (_whole, 0, _MOST),
-    "learn_interval": (_whole, 1, _MOST),
-    "learn_repeats": (_whole, 1, 1000),
+    "learn_after": (check_whole, 0, _MOST),
+    "learn_interval": (check_whole, 1, _MOST),
+    "learn_repeats": (check_whole, 1, 1000),
 }

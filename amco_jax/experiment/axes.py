@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from amco_jax.errors import InputError, check_choice
-from amco_jax.scenario import Scenario, check_number
+from amco_jax.errors import InputError, check_choice, check_number
+from amco_jax.scenario import Scenario
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,22 +104,33 @@ def parse_value(text: str) -> Any:
         return text
 
 
+def parse_assignments(option: str, assignments: Sequence[str]) -> dict[str, str]:
+    """`["deadline=0.5", ...]` as text by name.
+
+    Raises:
+      InputError: not of that form, or a repeated name.
+    """
+    parsed: dict[str, str] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise InputError(f"{option}: {assignment!r}; legal: field=value")
+        if name in parsed:
+            raise InputError(f"{option}: {name} is given twice; legal: each field once")
+        parsed[name] = value
+    return parsed
+
+
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     """`["deadline=0.5", ...]` as values by axis name.
 
     Raises:
       InputError: not of that form, an unknown or a repeated name.
     """
-    parsed: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise InputError(f"set: {setting!r}; legal: field=value")
+    assignments = parse_assignments("set", settings)
+    for name in assignments:
         get_axis(name)
-        if name in parsed:
-            raise InputError(f"set: {name} is given twice; legal: each field once")
-        parsed[name] = parse_value(value)
-    return parsed
+    return {name: parse_value(value) for name, value in assignments.items()}
 
 
 def apply_settings(scenario: Scenario, settings: Mapping[str, Any]) -> Scenario:

@@ -14,14 +14,23 @@ import numpy as np
 
 from amco_jax.agents.methods import Method, get_method
 from amco_jax.env import UNIFIED
-from amco_jax.errors import InputError
+from amco_jax.errors import check_whole
+from amco_jax.experiment.blocks import blocks_of
 from amco_jax.experiment.provenance import provenance
 from amco_jax.experiment.simulate import LANES, block_program, simulate
+from amco_jax.experiment.trainer import LANES as TRAINING_LANES
+from amco_jax.experiment.trainer import SEGMENT, Cell, Trainer
 from amco_jax.kernel import keep_nothing
 from amco_jax.scenario import Scenario
 
 PUBLISHED_DECISIONS_PER_S = {"randcoedge": 10_200.0, "optimal": 1_015.0}
 """Of the published NumPy loop, in its own setting, on one core of a machine like that of benchmarks/."""
+
+PUBLISHED_EPISODES_PER_S = {"amcoedge": 1.0}
+"""Of the published training, alone on such a core: 0.8 to 1.2."""
+
+PUBLISHED_JOB_EPISODES = 1000 * 500
+"""1,000 seeds of the published 500 episodes; its seconds follow from the measured speed."""
 
 
 def bench(
@@ -29,6 +38,7 @@ def bench(
     seeds: int = 4096,
     repeats: int = 5,
     scenario: Scenario | None = None,
+    trained_seeds: int = 128,
 ) -> dict[str, Any]:
     """Measure the simulation speed of each method.
 
@@ -39,23 +49,58 @@ def bench(
     Args:
       seeds: simulated side by side, rounded up to whole blocks on every device.
       repeats: of each measurement, after one warm-up.
+      trained_seeds: trained side by side, rounded up likewise.
 
     Returns:
-      Provenance and, under `methods`, a row of figures for each method.
+      Provenance and, under `methods` and `training`, a row of figures for each rule and trained method.
 
     Raises:
       InputError: an unknown method, or a number out of range.
     """
-    for name, value in (("seeds", seeds), ("repeats", repeats)):
-        if value < 1:
-            raise InputError(f"{name}: {value}; legal: a whole number from 1")
+    for name, value in (("seeds", seeds), ("repeats", repeats), ("trained_seeds", trained_seeds)):
+        check_whole(name, value)
     started = time.time()
     scenario = scenario or Scenario()
-    rows = [_bench_method(get_method(m), seeds, repeats, scenario) for m in methods]
-    return {"kind": "bench", "scenario": scenario.to_dict(), "methods": rows} | provenance(started)
+    chosen = [get_method(m) for m in methods]
+    rows = [_bench_rule(m, seeds, repeats, scenario) for m in chosen if m.training is None]
+    trained = [_bench_training(m, trained_seeds, repeats, scenario) for m in chosen if m.training is not None]
+    figures = {"methods": rows, "training": trained}
+    return {"kind": "bench", "scenario": scenario.to_dict()} | figures | provenance(started)
 
 
-def _bench_method(method: Method, seeds: int, repeats: int, scenario: Scenario) -> dict[str, Any]:
+def _bench_training(method: Method, seeds: int, repeats: int, scenario: Scenario) -> dict[str, Any]:
+    """Speed of whole episodes of training: acting, simulation, replay and learning."""
+    method.check(scenario.num_servers)
+    cells = [Cell(scenario, method.require_training().settings)]
+    blocks = blocks_of(1, 0, seeds, TRAINING_LANES)
+    blocks += [blocks[-1]] * (-len(blocks) % jax.local_device_count())
+    episodes = SEGMENT * (repeats + 1)
+    start = time.perf_counter()
+    trainer = Trainer(scenario.shape(), method, UNIFIED, cells, blocks, len(blocks), episodes)
+    trainer.advance(SEGMENT)  # past the slots before learning, and past compilation
+    first_s = time.perf_counter() - start
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        trainer.advance(SEGMENT)
+        seconds.append(time.perf_counter() - start)
+    lanes = len(blocks) * TRAINING_LANES
+    speed = lanes * SEGMENT / statistics.median(seconds)
+    published = PUBLISHED_EPISODES_PER_S.get(method.name) if scenario == Scenario() else None
+    return {
+        "method": method.name,
+        "seeds": lanes,
+        "episodes": SEGMENT,
+        "first_s": first_s,
+        "train_s": seconds,
+        "episodes_per_s": speed,
+        "published_job_s": PUBLISHED_JOB_EPISODES / speed,
+        "ratio_to_published": None if published is None else speed / published,
+        "peak_memory_mb": _peak_memory_mb(),
+    }
+
+
+def _bench_rule(method: Method, seeds: int, repeats: int, scenario: Scenario) -> dict[str, Any]:
     method.check(scenario.num_servers)
     per_device = -(-seeds // (LANES * jax.local_device_count()))
     blocks = per_device * jax.local_device_count()
@@ -63,9 +108,10 @@ def _bench_method(method: Method, seeds: int, repeats: int, scenario: Scenario) 
     numbers = np.arange(blocks * LANES, dtype=np.uint32).reshape(blocks, LANES)
 
     start = time.perf_counter()
-    compiled = block_program(scenario.shape(), method, keep_nothing).lower(params, numbers, UNIFIED).compile()
+    inputs = (params, numbers, None), (UNIFIED, np.int32(0))
+    compiled = block_program(scenario.shape(), method, keep_nothing).lower(*inputs).compile()
     compile_s = time.perf_counter() - start
-    outputs, rollout_s = _timed(lambda: jax.block_until_ready(compiled(params, numbers, UNIFIED)), repeats)
+    outputs, rollout_s = _timed(lambda: jax.block_until_ready(compiled(*inputs)), repeats)
     decisions = int(np.sum(outputs[0].num_tasks))
     _, sweep_s = _timed(lambda: list(simulate([scenario], method, UNIFIED, 0, numbers.size)), repeats)
 

@@ -1,4 +1,4 @@
-"""The files of a sweep. They appear all at once at the end: an interrupted sweep leaves nothing behind."""
+"""The files of a run. They appear all at once at the end: an interrupted run leaves no results behind."""
 
 from __future__ import annotations
 
@@ -14,54 +14,56 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from amco_jax.errors import InputError
-from amco_jax.report.figures import save_figure, sweep_figure
 
-FIGURES = {"makespan": "makespan_mean_s", "miss_rate": "miss_rate"}
-"""Metrics by the name of the file that shows them."""
+MANIFEST = "manifest.json"
 
 
 class Output:
-    """A context that collects the files of a sweep in a hidden directory inside their destination."""
+    """A context that collects the files of a run in a hidden directory inside their destination."""
 
     def __init__(self, directory: str | Path, overwrite: bool = False):
-        """Check the destination, so that a sweep does not fail at its end.
+        """Check the destination, so that a run does not fail at its end.
 
         Raises:
           InputError: the directory cannot be written, or holds results and `overwrite` is not set.
         """
         self._final = Path(directory)
-        self._writer: pq.ParquetWriter | None = None
+        self._writers: dict[str, pq.ParquetWriter] = {}
         try:
-            if not overwrite and (self._final / "manifest.json").exists():
+            if not overwrite and (self._final / MANIFEST).exists():
                 raise InputError(f"out: {self._final} holds results; legal: another directory, or overwrite")
             self._final.mkdir(parents=True, exist_ok=True)
             self._staging = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self._final))
         except OSError as error:
             raise InputError(f"out: {self._final} cannot be written: {error.strerror or error}") from error
 
-    def add_rows(self, frame: pd.DataFrame) -> None:
-        """Append rows to results.parquet."""
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._staging / "results.parquet", table.schema)
-        self._writer.write_table(table)
+    def path(self, name: str) -> Path:
+        """Where to write a file, or a directory, that goes to the destination at the end."""
+        return self._staging / name
 
-    def finish(self, summary: pd.DataFrame, manifest: dict[str, Any], axis_label: str) -> None:
-        """Write everything else, and move all files to their destination."""
+    def add_rows(self, frame: pd.DataFrame, name: str = "results.parquet") -> None:
+        """Append rows to a table."""
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        if name not in self._writers:
+            self._writers[name] = pq.ParquetWriter(self.path(name), table.schema)
+        self._writers[name].write_table(table)
+
+    def finish(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest, and move all files to their destination."""
         self._close()
-        summary.to_csv(self._staging / "summary.csv", index=False)
-        for name, metric in FIGURES.items():
-            save_figure(sweep_figure(summary, metric, axis_label), self._staging / name)
         text = json.dumps(manifest, indent=2, allow_nan=False)
-        (self._staging / "manifest.json").write_text(text + "\n", encoding="utf-8")
+        self.path(MANIFEST).write_text(text + "\n", encoding="utf-8")
         # The manifest goes last: where it stands, the rest stands too.
-        for name in sorted(os.listdir(self._staging), key=lambda n: n == "manifest.json"):
-            os.replace(self._staging / name, self._final / name)
+        for name in sorted(os.listdir(self._staging), key=lambda n: n == MANIFEST):
+            target = self._final / name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(self._staging / name, target)
 
     def _close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
 
     def __enter__(self) -> Output:
         return self

@@ -6,28 +6,23 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from amco_jax.agents.methods import Method, get_method
-from amco_jax.errors import InputError
+from amco_jax.errors import InputError, check_whole
 from amco_jax.experiment.axes import get_axis, value_labels
 from amco_jax.experiment.output import Output
+from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import provenance
 from amco_jax.experiment.simulate import Batch, simulate
-from amco_jax.random import MAX_SEED, check_seed
+from amco_jax.experiment.trainer import Cell, OnTheSpot
+from amco_jax.random import check_seeds
+from amco_jax.report.figures import save_figure, sweep_figure
 from amco_jax.scenario import Scenario
 from amco_jax.stats import Moments
 
@@ -40,6 +35,13 @@ DEFAULT_METHODS = (
     "two-choices",
     "local",
 )
+
+
+TRAINED_SEEDS = 32
+EPISODES = 100
+
+FIGURES = {"makespan": "makespan_mean_s", "miss_rate": "miss_rate"}
+"""Metrics by the name of the file that shows them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +72,15 @@ def sweep(
     physics: str = "unified",
     out: str | Path | None = None,
     first_seed: int = 0,
+    trained_seeds: int = TRAINED_SEEDS,
+    episodes: int = EPISODES,
     overwrite: bool = False,
     progress: bool = False,
 ) -> SweepResult:
     """Simulate every method at every value of one quantity, on the same arrivals seed by seed.
+
+    Trained methods are trained anew for each value and seed, and then decide greedily the same episode as
+    the other methods.
 
     Args:
       param: a scenario field or a scale, see `amco_jax.experiment.axes.AXES`.
@@ -85,6 +92,8 @@ def sweep(
       out: a directory for results.parquet, summary.csv, manifest.json and figures; with it, rows go to
         disk as they come, and memory does not grow with the seeds. Nothing is written before the end.
       first_seed: the seeds are first_seed, first_seed + 1, ...
+      trained_seeds: most seeds of a trained method, the first ones of `seeds`.
+      episodes: of training, for each value and seed.
       overwrite: replace the results that stand in `out`.
       progress: show a bar with the remaining time on stderr.
 
@@ -97,7 +106,9 @@ def sweep(
     chosen = [get_method(m) for m in _checked_list("methods", methods)]
     if len({m.name for m in chosen}) < len(chosen):
         raise InputError(f"methods: {', '.join(m.name for m in chosen)}; legal: each method once")
-    _check_seeds(first_seed, seeds)
+    check_seeds(first_seed, seeds)
+    check_whole("trained_seeds", trained_seeds)
+    check_whole("episodes", episodes)
     rows = [m.physics(physics) for m in chosen]
     base = scenario or Scenario()
     scenarios = [axis.apply(base, value) for value in values]
@@ -113,10 +124,16 @@ def sweep(
     most_servers = max(s.num_servers for s in scenarios)
     with contextlib.ExitStack() as stack:
         output = None if out is None else stack.enter_context(Output(out, overwrite))
-        bar = stack.enter_context(_bar(progress))
+        bar = stack.enter_context(progress_bar(progress))
         for method, row in zip(chosen, rows, strict=True):
-            task = bar.add_task(method.name, total=len(scenarios) * seeds)
-            for batch in simulate(scenarios, method, row, first_seed, seeds):
+            count, source, rounds = seeds, None, 1
+            if method.training is not None:
+                count, rounds = min(seeds, trained_seeds), episodes + 1
+            task = bar.add_task(method.name, total=len(scenarios) * count * rounds)
+            if method.training is not None:
+                cells = [Cell(each, method.training.settings) for each in scenarios]
+                source = OnTheSpot(method, row, cells, episodes, partial(bar.advance, task))
+            for batch in simulate(scenarios, method, row, first_seed, count, source):
                 frame = _frame(batch, method.name, param, labels[batch.index], most_servers)
                 for metric in frame.columns[4:]:
                     key = method.name, batch.index, metric
@@ -135,10 +152,18 @@ def sweep(
             "physics": physics,
             "first_seed": first_seed,
             "num_seeds": seeds,
+            "training": {
+                "episodes": episodes,
+                "num_seeds": min(seeds, trained_seeds),
+                "settings": {m.name: m.training.settings.to_dict() for m in chosen if m.training is not None},
+            },
             "scenario": base.to_dict(),
         } | provenance(started)
         if output is not None:
-            output.finish(summary, manifest, axis.label)
+            summary.to_csv(output.path("summary.csv"), index=False)
+            for name, metric in FIGURES.items():
+                save_figure(sweep_figure(summary, metric, axis.label), output.path(name))
+            output.finish(manifest)
     return SweepResult(summary, manifest, frames, None if out is None else Path(out))
 
 
@@ -146,13 +171,6 @@ def _checked_list(name: str, items: Sequence[Any]) -> list[Any]:
     if isinstance(items, str) or not len(items):
         raise InputError(f"{name}: {items!r}; legal: a list of at least one entry")
     return list(items)
-
-
-def _check_seeds(first_seed: int, seeds: int) -> None:
-    check_seed("first_seed", first_seed)
-    most = MAX_SEED - first_seed + 1
-    if isinstance(seeds, bool) or not isinstance(seeds, int | np.integer) or not 1 <= seeds <= most:
-        raise InputError(f"seeds: {seeds!r}; legal: a whole number from 1 to {most}")
 
 
 def _frame(batch: Batch, method: str, param: str, label: Any, most_servers: int) -> pd.DataFrame:
@@ -169,16 +187,3 @@ def _summary(moments: dict[tuple[str, int, str], Moments], param: str, labels: S
         for (method, index, metric), m in moments.items()
     ]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _bar(shown: bool) -> Progress:
-    columns = [
-        TextColumn("{task.description:>20}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("episodes"),
-        TimeElapsedColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(),
-    ]
-    return Progress(*columns, console=Console(stderr=True), disable=not shown)

@@ -12,6 +12,8 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from amco_jax.stats import mean_and_half_width, seed_matrix
+
 AXIS_LABELS = {
     "makespan_mean_s": "mean makespan [s]",
     "miss_rate": "miss rate",
@@ -30,6 +32,13 @@ _KNOWN = (
     "local",
     "optimal-admission",
     "fastest-3",
+    "amcoedge",
+    "smcoedge",
+    "drlcoedge",
+    "amcoedge-stable",
+    "smcoedge-stable",
+    "drlcoedge-stable",
+    "amcoedge-factorised",
 )
 
 STYLE: Any = {
@@ -70,6 +79,35 @@ def sweep_figure(summary: pd.DataFrame, metric: str, axis_label: str) -> Figure:
         axes.set_xlabel(axis_label)
         axes.set_ylabel(AXIS_LABELS.get(metric, metric))
         axes.set_ylim(bottom=0)
+        figure.legend(loc="outside right upper")
+    return figure
+
+
+def convergence_figure(curves: pd.DataFrame) -> Figure:
+    """Mean makespan over the episodes of training, one line per method.
+
+    The darker band is the 95 % interval of the mean over seeds, the lighter one holds 80 % of the seeds.
+
+    Args:
+      curves: columns method, seed, episode, makespan_mean_s.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        methods = list(dict.fromkeys(curves["method"]))
+        for method, style in method_styles(methods).items():
+            rows = curves.loc[curves["method"] == method]
+            by_seed = seed_matrix(rows, "makespan_mean_s")
+            episode = np.unique(np.asarray(rows["episode"]))
+            mean, half = mean_and_half_width(by_seed)
+            every, colour = max(len(episode) // 8, 1), style["color"]
+            axes.plot(episode, mean, label=method, linewidth=1.2, markersize=4, markevery=every, **style)
+            axes.fill_between(episode, mean - half, mean + half, color=colour, alpha=0.35, linewidth=0)
+            low, high = np.nanpercentile(by_seed, (10, 90), axis=0)
+            axes.fill_between(episode, low, high, color=colour, alpha=0.12, linewidth=0)
+        axes.set_xlabel("episode")
+        axes.set_ylabel(AXIS_LABELS["makespan_mean_s"])
         figure.legend(loc="outside right upper")
     return figure
 

@@ -6,19 +6,21 @@ import math
 import statistics
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from amco_jax.stats import mean_and_half_width
+
+_MEANS = "mean ± half width of the 95 % interval"
 _SHOWN = {"makespan_mean_s": "mean makespan [s]", "miss_rate": "miss rate"}
 
 
 def print_summary(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print means with 95 % intervals, one row per method and value, to stdout."""
-    seeds, physics = manifest["num_seeds"], manifest["physics"]
-    table = Table(
-        title=f"{manifest['param']}: mean ± half width of the 95 % interval, {seeds} seeds, {physics} physics"
-    )
+    title = f"{manifest['param']}: {_MEANS}, {manifest['num_seeds']} seeds, {manifest['physics']} physics"
+    table = Table(title=title)
     table.add_column(manifest["param"])
     table.add_column("method")
     for title in _SHOWN.values():
@@ -31,18 +33,99 @@ def print_summary(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
         for method in manifest["methods"]:
             table.add_row(str(value), method, *(intervals[value, method, metric] for metric in _SHOWN))
         table.add_section()
-    console = Console()
+    training = manifest["training"]
+    if training["settings"]:
+        table.caption = (
+            f"{', '.join(training['settings'])}: trained for {training['episodes']} episodes at each value, "
+            f"{training['num_seeds']} seeds"
+        )
+    _print(table, manifest)
+
+
+def print_training(curves: pd.DataFrame, manifest: dict[str, Any]) -> None:
+    """Print means over seeds at a few episodes of a training, to stdout."""
+    seeds, episodes = manifest["num_seeds"], manifest["episodes"]
+    table = Table(title=f"{manifest['method']}: {_MEANS} over {seeds} seeds, {manifest['physics']} physics")
+    for column in ("episode", *_SHOWN.values(), "loss", "ε", "servers used"):
+        table.add_column(column, justify="right")
+    for episode in sorted({round(i * (episodes - 1) / 8) for i in range(9)}):
+        rows = curves.loc[curves["episode"] == episode]
+        intervals = []
+        for metric in _SHOWN:
+            mean, half = mean_and_half_width(np.asarray(rows[metric]))
+            intervals.append(_interval(float(mean), float(mean - half), float(mean + half)))
+        others = (np.mean(np.asarray(rows[name])) for name in ("loss", "epsilon", "mean_servers_used"))
+        table.add_row(str(episode), *intervals, *(f"{value:.3g}" for value in others))
+    _print(table, manifest)
+
+
+def print_evaluation(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
+    """Print means with 95 % intervals of an evaluation, one row per method, to stdout."""
+    seeds, episodes = manifest["num_seeds"], manifest["episodes"]
+    table = Table(
+        title=f"{_MEANS}, {seeds} seeds × {episodes} unseen episodes, {manifest['physics']} physics"
+    )
+    titles = _SHOWN | {"mean_servers_used": "servers used"}
+    for column in ("method", *titles.values()):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    intervals = {
+        (row["method"], row["metric"]): _interval(row["mean"], row["ci_low"], row["ci_high"])
+        for row in summary.to_dict("records")
+    }
+    for method in dict.fromkeys(summary["method"]):
+        table.add_row(method, *(intervals[method, metric] for metric in titles))
+    _print(table, manifest)
+
+
+def print_comparison(final: pd.DataFrame, manifest: dict[str, Any]) -> None:
+    """Print the final makespans and the reductions of a comparison, to stdout."""
+    first, last, seeds = manifest["methods"][0], manifest["last"], manifest["num_seeds"]
+    table = Table(title=f"last {last} of {manifest['episodes']} episodes: {_MEANS} over {seeds} seeds")
+    table.add_column("physics")
+    table.add_column("method")
+    for column in ("makespan [s]", f"reduction by {first} [%]"):
+        table.add_column(column, justify="right")
+    for row in final.to_dict("records"):
+        reduction = [100 * row[name] for name in ("reduction", "reduction_low", "reduction_high")]
+        table.add_row(
+            row["physics"],
+            row["method"],
+            _interval(row["makespan_s"], row["ci_low"], row["ci_high"]),
+            "" if row["method"] == first else _interval(*reduction, digits=2),
+        )
+    _print(table, manifest)
+
+
+def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
+    """Print one row for each combination of settings, to stdout; gaps are in %."""
+    title = f"{manifest['method']}: {manifest['episodes']} episodes, gap to {manifest['reference']}"
+    table = Table(title=title)
+    for column in summary.columns:
+        percent = column.startswith(("gap", "within"))
+        table.add_column(f"{column} [%]" if percent else column, justify="right")
+    for row in summary.to_dict("records"):
+        table.add_row(*(_cell(str(name), value) for name, value in row.items()))
+    _print(table, manifest)
+
+
+def _cell(name: str, value: Any) -> str:
+    if name.startswith(("gap", "within")):
+        return f"{100 * value:.2f}"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _print(table: Table, manifest: dict[str, Any]) -> None:
+    console, device = Console(), manifest["device"]
     console.print(table)
-    device = manifest["device"]
     console.print(f"{manifest['wall_time_s']:.1f} s on {device['count']} × {device['kind']}")
 
 
-def _interval(mean: float, low: float, high: float) -> str:
+def _interval(mean: float, low: float, high: float, digits: int = 4) -> str:
     if math.isnan(mean):
         return "no tasks"
     if math.isnan(low):
-        return f"{mean:.4f}"
-    return f"{mean:.4f} ± {(high - low) / 2:.4f}"
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ± {(high - low) / 2:.{digits}f}"
 
 
 def print_bench(result: dict[str, Any]) -> None:
@@ -61,8 +144,29 @@ def print_bench(result: dict[str, Any]) -> None:
         )
     device, host = result["device"], result["host"]
     console = Console()
-    console.print(table)
+    if result["methods"]:
+        console.print(table)
+    if result["training"]:
+        console.print(_training_table(result["training"]))
     console.print(f"{device['count']} × {device['kind']} ({host['processor']}, {host['cores']} cores)")
+
+
+def _training_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="episodes of training per second")
+    for column in ("method", "seeds", "episodes/s", "× published", "1,000 × 500 episodes [s]", "peak [MB]"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for row in rows:
+        ratio, seconds = row["ratio_to_published"], row["train_s"]
+        half_spread = (max(seconds) - min(seconds)) / 2 / statistics.median(seconds)
+        table.add_row(
+            row["method"],
+            str(row["seeds"]),
+            f"{row['episodes_per_s']:.0f} ± {half_spread:.0%}",
+            "" if ratio is None else f"{ratio:,.0f}",
+            f"{row['published_job_s']:,.0f}",
+            f"{row['peak_memory_mb']:.0f}",
+        )
+    return table
 
 
 def _speed(decisions: int, seconds: list[float]) -> str:

@@ -1,0 +1,111 @@
+"""Blocks of seeds: the unit of computation on every device.
+
+A block is a fixed number of consecutive seeds of one cell, a cell being a scenario (and, in training,
+settings). Whatever the number of seeds, chunks or devices, a seed's result never depends on what runs
+beside it, cells of one shape share one compilation, and a block's cell stays in scalars while its seeds
+fill the vector lanes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from amco_jax.scenario import Scenario, Shape
+
+ACCELERATOR_BLOCKS = 256
+"""Blocks that run side by side on an accelerator; on a CPU core they run one after the other."""
+
+_MAX_CHUNK_LANES = 2**16
+
+
+class Block(NamedTuple):
+    """Consecutive seeds of one cell."""
+
+    cell: int
+    """Its place in the sequence of cells"""
+    start: int
+    """The first seed"""
+
+
+def blocks_of(num_cells: int, first_seed: int, num_seeds: int, lanes: int) -> list[Block]:
+    """All blocks, cell by cell; the last of a cell may reach beyond the last seed."""
+    starts = range(first_seed, first_seed + num_seeds, lanes)
+    return [Block(cell, start) for cell in range(num_cells) for start in starts]
+
+
+def padded_shapes(scenarios: Sequence[Scenario]) -> list[Shape]:
+    """Shapes in which num_tasks is the largest among scenarios that agree otherwise."""
+    most: dict[tuple[int, int], int] = {}
+    for s in scenarios:
+        key = (s.num_servers, s.num_slots)
+        most[key] = max(most.get(key, 0), s.num_tasks)
+    return [s.shape(most[s.num_servers, s.num_slots]) for s in scenarios]
+
+
+def chunks_of(
+    blocks: Sequence[Block],
+    shapes: Sequence[Shape],
+    lanes: int,
+    bytes_per_lane: Callable[[Shape], int],
+    memory: int,
+) -> Iterator[tuple[Shape, list[Block], int]]:
+    """Consecutive blocks of one shape, in chunks that fit a memory.
+
+    Returns:
+      Shape, blocks, and the common size of the chunks of that shape, which the last may fall short of.
+    """
+    for shape, members in itertools.groupby(blocks, key=lambda block: shapes[block.cell]):
+        most = max(min(memory // bytes_per_lane(shape), _MAX_CHUNK_LANES) // lanes, 1)
+        group = list(members)
+        size = -(-len(group) // -(-len(group) // most))
+        for start in range(0, len(group), size):
+            yield shape, group[start : start + size], size
+
+
+def stack_blocks(chunk: Sequence[Block], size: int, lanes: int, cells: Mapping[int, Any]) -> tuple[Any, Any]:
+    """Inputs of a chunk, padded with copies of its last block to `size` on every device.
+
+    Returns:
+      The cells' pytrees of NumPy arrays, leaves `[blocks, ...]`, and the seeds `[blocks, lanes]`.
+    """
+    num_devices = jax.local_device_count()
+    size = -(-size // num_devices) * num_devices
+    padded = [*chunk, *[chunk[-1]] * (size - len(chunk))]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(cells[block.cell] for block in padded))
+    starts = np.asarray([block.start for block in padded], np.uint32)
+    return stacked, starts[:, None] + np.arange(lanes, dtype=np.uint32)
+
+
+def over_blocks(function: Callable[..., Any], donate: bool = False) -> Any:
+    """Jit `function(blocked, shared)`, written for one block, over the blocks of all local devices.
+
+    The blocked inputs and all outputs have leaves `[blocks, ...]`, where blocks is a multiple of the number
+    of devices.
+
+    Args:
+      donate: the blocked inputs may be overwritten.
+    """
+
+    def device(blocked, shared):
+        side_by_side = None if jax.default_backend() == "cpu" else ACCELERATOR_BLOCKS
+        return lax.map(lambda block: function(block, shared), blocked, batch_size=side_by_side)
+
+    mesh, spec = Mesh(np.asarray(jax.local_devices()), ("blocks",)), PartitionSpec("blocks")
+    sharded = jax.shard_map(
+        device, mesh=mesh, in_specs=(spec, PartitionSpec()), out_specs=spec, check_vma=False
+    )
+    split, whole = NamedSharding(mesh, spec), NamedSharding(mesh, PartitionSpec())
+    return jax.jit(sharded, in_shardings=(split, whole), donate_argnums=0 if donate else ())
+
+
+def host_blocks(sharded: jax.Array) -> Iterator[np.ndarray]:
+    """The blocks of a sharded array in order."""
+    for shard in sorted(sharded.addressable_shards, key=lambda s: s.index[0].start or 0):
+        yield from np.asarray(shard.data)

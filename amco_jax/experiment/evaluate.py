@@ -1,0 +1,200 @@
+"""Run trained agents greedily on fresh arrivals, under the scenario of their training or another one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from amco_jax.agents.dqn import init
+from amco_jax.agents.methods import Method, get_method
+from amco_jax.errors import InputError, check_whole
+from amco_jax.experiment.blocks import Block
+from amco_jax.experiment.checkpoints import load_tree
+from amco_jax.experiment.output import MANIFEST, Output
+from amco_jax.experiment.progress import progress_bar
+from amco_jax.experiment.provenance import provenance
+from amco_jax.experiment.simulate import simulate
+from amco_jax.experiment.train import AGENTS
+from amco_jax.experiment.trainer import LANES
+from amco_jax.random import Stream, stream
+from amco_jax.scenario import Scenario, Shape
+from amco_jax.stats import mean_and_half_width, seed_matrix
+
+BASELINES = ("optimal", "randcoedge")
+SHOWN = ("makespan_mean_s", "miss_rate", "mean_servers_used")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """What `train` left in a directory."""
+
+    method: Method
+    scenario: Scenario
+    physics: str
+    first_seed: int
+    num_seeds: int
+    episodes: int
+    agents: Any
+    """Leaves `[num_seeds, num_servers, ...]`"""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateResult:
+    """The outcome of an evaluation."""
+
+    results: pd.DataFrame
+    """One row per method, seed and episode"""
+    summary: pd.DataFrame
+    """Columns method, metric, n_seeds, mean, ci_low, ci_high (95 %, Student t, over means of seeds)"""
+    manifest: dict[str, Any]
+    out: Path | None = None
+
+
+def load_run(directory: str | Path) -> TrainedRun:
+    """Read a finished training.
+
+    Raises:
+      InputError: no finished training in the directory.
+    """
+    home = Path(directory)
+    try:
+        manifest = json.loads((home / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"run: {home} holds no finished training; legal: the --out of train") from error
+    if manifest.get("kind") != "train":
+        raise InputError(f"run: {home} holds a {manifest.get('kind')}; legal: the --out of train")
+    method = get_method(manifest["method"]).with_settings(**manifest["settings"])
+    scenario = Scenario(**manifest["scenario"])
+    traced = method.require_training().settings.traced(1)
+    example = jax.eval_shape(
+        lambda: init(method.dqn, traced, scenario.num_servers, stream(jnp.uint32(0), Stream.INIT)).weights
+    )
+    agents = load_tree(home / AGENTS, example)
+    return TrainedRun(
+        method, scenario, manifest["physics"], manifest["first_seed"], manifest["num_seeds"],
+        manifest["episodes"], agents,
+    )  # fmt: skip
+
+
+class _Loaded:
+    """The agents of a run as an `AgentSource`."""
+
+    memory = 2**31
+
+    def __init__(self, run: TrainedRun):
+        self._run = run
+
+    def bytes_per_lane(self, shape: Shape) -> int:
+        del shape
+        return sum(leaf.nbytes // len(leaf) for leaf in jax.tree.leaves(self._run.agents))
+
+    def agents(self, shape: Shape, chunk: Sequence[Block], size: int) -> Any:
+        del shape
+        starts = np.asarray([block.start for block in [*chunk, *[chunk[-1]] * (size - len(chunk))]])
+        devices = jax.local_device_count()
+        starts = np.append(starts, np.repeat(starts[-1:], -len(starts) % devices))
+        lanes = starts[:, None] - self._run.first_seed + np.arange(LANES)
+        lanes = np.minimum(lanes, self._run.num_seeds - 1)  # beyond the last seed nothing is kept
+        return jax.tree.map(lambda leaf: leaf[lanes], self._run.agents)
+
+
+def evaluate(
+    run: str | Path | TrainedRun,
+    scenario: Scenario | None = None,
+    methods: Sequence[str | Method] = BASELINES,
+    seeds: int | None = None,
+    episodes: int = 1,
+    physics: str | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> EvaluateResult:
+    """Let the agents of a training decide greedily episodes that they have not seen.
+
+    The agents of a seed keep its task densities, as those drawn for the new scenario, and meet new arrivals.
+
+    Args:
+      run: the directory of a finished training, or what `load_run` gives.
+      scenario: by default that of the training; the number of servers must be the same.
+      methods: rules to run on the same arrivals.
+      seeds: by default all that were trained, else the first ones.
+      episodes: for each seed.
+      physics: by default that of the training.
+      out: a directory for results.parquet, summary.csv and manifest.json.
+      overwrite: replace the results that stand in `out`.
+      progress: show a bar on stderr.
+
+    Raises:
+      InputError: no finished training, another number of servers, a trained method among `methods`, or a
+        number out of range.
+    """
+    started = time.time()
+    run = run if isinstance(run, TrainedRun) else load_run(run)
+    scenario, physics = scenario or run.scenario, physics or run.physics
+    if scenario.num_servers != run.scenario.num_servers:
+        raise InputError(
+            f"num_servers: {scenario.num_servers}; legal for these agents: {run.scenario.num_servers}"
+        )
+    seeds = check_whole("seeds", run.num_seeds if seeds is None else seeds, 1, run.num_seeds)
+    check_whole("episodes", episodes)
+    others = [get_method(m) for m in methods]
+    for other in others:
+        if other.training is not None:
+            raise InputError(f"methods: {other.name} is trained; legal: rules, or a run of its own")
+    # Episode 0 is kept from training, and so are those after its last.
+    numbers = [e and run.episodes + e for e in range(episodes)]
+    frames = []
+    with contextlib.ExitStack() as stack:
+        output = None if out is None else stack.enter_context(Output(out, overwrite))
+        bar = stack.enter_context(progress_bar(progress))
+        for method in [run.method, *others]:
+            source = _Loaded(run) if method is run.method else None
+            task = bar.add_task(method.name, total=seeds * episodes)
+            for count, number in enumerate(numbers):
+                batches = simulate(
+                    [scenario], method, method.physics(physics), run.first_seed, seeds, source, number
+                )
+                for batch in batches:
+                    columns = {"method": method.name, "seed": batch.seeds, "episode": count} | batch.metrics
+                    frames.append(pd.DataFrame(columns))
+                    bar.advance(task, len(batch.seeds))
+        results = pd.concat(frames, ignore_index=True)
+        summary = _summary(results)
+        manifest = {
+            "kind": "evaluate",
+            "method": run.method.name,
+            "settings": run.method.require_training().settings.to_dict(),
+            "trained": {"scenario": run.scenario.to_dict(), "physics": run.physics, "episodes": run.episodes},
+            "methods": [m.name for m in others],
+            "physics": physics,
+            "first_seed": run.first_seed,
+            "num_seeds": seeds,
+            "episodes": episodes,
+            "scenario": scenario.to_dict(),
+        } | provenance(started)
+        if output is not None:
+            output.add_rows(results)
+            summary.to_csv(output.path("summary.csv"), index=False)
+            output.finish(manifest)
+    return EvaluateResult(results, summary, manifest, None if out is None else Path(out))
+
+
+def _summary(results: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for method in dict.fromkeys(results["method"]):
+        group = results.loc[results["method"] == method]
+        for metric in SHOWN:
+            values = seed_matrix(group, metric).mean(axis=1)
+            mean, half = mean_and_half_width(values)
+            rows.append((method, metric, len(values), mean, mean - half, mean + half))
+    return pd.DataFrame(rows, columns=["method", "metric", "n_seeds", "mean", "ci_low", "ci_high"])

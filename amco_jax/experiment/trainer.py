@@ -1,0 +1,194 @@
+"""Train one method on a chunk of blocks, some episodes at a time, on all local devices."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from amco_jax.agents.dqn import acting
+from amco_jax.agents.methods import Method
+from amco_jax.agents.replay import rows_for
+from amco_jax.agents.settings import Hyperparameters, Settings
+from amco_jax.env import Physics
+from amco_jax.experiment.blocks import Block, host_blocks, over_blocks, stack_blocks
+from amco_jax.scenario import Scenario, Shape
+from amco_jax.training import Curve, start_training, train_episode
+
+LANES = 32
+"""Seeds of a block"""
+
+SEGMENT = 25
+"""Most episodes of one call"""
+
+TRAINING_BYTES = {"cpu": 2**31, "accelerator": 2**34}
+"""Memory for the agents that train side by side."""
+
+
+class Cell(NamedTuple):
+    """What is trained: a method's settings in a scenario."""
+
+    scenario: Scenario
+    settings: Settings
+
+
+class Trainer:
+    """The state of all agents of a chunk of blocks, and the program that trains them.
+
+    The state stays on the devices. Any way to cut a training into calls of `advance` gives the same agents.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        method: Method,
+        physics: Physics,
+        cells: Sequence[Cell],
+        chunk: Sequence[Block],
+        size: int,
+        episodes: int,
+    ):
+        """New agents.
+
+        Args:
+          cells: all of them; their settings agree in the widths and the batch size of the method.
+          chunk: the blocks to train.
+          size: padded number of blocks.
+          episodes: of the whole training.
+        """
+        rows = replay_rows(cells, [block.cell for block in chunk], episodes)
+        traced = {
+            block.cell: (cells[block.cell].scenario.params(), hyper(cells[block.cell])) for block in chunk
+        }
+        self.episode = 0
+        self._chunk = chunk
+        self._programs = _programs(shape, method, rows)
+        self._physics = physics
+        (self._params, self._hyper), self._seeds = stack_blocks(chunk, size, LANES, traced)
+        self.state = self._programs.start((self._params, self._hyper, self._seeds), None)
+
+    def advance(self, episodes: int) -> Curve:
+        """Train for at most `SEGMENT` episodes more; leaves `[blocks, LANES, episodes]` on the host."""
+        assert episodes <= SEGMENT
+        self.state, curves = self._programs.advance(
+            (self._params, self._hyper, self._seeds, self.state),
+            (self._physics, np.int32(self.episode), np.int32(episodes)),
+        )
+        self.episode += episodes
+        # Written slot by slot of the segment: [blocks, SEGMENT, LANES], of which the first are filled.
+        return jax.tree.map(
+            lambda x: np.stack([b[:episodes].T for b, _ in zip(host_blocks(x), self._chunk, strict=False)]),
+            curves,
+        )
+
+    def agents(self) -> Any:
+        """What the trained policies act by: leaves `[padded blocks, LANES, num_servers, ...]`."""
+        return self._programs.agents((self._params, self._hyper, self.state), None)
+
+    def host_agents(self) -> Any:
+        """Those of the chunk's own blocks, on the host: leaves `[blocks, LANES, num_servers, ...]`."""
+        return jax.tree.map(lambda x: np.asarray(x)[: len(self._chunk)], self.agents())
+
+    def restore(self, state: Any, episode: int) -> None:
+        """Go on from a state of this trainer, as arrays of the host, after some episodes."""
+        self.state = state
+        self.episode = episode
+
+
+def hyper(cell: Cell) -> Hyperparameters:
+    """The traced part of a cell's settings."""
+    return cell.settings.traced(rows_for(cell.settings.replay_capacity, cell.scenario))
+
+
+def replay_rows(cells: Sequence[Cell], used: Sequence[int], episodes: int) -> int:
+    """Rows of a replay that suit all of the cells, and no more than are ever written."""
+    return max(
+        min(rows_for(c.settings.replay_capacity, c.scenario), max(episodes * (c.scenario.num_slots - 1), 1))
+        for c in (cells[i] for i in used)
+    )
+
+
+class _Programs(NamedTuple):
+    start: Any
+    advance: Any
+    agents: Any
+
+
+@functools.lru_cache(maxsize=32)
+def _programs(shape: Shape, method: Method, rows: int) -> _Programs:
+    def start(blocked, _):
+        params, hyper, seeds = blocked
+        del params
+        return jax.vmap(lambda seed: start_training(shape, method, hyper, rows, seed))(seeds)
+
+    def advance(blocked, shared):
+        params, hyper, seeds, state = blocked
+        physics, first, episodes = shared
+
+        def episode(i, carry):
+            state, curves = carry
+
+            def one(seed, of_seed):
+                return train_episode(shape, params, physics, method, hyper, seed, first + i, of_seed)
+
+            state, curve = jax.vmap(one)(seeds, state)
+            return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), curves, curve)
+
+        one = jax.eval_shape(
+            lambda: train_episode(
+                shape, params, physics, method, hyper, seeds[0], first, jax.tree.map(lambda x: x[0], state)
+            )[1]
+        )
+        empty = jax.tree.map(lambda x: jnp.zeros((SEGMENT, seeds.shape[0]), x.dtype), one)
+        return lax.fori_loop(0, episodes, episode, (state, empty))
+
+    def agents(blocked, _):
+        params, hyper, state = blocked
+        return jax.vmap(jax.vmap(lambda learner: acting(hyper, params, learner).weights))(state.learner)
+
+    return _Programs(over_blocks(start), over_blocks(advance, donate=True), over_blocks(agents))
+
+
+class OnTheSpot:
+    """An `AgentSource` that trains the agents of each chunk when it is their turn."""
+
+    def __init__(
+        self,
+        method: Method,
+        physics: Physics,
+        cells: Sequence[Cell],
+        episodes: int,
+        tell: Callable[[int], None] = lambda episodes: None,
+    ):
+        """`tell` is called with the number of episodes, over all seeds, each time that some are done."""
+        self._tell = tell
+        self._method, self._physics, self._cells, self._episodes = method, physics, cells, episodes
+
+    @property
+    def memory(self) -> int:
+        return TRAINING_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
+
+    def bytes_per_lane(self, shape: Shape) -> int:
+        """Of the state of one seed's training."""
+        used = [i for i, c in enumerate(self._cells) if c.scenario.num_servers == shape.num_servers]
+        rows = replay_rows(self._cells, used, self._episodes)
+        first = hyper(self._cells[used[0]])
+        state = jax.eval_shape(
+            lambda seed: start_training(shape, self._method, first, rows, seed),
+            jax.ShapeDtypeStruct((), np.uint32),
+        )
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+    def agents(self, shape: Shape, chunk: Sequence[Block], size: int) -> Any:
+        """Train a chunk to the end."""
+        trainer = Trainer(shape, self._method, self._physics, self._cells, chunk, size, self._episodes)
+        while trainer.episode < self._episodes:
+            episodes = min(SEGMENT, self._episodes - trainer.episode)
+            trainer.advance(episodes)
+            self._tell(episodes * len(chunk) * LANES)
+        return trainer.agents()

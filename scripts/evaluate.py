@@ -1,0 +1,56 @@
+"""Evaluate trained agents greedily on fresh arrivals; see --help."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from amco_jax.cli import OutputArguments, load_method, run
+from amco_jax.experiment.axes import apply_settings, parse_settings
+from amco_jax.experiment.evaluate import BASELINES, evaluate, load_run
+from amco_jax.report.table import print_evaluation
+from amco_jax.scenario import load_scenario
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(OutputArguments):
+    run: Annotated[Path, tyro.conf.Positional]
+    """The directory that train wrote."""
+    scenario: str | None = None
+    """A preset or a TOML file; by default the scenario of the training."""
+    set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
+    """field=value ..., on top of the scenario."""
+    methods: tuple[str, ...] = BASELINES
+    """Rules to run on the same arrivals."""
+    seeds: int | None = None
+    """By default all that were trained."""
+    episodes: int = 1
+    """For each seed."""
+    physics: str | None = None
+    """unified or published; by default that of the training."""
+
+
+def main(args: Arguments) -> None:
+    trained = load_run(args.run)
+    base = trained.scenario if args.scenario is None else load_scenario(args.scenario)
+    result = evaluate(
+        trained,
+        scenario=apply_settings(base, parse_settings(args.set)),
+        methods=[load_method(m) for m in args.methods],
+        seeds=args.seeds,
+        episodes=args.episodes,
+        physics=args.physics,
+        out=args.destination("evaluate"),
+        overwrite=args.overwrite,
+        progress=not args.quiet,
+    )
+    if not args.quiet:
+        print_evaluation(result.summary, result.manifest)
+        print(f"Results, summary and manifest are in {result.out}")
+
+
+if __name__ == "__main__":
+    run(Arguments, main, "Evaluate trained agents greedily on fresh arrivals.")
