@@ -9,22 +9,32 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from amco_jax.agents.methods import METHODS, Method, get_method
+    from amco_jax.agents.methods import METHODS, Method, get_method, trained_method
     from amco_jax.agents.policy import Policy, SlotView, TaskView, per_slot, per_task
+    from amco_jax.agents.settings import Settings
     from amco_jax.alloc import ALLOCATORS, cwa, hecwa, waterfill
     from amco_jax.errors import InputError
+    from amco_jax.experiment.compare import CompareResult, compare
+    from amco_jax.experiment.evaluate import EvaluateResult, evaluate, load_run
     from amco_jax.experiment.sweep import SweepResult, sweep
+    from amco_jax.experiment.train import TrainResult, train
+    from amco_jax.experiment.tune import TuneResult, tune
     from amco_jax.kernel import Episode, rollout
     from amco_jax.recording import load_recording, replay
     from amco_jax.runtime import configure
     from amco_jax.scenario import PRESETS, Params, Scenario, load_scenario
 
 _MODULES = {
-    "agents.methods": ("METHODS", "Method", "get_method"),
+    "agents.methods": ("METHODS", "Method", "get_method", "trained_method"),
+    "agents.settings": ("Settings",),
     "agents.policy": ("Policy", "SlotView", "TaskView", "per_slot", "per_task"),
     "alloc": ("ALLOCATORS", "cwa", "hecwa", "waterfill"),
     "errors": ("InputError",),
+    "experiment.compare": ("CompareResult", "compare"),
+    "experiment.evaluate": ("EvaluateResult", "evaluate", "load_run"),
     "experiment.sweep": ("SweepResult", "sweep"),
+    "experiment.train": ("TrainResult", "train"),
+    "experiment.tune": ("TuneResult", "tune"),
     "recording": ("load_recording", "replay"),
     "kernel": ("Episode", "rollout"),
     "runtime": ("configure",),
@@ -36,26 +46,37 @@ __all__ = [
     "ALLOCATORS",
     "METHODS",
     "PRESETS",
+    "CompareResult",
     "Episode",
+    "EvaluateResult",
     "InputError",
     "Method",
     "Params",
     "Policy",
     "Scenario",
+    "Settings",
     "SlotView",
     "SweepResult",
     "TaskView",
+    "TrainResult",
+    "TuneResult",
+    "compare",
     "configure",
     "cwa",
+    "evaluate",
     "get_method",
     "hecwa",
     "load_recording",
+    "load_run",
     "load_scenario",
     "per_slot",
     "per_task",
     "replay",
     "rollout",
     "sweep",
+    "train",
+    "trained_method",
+    "tune",
     "waterfill",
 ]
 

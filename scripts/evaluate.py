@@ -23,6 +23,8 @@ class Arguments(OutputArguments):
     """A preset or a TOML file; by default the scenario of the training."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
     """field=value ..., on top of the scenario."""
+    method: str | None = None
+    """module:attribute of the trained method, where it is one of your own."""
     methods: tuple[str, ...] = BASELINES
     """Rules to run on the same arrivals."""
     seeds: int | None = None
@@ -34,7 +36,7 @@ class Arguments(OutputArguments):
 
 
 def main(args: Arguments) -> None:
-    trained = load_run(args.run)
+    trained = load_run(args.run, None if args.method is None else load_method(args.method))
     base = trained.scenario if args.scenario is None else load_scenario(args.scenario)
     result = evaluate(
         trained,

@@ -13,6 +13,7 @@ Actions are a pytree of arrays with a leading axis over tasks.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from typing import Any, Protocol
 
@@ -140,6 +141,7 @@ def argmax_first(values: Float[Array, "rows columns"]) -> Int[Array, " columns"]
     return index
 
 
+@functools.cache
 def nonempty_sets(num_servers: int) -> Enumerated:
     """All 2^B-1 non-empty sets, by size, then lexicographically.
 
@@ -148,7 +150,7 @@ def nonempty_sets(num_servers: int) -> Enumerated:
     """
     if num_servers > MAX_ENUMERATED_SERVERS:
         raise InputError(
-            f"num_servers: {num_servers} make 2^{num_servers}-1 sets; legal: at most "
+            f"num_servers: {num_servers}, which makes 2^{num_servers}-1 sets; legal: at most "
             f"{MAX_ENUMERATED_SERVERS}, or a method with a factorised network (amcoedge-factorised)"
         )
     sizes = range(1, num_servers + 1)
@@ -156,11 +158,13 @@ def nonempty_sets(num_servers: int) -> Enumerated:
     return Enumerated(tuple(sets), num_servers)
 
 
+@functools.cache
 def sets_of_three(num_servers: int) -> Enumerated:
     """SMCoEdge: all sets of 3 servers, lexicographically; of all servers where there are fewer."""
     return Enumerated(tuple(itertools.combinations(range(num_servers), min(3, num_servers))), num_servers)
 
 
+@functools.cache
 def partners(num_servers: int) -> Enumerated:
     """DRLCoEdge: the local server and one more, which may be the same."""
     return Enumerated(tuple((i,) for i in range(num_servers)), num_servers, with_local=True)

@@ -183,13 +183,15 @@ def learn(
     due = learner.steps % hyper.target_interval == 0
     rate = jnp.where(due, hyper.target_rate, 0)
     target = jax.tree.map(lambda old, new: (1 - rate) * old + rate * new, learner.target, learner.weights)
-    rated = values(target, batch.next_size, batch.next_backlog)
-    chooser = lax.cond(
-        hyper.double_q,
-        lambda: values(learner.weights, batch.next_size, batch.next_backlog),
-        lambda: rated,
-    )
-    goal = hyper.reward_scale * batch.reward + hyper.discount * space.value(rated, space.greedy(chooser))
+
+    def next_value() -> Array:
+        rated = values(target, batch.next_size, batch.next_backlog)
+        own = lambda: values(learner.weights, batch.next_size, batch.next_backlog)  # noqa: E731
+        return space.value(rated, space.greedy(lax.cond(hyper.double_q, own, lambda: rated)))
+
+    # Conditionals, so that networks whose value would not count are not computed.
+    future = lax.cond(hyper.discount > 0, next_value, lambda: jnp.zeros_like(batch.reward))
+    goal = hyper.reward_scale * batch.reward + hyper.discount * future
 
     def loss_of(weights: Weights) -> Array:
         taken = space.value(values(weights, batch.size, batch.backlog), batch.action)

@@ -10,7 +10,6 @@ from typing import Any
 
 from amco_jax.agents import rules
 from amco_jax.agents.actions import (
-    MAX_ENUMERATED_SERVERS,
     ActionSpace,
     Factorised,
     nonempty_sets,
@@ -67,7 +66,7 @@ class Method:
     published: Physics = UNIFIED
     """The row for the `published` variant: what the method's own published code does"""
     max_servers: int | None = None
-    """Largest fleet that the policy can handle"""
+    """Largest fleet that a rule can handle"""
     training: Training | None = dataclasses.field(default=None, compare=False)
     """None for rules. What it changes in the program is in the policy, so that methods that differ in the
     traced part of the settings alone share a compilation."""
@@ -121,6 +120,8 @@ class Method:
             raise InputError(
                 f"num_servers: {num_servers}; legal for the method {self.name}: at most {self.max_servers}"
             )
+        if self.training is not None:
+            self.training.actions(num_servers)
 
 
 def _trained(
@@ -129,12 +130,32 @@ def _trained(
     episodes: int,
     settings: Settings,
     published: Physics = UNIFIED,
-    max_servers: int | None = None,
 ) -> Method:
     training = Training(actions, settings, episodes)
-    return Method(
-        name, greedy_policy(training.dqn), published=published, max_servers=max_servers, training=training
-    )
+    return Method(name, greedy_policy(training.dqn), published=published, training=training)
+
+
+def trained_method(
+    name: str,
+    actions: Callable[[int], ActionSpace],
+    episodes: int = 300,
+    allocator: str = "cwa",
+    **settings: Any,
+) -> Method:
+    """A Q-learning method of your own, with the unified physics.
+
+    Args:
+      name: for tables and figures.
+      actions: the action space for a number of servers; a function, so that equal methods share programs.
+      episodes: of training, unless another number is asked for.
+      allocator: by name.
+      settings: fields of `Settings`; the others are AMCoEdge's, published.
+
+    Raises:
+      InputError: an unknown allocator or setting, or a value out of range.
+    """
+    method = _trained(name, actions, episodes, Settings().replace(**settings))
+    return dataclasses.replace(method, allocator=get_allocator(allocator))
 
 
 _AEQN = Settings()
@@ -155,16 +176,10 @@ _STABLE = {
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        _trained("amcoedge", nonempty_sets, 500, _AEQN, max_servers=MAX_ENUMERATED_SERVERS),
+        _trained("amcoedge", nonempty_sets, 500, _AEQN),
         _trained("smcoedge", sets_of_three, 300, _PAIR, _SMC),
         _trained("drlcoedge", partners, 400, _PAIR, _DRL),
-        _trained(
-            "amcoedge-stable",
-            nonempty_sets,
-            300,
-            _AEQN.replace(**_STABLE),
-            max_servers=MAX_ENUMERATED_SERVERS,
-        ),
+        _trained("amcoedge-stable", nonempty_sets, 300, _AEQN.replace(**_STABLE)),
         _trained("smcoedge-stable", sets_of_three, 300, _PAIR.replace(**_STABLE), _SMC),
         _trained("drlcoedge-stable", partners, 300, _PAIR.replace(**_STABLE), _DRL),
         _trained("amcoedge-factorised", Factorised, 300, _AEQN.replace(**_STABLE)),
@@ -181,7 +196,7 @@ METHODS: dict[str, Method] = {
             "optimal-enumeration",
             per_task(rules.optimal_enumeration),
             published=_OPTIMAL,
-            max_servers=MAX_ENUMERATED_SERVERS,
+            max_servers=10,
         ),
     )
 }

@@ -18,14 +18,14 @@ import pandas as pd
 from amco_jax.agents.dqn import init
 from amco_jax.agents.methods import Method, get_method
 from amco_jax.errors import InputError, check_whole
-from amco_jax.experiment.blocks import Block
+from amco_jax.experiment.blocks import Block, stack_blocks
 from amco_jax.experiment.checkpoints import load_tree
 from amco_jax.experiment.output import MANIFEST, Output
 from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import provenance
 from amco_jax.experiment.simulate import simulate
 from amco_jax.experiment.train import AGENTS
-from amco_jax.experiment.trainer import LANES
+from amco_jax.experiment.trainer import LANES, TRAINING_BYTES
 from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario, Shape
 from amco_jax.stats import mean_and_half_width, seed_matrix
@@ -60,11 +60,15 @@ class EvaluateResult:
     out: Path | None = None
 
 
-def load_run(directory: str | Path) -> TrainedRun:
+def load_run(directory: str | Path, method: str | Method | None = None) -> TrainedRun:
     """Read a finished training.
 
+    Args:
+      directory: what `train` wrote.
+      method: of your own, where its name is not one of `METHODS`.
+
     Raises:
-      InputError: no finished training in the directory.
+      InputError: no finished training in the directory, or an unknown method.
     """
     home = Path(directory)
     try:
@@ -73,7 +77,7 @@ def load_run(directory: str | Path) -> TrainedRun:
         raise InputError(f"run: {home} holds no finished training; legal: the --out of train") from error
     if manifest.get("kind") != "train":
         raise InputError(f"run: {home} holds a {manifest.get('kind')}; legal: the --out of train")
-    method = get_method(manifest["method"]).with_settings(**manifest["settings"])
+    method = get_method(method or manifest["method"]).with_settings(**manifest["settings"])
     scenario = Scenario(**manifest["scenario"])
     traced = method.require_training().settings.traced(1)
     example = jax.eval_shape(
@@ -89,7 +93,7 @@ def load_run(directory: str | Path) -> TrainedRun:
 class _Loaded:
     """The agents of a run as an `AgentSource`."""
 
-    memory = 2**31
+    memory = TRAINING_BYTES["cpu"]
 
     def __init__(self, run: TrainedRun):
         self._run = run
@@ -100,11 +104,9 @@ class _Loaded:
 
     def agents(self, shape: Shape, chunk: Sequence[Block], size: int) -> Any:
         del shape
-        starts = np.asarray([block.start for block in [*chunk, *[chunk[-1]] * (size - len(chunk))]])
-        devices = jax.local_device_count()
-        starts = np.append(starts, np.repeat(starts[-1:], -len(starts) % devices))
-        lanes = starts[:, None] - self._run.first_seed + np.arange(LANES)
-        lanes = np.minimum(lanes, self._run.num_seeds - 1)  # beyond the last seed nothing is kept
+        _, seeds = stack_blocks(chunk, size, LANES, {block.cell: () for block in chunk})
+        # Beyond the last seed nothing is kept, so that any agent may stand in.
+        lanes = np.minimum(seeds - np.uint32(self._run.first_seed), self._run.num_seeds - 1)
         return jax.tree.map(lambda leaf: leaf[lanes], self._run.agents)
 
 

@@ -29,6 +29,9 @@ from amco_jax.stats import Moments
 DEFAULT_METHODS = (
     "optimal",
     "optimal-admission",
+    "amcoedge-stable",
+    "smcoedge-stable",
+    "drlcoedge-stable",
     "randcoedge",
     "all-servers",
     "least-wait",
@@ -38,7 +41,7 @@ DEFAULT_METHODS = (
 
 
 TRAINED_SEEDS = 32
-EPISODES = 100
+EPISODES = 80
 
 FIGURES = {"makespan": "makespan_mean_s", "miss_rate": "miss_rate"}
 """Metrics by the name of the file that shows them."""

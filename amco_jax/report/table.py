@@ -97,21 +97,17 @@ def print_comparison(final: pd.DataFrame, manifest: dict[str, Any]) -> None:
 
 
 def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
-    """Print one row for each combination of settings, to stdout; gaps are in %."""
-    title = f"{manifest['method']}: {manifest['episodes']} episodes, gap to {manifest['reference']}"
+    """Print one row for each combination of settings, to stdout."""
+    seeds, episodes, reference = (manifest[key] for key in ("num_seeds", "episodes", "reference"))
+    title = f"{manifest['method']}, {episodes} episodes, {seeds} seeds: gap to {reference} in %"
     table = Table(title=title)
-    for column in summary.columns:
-        percent = column.startswith(("gap", "within"))
-        table.add_column(f"{column} [%]" if percent else column, justify="right")
+    shares = [name for name in summary.columns if name.startswith(("gap", "within"))]
+    for column in (*manifest["settings"], "makespan [s]", *(name.removeprefix("gap_") for name in shares)):
+        table.add_column(column, justify="right")
     for row in summary.to_dict("records"):
-        table.add_row(*(_cell(str(name), value) for name, value in row.items()))
+        settings = (str(row[name]) for name in manifest["settings"])
+        table.add_row(*settings, f"{row['makespan_s']:.4f}", *(f"{100 * row[name]:.2f}" for name in shares))
     _print(table, manifest)
-
-
-def _cell(name: str, value: Any) -> str:
-    if name.startswith(("gap", "within")):
-        return f"{100 * value:.2f}"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _print(table: Table, manifest: dict[str, Any]) -> None:
