@@ -41,11 +41,22 @@ def test_import_is_quick_and_touches_no_backend():
 
 def test_sweep_writes_tables_figures_and_manifest(tmp_path):
     out = tmp_path / "out"
-    run = command("sweep", "--param", "deadline", "--values", "0.1", "0.5", *QUICK, "--out", out)
+    methods = [
+        "--methods",
+        "optimal-admission",
+        "local",
+        "drlcoedge",
+        "--episodes",
+        "2",
+        "--trained-seeds",
+        "3",
+    ]
+    run = command("sweep", "--param", "deadline", "--values", "0.1", "0.5", *methods, *QUICK, "--out", out)
     assert run.returncode == 0, run.stderr
     assert "optimal-admission" in run.stdout
+    assert "trained for 2 episodes" in " ".join(run.stdout.split())
     assert "eta" in run.stderr
-    assert len(pd.read_parquet(out / "results.parquet")) == 7 * 2 * 8
+    assert len(pd.read_parquet(out / "results.parquet")) == 2 * (8 + 8 + 3)
     assert json.loads((out / "manifest.json").read_text())["command"][0].endswith("sweep.py")
     assert (out / "makespan.pdf").read_bytes().startswith(b"%PDF")
 

@@ -319,6 +319,14 @@ def test_acting_weights_are_the_network_s_or_the_target_s(act_with_target: bool)
     np.testing.assert_allclose(found.epsilon, 0.07, rtol=1e-6)
 
 
+def test_acting_weights_take_observations_as_they_are():
+    params: Any = Scenario(num_servers=SERVERS).params()
+    hyper, learner = Settings(scale_inputs=True).traced(1), new_learner(Settings())
+    found = acting(hyper, params, learner)
+    assert_same(found.weights, fold_scale(learner.weights, input_scale(hyper, params)))
+    assert (found.weights["_Layer_0"]["kernel"] != learner.weights["_Layer_0"]["kernel"]).all()
+
+
 def test_greedy_probability_grows_from_nothing_to_its_limit():
     hyper = Settings(greedy_growth=0.25, greedy_max=0.6).traced(1)
     found = [float(greedy_probability(hyper, jnp.int32(s))) for s in (0, 1, 2, 3, 1000)]
@@ -352,6 +360,17 @@ def test_exploration_is_independent_of_the_action_explored():
     counts = np.bincount(action[action >= 0], minlength=SETS)
     assert stats.chisquare(counts).pvalue > 1e-4
     assert stats.binomtest(int((action < 0).sum()), tasks, 0.5).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("dqn", [AGENT, FACTORISED], ids=["enumerated", "factorised"])
+def test_a_task_explores_alike_whatever_positions_follow_its_own(dqn: DQN):
+    """Positions that only pad a scenario to the size of another one must not change its draws."""
+
+    def explored(positions: int) -> np.ndarray:
+        best: Any = dqn.actions(SERVERS).greedy(jnp.zeros((dqn.actions(SERVERS).num_outputs, positions)))
+        return np.asarray(explore(dqn, SERVERS, jnp.float32(0.3), key(), best, jnp.float32))
+
+    np.testing.assert_array_equal(explored(50)[:40], explored(40))
 
 
 def test_trained_policies_decide_by_each_station_s_own_agent():

@@ -124,11 +124,11 @@ def assert_draws_from(replay: Replay, newest: int, window: int, num_tasks: int, 
     ("rows", "max_tasks", "num_tasks", "busy"),
     [
         (1, 1, 1, 0.7),
-        (6, 1, 1, 0.4),
         (1, 6, 6, 0.5),
-        (5, 3, 3, 0.6),
-        (5, 3, 3, 1.0),
+        (5, 6, 6, 0.6),
+        (5, 6, 6, 1.0),
         (5, 6, 4, 0.3),
+        (5, 6, 1, 0.4),
         (4, 40, 40, 0.3),
         (4, 40, 33, 0.7),
         (3, 70, 65, 0.9),
@@ -149,28 +149,27 @@ def test_draws_are_those_of_a_ring_buffer_of_tasks(rows: int, max_tasks: int, nu
 
 
 def test_a_history_is_counted_across_slots_without_tasks():
-    replay, busy = new_replay(5, 4), [1, 0, 0, 1, 0, 0, 0, 0, 0, 0.9, 0]
+    replay, busy = new_replay(5, 6), [1, 0, 0, 1, 0, 0, 0, 0, 0, 0.9, 0]
     recent: deque[list[np.ndarray]] = deque(maxlen=5)
-    for t, slot in enumerate(history(5, len(busy), 4, 4, busy)):
+    for t, slot in enumerate(history(5, len(busy), 6, 4, busy)):
         replay = stored(replay, True, t, 4, slot)
         recent.append(transitions(slot, 4))
         assert_draws_from(replay, t, 5, 4, 100, [task for slot in recent for task in slot])
 
 
-@pytest.mark.parametrize("window", [1, 2, 3, 6, 50])
+@pytest.mark.parametrize("window", [1, 2, 4, 5, 50])
 def test_a_window_limits_the_rows_that_are_drawn_from(window: int):
-    rows, num_tasks = 6, 3
-    replay = new_replay(rows, num_tasks)
-    recent: deque[list[np.ndarray]] = deque(maxlen=min(window, rows))
-    for t, slot in enumerate(history(1, 20, num_tasks, num_tasks, 0.6)):
+    replay, num_tasks = new_replay(5, 6), 3
+    recent: deque[list[np.ndarray]] = deque(maxlen=min(window, 5))
+    for t, slot in enumerate(history(1, 20, 6, num_tasks, 0.6)):
         replay = stored(replay, True, t, num_tasks, slot)
         recent.append(transitions(slot, num_tasks))
         assert_draws_from(replay, t, window, num_tasks, 100, [task for slot in recent for task in slot])
 
 
 def test_what_is_not_wanted_is_not_written():
-    slots = list(history(2, 4, 3, 3, 0.9))
-    replay = new_replay(4, 3)
+    slots = list(history(2, 5, 6, 3, 0.9))
+    replay = new_replay(5, 6)
     for t, slot in enumerate(slots[:3]):
         replay = stored(replay, True, t, 3, slot)
     for row_number in (-1, 0, 2, 3):
@@ -180,15 +179,15 @@ def test_what_is_not_wanted_is_not_written():
 
 def test_a_row_left_out_before_the_first_does_no_harm():
     """As in slot 0 of the first episode, whose row would be number -1."""
-    slots = list(history(3, 2, 3, 3, 0.9))
-    replay = stored(new_replay(4, 3), False, -1, 3, slots[0])
-    assert_draws_from(replay, -1, 4, 3, 10, [])
-    assert_draws_from(stored(replay, True, 0, 3, slots[1]), 0, 4, 3, 10, transitions(slots[1], 3))
+    slots = list(history(3, 2, 6, 3, 0.9))
+    replay = stored(new_replay(5, 6), False, -1, 3, slots[0])
+    assert_draws_from(replay, -1, 5, 3, 10, [])
+    assert_draws_from(stored(replay, True, 0, 3, slots[1]), 0, 5, 3, 10, transitions(slots[1], 3))
 
 
 @pytest.mark.parametrize("newest", [-1, 0, 3, 17])
 def test_nothing_is_drawn_from_an_empty_replay(newest: int):
-    _, filled = drawn(new_replay(4, 3), newest, 4, 3, 10, every_draw(0))
+    _, filled = drawn(new_replay(5, 6), newest, 4, 3, 10, every_draw(0))
     assert filled == 0
 
 

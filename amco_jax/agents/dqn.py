@@ -146,7 +146,8 @@ def explore(dqn: DQN, num_servers: int, epsilon: Float[Array, ""], key: Key, act
     """Each task's greedy action with probability ε, else one drawn at random."""
     space = dqn.actions(num_servers)
     num_tasks = jax.tree.leaves(action)[0].shape[0]
-    draws = jnp.arange((space.num_draws + 1) * num_tasks).reshape(-1, num_tasks)
+    # A task's draws are numbered from its position, so that padding behind it changes none of them.
+    draws = jnp.arange(num_tasks) * (space.num_draws + 1) + jnp.arange(space.num_draws + 1)[:, None]
     uniforms = uniform(key, draws, dtype)
     other = space.draw(uniforms[1:])
 
