@@ -108,7 +108,7 @@ def _bench_rule(method: Method, seeds: int, repeats: int, scenario: Scenario) ->
     numbers = np.arange(blocks * LANES, dtype=np.uint32).reshape(blocks, LANES)
 
     start = time.perf_counter()
-    inputs = (params, numbers, None), (UNIFIED, np.int32(0))
+    inputs = (params, numbers, None), (UNIFIED, np.int32(0)), None
     compiled = block_program(scenario.shape(), method, keep_nothing).lower(*inputs).compile()
     compile_s = time.perf_counter() - start
     outputs, rollout_s = _timed(lambda: jax.block_until_ready(compiled(*inputs)), repeats)

@@ -83,26 +83,23 @@ def stack_blocks(chunk: Sequence[Block], size: int, lanes: int, cells: Mapping[i
     return stacked, starts[:, None] + np.arange(lanes, dtype=np.uint32)
 
 
-def over_blocks(function: Callable[..., Any], donate: bool = False) -> Any:
-    """Jit `function(blocked, shared)`, written for one block, over the blocks of all local devices.
+def over_blocks(function: Callable[..., Any]) -> Any:
+    """Jit `function(blocked, shared, state)`, written for one block, over the blocks of all local devices.
 
-    The blocked inputs and all outputs have leaves `[blocks, ...]`, where blocks is a multiple of the number
-    of devices.
-
-    Args:
-      donate: the blocked inputs may be overwritten.
+    Blocked inputs, states and all outputs have leaves `[blocks, ...]`, where blocks is a multiple of the
+    number of devices. The state, which may be None, is overwritten.
     """
 
-    def device(blocked, shared):
+    def device(blocked, shared, state):
         side_by_side = None if jax.default_backend() == "cpu" else ACCELERATOR_BLOCKS
-        return lax.map(lambda block: function(block, shared), blocked, batch_size=side_by_side)
+        return lax.map(lambda b: function(b[0], shared, b[1]), (blocked, state), batch_size=side_by_side)
 
     mesh, spec = Mesh(np.asarray(jax.local_devices()), ("blocks",)), PartitionSpec("blocks")
     sharded = jax.shard_map(
-        device, mesh=mesh, in_specs=(spec, PartitionSpec()), out_specs=spec, check_vma=False
+        device, mesh=mesh, in_specs=(spec, PartitionSpec(), spec), out_specs=spec, check_vma=False
     )
     split, whole = NamedSharding(mesh, spec), NamedSharding(mesh, PartitionSpec())
-    return jax.jit(sharded, in_shardings=(split, whole), donate_argnums=0 if donate else ())
+    return jax.jit(sharded, in_shardings=(split, whole, split), donate_argnums=2)
 
 
 def host_blocks(sharded: jax.Array) -> Iterator[np.ndarray]:

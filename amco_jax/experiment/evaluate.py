@@ -75,8 +75,9 @@ def load_run(directory: str | Path, method: str | Method | None = None) -> Train
         manifest = json.loads((home / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"run: {home} holds no finished training; legal: the --out of train") from error
-    if manifest.get("kind") != "train":
-        raise InputError(f"run: {home} holds a {manifest.get('kind')}; legal: the --out of train")
+    kind = manifest.get("kind") if isinstance(manifest, dict) else None
+    if kind != "train":
+        raise InputError(f"run: {home} holds {kind or 'no'} results; legal: the --out of train")
     method = get_method(method or manifest["method"]).with_settings(**manifest["settings"])
     scenario = Scenario(**manifest["scenario"])
     traced = method.require_training().settings.traced(1)

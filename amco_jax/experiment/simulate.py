@@ -100,7 +100,7 @@ def simulate(
             params = {block.cell: scenarios[block.cell].params() for block in chunk}
             stacked, seeds = stack_blocks(chunk, size, lanes, params)
             program = block_program(shape, method, keep_makespan)
-            outputs = program((stacked, seeds, agents), (physics, np.int32(episode)))
+            outputs = program((stacked, seeds, agents), (physics, np.int32(episode)), None)
             # The host sorts one chunk's makespans while the devices compute the next chunk.
             if pending is not None:
                 yield from pending.result()
@@ -119,11 +119,11 @@ def block_program(shape: Shape, method: Method, record: Record) -> Any:
 
     Returns:
       A function of (params, seeds, agents), leaves `[blocks, ...]`, where seeds and agents have a second axis
-      over lanes, and (physics, episode), to (totals, utilisation, records): leaves `[blocks, lanes, ...]`,
-      the records of an episode in one axis.
+      over lanes, of (physics, episode) and of None, to (totals, utilisation, records): leaves
+      `[blocks, lanes, ...]`, the records of an episode in one axis.
     """
 
-    def block(blocked, shared):
+    def block(blocked, shared, _):
         params, seeds, agents = blocked
         physics, number = shared
 

@@ -29,9 +29,6 @@ from amco_jax.stats import Moments
 DEFAULT_METHODS = (
     "optimal",
     "optimal-admission",
-    "amcoedge-stable",
-    "smcoedge-stable",
-    "drlcoedge-stable",
     "randcoedge",
     "all-servers",
     "least-wait",

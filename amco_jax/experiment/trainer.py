@@ -70,14 +70,15 @@ class Trainer:
         self._programs = _programs(shape, method, rows)
         self._physics = physics
         (self._params, self._hyper), self._seeds = stack_blocks(chunk, size, LANES, traced)
-        self.state = self._programs.start((self._params, self._hyper, self._seeds), None)
+        self.state = self._programs.start((self._params, self._hyper, self._seeds), None, None)
 
     def advance(self, episodes: int) -> Curve:
         """Train for at most `SEGMENT` episodes more; leaves `[blocks, LANES, episodes]` on the host."""
         assert episodes <= SEGMENT
         self.state, curves = self._programs.advance(
-            (self._params, self._hyper, self._seeds, self.state),
+            (self._params, self._hyper, self._seeds),
             (self._physics, np.int32(self.episode), np.int32(episodes)),
+            self.state,
         )
         self.episode += episodes
         # Written slot by slot of the segment: [blocks, SEGMENT, LANES], of which the first are filled.
@@ -88,7 +89,7 @@ class Trainer:
 
     def agents(self) -> Any:
         """What the trained policies act by: leaves `[padded blocks, LANES, num_servers, ...]`."""
-        return self._programs.agents((self._params, self._hyper, self.state), None)
+        return self._programs.agents((self._params, self._hyper, self.state), None, None)
 
     def host_agents(self) -> Any:
         """Those of the chunk's own blocks, on the host: leaves `[blocks, LANES, num_servers, ...]`."""
@@ -121,13 +122,13 @@ class _Programs(NamedTuple):
 
 @functools.lru_cache(maxsize=32)
 def _programs(shape: Shape, method: Method, rows: int) -> _Programs:
-    def start(blocked, _):
+    def start(blocked, _, __):
         params, hyper, seeds = blocked
         del params
         return jax.vmap(lambda seed: start_training(shape, method, hyper, rows, seed))(seeds)
 
-    def advance(blocked, shared):
-        params, hyper, seeds, state = blocked
+    def advance(blocked, shared, state):
+        params, hyper, seeds = blocked
         physics, first, episodes = shared
 
         def episode(i, carry):
@@ -147,11 +148,11 @@ def _programs(shape: Shape, method: Method, rows: int) -> _Programs:
         empty = jax.tree.map(lambda x: jnp.zeros((SEGMENT, seeds.shape[0]), x.dtype), one)
         return lax.fori_loop(0, episodes, episode, (state, empty))
 
-    def agents(blocked, _):
+    def agents(blocked, _, __):
         params, hyper, state = blocked
         return jax.vmap(jax.vmap(lambda learner: acting(hyper, params, learner).weights))(state.learner)
 
-    return _Programs(over_blocks(start), over_blocks(advance, donate=True), over_blocks(agents))
+    return _Programs(over_blocks(start), over_blocks(advance), over_blocks(agents))
 
 
 class OnTheSpot:

@@ -83,6 +83,9 @@ def tune(
     check_seeds(first_seed, seeds)
     check_whole("episodes", episodes)
     method.check(scenario.num_servers)
+    for name, values in settings.items():
+        if isinstance(values, str) or not len(values):
+            raise InputError(f"{name}: {values!r}; legal: a list of at least one value")
     grid = [dict(zip(settings, values, strict=True)) for values in itertools.product(*settings.values())]
     variants = [method.with_settings(**changes) for changes in grid]
 
@@ -90,7 +93,8 @@ def tune(
         output = None if out is None else stack.enter_context(Output(out, overwrite))
         bar = stack.enter_context(progress_bar(progress))
         task = bar.add_task(method.name, total=len(grid) * seeds * episodes)
-        (target,) = simulate([scenario], best, best.physics(physics), first_seed, seeds)
+        parts = simulate([scenario], best, best.physics(physics), first_seed, seeds)
+        target = np.concatenate([part.metrics["makespan_mean_s"] for part in parts])
         frames = {}
         by_shape = sorted(range(len(grid)), key=lambda i: str(variants[i].dqn))
         for _, group in itertools.groupby(by_shape, key=lambda i: variants[i].dqn):
@@ -102,7 +106,7 @@ def tune(
             for batch in simulate([scenario] * len(cells), one, row, first_seed, seeds, source):
                 makespan = batch.metrics["makespan_mean_s"]
                 start = batch.seeds[0] - first_seed
-                gap = makespan / target.metrics["makespan_mean_s"][start : start + len(makespan)] - 1
+                gap = makespan / target[start : start + len(makespan)] - 1
                 number = members[batch.index]
                 columns = {name: str(value) for name, value in grid[number].items()} | {
                     "seed": batch.seeds,
