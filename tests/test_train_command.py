@@ -23,6 +23,7 @@ from amco_jax.agents.settings import Settings
 from amco_jax.alloc import hecwa
 from amco_jax.errors import InputError
 from amco_jax.experiment import trainer as trainer_module
+from amco_jax.experiment.checkpoints import Journal, Saved
 from amco_jax.experiment.compare import METRICS, compare
 from amco_jax.experiment.evaluate import evaluate, load_run
 from amco_jax.experiment.simulate import Batch, simulate
@@ -180,6 +181,22 @@ def test_resuming_goes_on_within_the_right_chunk_of_seeds(
     assert done == [2] * (6 - call)  # nothing is trained twice
     assert_same(again, whole)
     assert not (tmp_path / ".training").exists()
+
+
+def test_the_newest_checkpoint_counts(tmp_path: Path):
+    """Also where a kill came between its writing and the removal of the one before."""
+    journal = Journal(tmp_path / "journal", {}, resume=False)
+    journal.save(3, Saved(9, np.zeros(2), np.ones(1)))
+    shutil.copytree(tmp_path / "journal" / "chunk-3" / "9", tmp_path / "older")
+    journal.save(3, Saved(10, np.full(2, 7.0), np.ones(1)))
+    shutil.move(tmp_path / "older", tmp_path / "journal" / "chunk-3" / "9")
+    again = Journal(tmp_path / "journal", {}, resume=True)
+    assert again.load(0, (0, 0)) is None
+    found = again.load(3, (0, 0))
+    assert found is not None
+    assert (found.episode, found.state.tolist(), found.curves.tolist()) == (10, [7, 7], [1])
+    again.save(3, Saved(11, np.zeros(2), np.ones(1)))
+    assert [p.name for p in (tmp_path / "journal" / "chunk-3").iterdir()] == ["11"]
 
 
 def test_resuming_where_nothing_was_begun_begins(finished: Path, tmp_path: Path):

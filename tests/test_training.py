@@ -14,6 +14,7 @@ import pytest
 from jax import lax
 
 from amco_jax.agents.methods import Method, get_method
+from amco_jax.agents.replay import sample
 from amco_jax.agents.settings import Settings
 from amco_jax.env import UNIFIED
 from amco_jax.errors import InputError
@@ -258,33 +259,67 @@ def hyper_of(method: Method, **changes: Any) -> Any:
     return settings_of(method, **changes).traced(EPISODES)
 
 
+class Outcome(NamedTuple):
+    """Of two episodes."""
+
+    first: TrainingState
+    last: TrainingState
+    draws: list[np.ndarray]
+    """What each agent drew from its replay, for each learning step"""
+
+
 @pytest.fixture(scope="module")
-def outcomes() -> dict[str, tuple[TrainingState, TrainingState, Curve]]:
-    """One episode with one learning step at its end; each time, one purpose alone draws as seed 1 does."""
-    patch = pytest.MonkeyPatch()
-    for user in map(importlib.import_module, ("amco_jax.training", "amco_jax.workload.bernoulli")):
-        patch.setattr(user, "stream", lambda seeds, purpose: stream(seeds[purpose], purpose))
-    run = compiled_training(METHOD, TINY, TINY.num_slots - 1, 1)
-    hyper = hyper_of(METHOD, learn_after=5, learn_interval=6)
-    chosen = {p.name: np.arange(len(Stream) + 1) == p for p in Stream} | {"none": np.zeros(7, bool)}
-    found = {
-        name: jax.tree.map(np.asarray, run(hyper, own.astype(np.uint32))) for name, own in chosen.items()
-    }
-    patch.undo()
+def outcomes() -> dict[str, Outcome]:
+    """One learning step after two episodes; each time, one purpose alone draws as seed 1 does.
+
+    Of `many`, which draws as `none` does, the agents make two steps after each slot but the first ones.
+    """
+    draws = []
+
+    def overheard(*arguments: Any) -> Any:
+        jax.debug.callback(lambda uniforms: draws.append(np.asarray(uniforms)), arguments[-1])
+        return sample(*arguments)
+
+    chosen = {p.name: np.arange(len(Stream) + 1) == p for p in Stream}
+    chosen |= dict.fromkeys(("none", "many"), np.zeros(len(Stream) + 1, bool))
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for user in map(importlib.import_module, ("amco_jax.training", "amco_jax.workload.bernoulli")):
+            patch.setattr(user, "stream", lambda seeds, purpose: stream(seeds[purpose], purpose))
+        patch.setattr("amco_jax.training.sample", overheard)
+        run = compiled_training(METHOD, TINY, 2 * (TINY.num_slots - 1), 2)
+        for name, own in chosen.items():
+            schedule = {"learn_after": 3, "learn_interval": 1, "learn_repeats": 2}
+            if name != "many":
+                schedule = {"learn_after": 11, "learn_interval": 12}
+            draws.clear()
+            first, last, _ = jax.tree.map(
+                np.asarray, run(hyper_of(METHOD, **schedule), own.astype(np.uint32))
+            )
+            jax.effects_barrier()
+            found[name] = Outcome(first, last, sorted(draws, key=list))
     return found
 
 
-def differences(left: Any, right: Any) -> dict[str, bool]:
-    def differ(read: Any) -> bool:
-        pairs = zip(jax.tree.leaves(read(left)), jax.tree.leaves(read(right)), strict=True)
-        return any(not np.array_equal(a, b) for a, b in pairs)
+def differences(left: Outcome, right: Outcome) -> set[str]:
+    """What differs, of what may depend on the seed."""
 
+    def parts(outcome: Outcome) -> dict[str, Any]:
+        replay = outcome.last.replay
+        return {
+            "initial weights": outcome.first.learner.weights,
+            "arrivals": replay.size,
+            "explored actions": replay.action,
+            "rewards": replay.reward,
+            "draws from the replay": outcome.draws,
+            "learnt weights": outcome.last.learner.weights,
+        }
+
+    pairs = zip(parts(left).items(), parts(right).values(), strict=True)
     return {
-        "initial weights": differ(lambda x: x[0].learner.weights),
-        "arrivals": differ(lambda x: x[1].replay.size),
-        "explored actions": differ(lambda x: x[1].replay.action),
-        "rewards": differ(lambda x: x[1].replay.reward),
-        "learnt weights": differ(lambda x: x[1].learner.weights),
+        name
+        for (name, one), other in pairs
+        if any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True))
     }
 
 
@@ -296,26 +331,35 @@ def differences(left: Any, right: Any) -> dict[str, bool]:
         ("POLICY", set()),
         ("INIT", {"initial weights", "learnt weights"}),
         ("EXPLORATION", {"explored actions", "rewards", "learnt weights"}),
-        ("REPLAY", {"learnt weights"}),
+        ("REPLAY", {"draws from the replay", "learnt weights"}),
     ],
 )
-def test_each_purpose_draws_anew_for_each_seed_on_its_own(outcomes, purpose: str, changed: set[str]):
-    found = differences(outcomes[purpose], outcomes["none"])
-    assert {name for name, differs in found.items() if differs} == changed
+def test_each_purpose_draws_anew_for_each_seed_on_its_own(
+    outcomes: dict[str, Outcome], purpose: str, changed: set[str]
+):
+    assert differences(outcomes[purpose], outcomes["none"]) == changed
 
 
-def test_agents_draw_apart_from_each_other(outcomes):
-    """At other base stations, in other slots, at other positions."""
+def test_agents_draw_apart_from_each_other(outcomes: dict[str, Outcome]):
+    """At other base stations, in other slots and episodes, at other positions."""
     first, last, _ = outcomes["none"]
     for layer in first.learner.weights.values():
         assert (layer["kernel"][0] != layer["kernel"][1]).all()
-    action = last.replay.action
+    action, each = last.replay.action, TINY.num_slots - 1
     for one, other in (
         (action[0], action[1]),
         (action[:, 1:], action[:, :-1]),
+        (action[:, :each], action[:, each:]),
         (action[:, :, 1:], action[:, :, :-1]),
     ):
         assert 0.4 < (one != other).mean() < 0.95  # 2/3 for independent draws of three sets
+
+
+def test_every_learning_step_draws_apart_from_all_others(outcomes: dict[str, Outcome]):
+    """Of each agent, in each slot and episode, and each time that it is repeated."""
+    draws = np.stack(outcomes["many"].draws)
+    assert draws.shape == (2 * 2 * (2 * TINY.num_slots - 3), 4)
+    assert len(np.unique(draws)) == draws.size
 
 
 def test_episodes_of_one_slot_teach_nothing():
