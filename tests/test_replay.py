@@ -133,6 +133,8 @@ def assert_draws_from(replay: Replay, newest: int, window: int, num_tasks: int, 
         (4, 40, 33, 0.7),
         (3, 70, 65, 0.9),
         (3, 70, 31, 0.05),
+        (40, 6, 6, 0.7),
+        (60, 6, 6, 0.2),
     ],
 )
 def test_draws_are_those_of_a_ring_buffer_of_tasks(rows: int, max_tasks: int, num_tasks: int, busy: float):
@@ -157,11 +159,13 @@ def test_a_history_is_counted_across_slots_without_tasks():
         assert_draws_from(replay, t, 5, 4, 100, [task for slot in recent for task in slot])
 
 
-@pytest.mark.parametrize("window", [1, 2, 4, 5, 50])
+@pytest.mark.parametrize("window", [1, 2, 15, 16, 17, 31, 32, 50])
 def test_a_window_limits_the_rows_that_are_drawn_from(window: int):
-    replay, num_tasks = new_replay(5, 6), 3
-    recent: deque[list[np.ndarray]] = deque(maxlen=min(window, 5))
-    for t, slot in enumerate(history(1, 20, 6, num_tasks, 0.6)):
+    replay, num_tasks = new_replay(20, 6), 3
+    rows = replay.stored.size
+    assert rows == 32  # room is made in shelves of 16 rows
+    recent: deque[list[np.ndarray]] = deque(maxlen=min(window, rows))
+    for t, slot in enumerate(history(1, 2 * rows + 20, 6, num_tasks, 0.6)):
         replay = stored(replay, True, t, num_tasks, slot)
         recent.append(transitions(slot, num_tasks))
         assert_draws_from(replay, t, window, num_tasks, 100, [task for slot in recent for task in slot])

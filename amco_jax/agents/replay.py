@@ -56,7 +56,8 @@ class Batch:
 
 
 def empty_replay(rows: int, max_tasks: int, num_servers: int, action: Any, dtype: Any) -> Replay:
-    """Nothing stored yet; `action` is an example without leading axes."""
+    """Nothing stored yet, in at least `rows` rows; `action` is an example without leading axes."""
+    rows = -(-rows // _SHELF) * _SHELF
     return Replay(
         size=jnp.zeros((rows, max_tasks + 1), dtype),
         backlog=jnp.zeros((rows, 2, num_servers), dtype),
@@ -129,11 +130,11 @@ def sample(
     filled = jnp.minimum(capacity, total - lost)
     # Numbers of the drawn tasks in the whole history; the last filled ones are drawn from.
     number = total - 1 - jnp.minimum((uniforms * filled).astype(jnp.int32), filled - 1)
-    # Rows in the order of their age: the drawn task lies after all rows that end at or before it. (Halving
-    # would take fewer steps, but each a gather, which costs more on CPUs than counting.)
-    row = (newest + 1 + jnp.sum(replay.stored <= number[:, None], axis=1, dtype=jnp.int32)) % rows
+    # The drawn task lies after all rows that end at or before it. Here and below the barrier keeps XLA from
+    # computing the same once more for each gather.
+    row = lax.optimization_barrier((newest + 1 + _rows_up_to(replay.stored, newest % rows, number)) % rows)
     present = replay.present[row]
-    position = _kth_bit(present, number - (replay.stored[row] - _count(present)))
+    position = lax.optimization_barrier(_kth_bit(present, number - (replay.stored[row] - _count(present))))
     backlog = replay.backlog[row]
     now, then = backlog[:, 0].T, backlog[:, 1].T
     batch = Batch(
@@ -147,6 +148,25 @@ def sample(
     return batch, filled
 
 
+def _rows_up_to(
+    stored: Int[Array, " rows"], newest: Int[Array, ""], number: Int[Array, " batch"]
+) -> Int[Array, " batch"]:
+    """How many rows end at or before task `number`: counted by shelves, and row by row within two of them.
+
+    From the shelf after that of the newest row, shelves are in the order of their age; the newest row's own
+    holds the oldest rows too.
+    """
+    shelves = stored.reshape(-1, _SHELF)
+    own = newest // _SHELF
+    others = jnp.arange(shelves.shape[0]) != own
+    whole = jnp.sum((shelves[:, -1] <= number[:, None]) & others, axis=1, dtype=jnp.int32)
+    partly = (own + 1 + whole) % shelves.shape[0]
+    in_partly = jnp.sum(shelves[partly] <= number[:, None], axis=1, dtype=jnp.int32)
+    in_own = jnp.sum(shelves[own] <= number[:, None], axis=1, dtype=jnp.int32)
+    return whole * _SHELF + in_own + jnp.where(partly == own, 0, in_partly)
+
+
+_SHELF = 16
 _WORD = 32
 _MOST_ROWS = 2**30
 
