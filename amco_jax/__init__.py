@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from amco_jax.alloc import ALLOCATORS, cwa, hecwa, waterfill
     from amco_jax.errors import InputError
     from amco_jax.experiment.compare import CompareResult, compare
+    from amco_jax.experiment.engines import Execution
     from amco_jax.experiment.evaluate import EvaluateResult, evaluate, load_run
     from amco_jax.experiment.sweep import SweepResult, sweep
     from amco_jax.experiment.train import TrainResult, train
@@ -31,6 +32,7 @@ _MODULES = {
     "alloc": ("ALLOCATORS", "cwa", "hecwa", "waterfill"),
     "errors": ("InputError",),
     "experiment.compare": ("CompareResult", "compare"),
+    "experiment.engines": ("Execution",),
     "experiment.evaluate": ("EvaluateResult", "evaluate", "load_run"),
     "experiment.sweep": ("SweepResult", "sweep"),
     "experiment.train": ("TrainResult", "train"),
@@ -49,6 +51,7 @@ __all__ = [
     "CompareResult",
     "Episode",
     "EvaluateResult",
+    "Execution",
     "InputError",
     "Method",
     "Params",

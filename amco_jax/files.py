@@ -1,14 +1,43 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all: written as drafts, under hidden names, first."""
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from amco_jax.errors import InputError
+
+
+def draft_prefix() -> str:
+    """How the names of this process's drafts begin."""
+    return f".unfinished-{socket.gethostname()}-{os.getpid()}-"
+
+
+def remove_abandoned(directory: Path) -> None:
+    """Remove the drafts that processes of this machine which are no more have left in a directory."""
+    for left in directory.glob(f".unfinished-{glob.escape(socket.gethostname())}-*"):
+        pid = left.name.removeprefix(f".unfinished-{socket.gethostname()}-").partition("-")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 @contextlib.contextmanager
@@ -21,7 +50,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         if path.is_dir():
             raise IsADirectoryError(0, "it is a directory")
-        handle, name = tempfile.mkstemp(prefix=".unfinished-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=draft_prefix(), suffix=path.suffix, dir=path.parent)
     except OSError as error:
         raise InputError(f"out: {path} cannot be written: {error.strerror}") from error
     os.close(handle)

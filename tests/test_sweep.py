@@ -79,7 +79,7 @@ def test_files_equal_the_returned_frames(tmp_path):
     manifest = json.loads((tmp_path / "new" / "manifest.json").read_text())
     assert manifest["scenario"]["num_tasks"] == 5
     assert {"versions", "device", "git_commit", "command", "wall_time_s", "num_seeds"} <= manifest.keys()
-    names = {"results.parquet", "summary.csv", "manifest.json"}
+    names = {"results.parquet", "summary.csv", "manifest.json", "units"}
     figures = {f"{n}.{s}" for n in ("makespan", "miss_rate") for s in ("png", "pdf")}
     assert {p.name for p in (tmp_path / "new").iterdir()} == names | figures
 
@@ -91,13 +91,14 @@ def test_same_seeds_give_the_same_tables_and_figures(tmp_path):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
 
-def test_a_failing_sweep_leaves_nothing_behind(tmp_path):
+def test_a_failing_sweep_leaves_its_finished_units_and_no_results(tmp_path):
     def broken(view):
         raise RuntimeError("user error")
 
     with pytest.raises(RuntimeError, match="user error"):
         run(methods=["local", Method("broken", per_task(broken))], out=tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["units"]
+    assert len(list((tmp_path / "new" / "units").glob("*.sha256"))) == 1
 
 
 def test_results_are_not_overwritten_unasked(tmp_path):

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from amco_jax.errors import InputError
+from amco_jax.files import draft_prefix, remove_abandoned
 
 MANIFEST = "manifest.json"
 
@@ -33,7 +34,8 @@ class Output:
             if not overwrite and (self._final / MANIFEST).exists():
                 raise InputError(f"out: {self._final} holds results; legal: another directory, or overwrite")
             self._final.mkdir(parents=True, exist_ok=True)
-            self._staging = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self._final))
+            remove_abandoned(self._final)
+            self._staging = Path(tempfile.mkdtemp(prefix=draft_prefix(), dir=self._final))
         except OSError as error:
             raise InputError(f"out: {self._final} cannot be written: {error.strerror or error}") from error
 

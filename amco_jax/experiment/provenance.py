@@ -22,8 +22,7 @@ def provenance(started: float) -> dict[str, Any]:
     """What a manifest says of how it came about; `started` is a `time.time()`."""
     device = jax.devices()[0]
     return {
-        "versions": {"python": platform.python_version()}
-        | {p: importlib.metadata.version(p) for p in _PACKAGES},
+        "versions": package_versions(),
         "device": {
             "platform": device.platform,
             "kind": device.device_kind,
@@ -35,6 +34,12 @@ def provenance(started: float) -> dict[str, Any]:
         "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
         "wall_time_s": round(time.time() - started, 3),
     }
+
+
+def package_versions() -> dict[str, str]:
+    """Of everything that numbers may depend on."""
+    packages = {p: importlib.metadata.version(p) for p in _PACKAGES}
+    return {"python": platform.python_version()} | packages
 
 
 def _processor() -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -29,6 +30,8 @@ from amco_jax.metrics import keep_makespan, summarise
 from amco_jax.random import Stream, fold_in, stream
 from amco_jax.scenario import Scenario, Shape
 from amco_jax.workload import bernoulli
+
+log = logging.getLogger(__name__)
 
 LANES = 64
 """Seeds of a block: eight AVX2 vectors, whose working set stays in a core's first-level cache."""
@@ -93,20 +96,44 @@ def simulate(
     else:
         chunks = chunks_of(blocks, shapes, lanes, source.bytes_per_lane, source.memory)
     end = first_seed + num_seeds
+
+    def launch(shape: Shape, chunk: Sequence[Block], size: int) -> Any:
+        agents = None if source is None else source.agents(shape, chunk, size)
+        params = {block.cell: scenarios[block.cell].params() for block in chunk}
+        stacked, seeds = stack_blocks(chunk, size, lanes, params)
+        program = block_program(shape, method, keep_makespan)
+        return jax.block_until_ready(program((stacked, seeds, agents), (physics, np.int32(episode)), None))
+
     with ThreadPoolExecutor(max_workers=1) as host:
         pending = None
-        for shape, chunk, size in chunks:
-            agents = None if source is None else source.agents(shape, chunk, size)
-            params = {block.cell: scenarios[block.cell].params() for block in chunk}
-            stacked, seeds = stack_blocks(chunk, size, lanes, params)
-            program = block_program(shape, method, keep_makespan)
-            outputs = program((stacked, seeds, agents), (physics, np.int32(episode)), None)
+        for chunk, outputs in _within_memory(launch, chunks):
             # The host sorts one chunk's makespans while the devices compute the next chunk.
             if pending is not None:
                 yield from pending.result()
             pending = host.submit(_collect, chunk, outputs, lanes, end)
         if pending is not None:
             yield from pending.result()
+
+
+def _within_memory(
+    launch: Callable[[Shape, Sequence[Block], int], Any], chunks: Iterable[tuple[Shape, list[Block], int]]
+) -> Iterator[tuple[Sequence[Block], Any]]:
+    """Launch chunk after chunk, in halves from where the device's memory does not suffice."""
+    most = None
+    for shape, blocks, size in chunks:
+        todo = list(blocks)
+        while todo:
+            count = min(size, most or size)
+            try:
+                outputs = launch(shape, todo[:count], count)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error) or count == 1:
+                    raise
+                most = -(-count // 2)
+                log.warning("out of device memory with %d blocks at a time; going on with %d", count, most)
+                continue
+            yield todo[:count], outputs
+            todo = todo[count:]
 
 
 def _makespan_bytes(shape: Shape) -> int:

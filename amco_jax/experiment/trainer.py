@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from amco_jax.agents.replay import rows_for
 from amco_jax.agents.settings import Hyperparameters, Settings
 from amco_jax.env import Physics
 from amco_jax.experiment.blocks import Block, host_blocks, over_blocks, stack_blocks
+from amco_jax.experiment.checkpoints import Journal, Saved
 from amco_jax.scenario import Scenario, Shape
 from amco_jax.training import Curve, start_training, train_episode
 
@@ -25,6 +27,9 @@ LANES = 32
 
 SEGMENT = 25
 """Most episodes of one call"""
+
+CHECKPOINT_SECONDS = 60.0
+"""Between checkpoints of a training that is part of a longer run"""
 
 TRAINING_BYTES = {"cpu": 2**31, "accelerator": 2**34}
 """Memory for the agents that train side by side."""
@@ -165,9 +170,15 @@ class OnTheSpot:
         cells: Sequence[Cell],
         episodes: int,
         tell: Callable[[int], None] = lambda episodes: None,
+        journal: Journal | None = None,
     ):
-        """`tell` is called with the number of episodes, over all seeds, each time that some are done."""
-        self._tell = tell
+        """New source.
+
+        Args:
+          tell: called with the number of episodes, over all seeds, each time that some are done.
+          journal: keeps checkpoints every `CHECKPOINT_SECONDS`, from which an interrupted run goes on.
+        """
+        self._tell, self._journal = tell, journal
         self._method, self._physics, self._cells, self._episodes = method, physics, cells, episodes
 
     @property
@@ -188,8 +199,20 @@ class OnTheSpot:
     def agents(self, shape: Shape, chunk: Sequence[Block], size: int) -> Any:
         """Train a chunk to the end."""
         trainer = Trainer(shape, self._method, self._physics, self._cells, chunk, size, self._episodes)
+        # Another number of devices pads a chunk to another size; its checkpoints are of no use then.
+        name = f"{chunk[0].cell}-{chunk[0].start}-{len(chunk)}-{size}-{jax.local_device_count()}"
+        if (
+            self._journal is not None
+            and (saved := self._journal.load(name, (trainer.state, None))) is not None
+        ):
+            trainer.restore(saved.state, saved.episode)
+            self._tell(saved.episode * len(chunk) * LANES)
+        due = time.monotonic() + CHECKPOINT_SECONDS
         while trainer.episode < self._episodes:
             episodes = min(SEGMENT, self._episodes - trainer.episode)
             trainer.advance(episodes)
             self._tell(episodes * len(chunk) * LANES)
+            if self._journal is not None and time.monotonic() >= due:
+                self._journal.save(name, Saved(trainer.episode, trainer.state, None))
+                due = time.monotonic() + CHECKPOINT_SECONDS
         return trainer.agents()

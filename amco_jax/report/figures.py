@@ -19,27 +19,28 @@ AXIS_LABELS = {
     "miss_rate": "miss rate",
 }
 
-# Okabe and Ito's palette; markers and dashes tell the methods apart where colours do not.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-_MARKERS = "osD^vPX*"
-_DASHES = ("-", "--", "-.", ":")
-_KNOWN = (
-    "optimal",
-    "randcoedge",
-    "all-servers",
-    "least-wait",
-    "two-choices",
-    "local",
-    "optimal-admission",
-    "fastest-3",
-    "amcoedge",
-    "smcoedge",
-    "drlcoedge",
-    "amcoedge-stable",
-    "smcoedge-stable",
-    "drlcoedge-stable",
-    "amcoedge-factorised",
-)
+# Okabe and Ito's palette and four more; markers and dashes tell the methods apart where colours do not. The
+# ways to train one method share its colour.
+_BLACK, _GREY, _BLUE, _VERMILION, _GREEN = "#000000", "#7F7F7F", "#0072B2", "#D55E00", "#009E73"
+_PURPLE, _ORANGE, _SKY, _BROWN, _INDIGO = "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#332288"
+_KNOWN = {
+    "optimal": (_BLACK, "*", "-"),
+    "optimal-admission": (_GREY, "X", "-"),
+    "amcoedge": (_BLUE, "o", "--"),
+    "amcoedge-stable": (_BLUE, "s", "-"),
+    "amcoedge-factorised": (_BLUE, "h", ":"),
+    "smcoedge": (_VERMILION, "^", "--"),
+    "smcoedge-stable": (_VERMILION, "v", "-"),
+    "drlcoedge": (_GREEN, "D", "--"),
+    "drlcoedge-stable": (_GREEN, "d", "-"),
+    "randcoedge": (_PURPLE, "P", "-."),
+    "all-servers": (_ORANGE, "<", ":"),
+    "least-wait": (_SKY, ">", "-."),
+    "two-choices": (_BROWN, "p", "--"),
+    "local": (_INDIGO, "H", ":"),
+}
+_OTHERS = tuple(zip((_INDIGO, _GREY, _ORANGE, _GREEN, _SKY, _BROWN), "osD^vP", strict=True))
+_DASHES = (":", "--", "-.", "-")
 
 STYLE: Any = {
     "figure.dpi": 100,
@@ -121,13 +122,10 @@ def save_figure(figure: Figure, stem: Path) -> None:
 
 def method_styles(methods: list[str]) -> dict[str, dict[str, Any]]:
     """Colour, marker and dashes per method; known methods always have the same."""
-    styles = {}
-    others = itertools.count(len(_KNOWN))
-    for method in methods:
-        i = _KNOWN.index(method) if method in _KNOWN else next(others)
-        styles[method] = {
-            "color": _COLOURS[i % len(_COLOURS)],
-            "marker": _MARKERS[i % len(_MARKERS)],
-            "linestyle": _DASHES[(i + i // len(_COLOURS)) % len(_DASHES)],
-        }
-    return styles
+    others = (
+        (colour, marker, dashes)
+        for dashes in itertools.cycle(_DASHES)
+        for colour, marker in _OTHERS
+    )  # fmt: skip
+    keys = "color", "marker", "linestyle"
+    return {m: dict(zip(keys, _KNOWN[m] if m in _KNOWN else next(others), strict=True)) for m in methods}

@@ -1,0 +1,205 @@
+"""The results of units of work on disk: committed whole, once, and never taken on trust.
+
+A store is a directory beside the results:
+
+    plan.json             what is computed, by which code; written first, never changed
+    <unit>-<digest>.parquet   rows of a unit
+    <unit>.sha256         the commit: the name and the digest of those rows
+
+A file appears under its name by a hard link, which fails where the name is taken. So of two processes that
+compute the same unit the first one's commit stands, and the second compares its own rows with it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from amco_jax.errors import InputError
+from amco_jax.files import draft_prefix, remove_abandoned
+
+PLAN = "plan.json"
+LOG = "log.txt"
+_COMMIT = ".sha256"
+
+
+class Store:
+    """Committed units in a directory."""
+
+    def __init__(self, directory: Path):
+        """Open the store in `directory`, which need not exist yet."""
+        self.directory = directory
+
+    @property
+    def begun(self) -> bool:
+        """Whether a plan stands here."""
+        return (self.directory / PLAN).exists()
+
+    def begin(self, plan: Mapping[str, Any]) -> None:
+        """Write the plan, or check that the one that stands here is the same.
+
+        Raises:
+          InputError: the plan that stands here is another one, or damaged; it says in what they differ.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(self.directory)
+        wanted = _canonical(plan)
+        self._link(wanted, PLAN)
+        path = self.directory / PLAN
+        found = path.read_bytes()
+        if found == wanted:
+            return
+        try:
+            other = _differences(json.loads(found), json.loads(wanted))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"store: {path} is damaged: {type(error).__name__}; legal: overwrite") from error
+        raise InputError(f"store: {path} was made for something else: {other}; legal: the same, or overwrite")
+
+    def committed(self, unit: str) -> bool:
+        """Whether the unit's rows stand here."""
+        return (self.directory / (unit + _COMMIT)).exists()
+
+    def commit(self, unit: str, frame: pd.DataFrame) -> str:
+        """Write the rows of a unit, or check that those that stand here are the same.
+
+        Returns:
+          The digest of the rows.
+
+        Raises:
+          InputError: other rows of the same unit stand here.
+        """
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), sink)
+        content = sink.getvalue().to_pybytes()
+        digest = hashlib.sha256(content).hexdigest()
+        name = _rows_name(unit, digest)
+        self._link(content, name)
+        self._link(f"{digest}  {name}\n".encode(), unit + _COMMIT)
+        if (found := self._digest(unit)) != digest:
+            raise InputError(
+                f"store: unit {unit} in {self.directory} was computed twice with different results "
+                f"({found[:12]} and {digest[:12]}); legal: one kind of device and of code for all units"
+            )
+        return digest
+
+    def read(self, unit: str) -> pd.DataFrame:
+        """The committed rows of a unit.
+
+        Raises:
+          InputError: there are none, or they are damaged; the file is named.
+        """
+        digest = self._digest(unit)
+        path = self.directory / _rows_name(unit, digest)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError as error:
+            raise _damaged(path, "it is missing") from error
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise _damaged(path, "its content is not what was committed")
+        return pq.read_table(pa.BufferReader(content)).to_pandas()
+
+    def discard(self, unit: str) -> None:
+        """Remove a unit, for it to be computed again."""
+        (self.directory / (unit + _COMMIT)).unlink(missing_ok=True)
+        for path in self.directory.glob(f"{unit}-*.parquet"):
+            path.unlink(missing_ok=True)
+
+    def discard_damaged(self, unit: str) -> None:
+        """Remove a unit that is damaged, and the checkpoints of one that was not committed."""
+        if not self.committed(unit):
+            self.drop_journal(unit)
+            return
+        try:
+            self.read(unit)
+        except InputError:
+            self.discard(unit)
+
+    def journal(self, unit: str) -> Path:
+        """Where the checkpoints of an unfinished unit stand."""
+        return self.directory / f"{unit}.checkpoints"
+
+    def drop_journal(self, unit: str) -> None:
+        """Forget the checkpoints of a unit."""
+        shutil.rmtree(self.journal(unit), ignore_errors=True)
+
+    def log(self, event: str, unit: str) -> None:
+        """Note who did what, for people; nothing depends on it."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        with (self.directory / LOG).open("a", encoding="utf-8") as file:
+            file.write(f"{now} {socket.gethostname()} {os.getpid()} {event} {unit}\n")
+
+    def remove(self) -> None:
+        """Forget everything."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _digest(self, unit: str) -> str:
+        path = self.directory / (unit + _COMMIT)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError as error:
+            raise InputError(f"store: {path} is missing; legal: resume") from error
+        digest = content[:64].decode("ascii", "replace")
+        # The name in it is for people and for sha256sum; what is read is told by the unit and the digest.
+        if content != f"{digest}  {_rows_name(unit, digest)}\n".encode() or not _is_digest(digest):
+            raise _damaged(path, "it is no commit of this unit")
+        return digest
+
+    def _link(self, content: bytes, name: str) -> None:
+        """Write a file whole and durably, unless one of that name stands here."""
+        path = self.directory / name
+        handle, draft = tempfile.mkstemp(prefix=draft_prefix(), dir=self.directory)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(draft, 0o644)
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                return
+            folder = os.open(self.directory, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        finally:
+            Path(draft).unlink(missing_ok=True)
+
+
+def _rows_name(unit: str, digest: str) -> str:
+    return f"{unit}-{digest[:16]}.parquet"
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == 64 and set(text) <= set("0123456789abcdef")
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(f"store: {path} is damaged: {why}; legal: resume with recompute, or overwrite")
+
+
+def _canonical(plan: Mapping[str, Any]) -> bytes:
+    return (json.dumps(plan, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _differences(found: Any, wanted: Any, name: str = "") -> str:
+    """Where two JSON values differ, in a few words."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
+        return ", ".join(
+            _differences(found.get(k), wanted.get(k), f"{name}.{k}" if name else k) for k in keys
+        )
+    return f"{name} = {json.dumps(found)[:60]}, not {json.dumps(wanted)[:60]}"

@@ -1,0 +1,300 @@
+"""Units of work: how a sweep is cut, stopped, gone on with and shared out."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+from amco_jax import Execution, InputError, Method, Scenario, per_task, sweep
+from amco_jax.agents.methods import get_method
+from amco_jax.experiment import simulate as simulate_module
+from amco_jax.experiment import trainer as trainer_module
+from amco_jax.experiment.store import Store
+from amco_jax.experiment.sweep import STORE
+from amco_jax.experiment.units import Job, checked_job, run_unit, units_of
+
+SMALL = Scenario(num_servers=2, num_tasks=4, num_slots=5, arrival_prob=0.6)
+QUICK = get_method("drlcoedge").with_settings(hidden=(4,), batch_size=4, learn_after=5)
+TABLES = ("results.parquet", "summary.csv", "makespan.png", "makespan.pdf", "miss_rate.png")
+
+
+def job(**changes: Any) -> Job:
+    options: dict[str, Any] = {
+        "param": "deadline", "values": [0.2, 0.5, 0.9], "methods": ["local", "optimal", QUICK],
+        "scenario": SMALL, "physics": "unified", "first_seed": 0, "num_seeds": 150, "trained_seeds": 40,
+        "episodes": 3, "unit_seconds": 60,
+    }  # fmt: skip
+    return checked_job(**(options | changes))
+
+
+def run(out: Path | None, execution: Execution | None = None, **changes: Any):
+    options: dict[str, Any] = {
+        "values": [0.2, 0.5, 0.9], "methods": ["local", "optimal", QUICK], "seeds": 150, "scenario": SMALL,
+        "trained_seeds": 40, "episodes": 3, "unit_seconds": 1e-6,
+    }  # fmt: skip
+    return sweep("deadline", out=out, execution=execution or Execution(), **(options | changes))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed sweep of many units."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    run(out)
+    return out
+
+
+def assert_same_tables(one: Path, other: Path) -> None:
+    for name in TABLES:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def committed(out: Path) -> list[str]:
+    return sorted(p.name for p in (out / STORE).glob("*.sha256"))
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 1e-4, 1e-3, 60])
+def test_units_cover_every_cell_once_in_order(seconds: float):
+    each = job(unit_seconds=seconds)
+    cells = [
+        (unit.method, value, seed)
+        for unit in units_of(each)
+        for value in unit.values
+        for seed in range(unit.first_seed, unit.first_seed + unit.num_seeds)
+    ]
+    wanted = [
+        cell
+        for method, count in ((0, 150), (1, 150), (2, 40))
+        for cell in itertools.product([method], range(3), range(count))
+    ]
+    assert cells == wanted
+
+
+def test_units_are_as_long_as_asked_and_whole_blocks():
+    default = units_of(job(scenario=Scenario(), num_seeds=1000, trained_seeds=32, episodes=60))
+    assert [len(unit.values) for unit in default] == [3, 3, 3]
+    (first, *_, last) = units_of(job(scenario=Scenario(), values=[1.0], methods=["local"], num_seeds=10**6))
+    assert first.num_seeds % 64 == 0
+    assert 50 < first.num_seeds * 5 * 50 * 60 / 7e7 <= 60
+    assert last.first_seed + last.num_seeds == 10**6
+
+
+def test_names_tell_units_apart_and_stay():
+    plain = [unit.id for unit in units_of(job())]
+    assert plain == [unit.id for unit in units_of(job())]
+    seen = set(plain)
+    assert len(seen) == len(plain)
+    for change in (
+        {"scenario": SMALL.replace(num_tasks=5)}, {"physics": "published"}, {"first_seed": 1},
+        {"episodes": 4}, {"values": [0.2, 0.5, 0.8]}, {"param": "slot_duration"}, {"num_seeds": 151},
+        {"methods": ["local", "optimal", QUICK.with_settings(discount=0.5)]},
+        {"methods": ["local", "optimal+hecwa", QUICK]},
+    ):  # fmt: skip
+        other = {unit.id for unit in units_of(job(**change))}
+        assert not seen & other, change
+        seen |= other
+
+
+def test_a_users_own_code_is_part_of_the_plan():
+    mine = Method("mine", per_task(lambda view: view.local))
+    assert "mine" in job(methods=[mine, "local"]).plan()["own_methods"]
+    assert not job().plan()["own_methods"]
+
+
+def test_the_cut_changes_no_number(whole: Path, tmp_path: Path):
+    run(tmp_path, unit_seconds=60)
+    assert len(committed(tmp_path)) == 3 < len(committed(whole))
+    one, other = (pd.read_parquet(out / "results.parquet") for out in (tmp_path, whole))
+    pd.testing.assert_frame_equal(one, other)
+
+
+def test_without_a_directory_the_rows_are_the_same(whole: Path):
+    pd.testing.assert_frame_equal(run(None).results, pd.read_parquet(whole / "results.parquet"))
+
+
+def test_a_stopped_sweep_goes_on_with_what_is_missing(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, done = tmp_path / "out", []
+
+    def stopping(*arguments: Any) -> Any:
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(arguments[1].id)
+        return run_unit(*arguments)
+
+    monkeypatch.setattr("amco_jax.experiment.engines.run_unit", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run(out)
+    assert [p.name for p in out.iterdir()] == [STORE]
+    assert committed(out) == sorted(f"{name}.sha256" for name in done)
+    with pytest.raises(InputError, match="unfinished sweep; legal: resume, overwrite"):
+        run(out)
+    first = {p.name: p.stat().st_mtime_ns for p in (out / STORE).glob("*.sha256")}
+    done.clear()
+    monkeypatch.setattr("amco_jax.experiment.engines.run_unit", lambda *a: done.append(1) or run_unit(*a))
+    run(out, Execution(resume=True))
+    assert len(done) == len(committed(whole)) - 5
+    assert first.items() <= {p.name: p.stat().st_mtime_ns for p in (out / STORE).glob("*.sha256")}.items()
+    assert_same_tables(out, whole)
+    run(out, Execution(resume=True))  # of a finished one: the same again
+    assert len(done) == len(committed(whole)) - 5
+    assert_same_tables(out, whole)
+
+
+def test_shards_share_the_work_and_the_last_one_writes(whole: Path, tmp_path: Path):
+    for i in (2, 0, 1):
+        assert not (tmp_path / "manifest.json").exists()
+        result = run(tmp_path, Execution(shard=f"{i}/3"))
+    assert result.missing == 0
+    assert_same_tables(tmp_path, whole)
+    starts = [line for line in (tmp_path / STORE / "log.txt").read_text().splitlines() if "started" in line]
+    assert len(starts) == len(committed(whole))
+
+
+def test_a_shard_tells_what_is_missing(whole: Path, tmp_path: Path):
+    result = run(tmp_path, Execution(shard="0/2"))
+    assert result.missing == len(committed(whole)) // 2
+    assert result.summary.empty
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"shard": "2/2"}, "shard: '2/2'"),
+        ({"shard": "-1/2"}, "shard"),
+        ({"shard": "1"}, "shard"),
+        ({"shard": "0/0"}, "shard"),
+        ({"engine": "slurm"}, "engine: 'slurm'; legal: local, ray"),
+        ({"recompute": True}, "recompute: true; legal: with resume"),
+        ({"cpus_per_unit": 0}, "cpus_per_unit: 0"),
+    ],
+)
+def test_bad_executions_are_refused(changes: dict[str, Any], words: str):
+    with pytest.raises(InputError, match=words):
+        Execution(**changes)
+
+
+def test_resuming_needs_a_directory():
+    with pytest.raises(InputError, match="out: none"):
+        run(None, Execution(resume=True))
+
+
+def test_a_store_of_other_arguments_or_code_is_refused(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = shutil.copytree(whole, tmp_path / "out")
+    with pytest.raises(InputError, match=r"made for something else: num_seeds = 150, not 151"):
+        run(out, Execution(resume=True), seeds=151)
+    with pytest.raises(InputError, match=r"scenario\.num_tasks"):
+        run(out, Execution(resume=True), scenario=SMALL.replace(num_tasks=5))
+    monkeypatch.setattr("amco_jax.experiment.units.code_version", lambda: "other")
+    with pytest.raises(InputError, match="made for something else: code"):
+        run(out, Execution(resume=True))
+    assert_same_tables(out, whole)
+
+
+def test_damaged_units_are_named_and_recomputed_only_when_asked(whole: Path, tmp_path: Path):
+    out = shutil.copytree(whole, tmp_path / "out")
+    hurt = sorted((out / STORE).glob("*.parquet"))[2]
+    content = bytearray(hurt.read_bytes())
+    content[len(content) // 2] ^= 1
+    hurt.write_bytes(content)
+    with pytest.raises(InputError, match=f"{hurt.name} is damaged"):
+        run(out, Execution(resume=True))
+    assert hurt.read_bytes() == content
+    run(out, Execution(resume=True, recompute=True))
+    assert_same_tables(out, whole)
+    assert hurt.read_bytes() != content
+
+
+def test_a_long_training_goes_on_within_its_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trainer_module, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(trainer_module, "SEGMENT", 1)
+    trainer_module._programs.cache_clear()
+    each = job(methods=[QUICK], values=[0.5])
+    (unit,) = units_of(each)
+    told: list[int] = []
+    undisturbed = run_unit(each, unit, tmp_path / "a", told.append)
+    assert sum(told) == unit.episodes + 24 * 3  # of two blocks of 32 lanes for 40 seeds
+    told.clear()
+    real, calls = trainer_module.Trainer.advance, []
+
+    def advance(self: Any, episodes: int) -> Any:
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(self, episodes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module.Trainer, "advance", advance)
+        with pytest.raises(KeyboardInterrupt):
+            run_unit(each, unit, tmp_path / "b")
+    pd.testing.assert_frame_equal(run_unit(each, unit, tmp_path / "b", told.append), undisturbed)
+    assert told[0] == 2 * 64  # restored
+    for path in (p for p in (tmp_path / "b").rglob("*") if p.is_file() and p.stat().st_size > 1000):
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"checkpoint: .* is damaged"):
+        run_unit(each, unit, tmp_path / "b")
+    trainer_module._programs.cache_clear()
+
+
+def test_out_of_device_memory_goes_on_with_less(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    real, sizes = simulate_module.block_program, []
+
+    def small(*arguments: Any) -> Any:
+        program = real(*arguments)
+
+        def limited(blocked: Any, *more: Any) -> Any:
+            sizes.append(len(blocked[1]))
+            if sizes[-1] > 2 * jax.local_device_count():
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+            return program(blocked, *more)
+
+        return limited
+
+    monkeypatch.setattr(simulate_module, "block_program", small)
+    with caplog.at_level(logging.WARNING):
+        run(tmp_path, unit_seconds=60)
+    assert "out of device memory with" in caplog.text
+    assert sizes.count(max(sizes)) < len(sizes) / 2
+    results = pd.read_parquet(tmp_path / "results.parquet")
+    pd.testing.assert_frame_equal(results, pd.read_parquet(whole / "results.parquet"))
+
+
+def test_other_errors_of_the_device_are_not_hidden(monkeypatch: pytest.MonkeyPatch):
+    def broken(*arguments: Any) -> Any:
+        raise jax.errors.JaxRuntimeError("INTERNAL: no")
+
+    monkeypatch.setattr(simulate_module, "block_program", lambda *a: broken)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        run(None, methods=["local"])
+
+
+def test_units_that_others_have_committed_are_left_alone(whole: Path, tmp_path: Path):
+    """Also when they were committed after this process had made its list."""
+    out = shutil.copytree(whole, tmp_path / "out")
+    store = Store(out / STORE)
+    before = (out / STORE / "log.txt").read_text()
+    engine = Execution().start(job(unit_seconds=1e-6), store, lambda unit, done: None)
+    for unit in units_of(dataclasses.replace(job(unit_seconds=1e-6))):
+        engine.submit(unit)
+    assert len(list(engine.as_completed())) == len(committed(out))
+    assert (out / STORE / "log.txt").read_text() == before
+
+
+def test_rows_do_not_depend_on_the_seeds_beside_them(whole: Path):
+    rows = pd.read_parquet(whole / "results.parquet").query("method == 'optimal' and value == 0.5")
+    alone = run(None, methods=["optimal"], values=[0.5], seeds=3, first_seed=70).results
+    np.testing.assert_array_equal(alone["makespan_mean_s"], rows.query("70 <= seed < 73")["makespan_mean_s"])
