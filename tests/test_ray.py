@@ -4,34 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-OPTIONS = [
-    "--param", "arrival_prob", "--values", "0.2", "0.5", "0.8", "--methods", "local", "optimal",
-    "--seeds", "640", "--unit-seconds", "0.02", "--set", "num_slots=40", "--quiet",
-]  # fmt: skip
-TABLES = ("results.parquet", "summary.csv")
-
-
-def start(out: Path, *more: str) -> subprocess.Popen[str]:
-    line = [sys.executable, str(ROOT / "scripts" / "sweep.py"), *OPTIONS, "--out", str(out), *more]
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
-    pipe: Any = subprocess.PIPE
-    return subprocess.Popen(line, env=environment, stdout=pipe, stderr=pipe, text=True, cwd=out.parent)
-
-
-def ended_well(process: subprocess.Popen[str]) -> None:
-    _, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
+from kills import assert_complete, ended_well, start, wait_for_a_unit, was_cut_short
 
 
 @pytest.fixture(scope="module")
@@ -54,44 +33,6 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     cluster.add_node(num_cpus=1)
     yield cluster
     cluster.shutdown()
-
-
-def log(out: Path) -> list[list[str]]:
-    path = out / "units" / "log.txt"
-    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def in_progress(out: Path) -> dict[int, str]:
-    """Units that have started and not ended, by the process that computes them."""
-    running = {}
-    for _, _, pid, event, unit in log(out):
-        running[int(pid)] = unit if event == "started" else ""
-    return {pid: unit for pid, unit in running.items() if unit}
-
-
-def wait_for_a_unit(out: Path, driver: subprocess.Popen[str]) -> tuple[int, str]:
-    """A process in the middle of a unit, after some others were committed."""
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        assert driver.poll() is None, driver.communicate()
-        if sum(event == "committed" for *_, event, _ in log(out)) >= 3 and (found := in_progress(out)):
-            return next(iter(found.items()))
-        time.sleep(0.002)
-    raise AssertionError("no unit was seen in progress")
-
-
-def was_cut_short(out: Path, pid: int, unit: str) -> bool:
-    """Whether the process had started the unit and never committed it."""
-    events = [event for _, _, who, event, what in log(out) if (int(who), what) == (pid, unit)]
-    return events == ["started"]
-
-
-def assert_complete(out: Path, whole: Path) -> None:
-    for name in TABLES:
-        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
-    commits = {p.name for p in (out / "units").glob("*.sha256")}
-    assert commits == {p.name for p in (whole / "units").glob("*.sha256")}
-    assert len(list((out / "units").glob("*.parquet"))) == len(commits)
 
 
 @pytest.mark.parametrize("victim", ["worker", "node"])

@@ -192,7 +192,7 @@ def learn(
 
     # Conditionals, so that networks whose value would not count are not computed.
     future = lax.cond(hyper.discount > 0, next_value, lambda: jnp.zeros_like(batch.reward))
-    goal = hyper.reward_scale * batch.reward + hyper.discount * future
+    goal = hyper.reward_scale * (batch.reward + hyper.reward_offset) + hyper.discount * future
 
     def loss_of(weights: Weights) -> Array:
         taken = space.value(values(weights, batch.size, batch.backlog), batch.action)

@@ -25,6 +25,7 @@ class Hyperparameters:
     learning_rate: Float[Array, ""]
     learning_rate_decay: Float[Array, ""]
     discount: Float[Array, ""]
+    reward_offset: Float[Array, ""]
     reward_scale: Float[Array, ""]
     error_limit: Float[Array, ""]
     double_q: Bool[Array, ""]
@@ -61,6 +62,8 @@ class Settings:
     learning_rate_decay: float = 0.0
     """c in learning_rate / (1 + c · learning steps)"""
     discount: float = 0.9
+    reward_offset: float = 0.0
+    """Added to every reward: near the negative mean reward, it lets learning begin at the right level"""
     reward_scale: float = 1.0
     """Rewards are learnt in this unit; with Adam, whose steps do not depend on it, a finer resolution"""
     error_limit: float = 1e9
@@ -134,6 +137,7 @@ _LEGAL: dict[str, tuple[Any, Any, Any]] = {
     "learning_rate": (check_number, 0, 1e3),
     "learning_rate_decay": (check_number, 0, 1e3),
     "discount": (check_number, 0, 1),
+    "reward_offset": (check_number, -1e9, 1e9),
     "reward_scale": (check_number, 1e-9, 1e9),
     "error_limit": (check_number, 1e-9, 1e9),
     "target_interval": (check_whole, 1, _MOST),

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import re
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -145,6 +146,7 @@ class RayEngine:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
         }
         if not ray.is_initialized():
+            _check_address(address)
             try:
                 ray.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=False)
             except (ConnectionError, RuntimeError, ValueError) as error:
@@ -172,6 +174,17 @@ class RayEngine:
                 raise error.cause if isinstance(error.cause, InputError) else error from None
             self._tell(unit, unit.episodes)
             yield unit
+
+
+def _check_address(address: str | None) -> None:
+    """Raise InputError where nothing listens at host:port; Ray would try for minutes."""
+    found = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or "")
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"address: {address!r} gives no Ray cluster: {error}") from error
 
 
 def _ray_task(pickled: bytes, directory: str, cpus: int, unit: Unit) -> str:

@@ -1,0 +1,80 @@
+"""Sweeps whose process is killed at random moments, and several processes on one directory."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from kills import assert_complete, ended_well, log, start, wait_for_a_unit, was_cut_short
+
+KILLS = int(os.environ.get("AMCO_JAX_KILLS", "3"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same sweep, undisturbed."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    ended_well(start(out))
+    return out
+
+
+def test_killed_again_and_again_it_ends_as_if_undisturbed(whole: Path, tmp_path: Path):
+    rng, out, kills = random.Random(0), tmp_path / "out", 0
+    for _ in range(3 * KILLS):
+        process = start(out, "--resume")
+        before = len(log(out))
+        try:
+            wait_for_a_unit(out, process, after=before + rng.randrange(8))
+        except AssertionError:
+            # It came to the end: begin another one.
+            ended_well(process)
+            assert_complete(out, whole)
+            out = tmp_path / f"out-{kills}-{time.monotonic_ns()}"
+            continue
+        time.sleep(rng.random() * 0.02)
+        process.kill()
+        process.communicate()
+        *_, pid, event, unit = log(out)[-1]
+        if event == "started" and was_cut_short(out, int(pid), unit):
+            kills += 1
+            assert not (out / "manifest.json").exists()
+        if kills == KILLS:
+            break
+    assert kills == KILLS
+    ended_well(start(out, "--resume"))
+    assert_complete(out, whole)
+
+
+def test_two_processes_on_one_directory_commit_each_unit_once(whole: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    both = [start(out, "--resume") for _ in range(2)]
+    for process in both:
+        ended_well(process)
+    assert_complete(out, whole)
+
+
+def test_a_full_disk_is_told_in_one_line_and_resumed_from(whole: Path, tmp_path: Path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("no right to mount a file system; test_store has a failing write that needs none")
+    try:
+        process = start(disk / "out")
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 2
+        assert "No space left on device" in errors
+        assert errors.startswith("error: ")
+        assert errors.count("\n") == 1
+        committed = set((disk / "out" / "units").glob("*.sha256"))
+        assert committed
+        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+        ended_well(start(disk / "out", "--resume"))
+        assert_complete(disk / "out", whole)
+    finally:
+        subprocess.run(["umount", disk], check=True)
