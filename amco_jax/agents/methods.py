@@ -168,6 +168,7 @@ _STABLE = {
     "learning_rate_decay": 3e-3,
     "learn_interval": 2,
     "greedy_growth": 5e-4,
+    "reward_offset": 0.2,
     "reward_scale": 30.0,
     "scale_inputs": True,
 }

@@ -39,7 +39,7 @@ DEFAULT_METHODS = (
 )
 
 TRAINED_SEEDS = 32
-EPISODES = 60
+EPISODES = 50
 
 FIGURES = {"makespan": "makespan_mean_s", "miss_rate": "miss_rate"}
 """Metrics by the name of the file that shows them."""

@@ -29,7 +29,7 @@ from amco_jax.experiment.trainer import Cell, OnTheSpot
 from amco_jax.random import check_seeds
 from amco_jax.scenario import Scenario
 
-UNIT_SECONDS = 60.0
+UNIT_SECONDS = 120.0
 """Nominal duration of a unit on two CPU cores"""
 
 # What two cores make in a second (benchmarks/): a rule's task positions, and how many of them cost as much as
