@@ -18,7 +18,6 @@ import tyro
 from amco_jax.agents.methods import Method, get_allocator, get_method
 from amco_jax.errors import InputError
 from amco_jax.experiment.axes import apply_settings, parse_assignments, parse_settings, parse_value
-from amco_jax.experiment.engines import Execution
 from amco_jax.runtime import configure
 from amco_jax.scenario import Scenario, load_scenario
 
@@ -53,29 +52,6 @@ class OutputArguments:
     def destination(self, name: str) -> Path:
         """The directory for the results of a run by that name."""
         return self.out or Path("results") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExecutionArguments:
-    """Of scripts whose work is cut into units."""
-
-    engine: str = "local"
-    """local: in this process; ray: on a Ray cluster."""
-    address: str | None = None
-    """Of the Ray cluster, such as auto; by default a new one on this machine."""
-    cpus_per_unit: int = 1
-    """Cores that Ray sets aside for a unit."""
-    shard: str = "0/1"
-    """i/n: compute only the i-th of n parts, from 0, of the units in --out."""
-    resume: bool = False
-    """Go on with the unfinished work in --out."""
-    recompute: bool = False
-    """With --resume: compute anew what is damaged in --out."""
-
-    def load_execution(self) -> Execution:
-        """How the arguments want the work done."""
-        names = [field.name for field in dataclasses.fields(Execution)]
-        return Execution(**{name: getattr(self, name) for name in names})
 
 
 def run(arguments: type[Args], main: Callable[[Args], None], description: str) -> None:

@@ -40,6 +40,13 @@ def check_whole(field: str, value: Any, low: int = 1, high: int | None = None) -
     return int(value)
 
 
+def check_list(field: str, items: Any) -> list[Any]:
+    """The items as a list; InputError if there are none, or if it is a text."""
+    if isinstance(items, str) or not len(items):
+        raise InputError(f"{field}: {_shown(items)}; legal: a list of at least one entry")
+    return list(items)
+
+
 def _shown(value: Any) -> str:
     """A bad value in one short line, whatever it is."""
     try:

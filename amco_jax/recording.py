@@ -100,7 +100,7 @@ def load_recording(path: str | Path) -> dict[str, np.ndarray]:
                 raise ValueError("not an .npz archive")
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # numpy and zipfile raise a dozen types on malformed files
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0] or type(error).__name__
+        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"recording: {path} is not a readable .npz file: {reason}") from error
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
-from amco_jax.cli import ExecutionArguments, OutputArguments, ScenarioArguments, load_method, run
+from amco_jax.cli import OutputArguments, ScenarioArguments, load_method, run
 from amco_jax.experiment.axes import parse_value
+from amco_jax.experiment.engines import Execution
 from amco_jax.experiment.sweep import DEFAULT_METHODS, EPISODES, TRAINED_SEEDS, sweep
 from amco_jax.experiment.units import UNIT_SECONDS
 from amco_jax.report.table import print_summary
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(ScenarioArguments, OutputArguments, ExecutionArguments):
+class Arguments(ScenarioArguments, OutputArguments):
     param: str
     """What to sweep: a scenario field (arrival_prob, deadline, num_tasks, num_servers, capacity, link_rate,
     ...) or a scale (capacity_scale, link_rate_scale, task_size_scale, density_scale)."""
@@ -32,6 +33,7 @@ class Arguments(ScenarioArguments, OutputArguments, ExecutionArguments):
     """unified: one model for all methods; published: each method's own published code."""
     unit_seconds: float = UNIT_SECONDS
     """Nominal duration of a unit of work on two CPU cores; what is lost at most when a process is killed."""
+    execution: Execution = dataclasses.field(default_factory=Execution)
 
 
 def main(args: Arguments) -> None:
@@ -46,7 +48,7 @@ def main(args: Arguments) -> None:
         scenario=args.load_scenario(),
         physics=args.physics,
         out=args.destination(args.param),
-        execution=args.load_execution(),
+        execution=args.execution,
         unit_seconds=args.unit_seconds,
         overwrite=args.overwrite,
         progress=not args.quiet,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from amco_jax.agents import rules
@@ -21,7 +21,7 @@ from amco_jax.agents.policy import Policy, per_task
 from amco_jax.agents.settings import Settings
 from amco_jax.alloc import ALLOCATORS, Allocator, cwa
 from amco_jax.env import UNIFIED, Physics
-from amco_jax.errors import InputError, check_choice
+from amco_jax.errors import InputError, check_choice, check_list
 
 _RAND = Physics(wait_capped=True, link_carries_local=True, link_capped=False, rewarded=False)
 _SMC = Physics(wait_capped=True, link_carries_local=True, link_capped=False, miss_penalty=2.0)
@@ -215,6 +215,18 @@ def get_method(method: str | Method) -> Method:
       InputError: no such method or allocator.
     """
     return method if isinstance(method, Method) else _named_method(method)
+
+
+def get_methods(methods: Sequence[str | Method]) -> list[Method]:
+    """Several methods, each once.
+
+    Raises:
+      InputError: none, one of them twice, or no such method or allocator.
+    """
+    chosen = [get_method(m) for m in check_list("methods", methods)]
+    if len({m.name for m in chosen}) < len(chosen):
+        raise InputError(f"methods: {', '.join(m.name for m in chosen)}; legal: each method once")
+    return chosen
 
 
 @functools.cache  # the same object for the same name, so that nothing is compiled twice

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from amco_jax.agents.methods import Method, get_method
+from amco_jax.agents.methods import Method, get_methods
 from amco_jax.env import UNIFIED
 from amco_jax.errors import check_whole
 from amco_jax.experiment.blocks import blocks_of
@@ -55,13 +55,13 @@ def bench(
       Provenance and, under `methods` and `training`, a row of figures for each rule and trained method.
 
     Raises:
-      InputError: an unknown method, or a number out of range.
+      InputError: an unknown method or one given twice, or a number out of range.
     """
     for name, value in (("seeds", seeds), ("repeats", repeats), ("trained_seeds", trained_seeds)):
         check_whole(name, value)
     started = time.time()
     scenario = scenario or Scenario()
-    chosen = [get_method(m) for m in methods]
+    chosen = get_methods(methods)
     rows = [_bench_rule(m, seeds, repeats, scenario) for m in chosen if m.training is None]
     trained = [_bench_training(m, trained_seeds, repeats, scenario) for m in chosen if m.training is not None]
     figures = {"methods": rows, "training": trained}

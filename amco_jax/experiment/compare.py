@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from amco_jax.agents.methods import PHYSICS, Method, get_method
-from amco_jax.errors import InputError, check_choice, check_whole
+from amco_jax.agents.methods import PHYSICS, Method, get_methods
+from amco_jax.errors import check_choice, check_list, check_whole
 from amco_jax.experiment.output import Output
 from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import provenance
@@ -75,12 +75,8 @@ def compare(
       InputError: an unknown name, a value out of range, an unwritable directory.
     """
     started = time.time()
-    chosen = [get_method(m) for m in methods]
-    if not chosen or len({m.name for m in chosen}) < len(chosen):
-        raise InputError(f"methods: {', '.join(m.name for m in chosen)}; legal: each method once")
-    if not physics:
-        raise InputError(f"physics: none; legal: {', '.join(PHYSICS)}")
-    for variant in physics:
+    chosen = get_methods(methods)
+    for variant in check_list("physics", physics):
         check_choice("physics", variant, PHYSICS)
     scenario = scenario or Scenario()
     check_seeds(first_seed, seeds)

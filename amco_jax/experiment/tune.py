@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.agents.methods import Method, get_method
-from amco_jax.errors import InputError, check_whole
+from amco_jax.errors import InputError, check_list, check_whole
 from amco_jax.experiment.output import Output
 from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import provenance
@@ -83,17 +83,16 @@ def tune(
     check_seeds(first_seed, seeds)
     check_whole("episodes", episodes)
     method.check(scenario.num_servers)
-    for name, values in settings.items():
-        if isinstance(values, str) or not len(values):
-            raise InputError(f"{name}: {values!r}; legal: a list of at least one value")
-    grid = [dict(zip(settings, values, strict=True)) for values in itertools.product(*settings.values())]
+    row, best_row = method.physics(physics), best.physics(physics)
+    choices = [check_list(name, values) for name, values in settings.items()]
+    grid = [dict(zip(settings, values, strict=True)) for values in itertools.product(*choices)]
     variants = [method.with_settings(**changes) for changes in grid]
 
     with contextlib.ExitStack() as stack:
         output = None if out is None else stack.enter_context(Output(out, overwrite))
         bar = stack.enter_context(progress_bar(progress))
         task = bar.add_task(method.name, total=len(grid) * seeds * episodes)
-        parts = simulate([scenario], best, best.physics(physics), first_seed, seeds)
+        parts = simulate([scenario], best, best_row, first_seed, seeds)
         target = np.concatenate([part.metrics["makespan_mean_s"] for part in parts])
         frames = {}
         by_shape = sorted(range(len(grid)), key=lambda i: str(variants[i].dqn))
@@ -101,7 +100,6 @@ def tune(
             members = list(group)
             one = variants[members[0]]
             cells = [Cell(scenario, variants[i].require_training().settings) for i in members]
-            row = one.physics(physics)
             source = OnTheSpot(one, row, cells, episodes, partial(bar.advance, task))
             for batch in simulate([scenario] * len(cells), one, row, first_seed, seeds, source):
                 makespan = batch.metrics["makespan_mean_s"]

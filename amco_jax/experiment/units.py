@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 
 import amco_jax
-from amco_jax.agents.methods import Method, get_method
-from amco_jax.errors import InputError, check_number, check_whole
+from amco_jax.agents.methods import Method, get_methods
+from amco_jax.errors import InputError, check_list, check_number, check_whole
 from amco_jax.experiment.axes import Axis, get_axis, value_labels
 from amco_jax.experiment.checkpoints import Journal
 from amco_jax.experiment.provenance import package_versions
@@ -134,10 +134,8 @@ def checked_job(
     Raises:
       InputError: an unknown name, a value out of range, an empty list, something named twice.
     """
-    values = _checked_list("values", get_axis(param).values if values is None else values)
-    chosen = [get_method(m) for m in _checked_list("methods", methods)]
-    if len({m.name for m in chosen}) < len(chosen):
-        raise InputError(f"methods: {', '.join(m.name for m in chosen)}; legal: each method once")
+    values = check_list("values", get_axis(param).values if values is None else values)
+    chosen = get_methods(methods)
     check_seeds(first_seed, num_seeds)
     check_whole("trained_seeds", trained_seeds)
     check_whole("episodes", episodes)
@@ -146,12 +144,13 @@ def checked_job(
         param, values, chosen, scenario or Scenario(), physics, first_seed, num_seeds, trained_seeds,
         episodes, unit_seconds,
     )  # fmt: skip
+    for each in job.scenarios:  # which checks the values
+        for method in chosen:
+            method.check(each.num_servers)
     if len(set(job.labels)) < len(job.labels):
         raise InputError(f"values: {', '.join(map(str, job.labels))}; legal: each value once")
     for method in chosen:
         method.physics(physics)
-        for each in job.scenarios:
-            method.check(each.num_servers)
     return job
 
 
@@ -240,9 +239,3 @@ def _frame(batch: Batch, method: str, param: str, label: Any, most_servers: int)
     columns = {"method": method, "param": param, "value": label, "seed": batch.seeds} | batch.metrics
     missing = {f"utilisation_{i}": np.nan for i in range(most_servers)}
     return pd.DataFrame(columns | {k: v for k, v in missing.items() if k not in columns})
-
-
-def _checked_list(name: str, items: Sequence[Any]) -> list[Any]:
-    if isinstance(items, str) or not len(items):
-        raise InputError(f"{name}: {items!r}; legal: a list of at least one entry")
-    return list(items)

@@ -1,0 +1,213 @@
+"""Bad input, made up by the thousand: refused in one line with exit code 2, never a traceback, never a hang.
+
+Input that is accepted would be simulated; here it stops where the first program would be built.
+`AMCO_JAX_CASES` sets the number of cases of each test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from amco_jax import cli, recording
+from amco_jax.errors import InputError
+from amco_jax.experiment import bench, compare, engines, train, tune
+from amco_jax.experiment.axes import AXES
+from amco_jax.scenario import load_scenario
+
+ROOT = Path(__file__).resolve().parents[1]
+
+fuzz = settings(
+    max_examples=int(os.environ.get("AMCO_JAX_CASES", "100")),
+    deadline=10_000,  # ms: a hang fails
+    derandomize="AMCO_JAX_CASES" not in os.environ,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+NUMBERS = st.sampled_from(
+    [*"012", "-1", "0.5", "1e-300", "1e300", "1e-9", "1e9", "nan", "inf", "-inf", "0x10", "1" * 30, "true"]
+)
+LITERALS = st.one_of(
+    NUMBERS,
+    st.lists(NUMBERS, max_size=6).map(lambda items: f"[{', '.join(items)}]"),
+    st.lists(st.lists(NUMBERS, max_size=6), max_size=6).map(lambda rows: str(rows).replace("'", "")),
+    st.lists(NUMBERS, max_size=6).map("-".join),
+    st.sampled_from(["", "{}", "{a = 1}", "2024-01-01", '"5"', "[" * 3000, "9" * 6000, "[1, [2]]", "="]),
+    st.text(max_size=12),
+)
+FIELDS = st.sampled_from([*AXES, "preset", "arival_prob", "", "a.b", "capacity[0]"])
+
+
+class AcceptedError(Exception):
+    """The input is legal: from here on it would be simulated."""
+
+
+def accept(*_: Any, **__: Any) -> Any:
+    raise AcceptedError
+
+
+def one_line(error: InputError) -> None:
+    assert str(error).strip()
+    assert "\n" not in str(error)
+
+
+@fuzz
+@given(
+    st.one_of(
+        st.lists(st.tuples(FIELDS, LITERALS), max_size=5).map(
+            lambda pairs: "\n".join(f"{name} = {value}" for name, value in pairs).encode("utf-8", "replace")
+        ),
+        st.binary(max_size=200),
+    )
+)
+def test_scenario_files(tmp_path: Path, content: bytes):
+    path = tmp_path / "scenario.toml"
+    path.write_bytes(content)
+    try:
+        params = load_scenario(path).params()
+    except InputError as error:
+        one_line(error)
+    else:
+        assert all(np.all(np.isfinite(leaf)) for leaf in vars(params).values())
+
+
+def recorded() -> dict[str, Any]:
+    return {
+        "task_mbit": np.full((3, 2, 2), 3.0),
+        "density_gcycles_per_mbit": np.array([0.1, 0.2]),
+        "capacity_gcycles_per_s": np.array([10.0, 20.0]),
+        "rate_mbit_per_s": np.array(400.0),
+        "deadline_s": np.array(1.0),
+        "slot_s": np.array(1.0),
+        "selected": np.ones((3, 2, 2, 2), bool),
+        "allocator": np.array("cwa"),
+        "method": np.array("randcoedge"),
+    }
+
+
+ARRAYS = st.sampled_from(
+    [
+        np.array(np.nan), np.array(np.inf), np.array(-1), np.array(0), np.array(1e300), np.array(1e-300),
+        np.array("cwa"), np.array(b"\xff"), np.array(["a", "b"]), np.array(1j), np.array([]),
+        np.zeros((0, 2)),
+        np.ones((3, 2, 2)), np.ones((3, 2, 2), np.int8), np.ones((3, 2, 2, 2)) * 0.5, np.ones((1, 1, 1)),
+        np.full(2, np.nan), np.array([1.0, -1.0]), np.array("2024-01-01", "datetime64[D]"), np.ones((2, 2)),
+        np.array([(1, 2.0)], [("a", int), ("b", float)]), np.float16(6e4), np.array([10**15, 1]),
+    ]
+)  # fmt: skip
+
+
+@fuzz
+@given(
+    st.dictionaries(st.sampled_from([*recorded(), "other"]), st.none() | ARRAYS, max_size=3),
+    st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), max_size=6),
+    st.none() | st.integers(0, 3000),
+    st.sampled_from(["unified", "published", "x"]),
+    st.sampled_from([None, "cwa", "hecwa", "x"]),
+)
+def test_replay_files(tmp_path: Path, changes, flips, end, physics, allocator):
+    arrays = {k: v for k, v in (recorded() | changes).items() if v is not None}
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    content = bytearray(file.getvalue()[:end])
+    for place, value in flips:
+        content[place % max(len(content), 1) : place % max(len(content), 1) + 1] = bytes([value])
+    path = tmp_path / "recording.npz"
+    path.write_bytes(content)
+    with mock.patch.object(recording, "_program", accept):
+        try:
+            recording.replay(recording.load_recording(path), physics, allocator)
+        except InputError as error:
+            one_line(error)
+        except AcceptedError:
+            pass
+
+
+VALUES = st.one_of(
+    LITERALS,
+    st.tuples(FIELDS, LITERALS).map("=".join),
+    FIELDS,
+    st.sampled_from(["discount=2", "widths=[]", "reward_offset=nan", "batch_size=1e9", "discount=0,0.9"]),
+    st.sampled_from(
+        ["randcoedge", "amcoedge-stable", "drlcoedge", "optimal", "nowhere:METHOD", "os:path", ":"]
+    ),
+    st.sampled_from(["unified", "published", "cwa", "local", "ray", "3/2", "default", "/dev/null", "."]),
+)
+OPTIONS = {
+    "sweep": "--param --values --methods --seeds --first-seed --trained-seeds --episodes --physics --shard "
+    "--unit-seconds --scenario --set --engine --address --cpus-per-unit --resume --recompute --overwrite",
+    "train": "--method --seeds --first-seed --episodes --physics --allocator --learn --checkpoint-every "
+    "--resume --scenario --set --overwrite",
+    "tune": "--vary --method --learn --seeds --first-seed --episodes --within --reference --physics --set",
+    "compare": "--methods --seeds --first-seed --episodes --last --physics --scenario --set",
+    "evaluate": "--scenario --set --method --methods --seeds --episodes --physics",
+    "bench": "--methods --seeds --trained-seeds --repeats --json --scenario --set",
+    "replay": "--physics --allocator --method --precision --seed",
+}
+SINKS = [
+    (engines.Execution, "start"),
+    (train, "Trainer"),
+    (train, "OnTheSpot"),
+    (tune, "simulate"),
+    (compare, "simulate"),
+    (bench, "simulate"),
+    (bench, "Trainer"),
+    (bench, "block_program"),
+    (recording, "_program"),
+]
+
+
+@functools.cache
+def load(script: str) -> Any:
+    name = f"script_{script}"
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{script}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)  # where types are looked up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("script", OPTIONS)
+@fuzz
+@given(st.data())
+def test_command_lines(script: str, tmp_path: Path, monkeypatch, data: st.DataObject):
+    monkeypatch.chdir(tmp_path)
+    options = st.sampled_from([*OPTIONS[script].split(), "--no-such-option"])
+    groups = data.draw(st.lists(st.tuples(options, st.lists(VALUES, max_size=2)), max_size=4))
+    line = [word for option, values in groups for word in (option, *values)]
+    first = {"sweep": ["--param", data.draw(FIELDS)], "replay": ["none.npz"], "evaluate": ["none"]}
+    line = [*first.get(script, []), *line, "--out", str(tmp_path / "out")]
+    if script == "bench":
+        line = line[:-2]
+    module, messages = load(script), io.StringIO()
+    with contextlib.ExitStack() as stack:
+        for place, name in SINKS:
+            stack.enter_context(mock.patch.object(place, name, accept))
+        stack.enter_context(mock.patch.object(sys, "argv", [script, *line]))
+        stack.enter_context(contextlib.redirect_stderr(messages))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        try:
+            cli.run(module.Arguments, module.main, "")
+        except AcceptedError:
+            return
+        except SystemExit as stop:
+            status = stop.code
+        else:
+            raise AssertionError("neither accepted nor refused")
+    if status not in (0, None):  # --help, by an abbreviation
+        assert status == 2, messages.getvalue()
+        assert messages.getvalue().startswith("error: ")
+        assert messages.getvalue().count("\n") == 1
