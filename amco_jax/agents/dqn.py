@@ -40,10 +40,11 @@ class DQN:
     """The action space for a number of servers"""
     hidden: tuple[int, ...]
     batch_size: int
+    leak: float = 0.0
 
     def network(self, num_servers: int) -> QNetwork:
         """The Q-network of a fleet."""
-        return QNetwork(self.hidden, self.actions(num_servers).num_outputs)
+        return QNetwork(self.hidden, self.actions(num_servers).num_outputs, self.leak)
 
 
 class Learner(NamedTuple):

@@ -53,7 +53,7 @@ class Training:
     @property
     def dqn(self) -> DQN:
         """The agents."""
-        return DQN(self.actions, self.settings.hidden, self.settings.batch_size)
+        return DQN(self.actions, self.settings.hidden, self.settings.batch_size, self.settings.leak)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +162,7 @@ _AEQN = Settings()
 _PAIR = Settings(hidden=(20, 20), init_std=0.5, replay_capacity=1024, target_interval=200)
 
 _STABLE = {
+    "leak": 0.1,
     "discount": 0.0,
     "replay_capacity": 8000,
     "learning_rate": 3e-3,

@@ -1,4 +1,4 @@
-"""The Q-network: one hidden stack of ReLU layers for every trained method."""
+"""The Q-network: one hidden stack of (leaky) ReLU layers for every trained method."""
 
 from __future__ import annotations
 
@@ -61,6 +61,8 @@ class QNetwork(nn.Module):
 
     hidden: tuple[int, ...]
     num_outputs: int
+    leak: float = 0.0
+    """Slope of the hidden units below 0"""
 
     @nn.compact
     def __call__(
@@ -74,5 +76,6 @@ class QNetwork(nn.Module):
         """
         x, shared = (size[None], backlog) if backlog.ndim == 1 else (jnp.vstack([size, backlog]), None)
         for width in self.hidden:
-            x, shared = nn.relu(_Layer(width)(x, shared)), None
+            x, shared = _Layer(width)(x, shared), None
+            x = nn.leaky_relu(x, self.leak) if self.leak else nn.relu(x)
         return _Layer(self.num_outputs)(x, shared)

@@ -54,6 +54,8 @@ class Settings:
     """Widths of the hidden layers"""
     batch_size: int = 32
     """Transitions per learning step"""
+    leak: float = 0.0
+    """Slope of the hidden units below 0. ReLU is 0; with a little more no unit can die."""
     replay_capacity: int = 500
     """Tasks"""
     init_std: float = 0.3
@@ -131,6 +133,7 @@ def check_settings(changes: Mapping[str, Any]) -> None:
 
 _MOST = 10**9
 _LEGAL: dict[str, tuple[Any, Any, Any]] = {
+    "leak": (check_number, 0, 1),
     "batch_size": (check_whole, 1, 65536),
     "replay_capacity": (check_whole, 1, 10**7),
     "init_std": (check_number, 0, 1e3),

@@ -21,7 +21,7 @@ from amco_jax.experiment.train import train
 from amco_jax.random import check_seeds
 from amco_jax.report.figures import convergence_figure, save_figure
 from amco_jax.scenario import Scenario
-from amco_jax.stats import mean_and_half_width, seed_matrix
+from amco_jax.stats import seed_matrix, t_interval
 from amco_jax.training import FIRST_TRAINING_EPISODE
 
 PAPER_METHODS = ("amcoedge", "smcoedge", "drlcoedge", "randcoedge", "optimal")
@@ -153,9 +153,7 @@ def _final(curves: pd.DataFrame, reference: str, start: int) -> pd.DataFrame:
             for method in dict.fromkeys(of_variant["method"])
         }
         for method, makespan in by_method.items():
-            mean, half = mean_and_half_width(makespan)
-            gain, gain_half = mean_and_half_width(1 - by_method[reference] / makespan)
-            bounds = mean, mean - half, mean + half, gain, gain - gain_half, gain + gain_half
-            rows.append((variant, method, len(makespan), *bounds))
+            reduction = t_interval(1 - by_method[reference] / makespan)
+            rows.append((variant, method, len(makespan), *t_interval(makespan), *reduction))
     columns = ["physics", "method", "n_seeds", "makespan_s", "ci_low", "ci_high"]
     return pd.DataFrame(rows, columns=[*columns, "reduction", "reduction_low", "reduction_high"])

@@ -28,7 +28,7 @@ from amco_jax.experiment.train import AGENTS
 from amco_jax.experiment.trainer import LANES, TRAINING_BYTES
 from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario, Shape
-from amco_jax.stats import mean_and_half_width, seed_matrix
+from amco_jax.stats import seed_matrix, t_interval
 
 BASELINES = ("optimal", "randcoedge")
 SHOWN = ("makespan_mean_s", "miss_rate", "mean_servers_used")
@@ -198,6 +198,5 @@ def _summary(results: pd.DataFrame) -> pd.DataFrame:
         group = results.loc[results["method"] == method]
         for metric in SHOWN:
             values = seed_matrix(group, metric).mean(axis=1)
-            mean, half = mean_and_half_width(values)
-            rows.append((method, metric, len(values), mean, mean - half, mean + half))
+            rows.append((method, metric, len(values), *t_interval(values)))
     return pd.DataFrame(rows, columns=["method", "metric", "n_seeds", "mean", "ci_low", "ci_high"])

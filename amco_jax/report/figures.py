@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from amco_jax.stats import mean_and_half_width, seed_matrix
+from amco_jax.stats import seed_matrix, t_interval
 
 AXIS_LABELS = {
     "makespan_mean_s": "mean makespan [s]",
@@ -101,10 +101,10 @@ def convergence_figure(curves: pd.DataFrame) -> Figure:
             rows = curves.loc[curves["method"] == method]
             by_seed = seed_matrix(rows, "makespan_mean_s")
             episode = np.unique(np.asarray(rows["episode"]))
-            mean, half = mean_and_half_width(by_seed)
+            mean, low, high = t_interval(by_seed)
             every, colour = max(len(episode) // 8, 1), style["color"]
             axes.plot(episode, mean, label=method, linewidth=1.2, markersize=4, markevery=every, **style)
-            axes.fill_between(episode, mean - half, mean + half, color=colour, alpha=0.35, linewidth=0)
+            axes.fill_between(episode, low, high, color=colour, alpha=0.35, linewidth=0)
             low, high = np.nanpercentile(by_seed, (10, 90), axis=0)
             axes.fill_between(episode, low, high, color=colour, alpha=0.12, linewidth=0)
         axes.set_xlabel("episode")

@@ -1,0 +1,189 @@
+"""Statistics: against SciPy, against known coverage, and at the edges."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from amco_jax.errors import InputError
+from amco_jax.stats import (
+    STATISTICS,
+    bootstrap_interval,
+    holm,
+    paired_p_value,
+    probability_of_improvement,
+    reduction_interval,
+    seeds_needed,
+    t_interval,
+)
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+SAMPLE = np.sort(rng(5).lognormal(size=(25, 3)), axis=0)
+
+
+def test_t_interval_is_scipys():
+    interval = t_interval(SAMPLE, 0.9)
+    scipys = scipy_stats.ttest_1samp(SAMPLE, 0.0).confidence_interval(0.9)
+    np.testing.assert_allclose(interval.estimate, SAMPLE.mean(axis=0))
+    np.testing.assert_allclose(interval[1:], [scipys.low, scipys.high], rtol=1e-12)
+
+
+def iqm(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    return scipy_stats.trim_mean(values, 0.25, axis=axis)
+
+
+@pytest.mark.parametrize(("name", "function"), [("mean", np.mean), ("iqm", iqm), ("median", np.median)])
+def test_bca_is_scipys_on_the_same_resamples(name: str, function):
+    for column in SAMPLE.T:  # sorted, so that resamples by rank are resamples by place
+        ours = bootstrap_interval(column, rng(1), name, resamples=2000, expand=False)
+        theirs = scipy_stats.bootstrap(
+            (column,), function, n_resamples=2000, method="BCa", rng=rng(1)
+        ).confidence_interval
+        assert ours.estimate == pytest.approx(function(column), rel=1e-12)
+        np.testing.assert_allclose(ours[1:], theirs, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 7, 8])
+@pytest.mark.parametrize(("name", "function"), [("mean", np.mean), ("iqm", iqm), ("median", np.median)])
+def test_estimates_of_few_seeds(n: int, name: str, function):
+    values = rng(n).normal(size=(n, 4))
+    np.testing.assert_allclose(
+        bootstrap_interval(values, rng(), name, resamples=50).estimate, function(values, axis=0)
+    )
+
+
+def test_columns_do_not_see_each_other():
+    one = bootstrap_interval(SAMPLE[:, :1], rng(), resamples=500)
+    all_ = bootstrap_interval(SAMPLE, rng(), resamples=500)
+    np.testing.assert_allclose([x[0] for x in one], [x[0] for x in all_], rtol=1e-12)
+
+
+DATA = {
+    "normal": (lambda r, shape: r.normal(3, 2, shape), 3.0),
+    "uniform": (lambda r, shape: r.uniform(size=shape), 0.5),
+    "beta": (lambda r, shape: r.beta(0.5, 0.5, shape), 0.5),
+    "skewed": (lambda r, shape: r.gamma(1.0, size=shape), 1.0),
+}
+REPLICATES = 4000
+
+
+def covers(interval, truth: float) -> float:
+    return float(np.mean((interval.low <= truth) & (truth <= interval.high)))
+
+
+@pytest.mark.parametrize("kind", ["t", "bca"])
+@pytest.mark.parametrize(
+    ("data", "n"),
+    [(data, n) for data in ("normal", "uniform", "beta") for n in (10, 30)] + [("skewed", 100)],
+)
+def test_intervals_cover_the_mean_as_often_as_they_say(kind: str, data: str, n: int):
+    draw, truth = DATA[data]
+    values = draw(rng(n), (n, REPLICATES))
+    interval = t_interval(values) if kind == "t" else bootstrap_interval(values, rng(), resamples=2000)
+    # Expanded percentiles are a little too wide where values pile up at both bounds.
+    assert 0.93 <= covers(interval, truth) <= (0.98 if (kind, data, n) == ("bca", "beta", 10) else 0.97)
+
+
+def test_paired_intervals_cover_and_gain_from_correlation():
+    common = rng(1).normal(size=(10, REPLICATES))
+    noise = rng(2).normal(scale=0.2, size=(2, 10, REPLICATES))
+    method, baseline = 4 + common + noise[0], 5 + common + noise[1]
+    paired = t_interval(method - baseline)
+    assert 0.93 <= covers(paired, -1.0) <= 0.97
+    assert np.mean(paired.high - paired.low) < 0.3 * np.mean(
+        np.subtract(*t_interval(method)[:0:-1]) + np.subtract(*t_interval(baseline)[:0:-1])
+    )
+    share = reduction_interval(method, baseline, rng(), resamples=2000)
+    assert 0.93 <= covers(share, 0.2) <= 0.97
+
+
+def test_reduction_is_the_ratio_of_means():
+    method, baseline = rng(1).uniform(1, 2, (2, 20, 5))
+    share = reduction_interval(method, baseline, rng(), resamples=300)
+    np.testing.assert_allclose(share.estimate, 1 - method.mean(axis=0) / baseline.mean(axis=0))
+    assert np.all((share.low < share.estimate) & (share.estimate < share.high))
+    same = reduction_interval(baseline, baseline, rng(), resamples=300)
+    assert np.all(same.low == 0)
+    assert np.all(same.high == 0)
+    nothing = reduction_interval(method, 0 * baseline, rng(), resamples=300)
+    assert np.all(np.isnan(nothing))
+
+
+def test_probability_of_improvement():
+    method, baseline = np.array([[1, 1, 1, 5], [1, 1, 1, 1]]).T, np.array([[2, 2, 1, 1], [2, 2, 2, 2]]).T
+    found = probability_of_improvement(method, baseline)
+    np.testing.assert_allclose(found.estimate, [0.625, 1.0])
+    wilson = scipy_stats.binomtest(4, 4).proportion_ci(method="wilson")
+    np.testing.assert_allclose([found.low[1], found.high[1]], [wilson.low, wilson.high], atol=1e-12)
+
+
+def test_p_values_are_scipys():
+    method, baseline = rng(3).normal(size=(2, 12, 6))
+    baseline[:, 0] = method[:, 0]
+    expected = scipy_stats.ttest_rel(method[:, 1:], baseline[:, 1:]).pvalue
+    found = paired_p_value(method, baseline)
+    assert found[0] == 1.0
+    np.testing.assert_allclose(found[1:], expected, rtol=1e-10)
+    assert np.isnan(paired_p_value(method[:1], baseline[:1])).all()
+
+
+def test_holm():
+    # Three p-values by hand: 3 · 0.01, 2 · 0.02, then no less than that.
+    np.testing.assert_allclose(
+        holm(np.array([[0.02, 0.01], [np.nan, 0.035]])), [[0.04, 0.03], [np.nan, 0.04]]
+    )
+    np.testing.assert_allclose(holm(np.array([0.9, 0.8])), [1.0, 1.0])
+    assert holm(np.array([])).size == 0
+
+
+@pytest.mark.parametrize("width", [1e-3, 0.05, 0.5, 5.0, 100.0])
+def test_seeds_needed_is_the_least_number(width: float):
+    values = rng(4).normal(size=(30, 8))
+    needed = seeds_needed(values, width)
+    deviation = values.std(axis=0, ddof=1)
+
+    def half(n: np.ndarray) -> np.ndarray:
+        return scipy_stats.t.ppf(0.975, n - 1) * deviation / np.sqrt(n)
+
+    assert np.all(half(needed) <= width)
+    assert np.all((needed == 2) | (half(np.maximum(needed - 1, 2)) > width))
+
+
+def test_degenerate_data():
+    constant = np.full((5, 2), 3.0)
+    for name in STATISTICS:
+        assert np.ptp([x[0] for x in bootstrap_interval(constant, rng(), name, resamples=100)]) == 0.0
+    assert float(t_interval(np.array([2.0])).estimate) == 2.0
+    assert np.isnan(t_interval(np.array([2.0])).low)
+    assert np.isnan(bootstrap_interval(np.array([2.0]), rng()).high)
+    assert np.all(seeds_needed(constant, 0.1) == 2)
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(InputError, match="at least one seed"):
+        t_interval(np.empty((0, 3)))
+    with pytest.raises(InputError, match="confidence: 95"):
+        t_interval(SAMPLE, 95)
+    with pytest.raises(InputError, match="statistic: 'mode'"):
+        bootstrap_interval(SAMPLE, rng(), "mode")
+    with pytest.raises(InputError, match="shape"):
+        reduction_interval(SAMPLE, SAMPLE[:-1], rng())
+    with pytest.raises(InputError, match="at least 2"):
+        seeds_needed(SAMPLE[:1], 0.1)
+    with pytest.raises(InputError, match="half_width"):
+        seeds_needed(SAMPLE, 0.0)
+
+
+def test_ten_thousand_seeds_of_a_large_sweep_take_seconds():
+    values = rng().normal(size=(2000, 500))  # a fifth of the seeds of 100 values × 5 methods
+    start = time.perf_counter()
+    for name in STATISTICS:
+        bootstrap_interval(values, rng(), name, resamples=1000)
+    assert time.perf_counter() - start < 60
