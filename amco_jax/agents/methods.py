@@ -162,7 +162,7 @@ _AEQN = Settings()
 _PAIR = Settings(hidden=(20, 20), init_std=0.5, replay_capacity=1024, target_interval=200)
 
 _STABLE = {
-    "leak": 0.1,
+    "leak": 0.3,
     "discount": 0.0,
     "replay_capacity": 8000,
     "learning_rate": 3e-3,
