@@ -13,13 +13,13 @@ from rich.progress import (
 )
 
 
-def progress_bar(shown: bool) -> Progress:
-    """A bar on stderr that counts episodes over all seeds, with the remaining time."""
+def progress_bar(shown: bool, unit: str = "episodes") -> Progress:
+    """A bar on stderr that counts episodes over all seeds, or other units, with the remaining time."""
     columns = [
         TextColumn("{task.description:>20}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("episodes"),
+        TextColumn(unit),
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(),

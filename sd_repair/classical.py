@@ -1,0 +1,52 @@
+"""Repair without a trained model: OpenCV's Telea and Navier–Stokes, scikit-image's biharmonic equation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from amco_jax.errors import check_choice
+from sd_repair.images import Image, Mask, check_image, check_mask, corrupt, paste_known
+from sd_repair.packages import load_package
+
+RADIUS = 3
+"""Pixels around the hole that OpenCV's two methods look at."""
+
+
+def telea(image: Image, mask: Mask) -> Image:
+    """Fast marching from the border inwards, weighted means (Telea, 2004)."""
+    opencv = load_package("cv2")
+    return opencv.inpaint(image, mask.astype(np.uint8), RADIUS, opencv.INPAINT_TELEA)
+
+
+def navier_stokes(image: Image, mask: Mask) -> Image:
+    """Isophotes continued as streamlines of a fluid (Bertalmio, Bertozzi and Sapiro, 2001)."""
+    opencv = load_package("cv2")
+    return opencv.inpaint(image, mask.astype(np.uint8), RADIUS, opencv.INPAINT_NS)
+
+
+def biharmonic(image: Image, mask: Mask) -> Image:
+    """Δ²u = 0 in the hole, with u given around it (Damelin and Hoang, 2018)."""
+    restoration = load_package("skimage.restoration")
+    solution = restoration.inpaint_biharmonic(image / 255, mask, split_into_regions=True, channel_axis=-1)
+    return np.round(np.clip(solution, 0, 1) * 255).astype(np.uint8)
+
+
+CLASSICAL: dict[str, Callable[[Image, Mask], Image]] = {
+    "telea": telea,
+    "ns": navier_stokes,
+    "biharmonic": biharmonic,
+}
+
+
+def repair_classical(method: str, image: Image, mask: Mask) -> Image:
+    """The image with its hole repaired and all known pixels as they were.
+
+    Raises:
+      InputError: an unknown method, a bad image or mask, or the extra `sd` is not installed.
+    """
+    check_choice("method", method, CLASSICAL)
+    image = check_image(image)
+    mask = check_mask(mask, image)
+    return paste_known(image, CLASSICAL[method](corrupt(image, mask), mask), mask)

@@ -1,0 +1,230 @@
+"""Images and masks: read, checked, shaped and written.
+
+An image is a uint8 array [height, width, 3] of sRGB values, a mask a bool array [height, width] that is true
+in the hole. All that enters from files or callers is checked here, once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from amco_jax.errors import InputError
+from amco_jax.files import replacing
+from sd_repair.packages import load_package
+
+Image = UInt8[np.ndarray, "height width 3"]
+Mask = Bool[np.ndarray, "height width"]
+
+SMALLEST_SIDE = 16
+LARGEST_SIDE = 8192
+FILL = 128
+"""Grey level of the hole in a corrupted image: the middle of the range, where the encoder sees zero."""
+
+_WRITTEN = (".png", ".bmp", ".tif", ".tiff")
+_EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB"}
+
+
+def load_image(path: Path) -> Image:
+    """The image of a file, turned upright; greyscale, palette and CMYK become RGB.
+
+    Raises:
+      InputError: not an image, truncated, too small or too large, more than 8 bits a channel, transparent
+        pixels, or several frames.
+    """
+    with _opened("image", path) as picture:
+        if _least_alpha(picture) < 255:
+            raise InputError(f"image: {path} has transparent pixels; legal: an opaque image")
+        return np.array(picture.convert("RGB"))
+
+
+def load_mask(path: Path) -> Mask:
+    """The mask of a file: white (from 128 of 255) is the hole, black is known.
+
+    Raises:
+      InputError: as `load_image`, or colours, or an alpha channel that is not opaque.
+    """
+    with _opened("mask", path) as picture:
+        if _least_alpha(picture) < 255:
+            raise InputError(
+                f"mask: {path} has an alpha channel that is not opaque; legal: white in the hole, else black"
+            )
+        colours = np.array(picture.convert("RGB"))
+    if (colours.max(axis=-1) - colours.min(axis=-1)).max() > 32:  # lossy compression tints greys a little
+        raise InputError(f"mask: {path} is a colour image; legal: white for the hole, black elsewhere")
+    return colours[..., 0] >= 128
+
+
+def astronaut() -> Image:
+    """scikit-image's photograph of Eileen Collins, 512 x 512, by NASA: in the public domain."""
+    return load_package("skimage.data").astronaut()
+
+
+def check_image(image: Any, field: str = "image") -> Image:
+    """An image given as an array: uint8, or floats from 0 to 1.
+
+    Raises:
+      InputError: another shape or type, values that are not finite or out of range.
+    """
+    array = np.asarray(image)
+    if array.ndim != 3 or array.shape[-1] != 3 or min(array.shape[:2]) < 1:
+        raise InputError(f"{field}: an array of shape {array.shape}; legal: (height, width, 3)")
+    _check_sides(field, array.shape[1], array.shape[0])
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind != "f":
+        raise InputError(f"{field}: an array of {array.dtype}; legal: uint8, or floats from 0 to 1")
+    if not np.isfinite(array).all():
+        raise InputError(f"{field}: values that are not finite; legal: uint8, or floats from 0 to 1")
+    if array.min() < 0 or array.max() > 1:
+        raise InputError(
+            f"{field}: values from {array.min():g} to {array.max():g}; legal: floats from 0 to 1"
+        )
+    return np.round(array * 255).astype(np.uint8)
+
+
+def check_mask(mask: Any, image: Image) -> Mask:
+    """A mask given as an array of bool, or of numbers that are all 0 or 1, for that image.
+
+    Raises:
+      InputError: another shape, other values, no hole, or nothing but hole.
+    """
+    array = np.asarray(mask)
+    if array.shape != image.shape[:2]:
+        raise InputError(
+            f"mask: {_sides(array)} for an image of {_sides(image)}; legal: the image's height x width"
+        )
+    if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():  # NaN is neither
+        raise InputError(f"mask: an array of {array.dtype} with other values; legal: 0 (known) and 1 (hole)")
+    array = array.astype(bool)
+    if not array.any():
+        raise InputError("mask: no pixel is marked as hole; legal: at least one")
+    if array.all():
+        raise InputError("mask: all pixels are marked as hole; legal: at least one is known")
+    return array
+
+
+def to_square(image: Image, side: int) -> Image:
+    """The largest centred square of the image, resampled to `side` pixels."""
+    picture = _pillow().fromarray(_centre(image))
+    return np.array(picture.resize((side, side), _pillow().Resampling.LANCZOS))
+
+
+def mask_to_square(mask: Mask, side: int) -> Mask:
+    """The same square of the mask: a pixel is hole as soon as any part of it was."""
+    picture = _pillow().fromarray(_centre(mask).astype(np.float32))
+    return np.array(picture.resize((side, side), _pillow().Resampling.BOX)) > 1e-6
+
+
+def corrupt(image: Image, mask: Mask) -> Image:
+    """The image with its hole filled by mid-grey: all that a repair may see."""
+    return np.where(mask[..., None], np.uint8(FILL), image)
+
+
+def paste_known(image: Image, repaired: Image, mask: Mask) -> Image:
+    """The repaired hole in the known pixels of the image, which stay as they are."""
+    return np.where(mask[..., None], repaired, image)
+
+
+def sheet(panels: Sequence[tuple[str, Image]]) -> Image:
+    """Images of one size side by side, each under its title."""
+    draw = _pillow("ImageDraw")
+    title_height, gap = 20, 4
+    height, width = panels[0][1].shape[:2]
+    canvas = _pillow().new("RGB", (len(panels) * (width + gap) - gap, height + title_height), "white")
+    pen = draw.Draw(canvas)
+    for index, (title, image) in enumerate(panels):
+        left = index * (width + gap)
+        while len(title) > 1 and pen.textlength(title) > width - 4:
+            title = title[:-1]
+        pen.text((left + 4, 4), title, fill="black")
+        canvas.paste(_pillow().fromarray(image), (left, title_height))
+    return np.array(canvas)
+
+
+def check_output(path: Path) -> Path:
+    """A path that images can be written to without loss.
+
+    Raises:
+      InputError: another kind of file, or no such directory.
+    """
+    if path.suffix.lower() not in _WRITTEN:
+        raise InputError(f"out: {path}; legal: a file name that ends in {', '.join(_WRITTEN)} (without loss)")
+    if not path.parent.is_dir():
+        raise InputError(f"out: {path} cannot be written: {path.parent} is not a directory")
+    return path
+
+
+def save_image(path: Path, image: Image) -> None:
+    """Write an image without loss, whole or not at all."""
+    with replacing(check_output(path)) as file:
+        _pillow().fromarray(image).save(file)
+
+
+@contextlib.contextmanager
+def _opened(field: str, path: Path) -> Iterator[Any]:
+    """An image file with checked header and all its pixels."""
+    pillow, limit = _pillow(), f"from {SMALLEST_SIDE} to {LARGEST_SIDE}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pillow.DecompressionBombWarning)
+            picture = pillow.open(path)
+            _check_sides(f"{field}: {path}", picture.width, picture.height, separator=" is")
+            if picture.mode not in _EIGHT_BIT:
+                raise InputError(
+                    f"{field}: {path} has pixels of mode {picture.mode}; legal: 8 bits a channel"
+                )
+            if getattr(picture, "n_frames", 1) > 1:
+                raise InputError(f"{field}: {path} has {picture.n_frames} frames; legal: one")
+            with picture:
+                picture.load()
+                yield _pillow("ImageOps").exif_transpose(picture)
+    except (pillow.DecompressionBombWarning, pillow.DecompressionBombError) as error:
+        raise InputError(f"{field}: {path} is too large; legal: sides {limit} pixels") from error
+    except pillow.UnidentifiedImageError as error:
+        raise InputError(f"{field}: {path} is not an image file of a known kind") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{field}: there is no file {path}") from error
+    except InputError:
+        raise
+    except (
+        Exception
+    ) as error:  # decoders of damaged files raise OSError, SyntaxError, ValueError, struct.error, ...
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"{field}: {path} cannot be read: {reason}") from error
+
+
+def _check_sides(field: str, width: int, height: int, separator: str = ":") -> None:
+    if min(width, height) < SMALLEST_SIDE or max(width, height) > LARGEST_SIDE:
+        raise InputError(
+            f"{field}{separator} {width} x {height} pixels;"
+            f" legal: sides from {SMALLEST_SIDE} to {LARGEST_SIDE}"
+        )
+
+
+def _least_alpha(picture: Any) -> int:
+    """The least alpha value of a picture, 255 without an alpha channel."""
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        return int(np.asarray(picture.convert("RGBA"))[..., 3].min())
+    return 255
+
+
+def _sides(array: np.ndarray) -> str:
+    return " x ".join(map(str, array.shape[:2])) if array.ndim in (2, 3) else f"shape {array.shape}"
+
+
+def _centre(array: np.ndarray) -> np.ndarray:
+    height, width = array.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return array[top : top + side, left : left + side]
+
+
+def _pillow(module: str = "Image") -> Any:
+    return load_package(f"PIL.{module}")

@@ -1,0 +1,23 @@
+"""Packages of the extra `sd`, imported when they are first needed."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from amco_jax.errors import InputError
+
+
+def load_package(name: str) -> Any:
+    """The module by that name.
+
+    Raises:
+      InputError: it cannot be imported.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"{name.partition('.')[0]}: cannot be imported ({error}); it comes with "
+            'python -m pip install -c constraints.txt -e ".[sd]"'
+        ) from error

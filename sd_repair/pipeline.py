@@ -1,0 +1,173 @@
+"""Stable Diffusion 1.5 from a directory, a single file or the hub."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from amco_jax.errors import InputError, check_choice
+from sd_repair.packages import load_package
+
+HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The parts of a pipeline that a repair needs, on one device and in one dtype."""
+
+    tokenizer: Any
+    text_encoder: Any
+    vae: Any
+    unet: Any
+
+    @property
+    def device(self) -> Any:
+        return self.unet.device
+
+    @property
+    def dtype(self) -> Any:
+        return self.unet.dtype
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent, along each side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Number of parameters of each network."""
+        networks = {"text_encoder": self.text_encoder, "vae": self.vae, "unet": self.unet}
+        return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+
+
+def load_model(
+    source: str = HUB_ID, config: Path | None = None, device: str = "auto", dtype: str = "auto"
+) -> Model:
+    """The model of a diffusers directory, a single .safetensors file, or a hub id.
+
+    Args:
+      source: what to load; a path wins over a hub id of the same name.
+      config: for a single file, the diffusers directory that holds its configuration and tokenizer (its
+        weights are not read); by default the directory beside it of the same name without suffix.
+      device: auto, cpu, cuda, cuda:1, mps ...
+      dtype: auto is float16 on a GPU and float32 on a CPU.
+
+    Raises:
+      InputError: nothing there, not a Stable Diffusion 1.5, or the extra `sd` is not installed.
+    """
+    where = check_device(device)
+    options = {
+        "torch_dtype": check_dtype(dtype, where),
+        "safety_checker": None,
+        "feature_extractor": None,  # from_pretrained would look for it once there is no safety checker
+    }
+    path = Path(source)
+    diffusers = load_diffusers()
+    try:
+        if path.is_dir():
+            if not (path / "model_index.json").is_file():
+                raise InputError(f"model: {path} holds no model_index.json; legal: a diffusers directory")
+            pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+                path, local_files_only=True, **options
+            )
+        elif path.is_file():
+            pipeline = diffusers.StableDiffusionPipeline.from_single_file(
+                str(path), config=str(_config_of(path, config)), local_files_only=True, **options
+            )
+        elif path.suffix or path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
+            raise InputError(
+                f"model: there is no {source}; legal: a directory, a .safetensors file, or a hub id"
+            )
+        else:
+            pipeline = diffusers.StableDiffusionPipeline.from_pretrained(source, **options)
+    except InputError:
+        raise
+    except Exception as error:  # the loaders raise many kinds, some of them of their own packages
+        reason = next(
+            (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+        )
+        raise InputError(f"model: {source} cannot be loaded: {reason[:200]}") from error
+    return prepare(pipeline, where)
+
+
+def prepare(pipeline: Any, device: str = "cpu") -> Model:
+    """The networks of a diffusers pipeline, for inference on that device.
+
+    Raises:
+      InputError: its UNet does not take four channels, or its scheduler does not predict noise.
+    """
+    channels = pipeline.unet.config.in_channels
+    if channels != 4:
+        raise InputError(
+            f"model: its UNet takes {channels} channels; legal: 4, as in plain Stable Diffusion 1.5"
+        )
+    prediction = pipeline.scheduler.config.get("prediction_type", "epsilon")
+    if prediction != "epsilon":
+        raise InputError(
+            f"model: its UNet predicts '{prediction}'; legal: epsilon, as in Stable Diffusion 1.5"
+        )
+    networks = [
+        network.to(device).eval().requires_grad_(False)
+        for network in (pipeline.text_encoder, pipeline.vae, pipeline.unet)
+    ]
+    return Model(pipeline.tokenizer, *networks)
+
+
+def check_device(device: str) -> str:
+    """The device's name, with auto resolved.
+
+    Raises:
+      InputError: no such device here.
+    """
+    torch = load_package("torch")
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+    except Exception as error:  # AssertionError, RuntimeError or NotImplementedError, by backend
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device: '{device}' cannot be used: {reason}") from error
+    return device
+
+
+def check_dtype(dtype: str, device: str) -> Any:
+    """The torch dtype by that name, with auto resolved.
+
+    Raises:
+      InputError: an unknown name, or float16 on a CPU.
+    """
+    check_choice("dtype", dtype, DTYPES)
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else "float16"
+    if dtype == "float16" and device == "cpu":
+        raise InputError("dtype: 'float16' on a CPU; legal: float32, bfloat16")
+    return getattr(load_package("torch"), dtype)
+
+
+def _config_of(file: Path, config: Path | None) -> Path:
+    if file.suffix != ".safetensors":
+        raise InputError(f"model: {file}; legal: a .safetensors file, a diffusers directory, or a hub id")
+    directory = file.with_suffix("") if config is None else config
+    if not (directory / "model_index.json").is_file():
+        raise InputError(
+            f"config: {directory} is no directory with a model_index.json; legal: the configuration and"
+            f" tokenizer of {file.name}, in diffusers' layout"
+        )
+    return directory
+
+
+def load_diffusers() -> Any:
+    """diffusers and transformers, without their own progress bars and log lines."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    diffusers = load_package("diffusers")
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    logging = load_package("transformers.utils.logging")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    return diffusers

@@ -1,0 +1,193 @@
+"""Repair with a plain Stable Diffusion 1.5: DDIM, with the known latents blended in at every step.
+
+The encoder sees the corrupted image with its hole filled by mid-grey, never the truth. After each DDIM
+step x ← m·x + (1 − m)·(√ᾱ·z + √(1 − ᾱ)·noise), where z encodes that image, ᾱ belongs to the next time
+step (1 after the last) and m is the mask, pooled by its maximum. In the end the known pixels are put
+back as they were.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from amco_jax.errors import InputError, check_number, check_whole
+from sd_repair.images import Image, Mask, check_image, check_mask, corrupt, paste_known
+from sd_repair.masks import pool
+from sd_repair.packages import load_package
+from sd_repair.pipeline import Model
+
+SCHEDULE: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+    "prediction_type": "epsilon",
+}
+"""DDIM as Stable Diffusion 1.5 was trained for; files of weights do not always carry it."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of denoising steps done and their total."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to repair; the defaults are those of the published demonstration."""
+
+    prompt: str = "a human face, best quality, extremely detailed"
+    negative_prompt: str = "cropped, worst quality, low quality"
+    steps: int = 20
+    guidance: float = 9.0
+    """Scale of classifier-free guidance; up to 1 there is none, and a step costs half."""
+    eta: float = 0.0
+    """Noise that DDIM adds at each step: 0 none, 1 as DDPM."""
+    strength: float = 1.0
+    """Share of the steps that are taken; below 1 they start from the noised corrupted image."""
+
+    def __post_init__(self) -> None:
+        check_whole("steps", self.steps, 1, 999)
+        check_number("guidance", self.guidance, 0, 100)
+        check_number("eta", self.eta, 0, 1)
+        check_number("strength", self.strength, 0, 1)
+        if self.steps_taken < 1:
+            raise InputError(
+                f"strength: {self.strength} leaves none of {self.steps} steps; legal: from 1/steps to 1"
+            )
+
+    @property
+    def steps_taken(self) -> int:
+        return min(int(self.steps * self.strength), self.steps)
+
+    @property
+    def guided(self) -> bool:
+        return self.guidance > 1
+
+
+def repair(
+    model: Model,
+    image: Image,
+    mask: Mask,
+    seeds: Sequence[int],
+    settings: Settings | None = None,
+    batch: int = 1,
+    progress: Progress | None = None,
+) -> UInt8[np.ndarray, "samples height width 3"]:
+    """One repaired image per seed, whatever the batch.
+
+    Args:
+      image: uint8, or floats from 0 to 1; sides are multiples of the VAE's factor, 8.
+      mask: true in the hole.
+      seeds: each draws its own noise on the CPU, so that devices and batches see the same.
+      batch: images denoised at once; more take more memory.
+
+    Raises:
+      InputError: bad input, or the model's numbers overflow in its dtype.
+    """
+    settings = settings or Settings()
+    check_whole("batch", batch)
+    if not seeds:
+        raise InputError("samples: no seed; legal: at least one")
+    for seed in seeds:
+        check_whole("seed", seed, 0, 2**63 - 1)
+    image = check_image(image)
+    mask = check_mask(mask, image)
+    if any(side % model.factor for side in mask.shape):
+        raise InputError(
+            f"size: {mask.shape[0]} x {mask.shape[1]} pixels;"
+            f" legal: multiples of {model.factor} for this model"
+        )
+    torch = load_package("torch")
+    results, done, total = [], 0, settings.steps_taken * -(-len(seeds) // batch)
+    with torch.inference_mode():
+        texts = encode_prompts(model, settings)
+        known = encode_image(model, corrupt(image, mask))
+        for start in range(0, len(seeds), batch):
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch]]
+            latents = None
+            for latents in denoising(model, known, mask, texts, generators, settings):  # noqa: B007
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+            results.append(decode(model, latents))
+    repaired = np.concatenate(results)
+    return np.stack([paste_known(image, sample, mask) for sample in repaired])
+
+
+def encode_prompts(model: Model, settings: Settings) -> Any:
+    """Embeddings [1 or 2, 77, width]: of the negative prompt where there is guidance, then of the prompt."""
+    torch = load_package("torch")
+    prompts = {"prompt": settings.prompt}
+    if settings.guided:
+        prompts = {"negative-prompt": settings.negative_prompt} | prompts
+    length = model.tokenizer.model_max_length
+    for field, prompt in prompts.items():
+        tokens = len(model.tokenizer(prompt).input_ids)
+        if tokens > length:
+            raise InputError(f"{field}: {tokens - 2} tokens; legal: at most {length - 2}")
+    ids = model.tokenizer(list(prompts.values()), padding="max_length", max_length=length).input_ids
+    return model.text_encoder(torch.tensor(ids, device=model.device))[0]
+
+
+def encode_image(model: Model, image: Image) -> Any:
+    """The mode, not a draw, of the VAE's latents of one image [1, 4, rows, columns], scaled."""
+    torch = load_package("torch")
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(torch.float32) / 127.5 - 1
+    latents = model.vae.encode(pixels.to(model.device, model.dtype)).latent_dist.mode()
+    return latents * model.vae.config.scaling_factor
+
+
+def denoising(
+    model: Model, known: Any, mask: Mask, texts: Any, generators: Sequence[Any], settings: Settings
+) -> Any:
+    """The latents [batch, 4, rows, columns] after each step; one CPU generator per image of the batch."""
+    torch = load_package("torch")
+    scheduler = load_package("diffusers").DDIMScheduler(**SCHEDULE)
+    scheduler.set_timesteps(settings.steps, device=model.device)
+    times = scheduler.timesteps[settings.steps - settings.steps_taken :]
+    hole = torch.from_numpy(pool(mask, model.factor)).to(model.device, model.dtype)[None, None]
+
+    def draw() -> Any:
+        shape = (1, *known.shape[1:])
+        draws = [torch.randn(shape, generator=generator, dtype=torch.float32) for generator in generators]
+        return torch.cat(draws).to(model.device, model.dtype)
+
+    noise = draw()
+    # As everywhere in Stable Diffusion, pure noise stands for the noisiest image.
+    latents = noise if settings.strength == 1 else scheduler.add_noise(known, noise, times[:1])
+    texts = texts.repeat_interleave(len(generators), dim=0)
+    for index, time in enumerate(times):
+        if settings.guided:
+            without, towards = model.unet(torch.cat([latents, latents]), time, texts).sample.chunk(2)
+            predicted = without + settings.guidance * (towards - without)
+        else:
+            predicted = model.unet(latents, time, texts).sample
+        variance = draw() if settings.eta > 0 else None
+        latents = scheduler.step(
+            predicted, time, latents, eta=settings.eta, variance_noise=variance
+        ).prev_sample
+        is_last = index == len(times) - 1
+        blended = known if is_last else scheduler.add_noise(known, noise, times[index + 1 : index + 2])
+        latents = hole * latents + (1 - hole) * blended
+        yield latents
+
+
+def decode(model: Model, latents: Any) -> UInt8[np.ndarray, "batch height width 3"]:
+    """The images of scaled latents.
+
+    Raises:
+      InputError: numbers that are not finite, as half precision yields now and then.
+    """
+    torch = load_package("torch")
+    pixels = model.vae.decode(latents / model.vae.config.scaling_factor).sample.to(torch.float32)
+    if not bool(torch.isfinite(pixels).all()):
+        raise InputError(f"dtype: {model.dtype} overflowed in this model; legal: float32, or bfloat16")
+    pixels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()
