@@ -456,7 +456,7 @@ def test_reductions_are_paired_seed_by_seed(comparison: Any):
     [
         ({"methods": []}, "methods: "),
         ({"methods": ["local", "local"]}, "methods: local, local; legal: each method once"),
-        ({"physics": []}, "physics: none"),
+        ({"physics": []}, "physics: []"),
         ({"physics": ["newtonian"]}, "physics: 'newtonian'"),
         ({"last": 0}, "last: 0"),
         ({"last": EPISODES + 1}, f"last: {EPISODES + 1}; legal: a whole number from 1 to {EPISODES}"),
