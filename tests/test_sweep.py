@@ -79,7 +79,7 @@ def test_files_equal_the_returned_frames(tmp_path):
     manifest = json.loads((tmp_path / "new" / "manifest.json").read_text())
     assert manifest["scenario"]["num_tasks"] == 5
     assert {"versions", "device", "git_commit", "command", "wall_time_s", "num_seeds"} <= manifest.keys()
-    names = {"results.parquet", "summary.csv", "manifest.json", "units"}
+    names = {"results.parquet", "summary.csv", "manifest.json", "SHA256SUMS", "units"}
     figures = {f"{n}.{s}" for n in ("makespan", "miss_rate") for s in ("png", "pdf")}
     assert {p.name for p in (tmp_path / "new").iterdir()} == names | figures
 

@@ -31,6 +31,7 @@ from amco_jax.experiment.sweep import sweep
 from amco_jax.experiment.train import TrainResult, train
 from amco_jax.experiment.trainer import LANES, Cell, OnTheSpot, Trainer
 from amco_jax.experiment.tune import tune
+from amco_jax.saved import write_digests
 from amco_jax.scenario import Scenario
 
 TINY = Scenario(
@@ -62,7 +63,7 @@ COLUMNS = [
     "epsilon",
     "mean_servers_used",
 ]
-FILES = {"curves.parquet", "convergence.png", "convergence.pdf", "manifest.json", "agents"}
+FILES = {"curves.parquet", "convergence.png", "convergence.pdf", "manifest.json", "SHA256SUMS", "agents"}
 
 
 def run(**changes: Any) -> TrainResult:
@@ -282,6 +283,7 @@ def test_agents_are_evaluated_on_arrivals_that_no_training_has_seen(finished: Pa
         "results.parquet",
         "summary.csv",
         "manifest.json",
+        "SHA256SUMS",
     }
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out" / "results.parquet"), found.results)
     table = found.results.set_index(["method", "episode", "seed"]).sort_index()
@@ -359,6 +361,7 @@ def test_directories_without_a_finished_training_are_refused_in_a_line(finished:
     for name, text in (("junk", "{"), ("list", "[]"), ("empty", "{}")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").write_text(text)
+        write_digests(tmp_path / name)
     for name in ("missing", "sweep", "torn", "junk", "list", "empty"):
         with pytest.raises(InputError) as error:
             evaluate(tmp_path / name)
@@ -371,6 +374,7 @@ def test_agents_of_a_method_of_one_s_own_are_loaded_with_it(finished: Path, tmp_
     shutil.copytree(finished, out)
     manifest = json.loads((out / "manifest.json").read_text())
     (out / "manifest.json").write_text(json.dumps(manifest | {"method": "mine"}))
+    write_digests(out)
     with pytest.raises(InputError, match="method: 'mine'"):
         load_run(out)
     mine = trained_method("mine", partners)
@@ -416,7 +420,7 @@ def test_a_comparison_covers_both_physics_and_all_methods(comparison: Any):
     assert np.isfinite(curves[list(METRICS)]).all(axis=None)
     own = curves.query("method == 'drlcoedge'").pivot(index=["seed", "episode"], columns="physics")
     assert np.any(own["makespan_mean_s", "published"] != own["makespan_mean_s", "unified"])
-    names = {"curves.parquet", "final.csv", "manifest.json"}
+    names = {"curves.parquet", "final.csv", "manifest.json", "SHA256SUMS"}
     figures = {f"convergence-{p}.{s}" for p in ("published", "unified") for s in ("png", "pdf")}
     assert {p.name for p in comparison.out.iterdir()} == names | figures
     pd.testing.assert_frame_equal(pd.read_csv(comparison.out / "final.csv"), final)
@@ -487,7 +491,8 @@ def test_tuning_ranks_every_combination_on_an_unseen_episode(tmp_path: Path):
         np.testing.assert_allclose(row["gap_mean"], own["gap"].mean())
         np.testing.assert_allclose(row["within_0.1"], np.mean(own["gap"] <= 0.1))
         assert row["n_seeds"] == SEEDS
-    assert {p.name for p in tmp_path.iterdir()} == {"results.parquet", "summary.csv", "manifest.json"}
+    names = {"results.parquet", "summary.csv", "manifest.json", "SHA256SUMS"}
+    assert {p.name for p in tmp_path.iterdir()} == names
     own = evaluate_one(discount=0.9, learning_rate=0.01)
     np.testing.assert_array_equal(results.iloc[SEEDS:]["makespan_mean_s"], own)
 

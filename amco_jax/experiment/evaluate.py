@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +19,14 @@ from amco_jax.agents.methods import Method, get_method
 from amco_jax.errors import InputError, check_whole
 from amco_jax.experiment.blocks import Block, stack_blocks
 from amco_jax.experiment.checkpoints import load_tree
-from amco_jax.experiment.output import MANIFEST, Output
+from amco_jax.experiment.output import Output
 from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import provenance
 from amco_jax.experiment.simulate import simulate
 from amco_jax.experiment.train import AGENTS
 from amco_jax.experiment.trainer import LANES, TRAINING_BYTES
 from amco_jax.random import Stream, stream
+from amco_jax.saved import open_run
 from amco_jax.scenario import Scenario, Shape
 from amco_jax.stats import seed_matrix, t_interval
 
@@ -68,23 +68,17 @@ def load_run(directory: str | Path, method: str | Method | None = None) -> Train
       method: of your own, where its name is not one of `METHODS`.
 
     Raises:
-      InputError: no finished training in the directory, or an unknown method.
+      InputError: no finished training in the directory, a damaged one, or an unknown method.
     """
-    home = Path(directory)
-    try:
-        manifest = json.loads((home / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"run: {home} holds no finished training; legal: the --out of train") from error
-    kind = manifest.get("kind") if isinstance(manifest, dict) else None
-    if kind != "train":
-        raise InputError(f"run: {home} holds {kind or 'no'} results; legal: the --out of train")
+    saved = open_run(directory, ["train"])
+    manifest = saved.manifest
     method = get_method(method or manifest["method"]).with_settings(**manifest["settings"])
     scenario = Scenario(**manifest["scenario"])
     traced = method.require_training().settings.traced(1)
     example = jax.eval_shape(
         lambda: init(method.dqn, traced, scenario.num_servers, stream(jnp.uint32(0), Stream.INIT)).weights
     )
-    agents = load_tree(home / AGENTS, example)
+    agents = load_tree(saved.directory / AGENTS, example)
     return TrainedRun(
         method, scenario, manifest["physics"], manifest["first_seed"], manifest["num_seeds"],
         manifest["episodes"], agents,

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 
 from amco_jax.errors import InputError
 from amco_jax.files import draft_prefix, remove_abandoned
-
-MANIFEST = "manifest.json"
+from amco_jax.saved import MANIFEST, write_digests
 
 
 class Output:
@@ -51,10 +50,11 @@ class Output:
         self._writers[name].write_table(table)
 
     def finish(self, manifest: dict[str, Any]) -> None:
-        """Write the manifest, and move all files to their destination."""
+        """Write the manifest and the digests, and move all files to their destination."""
         self._close()
         text = json.dumps(manifest, indent=2, allow_nan=False)
         self.path(MANIFEST).write_text(text + "\n", encoding="utf-8")
+        write_digests(self._staging)
         # The manifest goes last: where it stands, the rest stands too.
         for name in sorted(os.listdir(self._staging), key=lambda n: n == MANIFEST):
             target = self._final / name

@@ -1,0 +1,94 @@
+"""Saved results: what tells a finished run from anything else, and an intact one from a damaged one.
+
+A run is a directory with a manifest, which goes there last, and the digests of all its files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from amco_jax.errors import InputError
+
+MANIFEST = "manifest.json"
+DIGESTS = "SHA256SUMS"
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedRun:
+    """A finished run on disk. Each file is checked against its digest as it is read."""
+
+    directory: Path
+    manifest: dict[str, Any]
+    digests: dict[str, str]
+    """SHA-256 of each file, by its name with `/` between folders"""
+
+    def table(self, name: str) -> pd.DataFrame:
+        """The rows of a Parquet file.
+
+        Raises:
+          InputError: the file is missing or damaged.
+        """
+        return pq.read_table(pa.BufferReader(_checked(self.directory, name, self.digests))).to_pandas()
+
+
+def open_run(directory: str | Path, kinds: Collection[str]) -> SavedRun:
+    """A finished run of one of these kinds.
+
+    Raises:
+      InputError: there is none, it is of another kind, or its manifest is damaged.
+    """
+    home = Path(directory)
+    legal = f"legal: the --out of {' or '.join(kinds)}"
+    try:
+        lines = (home / DIGESTS).read_text(encoding="utf-8").splitlines()
+        (home / MANIFEST).stat()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"run: {home} holds no finished results; {legal}") from error
+    digests = {}
+    for line in lines:
+        if not (match := re.fullmatch(r"([0-9a-f]{64})  (.+)", line)):
+            raise _damaged(home / DIGESTS)
+        digests[match[2]] = match[1]
+    try:
+        manifest = json.loads(_checked(home, MANIFEST, digests))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(home / MANIFEST) from error
+    kind = manifest.get("kind") if isinstance(manifest, dict) else None
+    if kind not in kinds:
+        raise InputError(f"run: {home} holds results of {kind}; {legal}")
+    return SavedRun(home, manifest, digests)
+
+
+def write_digests(directory: Path) -> None:
+    """Write the digests of all files in a directory, as `sha256sum -c` reads them."""
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(directory).as_posix()}\n"
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != DIGESTS
+    ]
+    (directory / DIGESTS).write_text("".join(lines), encoding="utf-8")
+
+
+def _checked(home: Path, name: str, digests: dict[str, str]) -> bytes:
+    path = home / name
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"run: {path} cannot be read: {error.strerror}; legal: intact results") from error
+    if hashlib.sha256(content).hexdigest() != digests.get(name):
+        raise _damaged(path)
+    return content
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(f"run: {path} is not as it was written; legal: intact results, or run it again")
