@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from amco_jax.env import Decision
 from amco_jax.kernel import Totals
 
-PERCENTILES = (50, 95, 99)
+PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 
 
 def keep_makespan(decision: Decision) -> Float[Array, ""]:
@@ -51,7 +51,7 @@ def summarise(totals: Totals, utilisation: np.ndarray, makespans: np.ndarray) ->
 
 
 def percentiles(makespans: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """`[3, episodes]`: the `PERCENTILES` of each row's finite values, as `numpy.percentile` defines them."""
+    """`[percentiles, episodes]`: the `PERCENTILES` of each row's finite values, as `numpy.percentile` defines them."""
     ordered = np.sort(makespans, axis=-1)
     rank = np.asarray(PERCENTILES)[:, None] / 100 * np.maximum(count - 1, 0)
     below = np.floor(rank).astype(np.int64)

@@ -92,6 +92,7 @@ class Job:
         return {
             "kind": "sweep",
             "param": self.param,
+            "param_label": self.axis.label,
             "values": self.labels,
             "methods": [m.name for m in self.methods],
             "physics": self.physics,

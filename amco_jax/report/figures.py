@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,11 @@ from amco_jax.stats import seed_matrix, t_interval
 
 AXIS_LABELS = {
     "makespan_mean_s": "mean makespan [s]",
+    "makespan_p95_s": "95th percentile of the makespan [s]",
     "miss_rate": "miss rate",
+    "mean_servers_used": "servers per task",
+    "utilisation": "mean utilisation of the servers",
+    "fairness": "fairness of utilisation (Jain)",
 }
 
 # Okabe and Ito's palette and four more; markers and dashes tell the methods apart where colours do not. The
@@ -113,11 +118,52 @@ def convergence_figure(curves: pd.DataFrame) -> Figure:
     return figure
 
 
+def cdf_figure(quantiles: pd.DataFrame, title: str) -> Figure:
+    """Share of the tasks over their makespan: quantiles of an episode, averaged over the seeds.
+
+    Args:
+      quantiles: columns method, level (in (0, 1)), makespan_s.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        for method, style in method_styles(list(dict.fromkeys(quantiles["method"]))).items():
+            rows = quantiles.loc[quantiles["method"] == method]
+            axes.plot(rows["makespan_s"], rows["level"], label=method, markersize=4, linewidth=1.3, **style)
+        axes.set_xlabel("makespan of a task [s]")
+        axes.set_ylabel("share of the tasks")
+        axes.set_xlim(left=0)
+        axes.set_ylim(0, 1)
+        axes.set_title(title, fontsize="medium")
+        figure.legend(loc="outside right upper")
+    return figure
+
+
+def svg(figure: Figure, salt: str) -> str:
+    """The figure as an element for a page, its text kept as text.
+
+    Args:
+      salt: what sets the names inside apart from those of the page's other figures.
+    """
+    text = io.StringIO()
+    with matplotlib.rc_context(STYLE | {"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    _, _, element = text.getvalue().partition("<svg")
+    return f"<svg{element}".rstrip()
+
+
 def save_figure(figure: Figure, stem: Path) -> None:
     """Write STEM.png and STEM.pdf; the same figure gives the same bytes."""
     with matplotlib.rc_context(STYLE):
         figure.savefig(stem.with_suffix(".png"))
-        figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
+    save_pdf(figure, stem.with_suffix(".pdf"))
+
+
+def save_pdf(figure: Figure, path: Path) -> None:
+    """Write a PDF, vectors and text; the same figure gives the same bytes."""
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(path, format="pdf", metadata={"CreationDate": None})
 
 
 def method_styles(methods: list[str]) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,235 @@
+"""A report in files: one self-contained HTML page, Markdown, LaTeX with vector figures, CSV."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from amco_jax.errors import InputError, check_choice, check_list
+from amco_jax.files import replacing
+from amco_jax.report.analysis import comparisons, estimates, warnings_of
+from amco_jax.report.figures import cdf_figure, convergence_figure, save_pdf, svg, sweep_figure
+from amco_jax.report.studies import Study
+from amco_jax.report.tables import Table, comparison_table, headline
+
+OVER_CONDITIONS = {
+    "makespan_mean_s": "Mean makespan.",
+    "makespan_p95_s": "95th percentile of the makespan of an episode's tasks.",
+    "miss_rate": "Share of the tasks that miss their deadline.",
+    "mean_servers_used": "Servers per task.",
+    "utilisation": "Share of the time that the servers are busy.",
+    "fairness": "Jain's fairness index of the servers' utilisation; 1 is equal.",
+}
+"""Metrics with a figure over the conditions of a study, and what the caption says"""
+
+_BANDS = "Bands: 95 % intervals of the mean over seeds."
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Everything that a report shows; how it is written is another matter."""
+
+    studies: Sequence[Study]
+    estimated: Sequence[pd.DataFrame]
+    """`analysis.estimates` of each study"""
+    compared: pd.DataFrame
+    """`analysis.comparisons` of all"""
+    warnings: Sequence[str]
+
+    def tables(self, study: int) -> dict[str, Table]:
+        """The tables of a study by name."""
+        of = self.studies[study]
+        return {
+            "means": headline(of, self.estimated[study], self.compared),
+            "comparisons": comparison_table(of, self.compared),
+        }
+
+    def figures(self, study: int) -> dict[str, tuple[Figure, str]]:
+        """The figures of a study and their captions, by name."""
+        of, means = self.studies[study], self.estimated[study]
+        means = means.loc[means["statistic"] == "mean"]
+        found = {}
+        if len(of.conditions) > 1:
+            rows = means.rename(columns={"condition": "value", "estimate": "mean"})
+            for metric, caption in OVER_CONDITIONS.items():
+                if metric in of.metrics:
+                    figure = sweep_figure(rows, metric, of.axis_label)
+                    found[metric] = figure, f"{caption} {_BANDS}"
+        if of.curves is not None:
+            for condition in of.conditions:
+                curves = of.curves.loc[of.curves["condition"] == condition]
+                found[f"convergence-{condition}"] = (
+                    convergence_figure(curves),
+                    f"Episodes of training, {condition} physics. Dark bands: 95 % intervals of the mean; light "
+                    "bands: 80 % of the seeds.",
+                )
+        for condition in _spread(of.conditions):
+            quantiles = _quantiles(means.loc[means["condition"] == condition])
+            if len(quantiles):
+                title = f"{of.axis_label}: {condition}" if of.axis_label else ""
+                name = f"cdf-{condition}" if of.axis_label else "cdf"
+                caption = "Makespans of an episode's tasks: quantiles, averaged over the seeds."
+                found[name] = cdf_figure(quantiles, title), caption
+        return found
+
+
+def make_report(studies: Sequence[Study], baselines: Sequence[str] = ()) -> Report:
+    """Analyse studies.
+
+    Args:
+      baselines: methods that the others are set against; by default the paper's.
+
+    Raises:
+      InputError: a study has none of the baselines.
+    """
+    compared = comparisons(studies, baselines)
+    return Report(studies, [estimates(s) for s in studies], compared, warnings_of(studies, compared))
+
+
+def write_report(report: Report, out: Path, formats: Sequence[str] = ("html",)) -> list[Path]:
+    """Write the report, one or more files a format; the same results give the same bytes.
+
+    Returns:
+      The first file of each format.
+
+    Raises:
+      InputError: an unknown format, or `out` cannot be written.
+    """
+    for name in check_list("format", formats):
+        check_choice("format", name, FORMATS)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"out: {out} cannot be written: {error.strerror}") from error
+    return [FORMATS[name](report, out) for name in dict.fromkeys(formats)]
+
+
+def _write_html(report: Report, out: Path) -> Path:
+    studies = []
+    for number, study in enumerate(report.studies):
+        tables = {name: Markup(table.to_html()) for name, table in report.tables(number).items()}
+        figures = [
+            {"svg": Markup(svg(figure, f"{study.name}/{name}")), "caption": caption}
+            for name, (figure, caption) in report.figures(number).items()
+        ]
+        studies.append(
+            {
+                "name": study.name,
+                "summary": _summary(study),
+                "headline": tables["means"],
+                "comparisons": tables["comparisons"],
+                "figures": figures,
+                "provenance_line": _provenance(study.manifest),
+                "manifest": json.dumps(study.manifest, indent=2),
+            }
+        )
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("page.html.jinja").render(
+        title=f"AMCo-JAX: {', '.join(s.name for s in report.studies)}",
+        studies=studies,
+        warnings=report.warnings,
+        num_tests=report.compared["p"].notna().sum(),
+    )
+    return _write(out / "report.html", page)
+
+
+def _write_markdown(report: Report, out: Path) -> Path:
+    parts = [f"# {', '.join(s.name for s in report.studies)}\n"]
+    parts += [f"- {warning}\n" for warning in report.warnings]
+    for number, study in enumerate(report.studies):
+        parts.append(f"\n## {study.name}\n\n{_summary(study)}\n")
+        for name, table in report.tables(number).items():
+            parts.append(f"\n### {name.capitalize()}\n\n{table.to_markdown()}")
+        parts.append(f"\n{_provenance(study.manifest)}\n")
+    return _write(out / "report.md", "".join(parts))
+
+
+def _write_latex(report: Report, out: Path) -> Path:
+    paths = []
+    for number, study in enumerate(report.studies):
+        for name, table in report.tables(number).items():
+            paths.append(_write(out / f"{_file_name(study.name)}-{name}.tex", table.to_latex()))
+        for name, (figure, _) in report.figures(number).items():
+            path = out / f"{_file_name(study.name)}-{_file_name(name)}.pdf"
+            with replacing(path) as draft:
+                save_pdf(figure, draft)
+    return paths[0]
+
+
+def _write_csv(report: Report, out: Path) -> Path:
+    frames = []
+    for study, frame in zip(report.studies, report.estimated, strict=True):
+        frame = frame.copy()
+        frame.insert(0, "study", study.name)
+        frames.append(frame)
+    path = _write(out / "estimates.csv", pd.concat(frames).to_csv(index=False, lineterminator="\n"))
+    _write(out / "comparisons.csv", report.compared.to_csv(index=False, lineterminator="\n"))
+    return path
+
+
+FORMATS: dict[str, Callable[[Report, Path], Path]] = {
+    "html": _write_html,
+    "md": _write_markdown,
+    "latex": _write_latex,
+    "csv": _write_csv,
+}
+
+
+def _write(path: Path, text: str) -> Path:
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+    return path
+
+
+def _summary(study: Study) -> str:
+    manifest = study.manifest
+    what = {
+        "sweep": f"{study.axis_label}, {len(study.conditions)} values",
+        "compare": f"{manifest.get('episodes')} episodes of training; means are of the last {manifest.get('last')}",
+        "train": f"{manifest.get('episodes')} episodes of training; means are of the last ones",
+        "evaluate": f"trained agents on {manifest.get('episodes')} unseen episodes",
+    }[study.kind]
+    physics = manifest["physics"]
+    physics = physics if isinstance(physics, str) else " and ".join(physics)
+    return f"{what}; {manifest['num_seeds']} seeds from {manifest['first_seed']} on; {physics} physics."
+
+
+def _provenance(manifest: dict[str, Any]) -> str:
+    device, versions = manifest["device"], manifest["versions"]
+    commit = (manifest["git_commit"] or "unknown")[:12]
+    return (
+        f"{manifest['started']}, {manifest['wall_time_s']:.0f} s on {device['count']} × {device['kind']}, "
+        f"AMCo-JAX {versions['amco-jax']} (commit {commit}), JAX {versions['jax']}, Python {versions['python']}"
+    )
+
+
+def _spread(conditions: Sequence[Any]) -> Iterable[Any]:
+    """The first, the middle and the last."""
+    places = {0, (len(conditions) - 1) // 2, len(conditions) - 1}
+    return [conditions[place] for place in sorted(places)]
+
+
+def _quantiles(means: pd.DataFrame) -> pd.DataFrame:
+    level = means["metric"].str.extract(r"^makespan_p(\d+)_s$")[0].astype(float) / 100
+    rows = means.assign(level=level, makespan_s=means["estimate"]).dropna(subset=["level", "makespan_s"])
+    return rows.loc[np.isfinite(rows["makespan_s"]), ["method", "level", "makespan_s"]]
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")

@@ -1,0 +1,56 @@
+"""Learning curves in files named and formed as the authors', for scripts that were written for those."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from amco_jax.errors import InputError
+from amco_jax.files import replacing
+from amco_jax.report.studies import Study
+from amco_jax.scenario import Scenario
+from amco_jax.stats import seed_matrix
+
+_NAMES = {
+    "amcoedge": "AMCoEdge",
+    "smcoedge": "SMCoEdge",
+    "drlcoedge": "DRLCoEdge",
+    "randcoedge": "RandCoEdge",
+    "optimal": "Optimal",
+}
+
+
+def write_published(studies: Sequence[Study], out: Path) -> list[Path]:
+    """One file per study, physics and method: the mean makespan over seeds of each episode, s, as `%.4f`.
+
+    They stand in `out/<study>/<physics>/`, as the authors' names do not tell these apart.
+
+    Raises:
+      InputError: no study has the episodes of a training, or `out` cannot be written.
+    """
+    paths = []
+    for study in studies:
+        if study.curves is None:
+            continue
+        scenario = Scenario(**study.manifest["scenario"])
+        fleet = scenario.capacities
+        for (physics, method), rows in study.curves.groupby(["condition", "method"], sort=False):
+            base, *variant = str(method).replace("+", "-").split("-", 1)
+            name = "-".join([_NAMES.get(base, base), *variant])
+            path = out / study.name / str(physics) / (
+                f"AveMakeSpan_{name}_tasks{scenario.num_tasks}_prob{scenario.arrival_prob:g}"
+                f"_deadline{float(scenario.deadline)}_f{min(fleet):g}-{max(fleet):g}"
+                f"_episode{study.manifest['episodes']}.csv"
+            )  # fmt: skip
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"out: {out} cannot be written: {error.strerror}") from error
+            with replacing(path) as draft:
+                np.savetxt(draft, np.nanmean(seed_matrix(rows, "makespan_mean_s"), axis=0), fmt="%.4f")
+            paths.append(path)
+    if not paths:
+        raise InputError("published_csv: no episodes of training; legal: results of compare or train")
+    return paths

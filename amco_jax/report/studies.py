@@ -1,0 +1,109 @@
+"""Saved runs as studies: tidy rows per condition, method and seed, whatever command made them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from amco_jax.errors import InputError
+from amco_jax.saved import SavedRun, open_run
+from amco_jax.stats import jain_index
+
+KINDS = ("sweep", "compare", "train", "evaluate")
+LAST_EPISODES = 50
+"""Whose mean counts as the outcome of a training, as in the paper's figures"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """One saved run, in the form that statistics take."""
+
+    name: str
+    """Unique within a report"""
+    kind: str
+    manifest: dict[str, Any]
+    axis_label: str
+    """What the conditions are, with the unit; empty where there is only one"""
+    results: pd.DataFrame
+    """Columns condition, method, seed and metrics; one row per seed"""
+    curves: pd.DataFrame | None = None
+    """Columns condition, method, seed, episode and metrics; None where no episodes of training were kept"""
+
+    @property
+    def conditions(self) -> list[Any]:
+        """Swept values, or variants of the physics, in their order."""
+        return list(dict.fromkeys(self.results["condition"]))
+
+    @property
+    def methods(self) -> list[str]:
+        """In the order of the run."""
+        return list(dict.fromkeys(self.results["method"]))
+
+    @property
+    def metrics(self) -> list[str]:
+        """Columns of `results` that are measured."""
+        return [c for c in self.results.columns if c not in ("condition", "method", "seed")]
+
+    def by_seed(self, method: str, metric: str) -> pd.DataFrame:
+        """One row per seed of a method, one column per condition, without seeds that lack a number."""
+        rows = self.results.loc[self.results["method"] == method]
+        table = rows.pivot(index="seed", columns="condition", values=metric)
+        return table.reindex(columns=self.conditions).dropna()
+
+
+def load_studies(directories: list[Path]) -> list[Study]:
+    """The studies of some directories.
+
+    Raises:
+      InputError: no directory, one that holds no finished run or a damaged one, or one given twice.
+    """
+    if not directories:
+        raise InputError("run: none; legal: at least one directory of results")
+    if len({d.resolve() for d in directories}) < len(directories):
+        raise InputError("run: a directory is given twice; legal: each once")
+    studies: list[Study] = []
+    for directory in directories:
+        study = _study(open_run(directory, KINDS))
+        taken = sum(other.name.partition("~")[0] == study.name for other in studies)
+        studies.append(dataclasses.replace(study, name=f"{study.name}~{taken + 1}") if taken else study)
+    return studies
+
+
+def _study(run: SavedRun) -> Study:
+    manifest, kind, label, curves = run.manifest, run.manifest["kind"], "", None
+    if kind == "sweep":
+        label = manifest["param_label"]
+        results = run.table("results.parquet").rename(columns={"value": "condition"})
+        results = results.drop(columns="param")
+    elif kind == "evaluate":
+        rows = run.table("results.parquet")
+        results = rows.groupby(["method", "seed"], sort=False).mean().reset_index().drop(columns="episode")
+        results.insert(0, "condition", "")
+    else:
+        curves = run.table("curves.parquet")
+        if kind == "compare":
+            curves, label = curves.rename(columns={"physics": "condition"}), "physics"
+        else:
+            curves.insert(0, "condition", manifest["physics"])
+        last = manifest.get("last", min(LAST_EPISODES, manifest["episodes"]))
+        tail = curves.loc[curves["episode"] >= manifest["episodes"] - last]
+        keep = ["makespan_mean_s", "miss_rate", "mean_servers_used"]
+        results = tail.groupby(["condition", "method", "seed"], sort=False)[keep].mean().reset_index()
+    name = run.directory.resolve().name
+    return Study(name, kind, manifest, label, _with_utilisation(results), curves)
+
+
+def _with_utilisation(results: pd.DataFrame) -> pd.DataFrame:
+    """The utilisation of the fleet and its fairness in place of the servers'."""
+    servers = [c for c in results.columns if c.startswith("utilisation_")]
+    if not servers:
+        return results
+    shares = np.asarray(results[servers], np.float64)
+    mean = np.nanmean(shares, axis=1)
+    return results.drop(columns=servers).assign(
+        utilisation=mean, utilisation_max=np.nanmax(shares, axis=1), fairness=jain_index(shares)
+    )

@@ -1,0 +1,171 @@
+"""The tables of a report, each once as text by column, for every format to write out."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from amco_jax.report.studies import Study
+
+BEST_LOWER = ("makespan_mean_s", "miss_rate")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What a table shows in one place."""
+
+    text: str
+    value: Any = None
+    """To sort by; the text where None"""
+    best: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Columns by title, and rows of cells."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    texts: int = 0
+    """How many of the first columns hold text"""
+    filters: int = 0
+    """How many of the first columns a reader may want to choose a value of"""
+
+    def to_html(self) -> str:
+        """A table element; sorting and filters are the page's."""
+        heads = []
+        for place, title in enumerate(self.columns):
+            names = [name for name, n in (("text", self.texts), ("filter", self.filters)) if place < n]
+            heads.append(f'<th scope="col" class="{" ".join(names)}">{html.escape(title)}</th>')
+        lines = []
+        for row in self.rows:
+            cells = []
+            for place, cell in enumerate(row):
+                text = html.escape(cell.text)
+                value = "" if cell.value is None else f' data-sort="{cell.value!r}"'
+                text = f"<strong>{text}</strong>" if cell.best else text
+                cells.append(f'<td class="{"text" if place < self.texts else ""}"{value}>{text}</td>')
+            lines.append(f"<tr>{''.join(cells)}</tr>")
+        body = "\n".join(lines)
+        return f"<table><thead><tr>{''.join(heads)}</tr></thead>\n<tbody>{body}</tbody></table>"
+
+    def to_markdown(self) -> str:
+        """A pipe table."""
+        lines = [self.columns, ["---"] * self.texts + ["---:"] * (len(self.columns) - self.texts)]
+        lines += [[f"**{c.text}**" if c.best else c.text for c in row] for row in self.rows]
+        return "".join(f"| {' | '.join(str(x).replace('|', chr(92) + '|') for x in line)} |\n" for line in lines)
+
+    def to_latex(self) -> str:
+        """A booktabs tabular."""
+        rows = [[_bold(_latex(c.text)) if c.best else _latex(c.text) for c in row] for row in self.rows]
+        frame = pd.DataFrame(rows, columns=[_latex(c) for c in self.columns])
+        layout = "l" * self.texts + "r" * (len(self.columns) - self.texts)
+        return frame.style.hide(axis="index").to_latex(hrules=True, column_format=layout)
+
+
+def headline(study: Study, estimated: pd.DataFrame, compared: pd.DataFrame) -> Table:
+    """Means of each method at each condition, and its reduction of makespan against each baseline."""
+    means = estimated.loc[estimated["statistic"] == "mean"]
+    lookup = {(r["condition"], r["method"], r["metric"]): r for r in means.to_dict("records")}
+    compared = compared.loc[(compared["study"] == study.name) & (compared["metric"] == "makespan_mean_s")]
+    pairs = {(r["condition"], r["method"], r["baseline"]): r for r in compared.to_dict("records")}
+    baselines = list(dict.fromkeys(compared["baseline"]))
+    shown = {"makespan_mean_s": "mean makespan [s]", "miss_rate": "miss rate"}
+    columns = [study.axis_label or "condition", "method", "seeds", *shown.values()]
+    columns += [f"reduction against {b} [%]" for b in baselines]
+    rows = []
+    for condition in study.conditions:
+        best = {
+            metric: min(
+                (lookup[condition, m, metric]["estimate"] for m in study.methods if (condition, m, metric) in lookup),
+                default=math.nan,
+            )
+            for metric in BEST_LOWER
+        }
+        for method in study.methods:
+            if (condition, method, "makespan_mean_s") not in lookup:
+                continue
+            row = [Cell(str(condition), _number(condition)), Cell(method)]
+            row.append(Cell(str(lookup[condition, method, "makespan_mean_s"]["n_seeds"])))
+            for metric in shown:
+                found = lookup[condition, method, metric]
+                text = _interval(found["estimate"], found["ci_low"], found["ci_high"])
+                worst = all(
+                    lookup[condition, m, metric]["estimate"] == best[metric]
+                    for m in study.methods
+                    if (condition, m, metric) in lookup
+                )
+                row.append(
+                    Cell(text, found["estimate"], found["estimate"] == best[metric] and not worst)
+                )
+            for baseline in baselines:
+                pair = pairs.get((condition, method, baseline))
+                row.append(Cell("") if pair is None else _reduction(pair))
+            rows.append(row)
+    return Table(columns, rows, texts=2)
+
+
+def comparison_table(study: Study, compared: pd.DataFrame) -> Table:
+    """Every comparison of makespan in full."""
+    rows = []
+    of_study = compared.loc[(compared["study"] == study.name) & (compared["metric"] == "makespan_mean_s")]
+    for r in of_study.to_dict("records"):
+        share = f"{r['improvement']:.3f} [{abs(r['improvement_low']):.3f}, {r['improvement_high']:.3f}]"
+        milliseconds = [1e3 * r[k] for k in ("difference", "difference_low", "difference_high")]
+        percent = [100 * r[k] for k in ("reduction", "reduction_low", "reduction_high")]
+        rows.append(
+            [
+                Cell(str(r["condition"]), _number(r["condition"])), Cell(r["method"]), Cell(r["baseline"]),
+                Cell(str(r["n_seeds"])), Cell(_bracket(*percent), percent[0]),
+                Cell(_bracket(*milliseconds), milliseconds[0]), Cell(share, r["improvement"]),
+                Cell(_p(r["p_holm"]), r["p_holm"]),
+            ]
+        )  # fmt: skip
+    columns = [
+        study.axis_label or "condition", "method", "baseline", "seeds", "reduction of makespan [%]",
+        "difference [ms]", "lower in a share of seeds", "corrected p",
+    ]  # fmt: skip
+    return Table(columns, rows, texts=3, filters=3)
+
+
+def _reduction(pair: dict[str, Any]) -> Cell:
+    low, high = 100 * pair["reduction_low"], 100 * pair["reduction_high"]
+    return Cell(f"{_bracket(100 * pair['reduction'], low, high)}, p {_p(pair['p_holm'], True)}", pair["reduction"])
+
+
+def _interval(mean: float, low: float, high: float) -> str:
+    return f"{mean:.4f}" if math.isnan(low) else f"{mean:.4f} ± {(high - low) / 2:.4f}"
+
+
+def _bracket(value: float, low: float, high: float) -> str:
+    return f"{value:.2f}" if math.isnan(low) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _p(p: float, relation: bool = False) -> str:
+    if math.isnan(p):
+        return "unknown"
+    if p < 1e-4:
+        return "< 0.0001"
+    return f"= {p:.4f}" if relation else f"{p:.4f}"
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, int | float | np.number) else None
+
+
+def _latex(text: str) -> str:
+    for plain, escaped in (("\\", r"\textbackslash "), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#")):
+        text = text.replace(plain, escaped)
+    for plain, escaped in (("±", r"$\pm$"), ("−", "$-$"), ("< ", "$<$ ")):
+        text = text.replace(plain, escaped)
+    return text
+
+
+def _bold(text: str) -> str:
+    return rf"\textbf{{{text}}}"
