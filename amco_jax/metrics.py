@@ -51,7 +51,7 @@ def summarise(totals: Totals, utilisation: np.ndarray, makespans: np.ndarray) ->
 
 
 def percentiles(makespans: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """`[percentiles, episodes]`: the `PERCENTILES` of each row's finite values, as `numpy.percentile` defines them."""
+    """`[percentiles, episodes]`: `PERCENTILES` of each row's finite values, as in `numpy.percentile`."""
     ordered = np.sort(makespans, axis=-1)
     rank = np.asarray(PERCENTILES)[:, None] / 100 * np.maximum(count - 1, 0)
     below = np.floor(rank).astype(np.int64)

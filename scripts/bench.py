@@ -10,7 +10,7 @@ from amco_jax.cli import ScenarioArguments, load_method, run
 from amco_jax.experiment.bench import bench
 from amco_jax.experiment.sweep import DEFAULT_METHODS
 from amco_jax.files import replacing
-from amco_jax.report.table import print_bench
+from amco_jax.report.terminal import print_bench
 
 
 @dataclasses.dataclass(frozen=True)

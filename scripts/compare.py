@@ -6,7 +6,7 @@ import dataclasses
 
 from amco_jax.cli import OutputArguments, ScenarioArguments, load_method, run
 from amco_jax.experiment.compare import PAPER_METHODS, compare
-from amco_jax.report.table import print_comparison
+from amco_jax.report.terminal import print_comparison
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import tyro
 from amco_jax.cli import OutputArguments, load_method, run
 from amco_jax.experiment.axes import apply_settings, parse_settings
 from amco_jax.experiment.evaluate import BASELINES, evaluate, load_run
-from amco_jax.report.table import print_evaluation
+from amco_jax.report.terminal import print_evaluation
 from amco_jax.scenario import load_scenario
 
 

@@ -9,7 +9,7 @@ from amco_jax.experiment.axes import parse_value
 from amco_jax.experiment.engines import Execution
 from amco_jax.experiment.sweep import DEFAULT_METHODS, EPISODES, TRAINED_SEEDS, sweep
 from amco_jax.experiment.units import UNIT_SECONDS
-from amco_jax.report.table import print_summary
+from amco_jax.report.terminal import print_summary
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import dataclasses
 
 from amco_jax.cli import OutputArguments, ScenarioArguments, load_trained_method, run
 from amco_jax.experiment.train import train
-from amco_jax.report.table import print_training
+from amco_jax.report.terminal import print_training
 
 
 @dataclasses.dataclass(frozen=True)

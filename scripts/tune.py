@@ -7,7 +7,7 @@ import dataclasses
 from amco_jax.cli import OutputArguments, ScenarioArguments, load_trained_method, run
 from amco_jax.experiment.axes import parse_assignments, parse_value
 from amco_jax.experiment.tune import tune
-from amco_jax.report.table import print_tuning
+from amco_jax.report.terminal import print_tuning
 
 
 @dataclasses.dataclass(frozen=True)

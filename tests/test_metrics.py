@@ -42,7 +42,9 @@ def test_percentiles_are_numpy_s():
     found = percentiles(padded(rows), np.array([len(row) for row in rows], float))
     assert found.shape == (3, len(rows))
     for column, row in zip(found.T, rows, strict=True):
-        expected = np.percentile(row.astype(np.float64), PERCENTILES) if len(row) else [np.nan] * len(PERCENTILES)
+        expected = (
+            np.percentile(row.astype(np.float64), PERCENTILES) if len(row) else [np.nan] * len(PERCENTILES)
+        )
         np.testing.assert_allclose(column, expected, rtol=1e-12)
 
 

@@ -1,4 +1,4 @@
-"""What a report says of studies: estimates, paired comparisons, and what to beware of. Frames in, frames out."""
+"""What a report says of studies: estimates, paired comparisons, warnings. Frames in, frames out."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ def baselines_of(study: Study, asked: Sequence[str] = ()) -> list[str]:
             legal = ", ".join(study.methods)
             raise InputError(f"baseline: {', '.join(asked)} is not in {study.name}; legal: {legal}")
         return found
-    paper = [
-        m for b in PAPER_BASELINES for m in study.methods if m.partition("+")[0] in (b, f"{b}-stable")
-    ]
+    paper = [m for b in PAPER_BASELINES for m in study.methods if m.partition("+")[0] in (b, f"{b}-stable")]
     return paper or study.methods[:1]
 
 
@@ -79,8 +77,8 @@ def comparisons(studies: Sequence[Study], baselines: Sequence[str] = ()) -> pd.D
 
     Returns:
       Columns study, condition, metric, method, baseline, n_seeds; reduction (1 − mean / baseline's mean),
-      difference (method − baseline, in the metric's unit) and improvement (how probably the method is lower on
-      a seed), each with _low and _high (95 %); p of the paired t-test, and p_holm. The same pair the other
+      difference (method − baseline, in the metric's unit) and improvement (how probably the method is lower
+      on a seed), each with _low and _high (95 %); p of the paired t-test, and p_holm. The same pair the other
       way round is the same test, and is counted once.
 
     Raises:
@@ -88,15 +86,22 @@ def comparisons(studies: Sequence[Study], baselines: Sequence[str] = ()) -> pd.D
     """
     frames = [_compare(study, baselines_of(study, baselines)) for study in studies]
     frame = pd.concat(frames, ignore_index=True)
-    pair = [
-        (study, condition, metric, *sorted(names))
-        for study, condition, metric, *names in zip(
-            *(frame[c] for c in ("study", "condition", "metric", "method", "baseline")), strict=True
-        )
-    ]
-    first = frame.assign(pair=pair).drop_duplicates("pair")
-    corrected = dict(zip(first["pair"], holm(first["p"].to_numpy(np.float64)), strict=True))
+    pair = _pairs(frame)
+    first = ~pair.duplicated()
+    corrected = dict(zip(pair[first], holm(frame.loc[first, "p"].to_numpy(np.float64)), strict=True))
     return frame.assign(p_holm=[corrected[p] for p in pair])
+
+
+def distinct(compared: pd.DataFrame) -> pd.DataFrame:
+    """The comparisons without those that are others the other way round."""
+    return compared.loc[~_pairs(compared).duplicated()]
+
+
+def _pairs(frame: pd.DataFrame) -> pd.Series:
+    """What tells each comparison apart, whichever way round it is."""
+    columns = (frame[c] for c in ("study", "condition", "metric", "method", "baseline"))
+    pairs = [(*where, *sorted(names)) for *where, a, b in zip(*columns, strict=True) for names in [(a, b)]]
+    return pd.Series(pairs, index=frame.index, dtype=object)
 
 
 def _compare(study: Study, baselines: Sequence[str]) -> pd.DataFrame:
@@ -127,7 +132,7 @@ def _compare(study: Study, baselines: Sequence[str]) -> pd.DataFrame:
 def warnings_of(studies: Sequence[Study], compared: pd.DataFrame) -> list[str]:
     """What a reader must know before he believes the numbers, one sentence each."""
     found = [f"{study.name}: {text}" for study in studies for text in _study_warnings(study)]
-    tests = compared.loc[compared["metric"] == "makespan_mean_s"]
+    tests = distinct(compared.loc[compared["metric"] == "makespan_mean_s"])
     unclear = tests.loc[~(tests["p_holm"] < SIGNIFICANT)]
     if len(unclear):
         found.append(
@@ -155,28 +160,32 @@ def _study_warnings(study: Study) -> list[str]:
             continue
         if len(values) < 100 and np.max(np.abs(_skewness(values)), initial=0) > 1:
             skewed.append(method)
-        wanted = max(wanted, int(np.max(seeds_needed(values, np.maximum(0.01 * values.mean(axis=0), 1e-12)))))
+        percent = np.maximum(0.01 * values.mean(axis=0), 1e-12)
+        wanted = max(wanted, int(np.max(seeds_needed(values, percent))))
     if skewed:
         found.append(f"skewed over fewer than 100 seeds ({', '.join(skewed)}): intervals may be too narrow.")
     if wanted > min(counts.values()):
-        found.append(f"for means to ± 1 % it takes up to {wanted} seeds; the fewest here are {min(counts.values())}.")
-    if "miss_rate" in study.metrics and not (study.results["miss_rate"] > 0).any():
+        fewest = min(counts.values())
+        found.append(f"for means to ± 1 % it takes up to {wanted} seeds; the fewest here are {fewest}.")
+    if "miss_rate" in study.metrics and not np.any(study.results["miss_rate"] > 0):
         found.append("no task missed its deadline, so the miss rate cannot separate the methods.")
     if "utilisation_max" in study.metrics:
-        busiest = study.results.groupby("condition", sort=False)["utilisation_max"].mean()
-        full = [str(c) for c, u in busiest.items() if u > 0.99]
+        busiest = np.asarray(study.results["utilisation_max"], np.float64)
+        of = np.asarray(study.results["condition"])
+        full = [str(c) for c in study.conditions if np.mean(busiest[of == c]) > 0.99]
         if full:
-            found.append(f"servers are saturated at {', '.join(full)}: queues grow to the end of the episode.")
-    found += _budget_warnings(study)
-    return found + [] if study.curves is None else found + _convergence_warnings(study)
+            found.append(
+                f"servers are saturated at {', '.join(full)}: queues grow to the end of the episode."
+            )
+    return found + _budget_warnings(study) + _convergence_warnings(study)
 
 
 def _budget_warnings(study: Study) -> list[str]:
     training = study.manifest.get("training")
     if study.kind != "sweep" or not training or not training["settings"]:
         return []
-    episodes = training["episodes"]
-    text = f"{', '.join(training['settings'])} trained for {episodes} episodes at each value; no curves are kept."
+    episodes, names = training["episodes"], ", ".join(training["settings"])
+    text = f"{names} trained for {episodes} episodes at each value; their curves are not kept."
     if episodes < 300:
         text += " The paper trains for 300 to 500; with so few the learning methods may be undersold."
     return [text]
@@ -184,17 +193,19 @@ def _budget_warnings(study: Study) -> list[str]:
 
 def _convergence_warnings(study: Study) -> list[str]:
     """Methods whose makespan still falls from the second to last tenth of the episodes to the last."""
-    assert study.curves is not None
-    found, episodes = [], study.manifest["episodes"]
-    tenth = episodes // 10
+    if study.curves is None:
+        return []
+    found, tenth = [], study.manifest["episodes"] // 10
     if tenth < 1:
         return ["fewer than 10 episodes of training: convergence cannot be judged."]
-    for (condition, method), rows in study.curves.groupby(["condition", "method"], sort=False):
+    groups: Any = study.curves.groupby(["condition", "method"], sort=False)
+    for (condition, method), rows in groups:
         table = rows.pivot(index="seed", columns="episode", values="makespan_mean_s").to_numpy(np.float64)
         before, after = table[:, -2 * tenth : -tenth].mean(axis=1), table[:, -tenth:].mean(axis=1)
         change = t_interval(after / before - 1)
         if change.high < -0.01:
-            found.append(f"{method} ({condition}) is still improving, by {-change.estimate:.1%} in the last tenth.")
+            gain = f"{-change.estimate:.1%} in the last tenth of the episodes"
+            found.append(f"{method} ({condition}) is still improving, by {gain}.")
     return found
 
 

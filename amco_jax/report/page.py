@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from amco_jax.errors import InputError, check_choice, check_list
 from amco_jax.files import replacing
-from amco_jax.report.analysis import comparisons, estimates, warnings_of
+from amco_jax.report.analysis import comparisons, distinct, estimates, warnings_of
 from amco_jax.report.figures import cdf_figure, convergence_figure, save_pdf, svg, sweep_figure
 from amco_jax.report.studies import Study
 from amco_jax.report.tables import Table, comparison_table, headline
@@ -70,8 +70,8 @@ class Report:
                 curves = of.curves.loc[of.curves["condition"] == condition]
                 found[f"convergence-{condition}"] = (
                     convergence_figure(curves),
-                    f"Episodes of training, {condition} physics. Dark bands: 95 % intervals of the mean; light "
-                    "bands: 80 % of the seeds.",
+                    f"Episodes of training, {condition} physics. Dark bands: 95 % intervals of the mean; "
+                    "light bands: 80 % of the seeds.",
                 )
         for condition in _spread(of.conditions):
             quantiles = _quantiles(means.loc[means["condition"] == condition])
@@ -144,7 +144,7 @@ def _write_html(report: Report, out: Path) -> Path:
         title=f"AMCo-JAX: {', '.join(s.name for s in report.studies)}",
         studies=studies,
         warnings=report.warnings,
-        num_tests=report.compared["p"].notna().sum(),
+        num_tests=len(distinct(report.compared)),
     )
     return _write(out / "report.html", page)
 
@@ -198,12 +198,12 @@ def _write(path: Path, text: str) -> Path:
 
 
 def _summary(study: Study) -> str:
-    manifest = study.manifest
+    manifest, episodes = study.manifest, study.manifest.get("episodes")
     what = {
         "sweep": f"{study.axis_label}, {len(study.conditions)} values",
-        "compare": f"{manifest.get('episodes')} episodes of training; means are of the last {manifest.get('last')}",
-        "train": f"{manifest.get('episodes')} episodes of training; means are of the last ones",
-        "evaluate": f"trained agents on {manifest.get('episodes')} unseen episodes",
+        "compare": f"{episodes} episodes of training, means of the last {manifest.get('last')}",
+        "train": f"{episodes} episodes of training, means of the last ones",
+        "evaluate": f"trained agents on {episodes} unseen episodes",
     }[study.kind]
     physics = manifest["physics"]
     physics = physics if isinstance(physics, str) else " and ".join(physics)
@@ -215,7 +215,8 @@ def _provenance(manifest: dict[str, Any]) -> str:
     commit = (manifest["git_commit"] or "unknown")[:12]
     return (
         f"{manifest['started']}, {manifest['wall_time_s']:.0f} s on {device['count']} × {device['kind']}, "
-        f"AMCo-JAX {versions['amco-jax']} (commit {commit}), JAX {versions['jax']}, Python {versions['python']}"
+        f"AMCo-JAX {versions['amco-jax']} (commit {commit}), JAX {versions['jax']}, "
+        f"Python {versions['python']}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,8 @@ def write_published(studies: Sequence[Study], out: Path) -> list[Path]:
             continue
         scenario = Scenario(**study.manifest["scenario"])
         fleet = scenario.capacities
-        for (physics, method), rows in study.curves.groupby(["condition", "method"], sort=False):
+        groups: Any = study.curves.groupby(["condition", "method"], sort=False)
+        for (physics, method), rows in groups:
             base, *variant = str(method).replace("+", "-").split("-", 1)
             name = "-".join([_NAMES.get(base, base), *variant])
             path = out / study.name / str(physics) / (

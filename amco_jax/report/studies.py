@@ -81,7 +81,7 @@ def _study(run: SavedRun) -> Study:
         results = results.drop(columns="param")
     elif kind == "evaluate":
         rows = run.table("results.parquet")
-        results = rows.groupby(["method", "seed"], sort=False).mean().reset_index().drop(columns="episode")
+        results = _means(rows.drop(columns="episode"), ["method", "seed"])
         results.insert(0, "condition", "")
     else:
         curves = run.table("curves.parquet")
@@ -92,9 +92,16 @@ def _study(run: SavedRun) -> Study:
         last = manifest.get("last", min(LAST_EPISODES, manifest["episodes"]))
         tail = curves.loc[curves["episode"] >= manifest["episodes"] - last]
         keep = ["makespan_mean_s", "miss_rate", "mean_servers_used"]
-        results = tail.groupby(["condition", "method", "seed"], sort=False)[keep].mean().reset_index()
+        keys = ["condition", "method", "seed"]
+        results = _means(tail[keys + keep], keys)
     name = run.directory.resolve().name
     return Study(name, kind, manifest, label, _with_utilisation(results), curves)
+
+
+def _means(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Means over the rows that share the keys, which are columns again."""
+    means: Any = rows.groupby(keys, sort=False, as_index=False).mean()
+    return means
 
 
 def _with_utilisation(results: pd.DataFrame) -> pd.DataFrame:

@@ -13,8 +13,6 @@ import pandas as pd
 
 from amco_jax.report.studies import Study
 
-BEST_LOWER = ("makespan_mean_s", "miss_rate")
-
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -59,7 +57,7 @@ class Table:
         """A pipe table."""
         lines = [self.columns, ["---"] * self.texts + ["---:"] * (len(self.columns) - self.texts)]
         lines += [[f"**{c.text}**" if c.best else c.text for c in row] for row in self.rows]
-        return "".join(f"| {' | '.join(str(x).replace('|', chr(92) + '|') for x in line)} |\n" for line in lines)
+        return "".join(f"| {' | '.join(x.replace('|', chr(92) + '|') for x in line)} |\n" for line in lines)
 
     def to_latex(self) -> str:
         """A booktabs tabular."""
@@ -81,13 +79,6 @@ def headline(study: Study, estimated: pd.DataFrame, compared: pd.DataFrame) -> T
     columns += [f"reduction against {b} [%]" for b in baselines]
     rows = []
     for condition in study.conditions:
-        best = {
-            metric: min(
-                (lookup[condition, m, metric]["estimate"] for m in study.methods if (condition, m, metric) in lookup),
-                default=math.nan,
-            )
-            for metric in BEST_LOWER
-        }
         for method in study.methods:
             if (condition, method, "makespan_mean_s") not in lookup:
                 continue
@@ -96,14 +87,11 @@ def headline(study: Study, estimated: pd.DataFrame, compared: pd.DataFrame) -> T
             for metric in shown:
                 found = lookup[condition, method, metric]
                 text = _interval(found["estimate"], found["ci_low"], found["ci_high"])
-                worst = all(
-                    lookup[condition, m, metric]["estimate"] == best[metric]
-                    for m in study.methods
-                    if (condition, m, metric) in lookup
-                )
-                row.append(
-                    Cell(text, found["estimate"], found["estimate"] == best[metric] and not worst)
-                )
+                all_of = [
+                    r["estimate"] for (c, _, name), r in lookup.items() if (c, name) == (condition, metric)
+                ]
+                best = found["estimate"] == min(all_of) < max(all_of)
+                row.append(Cell(text, found["estimate"], best))
             for baseline in baselines:
                 pair = pairs.get((condition, method, baseline))
                 row.append(Cell("") if pair is None else _reduction(pair))
@@ -136,7 +124,8 @@ def comparison_table(study: Study, compared: pd.DataFrame) -> Table:
 
 def _reduction(pair: dict[str, Any]) -> Cell:
     low, high = 100 * pair["reduction_low"], 100 * pair["reduction_high"]
-    return Cell(f"{_bracket(100 * pair['reduction'], low, high)}, p {_p(pair['p_holm'], True)}", pair["reduction"])
+    text = f"{_bracket(100 * pair['reduction'], low, high)}, p {_p(pair['p_holm'], True)}"
+    return Cell(text, pair["reduction"])
 
 
 def _interval(mean: float, low: float, high: float) -> str:
@@ -160,7 +149,13 @@ def _number(value: Any) -> Any:
 
 
 def _latex(text: str) -> str:
-    for plain, escaped in (("\\", r"\textbackslash "), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#")):
+    for plain, escaped in (
+        ("\\", r"\textbackslash "),
+        ("&", r"\&"),
+        ("%", r"\%"),
+        ("_", r"\_"),
+        ("#", r"\#"),
+    ):
         text = text.replace(plain, escaped)
     for plain, escaped in (("±", r"$\pm$"), ("−", "$-$"), ("< ", "$<$ ")):
         text = text.replace(plain, escaped)

@@ -1,0 +1,182 @@
+"""Reports from saved results: the numbers, every format, and the page in a real browser."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from amco_jax.errors import InputError
+from amco_jax.experiment.compare import compare
+from amco_jax.experiment.sweep import sweep
+from amco_jax.report.analysis import baselines_of, comparisons, estimates
+from amco_jax.report.page import make_report, write_report
+from amco_jax.report.published import write_published
+from amco_jax.report.studies import load_studies
+from amco_jax.scenario import Scenario
+from amco_jax.stats import holm, jain_index, paired_p_value, reduction_interval, seed_matrix, t_interval
+
+TINY = Scenario(num_servers=3, num_tasks=6, num_slots=5, capacity=(10.0, 20.0, 30.0), link_rate=400.0)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    home = tmp_path_factory.mktemp("saved")
+    methods = ["optimal", "randcoedge", "local"]
+    sweep("arrival_prob", (0.3, 0.6), methods, seeds=12, scenario=TINY, out=home / "load")
+    compare(["optimal", "randcoedge"], seeds=4, episodes=20, last=5, scenario=TINY, out=home / "episodes")
+    return [home / "load", home / "episodes"]
+
+
+def rows_of(results: pd.DataFrame, method: str, value: float) -> np.ndarray:
+    rows = results.loc[(results["method"] == method) & (results["value"] == value)]
+    return rows.sort_values("seed")["makespan_mean_s"].to_numpy(np.float64)
+
+
+def test_the_numbers_are_those_of_the_statistics(saved: list[Path]):
+    studies = load_studies(saved)
+    results = pd.read_parquet(saved[0] / "results.parquet")
+    found = estimates(studies[0]).set_index(["condition", "method", "metric", "statistic"]).sort_index()
+    row = found.loc[0.6, "local", "makespan_mean_s", "mean"]
+    expected = t_interval(rows_of(results, "local", 0.6))
+    np.testing.assert_allclose(row[["estimate", "ci_low", "ci_high"]].to_numpy(float), expected)
+    compared = comparisons(studies)
+    row = compared.set_index(["study", "condition", "metric", "method", "baseline"]).sort_index()
+    row = row.loc["load", 0.6, "makespan_mean_s", "optimal", "randcoedge"]
+    ours, theirs = (rows_of(results, m, 0.6) for m in ("optimal", "randcoedge"))
+    interval = reduction_interval(ours, theirs, np.random.default_rng(0))
+    found = row[["reduction", "reduction_low", "reduction_high"]].to_numpy(float)
+    # Products of other shapes round otherwise, which moves a resample across the estimate now and then.
+    np.testing.assert_allclose(found, interval, rtol=1e-3)
+    assert row["p"] == pytest.approx(float(paired_p_value(ours, theirs)))
+    assert row["n_seeds"] == 12
+
+
+def test_p_values_are_corrected_over_all_distinct_tests_of_the_report(saved: list[Path]):
+    studies = load_studies(saved)
+    # Both optimal and randcoedge are baselines, so that their test stands there both ways round.
+    frame = comparisons(studies)
+    assert baselines_of(studies[0]) == ["randcoedge", "optimal"]
+    pair = ["optimal", "randcoedge"]
+    both = frame.loc[frame["method"].isin(pair) & frame["baseline"].isin(pair)]
+    mirrored = both.groupby(["study", "condition", "metric"])
+    assert all(len(rows) == 2 and rows["p_holm"].nunique(dropna=False) == 1 for _, rows in mirrored)
+    single = frame.drop(index=both.index[both["method"] == "optimal"])
+    np.testing.assert_array_equal(single["p_holm"], holm(single["p"].to_numpy(float)))
+
+
+def test_asked_baselines_are_the_only_ones(saved: list[Path]):
+    studies = load_studies(saved[:1])
+    assert set(comparisons(studies, ["local"])["baseline"]) == {"local"}
+    with pytest.raises(InputError, match="baseline: amcoedge is not in load; legal: optimal, randcoedge"):
+        make_report(studies, ["amcoedge"])
+
+
+def test_warnings_say_what_limits_the_results(saved: list[Path]):
+    text = "\n".join(make_report(load_studies(saved)).warnings)
+    assert "episodes: fewer than 10 seeds (optimal 4, randcoedge 4)" in text
+    assert re.search(r"load: for means to ± 1 % it takes up to \d+ seeds; the fewest here are 12", text)
+    assert "cannot be told from chance" in text
+
+
+def test_same_results_give_the_same_bytes_in_every_format(saved: list[Path], tmp_path: Path):
+    formats = ["html", "md", "latex", "csv"]
+    for name in ("a", "b"):
+        write_report(make_report(load_studies(saved)), tmp_path / name, formats)
+    names = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert {"report.html", "report.md", "estimates.csv", "comparisons.csv", "load-means.tex"} <= set(names)
+    assert "load-makespan-mean-s.pdf" in names
+    assert "episodes-convergence-published.pdf" in names
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_tables_are_booktabs_and_pipes_with_the_best_in_bold(saved: list[Path], tmp_path: Path):
+    write_report(make_report(load_studies(saved[:1])), tmp_path, ["latex", "md"])
+    latex = (tmp_path / "load-means.tex").read_text()
+    assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 1
+    assert re.search(r"^0\.3 & optimal & 12 & \\textbf\{0\.\d{4} \$\\pm\$ 0\.\d{4}\}", latex, re.MULTILINE)
+    assert not re.search(r"(?<!\\)[%_#]", latex)
+    markdown = (tmp_path / "report.md").read_text()
+    assert re.search(r"^\| 0\.3 \| optimal \| 12 \| \*\*0\.\d{4} ± 0\.\d{4}\*\* \|", markdown, re.MULTILINE)
+
+
+def test_curves_are_exported_as_the_authors_files(saved: list[Path], tmp_path: Path):
+    paths = write_published(load_studies(saved), tmp_path)
+    name = "AveMakeSpan_RandCoEdge_tasks6_prob0.3_deadline1.0_f10-30_episode20.csv"
+    path = tmp_path / "episodes" / "published" / name
+    assert path in paths
+    lines = path.read_text().splitlines()
+    curves = pd.read_parquet(saved[1] / "curves.parquet")
+    curves = curves.loc[(curves["physics"] == "published") & (curves["method"] == "randcoedge")]
+    means = seed_matrix(curves, "makespan_mean_s").mean(axis=0)
+    assert lines == [f"{mean:.4f}" for mean in means]
+    with pytest.raises(InputError, match="published_csv: no episodes of training"):
+        write_published(load_studies(saved[:1]), tmp_path)
+
+
+def test_the_command_writes_next_to_the_results_and_refuses_in_a_line(saved: list[Path], tmp_path: Path):
+    home = tmp_path / "load"
+    shutil.copytree(saved[0], home)
+
+    def report(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "scripts/report.py", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+    done = report(home)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(home / "report" / "report.html")
+    (home / "results.parquet").write_bytes(b"PAR1")
+    for arguments, words in (
+        ((home,), "is not as it was written"),
+        ((tmp_path,), "holds no finished results"),
+        ((saved[0], "--format", "docx"), "format: 'docx'"),
+        ((saved[0], saved[0]), "given twice"),
+    ):
+        done = report(*arguments)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert words in done.stderr
+
+
+def test_jain_s_index_of_known_shares():
+    shares = np.array([[0.5, 0.5, np.nan], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    np.testing.assert_allclose(jain_index(shares), [1, 1 / 3, np.nan])
+
+
+SORT_AND_FILTER = """<script>
+  const table = document.querySelector("section table"), column = 3;
+  const shown = () => [...table.tBodies[0].rows].map(row => parseFloat(row.cells[column].textContent));
+  const button = table.tHead.rows[0].cells[column].querySelector("button");
+  button.click(); const up = shown(); button.click(); const down = shown();
+  const ordered = (xs, sign) => xs.every((x, i) => i === 0 || sign * (x - xs[i - 1]) >= 0);
+  const select = document.querySelectorAll("select")[1];
+  select.value = "local"; select.dispatchEvent(new Event("change"));
+  const rows = [...document.querySelector(".filtered table").tBodies[0].rows].filter(row => !row.hidden);
+  const filtered = rows.length > 0 && rows.every(row => row.cells[1].textContent === "local");
+  document.title = `up ${ordered(up, 1)} down ${ordered(down, -1)} filtered ${filtered}`;
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_the_page_works_in_a_browser(saved: list[Path], tmp_path: Path):
+    (path,) = write_report(make_report(load_studies(saved)), tmp_path)
+    page = path.read_text()
+    assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//|@import|url\(["']?http""", page)
+    trial = tmp_path / "trial.html"
+    trial.write_text(page.replace("</body>", f"{SORT_AND_FILTER}</body>"))
+    command = [
+        CHROMIUM or "", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--dump-dom", trial.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr
+    assert "<title>up true down true filtered true</title>" in done.stdout
+    for words in ("mean makespan [s]", "arrival probability", "share of the tasks", "episode"):
+        assert re.search(rf"<text[^>]*>{re.escape(words)}</text>", done.stdout), words
