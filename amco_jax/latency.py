@@ -9,36 +9,40 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from amco_jax.errors import InputError, check_number
+from amco_jax.errors import InputError, check_choice, check_number, check_whole
 
 VERSION = 1
 SHIPPED = Path(__file__).parent / "data" / "latency"
 
 ROW_KINDS = ("measured", "derived", "published", "estimated")
 """From the firmest to the weakest."""
-WEIGHTS = ("trained", "random", "unstated")
-COMPONENTS = (
-    "load", "first_call", "text_encode", "vae_encode", "unet_step", "vae_decode", "total", "fixed", "per_step",
-    "fit_residual", "peak",
-)  # fmt: skip
-QUANTITIES = {"wall": "s", "cpu": "s", "memory": "MB"}
-STATISTICS = ("mean", "p50", "p95", "min", "max", "point", "low", "high")
+COMPONENTS = {
+    "load": "time", "first_call": "time", "text_encode": "time", "vae_encode": "time", "unet_step": "time",
+    "vae_decode": "time", "total": "time", "fixed": "time", "per_step": "time", "fit_residual": "share",
+    "peak": "memory",
+}  # fmt: skip
+"""With what is said of them."""
+WITH_STEPS = ("first_call", "total")
+QUANTITIES = {"time": ("wall", "cpu"), "share": ("share",), "memory": ("memory",)}
+"""Of what is said; wall and CPU time in s, memory in MB."""
+STATISTICS = ("p50", "mean", "point", "low", "high", "min", "max", "p95")
+CENTRAL = STATISTICS[:3]
+"""The first that is there stands for the number; an estimate has a `point`, and perhaps `low` and `high`."""
 LEAST_REPEATS_OF_P95 = 20
 
-CONFIGURATION = ("device", "model", "weights", "dtype", "resolution", "guided")
+CONFIGURATION = ("device", "model", "weights", "dtype", "resolution", "guided", "software")
 """What rows must share to be compared; with the batch, what a fit is of."""
 COLUMNS = (
-    "format_version", "row_kind", *CONFIGURATION, "batch", "steps", "component", "quantity", "statistic", "value",
-    "repeats", "software", "source",
+    "format_version", "row_kind", *CONFIGURATION, "batch", "steps", "component", "quantity", "statistic",
+    "value", "repeats", "source",
 )  # fmt: skip
-"""`steps` is empty where the component does not depend on it, `repeats` where nobody stated it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Fit:
     """Largest |T − fit| / T over the points; says nothing with fewer than three of them."""
     points: int
     steps: tuple[int, int] | None
-    """Least and largest number of steps behind it; None for an estimate, behind which there are none."""
+    """Least and largest number of steps behind it; None where the table gives the line alone."""
     row_kind: str
 
     def seconds(self, steps: float) -> float:
@@ -62,7 +66,7 @@ class Fit:
 class Prediction:
     seconds: float
     extrapolated: bool
-    """Outside the steps or batches behind the table, or an estimate to begin with."""
+    """Outside the steps or batches behind the table, or it does not say what they were."""
     row_kind: str
 
 
@@ -76,29 +80,25 @@ class Service:
     def predict(self, steps: int, batch: int = 1) -> Prediction:
         """Seconds for one batch of images: the fit in steps, and straight lines between batch sizes.
 
-        Beyond the batch sizes of the table the last line goes on; with a single size time is proportional to it.
+        Beyond the batch sizes of the table, time is proportional to the batch.
 
         Raises:
-          InputError: steps or batch are not at least 1.
+          InputError: steps or batch is no whole number from 1 to 1000000.
         """
-        steps = round(check_number("steps", steps, 1, 10_000))
-        batch = round(check_number("batch", batch, 1, 10_000))
+        check_whole("steps", steps, 1, 1_000_000)
+        check_whole("batch", batch, 1, 1_000_000)
         sizes = sorted(self.fits)
-        if batch in self.fits:
-            used, weights = [batch], [1.0]
-        elif len(sizes) == 1:
-            used, weights = sizes, [batch / sizes[0]]
-        else:
-            above = min(max(int(np.searchsorted(sizes, batch)), 1), len(sizes) - 1)
-            used = sizes[above - 1 : above + 1]
-            share = (batch - used[0]) / (used[1] - used[0])
-            weights = [1 - share, share]
-        fits = [self.fits[size] for size in used]
-        inside = sizes[0] <= batch <= sizes[-1] and all(
-            fit.steps is not None and fit.steps[0] <= steps <= fit.steps[1] for fit in fits
+        inner = min(max(batch, sizes[0]), sizes[-1])
+        below = max(size for size in sizes if size <= inner)
+        above = min(size for size in sizes if size >= inner)
+        share = (inner - below) / max(above - below, 1)
+        fits = [self.fits[below], self.fits[above]]
+        seconds = (1 - share) * fits[0].seconds(steps) + share * fits[1].seconds(steps)
+        return Prediction(
+            seconds * batch / inner,
+            batch != inner or not all(fit.steps and fit.steps[0] <= steps <= fit.steps[1] for fit in fits),
+            max((fit.row_kind for fit in fits), key=ROW_KINDS.index),
         )
-        seconds = sum(weight * fit.seconds(steps) for weight, fit in zip(weights, fits, strict=True))
-        return Prediction(seconds, not inside, max((fit.row_kind for fit in fits), key=ROW_KINDS.index))
 
 
 def fit_steps(steps: Sequence[int], seconds: Sequence[float], row_kind: str = "derived") -> Fit:
@@ -110,7 +110,9 @@ def fit_steps(steps: Sequence[int], seconds: Sequence[float], row_kind: str = "d
     x, y = np.asarray(steps, float), np.asarray(seconds, float)
     if len(set(steps)) < 2:
         raise InputError(f"steps: {sorted(set(steps))}; legal: at least two different numbers for a fit")
-    per_step, fixed = np.polyfit(x, y, 1)
+    centred = x - x.mean()
+    per_step = (centred @ y) / (centred @ centred)
+    fixed = y.mean() - per_step * x.mean()
     if fixed < 0:
         fixed, per_step = 0.0, (x @ y) / (x @ x)
     if per_step <= 0:
@@ -125,50 +127,61 @@ def read_table(table: str | Path) -> pd.DataFrame:
     Raises:
       InputError: no such table, or a bad row, by its line in the file.
     """
-    path = Path(table)
-    if not path.is_file():
-        path = SHIPPED / f"{table}.csv"
-    if not path.is_file():
-        raise InputError(f"table: there is no {table}; legal: a file, or {', '.join(shipped_tables())}")
+    path = SHIPPED / f"{table}.csv" if table in shipped_tables() else Path(table)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, strict=True))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"table: {path} is no CSV file in UTF-8: {error}") from error
-    return check_rows(rows, str(path))
+            reader = csv.reader(file, strict=True)
+            header = [cell.strip() for cell in next(reader, [])]
+            lines = [(reader.line_num, cells) for cells in reader if cells]
+    except (OSError, ValueError, csv.Error) as error:  # a ValueError: no UTF-8, or a name that is none
+        reason = error.strerror if isinstance(error, OSError) else f"no CSV in UTF-8, {error}"
+        legal = f"a CSV file, or one of {', '.join(shipped_tables())}"
+        raise InputError(f"table: {path}: {reason}; legal: {legal}") from error
+    wrong = sorted({*COLUMNS} ^ {*header}) or sorted({name for name in header if header.count(name) > 1})
+    if wrong:
+        shown = ", ".join(name[:40] for name in wrong[:5])
+        raise InputError(
+            f"table: {path}: columns missing, unknown or twice: {shown!r}; legal: {', '.join(COLUMNS)}"
+        )
+    for line, cells in lines:
+        if len(cells) != len(header):
+            raise InputError(f"table: {path}, line {line}: {len(cells)} cells; legal: {len(header)}")
+    return check_rows(
+        [dict(zip(header, cells, strict=True)) for _, cells in lines], str(path), [n for n, _ in lines]
+    )
 
 
-def check_rows(rows: Sequence[Mapping[str, Any]], name: str = "table") -> pd.DataFrame:
-    """The rows as a frame with typed columns.
+def check_rows(
+    rows: Sequence[Mapping[str, Any]], name: str = "rows", lines: Sequence[int] | None = None
+) -> pd.DataFrame:
+    """The rows, each with all columns, as a frame of typed columns.
+
+    Args:
+      name, lines: what messages call the table, and its rows.
 
     Raises:
-      InputError: no rows, a missing or unknown column, a bad value, or two rows for the same number.
+      InputError: no rows, a bad value, or two rows for the same number.
     """
     if not rows:
         raise InputError(f"table: {name} has no rows")
     checked: list[dict[str, Any]] = []
-    seen: dict[tuple, int] = {}
-    for line, row in enumerate(rows, start=2):
+    seen: dict[tuple[Any, ...], int] = {}
+    for line, row in zip(lines or range(1, len(rows) + 1), rows, strict=True):
         try:
             values = _check_row(row)
-            key = tuple(
-                values[column] for column in COLUMNS if column not in ("value", "repeats", "software")
-            )
+            key = tuple(values[column] for column in COLUMNS if column not in ("value", "repeats", "source"))
             if key in seen:
-                raise InputError(f"the same number as in line {seen[key]}")
+                raise InputError(f"the same number as in line {seen[key]}; legal: each once")
         except InputError as error:
             raise InputError(f"table: {name}, line {line}: {error}") from error
         seen[key] = line
         checked.append(values)
-    frame = pd.DataFrame(checked, columns=list(COLUMNS))
-    return frame.astype({"steps": "Int64", "repeats": "Int64"})
+    return pd.DataFrame(checked, columns=list(COLUMNS)).astype({"steps": "Int64", "repeats": "Int64"})
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write rows, checked first, as `read_table` reads them."""
-    frame = check_rows(rows, str(path))
-    frame = frame.assign(guided=frame["guided"].map({True: "yes", False: "no"}))
-    frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+    check_rows(rows, str(path)).to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def shipped_tables() -> list[str]:
@@ -176,117 +189,108 @@ def shipped_tables() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.csv"))
 
 
-def services(table: pd.DataFrame) -> list[Service]:
+def services(table: pd.DataFrame, bound: str = "point") -> list[Service]:
     """One service per configuration of a table that says anything about whole images.
 
-    For each batch size the first that is there: a fit to totals of two or more numbers of steps; rows `fixed` and
-    `per_step`; the one total, as proportional to its steps. The firmest kind of row is used.
+    For each batch size the first that is there, in the firmest kind of row: a fit to totals of two or more
+    numbers of steps; rows `fixed` and `per_step`; the one total, as proportional to its steps.
+
+    Args:
+      bound: low and high take those ends of estimates in place of the point.
+
+    Raises:
+      InputError: an unknown bound, or totals that do not grow with the steps.
     """
+    check_choice("bound", bound, ("point", "low", "high"))
     found = []
-    for key, rows in table.groupby(list(CONFIGURATION), sort=False, dropna=False):
+    for key, rows in table.groupby(list(CONFIGURATION), sort=False):
         fits = {
-            int(batch): fit for batch, group in rows.groupby("batch") if (fit := _fit_of(group)) is not None
+            int(batch): fit
+            for batch, group in rows.groupby("batch")
+            if (fit := _fit_of(group, bound)) is not None
         }
         if fits:
             found.append(Service(dict(zip(CONFIGURATION, key, strict=True)), fits))
     return found
 
 
-def find_service(table: pd.DataFrame, **configuration: Any) -> Service:
+def find_service(table: pd.DataFrame, bound: str = "point", **configuration: Any) -> Service:
     """The one service of a table with these values.
 
     Raises:
       InputError: an unknown column, or none or several services; the message lists them.
     """
     for column in configuration:
-        if column not in CONFIGURATION:
-            raise InputError(f"table: no column '{column}'; legal: {', '.join(CONFIGURATION)}")
-    every = services(table)
+        check_choice("column", column, CONFIGURATION)
+    every = services(table, bound)
     found = [s for s in every if all(s.configuration[name] == value for name, value in configuration.items())]
     if len(found) != 1:
         wanted = ", ".join(f"{name}={value}" for name, value in configuration.items()) or "nothing said"
-        listed = "; ".join(" ".join(map(str, s.configuration.values())) for s in found or every)
-        raise InputError(f"table: {len(found) or 'no'} configurations for {wanted}; it has {listed}")
+        listed = "; ".join(", ".join(map(str, s.configuration.values())) for s in found or every) or "none"
+        raise InputError(f"table: {len(found) or 'no'} services for {wanted}; legal: one of {listed}")
     return found[0]
 
 
-def _fit_of(rows: pd.DataFrame) -> Fit | None:
-    wall = rows[rows["quantity"] == "wall"]
+def _fit_of(rows: pd.DataFrame, bound: str) -> Fit | None:
     for kind in ROW_KINDS:
-        totals = _central(wall[(wall["component"] == "total") & (wall["row_kind"] == kind)], "steps")
-        if len(totals) >= 2:
-            return fit_steps(
-                [int(s) for s in totals.index], totals.to_list(), "derived" if kind == "measured" else kind
-            )
-        lines = _central(wall[wall["row_kind"] == kind], "component")
-        if {"fixed", "per_step"} <= set(lines.index):
-            return Fit(lines["fixed"], lines["per_step"], math.nan, 0, None, kind)
+        wall = rows[(rows["quantity"] == "wall") & (rows["row_kind"] == kind)]
+        totals = _central(wall[wall["component"] == "total"], "steps", bound)
+        if len(totals) > 1:
+            kind_of_fit = "derived" if kind == "measured" else kind
+            return fit_steps([int(steps) for steps in totals.index], totals.to_list(), kind_of_fit)
+        line = _central(wall, "component", bound)
+        if {"fixed", "per_step"} <= {*line.index}:
+            return Fit(float(line["fixed"]), float(line["per_step"]), math.nan, 0, None, kind)
         if len(totals) == 1:
             steps = int(totals.index[0])
-            return Fit(0.0, totals.iloc[0] / steps, math.nan, 1, (steps, steps), kind)
+            return Fit(0.0, float(totals.iloc[0]) / steps, math.nan, 1, (steps, steps), kind)
     return None
 
 
-def _central(rows: pd.DataFrame, by: str) -> pd.Series:
-    """One value per `by`: the median where there is one, else the mean, else the point estimate."""
-    order = ["p50", "mean", "point"]
+def _central(rows: pd.DataFrame, by: str, bound: str) -> pd.Series:
+    """One value per `by`: the bound if there is one, else the first central statistic."""
+    order = [bound, *CENTRAL]
     rows = rows[rows["statistic"].isin(order)]
-    rows = rows.assign(order=rows["statistic"].map(order.index)).sort_values("order", kind="stable")
-    return rows.groupby(by)["value"].first()
+    return (
+        rows.sort_values("statistic", key=lambda s: s.map(order.index), kind="stable")
+        .groupby(by)["value"]
+        .first()
+    )
 
 
 def _check_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    names = [name for name in row if name is not None]
-    for column in COLUMNS:
-        if column not in names:
-            raise InputError(f"no column '{column}'")
-    if None in row or set(names) != set(COLUMNS):
-        extra = sorted(set(names) - set(COLUMNS)) or ["more cells than columns"]
-        raise InputError(f"unknown: {', '.join(extra)}; legal: {', '.join(COLUMNS)}")
-    if any(row[column] is None for column in COLUMNS):
-        raise InputError("fewer cells than columns")
-    cells = {column: str(row[column]).strip() for column in COLUMNS}
+    cells = {column: " ".join(str(row[column]).split()) for column in COLUMNS}
     for column in ("device", "model", "dtype", "software", "source"):
-        if not cells[column] or cells[column].isspace():
-            raise InputError(f"{column}: empty; legal: some text")
+        text = cells[column]
+        if not text or len(text) > 1000 or not text.isprintable():
+            raise InputError(f"{column}: {text[:40]!r}; legal: 1 to 1000 printable characters")
+    kind = COMPONENTS.get(cells["component"], "time")
     legal = {
-        "format_version": (str(VERSION),), "row_kind": ROW_KINDS, "weights": WEIGHTS, "component": COMPONENTS,
-        "quantity": QUANTITIES, "statistic": STATISTICS, "guided": ("yes", "no", "True", "False"),
+        "format_version": (str(VERSION),), "row_kind": ROW_KINDS,
+        "weights": ("trained", "random", "unstated"), "guided": ("yes", "no", "unstated"),
+        "component": COMPONENTS, "quantity": QUANTITIES[kind], "statistic": STATISTICS,
     }  # fmt: skip
     for column, choices in legal.items():
-        if cells[column] not in choices:
-            raise InputError(f"{column}: '{cells[column]}'; legal: {', '.join(choices)}")
-    values: dict[str, Any] = dict(cells) | {
-        "format_version": VERSION,
-        "guided": cells["guided"] in ("yes", "True"),
-        "resolution": _whole(cells, "resolution", 1),
-        "batch": _whole(cells, "batch", 1),
-        "steps": _whole(cells, "steps", 1, optional=cells["component"] not in ("total", "first_call")),
-        "repeats": _whole(cells, "repeats", 1, optional=cells["row_kind"] != "measured"),
-        "value": _number(cells, zero=cells["component"] in ("fixed", "fit_residual")),
-    }
-    if values["statistic"] == "p95" and values["row_kind"] == "measured":
-        repeats = values["repeats"]
-        if repeats < LEAST_REPEATS_OF_P95:
-            raise InputError(f"repeats: {repeats}; legal: at least {LEAST_REPEATS_OF_P95} for a p95")
+        check_choice(column, cells[column][:40], choices)
+    values: dict[str, Any] = cells | {"format_version": VERSION, "steps": None, "repeats": None}
+    whole = ["resolution", "batch"]
+    whole += ["repeats"] * (cells["row_kind"] == "measured" or cells["repeats"] != "")
+    if cells["component"] in WITH_STEPS:
+        whole.append("steps")
+    elif cells["steps"]:
+        raise InputError(f"steps: {cells['steps'][:40]!r}; legal: empty for {cells['component']}")
+    for column in whole:
+        values[column] = check_whole(column, _number(cells[column], int), 1, 1_000_000)
+    may_be_zero = cells["component"] in ("fixed", "fit_residual")
+    values["value"] = check_number("value", _number(cells["value"], float), 0 if may_be_zero else 1e-9)
+    if cells["statistic"] == "p95" and cells["row_kind"] == "measured":
+        check_whole("repeats of a p95", values["repeats"], LEAST_REPEATS_OF_P95)
     return values
 
 
-def _whole(cells: Mapping[str, str], column: str, low: int, optional: bool = False) -> int | None:
-    text = cells[column]
-    if optional and text in ("", "None", "<NA>", "nan"):
-        return None
-    if not (text.isascii() and text.isdigit()) or not low <= int(text) <= 10**6:
-        raise InputError(f"{column}: '{text}'; legal: a whole number from {low} to 1000000")
-    return int(text)
-
-
-def _number(cells: Mapping[str, str], zero: bool) -> float:
-    text = cells["value"]
+def _number(text: str, kind: Callable[[str], float]) -> Any:
+    """The number that a cell holds, or the cell for a message."""
     try:
-        value = float(text)
+        return kind(text) if text.isascii() and "_" not in text and len(text) <= 40 else text
     except ValueError:
-        value = math.nan
-    if not (0 < value <= 1e9 or (zero and value == 0)):
-        raise InputError(f"value: '{text}'; legal: a number above 0 to 1e+09")
-    return value
+        return text

@@ -36,7 +36,9 @@ class Arguments:
     guidance: float = 9.0
     """Scale of classifier-free guidance; up to 1 there is none, and a step costs half."""
     repeats: int = 3
-    """Of each part; from 20 on there is a 95th percentile."""
+    """Of each part and each whole repair; from 20 on there is a 95th percentile."""
+    warm_up: int = 1
+    """Whole repairs before the measured ones, for each size and batch; the first has its own rows."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps ..."""
     dtype: str = "auto"
@@ -50,7 +52,7 @@ class Arguments:
 def main(args: Arguments) -> None:
     if args.out.suffix != ".csv" or not args.out.parent.is_dir():
         raise InputError(f"out: {args.out}; legal: a .csv file in a directory that exists")
-    plan = Plan(args.sizes, args.steps, args.batches, args.repeats, args.guidance)
+    plan = Plan(args.sizes, args.steps, args.batches, args.repeats, args.warm_up, args.guidance)
     torch = load_package("torch")
     if args.threads is not None:
         torch.set_num_threads(check_whole("threads", args.threads, 1, 1024))
@@ -66,16 +68,18 @@ def main(args: Arguments) -> None:
 
         return prepare(random_pipeline(args.tiny, dtype=dtype), device)
 
+    where = torch.device(device)
+    made_by = "--tiny" if args.tiny else "--random-weights" if random else f"--model {args.model}"
     labels = Labels(
-        device=describe_device(torch.device(device)),
+        device=describe_device(where),
         model="sd15-tiny" if args.tiny else "sd15",
         weights="random" if random else "trained",
         dtype=dtype,
         software=describe_software(),
-        source="scripts/profile_repair.py" + (", random weights" if random else f", {args.model}"),
+        source=f"scripts/profile_repair.py {made_by}",
     )
     report = None if args.quiet else lambda line: print(line, file=sys.stderr, flush=True)
-    rows = profile(load, plan, labels, report)
+    rows = profile(load, where, plan, labels, report)
     with replacing(args.out) as file:
         write_table(rows, file)
     if not args.quiet:

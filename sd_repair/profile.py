@@ -22,6 +22,8 @@ from sd_repair.packages import load_package
 from sd_repair.pipeline import Model
 from sd_repair.repair import Settings, decode, encode_image, encode_prompts, repair
 
+Reading = tuple[float, float]
+"""Wall and CPU seconds."""
 Progress = Callable[[str], None]
 """Called with a line that says what is measured next."""
 
@@ -34,7 +36,9 @@ class Plan:
     steps: Sequence[int] = (2, 4)
     batches: Sequence[int] = (1,)
     repeats: int = 3
-    """Of each part, after one that is thrown away; the first call of each size and batch has its own row."""
+    """Of each part and of each whole repair."""
+    warm_up: int = 1
+    """Whole repairs before those, for each size and batch; the first of them has its own row."""
     guidance: float = 9.0
 
     def __post_init__(self) -> None:
@@ -46,6 +50,7 @@ class Plan:
             if len(set(values)) < len(values):
                 raise InputError(f"{field}: {' '.join(map(str, values))}; legal: each once")
         check_whole("repeats", self.repeats, 1, 10_000)
+        check_whole("warm_up", self.warm_up, 1, 10_000)
         for steps in self.steps:
             Settings(steps=steps, guidance=self.guidance)
 
@@ -63,18 +68,17 @@ class Labels:
 
 
 def profile(
-    load: Callable[[], Model], plan: Plan, labels: Labels, progress: Progress | None = None
+    load: Callable[[], Model], device: Any, plan: Plan, labels: Labels, progress: Progress | None = None
 ) -> list[dict[str, Any]]:
-    """The rows of a latency table: parts, whole repairs, memory, and the fit of steps where there are two or more.
+    """The rows of a latency table: parts, whole repairs, memory, and with two numbers of steps the fit.
 
     Args:
       load: makes the model; its time is the component `load`.
+      device: torch's device that it ends up on.
     """
     report = progress or (lambda line: None)
     report("load")
-    watch = Watch(None)
-    model = watch.time(load)
-    watch.device = model.device
+    model, loading = _time(load, device)
     for size in plan.sizes:
         check_whole("sizes", size, 2 * model.factor)
         if size % model.factor:
@@ -84,13 +88,12 @@ def profile(
         for batch in plan.batches:
             shared = dataclasses.asdict(labels) | {
                 "format_version": VERSION,
+                "row_kind": "measured",
                 "resolution": size,
-                "guided": plan.guidance > 1,
+                "guided": "yes" if plan.guidance > 1 else "no",
                 "batch": batch,
             }
-            if not rows:
-                rows += _rows(shared, "load", watch.readings[:1])
-            rows += _profile_one(model, watch, plan, shared, report)
+            rows += _profile_one(model, plan, loading, shared, report)
     return rows
 
 
@@ -126,41 +129,8 @@ def print_profile(rows: Sequence[dict[str, Any]]) -> None:
     Console().print(table)
 
 
-class Watch:
-    """Wall and CPU seconds of calls, with the device's queue empty before and after."""
-
-    def __init__(self, device: Any) -> None:
-        self.device = device
-        self.readings: list[tuple[float, float]] = []
-
-    def time(self, call: Callable[[], Any]) -> Any:
-        self._synchronise()
-        wall, cpu = time.perf_counter(), time.process_time()
-        result = call()
-        self._synchronise()
-        self.readings.append((time.perf_counter() - wall, time.process_time() - cpu))
-        return result
-
-    def repeat(
-        self, call: Callable[[], Any], repeats: int, warm_up: bool = True
-    ) -> list[tuple[float, float]]:
-        """Readings of that many calls, after one that does not count."""
-        if warm_up:
-            call()
-        self.readings = []
-        for _ in range(repeats):
-            self.time(call)
-        return self.readings
-
-    def _synchronise(self) -> None:
-        if self.device is not None and self.device.type == "cuda":
-            load_package("torch").cuda.synchronize(self.device)
-        elif self.device is not None and self.device.type == "mps":
-            load_package("torch").mps.synchronize()
-
-
 def _profile_one(
-    model: Model, watch: Watch, plan: Plan, shared: dict[str, Any], report: Progress
+    model: Model, plan: Plan, load: Reading, shared: dict[str, Any], report: Progress
 ) -> list[dict[str, Any]]:
     """All rows of one size and batch."""
     torch = load_package("torch")
@@ -171,68 +141,93 @@ def _profile_one(
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
 
+    def measure(what: str, call: Callable[[], Any], times: int) -> list[Reading]:
+        report(f"{size} x {size}, batch {batch}: {what}")
+        return [_time(call, model.device)[1] for _ in range(times)]
+
     def whole(of: Settings) -> Callable[[], Any]:
         return lambda: repair(model, image, mask, range(batch), of, batch=batch)
 
-    where = f"{size} x {size}, batch {batch}"
-    report(f"{where}: first call")
-    first = settings[0].steps
-    rows = _rows(shared, "first_call", watch.repeat(whole(settings[0]), 1, warm_up=False), steps=first)
+    rows = _rows(shared, "load", [load])
+    warm_up = measure("first call", whole(settings[0]), plan.warm_up)
+    rows += _rows(shared, "first_call", warm_up[:1], settings[0].steps)
     with torch.inference_mode():
         texts = encode_prompts(model, settings[0])
         latents = encode_image(model, image).repeat(batch, 1, 1, 1)
-        inputs = latents.repeat(2, 1, 1, 1) if settings[0].guided else latents
+        inputs = latents.repeat(len(texts), 1, 1, 1)
         embeddings = texts.repeat_interleave(batch, dim=0)
+        timestep = torch.tensor(501, device=model.device)
         parts: dict[str, Callable[[], Any]] = {
             "text_encode": lambda: encode_prompts(model, settings[0]),
             "vae_encode": lambda: encode_image(model, image),
-            "unet_step": lambda: (
-                model.unet(inputs, torch.tensor(501, device=model.device), embeddings).sample
-            ),
+            "unet_step": lambda: model.unet(inputs, timestep, embeddings),
             "vae_decode": lambda: decode(model, latents),
         }
         for component, call in parts.items():
-            report(f"{where}: {component}")
-            rows += _rows(shared, component, watch.repeat(call, plan.repeats))
+            rows += _rows(shared, component, measure(component, call, plan.repeats))
     totals = []
     for of in settings:
-        report(f"{where}: total, {of.steps} steps")
-        readings = watch.repeat(
-            whole(of), plan.repeats, warm_up=False
-        )  # every part has run several times by now
-        totals.append(float(np.median([wall for wall, _ in readings])))
-        rows += _rows(shared, "total", readings, steps=of.steps)
-    rows.append(_row(shared, "measured", "peak", "memory", "max", _peak_memory(model.device), repeats=1))
+        readings = measure(f"total, steps {of.steps}", whole(of), plan.repeats)
+        rows += _rows(shared, "total", readings, of.steps)
+        totals.append(float(np.median(readings, axis=0)[0]))
+    rows.append(_row(shared, "peak", "memory", "max", _peak_memory(model.device), repeats=1))
     if len(settings) > 1:
-        fit = fit_steps([of.steps for of in settings], totals)
-        span = f"fit to the medians of totals of {' '.join(str(of.steps) for of in settings)} steps"
-        fitted = shared | {"source": f"{span}; {shared['source']}"}
-        for component, value in {
-            "fixed": fit.fixed,
-            "per_step": fit.per_step,
-            "fit_residual": fit.residual,
-        }.items():
-            rows.append(_row(fitted, "derived", component, "wall", "point", value))
+        rows += _fit_rows(shared, [of.steps for of in settings], totals, report)
     return rows
 
 
+def _time(call: Callable[[], Any], device: Any) -> tuple[Any, Reading]:
+    """What the call returns, and its seconds, with the device's queue empty before and after."""
+    _synchronise(device)
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = call()
+    _synchronise(device)
+    return result, (time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def _synchronise(device: Any) -> None:
+    if device.type != "cpu":
+        load_package("torch").accelerator.synchronize(device)
+
+
 def _rows(
-    shared: dict[str, Any], component: str, readings: Sequence[tuple[float, float]], steps: int | None = None
+    shared: dict[str, Any], component: str, readings: Sequence[Reading], steps: int | None = None
 ) -> list[dict[str, Any]]:
     rows = []
     for quantity, values in zip(("wall", "cpu"), np.transpose(readings), strict=True):
-        statistics = {"p50": np.median(values), "min": np.min(values), "max": np.max(values)}
+        statistics = {"p50": np.median(values)}
+        if len(values) > 1:
+            statistics |= {"min": np.min(values), "max": np.max(values)}
         if len(values) >= LEAST_REPEATS_OF_P95:
             statistics["p95"] = np.percentile(values, 95)
         for statistic, value in statistics.items():
             value = max(float(value), 1e-6)  # the clock of CPU time may stand still
-            rows.append(_row(shared, "measured", component, quantity, statistic, value, steps, len(values)))
+            rows.append(_row(shared, component, quantity, statistic, value, steps, len(values)))
     return rows
+
+
+def _fit_rows(
+    shared: dict[str, Any], steps: Sequence[int], totals: Sequence[float], report: Progress
+) -> list[dict[str, Any]]:
+    """The line through the totals, or no rows where they do not grow with the steps."""
+    try:
+        fit = fit_steps(steps, totals)
+    except InputError as error:
+        report(f"no fit: {error}")
+        return []
+    fitted = shared | {
+        "row_kind": "derived",
+        "source": f"fit to the medians of totals at steps {' '.join(map(str, steps))}; {shared['source']}",
+    }
+    return [
+        _row(fitted, "fixed", "wall", "point", fit.fixed),
+        _row(fitted, "per_step", "wall", "point", fit.per_step),
+        _row(fitted, "fit_residual", "share", "point", fit.residual),
+    ]
 
 
 def _row(
     shared: dict[str, Any],
-    row_kind: str,
     component: str,
     quantity: str,
     statistic: str,
@@ -241,7 +236,6 @@ def _row(
     repeats: int | None = None,
 ) -> dict[str, Any]:
     return shared | {
-        "row_kind": row_kind,
         "component": component,
         "quantity": quantity,
         "statistic": statistic,
@@ -252,7 +246,7 @@ def _row(
 
 
 def _peak_memory(device: Any) -> float:
-    """MB: of tensors on a GPU since the start of this size and batch, of the whole process on a CPU since its start."""
+    """MB: on a GPU of tensors in this size and batch, elsewhere of the whole process since its start."""
     if device.type == "cuda":
         return load_package("torch").cuda.max_memory_allocated(device) / 1e6
     import resource
