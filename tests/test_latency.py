@@ -96,6 +96,8 @@ def test_derived_rows_of_shipped_measurements_are_the_fit_of_their_totals():
             same = np.all([table[c] == v for c, v in service.configuration.items()], axis=0)
             rows = table[same & (table["row_kind"] == "derived")]
             for batch, fit in service.fits.items():
+                if fit.points < 2:
+                    continue
                 derived = rows[rows["batch"] == batch].set_index("component")["value"]
                 assert derived["fixed"] == pytest.approx(fit.fixed, rel=1e-4)
                 assert derived["per_step"] == pytest.approx(fit.per_step, rel=1e-4)
