@@ -202,13 +202,13 @@ def services(table: pd.DataFrame, bound: str = "point") -> list[Service]:
       InputError: an unknown bound, or totals that do not grow with the steps.
     """
     check_choice("bound", bound, ("point", "low", "high"))
+    groups: dict[tuple[Any, ...], dict[int, list[Any]]] = {}
+    for row in table.to_dict("records"):
+        by_batch = groups.setdefault(tuple(row[column] for column in CONFIGURATION), {})
+        by_batch.setdefault(row["batch"], []).append(row)
     found = []
-    for key, rows in table.groupby(list(CONFIGURATION), sort=False):
-        fits = {
-            int(batch): fit
-            for batch, group in rows.groupby("batch")
-            if (fit := _fit_of(group, bound)) is not None
-        }
+    for key, by_batch in groups.items():
+        fits = {batch: fit for batch, rows in by_batch.items() if (fit := _fit_of(rows, bound)) is not None}
         if fits:
             found.append(Service(dict(zip(CONFIGURATION, key, strict=True)), fits))
     return found
@@ -231,31 +231,22 @@ def find_service(table: pd.DataFrame, bound: str = "point", **configuration: Any
     return found[0]
 
 
-def _fit_of(rows: pd.DataFrame, bound: str) -> Fit | None:
+def _fit_of(rows: Sequence[Mapping[str, Any]], bound: str) -> Fit | None:
+    order = [*reversed(CENTRAL), bound]
+    wall = [row for row in rows if row["quantity"] == "wall" and row["statistic"] in order]
+    wall.sort(key=lambda row: order.index(row["statistic"]))  # what stands last is what counts
     for kind in ROW_KINDS:
-        wall = rows[(rows["quantity"] == "wall") & (rows["row_kind"] == kind)]
-        totals = _central(wall[wall["component"] == "total"], "steps", bound)
+        of_kind = [row for row in wall if row["row_kind"] == kind]
+        totals = {row["steps"]: row["value"] for row in of_kind if row["component"] == "total"}
+        line = {row["component"]: row["value"] for row in of_kind}
         if len(totals) > 1:
             kind_of_fit = "derived" if kind == "measured" else kind
-            return fit_steps([int(steps) for steps in totals.index], totals.to_list(), kind_of_fit)
-        line = _central(wall, "component", bound)
-        if {"fixed", "per_step"} <= {*line.index}:
-            return Fit(float(line["fixed"]), float(line["per_step"]), math.nan, 0, None, kind)
-        if len(totals) == 1:
-            steps = int(totals.index[0])
-            return Fit(0.0, float(totals.iloc[0]) / steps, math.nan, 1, (steps, steps), kind)
+            return fit_steps([*totals], [*totals.values()], kind_of_fit)
+        if {"fixed", "per_step"} <= {*line}:
+            return Fit(line["fixed"], line["per_step"], math.nan, 0, None, kind)
+        for steps, value in totals.items():
+            return Fit(0.0, value / steps, math.nan, 1, (steps, steps), kind)
     return None
-
-
-def _central(rows: pd.DataFrame, by: str, bound: str) -> pd.Series:
-    """One value per `by`: the bound if there is one, else the first central statistic."""
-    order = [bound, *CENTRAL]
-    rows = rows[rows["statistic"].isin(order)]
-    return (
-        rows.sort_values("statistic", key=lambda s: s.map(order.index), kind="stable")
-        .groupby(by)["value"]
-        .first()
-    )
 
 
 def _check_row(row: Mapping[str, Any]) -> dict[str, Any]:

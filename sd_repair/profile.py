@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from amco_jax.errors import InputError, check_whole
-from amco_jax.latency import LEAST_REPEATS_OF_P95, VERSION, check_rows, fit_steps
+from amco_jax.latency import LEAST_REPEATS_OF_P95, VERSION, fit_steps
 from sd_repair.masks import box
 from sd_repair.packages import load_package
 from sd_repair.pipeline import Model
@@ -115,17 +115,13 @@ def describe_software() -> str:
 
 def print_profile(rows: Sequence[dict[str, Any]]) -> None:
     """Medians, fits and memory as a table on the terminal."""
-    frame = check_rows(rows)
-    frame = frame[
-        frame["statistic"].isin(["p50", "point", "max"]) & frame["quantity"].isin(["wall", "memory"])
-    ]
-    frame = frame[(frame["statistic"] != "max") | (frame["component"] == "peak")]
-    table = Table("size", "batch", "component", "steps", "value", title=str(frame["device"].iloc[0]))
-    for row in frame.to_dict("records"):
-        steps = "" if row["component"] not in ("first_call", "total") else str(row["steps"])
-        unit = "s" if row["quantity"] == "wall" else "MB"
-        value = f"{row['value']:.2%}" if row["component"] == "fit_residual" else f"{row['value']:.4g} {unit}"
-        table.add_row(str(row["resolution"]), str(row["batch"]), row["component"], steps, value)
+    table = Table("size", "batch", "component", "steps", "value", title=rows[0]["device"])
+    units = {"wall": " s", "memory": " MB", "share": ""}
+    for row in rows:
+        if row["quantity"] in units and (row["statistic"] in ("p50", "point") or row["component"] == "peak"):
+            value = f"{row['value']:.4g}{units[row['quantity']]}"
+            columns = ("resolution", "batch", "component", "steps")
+            table.add_row(*(str(row[column]) for column in columns), value)
     Console().print(table)
 
 

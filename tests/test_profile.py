@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,45 +39,43 @@ def model():
     return prepare(random_pipeline(tiny=True))
 
 
-def profiled(model, plan: Plan, lines: list[str] | None = None):
-    progress = None if lines is None else lines.append
-    return check_rows(profile(lambda: model, CPU, plan, LABELS, progress))
+def profiled(model, plan: Plan, lines: list[str] | None = None) -> list[dict[str, Any]]:
+    rows = profile(lambda: model, CPU, plan, LABELS, None if lines is None else lines.append)
+    check_rows(rows)
+    return rows
 
 
 def test_every_part_of_every_size_and_batch_is_measured(model, capsys):
     plan = Plan(sizes=(32, 64), steps=(9, 1), batches=(1, 2), repeats=2)
-    table = profiled(model, plan)
+    every = profiled(model, plan)
     fitted = {"fixed", "per_step", "fit_residual"}
-    for (size, batch), rows in table.groupby(["resolution", "batch"]):
-        assert size in plan.sizes
-        assert batch in plan.batches
+    for size, batch in itertools.product(plan.sizes, plan.batches):
+        rows = [row for row in every if (row["resolution"], row["batch"]) == (size, batch)]
         # Times of a busy machine may not grow with the steps, and then there is no line.
-        assert {*COMPONENTS} - fitted <= set(rows["component"]) <= {*COMPONENTS}
-        whole = rows[(rows["component"] == "total") & (rows["statistic"] == "p50")]
-        assert sorted(whole["steps"]) == [1, 1, 9, 9]
-        assert set(whole["quantity"]) == {"wall", "cpu"}
-        assert set(rows[rows["component"] == "first_call"]["steps"]) == {1}
-    assert len(table.groupby(["resolution", "batch"])) == 4
-    for column, value in dataclasses.asdict(LABELS).items():
-        if column != "source":
-            assert set(table[column]) == {value}
-    measured = table[table["row_kind"] == "measured"]
-    repeats = measured[~measured["component"].isin(["load", "first_call", "peak"])]["repeats"]
-    assert set(repeats) == {2}
-    assert set(table["guided"]) == {"yes"}
-    print_profile(table.to_dict("records"))
+        assert {*COMPONENTS} - fitted <= {row["component"] for row in rows} <= {*COMPONENTS}
+        medians = [row for row in rows if row["component"] == "total" and row["statistic"] == "p50"]
+        assert sorted((row["steps"], row["quantity"]) for row in medians) == [
+            *itertools.product((1, 9), ("cpu", "wall"))
+        ]
+        assert {row["steps"] for row in rows if row["component"] == "first_call"} == {1}
+    for column in ("device", "model", "weights", "dtype", "software"):
+        assert {row[column] for row in every} == {getattr(LABELS, column)}
+    parts = [row for row in every if row["component"] not in {"load", "first_call", "peak", *fitted}]
+    assert {row["repeats"] for row in parts} == {2}
+    assert {row["guided"] for row in every} == {"yes"}
+    print_profile(every)
     assert "unet_step" in capsys.readouterr().out
 
 
 def test_statistics_are_those_that_the_repeats_bear(model):
     few = profiled(model, Plan(sizes=(16,), steps=(1,), repeats=1, guidance=1))
-    assert set(few["guided"]) == {"no"}
-    assert set(few["statistic"]) == {"p50", "max"}  # the largest memory
+    assert {row["guided"] for row in few} == {"no"}
+    assert {row["statistic"] for row in few} == {"p50", "max"}  # the largest memory
     many = profiled(model, Plan(sizes=(16,), steps=(1,), repeats=20))
-    parts = many[(many["component"] == "text_encode") & (many["quantity"] == "wall")]
-    by_statistic = parts.set_index("statistic")["value"]
-    assert by_statistic["min"] <= by_statistic["p50"] <= by_statistic["p95"] <= by_statistic["max"]
-    assert "p95" not in set(many[many["component"] == "load"]["statistic"])
+    wall = {(row["component"], row["statistic"]): row["value"] for row in many if row["quantity"] == "wall"}
+    values = [wall["text_encode", statistic] for statistic in ("min", "p50", "p95", "max")]
+    assert values == sorted(values)
+    assert ("load", "p95") not in wall
 
 
 def test_calls_are_as_many_as_planned(model, monkeypatch):
@@ -95,8 +94,8 @@ def test_totals_that_do_not_grow_leave_the_measurements(model, monkeypatch):
 
     monkeypatch.setattr("sd_repair.profile.fit_steps", refuse)
     lines: list[str] = []
-    table = profiled(model, Plan(sizes=(16,), steps=(1, 2), repeats=1), lines)
-    assert set(table["row_kind"]) == {"measured"}
+    rows = profiled(model, Plan(sizes=(16,), steps=(1, 2), repeats=1), lines)
+    assert {row["row_kind"] for row in rows} == {"measured"}
     assert lines[-1] == "no fit: totals fall"
 
 
