@@ -165,7 +165,7 @@ def _profile_one(
     for of in settings:
         readings = measure(f"total, steps {of.steps}", whole(of), plan.repeats)
         rows += _rows(shared, "total", readings, of.steps)
-        totals.append(float(np.median(readings, axis=0)[0]))
+        totals.append(float(np.median([wall for wall, _ in readings])))
     rows.append(_row(shared, "peak", "memory", "max", _peak_memory(model.device), repeats=1))
     if len(settings) > 1:
         rows += _fit_rows(shared, [of.steps for of in settings], totals, report)
@@ -190,7 +190,7 @@ def _rows(
     shared: dict[str, Any], component: str, readings: Sequence[Reading], steps: int | None = None
 ) -> list[dict[str, Any]]:
     rows = []
-    for quantity, values in zip(("wall", "cpu"), np.transpose(readings), strict=True):
+    for quantity, values in zip(("wall", "cpu"), np.asarray(readings, np.float64).T, strict=True):
         statistics = {"p50": np.median(values)}
         if len(values) > 1:
             statistics |= {"min": np.min(values), "max": np.max(values)}

@@ -23,14 +23,14 @@ from amco_jax.agents.actions import (
     argmax_first,
     nonempty_sets,
     partners,
-    sets_of_three,
+    sets_of,
 )
 from amco_jax.errors import InputError
 
 LARGEST_DRAW = 1 - 2**-24
 ENUMERATED = [
     *(nonempty_sets(b) for b in (1, 5, MAX_ENUMERATED_SERVERS)),
-    *(sets_of_three(b) for b in (2, 3, 5)),
+    *(sets_of(3)(b) for b in (2, 3, 5)),
     *(partners(b) for b in (2, 5)),
 ]
 every_list = pytest.mark.parametrize("space", ENUMERATED, ids=lambda s: f"{len(s.members)}-{s.num_servers}")
@@ -68,10 +68,10 @@ def test_tables_list_the_servers_of_each_set():
 
 
 def test_sets_of_three_are_all_servers_where_there_are_fewer():
-    assert sets_of_three(1).members == ((0,),)
-    assert sets_of_three(2).members == ((0, 1),)
-    assert sets_of_three(3).members == ((0, 1, 2),)
-    assert list(sets_of_three(6).members) == list(itertools.combinations(range(6), 3))
+    assert sets_of(3)(1).members == ((0,),)
+    assert sets_of(3)(2).members == ((0, 1),)
+    assert sets_of(3)(3).members == ((0, 1, 2),)
+    assert list(sets_of(3)(6).members) == list(itertools.combinations(range(6), 3))
 
 
 def test_too_many_sets_are_refused_with_a_way_out():
@@ -219,7 +219,7 @@ def test_factorised_outputs_grow_linearly_and_enumerated_ones_do_not():
 
 @pytest.mark.parametrize(
     "space",
-    [nonempty_sets(4), sets_of_three(4), partners(4), Factorised(4)],
+    [nonempty_sets(4), sets_of(3)(4), partners(4), Factorised(4)],
     ids=["all", "three", "pair", "factorised"],
 )
 def test_all_spaces_follow_one_protocol(space: ActionSpace):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax.numpy as jnp
@@ -159,9 +160,15 @@ def nonempty_sets(num_servers: int) -> Enumerated:
 
 
 @functools.cache
-def sets_of_three(num_servers: int) -> Enumerated:
-    """SMCoEdge: all sets of 3 servers, lexicographically; of all servers where there are fewer."""
-    return Enumerated(tuple(itertools.combinations(range(num_servers), min(3, num_servers))), num_servers)
+def sets_of(size: int) -> Callable[[int], Enumerated]:
+    """SMCoEdge, with 3: all sets of that size, lexicographically; of all servers where there are fewer."""
+
+    @functools.cache
+    def actions(num_servers: int) -> Enumerated:
+        chosen = itertools.combinations(range(num_servers), min(size, num_servers))
+        return Enumerated(tuple(chosen), num_servers)
+
+    return actions
 
 
 @functools.cache

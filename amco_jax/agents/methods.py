@@ -14,7 +14,7 @@ from amco_jax.agents.actions import (
     Factorised,
     nonempty_sets,
     partners,
-    sets_of_three,
+    sets_of,
 )
 from amco_jax.agents.dqn import DQN, greedy_policy
 from amco_jax.agents.policy import Policy, per_task
@@ -179,10 +179,10 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         _trained("amcoedge", nonempty_sets, 500, _AEQN),
-        _trained("smcoedge", sets_of_three, 300, _PAIR, _SMC),
+        _trained("smcoedge", sets_of(3), 300, _PAIR, _SMC),
         _trained("drlcoedge", partners, 400, _PAIR, _DRL),
         _trained("amcoedge-stable", nonempty_sets, 300, _AEQN.replace(**_STABLE)),
-        _trained("smcoedge-stable", sets_of_three, 300, _PAIR.replace(**_STABLE), _SMC),
+        _trained("smcoedge-stable", sets_of(3), 300, _PAIR.replace(**_STABLE), _SMC),
         _trained("drlcoedge-stable", partners, 300, _PAIR.replace(**_STABLE), _DRL),
         _trained("amcoedge-factorised", Factorised, 300, _AEQN.replace(**_STABLE)),
         Method("randcoedge", per_task(rules.random_pair), published=_RAND),
@@ -209,8 +209,8 @@ TRAINED = tuple(name for name, method in METHODS.items() if method.training is n
 def get_method(method: str | Method) -> Method:
     """A method by name, or the method itself.
 
-    Names are those of `METHODS`, `fastest-k` for any k, and each with an allocator of its own, as in
-    `randcoedge+hecwa`.
+    Names are those of `METHODS`, `fastest-k`, `smcoedge-k` and `smcoedge-stable-k` for sets of k, and each
+    with an allocator of its own, as in `randcoedge+hecwa`.
 
     Raises:
       InputError: no such method or allocator.
@@ -237,8 +237,12 @@ def _named_method(name: str) -> Method:
         return _named_method(base).with_allocator(allocator)
     if match := re.fullmatch(r"fastest-([1-9]\d{0,5})", name):
         return Method(name, per_task(rules.fastest(int(match[1]))))
+    if match := re.fullmatch(r"(smcoedge(?:-stable)?)-([1-9]\d?)", name):
+        training = METHODS[match[1]].require_training()
+        return _trained(name, sets_of(int(match[2])), training.episodes, training.settings, _SMC)
     if name not in METHODS:
-        raise InputError(f"method: {name!r}; legal: {', '.join(METHODS)}, fastest-k, and with +allocator")
+        legal = f"{', '.join(METHODS)}, fastest-k, smcoedge-k, smcoedge-stable-k"
+        raise InputError(f"method: {name!r}; legal: {legal}, and with +allocator")
     return METHODS[name]
 
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from amco_jax.errors import InputError, check_choice, check_list
 from amco_jax.files import replacing
 from amco_jax.report.analysis import comparisons, distinct, estimates, warnings_of
+from amco_jax.report.claims import CLAIMS_NOTE
 from amco_jax.report.figures import cdf_figure, convergence_figure, save_pdf, svg, sweep_figure
 from amco_jax.report.studies import Study
 from amco_jax.report.tables import Table, comparison_table, headline
@@ -45,6 +46,8 @@ class Report:
     compared: pd.DataFrame
     """`analysis.comparisons` of all"""
     warnings: Sequence[str]
+    claims: Table | None = None
+    """What others claim, and what these studies say of it"""
 
     def tables(self, study: int) -> dict[str, Table]:
         """The tables of a study by name."""
@@ -144,6 +147,8 @@ def _write_html(report: Report, out: Path) -> Path:
         title=f"AMCo-JAX: {', '.join(s.name for s in report.studies)}",
         studies=studies,
         warnings=report.warnings,
+        claims=None if report.claims is None else Markup(report.claims.to_html()),
+        claims_note=CLAIMS_NOTE,
         num_tests=len(distinct(report.compared)),
     )
     return _write(out / "report.html", page)
@@ -151,6 +156,8 @@ def _write_html(report: Report, out: Path) -> Path:
 
 def _write_markdown(report: Report, out: Path) -> Path:
     parts = [f"# {', '.join(s.name for s in report.studies)}\n"]
+    if report.claims is not None:
+        parts.append(f"\n## Claims\n\n{CLAIMS_NOTE}\n\n{report.claims.to_markdown()}\n")
     parts += [f"- {warning}\n" for warning in report.warnings]
     for number, study in enumerate(report.studies):
         parts.append(f"\n## {study.name}\n\n{_summary(study)}\n")

@@ -1,0 +1,33 @@
+"""Reproduce the paper: all studies, one page, and a table of its claims; see --help."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from amco_jax.cli import run
+from amco_jax.experiment.reproduce import reproduce
+from amco_jax.report.page import write_report
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    out: Path = Path("results/paper")
+    """Directory for all results; what stands in it already is not run again."""
+    quick: bool = False
+    """Few episodes and values, to see how it works; no basis for conclusions."""
+    format: tuple[str, ...] = ("html", "md")
+    """Of the report: html, md, latex, csv."""
+    quiet: bool = False
+    """No progress bars."""
+
+
+def main(args: Arguments) -> None:
+    out = args.out.with_name(f"{args.out.name}-quick") if args.quick else args.out
+    report = reproduce(out, args.quick, progress=not args.quiet)
+    for path in write_report(report, out / "report", args.format):
+        print(path)
+
+
+if __name__ == "__main__":
+    run(Arguments, main, "Reproduce the paper: all studies, one page, and a table of its claims.")
