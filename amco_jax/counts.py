@@ -1,4 +1,4 @@
-"""How many tasks come: Poisson counts drawn exactly from 32 random bits, and what burstiness makes of them."""
+"""How many tasks come: Poisson counts drawn from 32 random bits, and the two rates of bursty arrivals."""
 
 from __future__ import annotations
 

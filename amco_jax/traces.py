@@ -1,4 +1,4 @@
-"""Request logs: a CSV file, gzipped or not, read once, with every row that is left out counted by its cause."""
+"""Request logs: CSV files, gzipped or not, in which every row that is left out is counted by its cause."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
+from pyarrow import csv
 
 from amco_jax.errors import InputError, check_number
 
@@ -149,17 +149,17 @@ def _cells(trace: Trace, raw: bytes) -> tuple[dict[str, pd.Series], int]:
         malformed.append(1)
         return "skip"
 
-    parse = pa.csv.ParseOptions(invalid_row_handler=count, newlines_in_values=b'"' in raw)
+    parse = csv.ParseOptions(invalid_row_handler=count, newlines_in_values=b'"' in raw)
     try:
-        names = list(pa.csv.read_csv(pa.BufferReader(raw[: raw.find(b"\n") + 1] or raw)).column_names)
+        names = list(csv.read_csv(pa.BufferReader(raw[: raw.find(b"\n") + 1] or raw)).column_names)
         fields = _columns(trace, names)
         wanted = list(dict.fromkeys(fields.values()))
-        convert = pa.csv.ConvertOptions(
+        convert = csv.ConvertOptions(
             include_columns=wanted,
             column_types=dict.fromkeys(wanted, pa.string()),
             strings_can_be_null=False,
         )
-        table = pa.csv.read_csv(pa.BufferReader(raw), parse_options=parse, convert_options=convert)
+        table = csv.read_csv(pa.BufferReader(raw), parse_options=parse, convert_options=convert)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"trace: {trace.file} is no CSV file: {reason}") from error
@@ -197,8 +197,9 @@ def _requests(trace: Trace, cells: dict[str, pd.Series], malformed: int, digest:
 
     leave_out("repeated header", np.asarray(cells["time"] == trace.time))
     if "status" in cells:
-        for status in cells["status"][usable & np.asarray(cells["status"] != trace.succeeded)].unique():
-            leave_out(f"status {status[:40] or 'empty'}", np.asarray(cells["status"] == status))
+        statuses = np.asarray(cells["status"])
+        for status in pd.unique(statuses[usable & (statuses != trace.succeeded)]):
+            leave_out(f"status {status[:40] or 'empty'}", statuses == status)
     leave_out("time: empty", np.asarray(cells["time"] == ""))
     seconds = _seconds(cells["time"], trace.time_unit, usable)
     leave_out("time: unreadable", ~np.isfinite(seconds))
@@ -224,7 +225,7 @@ def _requests(trace: Trace, cells: dict[str, pd.Series], malformed: int, digest:
     kept = np.flatnonzero(usable)
     order = kept[np.argsort(seconds[kept], kind="stable")]
     user, users, nameless = _users(cells.get("user"), order)
-    first, last = seconds[order[0]], seconds[order[-1]]
+    first, last = float(seconds[order[0]]), float(seconds[order[-1]])
     report = {
         "file": trace.file,
         "sha256": digest,
@@ -237,7 +238,7 @@ def _requests(trace: Trace, cells: dict[str, pd.Series], malformed: int, digest:
         "users": users,
         "first": _clock(first),
         "last": _clock(last),
-        "span_s": float(last - first),
+        "span_s": last - first,
     }
     return RequestLog(
         seconds=seconds[order] - first,
@@ -260,7 +261,8 @@ def _users(cells: pd.Series | None, order: np.ndarray) -> tuple[np.ndarray, int,
 
 
 def _numbers(cells: pd.Series) -> np.ndarray:
-    return pd.to_numeric(cells, errors="coerce").to_numpy(np.float64, copy=True)
+    """NaN where a cell is no number."""
+    return np.array(pd.to_numeric(cells, errors="coerce"), np.float64)
 
 
 def _seconds(cells: pd.Series, unit: float, usable: np.ndarray) -> np.ndarray:
@@ -268,11 +270,9 @@ def _seconds(cells: pd.Series, unit: float, usable: np.ndarray) -> np.ndarray:
     numbers = _numbers(cells)
     if 2 * np.isfinite(numbers[usable]).sum() >= usable.sum():
         return numbers * unit
-    dates = pd.to_datetime(
-        cells.where(usable & ~np.isfinite(numbers), None), errors="coerce", format="ISO8601", utc=True
-    )
-    passed = (dates - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
-    return passed.to_numpy(np.float64, copy=True)
+    texts = cells.where(usable & ~np.isfinite(numbers), None)
+    dates = pd.to_datetime(texts, errors="coerce", format="ISO8601", utc=True)
+    return np.array((dates - pd.Timestamp(0, tz="UTC")).dt.total_seconds(), np.float64)
 
 
 def _clock(seconds: float) -> str | float:

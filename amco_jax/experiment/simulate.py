@@ -153,8 +153,8 @@ def block_program(shape: Shape, method: Method, record: Record) -> Any:
 
     Returns:
       A function of ((params, place), seeds, agents), leaves `[blocks, ...]`, where seeds and agents have a
-      second axis over lanes, of (physics, episode, tables) and of None, to (totals, utilisation, records): leaves
-      `[blocks, lanes, ...]`, the records of an episode in one axis.
+      second axis over lanes, of (physics, episode, tables) and of None, to (totals, utilisation,
+      records): leaves `[blocks, lanes, ...]`, the records of an episode in one axis.
     """
 
     def block(blocked, shared, _):

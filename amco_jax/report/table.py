@@ -121,7 +121,8 @@ def _print(table: Table, manifest: dict[str, Any]) -> None:
 def _trace_line(report: dict[str, Any]) -> str:
     """What was used of a request log, and what was not, by cause."""
     left_out = ", ".join(f"{cause} {count:,}" for cause, count in report["left_out"].items())
-    return f"{report['used']:,} of {report['rows']:,} requests of {report['file']} used; left out: {left_out or 'none'}"
+    used = f"{report['used']:,} of {report['rows']:,} requests of {report['file']} used"
+    return f"{used}; left out: {left_out or 'none'}"
 
 
 def _interval(mean: float, low: float, high: float, digits: int = 4) -> str:

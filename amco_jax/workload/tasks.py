@@ -30,7 +30,7 @@ def drawn_density(params: Params, key: Key, n: Array) -> Float[Array, ""]:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DrawnTasks:
-    """Tasks of N equally frequent kinds with densities ρ_0, …, ρ_{N-1}, as many as Bernoulli has positions."""
+    """Tasks of N equally frequent kinds with the densities ρ_0, …, ρ_{N-1} of the Bernoulli positions."""
 
     density: Key
 
