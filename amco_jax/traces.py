@@ -138,7 +138,9 @@ def _read(trace: Trace) -> RequestLog:
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"trace: {path} is damaged: {error}") from error
     cells, malformed = _cells(trace, raw)
-    return _requests(trace, cells, malformed, digest)
+    lines = sum(1 for line in raw.splitlines() if line)
+    noted = {"lines_within_quotes": lines - 1 - len(cells["time"]) - malformed}
+    return _requests(trace, cells, malformed, noted | {"sha256": digest})
 
 
 def _cells(trace: Trace, raw: bytes) -> tuple[dict[str, pd.Series], int]:
@@ -185,7 +187,7 @@ def _columns(trace: Trace, names: list[str]) -> dict[str, str]:
     return fields
 
 
-def _requests(trace: Trace, cells: dict[str, pd.Series], malformed: int, digest: str) -> RequestLog:
+def _requests(trace: Trace, cells: dict[str, pd.Series], malformed: int, noted: dict[str, Any]) -> RequestLog:
     """The usable rows; each of the others is counted under the first of its faults."""
     left_out = {"too few or too many cells": malformed}
     usable = np.ones(len(cells["time"]), bool)
@@ -228,7 +230,6 @@ def _requests(trace: Trace, cells: dict[str, pd.Series], malformed: int, digest:
     first, last = float(seconds[order[0]]), float(seconds[order[-1]])
     report = {
         "file": trace.file,
-        "sha256": digest,
         "columns": {field: getattr(trace, field) if field in cells else "" for field in ("time", *OPTIONAL)},
         "rows": rows,
         "used": len(order),
@@ -239,7 +240,7 @@ def _requests(trace: Trace, cells: dict[str, pd.Series], malformed: int, digest:
         "first": _clock(first),
         "last": _clock(last),
         "span_s": last - first,
-    }
+    } | noted
     return RequestLog(
         seconds=seconds[order] - first,
         user=user,

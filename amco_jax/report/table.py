@@ -122,7 +122,9 @@ def _trace_line(report: dict[str, Any]) -> str:
     """What was used of a request log, and what was not, by cause."""
     left_out = ", ".join(f"{cause} {count:,}" for cause, count in report["left_out"].items())
     used = f"{report['used']:,} of {report['rows']:,} requests of {report['file']} used"
-    return f"{used}; left out: {left_out or 'none'}"
+    swallowed = report["lines_within_quotes"]
+    noted = f"; {swallowed:,} lines stand inside quoted cells" if swallowed else ""
+    return f"{used}; left out: {left_out or 'none'}{noted}"
 
 
 def _interval(mean: float, low: float, high: float, digits: int = 4) -> str:
