@@ -17,9 +17,9 @@ import tyro
 
 from amco_jax.agents.methods import Method, get_allocator, get_method
 from amco_jax.errors import InputError
-from amco_jax.experiment.axes import apply_settings, parse_assignments, parse_settings, parse_value
+from amco_jax.experiment.axes import load_with_settings, parse_assignments, parse_settings, parse_value
 from amco_jax.runtime import configure
-from amco_jax.scenario import Scenario, load_scenario
+from amco_jax.scenario import Scenario
 
 Args = TypeVar("Args")
 
@@ -32,10 +32,13 @@ class ScenarioArguments:
     """A preset or a TOML file."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
     """field=value ..., on top of the scenario."""
+    trace: str | None = None
+    """A request log, CSV or gzipped CSV, whose arrivals are played; a table [trace] in the scenario file says
+    which of its columns mean what."""
 
     def load_scenario(self) -> Scenario:
         """The scenario that the arguments describe."""
-        return apply_settings(load_scenario(self.scenario), parse_settings(self.set))
+        return load_with_settings(self.scenario, parse_settings(self.set), self.trace)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,9 @@ class Stream(enum.IntEnum):
     INIT = 4
     EXPLORATION = 5
     REPLAY = 6
+    COUNT = 7
+    BURST = 8
+    TRACE = 9
 
 
 class Key(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,10 +13,17 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from amco_jax.errors import InputError, check_number, check_whole
+from amco_jax.counts import burst_rates, burst_share, positions_for
+from amco_jax.errors import InputError, check_choice, check_number, check_whole
+from amco_jax.traces import Trace, as_trace
 
 MBIT_DENSITY = 1.024e-3
 """Gcycles/Mbit per cycle/bit in the published code, which counts 1024 kbit and 1000 Mcycles."""
+
+ARRIVALS = ("bernoulli", "poisson", "bursty", "trace")
+"""The arrival processes, see docs/model.md"""
+
+MOST_POSITIONS = 1_000_000
 
 
 class Shape(NamedTuple):
@@ -24,6 +32,7 @@ class Shape(NamedTuple):
     num_servers: int
     max_tasks: int
     num_slots: int
+    arrivals: str = "bernoulli"
 
 
 @jax.tree_util.register_dataclass
@@ -93,6 +102,18 @@ class Scenario:
     """Gcycles/Mbit"""
     density_max: float = 300 * MBIT_DENSITY
     """Gcycles/Mbit"""
+    arrivals: str = None  # pyright: ignore[reportAssignmentType]  # inferred by __post_init__
+    """One of `ARRIVALS`; by default trace where one is given, else bernoulli"""
+    burst_intensity: float = 5.0
+    """κ, rate in a burst as a multiple of that in calm"""
+    burst_slots: float = 5.0
+    """Mean duration of a burst"""
+    calm_slots: float = 15.0
+    """Mean duration of calm"""
+    trace: Trace | None = None
+    """A request log, or a table of the fields of `Trace`"""
+    time_scale: float = 1.0
+    """Seconds of the trace in a second of the simulation"""
 
     def __post_init__(self):
         def clean(name: str, check: Callable[..., Any], *bounds: float) -> None:
@@ -113,6 +134,21 @@ class Scenario:
         clean("arrival_prob", check_number, 0, 1)
         clean("task_size_max", check_number, self.task_size_min)
         clean("density_max", check_number, self.density_min)
+        if self.trace is not None:
+            object.__setattr__(self, "trace", as_trace(self.trace))
+        if self.arrivals is None:
+            object.__setattr__(self, "arrivals", "bernoulli" if self.trace is None else "trace")
+        check_choice("arrivals", self.arrivals, ARRIVALS)
+        for name in ("burst_intensity", "burst_slots", "calm_slots"):
+            clean(name, check_number, 1, 1e6)
+        clean("time_scale", check_number)
+        if self.arrivals == "trace":
+            _check_slots(self)
+        if self.num_positions > MOST_POSITIONS:
+            raise InputError(
+                f"arrivals: up to {self.num_positions} tasks at a base station in a slot; "
+                f"legal: {MOST_POSITIONS} at most"
+            )
 
     @property
     def capacities(self) -> np.ndarray:
@@ -128,9 +164,65 @@ class Scenario:
         rates = np.asarray(default if self.link_rate is None else self.link_rate, float)
         return np.broadcast_to(rates, (self.num_servers, self.num_servers))
 
+    @functools.cached_property
+    def num_positions(self) -> int:
+        """Positions of a base station in a slot that may hold a task; no more than so many ever come."""
+        if self.arrivals == "bernoulli":
+            return self.num_tasks
+        if self.arrivals == "trace":
+            return int(self._trace_counts.max())
+        return positions_for(max(self._rates))
+
+    @functools.cached_property
+    def count_moments(self) -> tuple[float, float]:
+        """Mean and variance of the tasks of a base station in a slot.
+
+        Of bursty arrivals and of traces, the variance is that of a sum over many slots, per slot.
+        """
+        mean = self.num_tasks * self.arrival_prob
+        if self.arrivals == "bernoulli":
+            return mean, mean * (1 - self.arrival_prob)
+        if self.arrivals == "trace":
+            counts, slots = self._trace_counts, float(self.trace_slots[-1]) + 1
+            total = float(counts.sum()) / slots
+            spread = float(np.square(counts).sum()) / slots - total**2
+            share = 1 / self.num_servers
+            return total * share, total * share * (1 - share) + spread * share**2
+        if self.arrivals == "poisson":
+            return mean, mean
+        calm, burst = self._rates
+        share = burst_share(self.burst_slots, self.calm_slots)
+        switches = 1 / self.burst_slots + 1 / self.calm_slots
+        return mean, mean + share * (1 - share) * (burst - calm) ** 2 * (2 - switches) / switches
+
+    @property
+    def _rates(self) -> tuple[float, ...]:
+        """Tasks of a base station in a slot, in each state of the arrival process."""
+        mean = self.num_tasks * self.arrival_prob
+        if self.arrivals == "poisson":
+            return (mean,)
+        return burst_rates(mean, self.burst_intensity, burst_share(self.burst_slots, self.calm_slots))
+
+    def require_trace(self) -> Trace:
+        """The trace, of a scenario that has one."""
+        assert self.trace is not None
+        return self.trace
+
+    @property
+    def trace_slots(self) -> np.ndarray:
+        """`[requests]`, whole floats: the slot of each request of the trace, from 0."""
+        return self.require_trace().log.slots(self.slot_duration * self.time_scale)
+
+    @property
+    def _trace_counts(self) -> np.ndarray:
+        """Requests of each slot of the trace that has some."""
+        starts = np.flatnonzero(np.diff(self.trace_slots, prepend=-1.0))
+        return np.diff(starts, append=len(self.trace_slots)).astype(float)
+
     def shape(self, max_tasks: int | None = None) -> Shape:
-        """The static part; `max_tasks` pads the task positions, so that num_tasks can be swept."""
-        return Shape(self.num_servers, max(self.num_tasks, max_tasks or 0), self.num_slots)
+        """The static part; `max_tasks` pads the task positions, so that their number can be swept."""
+        max_tasks = max(self.num_positions, max_tasks or 0)
+        return Shape(self.num_servers, max_tasks, self.num_slots, self.arrivals)
 
     def params(self, dtype: Any = np.float32) -> Params:
         """The traced part, as NumPy arrays of one dtype."""
@@ -167,7 +259,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Named scenarios, as the fields that differ from the default; the capacity sets are the published ones."""
 
 
-def load_scenario(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenario:
+def load_scenario(
+    source: str | Path, overrides: Mapping[str, Any] | None = None, trace: str | None = None
+) -> Scenario:
     """A scenario from a preset's name or a TOML file, with some fields replaced.
 
     A file holds fields of `Scenario` at its top level, and may name a preset to start from:
@@ -175,10 +269,18 @@ def load_scenario(source: str | Path, overrides: Mapping[str, Any] | None = None
         preset = "capacity-10-30-50-70-90"
         arrival_prob = 0.5
 
+    A table `trace` holds fields of `Trace`; its file is looked up beside the TOML file.
+
+    Args:
+      trace: a request log, in place of that of the table.
+
     Raises:
       InputError: no such preset or file, malformed TOML, or a field that `Scenario` refuses.
     """
-    base = PRESETS[str(source)] if str(source) in PRESETS else _read_toml(Path(source))
+    base = dict(PRESETS[str(source)]) if str(source) in PRESETS else _read_toml(Path(source))
+    if trace is not None:
+        table = base.get("trace", {})
+        base |= {"arrivals": "trace", "trace": table | {"file": trace} if isinstance(table, dict) else table}
     fields = {**base, **(overrides or {})}
     check_fields(fields)
     return Scenario(**fields)
@@ -205,6 +307,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
     preset = fields.pop("preset", "default")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError(f"preset: {preset!r} in {path}; legal: {', '.join(PRESETS)}")
+    table = fields.get("trace")
+    if isinstance(table, dict) and isinstance(table.get("file"), str):
+        table["file"] = str(path.parent / table["file"])
     return PRESETS[preset] | fields
 
 
@@ -215,6 +320,24 @@ def _numbers(name: str, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_numbers(name, v) for v in value)
     return check_number(name, value)
+
+
+def _check_slots(scenario: Scenario) -> None:
+    """The trace must hold an episode, and its slots be few enough to be counted."""
+    if scenario.trace is None:
+        raise InputError(
+            "arrivals: 'trace'; legal with a trace: --trace FILE, or a table [trace] with its file"
+        )
+    length, span = scenario.slot_duration * scenario.time_scale, scenario.trace.log.seconds[-1]
+    if span / length >= 2**30:
+        raise InputError(
+            f"time_scale: {scenario.time_scale:g}; legal for this trace: from {span / 2**30 / length:g}"
+        )
+    if scenario.num_slots > span // length + 1:
+        raise InputError(
+            f"num_slots: {scenario.num_slots} of {length:g} s of the trace, which covers {span:g} s; "
+            "legal: fewer, or a smaller time_scale"
+        )
 
 
 def _check_length(name: str, value: Any, num_servers: int, max_depth: int) -> None:

@@ -164,7 +164,7 @@ def reduction_interval(
             return np.where(denominator == 0, np.nan, 1 - numerator / denominator)
 
     interval = _bca(share, len(method), rng, confidence, resamples, expand=True)
-    return Interval(*(bound.reshape(method.shape[1:]) for bound in interval))
+    return Interval(*(bound.reshape(method.shape[1:])[()] for bound in interval))  # a number of one column
 
 
 def probability_of_improvement(

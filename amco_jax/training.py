@@ -33,7 +33,7 @@ from amco_jax.env import Decision, Physics
 from amco_jax.kernel import Totals, slot_step, tasks_of_slot
 from amco_jax.random import Stream, fold_in, stream, uniform
 from amco_jax.scenario import Params, Shape
-from amco_jax.workload import bernoulli
+from amco_jax.workload import Tables, Workload, workload_of
 
 FIRST_TRAINING_EPISODE = 1
 """Episode 0 of a seed is kept for evaluation, on arrivals that no training has seen."""
@@ -83,17 +83,20 @@ def train_episode(
     seed: UInt32[Array, ""],
     episode: Int[Array, ""],
     state: TrainingState,
+    tables: Tables = Tables(),  # noqa: B008  # immutable
 ) -> tuple[TrainingState, Curve]:
     """One episode of training.
 
     Args:
       episode: from 0; must be the same for all seeds of a batch.
+      tables: what the workload takes from the host, see `amco_jax.workload`.
 
     Source: published code. The target network, exploration and replay follow `agents/dqn.py`.
     """
     dqn, num_servers = method.dqn, shape.num_servers
     space = dqn.actions(num_servers)
-    workload = bernoulli(params, shape.max_tasks, seed, FIRST_TRAINING_EPISODE + episode)
+    workload = workload_of(shape, params, tables, seed, FIRST_TRAINING_EPISODE + episode)
+    num_positions = workload.num_positions(params)
     step = slot_step(shape, params, physics, method, workload, _keep_reward)
     scale = input_scale(hyper, params)
     exploration, draws = (
@@ -122,7 +125,7 @@ def train_episode(
         coming = _first_sizes(params, workload, t + 1, num_servers)
         write = jax.vmap(store, in_axes=(0, None, None, None, 0, 0, None, None, 0, 0))
         replay = write(
-            state.replay, t > 0, row_number, params.num_tasks, sizes, coming, backlog, next_backlog,
+            state.replay, t > 0, row_number, num_positions, sizes, coming, backlog, next_backlog,
             action, served.decisions,
         )  # fmt: skip
 
@@ -133,7 +136,7 @@ def train_episode(
             def of_station(learner, replay, key):
                 uniforms = uniform(key, jnp.arange(dqn.batch_size), backlog.dtype)
                 batch, filled = sample(
-                    replay, row_number, hyper.replay_rows, params.num_tasks, hyper.replay_capacity, uniforms
+                    replay, row_number, hyper.replay_rows, num_positions, hyper.replay_capacity, uniforms
                 )
                 return *learn(dqn, hyper, scale, learner, batch, filled > 0), filled > 0
 
@@ -160,7 +163,9 @@ def _keep_reward(decision: Decision) -> Array:
     return decision.reward
 
 
-def _first_sizes(params: Params, workload: Any, t: Array, num_servers: int) -> Float[Array, " num_servers"]:
+def _first_sizes(
+    params: Params, workload: Workload, t: Array, num_servers: int
+) -> Float[Array, " num_servers"]:
     """d at position 0 of each base station in slot `t`, Mbit, 0 where it is empty."""
 
     def of_station(b) -> Array:

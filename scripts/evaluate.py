@@ -9,10 +9,9 @@ from typing import Annotated
 import tyro
 
 from amco_jax.cli import OutputArguments, load_method, run
-from amco_jax.experiment.axes import apply_settings, parse_settings
+from amco_jax.experiment.axes import apply_settings, load_with_settings, parse_settings
 from amco_jax.experiment.evaluate import BASELINES, evaluate, load_run
 from amco_jax.report.terminal import print_evaluation
-from amco_jax.scenario import load_scenario
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +22,8 @@ class Arguments(OutputArguments):
     """A preset or a TOML file; by default the scenario of the training."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
     """field=value ..., on top of the scenario."""
+    trace: str | None = None
+    """A request log whose arrivals are played; its columns are mapped in the scenario file."""
     method: str | None = None
     """module:attribute of the trained method, where it is one of your own."""
     methods: tuple[str, ...] = BASELINES
@@ -37,10 +38,15 @@ class Arguments(OutputArguments):
 
 def main(args: Arguments) -> None:
     trained = load_run(args.run, None if args.method is None else load_method(args.method))
-    base = trained.scenario if args.scenario is None else load_scenario(args.scenario)
+    settings = parse_settings(args.set)
+    if args.scenario is None:
+        log = {} if args.trace is None else {"arrivals": "trace", "trace": {"file": args.trace}}
+        scenario = apply_settings(trained.scenario, log | settings)
+    else:
+        scenario = load_with_settings(args.scenario, settings, args.trace)
     result = evaluate(
         trained,
-        scenario=apply_settings(base, parse_settings(args.set)),
+        scenario=scenario,
         methods=[load_method(m) for m in args.methods],
         seeds=args.seeds,
         episodes=args.episodes,

@@ -16,7 +16,8 @@ from amco_jax.report.terminal import print_summary
 class Arguments(ScenarioArguments, OutputArguments):
     param: str
     """What to sweep: a scenario field (arrival_prob, deadline, num_tasks, num_servers, capacity, link_rate,
-    ...) or a scale (capacity_scale, link_rate_scale, task_size_scale, density_scale)."""
+    arrivals, time_scale of a trace, ...) or a scale (capacity_scale, link_rate_scale, task_size_scale,
+    density_scale)."""
     values: tuple[str, ...] | None = None
     """Values to take; capacities are written as 10-20-30-40-50. By default a range of the quantity."""
     methods: tuple[str, ...] = DEFAULT_METHODS

@@ -40,7 +40,7 @@ def totals_of(rows: list[np.ndarray]) -> Totals:
 def test_percentiles_are_numpy_s():
     rows = random_rows()
     found = percentiles(padded(rows), np.array([len(row) for row in rows], float))
-    assert found.shape == (3, len(rows))
+    assert found.shape == (len(PERCENTILES), len(rows))
     for column, row in zip(found.T, rows, strict=True):
         expected = (
             np.percentile(row.astype(np.float64), PERCENTILES) if len(row) else [np.nan] * len(PERCENTILES)
@@ -70,7 +70,7 @@ def test_a_quantity_over_no_task_is_nan():
     metrics = summarise(totals_of(rows), np.full((len(rows), 3), 0.5), padded(rows))
     empty = np.array([len(row) == 0 for row in rows])
     of_tasks = {name for name in metrics if not name.startswith(("num_tasks", "utilisation"))}
-    assert len(of_tasks) == 7
+    assert len(of_tasks) == 4 + len(PERCENTILES)
     for name in of_tasks:
         np.testing.assert_array_equal(np.isnan(metrics[name]), empty, err_msg=name)
     assert (metrics["num_tasks"][empty] == 0).all()

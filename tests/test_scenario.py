@@ -45,7 +45,7 @@ def assert_equal(a: Params, b: Params) -> None:
 
 def test_defaults_are_the_published_setting():
     scenario = Scenario()
-    assert scenario.shape() == (5, 50, 60)
+    assert scenario.shape() == (5, 50, 60, "bernoulli")
     params = scenario.params(np.float64)
     np.testing.assert_array_equal(params.capacity, [10, 20, 30, 40, 50])
     np.testing.assert_array_equal(params.link_rate, [[400, 425, 450, 475, 500]] * 5)
@@ -171,8 +171,8 @@ def test_replace_changes_some_fields():
     changed = Scenario().replace(arrival_prob=0.5, num_servers=3)
     assert (changed.arrival_prob, changed.num_tasks) == (0.5, 50)
     np.testing.assert_array_equal(changed.capacities, [10, 30, 50])
-    with pytest.raises(InputError, match="unknown field 'arrivals'"):
-        Scenario().replace(arrivals=0.5)
+    with pytest.raises(InputError, match="unknown field 'speed'"):
+        Scenario().replace(speed=0.5)
     with pytest.raises(InputError, match="deadline: -1"):
         Scenario().replace(deadline=-1)
 
@@ -182,7 +182,7 @@ def test_a_dictionary_makes_the_same_scenario():
         scenario = Scenario(**fields)
         written = scenario.to_dict()
         assert set(written) == {f.name for f in dataclasses.fields(Scenario)}
-        assert all(isinstance(value, int | float | list) for value in written.values())
+        assert all(value is None or isinstance(value, int | float | list | str) for value in written.values())
         again = Scenario(**written)
         assert again.shape() == scenario.shape()
         assert_equal(again.params(np.float64), scenario.params(np.float64))

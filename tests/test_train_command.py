@@ -438,7 +438,7 @@ def test_rules_run_through_the_arrivals_of_the_training(comparison: Any, result:
         np.testing.assert_array_equal(own[name], result.curves[name])
 
 
-def test_reductions_are_paired_seed_by_seed(comparison: Any):
+def test_reductions_are_those_of_the_means(comparison: Any):
     final = comparison.final.set_index(["physics", "method"])
     curves = comparison.curves
     for variant in ("published", "unified"):
@@ -448,9 +448,9 @@ def test_reductions_are_paired_seed_by_seed(comparison: Any):
         assert (own["reduction"], own["reduction_low"], own["reduction_high"]) == (0, 0, 0)
         for method in ("local", "all-servers"):
             row = final.loc[variant, method]
-            gain = 1 - makespan["drlcoedge"] / makespan[method]
+            gain = 1 - makespan["drlcoedge"].mean() / makespan[method].mean()
             np.testing.assert_allclose(row["makespan_s"], makespan[method].mean())
-            np.testing.assert_allclose(row["reduction"], gain.mean())
+            np.testing.assert_allclose(row["reduction"], gain)
             assert row["reduction_low"] <= row["reduction"] <= row["reduction_high"]
             assert row["n_seeds"] == SEEDS
 

@@ -73,7 +73,7 @@ def store(
     replay: Replay,
     wanted: Bool[Array, ""],
     row_number: Int[Array, ""],
-    num_tasks: Int[Array, ""],
+    num_positions: Int[Array, ""],
     size: Float[Array, " max_tasks"],
     next_size: Float[Array, ""],
     backlog: Float[Array, " num_servers"],
@@ -86,12 +86,12 @@ def store(
     Args:
       wanted: whether to write at all.
       row_number: rows written before this one; must be the same for all seeds of a batch.
-      num_tasks: N, after which positions are padding.
+      num_positions: after which positions are padding, see `Workload`.
       size: `[max_tasks]`, Mbit, 0 where empty.
       next_size: of position 0 in the next slot.
     """
     rows, max_tasks = replay.reward.shape
-    with_next = jnp.where(jnp.arange(max_tasks + 1) == num_tasks, next_size, jnp.append(size, 0))
+    with_next = jnp.where(jnp.arange(max_tasks + 1) == num_positions, next_size, jnp.append(size, 0))
     before = jnp.where(row_number > 0, replay.stored[(row_number - 1) % rows], 0)
     new = Replay(
         size=with_next,
@@ -109,7 +109,7 @@ def sample(
     replay: Replay,
     newest: Int[Array, ""],
     window: Int[Array, ""],
-    num_tasks: Int[Array, ""],
+    num_positions: Int[Array, ""],
     capacity: Int[Array, ""],
     uniforms: Float[Array, " batch"],
 ) -> tuple[Batch, Int[Array, ""]]:
@@ -118,7 +118,7 @@ def sample(
     Args:
       newest: row number of the last row written.
       window: rows to draw from at most, from `rows_for`; the replay may have more, for others' sake.
-      num_tasks: N, as given to `store`.
+      num_positions: as given to `store`.
       uniforms: `[batch]`, one draw from Uniform[0, 1) for each transition.
 
     Returns:
@@ -144,7 +144,7 @@ def sample(
         action=jax.tree.map(lambda a: a[row, position], replay.action),
         reward=replay.reward[row, position],
         next_size=replay.size[row, position + 1],
-        next_backlog=jnp.where(position == num_tasks - 1, then, now),
+        next_backlog=jnp.where(position == num_positions - 1, then, now),
     )
     return batch, filled
 
@@ -201,11 +201,14 @@ def _kth_bit(words: UInt32[Array, "batch words"], k: Int[Array, " batch"]) -> In
 
 
 def rows_for(capacity: int, scenario: Scenario) -> int:
-    """Rows that hold the last `capacity` tasks of a base station, up to five standard deviations."""
-    mean = scenario.num_tasks * scenario.arrival_prob
+    """Rows that hold the last `capacity` tasks of a base station, up to five standard deviations.
+
+    Of a trace, those of all its slots: in a quiet stretch of it, the rows hold fewer tasks.
+    """
+    mean, variance = scenario.count_moments
     if mean == 0:
         return 1
-    deviation = math.sqrt(mean * (1 - scenario.arrival_prob))
+    deviation = math.sqrt(variance)
     # The least x of x² · mean - 5 · x · deviation ≥ capacity, for x the root of the number of rows.
     root = (5 * deviation + math.sqrt(25 * deviation**2 + 4 * mean * capacity)) / (2 * mean)
     return min(math.ceil(root**2), _MOST_ROWS)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from amco_jax.errors import InputError, check_choice, check_number
-from amco_jax.scenario import Scenario
+from amco_jax.scenario import ARRIVALS, Scenario, load_scenario
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +23,12 @@ class Axis:
     values: tuple[Any, ...]
     """Swept by default"""
     apply: Callable[[Scenario, Any], Scenario]
+    arrivals: tuple[str, ...] = ARRIVALS
+    """The arrival processes that it means something to"""
 
 
-def _field(name: str, label: str, *values: Any) -> tuple[str, Axis]:
-    return name, Axis(label, values, lambda scenario, value: scenario.replace(**{name: value}))
+def _field(name: str, label: str, *values: Any, arrivals: tuple[str, ...] = ARRIVALS) -> tuple[str, Axis]:
+    return name, Axis(label, values, lambda scenario, value: scenario.replace(**{name: value}), arrivals)
 
 
 def _scale(name: str, label: str, *read: tuple[str, Callable[[Scenario], Any]]) -> tuple[str, Axis]:
@@ -40,10 +42,11 @@ def _scale(name: str, label: str, *read: tuple[str, Callable[[Scenario], Any]]) 
 
 
 _TENTHS = tuple(k / 10 for k in range(1, 11))
+_DRAWN = ("bernoulli", "poisson", "bursty")
 
 AXES: dict[str, Axis] = dict(
     [
-        _field("arrival_prob", "arrival probability", *_TENTHS),
+        _field("arrival_prob", "arrival probability", *_TENTHS, arrivals=_DRAWN),
         _field("deadline", "deadline [s]", *_TENTHS),
         _field("num_tasks", "task positions per base station and slot", *range(10, 101, 10)),
         _field("num_servers", "edge servers", 2, 3, 4, 5, 6, 8, 10),
@@ -62,6 +65,16 @@ AXES: dict[str, Axis] = dict(
         _field("task_size_max", "largest task [Mbit]", 2.0, 3.5, 5.0, 6.5, 8.0),
         _field("density_min", "least density [Gcycles/Mbit]", 0.05, 0.1, 0.15, 0.2, 0.25, 0.3),
         _field("density_max", "largest density [Gcycles/Mbit]", 0.15, 0.2, 0.25, 0.3, 0.35, 0.4),
+        _field("arrivals", "arrivals", *_DRAWN),
+        _field("burst_intensity", "rate in bursts over that in calm", 1, 2, 5, 10, 20, arrivals=("bursty",)),
+        _field("burst_slots", "mean duration of a burst [slots]", 1, 2, 5, 10, 20, arrivals=("bursty",)),
+        _field("calm_slots", "mean duration of calm [slots]", 5, 10, 15, 20, 30, arrivals=("bursty",)),
+        _field(
+            "time_scale",
+            "seconds of the trace in a second of the simulation",
+            *(600.0, 1200.0, 1800.0, 2700.0, 3600.0),
+            arrivals=("trace",),
+        ),
         _scale("capacity_scale", "capacity scale", ("capacity", lambda s: s.capacities)),
         _scale("link_rate_scale", "link rate scale", ("link_rate", lambda s: s.link_rates)),
         _scale(
@@ -139,11 +152,30 @@ def apply_settings(scenario: Scenario, settings: Mapping[str, Any]) -> Scenario:
     Raises:
       InputError: a value that `Scenario` refuses.
     """
-    fields = {f.name for f in dataclasses.fields(Scenario)}
-    scenario = scenario.replace(**{name: value for name, value in settings.items() if name in fields})
-    for name, value in settings.items():
-        if name not in fields:
-            scenario = get_axis(name).apply(scenario, value)
+    fields, scales = _split(settings)
+    return _apply_scales(scenario.replace(**fields), scales)
+
+
+def load_with_settings(source: str, settings: Mapping[str, Any], trace: str | None = None) -> Scenario:
+    """What `load_scenario` loads, with settings applied as in `apply_settings`.
+
+    Raises:
+      InputError: a source or a value that is refused.
+    """
+    fields, scales = _split(settings)
+    return _apply_scales(load_scenario(source, fields, trace), scales)
+
+
+def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fields and scales."""
+    names = {f.name for f in dataclasses.fields(Scenario)}
+    fields = {name: value for name, value in settings.items() if name in names}
+    return fields, {name: value for name, value in settings.items() if name not in names}
+
+
+def _apply_scales(scenario: Scenario, scales: Mapping[str, Any]) -> Scenario:
+    for name, value in scales.items():
+        scenario = get_axis(name).apply(scenario, value)
     return scenario
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from amco_jax.agents.methods import Method, get_methods
 from amco_jax.env import UNIFIED
 from amco_jax.errors import check_whole
-from amco_jax.experiment.blocks import blocks_of
+from amco_jax.experiment.blocks import blocks_of, inputs_of
 from amco_jax.experiment.provenance import provenance
 from amco_jax.experiment.simulate import LANES, block_program, simulate
 from amco_jax.experiment.trainer import LANES as TRAINING_LANES
@@ -65,7 +65,7 @@ def bench(
     rows = [_bench_rule(m, seeds, repeats, scenario) for m in chosen if m.training is None]
     trained = [_bench_training(m, trained_seeds, repeats, scenario) for m in chosen if m.training is not None]
     figures = {"methods": rows, "training": trained}
-    return {"kind": "bench", "scenario": scenario.to_dict()} | figures | provenance(started)
+    return {"kind": "bench", "scenario": scenario.to_dict()} | figures | provenance(started, scenario)
 
 
 def _bench_training(method: Method, seeds: int, repeats: int, scenario: Scenario) -> dict[str, Any]:
@@ -104,11 +104,12 @@ def _bench_rule(method: Method, seeds: int, repeats: int, scenario: Scenario) ->
     method.check(scenario.num_servers)
     per_device = -(-seeds // (LANES * jax.local_device_count()))
     blocks = per_device * jax.local_device_count()
-    params = jax.tree.map(lambda leaf: np.stack([leaf] * blocks), scenario.params())
+    given = inputs_of([scenario], [0], scenario.shape())
+    params = jax.tree.map(lambda leaf: np.stack([leaf] * blocks), given.cells[0])
     numbers = np.arange(blocks * LANES, dtype=np.uint32).reshape(blocks, LANES)
 
     start = time.perf_counter()
-    inputs = (params, numbers, None), (UNIFIED, np.int32(0)), None
+    inputs = (params, numbers, None), (UNIFIED, np.int32(0), given.tables), None
     compiled = block_program(scenario.shape(), method, keep_nothing).lower(*inputs).compile()
     compile_s = time.perf_counter() - start
     outputs, rollout_s = _timed(lambda: jax.block_until_ready(compiled(*inputs)), repeats)
@@ -117,7 +118,7 @@ def _bench_rule(method: Method, seeds: int, repeats: int, scenario: Scenario) ->
 
     speed = decisions / statistics.median(rollout_s)
     published = PUBLISHED_DECISIONS_PER_S.get(method.name) if scenario == Scenario() else None
-    positions = numbers.size * scenario.num_servers * scenario.num_tasks * scenario.num_slots
+    positions = numbers.size * scenario.num_servers * scenario.num_positions * scenario.num_slots
     return {
         "method": method.name,
         "seeds": numbers.size,

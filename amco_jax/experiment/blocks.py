@@ -9,7 +9,7 @@ fill the vector lanes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from amco_jax.scenario import Scenario, Shape
+from amco_jax.scenario import Params, Scenario, Shape
+from amco_jax.workload import Tables, tables_of
 
 ACCELERATOR_BLOCKS = 256
 """Blocks that run side by side on an accelerator; on a CPU core they run one after the other."""
@@ -41,12 +42,34 @@ def blocks_of(num_cells: int, first_seed: int, num_seeds: int, lanes: int) -> li
 
 
 def padded_shapes(scenarios: Sequence[Scenario]) -> list[Shape]:
-    """Shapes in which num_tasks is the largest among scenarios that agree otherwise."""
-    most: dict[tuple[int, int], int] = {}
-    for s in scenarios:
-        key = (s.num_servers, s.num_slots)
-        most[key] = max(most.get(key, 0), s.num_tasks)
-    return [s.shape(most[s.num_servers, s.num_slots]) for s in scenarios]
+    """Shapes in which the positions are as many as the most among scenarios that agree otherwise."""
+    shapes = [s.shape() for s in scenarios]
+    most: dict[Shape, int] = {}
+    for shape in shapes:
+        key = shape._replace(max_tasks=0)
+        most[key] = max(most.get(key, 0), shape.max_tasks)
+    return [shape._replace(max_tasks=most[shape._replace(max_tasks=0)]) for shape in shapes]
+
+
+class Inputs(NamedTuple):
+    """What programs take of scenarios of one shape."""
+
+    cells: dict[int, tuple[Params, Any]]
+    """By the number of the scenario: its `Params`, and its place in the tables"""
+    tables: Tables
+    """Of all of them, on all devices: traces are held once on each, whatever the number of blocks"""
+
+
+def inputs_of(scenarios: Sequence[Scenario], used: Iterable[int], shape: Shape) -> Inputs:
+    """The inputs for those scenarios of a sequence that are used."""
+    used = sorted(set(used))
+    cells = {cell: (scenarios[cell].params(), np.int32(place)) for place, cell in enumerate(used)}
+    tables = tables_of([scenarios[cell] for cell in used], shape)
+    return Inputs(cells, jax.device_put(tables, NamedSharding(_mesh(), PartitionSpec())))
+
+
+def _mesh() -> Mesh:
+    return Mesh(np.asarray(jax.local_devices()), ("blocks",))
 
 
 def chunks_of(
@@ -94,7 +117,7 @@ def over_blocks(function: Callable[..., Any]) -> Any:
         side_by_side = None if jax.default_backend() == "cpu" else ACCELERATOR_BLOCKS
         return lax.map(lambda b: function(b[0], shared, b[1]), (blocked, state), batch_size=side_by_side)
 
-    mesh, spec = Mesh(np.asarray(jax.local_devices()), ("blocks",)), PartitionSpec("blocks")
+    mesh, spec = _mesh(), PartitionSpec("blocks")
     sharded = jax.shard_map(
         device, mesh=mesh, in_specs=(spec, PartitionSpec(), spec), out_specs=spec, check_vma=False
     )

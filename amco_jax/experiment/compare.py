@@ -109,7 +109,7 @@ def compare(
             "episodes": episodes,
             "last": last,
             "scenario": scenario.to_dict(),
-        } | provenance(started)
+        } | provenance(started, scenario)
         if output is not None:
             output.add_rows(curves, "curves.parquet")
             final.to_csv(output.path("final.csv"), index=False)

@@ -178,7 +178,7 @@ def evaluate(
             "num_seeds": seeds,
             "episodes": episodes,
             "scenario": scenario.to_dict(),
-        } | provenance(started)
+        } | provenance(started, scenario)
         if output is not None:
             output.add_rows(results)
             summary.to_csv(output.path("summary.csv"), index=False)

@@ -15,13 +15,16 @@ from typing import Any
 
 import jax
 
+from amco_jax.scenario import Scenario
+
 _PACKAGES = ("amco-jax", "jax", "jaxlib", "numpy", "scipy", "pandas", "pyarrow")
 
 
-def provenance(started: float) -> dict[str, Any]:
+def provenance(started: float, scenario: Scenario) -> dict[str, Any]:
     """What a manifest says of how it came about; `started` is a `time.time()`."""
     device = jax.devices()[0]
-    return {
+    trace = {"trace": scenario.trace.log.report} if scenario.arrivals == "trace" and scenario.trace else {}
+    return trace | {
         "versions": package_versions(),
         "device": {
             "platform": device.platform,

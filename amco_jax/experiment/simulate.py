@@ -17,9 +17,11 @@ from amco_jax.agents.methods import Method
 from amco_jax.env import Physics
 from amco_jax.experiment.blocks import (
     Block,
+    Inputs,
     blocks_of,
     chunks_of,
     host_blocks,
+    inputs_of,
     over_blocks,
     padded_shapes,
     stack_blocks,
@@ -29,7 +31,7 @@ from amco_jax.kernel import Record, rollout
 from amco_jax.metrics import keep_makespan, summarise
 from amco_jax.random import Stream, fold_in, stream
 from amco_jax.scenario import Scenario, Shape
-from amco_jax.workload import bernoulli
+from amco_jax.workload import workload_of
 
 log = logging.getLogger(__name__)
 
@@ -97,12 +99,17 @@ def simulate(
         chunks = chunks_of(blocks, shapes, lanes, source.bytes_per_lane, source.memory)
     end = first_seed + num_seeds
 
+    @functools.cache
+    def inputs(shape: Shape) -> Inputs:
+        return inputs_of(scenarios, (i for i, each in enumerate(shapes) if each == shape), shape)
+
     def launch(shape: Shape, chunk: Sequence[Block], size: int) -> Any:
         agents = None if source is None else source.agents(shape, chunk, size)
-        params = {block.cell: scenarios[block.cell].params() for block in chunk}
-        stacked, seeds = stack_blocks(chunk, size, lanes, params)
+        cells, tables = inputs(shape)
+        stacked, seeds = stack_blocks(chunk, size, lanes, cells)
         program = block_program(shape, method, keep_makespan)
-        return jax.block_until_ready(program((stacked, seeds, agents), (physics, np.int32(episode)), None))
+        shared = physics, np.int32(episode), tables
+        return jax.block_until_ready(program((stacked, seeds, agents), shared, None))
 
     with ThreadPoolExecutor(max_workers=1) as host:
         pending = None
@@ -145,17 +152,18 @@ def block_program(shape: Shape, method: Method, record: Record) -> Any:
     """The jitted simulation of blocks of seeds, sharded over the local devices.
 
     Returns:
-      A function of (params, seeds, agents), leaves `[blocks, ...]`, where seeds and agents have a second axis
-      over lanes, of (physics, episode) and of None, to (totals, utilisation, records): leaves
-      `[blocks, lanes, ...]`, the records of an episode in one axis.
+      A function of ((params, place), seeds, agents), leaves `[blocks, ...]`, where seeds and agents have a
+      second axis over lanes, of (physics, episode, tables) and of None, to (totals, utilisation,
+      records): leaves `[blocks, lanes, ...]`, the records of an episode in one axis.
     """
 
     def block(blocked, shared, _):
-        params, seeds, agents = blocked
-        physics, number = shared
+        (params, place), seeds, agents = blocked
+        physics, number, tables = shared
+        own = tables.of(place)
 
         def episode(seed, agent):
-            workload = bernoulli(params, shape.max_tasks, seed, number)
+            workload = workload_of(shape, params, own, seed, number)
             key = fold_in(stream(seed, Stream.POLICY), number)
             out = rollout(shape, params, physics, method, workload, key, record, agent)
             return out.totals, out.utilisation, jax.tree.map(lambda x: x.reshape(-1), out.decisions)

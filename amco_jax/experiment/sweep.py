@@ -142,7 +142,7 @@ def sweep(
             else:
                 output.add_rows(frame)
         summary = _summary(moments, job)
-        manifest = job.describe() | {"units": len(units)} | provenance(started)
+        manifest = job.describe() | {"units": len(units)} | provenance(started, job.scenario)
         if output is not None:
             summary.to_csv(output.path("summary.csv"), index=False)
             for name, metric in FIGURES.items():

@@ -116,7 +116,7 @@ def train(
             lambda done: bar.update(task, completed=min(done, episodes * seeds)),
         )  # fmt: skip
         frame = _curve_frame(method.name, first_seed, curves)
-        manifest = job | provenance(started)
+        manifest = job | provenance(started, scenario)
         if output is not None:
             output.add_rows(frame, "curves.parquet")
             save_tree(output.path(AGENTS), agents)

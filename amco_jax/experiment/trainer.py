@@ -17,7 +17,7 @@ from amco_jax.agents.methods import Method
 from amco_jax.agents.replay import rows_for
 from amco_jax.agents.settings import Hyperparameters, Settings
 from amco_jax.env import Physics
-from amco_jax.experiment.blocks import Block, host_blocks, over_blocks, stack_blocks
+from amco_jax.experiment.blocks import Block, host_blocks, inputs_of, over_blocks, stack_blocks
 from amco_jax.experiment.checkpoints import Journal, Saved
 from amco_jax.scenario import Scenario, Shape
 from amco_jax.training import Curve, start_training, train_episode
@@ -67,13 +67,12 @@ class Trainer:
           episodes: of the whole training.
         """
         rows = replay_rows(cells, [block.cell for block in chunk], episodes)
-        traced = {
-            block.cell: (cells[block.cell].scenario.params(), hyper(cells[block.cell])) for block in chunk
-        }
+        inputs = inputs_of([cell.scenario for cell in cells], (block.cell for block in chunk), shape)
+        traced = {cell: (own, hyper(cells[cell])) for cell, own in inputs.cells.items()}
         self.episode = 0
         self._chunk = chunk
         self._programs = _programs(shape, method, rows)
-        self._physics = physics
+        self._physics, self._tables = physics, inputs.tables
         (self._params, self._hyper), self._seeds = stack_blocks(chunk, size, LANES, traced)
         self.state = self._programs.start((self._params, self._hyper, self._seeds), None, None)
 
@@ -82,7 +81,7 @@ class Trainer:
         assert episodes <= SEGMENT
         self.state, curves = self._programs.advance(
             (self._params, self._hyper, self._seeds),
-            (self._physics, np.int32(self.episode), np.int32(episodes)),
+            (self._physics, np.int32(self.episode), np.int32(episodes), self._tables),
             self.state,
         )
         self.episode += episodes
@@ -128,33 +127,32 @@ class _Programs(NamedTuple):
 @functools.lru_cache(maxsize=32)
 def _programs(shape: Shape, method: Method, rows: int) -> _Programs:
     def start(blocked, _, __):
-        params, hyper, seeds = blocked
-        del params
+        _, hyper, seeds = blocked
         return jax.vmap(lambda seed: start_training(shape, method, hyper, rows, seed))(seeds)
 
     def advance(blocked, shared, state):
-        params, hyper, seeds = blocked
-        physics, first, episodes = shared
+        (params, place), hyper, seeds = blocked
+        physics, first, episodes, tables = shared
+        own = tables.of(place)
 
         def episode(i, carry):
             state, curves = carry
 
             def one(seed, of_seed):
-                return train_episode(shape, params, physics, method, hyper, seed, first + i, of_seed)
+                return train_episode(shape, params, physics, method, hyper, seed, first + i, of_seed, own)
 
             state, curve = jax.vmap(one)(seeds, state)
             return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), curves, curve)
 
-        one = jax.eval_shape(
-            lambda: train_episode(
-                shape, params, physics, method, hyper, seeds[0], first, jax.tree.map(lambda x: x[0], state)
-            )[1]
+        of_first = jax.tree.map(lambda leaf: leaf[0], state)
+        _, one = jax.eval_shape(
+            lambda: train_episode(shape, params, physics, method, hyper, seeds[0], first, of_first, own)
         )
         empty = jax.tree.map(lambda x: jnp.zeros((SEGMENT, seeds.shape[0]), x.dtype), one)
         return lax.fori_loop(0, episodes, episode, (state, empty))
 
     def agents(blocked, _, __):
-        params, hyper, state = blocked
+        (params, _), hyper, state = blocked
         return jax.vmap(jax.vmap(lambda learner: acting(hyper, params, learner).weights))(state.learner)
 
     return _Programs(over_blocks(start), over_blocks(advance), over_blocks(agents))

@@ -110,7 +110,11 @@ class Job:
 
     def plan(self) -> dict[str, Any]:
         """Everything that the rows depend on, and how they are cut into units."""
+        scenario = self.scenario.to_dict()
+        if self.scenario.trace is not None:  # what counts is its digest
+            del scenario["trace"]["file"]
         return self.describe() | {
+            "scenario": scenario,
             "unit_seconds": self.unit_seconds,
             "code": code_version(),
             "versions": package_versions(),
@@ -146,6 +150,11 @@ def checked_job(
         episodes, unit_seconds,
     )  # fmt: skip
     for each in job.scenarios:  # which checks the values
+        if each.arrivals not in job.axis.arrivals:
+            raise InputError(
+                f"param: {param} means nothing to arrivals = {each.arrivals}; "
+                f"legal: arrivals = {' or '.join(job.axis.arrivals)}"
+            )
         for method in chosen:
             method.check(each.num_servers)
     if len(set(job.labels)) < len(job.labels):
@@ -170,7 +179,7 @@ def units_of(job: Job) -> list[Unit]:
         total, group, spent = job.seeds_of(method), [], 0.0
         rounds = 1 if method.training is None else _TRAINING_COST * (job.episodes + 1)
         for i, scenario in enumerate(job.scenarios):
-            positions = scenario.num_servers * scenario.num_tasks * scenario.num_slots
+            positions = scenario.num_servers * scenario.num_positions * scenario.num_slots
             per_seed = positions * rounds / _POSITIONS_PER_S
             seconds = per_seed * total
             if group and spent + seconds > job.unit_seconds:

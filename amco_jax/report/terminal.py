@@ -113,7 +113,18 @@ def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
 def _print(table: Table, manifest: dict[str, Any]) -> None:
     console, device = Console(), manifest["device"]
     console.print(table)
+    if "trace" in manifest:
+        console.print(_trace_line(manifest["trace"]), soft_wrap=True)
     console.print(f"{manifest['wall_time_s']:.1f} s on {device['count']} × {device['kind']}")
+
+
+def _trace_line(report: dict[str, Any]) -> str:
+    """What was used of a request log, and what was not, by cause."""
+    left_out = ", ".join(f"{cause} {count:,}" for cause, count in report["left_out"].items())
+    used = f"{report['used']:,} of {report['rows']:,} requests of {report['file']} used"
+    swallowed = report["lines_within_quotes"]
+    noted = f"; {swallowed:,} lines stand inside quoted cells" if swallowed else ""
+    return f"{used}; left out: {left_out or 'none'}{noted}"
 
 
 def _interval(mean: float, low: float, high: float, digits: int = 4) -> str:

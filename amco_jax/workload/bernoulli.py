@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
 from amco_jax.env import Task
-from amco_jax.random import Key, Stream, bits, fold_in, rehash, stream, uniform, unit
+from amco_jax.random import Key, Stream, bits, fold_in, stream, unit
 from amco_jax.scenario import Params
+from amco_jax.workload.tasks import drawn_density, drawn_size
 
 
 @jax.tree_util.register_dataclass
@@ -23,6 +24,10 @@ class Bernoulli:
     density: Float[Array, " max_tasks"]
     """ρ_n, Gcycles/Mbit: of the position, the same in all slots and at all base stations"""
 
+    def num_positions(self, params: Params) -> Array:
+        """N."""
+        return params.num_tasks
+
     def row(self, params: Params, t: Array, b: Array) -> tuple[tuple[Array, Array], Callable[..., Task]]:
         """The positions of base station `b` in slot `t`; those from num_tasks on stay empty."""
         key = fold_in(fold_in(self.arrivals, t), b)
@@ -33,7 +38,7 @@ class Bernoulli:
             # A task's size does not depend on p: the same tasks come, only more of them, as p is swept.
             draw = bits(key, n)
             present = (unit(draw, dtype) < params.arrival_prob) & (n < params.num_tasks)
-            size = _between(params.task_size_min, params.task_size_max, unit(rehash(draw), dtype))
+            size = drawn_size(params, draw)
             return Task(present=present, size=size, work=size * density)
 
         return (jnp.arange(self.density.shape[0]), self.density), task_at
@@ -41,12 +46,7 @@ class Bernoulli:
 
 def bernoulli(params: Params, max_tasks: int, seed: UInt32[Array, ""], episode: int | Array = 0) -> Bernoulli:
     """The workload of a seed: densities drawn once per seed, arrivals anew in each episode."""
-    draws = uniform(stream(seed, Stream.DENSITY), jnp.arange(max_tasks), params.density_min.dtype)
     return Bernoulli(
         arrivals=fold_in(stream(seed, Stream.ARRIVAL), episode),
-        density=_between(params.density_min, params.density_max, draws),
+        density=drawn_density(params, stream(seed, Stream.DENSITY), jnp.arange(max_tasks)),
     )
-
-
-def _between(low: Array, high: Array, fraction: Array) -> Array:
-    return low + (high - low) * fraction

@@ -23,6 +23,11 @@ class Recorded:
     density: Float[Array, " max_tasks"]
     """ρ_n, Gcycles/Mbit"""
 
+    def num_positions(self, params: Params) -> int:
+        """All of them."""
+        del params
+        return self.size.shape[-1]
+
     def row(self, params: Params, t: Array, b: Array) -> tuple[tuple[Array, Array], Callable[..., Task]]:
         """The recorded positions of base station `b` in slot `t`."""
         del params

@@ -1,0 +1,45 @@
+"""Tasks whose size and density are drawn, each from one random number of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt32
+
+from amco_jax.random import Key, rehash, uniform, unit
+from amco_jax.scenario import Params
+
+
+def between(low: Array, high: Array, fraction: Array) -> Array:
+    """Linear between two bounds."""
+    return low + (high - low) * fraction
+
+
+def drawn_size(params: Params, draw: UInt32[Array, ""]) -> Float[Array, ""]:
+    """d, Mbit, uniform between the scenario's bounds; the draw's own top bits stay free for other use."""
+    return between(params.task_size_min, params.task_size_max, unit(rehash(draw), params.task_size_min.dtype))
+
+
+def drawn_density(params: Params, key: Key, n: Array) -> Float[Array, ""]:
+    """ρ_n, Gcycles/Mbit, of one seed, uniform between the scenario's bounds."""
+    return between(params.density_min, params.density_max, uniform(key, n, params.density_min.dtype))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DrawnTasks:
+    """Tasks of N equally frequent kinds with the densities ρ_0, …, ρ_{N-1} of the Bernoulli positions."""
+
+    density: Key
+
+    def draw(self, params: Params, draw: UInt32[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Size [Mbit] and work [Gcycles] of the task of a random number.
+
+        The density is drawn again for each task: a lookup would be a gather in the innermost loop.
+        """
+        size = drawn_size(params, draw)
+        # Less than N also after rounding: the draw is at most 1 - 2⁻²⁴.
+        kind = (unit(draw, size.dtype) * params.num_tasks).astype(jnp.int32)
+        return size, size * drawn_density(params, self.density, kind)

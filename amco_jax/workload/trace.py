@@ -1,0 +1,127 @@
+"""Arrivals from a request log: each seed and episode plays a stretch of it, from a slot of its own on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, UInt32
+
+from amco_jax.env import Task
+from amco_jax.random import Key, Stream, bits, fold_in, stream, unit
+from amco_jax.scenario import Params, Scenario, Shape
+from amco_jax.workload.tasks import DrawnTasks
+
+
+class Requests(NamedTuple):
+    """The log in the order of time, with as many further entries as there are positions."""
+
+    user: Int[Array, " requests"]
+    size: Float[Array, " requests"] | None
+    """Mbit; None where sizes are drawn"""
+    work: Float[Array, " requests"] | None
+    """Gcycles; None where it is size times a drawn density"""
+
+
+class Slots(NamedTuple):
+    """How the slots of one scenario lie on the log."""
+
+    num_positions: Int[Array, ""]
+    """Most requests of a slot"""
+    num_starts: Int[Array, ""]
+    """Slots that an episode may start with"""
+    slot: Int[Array, " requests"]
+    """The slot of each request"""
+
+
+def requests_of(scenario: Scenario, max_tasks: int) -> Requests:
+    """The log of a scenario."""
+    log = scenario.require_trace().log
+
+    def padded(column: np.ndarray | None, dtype: Any) -> Any:
+        return None if column is None else np.pad(column.astype(dtype), (0, max_tasks), mode="edge")
+
+    return Requests(padded(log.user, np.int32), padded(log.size, np.float32), padded(log.work, np.float32))
+
+
+def slots_of(scenario: Scenario, max_tasks: int) -> Slots:
+    """The slots of a scenario."""
+    del max_tasks
+    slot = scenario.trace_slots.astype(np.int32)
+    starts = slot[-1] + 2 - scenario.num_slots
+    return Slots(np.int32(scenario.num_positions), np.int32(starts), slot)  # pyright: ignore
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """A stretch of a log.
+
+    The positions of a base station are all requests of the slot; those that come at other base stations leave
+    theirs empty. So no request is ever lost, and nothing of a log's length is held for each seed.
+    """
+
+    requests: Requests
+    most: Int[Array, ""]
+    """Requests of a slot"""
+    first: Int[Array, " num_slots+2"]
+    """Of each slot of the episode, the one after it, and the one after that: its first request"""
+    stations: Key
+    draws: Key
+    tasks: DrawnTasks
+    max_tasks: int = dataclasses.field(metadata={"static": True})
+
+    def num_positions(self, params: Params) -> Array:
+        """No slot of the log has more requests."""
+        del params
+        return self.most
+
+    def row(self, params: Params, t: Array, b: Array) -> tuple[Any, Callable[..., Task]]:
+        """The requests of slot `t` whose users are at base station `b`."""
+        first, count = self.first[t], self.first[t + 1] - self.first[t]
+        num_servers = params.capacity.shape[0]
+        here = jax.tree.map(lambda x: lax.dynamic_slice(x, (first,), (self.max_tasks,)), self.requests)
+
+        def task_at(position: tuple[Array, Requests]) -> Task:
+            n, request = position
+            station = (unit(bits(self.stations, request.user), jnp.float32) * num_servers).astype(jnp.int32)
+            size, work = self.tasks.draw(params, bits(self.draws, first + n))
+            if request.size is not None:
+                size, work = request.size, request.size * (work / size)
+            if request.work is not None:
+                work = request.work
+            return Task(present=(n < count) & (station == b), size=size, work=work)
+
+        return (jnp.arange(self.max_tasks), here), task_at
+
+
+def traced(
+    shape: Shape,
+    params: Params,
+    requests: Requests,
+    slots: Slots,
+    seed: UInt32[Array, ""],
+    episode: int | Array,
+) -> Traced:
+    """The workload of a seed: users and kinds of requests drawn once, the stretch anew in each episode."""
+    del params
+    key = stream(seed, Stream.TRACE)
+    windows, stations, draws = (fold_in(key, purpose) for purpose in range(3))
+    fraction = unit(bits(windows, episode), jnp.float32)
+    # Beyond 2²⁴ slots the product may round up to their number.
+    start = jnp.minimum((fraction * slots.num_starts).astype(jnp.int32), slots.num_starts - 1)
+    edges = start + jnp.arange(shape.num_slots + 2)
+    return Traced(
+        requests=requests,
+        most=slots.num_positions,
+        first=jnp.searchsorted(slots.slot, edges).astype(jnp.int32),
+        stations=stations,
+        draws=draws,
+        tasks=DrawnTasks(stream(seed, Stream.DENSITY)),
+        max_tasks=shape.max_tasks,
+    )
