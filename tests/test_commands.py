@@ -105,7 +105,7 @@ def test_quiet_is_quiet(tmp_path):
         (["--param", "deadline", "--methods"], ["methods"]),
         (["--param", "deadline", "--methods", "nowhere:METHOD"], ["nowhere:METHOD"]),
         (["--param", "deadline", "--seeds", "many"], ["--seeds", "many"]),
-        (["--param", "deadline", "--set", "capacity=1-2"], ["capacity", "(5,)"]),
+        (["--param", "deadline", "--set", "num_servers=3", "capacity=1-2"], ["capacity", "(3,)"]),
         (["--param", "deadline", "--scenario", "nowhere.toml"], ["nowhere.toml"]),
         (["--param", "deadline", "--out", "/dev/null/x"], ["/dev/null/x"]),
     ],
