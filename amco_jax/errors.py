@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,9 +43,20 @@ def check_whole(field: str, value: Any, low: int = 1, high: int | None = None) -
 
 def check_list(field: str, items: Any) -> list[Any]:
     """The items as a list; InputError if there are none, or if it is a text."""
-    if isinstance(items, str) or not len(items):
+    if isinstance(items, str) or not hasattr(items, "__len__") or not len(items):
         raise InputError(f"{field}: {_shown(items)}; legal: a list of at least one entry")
     return list(items)
+
+
+def check_table(field: str, value: Any, fields_of: type) -> Mapping[str, Any]:
+    """The value as a table of fields of a dataclass; InputError if it is no table, or has others."""
+    legal = [f.name for f in dataclasses.fields(fields_of)]
+    if not isinstance(value, Mapping):
+        raise InputError(f"{field}: {_shown(value)}; legal: a table of {', '.join(legal)}")
+    for name in value:
+        if name not in legal:
+            raise InputError(f"{field}: unknown field {name!r}; legal: {', '.join(legal)}")
+    return value
 
 
 def _shown(value: Any) -> str:

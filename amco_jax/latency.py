@@ -127,7 +127,7 @@ def read_table(table: str | Path) -> pd.DataFrame:
     Raises:
       InputError: no such table, or a bad row, by its line in the file.
     """
-    path = SHIPPED / f"{table}.csv" if table in shipped_tables() else Path(table)
+    path = table_path(table)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
@@ -182,6 +182,16 @@ def check_rows(
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write rows, checked first, as `read_table` reads them."""
     check_rows(rows, str(path)).to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def is_shipped(table: str | Path) -> bool:
+    """Whether this names a table that comes with the package."""
+    return table in shipped_tables()
+
+
+def table_path(table: str | Path) -> Path:
+    """The file of a table: a file, or a shipped table by name."""
+    return SHIPPED / f"{table}.csv" if is_shipped(table) else Path(table)
 
 
 def shipped_tables() -> list[str]:

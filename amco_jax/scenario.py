@@ -15,6 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from amco_jax.counts import burst_rates, burst_share, positions_for
 from amco_jax.errors import InputError, check_choice, check_number, check_whole
+from amco_jax.latency import is_shipped
+from amco_jax.service import ImageService, as_service
 from amco_jax.traces import Trace, as_trace
 
 MBIT_DENSITY = 1.024e-3
@@ -24,6 +26,7 @@ ARRIVALS = ("bernoulli", "poisson", "bursty", "trace")
 """The arrival processes, see docs/model.md"""
 
 MOST_POSITIONS = 1_000_000
+_MOST_ITEMS = 1_000_000
 
 
 class Shape(NamedTuple):
@@ -37,10 +40,22 @@ class Shape(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class ServiceParams:
+    """What an image service adds to `Params`; the size of a task is then a number of items, image batches."""
+
+    overhead: Float[Array, " num_servers"]
+    """Steps that each server adds to an item"""
+    whole: bool = dataclasses.field(metadata={"static": True})
+    """A task is split in whole items"""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Params:
     """Every quantity of a scenario that is not a shape: leaves of a pytree, traced under jit.
 
-    All floating leaves have one dtype, which is the precision of the simulation.
+    All floating leaves have one dtype, which is the precision of the simulation. With a service, an image
+    batch stands for the Mbit, and a denoising step of it for the Gcycle, in all of them.
     """
 
     num_tasks: Int[Array, ""]
@@ -61,6 +76,7 @@ class Params:
     """Gcycles/Mbit"""
     density_max: Float[Array, ""]
     """Gcycles/Mbit"""
+    service: ServiceParams | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,17 +130,22 @@ class Scenario:
     """A request log, or a table of the fields of `Trace`"""
     time_scale: float = 1.0
     """Seconds of the trace in a second of the simulation"""
+    service: ImageService | None = None
+    """An image service, or a table of the fields of `ImageService`. Sizes are then whole numbers of image
+    batches, densities are whole numbers of denoising steps, and the capacity is counted in steps/s"""
 
     def __post_init__(self):
         def clean(name: str, check: Callable[..., Any], *bounds: float) -> None:
             object.__setattr__(self, name, check(name, getattr(self, name), *bounds))
 
+        if self.service is not None:
+            object.__setattr__(self, "service", as_service(self.service))
         for name in ("capacity", "link_rate"):
             if getattr(self, name) is not None:
                 clean(name, _numbers)
         if self.num_servers is None:
-            inferred = len(self.capacity) or 5 if isinstance(self.capacity, tuple) else 5
-            object.__setattr__(self, "num_servers", inferred)
+            fleet = self.service.devices if self.service is not None else self.capacity
+            object.__setattr__(self, "num_servers", len(fleet) or 5 if isinstance(fleet, tuple) else 5)
         for name in ("num_servers", "num_tasks", "num_slots"):
             clean(name, check_whole, 1, 1_000_000)
         _check_length("capacity", self.capacity, self.num_servers, max_depth=1)
@@ -144,6 +165,8 @@ class Scenario:
         clean("time_scale", check_number)
         if self.arrivals == "trace":
             _check_slots(self)
+        if self.service is not None:
+            _check_items(self, self.service)
         if self.num_positions > MOST_POSITIONS:
             raise InputError(
                 f"arrivals: up to {self.num_positions} tasks at a base station in a slot; "
@@ -153,7 +176,7 @@ class Scenario:
     @property
     def capacities(self) -> np.ndarray:
         """`[num_servers]`, Gcycles/s."""
-        default = np.linspace(10.0, 50.0, self.num_servers)
+        default = np.linspace(10.0, 50.0, self.num_servers) if self.service is None else self.service.capacity
         capacity = np.asarray(default if self.capacity is None else self.capacity, float)
         return np.broadcast_to(capacity, self.num_servers)
 
@@ -227,9 +250,15 @@ class Scenario:
     def params(self, dtype: Any = np.float32) -> Params:
         """The traced part, as NumPy arrays of one dtype."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(Params)}
+        service = values.pop("service")
         values |= {"capacity": self.capacities, "link_rate": self.link_rates}
+        if service is not None:
+            values["link_rate"] = self.link_rates / service.batch_mbit
         leaves: dict[str, Any] = {name: np.asarray(value, dtype) for name, value in values.items()}
         leaves["num_tasks"] = np.asarray(self.num_tasks, np.int32)
+        if service is not None:
+            overhead: Any = np.asarray(service.overhead, dtype)
+            leaves["service"] = ServiceParams(overhead, whole=service.split == "whole")
         return Params(**leaves)
 
     def replace(self, **changes: Any) -> Scenario:
@@ -255,8 +284,23 @@ PRESETS: dict[str, dict[str, Any]] = {
     "capacity-10-20-30-40-50": {"capacity": (10, 20, 30, 40, 50)},
     "capacity-10-25-40-55-70": {"capacity": (10, 25, 40, 55, 70)},
     "capacity-10-30-50-70-90": {"capacity": (10, 30, 50, 70, 90)},
+    "jetson-sd15": {
+        "service": {"devices": ("NVIDIA Jetson AGX Orin",) * 3 + ("NVIDIA Jetson Xavier NX",) * 2},
+        "trace": {"size": "num_images_per_prompt", "density": "num_inference_steps"},
+        "num_tasks": 6,
+        "slot_duration": 60.0,
+        "deadline": 60.0,
+        "task_size_min": 1.0,
+        "task_size_max": 4.0,
+        "density_min": 20.0,
+        "density_max": 20.0,
+    },
 }
-"""Named scenarios, as the fields that differ from the default; the capacity sets are the published ones."""
+"""Named scenarios, as the fields that differ from the default; a table `trace` counts where one is given.
+
+The capacity sets are the published ones, `jetson-sd15` is the published prototype: three Jetson AGX Orin and
+two Xavier NX, which repair images by Stable Diffusion 1.5. Its deadline, slots and rate of requests are ours.
+"""
 
 
 def load_scenario(
@@ -269,7 +313,8 @@ def load_scenario(
         preset = "capacity-10-30-50-70-90"
         arrival_prob = 0.5
 
-    A table `trace` holds fields of `Trace`; its file is looked up beside the TOML file.
+    A table `trace` holds fields of `Trace`, a table `service` those of `ImageService`, both over those of the
+    preset; the files in them are looked up beside the TOML file.
 
     Args:
       trace: a request log, in place of that of the table.
@@ -277,7 +322,15 @@ def load_scenario(
     Raises:
       InputError: no such preset or file, malformed TOML, or a field that `Scenario` refuses.
     """
-    base = dict(PRESETS[str(source)]) if str(source) in PRESETS else _read_toml(Path(source))
+    preset = str(source) if str(source) in PRESETS else None
+    base = {"preset": preset} if preset else _read_toml(Path(source))
+    base, given = dict(PRESETS[base.pop("preset")]), base
+    if "trace" not in given and trace is None:
+        base.pop("trace", None)
+    for name in ("trace", "service"):
+        if isinstance(given.get(name), dict):
+            given[name] = base.get(name, {}) | given[name]
+    base |= given
     if trace is not None:
         table = base.get("trace", {})
         base |= {"arrivals": "trace", "trace": table | {"file": trace} if isinstance(table, dict) else table}
@@ -304,13 +357,18 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise InputError(
             f"scenario: '{path}' is neither a preset ({', '.join(PRESETS)}) nor a readable file: {reason}"
         ) from error
-    preset = fields.pop("preset", "default")
+    preset = fields.setdefault("preset", "default")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError(f"preset: {preset!r} in {path}; legal: {', '.join(PRESETS)}")
-    table = fields.get("trace")
-    if isinstance(table, dict) and isinstance(table.get("file"), str):
-        table["file"] = str(path.parent / table["file"])
-    return PRESETS[preset] | fields
+    trace, service = fields.get("trace"), fields.get("service")
+    if isinstance(trace, dict) and isinstance(trace.get("file"), str):
+        trace["file"] = str(path.parent / trace["file"])
+    if isinstance(service, dict) and isinstance(service.get("tables"), list):
+        service["tables"] = [
+            str(path.parent / table) if isinstance(table, str) and not is_shipped(table) else table
+            for table in service["tables"]
+        ]
+    return fields
 
 
 def _numbers(name: str, value: Any) -> Any:
@@ -320,6 +378,30 @@ def _numbers(name: str, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_numbers(name, v) for v in value)
     return check_number(name, value)
+
+
+def _check_items(scenario: Scenario, service: ImageService) -> None:
+    """A server for each device, and whole numbers of batches and steps."""
+    if len(service.devices) != scenario.num_servers:
+        raise InputError(
+            f"num_servers: {scenario.num_servers}; legal: {len(service.devices)}, "
+            "one for each of service.devices"
+        )
+    for name in ("task_size_min", "task_size_max", "density_min", "density_max"):
+        value = getattr(scenario, name)
+        if not value.is_integer() or not 1 <= value <= _MOST_ITEMS:
+            raise InputError(
+                f"{name}: {value:g}; legal with a service: a whole number from 1 to {_MOST_ITEMS}, "
+                f"of {'image batches' if name.startswith('task') else 'steps'}"
+            )
+    if scenario.arrivals == "trace":
+        log = scenario.require_trace().log
+        for name, column in (("size", log.size), ("density", log.density)):
+            if column is not None and (np.any(column % 1) or column.max() > _MOST_ITEMS):
+                raise InputError(
+                    f"trace.{name}: some are no whole numbers up to {_MOST_ITEMS}; "
+                    "legal with a service: these alone"
+                )
 
 
 def _check_slots(scenario: Scenario) -> None:

@@ -7,7 +7,6 @@ import datetime
 import gzip
 import hashlib
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,13 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
 
-from amco_jax.errors import InputError, check_number
+from amco_jax.errors import InputError, check_number, check_table
 
 OPTIONAL = ("user", "status")
 """Columns that a file may lack if they are not named by the user"""
+
+NUMBERS = ("size", "density", "work")
+"""What columns may say of a task"""
 
 _LIMITS = 1e-9, 1e9
 _EPOCH_S = 1e8
@@ -36,6 +38,8 @@ class RequestLog:
     """`[requests]`, 0, 1, …; a request without user has a number that no other one has"""
     size: np.ndarray | None
     """`[requests]`, Mbit"""
+    density: np.ndarray | None
+    """`[requests]`, Gcycles/Mbit"""
     work: np.ndarray | None
     """`[requests]`, Gcycles"""
     report: dict[str, Any]
@@ -69,8 +73,12 @@ class Trace:
     """A number that the size of a task follows; without, sizes are drawn as in the scenario"""
     size_scale: float = 1.0
     """Mbit for each unit of it"""
+    density: str = ""
+    """A number that the density of a task follows; without, densities are drawn as in the scenario"""
+    density_scale: float = 1.0
+    """Gcycles/Mbit for each unit of it"""
     work: str = ""
-    """A number that the work of a task follows; without, it is size times a drawn density"""
+    """A number that the work of a task follows; without, it is size times density"""
     work_scale: float = 1.0
     """Gcycles for each unit of it"""
     sha256: str = ""
@@ -110,15 +118,10 @@ def as_trace(value: Any) -> Trace:
     """
     if isinstance(value, Trace):
         return value
-    legal = [f.name for f in dataclasses.fields(Trace)]
-    if not isinstance(value, Mapping):
-        raise InputError(f"trace: {str(value)[:60]!r}; legal: a table of {', '.join(legal)}")
-    for name in value:
-        if name not in legal:
-            raise InputError(f"trace: unknown field {name!r}; legal: {', '.join(legal)}")
-    if "file" not in value:
+    fields = check_table("trace", value, Trace)
+    if "file" not in fields:
         raise InputError("trace: no file; legal: a field 'file', or --trace FILE")
-    return Trace(**value)
+    return Trace(**fields)
 
 
 def _read(trace: Trace) -> RequestLog:
@@ -172,7 +175,7 @@ def _cells(trace: Trace, raw: bytes) -> tuple[dict[str, pd.Series], int]:
 def _columns(trace: Trace, names: list[str]) -> dict[str, str]:
     """The columns that are used, by field."""
     fields = {}
-    for field in ("time", "user", "status", "size", "work"):
+    for field in ("time", *OPTIONAL, *NUMBERS):
         name = getattr(trace, field)
         if name and name not in names:
             if field in OPTIONAL and name == getattr(Trace, field):
@@ -209,14 +212,14 @@ def _requests(trace: Trace, cells: dict[str, pd.Series], malformed: int, noted: 
     if np.any(usable & (seconds > 0)) and seconds[usable & (seconds > 0)].min() > _EPOCH_S:
         leave_out("time: zero", seconds == 0)
     numbers = {}
-    for field, scale in (("size", trace.size_scale), ("work", trace.work_scale)):
+    for field in NUMBERS:
         if field in cells:
             value = _numbers(cells[field])
             leave_out(f"{field}: empty", np.asarray(cells[field] == ""))
             leave_out(f"{field}: unreadable", np.isnan(value))
             leave_out(f"{field}: zero", value == 0)
             leave_out(f"{field}: negative", value < 0)
-            value = value * scale
+            value = value * getattr(trace, f"{field}_scale")
             leave_out(f"{field}: out of range", ~((value >= _LIMITS[0]) & (value <= _LIMITS[1])))
             numbers[field] = value
     left_out = {cause: count for cause, count in left_out.items() if count}
@@ -244,8 +247,7 @@ def _requests(trace: Trace, cells: dict[str, pd.Series], malformed: int, noted: 
     return RequestLog(
         seconds=seconds[order] - first,
         user=user,
-        size=numbers["size"][order] if "size" in numbers else None,
-        work=numbers["work"][order] if "work" in numbers else None,
+        **{field: numbers[field][order] if field in numbers else None for field in NUMBERS},
         report=report,
     )
 

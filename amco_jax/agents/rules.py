@@ -10,7 +10,8 @@ from jax import Array
 
 from amco_jax.agents.actions import nonempty_sets
 from amco_jax.agents.policy import TaskView
-from amco_jax.alloc import cwa, waterfill_support
+from amco_jax.alloc import cwa, waterfill, waterfill_support
+from amco_jax.env import split
 
 
 def random_pair(view: TaskView) -> Array:
@@ -57,7 +58,11 @@ def two_choices(view: TaskView) -> Array:
 
 def optimal(view: TaskView) -> Array:
     """The set of least makespan, by water-filling over all servers; greedy, task by task."""
-    return waterfill_support(view.wait, view.cost)
+    if view.params.service is None or not view.params.service.whole:
+        return waterfill_support(view.wait, view.cost)
+    # A server above the level of the water may still be the first to end a whole item.
+    fraction, _ = split(view.params, waterfill, view.task.size, view.wait, view.cost, all_servers(view))
+    return fraction > 0
 
 
 def optimal_admission(view: TaskView) -> Array:
@@ -75,8 +80,7 @@ def optimal_enumeration(view: TaskView) -> Array:
 
 
 def _makespan(view: TaskView, selected: Array) -> Array:
-    fraction = cwa(view.wait, view.cost, selected)
-    return jnp.max(jnp.where(selected, fraction * view.cost + view.wait, 0))
+    return split(view.params, cwa, view.task.size, view.wait, view.cost, selected)[1]
 
 
 def _pick(u: Array, size: int) -> Array:

@@ -1,6 +1,7 @@
 """The environment: physics of a base station, one decision, the end of a slot."""
 
 from amco_jax.env.physics import UNIFIED, Physics, Site, costs, site, waits
+from amco_jax.env.split import split
 from amco_jax.env.step import Decision, Queues, Task, close_slot, decide
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "costs",
     "decide",
     "site",
+    "split",
     "waits",
 ]

@@ -48,8 +48,8 @@ class Site:
     local: Bool[Array, " num_servers"]
     """One-hot: the server that sits at b."""
     seconds_per_gcycle: Float[Array, " num_servers"]
-    transfer: Float[Array, " num_servers"]
-    """s/Mbit charged as cost"""
+    per_mbit: Float[Array, " num_servers"]
+    """s/Mbit charged as cost beside the work: the transfer, and the overhead of a service"""
     pair_transfer: Float[Array, " num_servers"]
     """s/Mbit charged as cost where exactly two servers are selected"""
     link_growth: Float[Array, " num_servers"]
@@ -66,11 +66,12 @@ def site(params: Params, physics: Physics, b: Int[Array, ""]) -> Site:
     """The coefficients at base station `b` under one row of the physics table."""
     local = jnp.arange(params.capacity.shape[0]) == b
     per_mbit = 1 / params.link_rate[b]
+    extra = 0 if params.service is None else params.service.overhead / params.capacity
     zero, inf = jnp.zeros_like(per_mbit), jnp.full_like(params.deadline, jnp.inf)
     return Site(
         local=local,
         seconds_per_gcycle=1 / params.capacity,
-        transfer=jnp.where(local, zero, per_mbit),
+        per_mbit=jnp.where(local, zero, per_mbit) + extra,
         pair_transfer=jnp.where(local & physics.local_transfer_in_pair, per_mbit, zero),
         link_growth=jnp.where(local & ~jnp.asarray(physics.link_carries_local), zero, per_mbit),
         link_wait=jnp.where(local & ~jnp.asarray(physics.local_waits_for_link), zero, jnp.ones_like(zero)),
@@ -91,5 +92,15 @@ def waits(
 
 
 def costs(site: Site, size: Float[Array, ""], work: Float[Array, ""]) -> Float[Array, " num_servers"]:
-    """cost_i = w/f_i + [i≠b]·d/r_{b,i}: delay of the whole task on each server, s."""
-    return work * site.seconds_per_gcycle + size * site.transfer
+    """cost_i = (w + d·h_i)/f_i + [i≠b]·d/r_{b,i}: delay of the whole task on each server, s.
+
+    h_i is the overhead of server i in a service, 0 without one.
+    """
+    return work * site.seconds_per_gcycle + size * site.per_mbit
+
+
+def loads(
+    params: Params, size: Float[Array, ""], work: Float[Array, ""]
+) -> Float[Array, ""] | Float[Array, " num_servers"]:
+    """w + d·h_i: what the whole task loads on each server, Gcycles; one number without a service."""
+    return work if params.service is None else work + size * params.service.overhead

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from amco_jax.alloc import Allocator
-from amco_jax.env.physics import Physics, Site
+from amco_jax.env.physics import Physics, Site, loads
+from amco_jax.env.split import split
 from amco_jax.scenario import Params
 
 
@@ -76,14 +77,13 @@ def decide(
     """
     count = jnp.sum(selected, dtype=jnp.int32)
     cost = cost + jnp.where(count == 2, task.size, 0) * site.pair_transfer
-    fraction = allocator(wait, cost, selected)
-    finish = jnp.max(jnp.where(selected, fraction * cost + wait, 0))
+    fraction, finish = split(params, allocator, task.size, wait, cost, selected)
     rejected = count == 0
     missed = rejected | (finish > params.deadline)
     makespan = jnp.where(missed, params.deadline, finish)
     reward = jnp.where(missed, -params.deadline * physics.miss_penalty, -makespan)
 
-    placed = fraction * jnp.where(task.present, task.work, 0)
+    placed = fraction * jnp.where(task.present, loads(params, task.size, task.work), 0)
     sent = jnp.sum(fraction * site.link_growth) * jnp.where(task.present, task.size, 0)
     link_limit = jnp.where(task.present & (count >= 2), site.link_limit, jnp.inf)
     queues = Queues(

@@ -13,6 +13,8 @@ import numpy as np
 from amco_jax.errors import InputError, check_choice, check_number
 from amco_jax.scenario import ARRIVALS, Scenario, load_scenario
 
+_SERVICE_UNITS = {"Mbit": "image batches", "Gcycles/Mbit": "steps", "Gcycles/s": "steps/s"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
@@ -25,6 +27,16 @@ class Axis:
     apply: Callable[[Scenario, Any], Scenario]
     arrivals: tuple[str, ...] = ARRIVALS
     """The arrival processes that it means something to"""
+
+    def label_for(self, scenario: Scenario) -> str:
+        """The label in the units of the scenario: a service counts image batches and denoising steps."""
+        if scenario.service is None:
+            return self.label
+        for unit, of_service in _SERVICE_UNITS.items():
+            label = self.label.replace(f"[{unit}]", f"[{of_service}]")
+            if label != self.label:
+                return label
+        return self.label
 
 
 def _field(name: str, label: str, *values: Any, arrivals: tuple[str, ...] = ARRIVALS) -> tuple[str, Axis]:

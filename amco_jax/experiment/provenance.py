@@ -24,19 +24,26 @@ def provenance(started: float, scenario: Scenario) -> dict[str, Any]:
     """What a manifest says of how it came about; `started` is a `time.time()`."""
     device = jax.devices()[0]
     trace = {"trace": scenario.trace.log.report} if scenario.arrivals == "trace" and scenario.trace else {}
-    return trace | {
-        "versions": package_versions(),
-        "device": {
-            "platform": device.platform,
-            "kind": device.device_kind,
-            "count": jax.local_device_count(),
-        },
-        "host": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
-        "git_commit": _git_commit(),
-        "command": sys.argv,
-        "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
-        "wall_time_s": round(time.time() - started, 3),
-    }
+    service = {}
+    if scenario.service is not None:
+        service["service"] = scenario.service.report(scenario.density_min, scenario.density_max)
+    return (
+        trace
+        | service
+        | {
+            "versions": package_versions(),
+            "device": {
+                "platform": device.platform,
+                "kind": device.device_kind,
+                "count": jax.local_device_count(),
+            },
+            "host": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
+            "git_commit": _git_commit(),
+            "command": sys.argv,
+            "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
+            "wall_time_s": round(time.time() - started, 3),
+        }
+    )
 
 
 def package_versions() -> dict[str, str]:

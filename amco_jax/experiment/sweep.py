@@ -146,7 +146,9 @@ def sweep(
         if output is not None:
             summary.to_csv(output.path("summary.csv"), index=False)
             for name, metric in FIGURES.items():
-                save_figure(sweep_figure(summary, metric, job.axis.label), output.path(name))
+                save_figure(
+                    sweep_figure(summary, metric, job.axis.label_for(job.scenario)), output.path(name)
+                )
             output.finish(manifest)
     if out is None:
         return SweepResult(summary, manifest, rows=pd.concat(frames, ignore_index=True))

@@ -92,7 +92,7 @@ class Job:
         return {
             "kind": "sweep",
             "param": self.param,
-            "param_label": self.axis.label,
+            "param_label": self.axis.label_for(self.scenario),
             "values": self.labels,
             "methods": [m.name for m in self.methods],
             "physics": self.physics,
@@ -113,6 +113,8 @@ class Job:
         scenario = self.scenario.to_dict()
         if self.scenario.trace is not None:  # what counts is its digest
             del scenario["trace"]["file"]
+        if self.scenario.service is not None:
+            del scenario["service"]["tables"]
         return self.describe() | {
             "scenario": scenario,
             "unit_seconds": self.unit_seconds,

@@ -81,8 +81,8 @@ class Counted:
 
         def task_at(position: tuple[Array, Array]) -> Task:
             n, threshold = position
-            size, work = self.tasks.draw(params, bits(key, n))
-            return Task(present=draw > threshold, size=size, work=work)
+            size, density = self.tasks.draw(params, bits(key, n))
+            return Task(present=draw > threshold, size=size, work=size * density)
 
         return (jnp.arange(threshold.shape[0]), threshold), task_at
 

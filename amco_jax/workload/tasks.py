@@ -12,19 +12,23 @@ from amco_jax.random import Key, rehash, uniform, unit
 from amco_jax.scenario import Params
 
 
-def between(low: Array, high: Array, fraction: Array) -> Array:
-    """Linear between two bounds."""
-    return low + (high - low) * fraction
+def _between(params: Params, low: Array, high: Array, draw: Array) -> Array:
+    """A draw from [0, 1) as a uniform one between two bounds, of whole numbers in a service."""
+    if params.service is None:
+        return low + (high - low) * draw
+    return low + jnp.floor((high - low + 1) * draw)
 
 
 def drawn_size(params: Params, draw: UInt32[Array, ""]) -> Float[Array, ""]:
     """d, Mbit, uniform between the scenario's bounds; the draw's own top bits stay free for other use."""
-    return between(params.task_size_min, params.task_size_max, unit(rehash(draw), params.task_size_min.dtype))
+    fraction = unit(rehash(draw), params.task_size_min.dtype)
+    return _between(params, params.task_size_min, params.task_size_max, fraction)
 
 
 def drawn_density(params: Params, key: Key, n: Array) -> Float[Array, ""]:
     """ρ_n, Gcycles/Mbit, of one seed, uniform between the scenario's bounds."""
-    return between(params.density_min, params.density_max, uniform(key, n, params.density_min.dtype))
+    fraction = uniform(key, n, params.density_min.dtype)
+    return _between(params, params.density_min, params.density_max, fraction)
 
 
 @jax.tree_util.register_dataclass
@@ -35,11 +39,11 @@ class DrawnTasks:
     density: Key
 
     def draw(self, params: Params, draw: UInt32[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Size [Mbit] and work [Gcycles] of the task of a random number.
+        """Size [Mbit] and density [Gcycles/Mbit] of the task of a random number.
 
         The density is drawn again for each task: a lookup would be a gather in the innermost loop.
         """
         size = drawn_size(params, draw)
         # Less than N also after rounding: the draw is at most 1 - 2⁻²⁴.
         kind = (unit(draw, size.dtype) * params.num_tasks).astype(jnp.int32)
-        return size, size * drawn_density(params, self.density, kind)
+        return size, drawn_density(params, self.density, kind)

@@ -24,8 +24,10 @@ class Requests(NamedTuple):
     user: Int[Array, " requests"]
     size: Float[Array, " requests"] | None
     """Mbit; None where sizes are drawn"""
+    density: Float[Array, " requests"] | None
+    """Gcycles/Mbit; None where densities are drawn"""
     work: Float[Array, " requests"] | None
-    """Gcycles; None where it is size times a drawn density"""
+    """Gcycles; None where it is size times density"""
 
 
 class Slots(NamedTuple):
@@ -46,7 +48,8 @@ def requests_of(scenario: Scenario, max_tasks: int) -> Requests:
     def padded(column: np.ndarray | None, dtype: Any) -> Any:
         return None if column is None else np.pad(column.astype(dtype), (0, max_tasks), mode="edge")
 
-    return Requests(padded(log.user, np.int32), padded(log.size, np.float32), padded(log.work, np.float32))
+    numbers = (padded(column, np.float32) for column in (log.size, log.density, log.work))
+    return Requests(padded(log.user, np.int32), *numbers)
 
 
 def slots_of(scenario: Scenario, max_tasks: int) -> Slots:
@@ -90,11 +93,10 @@ class Traced:
         def task_at(position: tuple[Array, Requests]) -> Task:
             n, request = position
             station = (unit(bits(self.stations, request.user), jnp.float32) * num_servers).astype(jnp.int32)
-            size, work = self.tasks.draw(params, bits(self.draws, first + n))
-            if request.size is not None:
-                size, work = request.size, request.size * (work / size)
-            if request.work is not None:
-                work = request.work
+            size, density = self.tasks.draw(params, bits(self.draws, first + n))
+            size = size if request.size is None else request.size
+            density = density if request.density is None else request.density
+            work = size * density if request.work is None else request.work
             return Task(present=(n < count) & (station == b), size=size, work=work)
 
         return (jnp.arange(self.max_tasks), here), task_at
