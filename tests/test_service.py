@@ -54,12 +54,13 @@ def scenario_of(table: Path, split: str = "whole", **fields: Any) -> Scenario:
         "devices": [*MACHINES], "tables": [str(table)], "split": split,
         "input_mbit": INPUT_MBIT, "result_mbit": RESULT_MBIT,
     }  # fmt: skip
-    defaults: dict[str, Any] = {
+    values: dict[str, Any] = {
         "num_tasks": 3, "num_slots": 12, "slot_duration": 8.0, "deadline": 5.0, "arrival_prob": 0.5,
         "link_rate": (20.0, 30.0, 40.0), "task_size_min": 1.0, "task_size_max": 5.0,
         "density_min": 10.0, "density_max": 14.0,
     }  # fmt: skip
-    return Scenario(**(defaults | {"service": service} | fields))
+    values |= {"service": service} | fields
+    return Scenario(**values)
 
 
 def compositions(items: int, parts: int) -> list[tuple[int, ...]]:
@@ -111,7 +112,7 @@ def test_every_split_rounds_to_its_items_and_stays_close(allocator: str, num_ser
 
 
 def by_hand(scenario: Scenario, tasks: Any, decisions: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Makespans of the splits that were decided, and the least possible ones, event by event and image by image."""
+    """Makespans of the decided splits, and the least possible ones, event by event and image by image."""
     machines = list(MACHINES.values())
     rates, mbit = scenario.link_rates[0], INPUT_MBIT + RESULT_MBIT
     free = [0.0] * len(machines)  # when each machine has done what it has taken on
