@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from amco_jax.experiment.train import TrainResult, train
     from amco_jax.experiment.tune import TuneResult, tune
     from amco_jax.kernel import Episode, rollout
+    from amco_jax.params import Params
+    from amco_jax.presets import PRESETS, load_scenario
     from amco_jax.recording import load_recording, replay
     from amco_jax.runtime import configure
-    from amco_jax.scenario import PRESETS, Params, Scenario, load_scenario
+    from amco_jax.scenario import Scenario
 
 _MODULES = {
     "agents.methods": ("METHODS", "Method", "get_method", "trained_method"),
@@ -40,7 +42,9 @@ _MODULES = {
     "recording": ("load_recording", "replay"),
     "kernel": ("Episode", "rollout"),
     "runtime": ("configure",),
-    "scenario": ("PRESETS", "Params", "Scenario", "load_scenario"),
+    "params": ("Params",),
+    "presets": ("PRESETS", "load_scenario"),
+    "scenario": ("Scenario",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 
 class InputError(ValueError):
@@ -48,15 +50,24 @@ def check_list(field: str, items: Any) -> list[Any]:
     return list(items)
 
 
-def check_table(field: str, value: Any, fields_of: type) -> Mapping[str, Any]:
-    """The value as a table of fields of a dataclass; InputError if it is no table, or has others."""
-    legal = [f.name for f in dataclasses.fields(fields_of)]
+def from_table(field: str, value: Any, kind: type[T], required: str, hint: str) -> T:
+    """A dataclass of its own kind, or from a table of its fields; InputError if it is neither.
+
+    Args:
+      required: the field that a table must have.
+      hint: what is legal, for a table without it.
+    """
+    if isinstance(value, kind):
+        return value
+    legal = [f.name for f in dataclasses.fields(kind)]  # pyright: ignore[reportArgumentType]
     if not isinstance(value, Mapping):
         raise InputError(f"{field}: {_shown(value)}; legal: a table of {', '.join(legal)}")
     for name in value:
         if name not in legal:
             raise InputError(f"{field}: unknown field {name!r}; legal: {', '.join(legal)}")
-    return value
+    if required not in value:
+        raise InputError(f"{field}: no {required}; legal: {hint}")
+    return kind(**value)
 
 
 def _shown(value: Any) -> str:

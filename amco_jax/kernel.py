@@ -18,8 +18,8 @@ from jaxtyping import Array, Float, Int
 from amco_jax.agents.methods import Method
 from amco_jax.agents.policy import SlotView, TaskView
 from amco_jax.env import Decision, Physics, Queues, Task, close_slot, costs, decide, site, waits
+from amco_jax.params import Params, Shape
 from amco_jax.random import Key, fold_in
-from amco_jax.scenario import Params, Shape
 from amco_jax.unroll import unroll
 from amco_jax.workload import Workload
 

@@ -17,8 +17,9 @@ from amco_jax.alloc import Allocator
 from amco_jax.env import UNIFIED, Decision, Physics
 from amco_jax.errors import InputError, check_choice
 from amco_jax.kernel import Episode, rollout
+from amco_jax.params import Params, Shape
 from amco_jax.random import Stream, check_seed, stream
-from amco_jax.scenario import Params, Scenario, Shape
+from amco_jax.scenario import Scenario
 from amco_jax.workload import Recorded
 
 PRECISIONS = {"float32": np.float32, "float64": np.float64}

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import tomllib
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
 
 from amco_jax.counts import burst_rates, burst_share, positions_for
 from amco_jax.errors import InputError, check_choice, check_number, check_whole
-from amco_jax.latency import is_shipped
+from amco_jax.params import Params, ServiceParams, Shape
 from amco_jax.service import ImageService, as_service
 from amco_jax.traces import Trace, as_trace
 
@@ -27,56 +23,6 @@ ARRIVALS = ("bernoulli", "poisson", "bursty", "trace")
 
 MOST_POSITIONS = 1_000_000
 _MOST_ITEMS = 1_000_000
-
-
-class Shape(NamedTuple):
-    """What fixes array shapes, and so is static under jit."""
-
-    num_servers: int
-    max_tasks: int
-    num_slots: int
-    arrivals: str = "bernoulli"
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class ServiceParams:
-    """What an image service adds to `Params`; the size of a task is then a number of items, image batches."""
-
-    overhead: Float[Array, " num_servers"]
-    """Steps that each server adds to an item"""
-    whole: bool = dataclasses.field(metadata={"static": True})
-    """A task is split in whole items"""
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Params:
-    """Every quantity of a scenario that is not a shape: leaves of a pytree, traced under jit.
-
-    All floating leaves have one dtype, which is the precision of the simulation. With a service, an image
-    batch stands for the Mbit, and a denoising step of it for the Gcycle, in all of them.
-    """
-
-    num_tasks: Int[Array, ""]
-    slot_duration: Float[Array, ""]
-    """s"""
-    capacity: Float[Array, " num_servers"]
-    """Gcycles/s"""
-    link_rate: Float[Array, "num_servers num_servers"]
-    """Mbit/s, `[b, i]`: from base station b to edge server i."""
-    arrival_prob: Float[Array, ""]
-    deadline: Float[Array, ""]
-    """s"""
-    task_size_min: Float[Array, ""]
-    """Mbit"""
-    task_size_max: Float[Array, ""]
-    """Mbit"""
-    density_min: Float[Array, ""]
-    """Gcycles/Mbit"""
-    density_max: Float[Array, ""]
-    """Gcycles/Mbit"""
-    service: ServiceParams | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,97 +224,12 @@ class Scenario:
         }
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "capacity-10-15-20-25-30": {"capacity": (10, 15, 20, 25, 30)},
-    "capacity-10-20-30-40-50": {"capacity": (10, 20, 30, 40, 50)},
-    "capacity-10-25-40-55-70": {"capacity": (10, 25, 40, 55, 70)},
-    "capacity-10-30-50-70-90": {"capacity": (10, 30, 50, 70, 90)},
-    "jetson-sd15": {
-        "service": {"devices": ("NVIDIA Jetson AGX Orin",) * 3 + ("NVIDIA Jetson Xavier NX",) * 2},
-        "trace": {"size": "num_images_per_prompt", "density": "num_inference_steps"},
-        "num_tasks": 6,
-        "slot_duration": 60.0,
-        "deadline": 60.0,
-        "task_size_min": 1.0,
-        "task_size_max": 4.0,
-        "density_min": 20.0,
-        "density_max": 20.0,
-    },
-}
-"""Named scenarios, as the fields that differ from the default; a table `trace` counts where one is given.
-
-The capacity sets are the published ones, `jetson-sd15` is the published prototype: three Jetson AGX Orin and
-two Xavier NX, which repair images by Stable Diffusion 1.5. Its deadline, slots and rate of requests are ours.
-"""
-
-
-def load_scenario(
-    source: str | Path, overrides: Mapping[str, Any] | None = None, trace: str | None = None
-) -> Scenario:
-    """A scenario from a preset's name or a TOML file, with some fields replaced.
-
-    A file holds fields of `Scenario` at its top level, and may name a preset to start from:
-
-        preset = "capacity-10-30-50-70-90"
-        arrival_prob = 0.5
-
-    A table `trace` holds fields of `Trace`, a table `service` those of `ImageService`, both over those of the
-    preset; the files in them are looked up beside the TOML file.
-
-    Args:
-      trace: a request log, in place of that of the table.
-
-    Raises:
-      InputError: no such preset or file, malformed TOML, or a field that `Scenario` refuses.
-    """
-    preset = str(source) if str(source) in PRESETS else None
-    base = {"preset": preset} if preset else _read_toml(Path(source))
-    base, given = dict(PRESETS[base.pop("preset")]), base
-    if "trace" not in given and trace is None:
-        base.pop("trace", None)
-    for name in ("trace", "service"):
-        if isinstance(given.get(name), dict):
-            given[name] = base.get(name, {}) | given[name]
-    base |= given
-    if trace is not None:
-        table = base.get("trace", {})
-        base |= {"arrivals": "trace", "trace": table | {"file": trace} if isinstance(table, dict) else table}
-    fields = {**base, **(overrides or {})}
-    check_fields(fields)
-    return Scenario(**fields)
-
-
 def check_fields(fields: Mapping[str, Any]) -> None:
     """Raise InputError if one of the names is no field of `Scenario`."""
     legal = [f.name for f in dataclasses.fields(Scenario)]
     for name in fields:
         if name not in legal:
             raise InputError(f"scenario: unknown field '{name}'; legal fields: {', '.join(legal)}")
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"scenario: {path} is not valid TOML: {error}") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"scenario: '{path}' is neither a preset ({', '.join(PRESETS)}) nor a readable file: {reason}"
-        ) from error
-    preset = fields.setdefault("preset", "default")
-    if not isinstance(preset, str) or preset not in PRESETS:
-        raise InputError(f"preset: {preset!r} in {path}; legal: {', '.join(PRESETS)}")
-    trace, service = fields.get("trace"), fields.get("service")
-    if isinstance(trace, dict) and isinstance(trace.get("file"), str):
-        trace["file"] = str(path.parent / trace["file"])
-    if isinstance(service, dict) and isinstance(service.get("tables"), list):
-        service["tables"] = [
-            str(path.parent / table) if isinstance(table, str) and not is_shipped(table) else table
-            for table in service["tables"]
-        ]
-    return fields
 
 
 def _numbers(name: str, value: Any) -> Any:

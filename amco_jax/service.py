@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from amco_jax.errors import InputError, check_choice, check_list, check_number, check_table, check_whole
+from amco_jax.errors import InputError, check_choice, check_list, check_number, check_whole, from_table
 from amco_jax.latency import CONFIGURATION, Fit, find_service, is_shipped, read_table, table_path
 
 SPLITS = ("whole", "fluid")
@@ -142,9 +142,4 @@ def as_service(value: Any) -> ImageService:
     Raises:
       InputError: no table, an unknown field, no devices, or what `ImageService` refuses.
     """
-    if isinstance(value, ImageService):
-        return value
-    fields = check_table("service", value, ImageService)
-    if "devices" not in fields:
-        raise InputError("service: no devices; legal: a field 'devices', a list of names in its table")
-    return ImageService(**fields)
+    return from_table("service", value, ImageService, "devices", "a field 'devices', a list of names")

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
 
-from amco_jax.errors import InputError, check_number, check_table
+from amco_jax.errors import InputError, check_number, from_table
 
 OPTIONAL = ("user", "status")
 """Columns that a file may lack if they are not named by the user"""
@@ -116,12 +116,7 @@ def as_trace(value: Any) -> Trace:
     Raises:
       InputError: no table, an unknown field, no file, or what `Trace` refuses.
     """
-    if isinstance(value, Trace):
-        return value
-    fields = check_table("trace", value, Trace)
-    if "file" not in fields:
-        raise InputError("trace: no file; legal: a field 'file', or --trace FILE")
-    return Trace(**fields)
+    return from_table("trace", value, Trace, "file", "a field 'file', or --trace FILE")
 
 
 def _read(trace: Trace) -> RequestLog:

@@ -31,8 +31,8 @@ from amco_jax.agents.replay import Replay, empty_replay, sample, store
 from amco_jax.agents.settings import Hyperparameters
 from amco_jax.env import Decision, Physics
 from amco_jax.kernel import Totals, slot_step, tasks_of_slot
+from amco_jax.params import Params, Shape
 from amco_jax.random import Stream, fold_in, stream, uniform
-from amco_jax.scenario import Params, Shape
 from amco_jax.workload import Tables, Workload, workload_of
 
 FIRST_TRAINING_EPISODE = 1

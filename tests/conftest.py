@@ -1,11 +1,57 @@
-"""Property tests draw the same examples on every run, so that a failure is everyone's failure."""
+"""Settings of all tests, and the fixtures that several files share."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
 from hypothesis import settings
+from tiny_training import Script, run
 
+from amco_jax.experiment.train import TrainResult
+from amco_jax.experiment.trainer import Trainer
 from amco_jax.runtime import configure
 
 # As the scripts run, and it halves the time to compile.
 configure()
 
+# Property tests draw the same examples on every run, so that a failure is everyone's failure.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("train") / "out"
+    run(out=out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def result() -> TrainResult:
+    return run()
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Script:
+    return Script(monkeypatch, capsys)
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let the training be killed when it is about to advance for the given time, from 0."""
+    advance = Trainer.advance
+
+    def at(call: int) -> None:
+        calls = iter(range(10**6))
+
+        def killed(self: Trainer, episodes: int) -> Any:
+            if next(calls) == call:
+                raise KeyboardInterrupt
+            return advance(self, episodes)
+
+        monkeypatch.setattr(Trainer, "advance", killed)
+
+    return at

@@ -12,8 +12,9 @@ import numpy as np
 from amco_jax.agents.methods import METHODS, Method
 from amco_jax.env import UNIFIED, Physics, Task
 from amco_jax.kernel import Episode, rollout
+from amco_jax.params import Params, Shape
 from amco_jax.random import Stream, stream
-from amco_jax.scenario import Params, Scenario, Shape
+from amco_jax.scenario import Scenario
 from amco_jax.workload import bernoulli
 
 # Loaded to about three quarters, so that queues build up and drain.

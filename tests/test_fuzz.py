@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,7 +26,7 @@ from amco_jax import cli, recording
 from amco_jax.errors import InputError
 from amco_jax.experiment import bench, compare, engines, train, tune
 from amco_jax.experiment.axes import AXES
-from amco_jax.scenario import load_scenario
+from amco_jax.presets import load_scenario
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -80,7 +81,7 @@ def test_scenario_files(tmp_path: Path, content: bytes):
     except InputError as error:
         one_line(error)
     else:
-        assert all(np.all(np.isfinite(leaf)) for leaf in vars(params).values())
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(params))
 
 
 def recorded() -> dict[str, Any]:

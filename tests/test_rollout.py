@@ -13,7 +13,7 @@ from episodes import OPTIMAL, SMALL, episode, run
 from amco_jax.agents.methods import METHODS, Method
 from amco_jax.env import UNIFIED, Physics
 from amco_jax.kernel import Episode
-from amco_jax.scenario import Params, Shape
+from amco_jax.params import Params, Shape
 
 SEEDS = np.arange(8, dtype=np.uint32)
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from amco_jax.errors import InputError
-from amco_jax.scenario import PRESETS, Params, Scenario, load_scenario
+from amco_jax.params import Params
+from amco_jax.presets import PRESETS, load_scenario
+from amco_jax.scenario import Scenario
 
 INTEGERS = ("num_servers", "num_tasks", "num_slots")
 POSITIVE = (

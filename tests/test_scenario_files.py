@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from amco_jax.errors import InputError
-from amco_jax.scenario import PRESETS, Scenario, load_scenario
+from amco_jax.presets import PRESETS, load_scenario
+from amco_jax.scenario import Scenario
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -21,7 +21,8 @@ from amco_jax.alloc import ALLOCATORS
 from amco_jax.alloc.whole import whole_items
 from amco_jax.errors import InputError
 from amco_jax.latency import write_table
-from amco_jax.scenario import Scenario, load_scenario
+from amco_jax.presets import load_scenario
+from amco_jax.scenario import Scenario
 
 MACHINES = {"slow": (1.5, 0.30), "fast": (0.4, 0.05), "even": (0.0, 0.10)}
 """fixed and per_step of an image, s"""

@@ -18,7 +18,7 @@ from amco_jax import Execution, InputError, Scenario, get_method, load_scenario,
 from amco_jax.agents.replay import rows_for
 from amco_jax.counts import DRAWS, positions_for, thresholds
 from amco_jax.env import Task
-from amco_jax.scenario import Shape
+from amco_jax.params import Shape
 from amco_jax.workload import tables_of, workload_of
 
 LEVEL = 1e-3

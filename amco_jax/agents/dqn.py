@@ -22,8 +22,8 @@ from amco_jax.agents.policy import Policy, SlotView, per_slot
 from amco_jax.agents.qnetwork import QNetwork
 from amco_jax.agents.replay import Batch
 from amco_jax.agents.settings import Hyperparameters
+from amco_jax.params import Params
 from amco_jax.random import Key, uniform
-from amco_jax.scenario import Params
 
 _BIAS = 0.1
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8

@@ -21,8 +21,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from amco_jax.env import Task
 from amco_jax.errors import InputError
+from amco_jax.params import Params
 from amco_jax.random import Key, fold_in, uniform
-from amco_jax.scenario import Params
 
 MAX_DRAWS = 64
 """Draws that a policy may make for one task."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from amco_jax.scenario import Params
+from amco_jax.params import Params
 
 
 @jax.tree_util.register_dataclass

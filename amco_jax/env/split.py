@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from amco_jax.alloc import Allocator
 from amco_jax.alloc.whole import whole_items
-from amco_jax.scenario import Params
+from amco_jax.params import Params
 
 
 def split(

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from amco_jax.alloc import Allocator
 from amco_jax.env.physics import Physics, Site, loads
 from amco_jax.env.split import split
-from amco_jax.scenario import Params
+from amco_jax.params import Params
 
 
 @jax.tree_util.register_dataclass

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from amco_jax.errors import InputError, check_choice, check_number
-from amco_jax.scenario import ARRIVALS, Scenario, load_scenario
+from amco_jax.presets import load_scenario
+from amco_jax.scenario import ARRIVALS, Scenario
 
 _SERVICE_UNITS = {"Mbit": "image batches", "Gcycles/Mbit": "steps", "Gcycles/s": "steps/s"}
 

@@ -17,7 +17,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from amco_jax.scenario import Params, Scenario, Shape
+from amco_jax.params import Params, Shape
+from amco_jax.scenario import Scenario
 from amco_jax.workload import Tables, tables_of
 
 ACCELERATOR_BLOCKS = 256

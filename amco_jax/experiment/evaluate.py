@@ -25,9 +25,10 @@ from amco_jax.experiment.provenance import provenance
 from amco_jax.experiment.simulate import simulate
 from amco_jax.experiment.train import AGENTS
 from amco_jax.experiment.trainer import LANES, TRAINING_BYTES
+from amco_jax.params import Shape
 from amco_jax.random import Stream, stream
 from amco_jax.saved import open_run
-from amco_jax.scenario import Scenario, Shape
+from amco_jax.scenario import Scenario
 from amco_jax.stats import seed_matrix, t_interval
 
 BASELINES = ("optimal", "randcoedge")

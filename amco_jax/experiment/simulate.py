@@ -29,8 +29,9 @@ from amco_jax.experiment.blocks import (
 from amco_jax.experiment.trainer import LANES as TRAINING_LANES
 from amco_jax.kernel import Record, rollout
 from amco_jax.metrics import keep_makespan, summarise
+from amco_jax.params import Shape
 from amco_jax.random import Stream, fold_in, stream
-from amco_jax.scenario import Scenario, Shape
+from amco_jax.scenario import Scenario
 from amco_jax.workload import workload_of
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from amco_jax.agents.settings import Hyperparameters, Settings
 from amco_jax.env import Physics
 from amco_jax.experiment.blocks import Block, host_blocks, inputs_of, over_blocks, stack_blocks
 from amco_jax.experiment.checkpoints import Journal, Saved
-from amco_jax.scenario import Scenario, Shape
+from amco_jax.params import Shape
+from amco_jax.scenario import Scenario
 from amco_jax.training import Curve, start_training, train_episode
 
 LANES = 32

@@ -25,7 +25,8 @@ from jaxtyping import Int, UInt32
 
 from amco_jax.env import Task
 from amco_jax.errors import InputError
-from amco_jax.scenario import Params, Scenario, Shape
+from amco_jax.params import Params, Shape
+from amco_jax.scenario import Scenario
 from amco_jax.workload.bernoulli import Bernoulli, bernoulli
 from amco_jax.workload.poisson import bursty_tables, counted, poisson_tables
 from amco_jax.workload.recorded import Recorded

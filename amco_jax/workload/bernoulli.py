@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
 from amco_jax.env import Task
+from amco_jax.params import Params
 from amco_jax.random import Key, Stream, bits, fold_in, stream, unit
-from amco_jax.scenario import Params
 from amco_jax.workload.tasks import drawn_density, drawn_size
 
 

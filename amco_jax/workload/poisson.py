@@ -14,8 +14,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from amco_jax.counts import burst_rates, burst_share, thresholds
 from amco_jax.env import Task
+from amco_jax.params import Params, Shape
 from amco_jax.random import Key, Stream, bits, fold_in, stream, uniform
-from amco_jax.scenario import Params, Scenario, Shape
+from amco_jax.scenario import Scenario
 from amco_jax.workload.tasks import DrawnTasks
 
 

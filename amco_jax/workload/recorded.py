@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from amco_jax.env import Task
-from amco_jax.scenario import Params
+from amco_jax.params import Params
 
 
 @jax.tree_util.register_dataclass

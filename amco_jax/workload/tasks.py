@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
+from amco_jax.params import Params
 from amco_jax.random import Key, rehash, uniform, unit
-from amco_jax.scenario import Params
 
 
 def _between(params: Params, low: Array, high: Array, draw: Array) -> Array:

@@ -13,8 +13,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int, UInt32
 
 from amco_jax.env import Task
+from amco_jax.params import Params, Shape
 from amco_jax.random import Key, Stream, bits, fold_in, stream, unit
-from amco_jax.scenario import Params, Scenario, Shape
+from amco_jax.scenario import Scenario
 from amco_jax.workload.tasks import DrawnTasks
 
 

@@ -1,0 +1,59 @@
+"""What programs take of a scenario: what fixes their shapes, and the quantities that they are traced over."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array, Float, Int
+
+
+class Shape(NamedTuple):
+    """What fixes array shapes, and so is static under jit."""
+
+    num_servers: int
+    max_tasks: int
+    num_slots: int
+    arrivals: str = "bernoulli"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ServiceParams:
+    """What an image service adds to `Params`; the size of a task is then a number of items, image batches."""
+
+    overhead: Float[Array, " num_servers"]
+    """Steps that each server adds to an item"""
+    whole: bool = dataclasses.field(metadata={"static": True})
+    """A task is split in whole items"""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Params:
+    """Every quantity of a scenario that is not a shape: leaves of a pytree, traced under jit.
+
+    All floating leaves have one dtype, which is the precision of the simulation. With a service, an image
+    batch stands for the Mbit, and a denoising step of it for the Gcycle, in all of them.
+    """
+
+    num_tasks: Int[Array, ""]
+    slot_duration: Float[Array, ""]
+    """s"""
+    capacity: Float[Array, " num_servers"]
+    """Gcycles/s"""
+    link_rate: Float[Array, "num_servers num_servers"]
+    """Mbit/s, `[b, i]`: from base station b to edge server i."""
+    arrival_prob: Float[Array, ""]
+    deadline: Float[Array, ""]
+    """s"""
+    task_size_min: Float[Array, ""]
+    """Mbit"""
+    task_size_max: Float[Array, ""]
+    """Mbit"""
+    density_min: Float[Array, ""]
+    """Gcycles/Mbit"""
+    density_max: Float[Array, ""]
+    """Gcycles/Mbit"""
+    service: ServiceParams | None = None
