@@ -75,9 +75,9 @@ def claims_table(studies: Sequence[Study], compared: pd.DataFrame) -> Table:
                 if found:
                     rows.append(_row(claim, study, condition, min(found, key=lambda r: r["reduction"])))
     columns = [
-        "claim", "source", "study", "condition", "method", "baseline", "measured reduction [%]", "verdict",
+        "claim", "verdict", "condition", "measured reduction [%]", "method", "baseline", "study", "source",
     ]  # fmt: skip
-    return Table(columns, rows, texts=6)
+    return Table(columns, rows, texts=len(columns))
 
 
 def _row(claim: Claim, study: Study, condition: Any, record: dict[str, Any]) -> list[Cell]:
@@ -87,8 +87,8 @@ def _row(claim: Claim, study: Study, condition: Any, record: dict[str, Any]) -> 
     if study.kind == "sweep":
         where += f", {study.manifest['physics']} physics"
     measured = Cell(f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]", value)
-    texts = (claim.text, claim.source, study.name, where, record["method"], record["baseline"])
-    return [*map(Cell, texts), measured, Cell(verdict)]
+    names = (record["method"], record["baseline"], study.name, claim.source)
+    return [Cell(claim.text), Cell(verdict), Cell(where), measured, *map(Cell, names)]
 
 
 def _misses(study: Study, condition: Any, method: str) -> float:

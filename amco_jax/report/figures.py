@@ -63,6 +63,8 @@ STYLE: Any = {
 def sweep_figure(summary: pd.DataFrame, metric: str, axis_label: str) -> Figure:
     """A metric over the swept values, one line per method with the band of its 95 % interval.
 
+    Values that are not numbers get a point each, with the interval as a bar.
+
     Args:
       summary: columns method, value, metric, mean, ci_low, ci_high.
       axis_label: of the swept quantity, with its unit.
@@ -73,14 +75,17 @@ def sweep_figure(summary: pd.DataFrame, metric: str, axis_label: str) -> Figure:
         figure = Figure(figsize=(5.2, 3.4), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
-        for method, style in method_styles(methods).items():
+        for place, (method, style) in enumerate(method_styles(methods).items()):
             line = rows[rows["method"] == method]
             values, low, mean, high = (np.asarray(line[c]) for c in ("value", "ci_low", "mean", "ci_high"))
-            numeric = values.dtype.kind in "if"
-            x = values if numeric else np.arange(len(values))
-            axes.plot(x, mean, label=method, markersize=4, linewidth=1.3, **style)
-            axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
-            if not numeric:
+            if values.dtype.kind in "if":
+                axes.plot(values, mean, label=method, markersize=4, linewidth=1.3, **style)
+                axes.fill_between(values, low, high, color=style["color"], alpha=0.2, linewidth=0)
+            else:  # categories have no order to draw a line along
+                x = np.arange(len(values))
+                beside = x + 0.5 * ((place + 0.5) / len(methods) - 0.5)
+                points = style | {"linestyle": "none"}
+                axes.errorbar(beside, mean, (mean - low, high - mean), label=method, markersize=4, **points)
                 axes.set_xticks(x, values)
         axes.set_xlabel(axis_label)
         axes.set_ylabel(AXIS_LABELS.get(metric, metric))
