@@ -25,8 +25,16 @@ Args = TypeVar("Args")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScenarioArguments:
-    """Of every script that simulates."""
+class ProgramArguments:
+    """Of every script that compiles programs."""
+
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache directory, for the next time."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScenarioArguments(ProgramArguments):
+    """Of every script that simulates a scenario."""
 
     scenario: str = "default"
     """A preset or a TOML file."""
@@ -63,7 +71,7 @@ def run(arguments: type[Args], main: Callable[[Args], None], description: str) -
     Bad input ends the process with one line on stderr and exit code 2.
     """
     args = _parse(arguments, description)
-    configure()
+    configure(compilation_cache=getattr(args, "compilation_cache", False))
     try:
         main(args)
     except InputError as error:

@@ -57,6 +57,12 @@ class Curve:
     epsilon: Float[Array, ""]
     """Probability of the greedy action at the end of the episode"""
 
+    @classmethod
+    def zero(cls, dtype: Any) -> Curve:
+        """Of an episode that has not been trained yet."""
+        none = jnp.zeros((), dtype)
+        return cls(Totals.zero(dtype), none, none)
+
 
 def start_training(
     shape: Shape, method: Method, hyper: Hyperparameters, rows: int, seed: UInt32[Array, ""]

@@ -111,6 +111,8 @@ def _apply(eqn, args: list[Any], max_size: int) -> list[Any]:
     inner = params.get("jaxpr", params.get("call_jaxpr"))
     if name == "scan":
         return _scan(eqn, args, max_size)
+    if name == "while":
+        return _while(params, args, max_size)
     if inner is not None and name in _CALLS:
         return _call(inner, args, max_size)
     small = all(0 < v.aval.size <= max_size for v in eqn.outvars)
@@ -172,6 +174,21 @@ def _scan(eqn, args: list[Any], max_size: int) -> list[Any]:
     options = {k: params[k] for k in ("length", "reverse", "unroll")}
     carry, ys = lax.scan(body, carry, [column_split(x) for x in xs], **options)
     return [*carry, *map(column_join, ys)]
+
+
+def _while(params, args: list[Any], max_size: int) -> list[Any]:
+    """A loop whose carry is split."""
+    of_condition, of_body = params["cond_nconsts"], params["body_nconsts"]
+    condition_consts, body_consts = args[:of_condition], args[of_condition : of_condition + of_body]
+
+    def goes_on(carry):
+        (out,) = _call(params["cond_jaxpr"], [*condition_consts, *carry], max_size)
+        return _whole(out)
+
+    def body(carry):
+        return _call(params["body_jaxpr"], [*body_consts, *carry], max_size)
+
+    return lax.while_loop(goes_on, body, args[of_condition + of_body :])
 
 
 # Rules on object arrays. ---------------------------------------------------------------------------

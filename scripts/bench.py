@@ -23,6 +23,8 @@ class Arguments(ScenarioArguments):
     """Trained side by side; 1000 is the published scale on accelerators."""
     repeats: int = 5
     """Of each measurement."""
+    compilation_cache: bool = False
+    """Take programs from the cache, where their compilation takes no time."""
     json: Path | None = None
     """Write all figures to this file."""
 

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import tyro
 
-from amco_jax.cli import OutputArguments, load_method, run
+from amco_jax.cli import OutputArguments, ProgramArguments, load_method, run
 from amco_jax.experiment.axes import apply_settings, load_with_settings, parse_settings
 from amco_jax.experiment.evaluate import BASELINES, evaluate, load_run
 from amco_jax.report.terminal import print_evaluation
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(OutputArguments):
+class Arguments(ProgramArguments, OutputArguments):
     run: Annotated[Path, tyro.conf.Positional]
     """The directory that train wrote."""
     scenario: str | None = None

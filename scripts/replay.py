@@ -9,13 +9,13 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from amco_jax.cli import load_method, run
+from amco_jax.cli import ProgramArguments, load_method, run
 from amco_jax.files import replacing
 from amco_jax.recording import load_recording, replay
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(ProgramArguments):
     recording: Annotated[Path, tyro.conf.Positional]
     """An .npz file of arrays: task_mbit, density_gcycles_per_mbit, capacity_gcycles_per_s, rate_mbit_per_s,
     deadline_s, and selected unless --method is given; see docs/model.md."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from amco_jax.cli import run
+from amco_jax.cli import ProgramArguments, run
 from amco_jax.experiment.reproduce import reproduce
 from amco_jax.report.page import write_report
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(ProgramArguments):
     out: Path = Path("results/paper")
     """Directory for all results; what stands in it already is not run again."""
     quick: bool = False

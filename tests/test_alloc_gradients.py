@@ -20,6 +20,7 @@ GRADIENT_CASES: dict[str, Problem] = {
     "clipped": (np.array([0.1, 0.2, 3.0, 0.5]), np.array([0.2, 0.3, 0.4, 0.1]), np.array([1, 1, 1, 1], bool)),
     "masked": (np.array([0.1, 0.2, 0.0, 0.12]), np.array([0.2, 0.3, 0.4, 0.5]), np.array([1, 1, 0, 1], bool)),
     "single": (np.array([0.1, 0.2, 0.0, 0.12]), np.array([0.2, 0.3, 0.4, 0.5]), np.array([0, 1, 0, 0], bool)),
+    "many": (np.linspace(0, 0.5, 12), np.linspace(0.2, 0.6, 12), np.arange(12) % 5 > 0),
     "empty": (np.array([0.1, 0.2, 0.0, 0.12]), np.array([0.2, 0.3, 0.4, 0.5]), np.zeros(4, bool)),
 }
 
@@ -42,7 +43,7 @@ def test_gradients_match_finite_differences(allocate: Allocator, case: str):
         forward, backward = compiled_jacobians(allocate)(*problem)
     for argument, jacobian in enumerate(forward):
         np.testing.assert_allclose(backward[argument], jacobian, atol=1e-12)
-        for i in range(4):
+        for i in range(problem[0].size):
             ends = []
             for sign in (1, -1):
                 moved = [a.copy() for a in problem]

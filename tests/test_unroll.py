@@ -73,6 +73,7 @@ CASES: dict[str, tuple[Callable, tuple]] = {
     "scan-nested": (lambda m: lax.scan(lambda c, row: (c + running_sum(row)[0], c), 0.0, m), (M,)),
     "scan-wide-rows": (lambda x: lax.scan(lambda c, r: (c + r, r), x, jnp.stack([x, x])), (LARGE,)),
     "loops": (lambda x: lax.fori_loop(0, 4, lambda i, c: c * 2 + i, x), (X,)),
+    "loop-until": (lambda x: lax.while_loop(lambda c: jnp.sum(c) < 99, lambda c: c * c + x[0], x), (X,)),
     "cond": (lambda x: lax.cond(x[0] > 0, lambda y: y + 1, lambda y: y * 2, x), (X,)),
     "jit": (lambda x: jax.jit(lambda y: jnp.sum(jax.jit(jnp.abs)(y)))(x) + x, (X,)),
     "relu": (jax.nn.relu, (X,)),

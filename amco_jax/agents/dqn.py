@@ -28,6 +28,9 @@ from amco_jax.random import Key, uniform
 _BIAS = 0.1
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
+_TILE = 16
+"""Tasks are padded to a multiple: XLA:CPU multiplies what is left over of whole vectors one by one."""
+
 Weights = Any
 """The network's parameters, a pytree"""
 
@@ -123,8 +126,10 @@ def greedy(dqn: DQN, weights: Weights, size: Float[Array, " tasks"], backlog: Ar
       size: `[tasks]`, Mbit.
       backlog: `[num_servers]`, Gcycles.
     """
-    num_servers = backlog.shape[0]
-    return dqn.actions(num_servers).greedy(q_values(dqn, weights, size, backlog))
+    num_tasks = size.shape[0]
+    values = q_values(dqn, weights, jnp.pad(size, (0, -num_tasks % _TILE)), backlog)
+    action = dqn.actions(backlog.shape[0]).greedy(values)
+    return jax.tree.map(lambda a: a[:num_tasks], action)
 
 
 @functools.cache  # one policy object per DQN, so that nothing is compiled twice

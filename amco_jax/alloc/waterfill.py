@@ -1,4 +1,4 @@
-"""Water-filling: the exact workload allocation, O(B log B) in the number of servers."""
+"""Water-filling: the exact workload allocation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from jaxtyping import Array, Bool, Float
 
 from amco_jax.alloc.cwa import positive, wait_lead
 
+MAX_INLINE = 8
+"""Beyond so many servers the steps are a loop, which ends when no server is dropped any more."""
+
 
 def waterfill(
     wait: Float[Array, " num_servers"],
@@ -18,11 +21,12 @@ def waterfill(
     """The x that minimises max_{x_i>0} (x_i·cost_i + wait_i) over the fractions of the set S.
 
     Servers fill like connected vessels: all that take part finish at one level T, and those whose wait
-    exceeds T stay dry. Sorted by wait, the first k servers alone would finish at
+    exceeds T stay dry. T is the root of Σ_S max(T - wait_i, 0) / cost_i = 1, whose left side is convex and
+    linear between waits: Newton's method from above, where all servers take part,
 
-        T_k = (1 + Σ_{j≤k} wait_j/cost_j) / Σ_{j≤k} 1/cost_j,
+        T ← (1 + Σ_{wait_i < T} wait_i/cost_i) / Σ_{wait_i < T} 1/cost_i,
 
-    T_k falls as long as the next wait lies below it and rises afterwards, so T = min_k T_k.
+    drops the servers that stay dry, some at a time, and ends at the root.
 
     Args:
       wait: `[num_servers]`, s, queueing delay before the task starts on each server.
@@ -35,7 +39,7 @@ def waterfill(
     chex.assert_equal_shape([wait, cost, selected])
     rate = jnp.where(selected, 1 / cost, 0)
     lead = wait_lead(wait, selected)
-    share = jnp.maximum((_level(lead, rate, selected) - lead) * rate, 0)
+    share = jnp.maximum((_level(lead, rate) - lead) * rate, 0)
     return share / positive(jnp.sum(share))
 
 
@@ -44,18 +48,32 @@ def waterfill_support(
     cost: Float[Array, " num_servers"],
 ) -> Bool[Array, " num_servers"]:
     """The servers that water-filling over all servers uses: the set of least makespan of all 2^B-1."""
-    everyone = jnp.ones(wait.shape, bool)
-    lead = wait_lead(wait, everyone)
-    return lead < _level(lead, 1 / cost, everyone)
+    lead = wait_lead(wait, jnp.ones(wait.shape, bool))
+    return lead < _level(lead, 1 / cost)
 
 
-def _level(
-    lead: Float[Array, " num_servers"],
-    rate: Float[Array, " num_servers"],
-    selected: Bool[Array, " num_servers"],
-) -> Float[Array, ""]:
-    """T above the least selected wait, s."""
-    # Servers outside S sort last and add nothing to either sum, so they repeat the level before them.
-    order = jnp.where(selected, lead, jnp.inf)
-    _, rate, weighted = lax.sort((order, rate, lead * rate), num_keys=1)
-    return jnp.min((1 + jnp.cumsum(weighted)) / positive(jnp.cumsum(rate)))
+def _level(lead: Float[Array, " num_servers"], rate: Float[Array, " num_servers"]) -> Float[Array, ""]:
+    """T above the least selected wait, s; servers outside S have a rate of 0."""
+
+    def sums(wet: Array, lead: Array, rate: Array) -> tuple[Array, Array]:
+        return 1 + jnp.sum(jnp.where(wet, lead * rate, 0)), jnp.sum(jnp.where(wet, rate, 0))
+
+    # Which servers stay dry is a matter of steps: it carries no gradient.
+    fixed_lead, fixed_rate = lax.stop_gradient((lead, rate))
+
+    def drop(wet: Array) -> Array:
+        numerator, denominator = sums(wet, fixed_lead, fixed_rate)
+        return wet & (fixed_lead * denominator < numerator)  # lead < T, without a division
+
+    wet, num_servers = jnp.ones(lead.shape, bool), lead.shape[0]
+    if num_servers <= MAX_INLINE:
+        for _ in range(num_servers - 1):  # as many as can be dropped
+            wet = drop(wet)
+    else:
+        wet, _ = lax.while_loop(
+            lambda now_before: jnp.any(now_before[0] != now_before[1]),
+            lambda now_before: (drop(now_before[0]), now_before[0]),
+            (drop(wet), wet),
+        )
+    numerator, denominator = sums(wet, lead, rate)
+    return numerator / positive(denominator)

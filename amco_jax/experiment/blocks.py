@@ -21,7 +21,7 @@ from amco_jax.params import Params, Shape
 from amco_jax.scenario import Scenario
 from amco_jax.workload import Tables, tables_of
 
-ACCELERATOR_BLOCKS = 256
+ACCELERATOR_BLOCKS = 128
 """Blocks that run side by side on an accelerator; on a CPU core they run one after the other."""
 
 _MAX_CHUNK_LANES = 2**16

@@ -36,8 +36,9 @@ from amco_jax.workload import workload_of
 
 log = logging.getLogger(__name__)
 
-LANES = 64
-"""Seeds of a block: eight AVX2 vectors, whose working set stays in a core's first-level cache."""
+LANES = 128
+"""Seeds of a block. With fewer, LLVM finds some loops too short to be worth their overlap checks; the working
+set of more does not stay in a core's first-level cache (benchmarks/README.md)."""
 
 CHUNK_BYTES = {"cpu": 2**26, "accelerator": 2**30}
 """Memory for the makespans of a chunk; two chunks are held at a time. On CPUs, small chunks come from memory

@@ -145,11 +145,9 @@ def _programs(shape: Shape, method: Method, rows: int) -> _Programs:
             state, curve = jax.vmap(one)(seeds, state)
             return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), curves, curve)
 
-        of_first = jax.tree.map(lambda leaf: leaf[0], state)
-        _, one = jax.eval_shape(
-            lambda: train_episode(shape, params, physics, method, hyper, seeds[0], first, of_first, own)
+        empty = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (SEGMENT, *seeds.shape)), Curve.zero(params.capacity.dtype)
         )
-        empty = jax.tree.map(lambda x: jnp.zeros((SEGMENT, seeds.shape[0]), x.dtype), one)
         return lax.fori_loop(0, episodes, episode, (state, empty))
 
     def agents(blocked, _, __):
