@@ -38,66 +38,47 @@ def can_fuse() -> bool:
 
 
 def fuse(fn: Callable, interpret: Any = None) -> Callable:
-    """Return a function of `(blocked, laned)` that computes `vmap(vmap(fn, (None, 0)))` in one GPU kernel.
+    """Return a function of `(common, laned)` that computes `vmap(fn, (None, 0))` over `LANES` lanes in one kernel.
 
-    `fn(blocked, laned)` is written for one lane. The leaves of `blocked` gain a leading axis `[blocks]`, those
-    of `laned` and of what is returned `[blocks, LANES]`. A leaf that `fn` returns is either a scalar or what
-    its scans put out, with their axes in order.
+    Under `vmap` it is still one kernel, with a block of threads for each element.
 
     Args:
-      fn: pytrees of arrays to a pytree of arrays.
-      interpret: parameters of Pallas' interpreter for GPU kernels; None compiles for the GPU.
+      fn: `fn(common, laned)`, for one lane: pytrees of arrays to a pytree of arrays, each of which is a scalar,
+        or what scans put out, with their axes in order.
+      interpret: parameters of Pallas' interpreter of GPU kernels; None compiles for the GPU.
 
     Raises:
-      NotImplementedError: when the result is called, traced or lowered: `fn` does what a kernel cannot.
+      NotImplementedError: when the result is traced or lowered, if `fn` does what a kernel cannot.
     """
 
     @functools.wraps(fn)
-    def fused(blocked, laned):
-        from jax.experimental.pallas import mosaic_gpu as plgpu  # an unstable interface; not needed on CPUs
-
-        leaves, tree = jax.tree.flatten((blocked, laned))
-        leaves = [jnp.asarray(leaf) for leaf in leaves]
-        num_blocked = len(jax.tree.leaves(blocked))
-        axes = [1 if i < num_blocked else 2 for i in range(len(leaves))]
-        blocks = leaves[0].shape[0]
-        one = [jax.ShapeDtypeStruct(x.shape[n:], x.dtype) for x, n in zip(leaves, axes, strict=True)]
-        closed, out_shape = jax.make_jaxpr(unroll(fn), return_shape=True)(*jax.tree.unflatten(tree, one))
-        outs = jax.tree.leaves(out_shape)
-
-        def kernel(*refs):
-            emit = _Emitter(lambda x: x if interpret else plgpu.layout_cast(x, layout))
-            block = lax.axis_index("block")
-            lanes = (_Range(block * LANES, LANES),)
-            views = [
-                _View(ref, (block,), x, ()) if n == 1 else _View(ref, (), x, lanes)
-                for ref, x, n in zip(refs, one, axes, strict=False)
-            ]
-            goals = [[_View(ref, (), x, lanes)] for ref, x in zip(refs[len(leaves) :], outs, strict=True)]
-            emit.program(closed, views, goals)
+    def fused(common, laned):
+        from jax.experimental.pallas import mosaic_gpu as plgpu  # an unstable interface, not needed elsewhere
 
         layout = plgpu.Layout.WG_STRIDED((LANES,), vec_size=1)
-        out_type = [jax.ShapeDtypeStruct((*x.shape, blocks * LANES), _stored(x.dtype)) for x in outs]
+        leaves, tree = jax.tree.flatten((common, laned))
+        leaves = [jnp.asarray(leaf) for leaf in leaves]
+        num_common = len(jax.tree.leaves(common))
+        one = [jax.ShapeDtypeStruct(x.shape[i >= num_common :], x.dtype) for i, x in enumerate(leaves)]
+        closed, out_shape = jax.make_jaxpr(unroll(fn), return_shape=True)(*jax.tree.unflatten(tree, one))
+        outs, out_tree = jax.tree.flatten(out_shape)
+
+        def kernel(*refs):
+            views = [_View(ref, x, laned=i >= num_common) for i, (ref, x) in enumerate(zip(refs, one))]
+            goals = [[_View(ref, x, laned=True)] for ref, x in zip(refs[len(one) :], outs, strict=True)]
+            _Emitter(lambda x: x if interpret else plgpu.layout_cast(x, layout)).program(closed, views, goals)
+
         call = plgpu.kernel(
             kernel,
-            out_type=out_type,
-            grid=(blocks,),
-            grid_names=("block",),
+            out_type=[jax.ShapeDtypeStruct((*x.shape, LANES), _stored(x.dtype)) for x in outs],
+            compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),  # it never reads what it writes
             interpret=interpret,
-            # Nothing that the kernel reads is ever written by it.
-            compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),
         )
-        stored = [x.astype(_stored(x.dtype)) for x in leaves]
         # Lanes come last in memory, so that a warp reads and writes neighbouring words.
-        last = [
-            x if n == 1 else jnp.moveaxis(x.reshape(-1, *x.shape[2:]), 0, -1)
-            for x, n in zip(stored, axes, strict=True)
-        ]
-        results = [
-            jnp.moveaxis(y, -1, 0).reshape(blocks, LANES, *x.shape).astype(x.dtype)
-            for y, x in zip(call(*last), outs, strict=True)
-        ]
-        return jax.tree.unflatten(jax.tree.structure(out_shape), results)
+        stored = [x.astype(_stored(x.dtype)) for x in leaves]
+        results = call(*stored[:num_common], *(jnp.moveaxis(x, 0, -1) for x in stored[num_common:]))
+        lanes_first = (jnp.moveaxis(y, -1, 0).astype(x.dtype) for y, x in zip(results, outs, strict=True))
+        return jax.tree.unflatten(out_tree, list(lanes_first))
 
     return fused
 
@@ -116,10 +97,15 @@ class _Range:
 
 
 class _View:
-    """A part of an array in memory: along each axis an index or a range. Read when it has no axis left."""
+    """A part of an array in memory: along each axis an index or a range. Read when it has no axis left.
 
-    def __init__(self, ref: Any, before: tuple, of: Any, after: tuple, index: tuple | None = None):
-        self.ref, self.before, self.of, self.after = ref, before, of, after
+    Args:
+      of: shape and type of the array of one lane.
+      laned: whether the array has a last axis over lanes.
+    """
+
+    def __init__(self, ref: Any, of: Any, laned: bool, index: tuple | None = None):
+        self.ref, self.of, self.laned = ref, of, laned
         self.index = tuple(_Range(0, n) for n in of.shape) if index is None else index
 
     @property
@@ -129,7 +115,7 @@ class _View:
     def _replace(self, axis: int, change: Callable[[_Range], Any]) -> _View:
         position = [k for k, i in enumerate(self.index) if isinstance(i, _Range)][axis]
         index = [change(i) if k == position else i for k, i in enumerate(self.index)]  # pyright: ignore
-        return _View(self.ref, self.before, self.of, self.after, tuple(index))
+        return _View(self.ref, self.of, self.laned, tuple(index))
 
     def at(self, i: Any, axis: int = 0) -> _View:
         """One element along an axis."""
@@ -149,25 +135,25 @@ class _View:
             view = view.at(0, axis)
         return view
 
+    @property
     def _place(self) -> tuple:
-        from jax.experimental import pallas as pl
-
-        index = (*self.before, *self.index, *self.after)
-        return tuple(pl.ds(i.start, i.size) if isinstance(i, _Range) else i for i in index)
+        assert not self.shape
+        return (*self.index, slice(None)) if self.laned else self.index
 
     def load(self) -> Any:
-        value = self.ref[self._place()]
+        value = self.ref[self._place]
         return value != 0 if self.of.dtype == bool else value
 
     def store(self, value: Any) -> None:
-        self.ref[self._place()] = value.astype(_stored(self.of.dtype))
+        self.ref[self._place] = value.astype(_stored(self.of.dtype))
 
 
 def _view_reshape(params, view: _View) -> _View:
-    kept = [n for n in view.shape if n != 1]
-    if kept != list(params["new_sizes"]):
+    surplus = len(view.shape) - len(params["new_sizes"])
+    reshaped = view.without([axis for axis, n in enumerate(view.shape) if n == 1][: max(surplus, 0)])
+    if reshaped.shape != params["new_sizes"]:
         raise NotImplementedError(f"reshape from {view.shape} to {params['new_sizes']} in a kernel")
-    return view.without([axis for axis, n in enumerate(view.shape) if n == 1])
+    return reshaped
 
 
 def _view_slice(params, view: _View) -> _View:
