@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,25 +28,37 @@ from jax import lax
 
 from amco_jax.unroll import inner_program, scan_arity, unroll
 
+log = logging.getLogger(__name__)
+
 LANES = 128
 """Threads of a kernel block: the four warps that Mosaic GPU programs as one."""
 
 
-def can_fuse() -> bool:
-    """Whether the default device is one that such kernels are compiled for."""
-    device = jax.local_devices()[0]
-    capability = str(getattr(device, "compute_capability", ""))
-    return device.platform == "gpu" and capability.split(".")[0].isdigit() and float(capability) >= 9
+SWITCH = "AMCO_JAX_FUSED"
+"""Environment variable: 1 asks for such kernels."""
+
+
+@functools.cache
+def fusing() -> bool:
+    """Whether such kernels are asked for, and the default device is one that they are compiled for."""
+    if os.environ.get(SWITCH) != "1":
+        return False
+    capability = str(getattr(jax.local_devices()[0], "compute_capability", "none"))  # "9.0"; of AMD "gfx90a"
+    able = capability.split(".")[0].isdigit() and float(capability) >= 9
+    if not able:
+        log.warning("%s=1 has no effect: it takes a GPU of compute capability 9.0 or later", SWITCH)
+    return able
 
 
 def fuse(fn: Callable, interpret: Any = None) -> Callable:
-    """Return a function of `(common, laned)` that computes `vmap(fn, (None, 0))` over `LANES` lanes in one kernel.
+    """Return a function of `(common, laned)` that computes `vmap(fn, (None, 0))` in one kernel.
 
-    Under `vmap` it is still one kernel, with a block of threads for each element.
+    It takes `LANES` lanes, no more nor less. Under `vmap` it is still one kernel, with a block of threads for
+    each element.
 
     Args:
-      fn: `fn(common, laned)`, for one lane: pytrees of arrays to a pytree of arrays, each of which is a scalar,
-        or what scans put out, with their axes in order.
+      fn: `fn(common, laned)`, for one lane: pytrees of arrays to a pytree of arrays, each of which is a
+        scalar, or what scans put out, with their axes in order.
       interpret: parameters of Pallas' interpreter of GPU kernels; None compiles for the GPU.
 
     Raises:
@@ -64,14 +78,19 @@ def fuse(fn: Callable, interpret: Any = None) -> Callable:
         outs, out_tree = jax.tree.flatten(out_shape)
 
         def kernel(*refs):
-            views = [_View(ref, x, laned=i >= num_common) for i, (ref, x) in enumerate(zip(refs, one))]
+            views = [
+                _View(ref, x, laned=i >= num_common)
+                for i, (ref, x) in enumerate(zip(refs, one, strict=False))
+            ]
             goals = [[_View(ref, x, laned=True)] for ref, x in zip(refs[len(one) :], outs, strict=True)]
             _Emitter(lambda x: x if interpret else plgpu.layout_cast(x, layout)).program(closed, views, goals)
 
         call = plgpu.kernel(
             kernel,
             out_type=[jax.ShapeDtypeStruct((*x.shape, LANES), _stored(x.dtype)) for x in outs],
-            compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),  # it never reads what it writes
+            compiler_params=plgpu.CompilerParams(
+                unsafe_no_auto_barriers=True
+            ),  # it never reads what it writes
             interpret=interpret,
         )
         # Lanes come last in memory, so that a warp reads and writes neighbouring words.
@@ -85,7 +104,7 @@ def fuse(fn: Callable, interpret: Any = None) -> Callable:
 
 def _stored(dtype: Any) -> Any:
     """Flags are whole words in memory."""
-    return jnp.int32 if dtype == bool else dtype
+    return jnp.int32 if dtype == jnp.bool_ else dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,17 +236,18 @@ class _Emitter:
             value = env[var]
             return value.load() if isinstance(value, _View) and not value.shape else value
 
-        for var in set(targets) & set(env):
-            self._deliver(read(var), targets[var])
+        for var, goal in zip(jaxpr.outvars, goals, strict=True):
+            if isinstance(var, jex.Literal) or var in env:
+                self._deliver(read(var), goal or [])
         for eqn in reversed(eqns):
             wanted = [targets.get(v, [] if v in live else None) for v in eqn.outvars]
             outs = self._equation(eqn, [read(v) for v in eqn.invars], wanted)
             env.update(zip(eqn.outvars, outs, strict=True))
-        return [
-            None if goal is None else read(var) for var, goal in zip(jaxpr.outvars, goals, strict=True)
-        ]
+        return [None if goal is None else read(var) for var, goal in zip(jaxpr.outvars, goals, strict=True)]
 
     def _deliver(self, value: Any, places: Sequence[_View]) -> None:
+        if places and isinstance(value, _View):
+            raise NotImplementedError("an array that is returned as it came, from a kernel")
         for place in places:
             place.store(self._spread(value))
 

@@ -17,7 +17,7 @@ from amco_jax.env import UNIFIED
 from amco_jax.errors import check_whole
 from amco_jax.experiment.blocks import blocks_of, inputs_of
 from amco_jax.experiment.provenance import provenance
-from amco_jax.experiment.simulate import LANES, block_program, simulate
+from amco_jax.experiment.simulate import block_program, rule_lanes, simulate
 from amco_jax.experiment.trainer import LANES as TRAINING_LANES
 from amco_jax.experiment.trainer import SEGMENT, Cell, Trainer
 from amco_jax.kernel import keep_nothing
@@ -102,11 +102,12 @@ def _bench_training(method: Method, seeds: int, repeats: int, scenario: Scenario
 
 def _bench_rule(method: Method, seeds: int, repeats: int, scenario: Scenario) -> dict[str, Any]:
     method.check(scenario.num_servers)
-    per_device = -(-seeds // (LANES * jax.local_device_count()))
+    lanes = rule_lanes()
+    per_device = -(-seeds // (lanes * jax.local_device_count()))
     blocks = per_device * jax.local_device_count()
     given = inputs_of([scenario], [0], scenario.shape())
     params = jax.tree.map(lambda leaf: np.stack([leaf] * blocks), given.cells[0])
-    numbers = np.arange(blocks * LANES, dtype=np.uint32).reshape(blocks, LANES)
+    numbers = np.arange(blocks * lanes, dtype=np.uint32).reshape(blocks, lanes)
 
     start = time.perf_counter()
     inputs = (params, numbers, None), (UNIFIED, np.int32(0), given.tables), None
