@@ -25,6 +25,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from amco_jax.unroll import inner_program, scan_arity, unroll
 
@@ -303,7 +304,7 @@ class _Emitter:
 
 
 def _traced(x: Any) -> bool:
-    return isinstance(x, jax.core.Tracer)
+    return isinstance(x, Tracer)
 
 
 def _element(x: Any, i: Any) -> Any:

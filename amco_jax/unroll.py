@@ -164,6 +164,7 @@ def scan_arity(eqn) -> tuple[int, int]:
 def _scan(eqn, args: list[Any], max_size: int) -> list[Any]:
     """A scan whose carry, inputs and outputs are split within a step; the scanned axis stays an axis."""
     params, inner = eqn.params, inner_program(eqn)
+    assert inner is not None
     n_consts, n_carry = scan_arity(eqn)
     consts, carry, xs = args[:n_consts], args[n_consts : n_consts + n_carry], args[n_consts + n_carry :]
 
