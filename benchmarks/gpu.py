@@ -1,8 +1,8 @@
 """Measure the ways to simulate on a GPU, each in a process of its own.
 
-`python benchmarks/gpu.py --out h100.json` measures the plain scan, the scan over tasks unrolled, XLA's command
-buffers around loops, and the one kernel of `amco_jax/fused.py`, at each number of seeds. Each line also says how
-far the totals are off those of the first way.
+`python benchmarks/gpu.py --out h100.json` measures the plain scan, the scan over tasks unrolled, XLA's
+command buffers around loops, and the one kernel of `amco_jax/fused.py`, at each number of seeds. Each line
+also says how far the totals are off those of the first way.
 """
 
 from __future__ import annotations
