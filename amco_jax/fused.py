@@ -1,4 +1,4 @@
-"""Run a program on many lanes as one GPU kernel: `fuse(fn)` is a two-fold `vmap` of `fn`, loops included.
+"""Run a program on many lanes as one GPU kernel: `fuse(fn)` is a `vmap` of `fn`, loops included.
 
 XLA launches several kernels for each step of a scan, and an episode has thousands of steps. Here the whole
 episode is one kernel of JAX's Mosaic GPU backend (Hopper and later): each lane is a thread, its state stays
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 LANES = 128
 """Threads of a kernel block: the four warps that Mosaic GPU programs as one."""
-
 
 SWITCH = "AMCO_JAX_FUSED"
 """Environment variable: 1 asks for such kernels."""
@@ -79,19 +78,16 @@ def fuse(fn: Callable, interpret: Any = None) -> Callable:
         outs, out_tree = jax.tree.flatten(out_shape)
 
         def kernel(*refs):
-            views = [
-                _View(ref, x, laned=i >= num_common)
-                for i, (ref, x) in enumerate(zip(refs, one, strict=False))
-            ]
+            views = [_View(refs[i], x, laned=i >= num_common) for i, x in enumerate(one)]
             goals = [[_View(ref, x, laned=True)] for ref, x in zip(refs[len(one) :], outs, strict=True)]
+            # The interpreter knows no layouts.
             _Emitter(lambda x: x if interpret else plgpu.layout_cast(x, layout)).program(closed, views, goals)
 
         call = plgpu.kernel(
             kernel,
             out_type=[jax.ShapeDtypeStruct((*x.shape, LANES), _stored(x.dtype)) for x in outs],
-            compiler_params=plgpu.CompilerParams(
-                unsafe_no_auto_barriers=True
-            ),  # it never reads what it writes
+            # No thread reads what any has written.
+            compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),
             interpret=interpret,
         )
         # Lanes come last in memory, so that a warp reads and writes neighbouring words.
@@ -168,6 +164,14 @@ class _View:
         self.ref[self._place] = value.astype(_stored(self.of.dtype))
 
 
+class _Row(tuple):
+    """A small array, each element a value of its own."""
+
+    def at(self, i: Any) -> Any:
+        """One element, chosen from all."""
+        return functools.reduce(lambda x, k: jnp.where(i == k, self[k], x), range(1, len(self)), self[0])
+
+
 def _view_reshape(params, view: _View) -> _View:
     surplus = len(view.shape) - len(params["new_sizes"])
     reshaped = view.without([axis for axis, n in enumerate(view.shape) if n == 1][: max(surplus, 0)])
@@ -206,7 +210,7 @@ _Goals = Sequence[list[_View] | None]
 
 class _Emitter:
     """Emits a jaxpr into a kernel. Its values are scalars or arrays `[LANES]`, NumPy arrays where they are
-    known already, and views of arrays in memory."""
+    known already, views of arrays in memory, and rows."""
 
     def __init__(self, settle: Callable[[Any], Any]):
         self._settle = settle
@@ -247,7 +251,7 @@ class _Emitter:
         return [None if goal is None else read(var) for var, goal in zip(jaxpr.outvars, goals, strict=True)]
 
     def _deliver(self, value: Any, places: Sequence[_View]) -> None:
-        if places and isinstance(value, _View):
+        if places and isinstance(value, _View | _Row):
             raise NotImplementedError("an array that is returned as it came, from a kernel")
         for place in places:
             place.store(self._spread(value))
@@ -266,7 +270,9 @@ class _Emitter:
     def _values(self, eqn, name: str, params, args: list[Any]) -> list[Any]:
         if name in ("copy", "stop_gradient"):
             return args
-        if any(isinstance(a, _View) for a in args):
+        if name == "stack" and not any(v.aval.shape for v in eqn.invars):
+            return [_Row(args)]
+        if any(isinstance(a, _View | _Row) for a in args):
             if name not in _VIEW_RULES or not isinstance(args[0], _View):
                 raise NotImplementedError(f"{name} of an array in a kernel")
             return [_VIEW_RULES[name](params, *args)]
@@ -309,11 +315,11 @@ def _traced(x: Any) -> bool:
 
 def _element(x: Any, i: Any) -> Any:
     """Entry `i` of what a scan runs over."""
-    if isinstance(x, _View):
+    if isinstance(x, _View | _Row):
         return x.at(i)
     if not _traced(x):
         x = np.asarray(x)
         steps = set(np.diff(x).tolist()) if x.ndim == 1 and x.dtype.kind in "iu" else {None, 0}
         if len(steps) <= 1:  # a counter
             return (i * (steps.pop() if steps else 0) + int(x[0])).astype(x.dtype)
-    raise NotImplementedError("a scan in a kernel over an array that is neither an input nor a counter")
+    raise NotImplementedError("a scan in a kernel over an array that is computed there")

@@ -81,8 +81,9 @@ def _split(x: Any, max_size: int) -> Any:
         return x
     if x.shape == ():
         return _Split(_object_array([x], ()), x)
-    flat = x.reshape(-1)
-    return _Split(_object_array([flat[i] for i in range(x.size)], x.shape), x)
+    axes = range(x.ndim)
+    scalars = [lax.squeeze(lax.slice(x, i, [k + 1 for k in i]), axes) for i in np.ndindex(x.shape)]
+    return _Split(_object_array(scalars, x.shape), x)
 
 
 def _whole(x: Any) -> Any:
