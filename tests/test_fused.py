@@ -50,7 +50,7 @@ def programs_of_this_test():
 
 @pytest.mark.parametrize("method", ["randcoedge", "optimal", "two-choices"])
 def test_kernel_equals_scan(method, monkeypatch, caplog):
-    scenarios = [SMALL, SMALL.replace(deadline=0.1, num_tasks=3)]
+    scenarios = [SMALL, SMALL.replace(deadline=0.04, num_tasks=3)]
     scanned = metrics_of(scenarios, method, LANES + 2)
     interpreted(monkeypatch)
     found = metrics_of(scenarios, method, LANES + 2)
