@@ -33,8 +33,10 @@ MAX_SIZE = 32
 class _Split:
     """A small array as a NumPy object array of scalars; a pytree whose leaves are the scalars."""
 
-    def __init__(self, scalars: np.ndarray):
+    def __init__(self, scalars: np.ndarray, whole: Any = None):
         self.scalars = scalars
+        self.whole = whole
+        """The array itself where there was one, so that it is not put together again"""
 
     def tree_flatten(self):
         return tuple(self.scalars.flat), self.scalars.shape
@@ -77,16 +79,23 @@ def _split(x: Any, max_size: int) -> Any:
     """An array of 1 to `max_size` elements as a `_Split`, any other array as it is."""
     if isinstance(x, _Split) or not 0 < x.size <= max_size:
         return x
-    flat = x.reshape(-1)
-    return _Split(_object_array([flat[i] for i in range(x.size)], x.shape))
+    if x.shape == ():
+        return _Split(_object_array([x], ()), x)
+    axes = range(x.ndim)
+    scalars = [lax.squeeze(lax.slice(x, i, [k + 1 for k in i]), axes) for i in np.ndindex(x.shape)]
+    return _Split(_object_array(scalars, x.shape), x)
 
 
 def _whole(x: Any) -> Any:
     """The inverse of `_split`."""
     if not isinstance(x, _Split):
         return x
+    if x.whole is not None:
+        return jnp.asarray(x.whole)
     if x.scalars.shape == ():
         return jnp.asarray(x.scalars.item())
+    if all(isinstance(s, np.generic) for s in x.scalars.flat):
+        return jnp.asarray(np.asarray(list(x.scalars.flat)).reshape(x.scalars.shape))
     return jnp.stack([jnp.asarray(s) for s in x.scalars.flat]).reshape(x.scalars.shape)
 
 
@@ -108,13 +117,12 @@ def _evaluate(jaxpr, consts: Sequence[Any], args: Sequence[Any], max_size: int) 
 
 def _apply(eqn, args: list[Any], max_size: int) -> list[Any]:
     name, params = eqn.primitive.name, eqn.params
-    inner = params.get("jaxpr", params.get("call_jaxpr"))
     if name == "scan":
         return _scan(eqn, args, max_size)
     if name == "while":
         return _while(params, args, max_size)
-    if inner is not None and name in _CALLS:
-        return _call(inner, args, max_size)
+    if (inner := inner_program(eqn)) is not None:
+        return _evaluate(inner.jaxpr, inner.consts, args, max_size)
     small = all(0 < v.aval.size <= max_size for v in eqn.outvars)
     if small and all(isinstance(a, _Split) for a in args):
         arrays = [a.scalars for a in args]
@@ -135,27 +143,40 @@ def _elementwise(eqn, arrays: list[np.ndarray]) -> np.ndarray:
     return _object_array(scalars, shape)
 
 
-def _call(inner, args: Sequence[Any], max_size: int) -> list[Any]:
-    """The program inside a primitive: closed over its constants or, as JAX 0.11 keeps it, without any."""
-    closed = inner if isinstance(inner, jex.ClosedJaxpr) else jex.ClosedJaxpr(inner, ())
-    return _evaluate(closed.jaxpr, closed.consts, args, max_size)
+def inner_program(eqn) -> jex.ClosedJaxpr | None:
+    """The program of a scan or a call: closed over its constants or, as JAX 0.11 keeps it, without any."""
+    inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    return None if inner is None or eqn.primitive.name not in _CALLS | {"scan"} else _closed(inner)
+
+
+def _closed(program) -> jex.ClosedJaxpr:
+    return program if isinstance(program, jex.ClosedJaxpr) else jex.ClosedJaxpr(program, ())
+
+
+def scan_arity(eqn) -> tuple[int, int]:
+    """Constants and carries of a scan, which come in this order before what is scanned."""
+    inner = inner_program(eqn)
+    assert inner is not None
+    # JAX 0.10 and 0.11 count constants, carry and inputs differently; only what is scanned gains an axis.
+    n_xs, n_ys = (
+        sum(outer.aval.ndim > step.aval.ndim for outer, step in zip(outside, inside, strict=True))
+        for outside, inside in ((eqn.invars, inner.jaxpr.invars), (eqn.outvars, inner.jaxpr.outvars))
+    )
+    n_carry = len(eqn.outvars) - n_ys
+    return len(eqn.invars) - n_carry - n_xs, n_carry
 
 
 def _scan(eqn, args: list[Any], max_size: int) -> list[Any]:
     """A scan whose carry, inputs and outputs are split within a step; the scanned axis stays an axis."""
-    params, inner = eqn.params, eqn.params["jaxpr"]
-    jaxpr = getattr(inner, "jaxpr", inner)
-    # JAX 0.10 and 0.11 count constants, carry and inputs differently; only what is scanned gains an axis.
-    n_xs, n_ys = (
-        sum(outer.aval.ndim > step.aval.ndim for outer, step in zip(outside, inside, strict=True))
-        for outside, inside in ((eqn.invars, jaxpr.invars), (eqn.outvars, jaxpr.outvars))
-    )
-    n_carry = len(eqn.outvars) - n_ys
-    n_consts = len(args) - n_carry - n_xs
+    params, inner = eqn.params, inner_program(eqn)
+    assert inner is not None
+    n_consts, n_carry = scan_arity(eqn)
     consts, carry, xs = args[:n_consts], args[n_consts : n_consts + n_carry], args[n_consts + n_carry :]
 
     def column_split(x):
         x, rest = _whole(x), _whole(x).shape[1:]
+        if not rest:
+            return _Split(_object_array([x], ()))
         size = int(np.prod(rest))
         if size > max_size:
             return x
@@ -165,10 +186,12 @@ def _scan(eqn, args: list[Any], max_size: int) -> list[Any]:
     def column_join(y):
         if not isinstance(y, _Split):
             return y
+        if y.scalars.shape == ():
+            return y.scalars.item()
         return jnp.stack(list(y.scalars.flat), axis=1).reshape(params["length"], *y.scalars.shape)
 
     def body(carry, x):
-        outs = _call(inner, [*consts, *carry, *x], max_size)
+        outs = _evaluate(inner.jaxpr, inner.consts, [*consts, *carry, *x], max_size)
         return outs[:n_carry], outs[n_carry:]
 
     options = {k: params[k] for k in ("length", "reverse", "unroll")}
@@ -178,17 +201,17 @@ def _scan(eqn, args: list[Any], max_size: int) -> list[Any]:
 
 def _while(params, args: list[Any], max_size: int) -> list[Any]:
     """A loop whose carry is split."""
-    of_condition, of_body = params["cond_nconsts"], params["body_nconsts"]
-    condition_consts, body_consts = args[:of_condition], args[of_condition : of_condition + of_body]
+    condition, body = _closed(params["cond_jaxpr"]), _closed(params["body_jaxpr"])
+    n_condition, n_consts = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
 
     def goes_on(carry):
-        (out,) = _call(params["cond_jaxpr"], [*condition_consts, *carry], max_size)
+        (out,) = _evaluate(condition.jaxpr, condition.consts, [*args[:n_condition], *carry], max_size)
         return _whole(out)
 
-    def body(carry):
-        return _call(params["body_jaxpr"], [*body_consts, *carry], max_size)
+    def step(carry):
+        return _evaluate(body.jaxpr, body.consts, [*args[n_condition:n_consts], *carry], max_size)
 
-    return lax.while_loop(goes_on, body, args[of_condition + of_body :])
+    return lax.while_loop(goes_on, step, args[n_consts:])
 
 
 # Rules on object arrays. ---------------------------------------------------------------------------
@@ -334,6 +357,7 @@ _RULES: dict[str, Callable] = {
     "transpose": lambda params, x: [np.transpose(x, params["permutation"])],
     "rev": lambda params, x: [np.flip(x, params["dimensions"])],
     "concatenate": lambda params, *xs: [np.concatenate(xs, params["dimension"])],
+    "stack": lambda params, *xs: [np.stack(xs, params["axis"])],
     "slice": _slice,
     "dynamic_slice": _dynamic_slice,
     "iota": _iota,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import statistics
 import sys
@@ -101,6 +102,20 @@ def _bench_training(method: Method, seeds: int, repeats: int, scenario: Scenario
 
 
 def _bench_rule(method: Method, seeds: int, repeats: int, scenario: Scenario) -> dict[str, Any]:
+    row = bench_rollout(method, seeds, repeats, scenario)
+    seeds, decisions = row["seeds"], row["decisions"]
+    _, sweep_s = _timed(lambda: list(simulate([scenario], method, UNIFIED, 0, seeds)), repeats)
+    published = PUBLISHED_DECISIONS_PER_S.get(method.name) if scenario == Scenario() else None
+    return row | {
+        "sweep_s": sweep_s,
+        "sweep_decisions_per_s": decisions / statistics.median(sweep_s),
+        "ratio_to_published": None if published is None else row["rollout_decisions_per_s"] / published,
+        "peak_memory_mb": _peak_memory_mb(),
+    }
+
+
+def bench_rollout(method: Method, seeds: int, repeats: int, scenario: Scenario) -> dict[str, Any]:
+    """Figures of the kernel with its running totals, and the sums of these totals over all seeds."""
     method.check(scenario.num_servers)
     per_device = -(-seeds // (LANES * jax.local_device_count()))
     blocks = per_device * jax.local_device_count()
@@ -112,25 +127,19 @@ def _bench_rule(method: Method, seeds: int, repeats: int, scenario: Scenario) ->
     inputs = (params, numbers, None), (UNIFIED, np.int32(0), given.tables), None
     compiled = block_program(scenario.shape(), method, keep_nothing).lower(*inputs).compile()
     compile_s = time.perf_counter() - start
-    outputs, rollout_s = _timed(lambda: jax.block_until_ready(compiled(*inputs)), repeats)
-    decisions = int(np.sum(outputs[0].num_tasks))
-    _, sweep_s = _timed(lambda: list(simulate([scenario], method, UNIFIED, 0, numbers.size)), repeats)
-
-    speed = decisions / statistics.median(rollout_s)
-    published = PUBLISHED_DECISIONS_PER_S.get(method.name) if scenario == Scenario() else None
+    (totals, *_), rollout_s = _timed(lambda: jax.block_until_ready(compiled(*inputs)), repeats)
+    sums = {f.name: float(np.sum(getattr(totals, f.name), dtype=float)) for f in dataclasses.fields(totals)}
+    decisions = int(sums["num_tasks"])
     positions = numbers.size * scenario.num_servers * scenario.num_positions * scenario.num_slots
     return {
         "method": method.name,
         "seeds": numbers.size,
         "decisions": decisions,
+        "totals": sums,
         "compile_s": compile_s,
         "rollout_s": rollout_s,
-        "rollout_decisions_per_s": speed,
+        "rollout_decisions_per_s": decisions / statistics.median(rollout_s),
         "rollout_positions_per_s": positions / statistics.median(rollout_s),
-        "sweep_s": sweep_s,
-        "sweep_decisions_per_s": decisions / statistics.median(sweep_s),
-        "ratio_to_published": None if published is None else speed / published,
-        "peak_memory_mb": _peak_memory_mb(),
     }
 
 

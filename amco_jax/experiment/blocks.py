@@ -22,7 +22,7 @@ from amco_jax.scenario import Scenario
 from amco_jax.workload import Tables, tables_of
 
 ACCELERATOR_BLOCKS = 128
-"""Blocks that run side by side on an accelerator; on a CPU core they run one after the other."""
+"""Blocks that run side by side on an accelerator, unless a program says otherwise."""
 
 _MAX_CHUNK_LANES = 2**16
 
@@ -107,15 +107,17 @@ def stack_blocks(chunk: Sequence[Block], size: int, lanes: int, cells: Mapping[i
     return stacked, starts[:, None] + np.arange(lanes, dtype=np.uint32)
 
 
-def over_blocks(function: Callable[..., Any]) -> Any:
+def over_blocks(function: Callable[..., Any], accelerator_blocks: int = ACCELERATOR_BLOCKS) -> Any:
     """Jit `function(blocked, shared, state)`, written for one block, over the blocks of all local devices.
+
+    On a CPU core blocks run one after the other, on an accelerator so many side by side.
 
     Blocked inputs, states and all outputs have leaves `[blocks, ...]`, where blocks is a multiple of the
     number of devices. The state, which may be None, is overwritten.
     """
 
     def device(blocked, shared, state):
-        side_by_side = None if jax.default_backend() == "cpu" else ACCELERATOR_BLOCKS
+        side_by_side = None if jax.default_backend() == "cpu" else accelerator_blocks
         return lax.map(lambda b: function(b[0], shared, b[1]), (blocked, state), batch_size=side_by_side)
 
     mesh, spec = _mesh(), PartitionSpec("blocks")

@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from amco_jax.agents.methods import Method
 from amco_jax.env import Physics
 from amco_jax.experiment.blocks import (
+    ACCELERATOR_BLOCKS,
     Block,
     Inputs,
     blocks_of,
@@ -27,6 +29,8 @@ from amco_jax.experiment.blocks import (
     stack_blocks,
 )
 from amco_jax.experiment.trainer import LANES as TRAINING_LANES
+from amco_jax.fused import LANES as FUSED_LANES
+from amco_jax.fused import fuse, fusing
 from amco_jax.kernel import Record, rollout
 from amco_jax.metrics import keep_makespan, summarise
 from amco_jax.params import Shape
@@ -36,9 +40,11 @@ from amco_jax.workload import workload_of
 
 log = logging.getLogger(__name__)
 
-LANES = 128
-"""Seeds of a block. With fewer, LLVM finds some loops too short to be worth their overlap checks; the working
-set of more does not stay in a core's first-level cache (benchmarks/README.md)."""
+LANES = FUSED_LANES
+"""Seeds of a block. On CPUs too 128 are best: with fewer, LLVM finds some loops too short to be worth their
+overlap checks; the working set of more does not stay in a core's first-level cache (benchmarks/README.md)."""
+
+_MAX_FUSED_BLOCKS = 2**16
 
 CHUNK_BYTES = {"cpu": 2**26, "accelerator": 2**30}
 """Memory for the makespans of a chunk; two chunks are held at a time. On CPUs, small chunks come from memory
@@ -158,21 +164,65 @@ def block_program(shape: Shape, method: Method, record: Record) -> Any:
       second axis over lanes, of (physics, episode, tables) and of None, to (totals, utilisation,
       records): leaves `[blocks, lanes, ...]`, the records of an episode in one axis.
     """
+    scanned = _block_program(shape, method, record, False)
+    return (
+        _Fallback(_block_program(shape, method, record, True), scanned, method.name) if fusing() else scanned
+    )
 
+
+class _Fallback:
+    """One program as long as it can be built and run, then another: a jitted function to its callers."""
+
+    def __init__(self, first: Any, second: Any, name: str):
+        self._first, self._second, self._name = first, second, name
+
+    def _use(self, attempt: Callable[[Any], Any]) -> Any:
+        if self._first is not None:
+            try:
+                return attempt(self._first)
+            except Exception as error:  # of an experimental compiler: of any kind
+                if "RESOURCE_EXHAUSTED" in str(error):
+                    raise
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                log.warning("%s is simulated by a scan, as it cannot be one kernel: %s", self._name, reason)
+                self._first = None
+        return attempt(self._second)
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self._use(lambda program: jax.block_until_ready(program(*inputs)))
+
+    def lower(self, *inputs: Any) -> Any:
+        return self._use(lambda program: program.lower(*inputs))
+
+
+def _block_program(shape: Shape, method: Method, record: Record, fused: bool) -> Any:
     def block(blocked, shared, _):
+        if fused and (shape.arrivals == "trace" or method.policy.sees_slot):
+            raise NotImplementedError("it decides slot by slot, or replays a trace")
         (params, place), seeds, agents = blocked
         physics, number, tables = shared
         own = tables.of(place)
 
-        def episode(seed, agent):
+        def start(seed):
             workload = workload_of(shape, params, own, seed, number)
-            key = fold_in(stream(seed, Stream.POLICY), number)
+            return workload, fold_in(stream(seed, Stream.POLICY), number)
+
+        def episode(common, laned):
+            (params, physics), ((workload, key), agent) = common, laned
             out = rollout(shape, params, physics, method, workload, key, record, agent)
-            return out.totals, out.utilisation, jax.tree.map(lambda x: x.reshape(-1), out.decisions)
+            return out.totals, list(out.utilisation), out.decisions
 
-        return jax.vmap(episode)(seeds, agents)
+        common = params, physics
+        if fused:
+            totals, utilisation, kept = fuse(episode)(common, (jax.vmap(start)(seeds), agents))
+        else:
+            alone = jax.vmap(lambda seed, agent: episode(common, (start(seed), agent)))
+            totals, utilisation, kept = alone(seeds, agents)
+        records = jax.tree.map(lambda x: x.reshape(x.shape[0], -1), kept)
+        return totals, jnp.stack(utilisation, axis=1), records
 
-    return over_blocks(block)
+    # Blocks that do not fit on a GPU wait for their turn.
+    return over_blocks(block, _MAX_FUSED_BLOCKS if fused else ACCELERATOR_BLOCKS)
 
 
 def _collect(chunk: Sequence[Block], outputs: Any, lanes: int, end: int) -> list[Batch]:

@@ -1,0 +1,147 @@
+"""Measure the ways to simulate on a GPU, each in a process of its own.
+
+`python benchmarks/gpu.py --out h100.json` measures the plain scan, the scan over tasks unrolled, XLA's
+command buffers around loops, and the one kernel of `amco_jax/fused.py`, at each number of seeds. Each line
+also says how far the totals are off those of the first way.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import tyro
+
+_NO_GPU = 2
+
+COMMAND_BUFFERS = "--xla_gpu_enable_command_buffer=+WHILE"
+
+VARIANTS: dict[str, dict[str, str]] = {
+    "scan": {},
+    "scan-unroll-2": {"UNROLL": "2"},
+    "scan-unroll-5": {"UNROLL": "5"},
+    "scan-command-buffers": {"XLA_FLAGS": COMMAND_BUFFERS},
+    "scan-unroll-5-command-buffers": {"UNROLL": "5", "XLA_FLAGS": COMMAND_BUFFERS},
+    "kernel": {"AMCO_JAX_FUSED": "1"},
+}
+"""What each adds to the environment of its process."""
+
+
+def main(
+    seeds: tuple[int, ...] = (1_000, 10_000, 100_000),
+    methods: tuple[str, ...] = ("randcoedge", "optimal"),
+    variants: tuple[str, ...] = tuple(VARIANTS),
+    repeats: int = 5,
+    out: Path | None = None,
+    anywhere: bool = False,
+) -> None:
+    """Measure the ways to simulate on a GPU.
+
+    Args:
+      seeds: numbers of seeds to simulate side by side.
+      methods: rules by name.
+      variants: some of scan, scan-unroll-2, scan-unroll-5, scan-command-buffers,
+        scan-unroll-5-command-buffers, kernel.
+      repeats: of each measurement, after a warm-up.
+      out: write all figures to this file, as JSON.
+      anywhere: run without a GPU too, to try this script; the figures then say nothing about GPUs.
+    """
+    rows: list[dict[str, Any]] = []
+    for variant in variants:
+        for row in _measured(variant, seeds, methods, repeats, anywhere):
+            rows.append({"variant": variant} | row)
+            print(_line(rows[-1], rows), flush=True)
+    if out is not None:
+        out.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+def _measured(variant: str, seeds: Any, methods: Any, repeats: int, anywhere: bool) -> list[dict[str, Any]]:
+    job = {"seeds": seeds, "methods": methods, "repeats": repeats, "anywhere": anywhere}
+    changes = dict(VARIANTS[variant])
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {changes.pop('XLA_FLAGS', '')}".strip()
+    environment = os.environ | changes | {"XLA_FLAGS": flags}
+    command = [sys.executable, __file__, "--worker", json.dumps(job)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode == _NO_GPU:
+        sys.exit(_NO_GPU)
+    if done.returncode:
+        error = f"its process ended with code {done.returncode}"
+        return [{"method": m, "seeds": n, "error": error} for n in seeds for m in methods]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _line(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    head = f"{row['variant']:30} {row['method']:12} {row['seeds']:7}"
+    if "error" in row:
+        return f"{head}  failed: {row['error']}"
+    same = [r for r in rows if (r["method"], r["seeds"]) == (row["method"], row["seeds"]) and "totals" in r]
+    return (
+        f"{head} {row['rollout_decisions_per_s'] / 1e6:10.1f} M decisions/s, "
+        f"{median(row['rollout_s']):.4f} s ({min(row['rollout_s']):.4f} to {max(row['rollout_s']):.4f}), "
+        f"compiled in {row['compile_s']:.1f} s, off {same[0]['variant']} by {_difference(row, same[0]):.1e}"
+        + "".join(f"\n    {warning}" for warning in row["warnings"])
+    )
+
+
+def _difference(row: dict[str, Any], other: dict[str, Any]) -> float:
+    """Largest relative difference of the totals over all seeds."""
+    pairs = ((row["totals"][name], value) for name, value in other["totals"].items())
+    return max(abs(a - b) / max(abs(b), 1) for a, b in pairs)
+
+
+def _worker(job: dict[str, Any]) -> None:
+    import jax
+
+    from amco_jax import kernel
+    from amco_jax.agents.methods import get_method
+    from amco_jax.experiment.bench import bench_rollout
+    from amco_jax.runtime import configure
+    from amco_jax.scenario import Scenario
+
+    configure()
+    device = jax.local_devices()[0]
+    if device.platform != "gpu" and not job["anywhere"]:
+        print(
+            f"benchmarks/gpu.py: JAX finds no GPU, but {device.device_kind}; nothing measured",
+            file=sys.stderr,
+        )
+        sys.exit(_NO_GPU)
+    scenario = Scenario()
+
+    def scan(body, init, xs):
+        length = jax.tree.leaves(xs)[0].shape[0]
+        unroll = int(os.environ.get("UNROLL", "1")) if length == scenario.num_positions else 1
+        return jax.lax.scan(body, init, xs, unroll=unroll)
+
+    kernel.lax = types.SimpleNamespace(scan=scan)  # pyright: ignore
+    warnings: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warnings.append(record.getMessage())
+    logging.getLogger("amco_jax").addHandler(handler)
+
+    rows = []
+    for count in job["seeds"]:
+        for name in job["methods"]:
+            row: dict[str, Any] = {"method": name, "seeds": count, "device": device.device_kind}
+            try:
+                row |= bench_rollout(get_method(name), count, job["repeats"], scenario)
+            except Exception as error:  # the others are still worth measuring
+                row["error"] = str(error).splitlines()[0]
+            rows.append(row | {"seeds": count, "warnings": list(warnings), "measured": time.time()})
+            warnings.clear()
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        _worker(json.loads(sys.argv[2]))
+    else:
+        tyro.cli(main)
