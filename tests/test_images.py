@@ -94,10 +94,10 @@ def write_hostile(kind, path, pixels):
         picture.resize((3, 3)).save(path)
     elif kind in ("huge", "zero"):
         side = 60_000 if kind == "huge" else 0
-        header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-        chunk = struct.pack(">I", len(header)) + b"IHDR" + header
-        chunk += struct.pack(">I", zlib.crc32(b"IHDR" + header))
-        path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + b"\0" * 4)
+        path.write_bytes(png(side, side, 8, b"\0" * 4))
+    elif kind == "16-bit-colour":
+        rows = (b"\0" + row.tobytes() for row in pixels.astype(">u2") * 257)
+        path.write_bytes(png(pixels.shape[1], pixels.shape[0], 16, zlib.compress(b"".join(rows))))
     elif kind == "animated":
         picture.save(path, save_all=True, append_images=[Image.fromarray(255 - pixels)])
 
@@ -114,6 +114,7 @@ def write_hostile(kind, path, pixels):
         ("transparent", "opaque"),
         ("transparent-palette", "opaque"),
         ("16-bit", "8 bits"),
+        ("16-bit-colour", "8 bits"),
         ("tiny", "3 x 3"),
         ("huge", "large"),
         ("zero", "image"),
