@@ -72,6 +72,16 @@ def test_a_turned_photograph_is_upright(pixels, tmp_path):
     np.testing.assert_array_equal(load_image(tmp_path / "turned.png"), np.rot90(pixels, -1))
 
 
+def png(width, height, bits, data):
+    """A PNG file of RGB pixels; Pillow writes none of 16 bits, and no damaged one."""
+    header = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+
+
 def write_hostile(kind, path, pixels):
     picture = Image.fromarray(pixels)
     if kind == "truncated":
