@@ -176,9 +176,11 @@ def _opened(field: str, path: Path) -> Iterator[Any]:
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
             picture = pillow.open(path)
             _check_sides(f"{field}: {path}", picture.width, picture.height, separator=" is")
-            if picture.mode not in _EIGHT_BIT:
+            deep = ";16" in str(picture.tile)  # Pillow would drop half of the bits of such colours
+            if picture.mode not in _EIGHT_BIT or deep:
                 raise InputError(
-                    f"{field}: {path} has pixels of mode {picture.mode}; legal: 8 bits a channel"
+                    f"{field}: {path} has pixels of mode {picture.mode}{', 16 bits' * deep};"
+                    " legal: 8 bits a channel"
                 )
             if getattr(picture, "n_frames", 1) > 1:
                 raise InputError(f"{field}: {path} has {picture.n_frames} frames; legal: one")

@@ -45,6 +45,10 @@ def read_inputs(image: str, mask: str, size: int, seed: int, truth: Path | None 
         hole = make_mask(mask, size, seed)
     else:
         hole = images.mask_to_square(images.check_mask(images.load_mask(Path(mask)), given), size)
+        if not hole.any():
+            raise InputError(
+                f"mask: {mask} has no hole in the largest centred square; legal: at least a pixel"
+            )
     undamaged = square if mask in MASKS or image == "astronaut" else None
     if truth is not None:
         loaded = images.load_image(truth)

@@ -60,7 +60,7 @@ def load_model(
     """
     where = check_device(device)
     options = {
-        "torch_dtype": check_dtype(dtype, where),
+        "dtype": check_dtype(dtype, where),
         "safety_checker": None,
         "feature_extractor": None,  # from_pretrained would look for it once there is no safety checker
     }

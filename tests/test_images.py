@@ -72,6 +72,16 @@ def test_a_turned_photograph_is_upright(pixels, tmp_path):
     np.testing.assert_array_equal(load_image(tmp_path / "turned.png"), np.rot90(pixels, -1))
 
 
+def png(width, height, bits, data):
+    """A PNG file of RGB pixels; Pillow writes none of 16 bits, and no damaged one."""
+    header = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+
+
 def write_hostile(kind, path, pixels):
     picture = Image.fromarray(pixels)
     if kind == "truncated":
@@ -94,10 +104,10 @@ def write_hostile(kind, path, pixels):
         picture.resize((3, 3)).save(path)
     elif kind in ("huge", "zero"):
         side = 60_000 if kind == "huge" else 0
-        header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-        chunk = struct.pack(">I", len(header)) + b"IHDR" + header
-        chunk += struct.pack(">I", zlib.crc32(b"IHDR" + header))
-        path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + b"\0" * 4)
+        path.write_bytes(png(side, side, 8, b"\0" * 4))
+    elif kind == "16-bit-colour":
+        rows = (b"\0" + row.tobytes() for row in pixels.astype(">u2") * 257)
+        path.write_bytes(png(pixels.shape[1], pixels.shape[0], 16, zlib.compress(b"".join(rows))))
     elif kind == "animated":
         picture.save(path, save_all=True, append_images=[Image.fromarray(255 - pixels)])
 
@@ -114,6 +124,7 @@ def write_hostile(kind, path, pixels):
         ("transparent", "opaque"),
         ("transparent-palette", "opaque"),
         ("16-bit", "8 bits"),
+        ("16-bit-colour", "8 bits"),
         ("tiny", "3 x 3"),
         ("huge", "large"),
         ("zero", "image"),

@@ -9,17 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-REASON = 'needs the packages of the extra sd: python -m pip install -c constraints.txt -e ".[sd]"'
-torch = pytest.importorskip("torch", reason=REASON)
-pytest.importorskip("diffusers", reason=REASON)
-pytest.importorskip("transformers", reason=REASON)
-
-from amco_jax.errors import InputError  # noqa: E402
-from amco_jax.latency import COMPONENTS, check_rows, read_table, services  # noqa: E402
-from sd_repair.pipeline import prepare  # noqa: E402
-from sd_repair.profile import Labels, Plan, describe_device, describe_software, print_profile, profile  # noqa: E402
-from sd_repair.random_weights import random_pipeline  # noqa: E402
+from amco_jax.errors import InputError
+from amco_jax.latency import COMPONENTS, check_rows, read_table, services
+from sd_repair.pipeline import prepare
+from sd_repair.profile import Labels, Plan, describe_device, describe_software, print_profile, profile
+from sd_repair.random_weights import random_pipeline
 
 CPU = torch.device("cpu")
 LABELS = Labels("abacus", "sd15-tiny", "random", "float32", "beads 1.0", "counted")

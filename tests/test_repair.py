@@ -9,23 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-REASON = 'needs the packages of the extra sd: python -m pip install -c constraints.txt -e ".[sd]"'
-torch = pytest.importorskip("torch", reason=REASON)
-pytest.importorskip("diffusers", reason=REASON)
-pytest.importorskip("transformers", reason=REASON)
-pytest.importorskip("cv2", reason=REASON)
-pytest.importorskip("skimage", reason=REASON)
-
-from amco_jax.errors import InputError  # noqa: E402
-from sd_repair.classical import CLASSICAL, repair_classical  # noqa: E402
-from sd_repair.images import astronaut, corrupt, to_square  # noqa: E402
-from sd_repair.masks import MASKS, make_mask, pool  # noqa: E402
-from sd_repair.pipeline import load_model, prepare  # noqa: E402
-from sd_repair.quality import measure  # noqa: E402
-from sd_repair.random_weights import random_pipeline  # noqa: E402
-from sd_repair.repair import SCHEDULE, Settings, denoising, encode_image, encode_prompts, repair  # noqa: E402
-from tests.checkpoints import save_single_file  # noqa: E402
+from amco_jax.errors import InputError
+from sd_repair.classical import CLASSICAL, repair_classical
+from sd_repair.images import astronaut, corrupt, to_square
+from sd_repair.masks import MASKS, make_mask, pool
+from sd_repair.pipeline import load_model, prepare
+from sd_repair.quality import measure
+from sd_repair.random_weights import random_pipeline
+from sd_repair.repair import SCHEDULE, Settings, denoising, encode_image, encode_prompts, repair
+from tests.checkpoints import save_single_file
 
 QUICK = Settings(prompt="a face", negative_prompt="blur", steps=4)
 SIDE = 64
