@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.report.studies import Study
-from amco_jax.report.tables import Cell, Table
+from amco_jax.report.tables import Cell, Table, signed
 
 CONFERENCE, JOURNAL = "ICDCS 2024", "journal version"
 NEAR = 0.03
@@ -19,7 +19,7 @@ NEAR = 0.03
 CLAIMS_NOTE = (
     "A claim holds where the whole 95 % interval of what is measured lies at or beyond the claimed figure, "
     "is possible where the interval contains it, and fails where the whole interval falls short of it. "
-    f"Close to Optimal means at most {NEAR:.0%} above it."
+    f"Close to Optimal means at most {100 * NEAR:.0f} % above it."
 )
 
 
@@ -86,7 +86,8 @@ def _row(claim: Claim, study: Study, condition: Any, record: dict[str, Any]) -> 
     where = f"{study.axis_label} {condition}" if study.kind == "sweep" else f"{condition} physics"
     if study.kind == "sweep":
         where += f", {study.manifest['physics']} physics"
-    measured = Cell(f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]", value)
+    text = "{} [{}, {}]".format(*(signed(100 * x, 1) for x in (value, low, high)))
+    measured = Cell(text, value)
     names = (record["method"], record["baseline"], study.name, claim.source)
     return [Cell(claim.text), Cell(verdict), Cell(where), measured, *map(Cell, names)]
 

@@ -33,8 +33,6 @@ OVER_CONDITIONS = {
 }
 """Metrics with a figure over the conditions of a study, and what the caption says"""
 
-_BANDS = "Bands: 95 % intervals of the mean over seeds."
-
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -46,6 +44,7 @@ class Report:
     compared: pd.DataFrame
     """`analysis.comparisons` of all"""
     warnings: Sequence[str]
+    title: str
     claims: Table | None = None
     """What others claim, and what these studies say of it"""
 
@@ -67,7 +66,8 @@ class Report:
             for metric, caption in OVER_CONDITIONS.items():
                 if metric in of.metrics:
                     figure = sweep_figure(rows, metric, of.axis_label)
-                    found[metric] = figure, f"{caption} {_BANDS}"
+                    marks = "Bands" if _numeric(of.conditions) else "Bars"
+                    found[metric] = figure, f"{caption} {marks}: 95 % intervals of the mean over seeds."
         if of.curves is not None:
             for condition in of.conditions:
                 curves = of.curves.loc[of.curves["condition"] == condition]
@@ -96,7 +96,8 @@ def make_report(studies: Sequence[Study], baselines: Sequence[str] = ()) -> Repo
       InputError: a study has none of the baselines.
     """
     compared = comparisons(studies, baselines)
-    return Report(studies, [estimates(s) for s in studies], compared, warnings_of(studies, compared))
+    title = f"AMCo-JAX: {', '.join(s.name for s in studies)}"
+    return Report(studies, [estimates(s) for s in studies], compared, warnings_of(studies, compared), title)
 
 
 def write_report(report: Report, out: Path, formats: Sequence[str] = ("html",)) -> list[Path]:
@@ -128,7 +129,9 @@ def _write_html(report: Report, out: Path) -> Path:
         studies.append(
             {
                 "name": study.name,
+                "anchor": _file_name(study.name),
                 "summary": _summary(study),
+                "scenario": _scenario(study.manifest),
                 "headline": tables["means"],
                 "comparisons": tables["comparisons"],
                 "figures": figures,
@@ -144,7 +147,7 @@ def _write_html(report: Report, out: Path) -> Path:
         undefined=jinja2.StrictUndefined,
     )
     page = environment.get_template("page.html.jinja").render(
-        title=f"AMCo-JAX: {', '.join(s.name for s in report.studies)}",
+        title=report.title,
         studies=studies,
         warnings=report.warnings,
         claims=None if report.claims is None else Markup(report.claims.to_html()),
@@ -155,12 +158,11 @@ def _write_html(report: Report, out: Path) -> Path:
 
 
 def _write_markdown(report: Report, out: Path) -> Path:
-    parts = [f"# {', '.join(s.name for s in report.studies)}\n"]
+    parts = [f"# {report.title}\n\n", *(f"- {warning}\n" for warning in report.warnings)]
     if report.claims is not None:
         parts.append(f"\n## Claims\n\n{CLAIMS_NOTE}\n\n{report.claims.to_markdown()}\n")
-    parts += [f"- {warning}\n" for warning in report.warnings]
     for number, study in enumerate(report.studies):
-        parts.append(f"\n## {study.name}\n\n{_summary(study)}\n")
+        parts.append(f"\n## {study.name}\n\n{_summary(study)} {_scenario(study.manifest)}\n")
         for name, table in report.tables(number).items():
             parts.append(f"\n### {name.capitalize()}\n\n{table.to_markdown()}")
         parts.append(f"\n{_provenance(study.manifest)}\n")
@@ -168,7 +170,7 @@ def _write_markdown(report: Report, out: Path) -> Path:
 
 
 def _write_latex(report: Report, out: Path) -> Path:
-    paths = []
+    paths = [] if report.claims is None else [_write(out / "claims.tex", report.claims.to_latex())]
     for number, study in enumerate(report.studies):
         for name, table in report.tables(number).items():
             paths.append(_write(out / f"{_file_name(study.name)}-{name}.tex", table.to_latex()))
@@ -219,12 +221,31 @@ def _summary(study: Study) -> str:
 
 def _provenance(manifest: dict[str, Any]) -> str:
     device, versions = manifest["device"], manifest["versions"]
-    commit = (manifest["git_commit"] or "unknown")[:12]
+    commit, dirty, _ = (manifest["git_commit"] or "unknown").partition("-dirty")
     return (
         f"{manifest['started']}, {manifest['wall_time_s']:.0f} s on {device['count']} × {device['kind']}, "
-        f"AMCo-JAX {versions['amco-jax']} (commit {commit}), JAX {versions['jax']}, "
+        f"AMCo-JAX {versions['amco-jax']} (commit {commit[:12]}{dirty}), JAX {versions['jax']}, "
         f"Python {versions['python']}"
     )
+
+
+def _scenario(manifest: dict[str, Any]) -> str:
+    """The setting in a sentence; all of it is in the manifest."""
+    scenario, swept = manifest["scenario"], manifest.get("param")
+    fleet = scenario["capacity"]
+    of = "" if fleet is None else f" of {min(fleet):g} to {max(fleet):g} Gcycles/s"
+    load = f", probability {scenario['arrival_prob']:g}" if scenario["arrivals"] != "trace" else ""
+    parts = [
+        f"{scenario['num_servers']} servers{of}",
+        f"{scenario['num_slots']} slots of {scenario['slot_duration']:g} s",
+        f"{scenario['arrivals']} arrivals at {scenario['num_tasks']} positions per base station{load}",
+        f"deadline {scenario['deadline']:g} s",
+    ]
+    return f"Scenario{'' if swept is None else f', where {swept} is not swept'}: {'; '.join(parts)}."
+
+
+def _numeric(conditions: Sequence[Any]) -> bool:
+    return all(isinstance(condition, int | float) for condition in conditions)
 
 
 def _spread(conditions: Sequence[Any]) -> Iterable[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,15 @@ class Study:
     curves: pd.DataFrame | None = None
     """Columns condition, method, seed, episode and metrics; None where no episodes of training were kept"""
 
-    @property
+    @functools.cached_property
     def conditions(self) -> list[Any]:
         """Swept values, or variants of the physics, in their order."""
-        return list(dict.fromkeys(self.results["condition"]))
+        return self.results["condition"].unique().tolist()
 
-    @property
+    @functools.cached_property
     def methods(self) -> list[str]:
         """In the order of the run."""
-        return list(dict.fromkeys(self.results["method"]))
+        return self.results["method"].unique().tolist()
 
     @property
     def metrics(self) -> list[str]:
@@ -50,9 +51,21 @@ class Study:
 
     def by_seed(self, method: str, metric: str) -> pd.DataFrame:
         """One row per seed of a method, one column per condition, without seeds that lack a number."""
-        rows = self.results.loc[self.results["method"] == method]
-        table = rows.pivot(index="seed", columns="condition", values=metric)
-        return table.reindex(columns=self.conditions).dropna()
+        rows, seeds, places = self._grids[method]
+        table = np.full((len(seeds), len(self.conditions)), np.nan)
+        table[places] = np.asarray(self.results[metric], np.float64)[rows]
+        return pd.DataFrame(table, index=pd.Index(seeds, name="seed"), columns=self.conditions).dropna()
+
+    @functools.cached_property
+    def _grids(self) -> dict[str, tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]]:
+        """For each method: its rows of `results`, its seeds, and each row's place by seed and condition."""
+        grids, condition = {}, pd.Index(self.conditions).get_indexer(pd.Index(self.results["condition"]))
+        method, seed = np.asarray(self.results["method"]), np.asarray(self.results["seed"])
+        for name in self.methods:
+            rows = np.flatnonzero(method == name)
+            seeds, places = np.unique(seed[rows], return_inverse=True)
+            grids[name] = rows, seeds, (places, condition[rows])
+        return grids
 
 
 def load_studies(directories: list[Path]) -> list[Study]:

@@ -22,6 +22,8 @@ class Cell:
     value: Any = None
     """To sort by; the text where None"""
     best: bool = False
+    below: str = ""
+    """A second line, in small"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Table:
                 text = html.escape(cell.text)
                 value = "" if cell.value is None else f' data-sort="{cell.value!r}"'
                 text = f"<strong>{text}</strong>" if cell.best else text
+                text += f"<small>{html.escape(cell.below)}</small>" if cell.below else ""
                 cells.append(f'<td class="{"text" if place < self.texts else ""}"{value}>{text}</td>')
             lines.append(f"<tr>{''.join(cells)}</tr>")
         body = "\n".join(lines)
@@ -56,12 +59,14 @@ class Table:
     def to_markdown(self) -> str:
         """A pipe table."""
         lines = [self.columns, ["---"] * self.texts + ["---:"] * (len(self.columns) - self.texts)]
-        lines += [[f"**{c.text}**" if c.best else c.text for c in row] for row in self.rows]
+        for row in self.rows:
+            texts = [f"{c.text}, {c.below}" if c.below else c.text for c in row]
+            lines.append([f"**{t}**" if c.best else t for t, c in zip(texts, row, strict=True)])
         return "".join(f"| {' | '.join(x.replace('|', chr(92) + '|') for x in line)} |\n" for line in lines)
 
     def to_latex(self) -> str:
         """A booktabs tabular."""
-        rows = [[_bold(_latex(c.text)) if c.best else _latex(c.text) for c in row] for row in self.rows]
+        rows = [[_latex_cell(cell) for cell in row] for row in self.rows]
         frame = pd.DataFrame(rows, columns=[_latex(c) for c in self.columns])
         layout = "l" * self.texts + "r" * (len(self.columns) - self.texts)
         return frame.style.hide(axis="index").to_latex(hrules=True, column_format=layout)
@@ -87,10 +92,12 @@ def headline(study: Study, estimated: pd.DataFrame, compared: pd.DataFrame) -> T
             for metric in shown:
                 found = lookup[condition, method, metric]
                 text = _interval(found["estimate"], found["ci_low"], found["ci_high"])
-                all_of = [
-                    r["estimate"] for (c, _, name), r in lookup.items() if (c, name) == (condition, metric)
-                ]
-                best = found["estimate"] == min(all_of) < max(all_of)
+                shown_as = {
+                    f"{r['estimate']:.4f}"
+                    for (c, _, name), r in lookup.items()
+                    if (c, name) == (condition, metric)
+                }
+                best = f"{found['estimate']:.4f}" == min(shown_as, key=float) and len(shown_as) > 1
                 row.append(Cell(text, found["estimate"], best))
             for baseline in baselines:
                 pair = pairs.get((condition, method, baseline))
@@ -124,8 +131,8 @@ def comparison_table(study: Study, compared: pd.DataFrame) -> Table:
 
 def _reduction(pair: dict[str, Any]) -> Cell:
     low, high = 100 * pair["reduction_low"], 100 * pair["reduction_high"]
-    text = f"{_bracket(100 * pair['reduction'], low, high)}, p {_p(pair['p_holm'], True)}"
-    return Cell(text, pair["reduction"])
+    text = _bracket(100 * pair["reduction"], low, high)
+    return Cell(text, pair["reduction"], below=f"p {_p(pair['p_holm'], True)}")
 
 
 def _interval(mean: float, low: float, high: float) -> str:
@@ -133,7 +140,14 @@ def _interval(mean: float, low: float, high: float) -> str:
 
 
 def _bracket(value: float, low: float, high: float) -> str:
-    return f"{value:.2f}" if math.isnan(low) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    if math.isnan(low):
+        return signed(value, 2)
+    return f"{signed(value, 2)} [{signed(low, 2)}, {signed(high, 2)}]"
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with a minus sign that is none of hyphen's length, and no sign at zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def _p(p: float, relation: bool = False) -> str:
@@ -162,5 +176,6 @@ def _latex(text: str) -> str:
     return text
 
 
-def _bold(text: str) -> str:
-    return rf"\textbf{{{text}}}"
+def _latex_cell(cell: Cell) -> str:
+    text = rf"\textbf{{{_latex(cell.text)}}}" if cell.best else _latex(cell.text)
+    return rf"\shortstack[r]{{{text}\\\scriptsize {_latex(cell.below)}}}" if cell.below else text
