@@ -11,6 +11,7 @@ import pandas as pd
 
 from amco_jax.errors import InputError
 from amco_jax.report.studies import Study
+from amco_jax.report.tables import bracket
 from amco_jax.stats import (
     Interval,
     bootstrap_interval,
@@ -224,6 +225,7 @@ def _training_warnings(study: Study) -> list[str]:
     fifth = episodes // 5
     if fifth < 2:
         return [*found, "fewer than 10 episodes of training: convergence cannot be judged."]
+    moving: list[str] = []
     groups: Any = study.curves.groupby(["condition", "method"], sort=False)
     for (condition, method), rows in groups:
         if method not in trained:
@@ -231,12 +233,14 @@ def _training_warnings(study: Study) -> list[str]:
         table = seed_matrix(rows, "makespan_mean_s")
         before, after = table[:, -2 * fifth : -fifth].mean(axis=1), table[:, -fifth:].mean(axis=1)
         change = mean_interval(after / before - 1)
-        for side, word in ((-1, "falling"), (1, "rising")):
-            if min(side * change.low, side * change.high) > 0.005:
-                moved = (
-                    f"by {abs(change.estimate):.1%} from the last but one fifth of the episodes to the last"
-                )
-                found.append(f"the makespan of {method} ({condition}) is still {word}, {moved}.")
+        if max(change.low, -change.high) > 0.005:
+            percent = bracket(*(100 * float(x) for x in change), digits=1)
+            moving.append(f"{percent} % ({method}, {condition})")
+    if moving:
+        found.append(
+            "training has not converged: from the last but one fifth of the episodes to the last "
+            f"the makespan changes by {', '.join(moving)}."
+        )
     return found
 
 

@@ -86,7 +86,7 @@ def sweep_figure(summary: pd.DataFrame, metric: str, axis_label: str) -> Figure:
             else:  # categories have no order to draw a line along
                 x = np.arange(len(values))
                 beside = x + 0.5 * ((place + 0.5) / len(methods) - 0.5)
-                points = style | {"linestyle": "none"}
+                points: dict[str, Any] = style | {"linestyle": "none"}
                 axes.errorbar(beside, mean, (mean - low, high - mean), label=method, **points)
                 axes.set_xticks(x, values)
         axes.set_xlabel(axis_label)

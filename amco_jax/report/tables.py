@@ -117,8 +117,8 @@ def comparison_table(study: Study, compared: pd.DataFrame) -> Table:
         rows.append(
             [
                 Cell(str(r["condition"]), _number(r["condition"])), Cell(r["method"]), Cell(r["baseline"]),
-                Cell(str(r["n_seeds"])), Cell(_bracket(*percent), percent[0]),
-                Cell(_bracket(*milliseconds), milliseconds[0]), Cell(share, r["improvement"]),
+                Cell(str(r["n_seeds"])), Cell(bracket(*percent), percent[0]),
+                Cell(bracket(*milliseconds), milliseconds[0]), Cell(share, r["improvement"]),
                 Cell(_p(r["p_holm"]), r["p_holm"]),
             ]
         )  # fmt: skip
@@ -130,24 +130,24 @@ def comparison_table(study: Study, compared: pd.DataFrame) -> Table:
 
 
 def _reduction(pair: dict[str, Any]) -> Cell:
-    low, high = 100 * pair["reduction_low"], 100 * pair["reduction_high"]
-    text = _bracket(100 * pair["reduction"], low, high)
-    return Cell(text, pair["reduction"], below=f"p {_p(pair['p_holm'], True)}")
+    percent = [100 * pair[k] for k in ("reduction", "reduction_low", "reduction_high")]
+    return Cell(bracket(*percent, digits=1), pair["reduction"], below=f"p {_p(pair['p_holm'], True)}")
 
 
 def _interval(mean: float, low: float, high: float) -> str:
-    return f"{mean:.4f}" if math.isnan(low) else f"{mean:.4f} ± {(high - low) / 2:.4f}"
-
-
-def _bracket(value: float, low: float, high: float) -> str:
+    """Mean ± half the interval, or with its bounds where it is lopsided."""
     if math.isnan(low):
-        return signed(value, 2)
-    return f"{signed(value, 2)} [{signed(low, 2)}, {signed(high, 2)}]"
+        return f"{mean:.4f}"
+    sides = sorted((mean - low, high - mean))
+    if sides[1] > 1.5 * sides[0] + 1e-4:
+        return bracket(mean, low, high, digits=4)
+    return f"{mean:.4f} ± {(high - low) / 2:.4f}"
 
 
-def signed(value: float, digits: int) -> str:
-    """A number with a minus sign that is none of hyphen's length, and no sign at zero."""
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+def bracket(value: float, low: float, high: float, digits: int = 2) -> str:
+    """A number and its interval, if there is one, with proper minus signs and none at zero."""
+    number, *bounds = (f"{round(x, digits) + 0.0:.{digits}f}".replace("-", "−") for x in (value, low, high))
+    return number if math.isnan(low) else f"{number} [{', '.join(bounds)}]"
 
 
 def _p(p: float, relation: bool = False) -> str:
