@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.report.studies import Study
+
+_HEAD_WIDTH = 20
+"""Of the lines of a column's title in LaTeX, characters"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +70,20 @@ class Table:
 
     def to_latex(self) -> str:
         """A booktabs tabular."""
-        rows = [[_latex_cell(cell) for cell in row] for row in self.rows]
-        frame = pd.DataFrame(rows, columns=[_latex(c) for c in self.columns])
         layout = "l" * self.texts + "r" * (len(self.columns) - self.texts)
-        return frame.style.hide(axis="index").to_latex(hrules=True, column_format=layout)
+        heads = [
+            _stacked("b", side, [_latex(line) for line in textwrap.wrap(title, _HEAD_WIDTH)])
+            for side, title in zip(layout, self.columns, strict=True)
+        ]
+        lines = [rf"\begin{{tabular}}{{{layout}}}", r"\toprule", rf"{' & '.join(heads)} \\", r"\midrule"]
+        for row in self.rows:
+            cells = []
+            for side, cell in zip(layout, row, strict=True):
+                text = rf"\textbf{{{_latex(cell.text)}}}" if cell.best else _latex(cell.text)
+                small = [rf"\scriptsize {_latex(cell.below)}"] if cell.below else []
+                cells.append(_stacked("t", side, [text, *small]))
+            lines.append(rf"{' & '.join(cells)} \\")
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def headline(study: Study, estimated: pd.DataFrame, compared: pd.DataFrame) -> Table:
@@ -176,6 +190,8 @@ def _latex(text: str) -> str:
     return text
 
 
-def _latex_cell(cell: Cell) -> str:
-    text = rf"\textbf{{{_latex(cell.text)}}}" if cell.best else _latex(cell.text)
-    return rf"\shortstack[r]{{{text}\\\scriptsize {_latex(cell.below)}}}" if cell.below else text
+def _stacked(align: str, side: str, lines: Sequence[str]) -> str:
+    stack = r"\\{}".join(lines)  # braces, as what follows may begin with a bracket
+    return (
+        stack if len(lines) == 1 else rf"\begin{{tabular}}[{align}]{{@{{}}{side}@{{}}}}{stack}\end{{tabular}}"
+    )
