@@ -29,6 +29,9 @@ COMPARED = ("makespan_mean_s", "miss_rate")
 SIGNIFICANT = 0.05
 PAPER_EPISODES = 300
 """Of training, the least in the paper's runs"""
+_ESTIMATE_COLUMNS = (
+    "condition", "method", "metric", "statistic", "n_seeds", "estimate", "ci_low", "ci_high",
+)  # fmt: skip
 _SEED = 0
 """Of the resampling, so that the same results give the same tables"""
 
@@ -50,33 +53,45 @@ def baselines_of(study: Study, asked: Sequence[str] = ()) -> list[str]:
     return paper or study.methods[:1]
 
 
-def estimates(study: Study) -> pd.DataFrame:
-    """Means of all metrics, and median and interquartile mean of the makespan, with intervals.
+def means(study: Study) -> pd.DataFrame:
+    """Means over seeds of all metrics, with their intervals.
 
     Returns:
       Columns condition, method, metric, statistic, n_seeds, estimate, ci_low, ci_high (95 %).
     """
-    found: dict[tuple[str, str, str], tuple[int, Interval]] = {}
-    makespans: dict[int, dict[str, np.ndarray]] = {}
-    for method, metric in itertools.product(study.methods, study.metrics):
-        values = study.by_seed(method, metric).to_numpy(np.float64)
-        if len(values):
-            found[method, metric, "mean"] = len(values), mean_interval(values)
-            if metric == "makespan_mean_s":
-                makespans.setdefault(len(values), {})[method] = values
-    for seeds, of in makespans.items():  # the same resamples serve all
-        for statistic in ("median", "iqm"):
-            values = np.stack(list(of.values()), axis=1)
-            intervals = bootstrap_interval(values, np.random.default_rng(_SEED), statistic)
-            for method, *interval in zip(of, *intervals, strict=True):
-                found[method, "makespan_mean_s", statistic] = seeds, Interval(*interval)
     rows = []
-    for (method, metric, statistic), (seeds, interval) in found.items():
-        for place, condition in enumerate(study.conditions):
-            numbers = (float(bound[place]) for bound in interval)
-            rows.append((place, condition, method, metric, statistic, seeds, *numbers))
-    columns = ["condition", "method", "metric", "statistic", "n_seeds", "estimate", "ci_low", "ci_high"]
-    return _in_order(pd.DataFrame(rows, columns=["place", *columns]))
+    for method, metric in itertools.product(study.methods, study.metrics):
+        for places, (values,) in study.matched([method], metric):
+            rows += _estimate_rows(
+                study, places, (method, metric, "mean", len(values)), mean_interval(values)
+            )
+    return _in_order(pd.DataFrame(rows, columns=["place", *_ESTIMATE_COLUMNS]))
+
+
+def medians(study: Study) -> pd.DataFrame:
+    """Median and interquartile mean over seeds of the makespan, with BCa bootstrap intervals; as `means`."""
+    parts: dict[int, list[tuple[str, np.ndarray, np.ndarray]]] = {}
+    for method in study.methods:
+        for places, (values,) in study.matched([method], "makespan_mean_s"):
+            parts.setdefault(len(values), []).append((method, places, values))
+    rows = []
+    for seeds, of in parts.items():  # the same resamples serve all
+        columns = np.concatenate([values for _, _, values in of], axis=1)
+        ends = np.cumsum([len(places) for _, places, _ in of])[:-1]
+        for statistic in ("median", "iqm"):
+            interval = bootstrap_interval(columns, np.random.default_rng(_SEED), statistic)
+            split = zip(*(np.split(bound, ends) for bound in interval), strict=True)
+            for (method, places, _), bounds in zip(of, split, strict=True):
+                names = method, "makespan_mean_s", statistic, seeds
+                rows += _estimate_rows(study, places, names, Interval(*bounds))
+    return _in_order(pd.DataFrame(rows, columns=["place", *_ESTIMATE_COLUMNS]))
+
+
+def _estimate_rows(study: Study, places: np.ndarray, names: tuple[Any, ...], of: Interval) -> list[tuple]:
+    return [
+        (place, study.conditions[place], *names, *numbers)
+        for place, *numbers in zip(places, *of, strict=True)
+    ]
 
 
 def comparisons(studies: Sequence[Study], baselines: Sequence[str] = ()) -> pd.DataFrame:
@@ -116,19 +131,17 @@ def _compare(study: Study, baselines: Sequence[str]) -> pd.DataFrame:
     for metric, baseline, method in itertools.product(COMPARED, baselines, study.methods):
         if method == baseline or metric not in study.metrics:
             continue
-        tables = [study.by_seed(name, metric) for name in (method, baseline)]
-        seeds = tables[0].index.intersection(tables[1].index)
-        if seeds.empty:
-            continue
-        ours, theirs = (table.loc[seeds].to_numpy(np.float64) for table in tables)
-        reduction = reduction_interval(ours, theirs)
-        difference = mean_interval(ours - theirs)
-        improvement = probability_of_improvement(ours, theirs)
-        p = paired_p_value(ours, theirs)
-        for place, condition in enumerate(study.conditions):
-            numbers = [float(x[place]) for interval in (reduction, difference, improvement) for x in interval]
-            row = (study.name, condition, metric, method, baseline, len(seeds), *numbers, float(p[place]))
-            rows.append((place, *row))
+        for places, (ours, theirs) in study.matched((method, baseline), metric):
+            intervals = (
+                reduction_interval(ours, theirs),
+                mean_interval(ours - theirs),
+                probability_of_improvement(ours, theirs),
+            )
+            p = paired_p_value(ours, theirs)
+            for column, place in enumerate(places):
+                numbers = [float(x[column]) for interval in intervals for x in interval]
+                names = (study.name, study.conditions[place], metric, method, baseline)
+                rows.append((place, *names, len(ours), *numbers, float(p[column])))
     columns = ["study", "condition", "metric", "method", "baseline", "n_seeds"]
     for name in ("reduction", "difference", "improvement"):
         columns += [name, f"{name}_low", f"{name}_high"]
@@ -165,27 +178,26 @@ def _study_warnings(study: Study) -> list[str]:
 
 
 def _seed_warnings(study: Study) -> list[str]:
-    found, makespans = [], {m: study.by_seed(m, "makespan_mean_s") for m in study.methods}
-    counts = {m: len(table) for m, table in makespans.items()}
+    found, counts, skewed, wanted = [], {}, [], 0
+    for method in study.methods:
+        counts[method] = len(study.by_seed(method, "makespan_mean_s"))
+        for _, (values,) in study.matched([method], "makespan_mean_s"):
+            n = len(values)
+            if n < 2:
+                continue
+            # Cochran's rule: Student's interval would miss in more than 6 % of samples.
+            if n < 100 and np.any(n < 25 * _skewness(values) ** 2) and method not in skewed:
+                skewed.append(method)
+            percent = np.maximum(0.01 * values.mean(axis=0), 1e-12)
+            wanted = max(wanted, int(np.max(seeds_needed(values, percent))))
     few = {m: n for m, n in counts.items() if n < 10}
     if few:
         found.append(f"fewer than 10 seeds ({_listed(few)}): intervals of so few seeds are often too narrow.")
     if len(set(counts.values())) > 1:
         found.append(f"numbers of seeds differ ({_listed(counts)}); comparisons use the common ones.")
-    skewed, wanted = [], 0
-    for method, table in makespans.items():
-        values = table.to_numpy(np.float64)
-        if len(values) < 2:
-            continue
-        # Student's interval would miss in more than 6 % of samples; the adjusted one only with few seeds.
-        if len(values) < 100 and np.any(len(values) < 25 * _skewness(values) ** 2):
-            skewed.append(method)
-        percent = np.maximum(0.01 * values.mean(axis=0), 1e-12)
-        wanted = max(wanted, int(np.max(seeds_needed(values, percent))))
     if skewed:
         found.append(f"skewed, and fewer than 100 seeds ({', '.join(skewed)}): intervals may be too narrow.")
-    if wanted > min(counts.values()):
-        fewest = min(counts.values())
+    if wanted > (fewest := min(counts.values())):
         found.append(f"for means to ± 1 % it takes up to {wanted} seeds; the fewest here are {fewest}.")
     return found
 

@@ -92,4 +92,4 @@ def _row(claim: Claim, study: Study, condition: Any, record: dict[str, Any]) -> 
 
 
 def _misses(study: Study, condition: Any, method: str) -> float:
-    return float(np.mean(np.asarray(study.by_seed(method, "miss_rate")[condition])))
+    return float(np.nanmean(np.asarray(study.by_seed(method, "miss_rate")[condition])))

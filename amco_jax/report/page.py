@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from amco_jax.errors import InputError, check_choice, check_list
 from amco_jax.files import replacing
-from amco_jax.report.analysis import comparisons, distinct, estimates, warnings_of
+from amco_jax.report.analysis import comparisons, distinct, means, medians, warnings_of
 from amco_jax.report.claims import CLAIMS_NOTE
 from amco_jax.report.figures import cdf_figure, convergence_figure, save_pdf, svg, sweep_figure
 from amco_jax.report.studies import Study
@@ -40,7 +40,7 @@ class Report:
 
     studies: Sequence[Study]
     estimated: Sequence[pd.DataFrame]
-    """`analysis.estimates` of each study"""
+    """`analysis.means` of each study"""
     compared: pd.DataFrame
     """`analysis.comparisons` of all"""
     warnings: Sequence[str]
@@ -58,11 +58,10 @@ class Report:
 
     def figures(self, study: int) -> dict[str, tuple[Figure, str]]:
         """The figures of a study and their captions, by name."""
-        of, means = self.studies[study], self.estimated[study]
-        means = means.loc[means["statistic"] == "mean"]
+        of, estimated = self.studies[study], self.estimated[study]
         found = {}
         if len(of.conditions) > 1:
-            rows = means.rename(columns={"condition": "value", "estimate": "mean"})
+            rows = estimated.rename(columns={"condition": "value", "estimate": "mean"})
             for metric, caption in OVER_CONDITIONS.items():
                 if metric in of.metrics:
                     figure = sweep_figure(rows, metric, of.axis_label)
@@ -77,7 +76,7 @@ class Report:
                     "light bands: 80 % of the seeds.",
                 )
         for condition in _spread(of.conditions):
-            quantiles = _quantiles(means.loc[means["condition"] == condition])
+            quantiles = _quantiles(estimated.loc[estimated["condition"] == condition])
             if len(quantiles):
                 title = f"{of.axis_label}: {condition}" if of.axis_label else ""
                 name = f"cdf-{condition}" if of.axis_label else "cdf"
@@ -97,7 +96,7 @@ def make_report(studies: Sequence[Study], baselines: Sequence[str] = ()) -> Repo
     """
     compared = comparisons(studies, baselines)
     title = f"AMCo-JAX: {', '.join(s.name for s in studies)}"
-    return Report(studies, [estimates(s) for s in studies], compared, warnings_of(studies, compared), title)
+    return Report(studies, [means(s) for s in studies], compared, warnings_of(studies, compared), title)
 
 
 def write_report(report: Report, out: Path, formats: Sequence[str] = ("html",)) -> list[Path]:
@@ -184,12 +183,15 @@ def _write_latex(report: Report, out: Path) -> Path:
 def _write_csv(report: Report, out: Path) -> Path:
     frames = []
     for study, frame in zip(report.studies, report.estimated, strict=True):
-        frame = frame.copy()
-        frame.insert(0, "study", study.name)
-        frames.append(frame)
-    path = _write(out / "estimates.csv", pd.concat(frames).to_csv(index=False, lineterminator="\n"))
-    _write(out / "comparisons.csv", report.compared.to_csv(index=False, lineterminator="\n"))
-    return path
+        frames.append(pd.concat([frame, medians(study)]))
+        frames[-1].insert(0, "study", study.name)
+    _write_rows(out / "comparisons.csv", report.compared)
+    return _write_rows(out / "estimates.csv", pd.concat(frames))
+
+
+def _write_rows(path: Path, frame: pd.DataFrame) -> Path:
+    """As CSV, in digits that do not depend on the order in which a processor sums."""
+    return _write(path, frame.to_csv(index=False, lineterminator="\n", float_format="%.10g"))
 
 
 FORMATS: dict[str, Callable[[Report, Path], Path]] = {
@@ -256,9 +258,9 @@ def _spread(conditions: Sequence[Any]) -> Iterable[Any]:
     return [conditions[place] for place in sorted(places)]
 
 
-def _quantiles(means: pd.DataFrame) -> pd.DataFrame:
-    level = means["metric"].str.extract(r"^makespan_p(\d+)_s$")[0].astype(float) / 100
-    rows = means.assign(level=level, makespan_s=means["estimate"]).dropna(subset=["level", "makespan_s"])
+def _quantiles(estimated: pd.DataFrame) -> pd.DataFrame:
+    level = estimated["metric"].str.extract(r"^makespan_p(\d+)_s$")[0].astype(float) / 100
+    rows = estimated.assign(level=level, makespan_s=estimated["estimate"]).dropna(subset=["level"])
     return rows.loc[np.isfinite(rows["makespan_s"]), ["method", "level", "makespan_s"]]
 
 

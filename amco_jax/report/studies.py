@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,30 @@ class Study:
         return [c for c in self.results.columns if c not in ("condition", "method", "seed")]
 
     def by_seed(self, method: str, metric: str) -> pd.DataFrame:
-        """One row per seed of a method, one column per condition, without seeds that lack a number."""
+        """One row per seed of a method, one column per condition; NaN where an episode has no such number."""
         rows, seeds, places = self._grids[method]
         table = np.full((len(seeds), len(self.conditions)), np.nan)
         table[places] = np.asarray(self.results[metric], np.float64)[rows]
-        return pd.DataFrame(table, index=pd.Index(seeds, name="seed"), columns=self.conditions).dropna()
+        return pd.DataFrame(table, index=pd.Index(seeds, name="seed"), columns=self.conditions)
+
+    def matched(
+        self, methods: Sequence[str], metric: str
+    ) -> Iterator[tuple[np.ndarray, Sequence[np.ndarray]]]:
+        """The numbers of methods on the seeds for which all of them have one.
+
+        Yields:
+          Places of conditions in which those are the same seeds, mostly all of them, and for each method
+          `[seeds, conditions]`.
+        """
+        tables = [self.by_seed(method, metric) for method in methods]
+        common = functools.reduce(pd.Index.intersection, [table.index for table in tables])
+        values = [table.loc[common].to_numpy() for table in tables]
+        missing = np.logical_or.reduce([np.isnan(x) for x in values])
+        patterns, which = np.unique(missing, axis=1, return_inverse=True)
+        for number, pattern in enumerate(patterns.T):
+            if not pattern.all():
+                places = np.flatnonzero(which.ravel() == number)
+                yield places, [x[~pattern][:, places] for x in values]
 
     @functools.cached_property
     def _grids(self) -> dict[str, tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]]:

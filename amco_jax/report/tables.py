@@ -88,8 +88,7 @@ class Table:
 
 def headline(study: Study, estimated: pd.DataFrame, compared: pd.DataFrame) -> Table:
     """Means of each method at each condition, and its reduction of makespan against each baseline."""
-    means = estimated.loc[estimated["statistic"] == "mean"]
-    lookup = {(r["condition"], r["method"], r["metric"]): r for r in means.to_dict("records")}
+    lookup = {(r["condition"], r["method"], r["metric"]): r for r in estimated.to_dict("records")}
     compared = compared.loc[(compared["study"] == study.name) & (compared["metric"] == "makespan_mean_s")]
     pairs = {(r["condition"], r["method"], r["baseline"]): r for r in compared.to_dict("records")}
     baselines = list(dict.fromkeys(compared["baseline"]))
