@@ -56,7 +56,8 @@ class Moments:
             return
         new, old, count = values.size, self.count, self.count + values.size
         mean = values.mean()
-        squares, cubes = np.square(values - mean).sum(), ((values - mean) ** 3).sum()
+        squared = np.square(values - mean)
+        squares, cubes = squared.sum(), (squared * (values - mean)).sum()
         shift = mean - self.mean
         self.cubes += (
             cubes
@@ -95,7 +96,8 @@ def mean_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interva
     if len(values) == 1:
         return Interval(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
     centred = values - mean
-    squares, cubes = np.square(centred).sum(axis=0), (centred**3).sum(axis=0)
+    squared = centred * centred
+    squares, cubes = squared.sum(axis=0), (squared * centred).sum(axis=0)
     below, above = _skewed_half_widths(squares, cubes, len(values), confidence)
     return Interval(mean, mean - below, mean + above)
 

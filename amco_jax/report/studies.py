@@ -70,11 +70,13 @@ class Study:
         common = functools.reduce(pd.Index.intersection, [table.index for table in tables])
         values = [table.loc[common].to_numpy() for table in tables]
         missing = np.logical_or.reduce([np.isnan(x) for x in values])
-        patterns, which = np.unique(missing, axis=1, return_inverse=True)
-        for number, pattern in enumerate(patterns.T):
-            if not pattern.all():
-                places = np.flatnonzero(which.ravel() == number)
-                yield places, [x[~pattern][:, places] for x in values]
+        groups: dict[bytes, list[int]] = {}
+        for place, column in enumerate(missing.T):
+            groups.setdefault(column.tobytes(), []).append(place)
+        for places in groups.values():
+            kept = np.flatnonzero(~missing[:, places[0]])
+            if len(kept):
+                yield np.asarray(places), [x[np.ix_(kept, places)] for x in values]
 
     @functools.cached_property
     def _grids(self) -> dict[str, tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]]:
