@@ -81,7 +81,8 @@ def sweep_figure(summary: pd.DataFrame, metric: str, axis_label: str) -> Figure:
             line = rows[rows["method"] == method]
             values, low, mean, high = (np.asarray(line[c]) for c in ("value", "ci_low", "mean", "ci_high"))
             if values.dtype.kind in "if":
-                axes.plot(values, mean, label=method, linewidth=1.3, **style)
+                every = max(len(values) // 10, 1)
+                axes.plot(values, mean, label=method, linewidth=1.3, markevery=every, **style)
                 axes.fill_between(values, low, high, color=style["color"], alpha=0.2, linewidth=0)
             else:  # categories have no order to draw a line along
                 x = np.arange(len(values))
