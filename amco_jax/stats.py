@@ -171,7 +171,8 @@ def reduction_interval(method: np.ndarray, baseline: np.ndarray, confidence: flo
 
     1 - ρ with ρ = mean(method) / mean(baseline), `[seeds, ...]` each → `[...]`. The interval holds the ρ for
     which `mean_interval` of method - ρ·baseline holds 0, so it covers as often as that one does. NaN bounds
-    where the baseline's own interval holds 0, as any ρ is possible then; all NaN where its mean is 0.
+    where the baseline's own interval holds 0, as any ρ is possible then; all NaN where its mean is 0. Of values
+    without a negative one it is cut at 1, as no ρ is negative.
 
     Source: Fieller, "Some problems in interval estimation" (1954), here with the skewness adjusted for.
     """
@@ -213,7 +214,8 @@ def reduction_interval(method: np.ndarray, baseline: np.ndarray, confidence: flo
             inside, outside = np.where(out, inside, middle), np.where(out, middle, outside)
         at = np.where(np.all(method == baseline, axis=0), 1.0, np.tan(inside) * scales[0] / scales[1])
         bounds.append(np.where(known, 1 - at, np.nan))
-    return Interval((1 - ratio)[()], bounds[0][()], bounds[1][()])
+    most = np.where((method.min(axis=0) >= 0) & (baseline.min(axis=0) >= 0), 1.0, np.inf)
+    return Interval((1 - ratio)[()], bounds[0][()], np.minimum(bounds[1], most)[()])
 
 
 def probability_of_improvement(

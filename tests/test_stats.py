@@ -149,6 +149,9 @@ def test_reductions_at_the_edges():
     np.testing.assert_allclose(reduction_interval(0.7 * baseline, baseline), 0.3, atol=1e-6)
     np.testing.assert_allclose(reduction_interval(0 * method, baseline), 1.0)
     assert np.all(np.isnan(reduction_interval(method, 0 * baseline)))
+    rare = np.zeros(20)
+    rare[:2] = 0.5, 0.1
+    assert reduction_interval(rare, baseline[:, 0]).high == 1.0
     scarce = np.zeros(20)
     scarce[0] = 1.0  # a mean that may be 0, so any ratio is possible
     found = reduction_interval(method[:, 0], scarce)
