@@ -171,8 +171,8 @@ def reduction_interval(method: np.ndarray, baseline: np.ndarray, confidence: flo
 
     1 - ρ with ρ = mean(method) / mean(baseline), `[seeds, ...]` each → `[...]`. The interval holds the ρ for
     which `mean_interval` of method - ρ·baseline holds 0, so it covers as often as that one does. NaN bounds
-    where the baseline's own interval holds 0, as any ρ is possible then; all NaN where its mean is 0. Of values
-    without a negative one it is cut at 1, as no ρ is negative.
+    where the baseline's own interval holds 0, as any ρ is possible then; all NaN where its mean is 0. Where
+    no value is negative, no ρ is, and the interval ends at 1.
 
     Source: Fieller, "Some problems in interval estimation" (1954), here with the skewness adjusted for.
     """

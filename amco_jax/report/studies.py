@@ -73,10 +73,10 @@ class Study:
         groups: dict[bytes, list[int]] = {}
         for place, column in enumerate(missing.T):
             groups.setdefault(column.tobytes(), []).append(place)
-        for places in groups.values():
+        for places in map(np.asarray, groups.values()):
             kept = np.flatnonzero(~missing[:, places[0]])
             if len(kept):
-                yield np.asarray(places), [x[np.ix_(kept, places)] for x in values]
+                yield places, [x[np.ix_(kept, places)] for x in values]
 
     @functools.cached_property
     def _grids(self) -> dict[str, tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]]:
