@@ -211,7 +211,7 @@ def _write(path: Path, text: str) -> Path:
 def _summary(study: Study) -> str:
     manifest, episodes = study.manifest, study.manifest.get("episodes")
     what = {
-        "sweep": f"{study.axis_label}, {len(study.conditions)} values",
+        "sweep": f"{study.axis_label}, {len(study.conditions)} value{'s' * (len(study.conditions) > 1)}",
         "compare": f"{episodes} episodes of training, means of the last {manifest.get('last')}",
         "train": f"{episodes} episodes of training, means of the last ones",
         "evaluate": f"trained agents on {episodes} unseen episodes",
