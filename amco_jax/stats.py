@@ -21,6 +21,9 @@ CONFIDENCE = 0.95
 
 _CHUNK = 2**24
 """Most entries of a matrix of resamples, 128 MiB"""
+_DISTRUST = 12
+"""Seeds at which a sample's skewness counts half: its variance is 6/n where the truth is 0, so this is the
+shrinkage towards 0 for true skewnesses that vary by 1/2"""
 
 
 class Interval(NamedTuple):
@@ -33,15 +36,17 @@ class Interval(NamedTuple):
 
 @dataclasses.dataclass
 class Moments:
-    """Count, mean and sum of squared deviations, accumulated batch by batch; NaNs are left out.
+    """Count, mean and sums of squared and cubed deviations, accumulated batch by batch; NaNs are left out.
 
     Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-    variances" (1979).
+    variances" (1979); for cubes Pébay, "Formulas for robust, one-pass parallel computation of covariances and
+    arbitrary-order statistical moments" (2008).
     """
 
     count: int = 0
     mean: float = 0.0
     squares: float = 0.0
+    cubes: float = 0.0
 
     def add(self, values: np.ndarray) -> None:
         """Take in a batch of observations."""
@@ -49,14 +54,22 @@ class Moments:
         values = values[~np.isnan(values)]
         if values.size == 0:
             return
-        mean, count = values.mean(), self.count + values.size
+        new, old, count = values.size, self.count, self.count + values.size
+        mean = values.mean()
+        squared = np.square(values - mean)
+        squares, cubes = squared.sum(), (squared * (values - mean)).sum()
         shift = mean - self.mean
-        self.squares += np.square(values - mean).sum() + shift**2 * self.count * values.size / count
-        self.mean += shift * values.size / count
+        self.cubes += (
+            cubes
+            + shift**3 * old * new * (old - new) / count**2
+            + 3 * shift * (old * squares - new * self.squares) / count
+        )
+        self.squares += squares + shift**2 * old * new / count
+        self.mean += shift * new / count
         self.count = count
 
     def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
-        """Mean and Student-t confidence interval of the mean: (mean, low, high).
+        """Mean and the interval of `mean_interval`: (mean, low, high).
 
         NaN where there is nothing to tell: all three without observations, the bounds with only one.
         """
@@ -64,15 +77,33 @@ class Moments:
             return np.nan, np.nan, np.nan
         if self.count == 1:
             return self.mean, np.nan, np.nan
-        half = _half_width(self.squares / (self.count - 1), self.count, confidence)
-        return self.mean, self.mean - half, self.mean + half
+        below, above = _skewed_half_widths(self.squares, self.cubes, self.count, confidence)
+        return self.mean, float(self.mean - below), float(self.mean + above)
+
+
+def mean_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
+    """Interval of the mean, `[seeds, ...]` → `[...]`: Student's t adjusted for skewness.
+
+    Of skewed values Student's interval misses the mean on the side of the long tail. Here t is transformed so
+    that its own skewness cancels, and the interval reaches further on that side. The sample's skewness is
+    shrunk by n / (n + 12), as few seeds tell little of it; without skewness it is `t_interval`. NaN bounds
+    for a single seed. Of differences `a - b` of two methods on the same seeds it is the paired interval.
+
+    Source: Hall, "On the removal of skewness by transformation" (1992); the shrinkage is ours.
+    """
+    values = _seeds_first(values, confidence)
+    mean = values.mean(axis=0)
+    if len(values) == 1:
+        return Interval(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
+    centred = values - mean
+    squared = centred * centred
+    squares, cubes = squared.sum(axis=0), (squared * centred).sum(axis=0)
+    below, above = _skewed_half_widths(squares, cubes, len(values), confidence)
+    return Interval(mean, mean - below, mean + above)
 
 
 def t_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """Student's t interval of the mean, `[seeds, ...]` → `[...]`; NaN bounds for a single seed.
-
-    Of differences `a - b` of two methods on the same seeds it is the paired interval.
-    """
+    """Student's t interval of the mean, `[seeds, ...]` → `[...]`; NaN bounds for a single seed."""
     values = _seeds_first(values, confidence)
     mean = values.mean(axis=0)
     if len(values) == 1:
@@ -81,33 +112,12 @@ def t_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def mean_weights(counts: np.ndarray) -> np.ndarray:
-    """Weights that make the mean of a resample, `[resamples, seeds]`, from how often it has each seed."""
-    return counts / counts.sum(axis=1, keepdims=True)
-
-
-def iqm_weights(counts: np.ndarray) -> np.ndarray:
-    """The same for the interquartile mean, of the seeds in rising order of their values.
-
-    Like `scipy.stats.trim_mean` with a quarter, it leaves out ⌊n/4⌋ values at either end.
-    """
-    total = counts.sum(axis=1, keepdims=True)
-    return _between(counts, total // 4, total - total // 4)
-
-
-def median_weights(counts: np.ndarray) -> np.ndarray:
-    """The same for the median, of the seeds in rising order of their values."""
-    total = counts.sum(axis=1, keepdims=True)
-    return _between(counts, (total - 1) // 2, total // 2 + 1)
-
-
-STATISTICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "mean": mean_weights,
-    "median": median_weights,
-    "iqm": iqm_weights,
+STATISTICS: dict[str, Callable[[int], int]] = {
+    "mean": lambda n: 0,
+    "median": lambda n: (n - 1) // 2,
+    "iqm": lambda n: n // 4,  # as `scipy.stats.trim_mean` with a quarter
 }
-"""Each is a weighted sum of the values in rising order, and the weights depend on the resample alone. So one
-matrix of weights serves all columns of values, and the bootstrap is one matrix product."""
+"""How many of n values each leaves out at either end; it is the mean of the others."""
 
 
 def bootstrap_interval(
@@ -134,37 +144,78 @@ def bootstrap_interval(
     if statistic not in STATISTICS:
         raise InputError(f"statistic: {statistic!r}; legal: {', '.join(STATISTICS)}")
     values = np.sort(_seeds_first(values, confidence), axis=0)
-    columns = values.reshape(len(values), -1)
-    weights = STATISTICS[statistic]
-    interval = _bca(lambda counts: weights(counts) @ columns, len(values), rng, confidence, resamples, expand)
-    return Interval(*(bound.reshape(values.shape[1:]) for bound in interval))
+    columns, n, left_out = values.reshape(len(values), -1), len(values), STATISTICS[statistic]
+    estimate = columns[left_out(n) : n - left_out(n)].mean(axis=0)
+    low = high = np.full_like(estimate, np.nan)
+    if n > 1:
+        drawn = np.sort(_resampled(columns, rng, left_out(n), resamples), axis=0)
+        rounding = 1e-12 * np.abs(estimate)
+        below = (drawn < estimate - rounding).sum(axis=0) + (drawn <= estimate + rounding).sum(axis=0)
+        # The jackknife: leaving out a value moves the statistic as the value moves the winsorised mean.
+        end = left_out(n - 1)
+        influence = np.clip(columns, columns[end], columns[n - 1 - end])
+        influence -= influence.mean(axis=0)
+        tail = (1 - confidence) / 2
+        z = np.sqrt(n / (n - 1)) * special.stdtrit(n - 1, tail) if expand else special.ndtri(tail)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            bias = special.ndtri(below / (2 * resamples))
+            skew = np.nan_to_num((influence**3).sum(axis=0) / (6 * (influence**2).sum(axis=0) ** 1.5))
+            levels = [special.ndtr(bias + (bias + side) / (1 - skew * (bias + side))) for side in (z, -z)]
+        constant = drawn[-1] - drawn[0] <= rounding
+        low, high = (np.where(constant, estimate, _quantile(drawn, level)) for level in levels)
+    return Interval(*(x.reshape(values.shape[1:])[()] for x in (estimate, low, high)))
 
 
-def reduction_interval(
-    method: np.ndarray,
-    baseline: np.ndarray,
-    rng: np.random.Generator,
-    confidence: float = CONFIDENCE,
-    resamples: int = RESAMPLES,
-) -> Interval:
-    """By which share a method's mean is below a baseline's on the same seeds, with its BCa interval.
+def reduction_interval(method: np.ndarray, baseline: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
+    """By which share a method's mean is below a baseline's on the same seeds, with its paired interval.
 
-    1 - mean(method) / mean(baseline), `[seeds, ...]` each → `[...]`. Seeds are resampled in pairs, so what
-    the two have in common cancels. NaN where the baseline's mean is 0.
+    1 - ρ with ρ = mean(method) / mean(baseline), `[seeds, ...]` each → `[...]`. The interval holds the ρ for
+    which `mean_interval` of method - ρ·baseline holds 0, so it covers as often as that one does. NaN bounds
+    where the baseline's own interval holds 0, as any ρ is possible then; all NaN where its mean is 0. Where
+    no value is negative, no ρ is, and the interval ends at 1.
+
+    Source: Fieller, "Some problems in interval estimation" (1954), here with the skewness adjusted for.
     """
     method, baseline = _seeds_first(method, confidence), _seeds_first(baseline, confidence)
     if method.shape != baseline.shape:
         raise InputError(f"baseline: shape {baseline.shape}; legal: that of method, {method.shape}")
-    columns = [x.reshape(len(x), -1) for x in (method, baseline)]
+    n = len(method)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = method.mean(axis=0) / baseline.mean(axis=0)
+    ratio = np.where(np.isfinite(ratio), ratio, np.nan)
+    if n == 1:
+        return Interval(1 - ratio, np.full_like(ratio, np.nan), np.full_like(ratio, np.nan))
+    scales = [np.where(x.std(axis=0) > 0, x.std(axis=0), 1.0) for x in (method, baseline)]
+    x, y = method / scales[0], baseline / scales[1]
+    mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
+    x, y = x - mean_x, y - mean_y
+    xx, xy, yy = ((a * b).sum(axis=0) for a, b in ((x, x), (x, y), (y, y)))
+    xxx, xxy, xyy, yyy = ((a * b).sum(axis=0) for a, b in ((x * x, x), (x * x, y), (x, y * y), (y * y, y)))
+    bound = special.stdtrit(n - 1, (1 + confidence) / 2) / np.sqrt(n)
 
-    def share(counts: np.ndarray) -> np.ndarray:
-        weights = mean_weights(counts)
-        numerator, denominator = (weights @ x for x in columns)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(denominator == 0, np.nan, 1 - numerator / denominator)
+    def rejected(angle: np.ndarray) -> np.ndarray:
+        """Whether the interval of cos·x - sin·y lies beside 0."""
+        c, s = np.cos(angle), np.sin(angle)
+        squares = np.maximum(c * c * xx - 2 * c * s * xy + s * s * yy, 0.0)
+        cubes = c**3 * xxx - 3 * c * c * s * xxy + 3 * c * s * s * xyy - s**3 * yyy
+        skew = _shrunk_skewness(squares, cubes, n)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            t = (c * mean_x - s * mean_y) / np.sqrt(squares / (n - 1))
+            t = t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / (6 * n)
+        return ~(np.abs(t) <= bound)
 
-    interval = _bca(share, len(method), rng, confidence, resamples, expand=True)
-    return Interval(*(bound.reshape(method.shape[1:])[()] for bound in interval))  # a number of one column
+    known = rejected(np.full_like(ratio, np.pi / 2)) & ~np.isnan(ratio)
+    bounds = []
+    for end in (np.pi / 2, -np.pi / 2):  # where ρ is infinite, and the test is that of the baseline's mean
+        inside, outside = np.arctan(ratio * scales[1] / scales[0]), np.full_like(ratio, end)
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            out = rejected(middle)
+            inside, outside = np.where(out, inside, middle), np.where(out, middle, outside)
+        at = np.where(np.all(method == baseline, axis=0), 1.0, np.tan(inside) * scales[0] / scales[1])
+        bounds.append(np.where(known, 1 - at, np.nan))
+    most = np.where((method.min(axis=0) >= 0) & (baseline.min(axis=0) >= 0), 1.0, np.inf)
+    return Interval((1 - ratio)[()], bounds[0][()], np.minimum(bounds[1], most)[()])
 
 
 def probability_of_improvement(
@@ -268,59 +319,44 @@ def _half_width(variance: Any, count: Any, confidence: float) -> Any:
     return special.stdtrit(count - 1, (1 + confidence) / 2) * np.sqrt(variance / count)
 
 
-def _between(counts: np.ndarray, first: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Weights of the mean over the ranks first, ..., end - 1 of each resample."""
-    upto = np.cumsum(counts, axis=1)
-    inside = np.minimum(upto, end) - np.maximum(upto - counts, first)
-    return np.maximum(inside, 0) / (end - first)
+def _skewed_half_widths(squares: Any, cubes: Any, count: int, confidence: float) -> tuple[Any, Any]:
+    """How far `mean_interval` reaches below and above the mean."""
+    skew = _shrunk_skewness(squares, cubes, count)
+    quantile = special.stdtrit(count - 1, (1 + confidence) / 2) / np.sqrt(count)
+    widths = []
+    for side in (quantile, -quantile):
+        # The inverse of t + skew·t²/3 + skew²·t³/27 + skew / (6·count), which is (3/skew)·(root - 1).
+        shifted = side - skew / (6 * count)
+        root = np.cbrt(1 + skew * shifted)
+        widths.append(3 * shifted / (root**2 + root + 1))
+    deviation = np.sqrt(squares / (count - 1))
+    return deviation * widths[0], -deviation * widths[1]
 
 
-def _bca(
-    statistic: Callable[[np.ndarray], np.ndarray],
-    n: int,
-    rng: np.random.Generator,
-    confidence: float,
-    resamples: int,
-    expand: bool,
-) -> Interval:
-    """The BCa interval of a statistic that takes `[resamples, seeds]` counts to `[resamples, columns]`."""
-    estimate = statistic(np.ones((1, n)))[0]
-    if n == 1:
-        return Interval(estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan))
+def _shrunk_skewness(squares: Any, cubes: Any, count: int) -> Any:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        skew = cubes / count / (squares / count) ** 1.5
+    return np.where(squares > 0, np.nan_to_num(skew), 0.0) * count / (count + _DISTRUST)
+
+
+def _resampled(columns: np.ndarray, rng: np.random.Generator, cut: int, resamples: int) -> np.ndarray:
+    """`[resamples, columns]`: means of resamples of the rows without `cut` values at either end.
+
+    The rows of each column are in rising order, so how often a resample has each row tells its order, and one
+    matrix of weights serves all columns.
+    """
+    n = len(columns)
     rows = max(_CHUNK // n, 1)
     drawn = []
     for start in range(0, resamples, rows):
         number = min(rows, resamples - start)
         picks = rng.integers(0, n, (number, n)) + n * np.arange(number)[:, None]
-        drawn.append(statistic(np.bincount(picks.ravel(), minlength=number * n).reshape(number, n)))
-    drawn = np.sort(np.concatenate(drawn), axis=0)
-    below = ((drawn < estimate).sum(axis=0) + (drawn <= estimate).sum(axis=0)) / (2 * resamples)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        bias = special.ndtri(below)
-        skew = _acceleration(statistic, n)
-        tail = (1 - confidence) / 2
-        z = special.ndtri(tail)
-        if expand:
-            z = np.sqrt(n / (n - 1)) * special.stdtrit(n - 1, tail)
-        levels = [special.ndtr(bias + (bias + side) / (1 - skew * (bias + side))) for side in (z, -z)]
-    low, high = (_quantile(drawn, level) for level in levels)
-    constant = drawn[-1] - drawn[0] <= 1e-12 * np.abs(estimate)  # all but the rounding of the weights
-    return Interval(estimate, np.where(constant, estimate, low), np.where(constant, estimate, high))
-
-
-def _acceleration(statistic: Callable[[np.ndarray], np.ndarray], n: int) -> np.ndarray:
-    """Of the jackknife, for each column."""
-    rows = max(_CHUNK // n, 1)
-    left_out = []
-    for start in range(0, n, rows):
-        number = min(rows, n - start)
-        counts = np.ones((number, n))
-        counts[np.arange(number), start + np.arange(number)] = 0
-        left_out.append(statistic(counts))
-    left_out = np.concatenate(left_out)
-    influence = left_out.mean(axis=0) - left_out
-    cubes, squares = (influence**3).sum(axis=0), (influence**2).sum(axis=0)
-    return np.where(squares == 0, 0.0, cubes / (6 * squares**1.5))
+        counts = np.bincount(picks.ravel(), minlength=number * n).reshape(number, n)
+        if cut:
+            end = np.clip(np.cumsum(counts, axis=1), cut, n - cut)
+            counts = np.diff(end, axis=1, prepend=cut)
+        drawn.append(counts @ columns / (n - 2 * cut))
+    return np.concatenate(drawn)
 
 
 def _quantile(ordered: np.ndarray, level: np.ndarray) -> np.ndarray:

@@ -12,8 +12,9 @@ from amco_jax.report.page import write_report
 
 @dataclasses.dataclass(frozen=True)
 class Arguments(ProgramArguments):
-    out: Path = Path("results/paper")
-    """Directory for all results; what stands in it already is not run again."""
+    out: Path | None = None
+    """Directory for all results; what stands in it already is not run again. By default results/paper, with
+    --quick results/paper-quick."""
     quick: bool = False
     """Few episodes and values, to see how it works; no basis for conclusions."""
     format: tuple[str, ...] = ("html", "md")
@@ -23,7 +24,7 @@ class Arguments(ProgramArguments):
 
 
 def main(args: Arguments) -> None:
-    out = args.out.with_name(f"{args.out.name}-quick") if args.quick else args.out
+    out = args.out or Path("results", "paper-quick" if args.quick else "paper")
     report = reproduce(out, args.quick, progress=not args.quiet)
     for path in write_report(report, out / "report", args.format):
         print(path)

@@ -15,12 +15,20 @@ import pytest
 from amco_jax.errors import InputError
 from amco_jax.experiment.compare import compare
 from amco_jax.experiment.sweep import sweep
-from amco_jax.report.analysis import baselines_of, comparisons, estimates
+from amco_jax.report.analysis import baselines_of, comparisons, means, medians
 from amco_jax.report.page import make_report, write_report
 from amco_jax.report.published import write_published
-from amco_jax.report.studies import load_studies
+from amco_jax.report.studies import Study, load_studies
 from amco_jax.scenario import Scenario
-from amco_jax.stats import holm, jain_index, paired_p_value, reduction_interval, seed_matrix, t_interval
+from amco_jax.stats import (
+    bootstrap_interval,
+    holm,
+    jain_index,
+    mean_interval,
+    paired_p_value,
+    reduction_interval,
+    seed_matrix,
+)
 
 TINY = Scenario(num_servers=3, num_tasks=6, num_slots=5, capacity=(10.0, 20.0, 30.0), link_rate=400.0)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -43,20 +51,47 @@ def rows_of(results: pd.DataFrame, method: str, value: float) -> np.ndarray:
 def test_the_numbers_are_those_of_the_statistics(saved: list[Path]):
     studies = load_studies(saved)
     results = pd.read_parquet(saved[0] / "results.parquet")
-    found = estimates(studies[0]).set_index(["condition", "method", "metric", "statistic"]).sort_index()
+    keys = ["condition", "method", "metric", "statistic"]
+    found = pd.concat([means(studies[0]), medians(studies[0])]).set_index(keys).sort_index()
     row = found.loc[0.6, "local", "makespan_mean_s", "mean"]
-    expected = t_interval(rows_of(results, "local", 0.6))
+    expected = mean_interval(rows_of(results, "local", 0.6))
     np.testing.assert_allclose(row[["estimate", "ci_low", "ci_high"]].to_numpy(float), expected)
     compared = comparisons(studies)
     row = compared.set_index(["study", "condition", "metric", "method", "baseline"]).sort_index()
     row = row.loc["load", 0.6, "makespan_mean_s", "optimal", "randcoedge"]
     ours, theirs = (rows_of(results, m, 0.6) for m in ("optimal", "randcoedge"))
-    interval = reduction_interval(ours, theirs, np.random.default_rng(0))
     found = row[["reduction", "reduction_low", "reduction_high"]].to_numpy(float)
-    # Products of other shapes round otherwise, which moves a resample across the estimate now and then.
-    np.testing.assert_allclose(found, interval, rtol=1e-3)
+    np.testing.assert_allclose(found, reduction_interval(ours, theirs))
     assert row["p"] == pytest.approx(float(paired_p_value(ours, theirs)))
     assert row["n_seeds"] == 12
+
+
+def test_a_seed_without_a_number_at_one_value_counts_at_the_others():
+    makespans = np.random.default_rng(0).uniform(1, 2, (2, 3, 20))  # method, value, seed
+    makespans[0, 1, :4] = np.nan  # episodes without a task
+    rows = [
+        (value, method, seed, makespans[place, column, seed])
+        for column, value in enumerate((0.1, 0.2, 0.3))
+        for place, method in enumerate(("a", "b"))
+        for seed in range(20)
+    ]
+    results = pd.DataFrame(rows, columns=["condition", "method", "seed", "makespan_mean_s"])
+    study = Study("study", "sweep", {}, "value", results)
+    for frame in (means(study), medians(study)):
+        counts = set(frame[["method", "condition", "n_seeds"]].itertuples(index=False, name=None))
+        full = {(method, value, 20) for method in "ab" for value in (0.1, 0.2, 0.3)}
+        assert counts == full - {("a", 0.2, 20)} | {("a", 0.2, 16)}
+    row = comparisons([study], ["b"]).set_index("condition").loc[0.2]
+    ours, theirs = makespans[:, 1, 4:]
+    assert row["n_seeds"] == 16
+    np.testing.assert_allclose(
+        row[["reduction", "reduction_low", "reduction_high"]].to_numpy(float),
+        reduction_interval(ours, theirs),
+    )
+    found = medians(study).set_index(["condition", "method", "statistic"]).loc[0.2, "a", "iqm"]
+    assert found["estimate"] == pytest.approx(
+        bootstrap_interval(ours, np.random.default_rng(0), "iqm").estimate
+    )
 
 
 def test_p_values_are_corrected_over_all_distinct_tests_of_the_report(saved: list[Path]):

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from amco_jax.agents.methods import PHYSICS, Method, get_methods
@@ -22,7 +21,7 @@ from amco_jax.experiment.train import train
 from amco_jax.random import check_seeds
 from amco_jax.report.figures import convergence_figure, save_figure
 from amco_jax.scenario import Scenario
-from amco_jax.stats import reduction_interval, seed_matrix, t_interval
+from amco_jax.stats import mean_interval, reduction_interval, seed_matrix
 from amco_jax.training import FIRST_TRAINING_EPISODE
 
 PAPER_METHODS = ("amcoedge", "smcoedge", "drlcoedge", "randcoedge", "optimal")
@@ -154,7 +153,7 @@ def _final(curves: pd.DataFrame, reference: str, start: int) -> pd.DataFrame:
             for method in dict.fromkeys(of_variant["method"])
         }
         for method, makespan in by_method.items():
-            reduction = reduction_interval(by_method[reference], makespan, np.random.default_rng(0))
-            rows.append((variant, method, len(makespan), *t_interval(makespan), *reduction))
+            reduction = reduction_interval(by_method[reference], makespan)
+            rows.append((variant, method, len(makespan), *mean_interval(makespan), *reduction))
     columns = ["physics", "method", "n_seeds", "makespan_s", "ci_low", "ci_high"]
     return pd.DataFrame(rows, columns=[*columns, "reduction", "reduction_low", "reduction_high"])

@@ -29,7 +29,7 @@ from amco_jax.params import Shape
 from amco_jax.random import Stream, stream
 from amco_jax.saved import open_run
 from amco_jax.scenario import Scenario
-from amco_jax.stats import seed_matrix, t_interval
+from amco_jax.stats import mean_interval, seed_matrix
 
 BASELINES = ("optimal", "randcoedge")
 SHOWN = ("makespan_mean_s", "miss_rate", "mean_servers_used")
@@ -56,7 +56,7 @@ class EvaluateResult:
     results: pd.DataFrame
     """One row per method, seed and episode"""
     summary: pd.DataFrame
-    """Columns method, metric, n_seeds, mean, ci_low, ci_high (95 %, Student t, over means of seeds)"""
+    """Columns method, metric, n_seeds, mean, ci_low, ci_high (95 %, over means of seeds)"""
     manifest: dict[str, Any]
     out: Path | None = None
 
@@ -193,5 +193,5 @@ def _summary(results: pd.DataFrame) -> pd.DataFrame:
         group = results.loc[results["method"] == method]
         for metric in SHOWN:
             values = seed_matrix(group, metric).mean(axis=1)
-            rows.append((method, metric, len(values), *t_interval(values)))
+            rows.append((method, metric, len(values), *mean_interval(values)))
     return pd.DataFrame(rows, columns=["method", "metric", "n_seeds", "mean", "ci_low", "ci_high"])

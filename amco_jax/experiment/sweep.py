@@ -53,7 +53,7 @@ class SweepResult:
     """The outcome of a sweep."""
 
     summary: pd.DataFrame
-    """Columns method, param, value, metric, n_seeds, mean, ci_low, ci_high (95 %, Student t)"""
+    """Columns method, param, value, metric, n_seeds, mean, ci_low, ci_high (95 %)"""
     manifest: dict[str, Any]
     """Scenario, seeds, versions, device, wall time"""
     missing: int = 0

@@ -11,21 +11,29 @@ import pandas as pd
 
 from amco_jax.errors import InputError
 from amco_jax.report.studies import Study
+from amco_jax.report.tables import bracket
 from amco_jax.stats import (
+    Interval,
     bootstrap_interval,
     holm,
+    mean_interval,
     paired_p_value,
     probability_of_improvement,
     reduction_interval,
+    seed_matrix,
     seeds_needed,
-    t_interval,
 )
 
 PAPER_BASELINES = ("randcoedge", "drlcoedge", "smcoedge", "optimal")
 COMPARED = ("makespan_mean_s", "miss_rate")
 SIGNIFICANT = 0.05
+PAPER_EPISODES = 300
+"""Of training, the least in the paper's runs"""
+_ESTIMATE_COLUMNS = (
+    "condition", "method", "metric", "statistic", "n_seeds", "estimate", "ci_low", "ci_high",
+)  # fmt: skip
 _SEED = 0
-"""Of all resampling, so that the same results give the same tables"""
+"""Of the resampling, so that the same results give the same tables"""
 
 
 def baselines_of(study: Study, asked: Sequence[str] = ()) -> list[str]:
@@ -45,31 +53,45 @@ def baselines_of(study: Study, asked: Sequence[str] = ()) -> list[str]:
     return paper or study.methods[:1]
 
 
-def estimates(study: Study) -> pd.DataFrame:
-    """Means of all metrics with t intervals, and median and interquartile mean of the makespan with BCa's.
+def means(study: Study) -> pd.DataFrame:
+    """Means over seeds of all metrics, with their intervals.
 
     Returns:
       Columns condition, method, metric, statistic, n_seeds, estimate, ci_low, ci_high (95 %).
     """
     rows = []
     for method, metric in itertools.product(study.methods, study.metrics):
-        table = study.by_seed(method, metric)
-        if table.empty:
-            continue
-        values = table.to_numpy(np.float64)
-        intervals = {"mean": t_interval(values)}
-        if metric == "makespan_mean_s":
-            for statistic in ("median", "iqm"):
-                rng = np.random.default_rng(_SEED)
-                intervals[statistic] = bootstrap_interval(values, rng, statistic)
-        for statistic, interval in intervals.items():
-            for place, condition in enumerate(study.conditions):
-                numbers = (float(bound[place]) for bound in interval)
-                rows.append((condition, method, metric, statistic, len(values), *numbers))
-    columns = ["condition", "method", "metric", "statistic", "n_seeds", "estimate", "ci_low", "ci_high"]
-    frame = pd.DataFrame(rows, columns=columns)
-    order = {condition: place for place, condition in enumerate(study.conditions)}
-    return frame.sort_values("condition", key=lambda c: c.map(order), kind="stable", ignore_index=True)
+        for places, (values,) in study.matched([method], metric):
+            rows += _estimate_rows(
+                study, places, (method, metric, "mean", len(values)), mean_interval(values)
+            )
+    return _in_order(pd.DataFrame(rows, columns=["place", *_ESTIMATE_COLUMNS]))
+
+
+def medians(study: Study) -> pd.DataFrame:
+    """Median and interquartile mean over seeds of the makespan, with BCa bootstrap intervals; as `means`."""
+    parts: dict[int, list[tuple[str, np.ndarray, np.ndarray]]] = {}
+    for method in study.methods:
+        for places, (values,) in study.matched([method], "makespan_mean_s"):
+            parts.setdefault(len(values), []).append((method, places, values))
+    rows = []
+    for seeds, of in parts.items():  # the same resamples serve all
+        columns = np.concatenate([values for _, _, values in of], axis=1)
+        ends = np.cumsum([len(places) for _, places, _ in of])[:-1]
+        for statistic in ("median", "iqm"):
+            interval = bootstrap_interval(columns, np.random.default_rng(_SEED), statistic)
+            split = zip(*(np.split(bound, ends) for bound in interval), strict=True)
+            for (method, places, _), bounds in zip(of, split, strict=True):
+                names = method, "makespan_mean_s", statistic, seeds
+                rows += _estimate_rows(study, places, names, Interval(*bounds))
+    return _in_order(pd.DataFrame(rows, columns=["place", *_ESTIMATE_COLUMNS]))
+
+
+def _estimate_rows(study: Study, places: np.ndarray, names: tuple[Any, ...], of: Interval) -> list[tuple]:
+    return [
+        (place, study.conditions[place], *names, *numbers)
+        for place, *numbers in zip(places, *of, strict=True)
+    ]
 
 
 def comparisons(studies: Sequence[Study], baselines: Sequence[str] = ()) -> pd.DataFrame:
@@ -109,29 +131,35 @@ def _compare(study: Study, baselines: Sequence[str]) -> pd.DataFrame:
     for metric, baseline, method in itertools.product(COMPARED, baselines, study.methods):
         if method == baseline or metric not in study.metrics:
             continue
-        tables = [study.by_seed(name, metric) for name in (method, baseline)]
-        seeds = tables[0].index.intersection(tables[1].index)
-        if seeds.empty:
-            continue
-        ours, theirs = (table.loc[seeds].to_numpy(np.float64) for table in tables)
-        reduction = reduction_interval(ours, theirs, np.random.default_rng(_SEED))
-        difference = t_interval(ours - theirs)
-        improvement = probability_of_improvement(ours, theirs)
-        p = paired_p_value(ours, theirs)
-        for place, condition in enumerate(study.conditions):
-            numbers = [float(x[place]) for interval in (reduction, difference, improvement) for x in interval]
-            row = (study.name, condition, metric, method, baseline, len(seeds), *numbers, float(p[place]))
-            rows.append((place, *row))
+        for places, (ours, theirs) in study.matched((method, baseline), metric):
+            intervals = (
+                reduction_interval(ours, theirs),
+                mean_interval(ours - theirs),
+                probability_of_improvement(ours, theirs),
+            )
+            p = paired_p_value(ours, theirs)
+            for column, place in enumerate(places):
+                numbers = [float(x[column]) for interval in intervals for x in interval]
+                names = (study.name, study.conditions[place], metric, method, baseline)
+                rows.append((place, *names, len(ours), *numbers, float(p[column])))
     columns = ["study", "condition", "metric", "method", "baseline", "n_seeds"]
     for name in ("reduction", "difference", "improvement"):
         columns += [name, f"{name}_low", f"{name}_high"]
-    frame = pd.DataFrame(rows, columns=["place", *columns, "p"])
+    return _in_order(pd.DataFrame(rows, columns=["place", *columns, "p"]))
+
+
+def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows by the place of their condition, which is dropped."""
     return frame.sort_values("place", kind="stable", ignore_index=True).drop(columns="place")
 
 
 def warnings_of(studies: Sequence[Study], compared: pd.DataFrame) -> list[str]:
     """What a reader must know before he believes the numbers, one sentence each."""
-    found = [f"{study.name}: {text}" for study in studies for text in _study_warnings(study)]
+    of: dict[str, list[str]] = {}
+    for study in studies:
+        for text in _study_warnings(study):
+            of.setdefault(text, []).append(study.name)
+    found = [f"{', '.join(names)}: {text}" for text, names in of.items()]
     tests = distinct(compared.loc[compared["metric"] == "makespan_mean_s"])
     unclear = tests.loc[~(tests["p_holm"] < SIGNIFICANT)]
     if len(unclear):
@@ -146,66 +174,85 @@ def warnings_of(studies: Sequence[Study], compared: pd.DataFrame) -> list[str]:
 
 
 def _study_warnings(study: Study) -> list[str]:
-    found = []
-    counts = {m: len(study.by_seed(m, "makespan_mean_s")) for m in study.methods}
+    return _seed_warnings(study) + _workload_warnings(study) + _training_warnings(study)
+
+
+def _seed_warnings(study: Study) -> list[str]:
+    found, counts, skewed, wanted = [], {}, [], 0
+    for method in study.methods:
+        counts[method] = len(study.by_seed(method, "makespan_mean_s"))
+        for _, (values,) in study.matched([method], "makespan_mean_s"):
+            n = len(values)
+            if n < 2:
+                continue
+            # Cochran's rule: Student's interval would miss in more than 6 % of samples.
+            if n < 100 and np.any(n < 25 * _skewness(values) ** 2) and method not in skewed:
+                skewed.append(method)
+            percent = np.maximum(0.01 * values.mean(axis=0), 1e-12)
+            wanted = max(wanted, int(np.max(seeds_needed(values, percent))))
     few = {m: n for m, n in counts.items() if n < 10}
     if few:
         found.append(f"fewer than 10 seeds ({_listed(few)}): intervals of so few seeds are often too narrow.")
     if len(set(counts.values())) > 1:
         found.append(f"numbers of seeds differ ({_listed(counts)}); comparisons use the common ones.")
-    skewed, wanted = [], 0
-    for method in study.methods:
-        values = study.by_seed(method, "makespan_mean_s").to_numpy(np.float64)
-        if len(values) < 2:
-            continue
-        if len(values) < 100 and np.max(np.abs(_skewness(values)), initial=0) > 1:
-            skewed.append(method)
-        percent = np.maximum(0.01 * values.mean(axis=0), 1e-12)
-        wanted = max(wanted, int(np.max(seeds_needed(values, percent))))
     if skewed:
-        found.append(f"skewed over fewer than 100 seeds ({', '.join(skewed)}): intervals may be too narrow.")
-    if wanted > min(counts.values()):
-        fewest = min(counts.values())
+        found.append(f"skewed, and fewer than 100 seeds ({', '.join(skewed)}): intervals may be too narrow.")
+    if wanted > (fewest := min(counts.values())):
         found.append(f"for means to ± 1 % it takes up to {wanted} seeds; the fewest here are {fewest}.")
+    return found
+
+
+def _workload_warnings(study: Study) -> list[str]:
+    found = []
     if "miss_rate" in study.metrics and not np.any(study.results["miss_rate"] > 0):
         found.append("no task missed its deadline, so the miss rate cannot separate the methods.")
     if "utilisation_max" in study.metrics:
-        busiest = np.asarray(study.results["utilisation_max"], np.float64)
-        of = np.asarray(study.results["condition"])
-        full = [str(c) for c in study.conditions if np.mean(busiest[of == c]) > 0.99]
+        busiest = [study.by_seed(m, "utilisation_max").mean() for m in study.methods]
+        full = [str(c) for c in study.conditions if any(means[c] > 0.99 for means in busiest)]
         if full:
             found.append(
-                f"servers are saturated at {', '.join(full)}: queues grow to the end of the episode."
+                f"a server is saturated at {', '.join(full)}: queues grow to the end of the episode."
             )
-    return found + _budget_warnings(study) + _convergence_warnings(study)
+    return found
 
 
-def _budget_warnings(study: Study) -> list[str]:
-    training = study.manifest.get("training")
-    if study.kind != "sweep" or not training or not training["settings"]:
-        return []
-    episodes, names = training["episodes"], ", ".join(training["settings"])
-    text = f"{names} trained for {episodes} episodes at each value; their curves are not kept."
-    if episodes < 300:
-        text += " The paper trains for 300 to 500; with so few the learning methods may be undersold."
-    return [text]
-
-
-def _convergence_warnings(study: Study) -> list[str]:
-    """Methods whose makespan still falls from the second to last tenth of the episodes to the last."""
+def _training_warnings(study: Study) -> list[str]:
+    """Trainings shorter than the paper's, and those that had not come to rest."""
+    manifest, found = study.manifest, []
+    if study.kind == "sweep":
+        trained = list(manifest["training"]["settings"])
+        if trained:
+            found.append("methods are trained anew at each value, and their curves are not kept.")
+        episodes = manifest["training"]["episodes"]
+    else:
+        trained = list(manifest.get("settings", ())) if study.kind == "compare" else study.methods
+        episodes = manifest["episodes"]
+    if study.kind != "evaluate" and trained and episodes < PAPER_EPISODES:
+        found.append(
+            f"{episodes} episodes of training, where the paper's runs have {PAPER_EPISODES} to 500: "
+            "learning methods may do better than here."
+        )
     if study.curves is None:
-        return []
-    found, tenth = [], study.manifest["episodes"] // 10
-    if tenth < 1:
-        return ["fewer than 10 episodes of training: convergence cannot be judged."]
+        return found
+    fifth = episodes // 5
+    if fifth < 2:
+        return [*found, "fewer than 10 episodes of training: convergence cannot be judged."]
+    moving: list[str] = []
     groups: Any = study.curves.groupby(["condition", "method"], sort=False)
     for (condition, method), rows in groups:
-        table = rows.pivot(index="seed", columns="episode", values="makespan_mean_s").to_numpy(np.float64)
-        before, after = table[:, -2 * tenth : -tenth].mean(axis=1), table[:, -tenth:].mean(axis=1)
-        change = t_interval(after / before - 1)
-        if change.high < -0.01:
-            gain = f"{-change.estimate:.1%} in the last tenth of the episodes"
-            found.append(f"{method} ({condition}) is still improving, by {gain}.")
+        if method not in trained:
+            continue
+        table = seed_matrix(rows, "makespan_mean_s")
+        before, after = table[:, -2 * fifth : -fifth].mean(axis=1), table[:, -fifth:].mean(axis=1)
+        change = mean_interval(after / before - 1)
+        if max(change.low, -change.high) > 0.005:
+            percent = bracket(*(100 * float(x) for x in change), digits=1)
+            moving.append(f"{percent} % ({method}, {condition})")
+    if moving:
+        found.append(
+            "training has not converged: from the last but one fifth of the episodes to the last "
+            f"the makespan changes by {', '.join(moving)}."
+        )
     return found
 
 

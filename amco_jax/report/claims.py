@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.report.studies import Study
-from amco_jax.report.tables import Cell, Table
+from amco_jax.report.tables import Cell, Table, bracket
 
 CONFERENCE, JOURNAL = "ICDCS 2024", "journal version"
 NEAR = 0.03
@@ -19,7 +19,7 @@ NEAR = 0.03
 CLAIMS_NOTE = (
     "A claim holds where the whole 95 % interval of what is measured lies at or beyond the claimed figure, "
     "is possible where the interval contains it, and fails where the whole interval falls short of it. "
-    f"Close to Optimal means at most {NEAR:.0%} above it."
+    f"Close to Optimal means at most {100 * NEAR:.0f} % above it."
 )
 
 
@@ -75,7 +75,7 @@ def claims_table(studies: Sequence[Study], compared: pd.DataFrame) -> Table:
                 if found:
                     rows.append(_row(claim, study, condition, min(found, key=lambda r: r["reduction"])))
     columns = [
-        "claim", "verdict", "condition", "measured reduction [%]", "method", "baseline", "study", "source",
+        "claim", "verdict", "physics", "measured reduction [%]", "method", "baseline", "study", "source",
     ]  # fmt: skip
     return Table(columns, rows, texts=len(columns))
 
@@ -83,13 +83,13 @@ def claims_table(studies: Sequence[Study], compared: pd.DataFrame) -> Table:
 def _row(claim: Claim, study: Study, condition: Any, record: dict[str, Any]) -> list[Cell]:
     value, low, high = (record[k] for k in ("reduction", "reduction_low", "reduction_high"))
     verdict = "holds" if low >= claim.share else "fails" if high < claim.share else "possible"
-    where = f"{study.axis_label} {condition}" if study.kind == "sweep" else f"{condition} physics"
+    where, physics = study.name, str(condition)
     if study.kind == "sweep":
-        where += f", {study.manifest['physics']} physics"
-    measured = Cell(f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]", value)
-    names = (record["method"], record["baseline"], study.name, claim.source)
-    return [Cell(claim.text), Cell(verdict), Cell(where), measured, *map(Cell, names)]
+        where, physics = f"{study.name}, {study.axis_label} {condition}", study.manifest["physics"]
+    measured = Cell(bracket(100 * value, 100 * low, 100 * high, digits=1), value)
+    others = (record["method"], record["baseline"], where, claim.source)
+    return [Cell(claim.text), Cell(verdict), Cell(physics), measured, *map(Cell, others)]
 
 
 def _misses(study: Study, condition: Any, method: str) -> float:
-    return float(np.mean(np.asarray(study.by_seed(method, "miss_rate")[condition])))
+    return float(np.nanmean(np.asarray(study.by_seed(method, "miss_rate")[condition])))

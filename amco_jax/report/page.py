@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from amco_jax.errors import InputError, check_choice, check_list
 from amco_jax.files import replacing
-from amco_jax.report.analysis import comparisons, distinct, estimates, warnings_of
+from amco_jax.report.analysis import comparisons, distinct, means, medians, warnings_of
 from amco_jax.report.claims import CLAIMS_NOTE
 from amco_jax.report.figures import cdf_figure, convergence_figure, save_pdf, svg, sweep_figure
 from amco_jax.report.studies import Study
@@ -33,8 +33,6 @@ OVER_CONDITIONS = {
 }
 """Metrics with a figure over the conditions of a study, and what the caption says"""
 
-_BANDS = "Bands: 95 % intervals of the mean over seeds."
-
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -42,10 +40,11 @@ class Report:
 
     studies: Sequence[Study]
     estimated: Sequence[pd.DataFrame]
-    """`analysis.estimates` of each study"""
+    """`analysis.means` of each study"""
     compared: pd.DataFrame
     """`analysis.comparisons` of all"""
     warnings: Sequence[str]
+    title: str
     claims: Table | None = None
     """What others claim, and what these studies say of it"""
 
@@ -59,15 +58,15 @@ class Report:
 
     def figures(self, study: int) -> dict[str, tuple[Figure, str]]:
         """The figures of a study and their captions, by name."""
-        of, means = self.studies[study], self.estimated[study]
-        means = means.loc[means["statistic"] == "mean"]
+        of, estimated = self.studies[study], self.estimated[study]
         found = {}
         if len(of.conditions) > 1:
-            rows = means.rename(columns={"condition": "value", "estimate": "mean"})
+            rows = estimated.rename(columns={"condition": "value", "estimate": "mean"})
             for metric, caption in OVER_CONDITIONS.items():
                 if metric in of.metrics:
                     figure = sweep_figure(rows, metric, of.axis_label)
-                    found[metric] = figure, f"{caption} {_BANDS}"
+                    marks = "Bands" if _numeric(of.conditions) else "Bars"
+                    found[metric] = figure, f"{caption} {marks}: 95 % intervals of the mean over seeds."
         if of.curves is not None:
             for condition in of.conditions:
                 curves = of.curves.loc[of.curves["condition"] == condition]
@@ -77,7 +76,7 @@ class Report:
                     "light bands: 80 % of the seeds.",
                 )
         for condition in _spread(of.conditions):
-            quantiles = _quantiles(means.loc[means["condition"] == condition])
+            quantiles = _quantiles(estimated.loc[estimated["condition"] == condition])
             if len(quantiles):
                 title = f"{of.axis_label}: {condition}" if of.axis_label else ""
                 name = f"cdf-{condition}" if of.axis_label else "cdf"
@@ -96,7 +95,8 @@ def make_report(studies: Sequence[Study], baselines: Sequence[str] = ()) -> Repo
       InputError: a study has none of the baselines.
     """
     compared = comparisons(studies, baselines)
-    return Report(studies, [estimates(s) for s in studies], compared, warnings_of(studies, compared))
+    title = f"AMCo-JAX: {', '.join(s.name for s in studies)}"
+    return Report(studies, [means(s) for s in studies], compared, warnings_of(studies, compared), title)
 
 
 def write_report(report: Report, out: Path, formats: Sequence[str] = ("html",)) -> list[Path]:
@@ -128,7 +128,9 @@ def _write_html(report: Report, out: Path) -> Path:
         studies.append(
             {
                 "name": study.name,
+                "anchor": _file_name(study.name),
                 "summary": _summary(study),
+                "scenario": _scenario(study.manifest),
                 "headline": tables["means"],
                 "comparisons": tables["comparisons"],
                 "figures": figures,
@@ -144,7 +146,7 @@ def _write_html(report: Report, out: Path) -> Path:
         undefined=jinja2.StrictUndefined,
     )
     page = environment.get_template("page.html.jinja").render(
-        title=f"AMCo-JAX: {', '.join(s.name for s in report.studies)}",
+        title=report.title,
         studies=studies,
         warnings=report.warnings,
         claims=None if report.claims is None else Markup(report.claims.to_html()),
@@ -155,12 +157,11 @@ def _write_html(report: Report, out: Path) -> Path:
 
 
 def _write_markdown(report: Report, out: Path) -> Path:
-    parts = [f"# {', '.join(s.name for s in report.studies)}\n"]
+    parts = [f"# {report.title}\n\n", *(f"- {warning}\n" for warning in report.warnings)]
     if report.claims is not None:
         parts.append(f"\n## Claims\n\n{CLAIMS_NOTE}\n\n{report.claims.to_markdown()}\n")
-    parts += [f"- {warning}\n" for warning in report.warnings]
     for number, study in enumerate(report.studies):
-        parts.append(f"\n## {study.name}\n\n{_summary(study)}\n")
+        parts.append(f"\n## {study.name}\n\n{_summary(study)} {_scenario(study.manifest)}\n")
         for name, table in report.tables(number).items():
             parts.append(f"\n### {name.capitalize()}\n\n{table.to_markdown()}")
         parts.append(f"\n{_provenance(study.manifest)}\n")
@@ -168,7 +169,7 @@ def _write_markdown(report: Report, out: Path) -> Path:
 
 
 def _write_latex(report: Report, out: Path) -> Path:
-    paths = []
+    paths = [] if report.claims is None else [_write(out / "claims.tex", report.claims.to_latex())]
     for number, study in enumerate(report.studies):
         for name, table in report.tables(number).items():
             paths.append(_write(out / f"{_file_name(study.name)}-{name}.tex", table.to_latex()))
@@ -182,12 +183,15 @@ def _write_latex(report: Report, out: Path) -> Path:
 def _write_csv(report: Report, out: Path) -> Path:
     frames = []
     for study, frame in zip(report.studies, report.estimated, strict=True):
-        frame = frame.copy()
-        frame.insert(0, "study", study.name)
-        frames.append(frame)
-    path = _write(out / "estimates.csv", pd.concat(frames).to_csv(index=False, lineterminator="\n"))
-    _write(out / "comparisons.csv", report.compared.to_csv(index=False, lineterminator="\n"))
-    return path
+        frames.append(pd.concat([frame, medians(study)]))
+        frames[-1].insert(0, "study", study.name)
+    _write_rows(out / "comparisons.csv", report.compared)
+    return _write_rows(out / "estimates.csv", pd.concat(frames))
+
+
+def _write_rows(path: Path, frame: pd.DataFrame) -> Path:
+    """As CSV, in digits that do not depend on the order in which a processor sums."""
+    return _write(path, frame.to_csv(index=False, lineterminator="\n", float_format="%.10g"))
 
 
 FORMATS: dict[str, Callable[[Report, Path], Path]] = {
@@ -207,7 +211,7 @@ def _write(path: Path, text: str) -> Path:
 def _summary(study: Study) -> str:
     manifest, episodes = study.manifest, study.manifest.get("episodes")
     what = {
-        "sweep": f"{study.axis_label}, {len(study.conditions)} values",
+        "sweep": f"{study.axis_label}, {len(study.conditions)} value{'s' * (len(study.conditions) > 1)}",
         "compare": f"{episodes} episodes of training, means of the last {manifest.get('last')}",
         "train": f"{episodes} episodes of training, means of the last ones",
         "evaluate": f"trained agents on {episodes} unseen episodes",
@@ -219,12 +223,33 @@ def _summary(study: Study) -> str:
 
 def _provenance(manifest: dict[str, Any]) -> str:
     device, versions = manifest["device"], manifest["versions"]
-    commit = (manifest["git_commit"] or "unknown")[:12]
+    commit, dirty, _ = (manifest["git_commit"] or "unknown").partition("-dirty")
     return (
         f"{manifest['started']}, {manifest['wall_time_s']:.0f} s on {device['count']} × {device['kind']}, "
-        f"AMCo-JAX {versions['amco-jax']} (commit {commit}), JAX {versions['jax']}, "
+        f"AMCo-JAX {versions['amco-jax']} (commit {commit[:12]}{dirty}), JAX {versions['jax']}, "
         f"Python {versions['python']}"
     )
+
+
+def _scenario(manifest: dict[str, Any]) -> str:
+    """The setting in a sentence; all of it is in the manifest."""
+    scenario, swept = manifest["scenario"], manifest.get("param")
+    fleet = scenario["capacity"]
+    of = "" if fleet is None else f" of {min(fleet):g} to {max(fleet):g} Gcycles/s"
+    load = f", probability {scenario['arrival_prob']:g}" if scenario["arrivals"] != "trace" else ""
+    arrivals = scenario["arrivals"]
+    arrivals = arrivals.capitalize() if arrivals in ("bernoulli", "poisson") else arrivals
+    parts = [
+        f"{scenario['num_servers']} servers{of}",
+        f"{scenario['num_slots']} slots of {scenario['slot_duration']:g} s",
+        f"{arrivals} arrivals at {scenario['num_tasks']} positions per base station{load}",
+        f"deadline {scenario['deadline']:g} s",
+    ]
+    return f"Scenario{'' if swept is None else f', where {swept} is not swept'}: {'; '.join(parts)}."
+
+
+def _numeric(conditions: Sequence[Any]) -> bool:
+    return all(isinstance(condition, int | float) for condition in conditions)
 
 
 def _spread(conditions: Sequence[Any]) -> Iterable[Any]:
@@ -233,9 +258,9 @@ def _spread(conditions: Sequence[Any]) -> Iterable[Any]:
     return [conditions[place] for place in sorted(places)]
 
 
-def _quantiles(means: pd.DataFrame) -> pd.DataFrame:
-    level = means["metric"].str.extract(r"^makespan_p(\d+)_s$")[0].astype(float) / 100
-    rows = means.assign(level=level, makespan_s=means["estimate"]).dropna(subset=["level", "makespan_s"])
+def _quantiles(estimated: pd.DataFrame) -> pd.DataFrame:
+    level = estimated["metric"].str.extract(r"^makespan_p(\d+)_s$")[0].astype(float) / 100
+    rows = estimated.assign(level=level, makespan_s=estimated["estimate"]).dropna(subset=["level"])
     return rows.loc[np.isfinite(rows["makespan_s"]), ["method", "level", "makespan_s"]]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +35,15 @@ class Study:
     curves: pd.DataFrame | None = None
     """Columns condition, method, seed, episode and metrics; None where no episodes of training were kept"""
 
-    @property
+    @functools.cached_property
     def conditions(self) -> list[Any]:
         """Swept values, or variants of the physics, in their order."""
-        return list(dict.fromkeys(self.results["condition"]))
+        return self.results["condition"].unique().tolist()
 
-    @property
+    @functools.cached_property
     def methods(self) -> list[str]:
         """In the order of the run."""
-        return list(dict.fromkeys(self.results["method"]))
+        return self.results["method"].unique().tolist()
 
     @property
     def metrics(self) -> list[str]:
@@ -49,10 +51,43 @@ class Study:
         return [c for c in self.results.columns if c not in ("condition", "method", "seed")]
 
     def by_seed(self, method: str, metric: str) -> pd.DataFrame:
-        """One row per seed of a method, one column per condition, without seeds that lack a number."""
-        rows = self.results.loc[self.results["method"] == method]
-        table = rows.pivot(index="seed", columns="condition", values=metric)
-        return table.reindex(columns=self.conditions).dropna()
+        """One row per seed of a method, one column per condition; NaN where an episode has no such number."""
+        rows, seeds, places = self._grids[method]
+        table = np.full((len(seeds), len(self.conditions)), np.nan)
+        table[places] = np.asarray(self.results[metric], np.float64)[rows]
+        return pd.DataFrame(table, index=pd.Index(seeds, name="seed"), columns=self.conditions)
+
+    def matched(
+        self, methods: Sequence[str], metric: str
+    ) -> Iterator[tuple[np.ndarray, Sequence[np.ndarray]]]:
+        """The numbers of methods on the seeds for which all of them have one.
+
+        Yields:
+          Places of conditions in which those are the same seeds, mostly all of them, and for each method
+          `[seeds, conditions]`.
+        """
+        tables = [self.by_seed(method, metric) for method in methods]
+        common = functools.reduce(pd.Index.intersection, [table.index for table in tables])
+        values = [table.loc[common].to_numpy() for table in tables]
+        missing = np.logical_or.reduce([np.isnan(x) for x in values])
+        groups: dict[bytes, list[int]] = {}
+        for place, column in enumerate(missing.T):
+            groups.setdefault(column.tobytes(), []).append(place)
+        for places in map(np.asarray, groups.values()):
+            kept = np.flatnonzero(~missing[:, places[0]])
+            if len(kept):
+                yield places, [x[np.ix_(kept, places)] for x in values]
+
+    @functools.cached_property
+    def _grids(self) -> dict[str, tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]]:
+        """For each method: its rows of `results`, its seeds, and each row's place by seed and condition."""
+        grids, condition = {}, pd.Index(self.conditions).get_indexer(pd.Index(self.results["condition"]))
+        method, seed = np.asarray(self.results["method"]), np.asarray(self.results["seed"])
+        for name in self.methods:
+            rows = np.flatnonzero(method == name)
+            seeds, places = np.unique(seed[rows], return_inverse=True)
+            grids[name] = rows, seeds, (places, condition[rows])
+        return grids
 
 
 def load_studies(directories: list[Path]) -> list[Study]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.report.studies import Study
+
+_HEAD_WIDTH = 20
+"""Of the lines of a column's title in LaTeX, characters"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Cell:
     value: Any = None
     """To sort by; the text where None"""
     best: bool = False
+    below: str = ""
+    """A second line, in small"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Table:
                 text = html.escape(cell.text)
                 value = "" if cell.value is None else f' data-sort="{cell.value!r}"'
                 text = f"<strong>{text}</strong>" if cell.best else text
+                text += f"<small>{html.escape(cell.below)}</small>" if cell.below else ""
                 cells.append(f'<td class="{"text" if place < self.texts else ""}"{value}>{text}</td>')
             lines.append(f"<tr>{''.join(cells)}</tr>")
         body = "\n".join(lines)
@@ -56,21 +63,32 @@ class Table:
     def to_markdown(self) -> str:
         """A pipe table."""
         lines = [self.columns, ["---"] * self.texts + ["---:"] * (len(self.columns) - self.texts)]
-        lines += [[f"**{c.text}**" if c.best else c.text for c in row] for row in self.rows]
+        for row in self.rows:
+            texts = [f"{c.text}, {c.below}" if c.below else c.text for c in row]
+            lines.append([f"**{t}**" if c.best else t for t, c in zip(texts, row, strict=True)])
         return "".join(f"| {' | '.join(x.replace('|', chr(92) + '|') for x in line)} |\n" for line in lines)
 
     def to_latex(self) -> str:
         """A booktabs tabular."""
-        rows = [[_bold(_latex(c.text)) if c.best else _latex(c.text) for c in row] for row in self.rows]
-        frame = pd.DataFrame(rows, columns=[_latex(c) for c in self.columns])
         layout = "l" * self.texts + "r" * (len(self.columns) - self.texts)
-        return frame.style.hide(axis="index").to_latex(hrules=True, column_format=layout)
+        heads = [
+            _stacked("b", side, [_latex(line) for line in textwrap.wrap(title, _HEAD_WIDTH)])
+            for side, title in zip(layout, self.columns, strict=True)
+        ]
+        lines = [rf"\begin{{tabular}}{{{layout}}}", r"\toprule", rf"{' & '.join(heads)} \\", r"\midrule"]
+        for row in self.rows:
+            cells = []
+            for side, cell in zip(layout, row, strict=True):
+                text = rf"\textbf{{{_latex(cell.text)}}}" if cell.best else _latex(cell.text)
+                small = [rf"\scriptsize {_latex(cell.below)}"] if cell.below else []
+                cells.append(_stacked("t", side, [text, *small]))
+            lines.append(rf"{' & '.join(cells)} \\")
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def headline(study: Study, estimated: pd.DataFrame, compared: pd.DataFrame) -> Table:
     """Means of each method at each condition, and its reduction of makespan against each baseline."""
-    means = estimated.loc[estimated["statistic"] == "mean"]
-    lookup = {(r["condition"], r["method"], r["metric"]): r for r in means.to_dict("records")}
+    lookup = {(r["condition"], r["method"], r["metric"]): r for r in estimated.to_dict("records")}
     compared = compared.loc[(compared["study"] == study.name) & (compared["metric"] == "makespan_mean_s")]
     pairs = {(r["condition"], r["method"], r["baseline"]): r for r in compared.to_dict("records")}
     baselines = list(dict.fromkeys(compared["baseline"]))
@@ -87,10 +105,12 @@ def headline(study: Study, estimated: pd.DataFrame, compared: pd.DataFrame) -> T
             for metric in shown:
                 found = lookup[condition, method, metric]
                 text = _interval(found["estimate"], found["ci_low"], found["ci_high"])
-                all_of = [
-                    r["estimate"] for (c, _, name), r in lookup.items() if (c, name) == (condition, metric)
-                ]
-                best = found["estimate"] == min(all_of) < max(all_of)
+                shown_as = {
+                    f"{r['estimate']:.4f}"
+                    for (c, _, name), r in lookup.items()
+                    if (c, name) == (condition, metric)
+                }
+                best = f"{found['estimate']:.4f}" == min(shown_as, key=float) and len(shown_as) > 1
                 row.append(Cell(text, found["estimate"], best))
             for baseline in baselines:
                 pair = pairs.get((condition, method, baseline))
@@ -110,8 +130,8 @@ def comparison_table(study: Study, compared: pd.DataFrame) -> Table:
         rows.append(
             [
                 Cell(str(r["condition"]), _number(r["condition"])), Cell(r["method"]), Cell(r["baseline"]),
-                Cell(str(r["n_seeds"])), Cell(_bracket(*percent), percent[0]),
-                Cell(_bracket(*milliseconds), milliseconds[0]), Cell(share, r["improvement"]),
+                Cell(str(r["n_seeds"])), Cell(bracket(*percent), percent[0]),
+                Cell(bracket(*milliseconds), milliseconds[0]), Cell(share, r["improvement"]),
                 Cell(_p(r["p_holm"]), r["p_holm"]),
             ]
         )  # fmt: skip
@@ -123,17 +143,24 @@ def comparison_table(study: Study, compared: pd.DataFrame) -> Table:
 
 
 def _reduction(pair: dict[str, Any]) -> Cell:
-    low, high = 100 * pair["reduction_low"], 100 * pair["reduction_high"]
-    text = f"{_bracket(100 * pair['reduction'], low, high)}, p {_p(pair['p_holm'], True)}"
-    return Cell(text, pair["reduction"])
+    percent = [100 * pair[k] for k in ("reduction", "reduction_low", "reduction_high")]
+    return Cell(bracket(*percent, digits=1), pair["reduction"], below=f"p {_p(pair['p_holm'], True)}")
 
 
 def _interval(mean: float, low: float, high: float) -> str:
-    return f"{mean:.4f}" if math.isnan(low) else f"{mean:.4f} ± {(high - low) / 2:.4f}"
+    """Mean ± half the interval, or with its bounds where it is lopsided."""
+    if math.isnan(low):
+        return f"{mean:.4f}"
+    sides = sorted((mean - low, high - mean))
+    if sides[1] > 1.5 * sides[0] + 1e-4:
+        return bracket(mean, low, high, digits=4)
+    return f"{mean:.4f} ± {(high - low) / 2:.4f}"
 
 
-def _bracket(value: float, low: float, high: float) -> str:
-    return f"{value:.2f}" if math.isnan(low) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+def bracket(value: float, low: float, high: float, digits: int = 2) -> str:
+    """A number and its interval, if there is one, with proper minus signs and none at zero."""
+    number, *bounds = (f"{round(x, digits) + 0.0:.{digits}f}".replace("-", "−") for x in (value, low, high))
+    return number if math.isnan(low) else f"{number} [{', '.join(bounds)}]"
 
 
 def _p(p: float, relation: bool = False) -> str:
@@ -162,5 +189,8 @@ def _latex(text: str) -> str:
     return text
 
 
-def _bold(text: str) -> str:
-    return rf"\textbf{{{text}}}"
+def _stacked(align: str, side: str, lines: Sequence[str]) -> str:
+    stack = r"\\{}".join(lines)  # braces, as what follows may begin with a bracket
+    return (
+        stack if len(lines) == 1 else rf"\begin{{tabular}}[{align}]{{@{{}}{side}@{{}}}}{stack}\end{{tabular}}"
+    )

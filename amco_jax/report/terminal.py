@@ -11,7 +11,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from amco_jax.stats import t_interval
+from amco_jax.stats import mean_interval
 
 _MEANS = "mean ± half width of the 95 % interval"
 _SHOWN = {"makespan_mean_s": "mean makespan [s]", "miss_rate": "miss rate"}
@@ -52,7 +52,7 @@ def print_training(curves: pd.DataFrame, manifest: dict[str, Any]) -> None:
         rows = curves.loc[curves["episode"] == episode]
         intervals = []
         for metric in _SHOWN:
-            mean, low, high = t_interval(np.asarray(rows[metric]))
+            mean, low, high = mean_interval(np.asarray(rows[metric]))
             intervals.append(_interval(float(mean), float(low), float(high)))
         others = (np.mean(np.asarray(rows[name])) for name in ("loss", "epsilon", "mean_servers_used"))
         table.add_row(str(episode), *intervals, *(f"{value:.3g}" for value in others))
