@@ -47,6 +47,11 @@ _KNOWN = {
 _OTHERS = tuple(zip((_INDIGO, _GREY, _ORANGE, _GREEN, _SKY, _BROWN), "osD^vP", strict=True))
 _DASHES = (":", "--", "-.", "-")
 
+_GROWTH_LABELS = {
+    "seeds": ("seeds", "time of all seeds [s]"),
+    "num_servers": ("edge servers", "time per decision [µs]"),
+}
+
 STYLE: Any = {
     "figure.dpi": 100,
     "savefig.dpi": 200,
@@ -84,7 +89,7 @@ def sweep_figure(summary: pd.DataFrame, metric: str, axis_label: str) -> Figure:
             else:  # categories have no order to draw a line along
                 x = np.arange(len(values))
                 beside = x + 0.5 * ((place + 0.5) / len(methods) - 0.5)
-                points = style | {"linestyle": "none"}
+                points: dict[str, Any] = style | {"linestyle": "none"}
                 axes.errorbar(beside, mean, (mean - low, high - mean), label=method, markersize=4, **points)
                 axes.set_xticks(x, values)
         axes.set_xlabel(axis_label)
@@ -142,6 +147,45 @@ def cdf_figure(quantiles: pd.DataFrame, title: str) -> Figure:
         axes.set_ylim(0, 1)
         axes.set_title(title, fontsize="medium")
         figure.legend(loc="outside right upper")
+    return figure
+
+
+def growth_figure(growth: pd.DataFrame) -> Figure:
+    """Time and peak memory over the number of seeds and of servers, one line per method, all axes log.
+
+    Dotted lines are proportional to what is below them. Bars are the range of the repeats.
+
+    Args:
+      growth: columns method, axis (`seeds` or `num_servers`), value, decisions, seconds, seconds_min,
+        seconds_max, peak_memory_mb.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 5.0), layout="constrained")
+        FigureCanvasAgg(figure)
+        columns = [axis for axis in _GROWTH_LABELS if axis in set(growth["axis"])]
+        panels = figure.subplots(2, len(columns), sharex="col", squeeze=False)
+        styles = method_styles(list(dict.fromkeys(growth["method"])))
+        for axis, (upper, lower) in zip(columns, panels.T, strict=True):
+            for method, style in styles.items():
+                rows = growth.loc[(growth["axis"] == axis) & (growth["method"] == method)]
+                value, memory = (np.asarray(rows[c]) for c in ("value", "peak_memory_mb"))
+                per = 1 if axis == "seeds" else np.asarray(rows["decisions"]) / 1e6
+                low, median, high = (np.asarray(rows[f"seconds{end}"]) / per for end in ("_min", "", "_max"))
+                style = style | {"markersize": 4, "linewidth": 1.3}
+                spread = median - low, high - median
+                label = None if axis != columns[0] else method
+                upper.errorbar(value, median, spread, label=label, **style)
+                lower.plot(value, memory, **style)
+                if len(value):
+                    line = median[-1] * value / value[-1]
+                    upper.plot(value, line, ":", color=style["color"], linewidth=0.8)
+            x_label, y_label = _GROWTH_LABELS[axis]
+            upper.set(xscale="log", yscale="log", ylabel=y_label)
+            lower.set(xscale="log", yscale="log", ylabel="peak memory of the process [MiB]", xlabel=x_label)
+            ticks = np.unique(growth.loc[growth["axis"] == axis, "value"])
+            lower.set_xticks(ticks, [f"{n:,}" for n in ticks])
+            lower.minorticks_off()
+        figure.legend(loc="outside upper center", ncols=5)
     return figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,47 +136,71 @@ def _interval(mean: float, low: float, high: float, digits: int = 4) -> str:
     return f"{mean:.{digits}f} ± {(high - low) / 2:.{digits}f}"
 
 
-def print_bench(result: dict[str, Any]) -> None:
+def print_bench(manifest: dict[str, Any], exponents: pd.DataFrame) -> None:
     """Print the figures of a benchmark, medians with half the spread of the repeats, to stdout."""
-    table = Table(title="million decisions per second")
-    for column in ("method", "rollout", "sweep", "× published", "compile [s]", "peak [MB]"):
-        table.add_column(column, justify="left" if column == "method" else "right")
-    for row in result["methods"]:
-        ratio = row["ratio_to_published"]
-        table.add_row(
-            row["method"],
-            *(_speed(row["decisions"], row[kind]) for kind in ("rollout_s", "sweep_s")),
-            "" if ratio is None else f"{ratio:,.0f}",
-            f"{row['compile_s']:.1f}",
-            f"{row['peak_memory_mb']:.0f}",
+    if manifest["methods"]:
+        _print_table(
+            "million decisions per second",
+            ("method", "rollout", "sweep", "× plain loop", "compile [s]", "peak [MiB]"),
+            (
+                (
+                    row["method"],
+                    *(_speed(row["decisions"] / 1e6, row[kind]) for kind in ("rollout_s", "sweep_s")),
+                    "" if row["ratio_to_plain"] is None else f"{row['ratio_to_plain']:,.0f}",
+                    f"{row['compile_s']:.1f}",
+                    f"{row['peak_memory_mb']:.0f}",
+                )
+                for row in manifest["methods"]
+            ),
         )
-    device, host = result["device"], result["host"]
-    console = Console()
-    if result["methods"]:
-        console.print(table)
-    if result["training"]:
-        console.print(_training_table(result["training"]))
-    console.print(f"{device['count']} × {device['kind']} ({host['processor']}, {host['cores']} cores)")
+    if manifest["plain"]:
+        _print_table(
+            "decisions per second of the plain loop, on one core",
+            ("method", "decisions/s"),
+            ((row["method"], _speed(row["decisions"], row["seconds"], 0)) for row in manifest["plain"]),
+        )
+    if manifest["training"]:
+        _print_table(
+            "episodes of training per second",
+            ("method", "seeds", "episodes/s", "1,000 × 500 episodes [s]", "peak [MiB]"),
+            (
+                (
+                    row["method"],
+                    str(row["seeds"]),
+                    _speed(row["seeds"] * row["episodes"], row["train_s"], 0),
+                    f"{row['job_s']:,.0f}",
+                    f"{row['peak_memory_mb']:.0f}",
+                )
+                for row in manifest["training"]
+            ),
+        )
+    if len(exponents):
+        _print_table(
+            "growth: exponent of n",
+            ("method", "n", "time", "memory"),
+            (
+                (row["method"], _GROWTH[row["axis"]], f"{row['time']:.2f}", f"{row['memory']:.2f}")
+                for row in exponents.to_dict("records")
+            ),
+        )
+    device, host = manifest["device"], manifest["host"]
+    print(f"{device['count']} × {device['kind']} ({host['processor']}, {host['cores']} cores)")
 
 
-def _training_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="episodes of training per second")
-    for column in ("method", "seeds", "episodes/s", "× published", "1,000 × 500 episodes [s]", "peak [MB]"):
-        table.add_column(column, justify="left" if column == "method" else "right")
+_GROWTH = {"seeds": "seeds", "num_servers": "servers, per decision"}
+
+
+def _print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Texts in a table, the first column to the left."""
+    table = Table(title=title)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left")
     for row in rows:
-        ratio, seconds = row["ratio_to_published"], row["train_s"]
-        half_spread = (max(seconds) - min(seconds)) / 2 / statistics.median(seconds)
-        table.add_row(
-            row["method"],
-            str(row["seeds"]),
-            f"{row['episodes_per_s']:.0f} ± {half_spread:.0%}",
-            "" if ratio is None else f"{ratio:,.0f}",
-            f"{row['published_job_s']:,.0f}",
-            f"{row['peak_memory_mb']:.0f}",
-        )
-    return table
+        table.add_row(*row)
+    Console().print(table)
 
 
-def _speed(decisions: int, seconds: list[float]) -> str:
+def _speed(count: float, seconds: list[float], digits: int = 1) -> str:
+    """A count per second, of the median, with half the spread of the repeats."""
     half_spread = (max(seconds) - min(seconds)) / 2 / statistics.median(seconds)
-    return f"{decisions / statistics.median(seconds) / 1e6:.1f} ± {half_spread:.0%}"
+    return f"{count / statistics.median(seconds):,.{digits}f} ± {half_spread:.0%}"
