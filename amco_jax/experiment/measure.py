@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -60,7 +62,7 @@ def measure(job: Job, load: Callable[[str], str | Method]) -> dict[str, Any]:
     method = get_method(load(job.method))
     figures = (_rule if method.training is None else _training)(job, method)
     size = {"method": method.name, "num_servers": job.scenario.num_servers}
-    return size | figures | {"peak_memory_mb": _peak_memory_mb()}
+    return size | figures | {"peak_memory_mb": peak_memory_mb()}
 
 
 def _rule(job: Job, method: Method) -> dict[str, Any]:
@@ -176,9 +178,13 @@ def _timed(run: Callable[[], Any], repeats: int) -> tuple[Any, list[float]]:
     return result, seconds
 
 
-def _peak_memory_mb() -> float:
-    """Of the process; on accelerators of the device."""
+def peak_memory_mb() -> float:
+    """Of the process, MiB; on accelerators of the device."""
     if jax.default_backend() != "cpu" and (usage := jax.local_devices()[0].memory_stats()):
         return usage["peak_bytes_in_use"] / 2**20
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+    status = Path("/proc/self/status")
+    # Linux tells it here; its getrusage counts in what the parent process held when it started this one.
+    if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return int(found[1]) / 2**10
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, others KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
