@@ -44,8 +44,8 @@ def main(args: Arguments) -> None:
         progress=not args.quiet,
     )
     if not args.quiet:
-        print_bench(result.manifest, result.exponents)
-        print(f"All figures are in {result.out}")
+        print_bench(result.manifest, result.tables)
+        print(f"Tables, figures and manifest are in {result.out}")
 
 
 if __name__ == "__main__":

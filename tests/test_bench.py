@@ -114,7 +114,7 @@ def test_bench_writes_everything_that_it_measures(tmp_path):
         "--growth", "mine:METHOD", "--growth-seeds", 1, 200, "--growth-servers", 3, cwd=tmp_path,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    assert "× plain loop" in run.stdout
+    assert "kernel / plain loop" in run.stdout
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["device"]["count"] >= 1
     optimal, mine = manifest["methods"]
@@ -127,13 +127,14 @@ def test_bench_writes_everything_that_it_measures(tmp_path):
     ratio = optimal["rollout_decisions_per_s"] / plain["decisions_per_s"]
     assert optimal["ratio_to_plain"] == pytest.approx(ratio)
     assert mine["ratio_to_plain"] is None
+    assert f"| {ratio:,.0f} | {optimal['compile_s']:.1f} |" in (out / "summary.md").read_text()
     rows = pd.read_csv(out / "growth.csv")
     assert rows[["method", "axis", "value"]].to_numpy().tolist() == [
         ["mine", "seeds", 1], ["mine", "seeds", 200], ["mine", "num_servers", 3],
     ]  # fmt: skip
     assert np.all(np.asarray(rows["decisions"]) > 0)
     assert {file.name for file in out.iterdir()} == {
-        "manifest.json", "growth.csv", "growth.png", "growth.pdf", "SHA256SUMS",
+        "summary.md", "manifest.json", "growth.csv", "growth.png", "growth.pdf", "SHA256SUMS",
     }  # fmt: skip
     assert_refused(command("bench", "--methods", "local", "--out", out), "holds results")
 

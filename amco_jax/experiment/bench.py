@@ -24,6 +24,8 @@ from amco_jax.experiment.output import Output
 from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import provenance
 from amco_jax.report.figures import growth_figure, save_figure
+from amco_jax.report.speed import speed_tables, to_markdown
+from amco_jax.report.tables import Table
 from amco_jax.runtime import configure
 from amco_jax.scenario import Scenario
 
@@ -42,8 +44,8 @@ class BenchResult:
 
     growth: pd.DataFrame
     """One row per method, axis (`seeds` or `num_servers`) and value, see docs/files.md; may be empty"""
-    exponents: pd.DataFrame
-    """Columns method, axis, time, memory: of the power laws through the rows of `growth`"""
+    tables: dict[str, Table]
+    """By title"""
     manifest: dict[str, Any]
     """All figures with every repeat, scenario, versions, device"""
     out: Path | None = None
@@ -76,7 +78,7 @@ def bench(
       growth: names of the methods whose growth over seeds and servers is measured.
       growth_seeds, growth_servers: where; a fleet that a method cannot handle is left out.
       load: the method of a name; a function that other processes can import.
-      out: a directory for manifest.json, growth.csv and the figure.
+      out: a directory for summary.md, manifest.json, growth.csv and the figure.
       overwrite: replace the results that stand in `out`.
       progress: show a bar on stderr.
 
@@ -120,14 +122,15 @@ def bench(
         }
         # Only now, as it starts JAX in this process too, which takes the memory of an accelerator.
         manifest = {"kind": "bench", "scenario": scenario.to_dict()} | figures | provenance(started, scenario)
-        table = growth_rows(manifest["growth"])
-        result = BenchResult(table, exponents(table), manifest, None if out is None else Path(out))
+        rows = growth_rows(manifest["growth"])
+        tables = speed_tables(manifest, exponents(rows))
         if output is not None:
+            output.path("summary.md").write_text(to_markdown(manifest, tables), encoding="utf-8")
             if points:
-                table.to_csv(output.path("growth.csv"), index=False)
-                save_figure(growth_figure(table), output.path("growth"))
+                rows.to_csv(output.path("growth.csv"), index=False)
+                save_figure(growth_figure(rows), output.path("growth"))
             output.finish(manifest)
-    return result
+    return BenchResult(rows, tables, manifest, None if out is None else Path(out))
 
 
 def growth_rows(measured: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -145,7 +148,9 @@ def growth_rows(measured: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def exponents(growth: pd.DataFrame) -> pd.DataFrame:
-    """Slopes of log time and log peak memory over log n, by least squares; NaN where there is one n.
+    """Slopes of log time and log peak memory over log n, by least squares; NaN where there is one n alone.
+
+    Columns method, axis, time, memory.
 
     Over seeds n is the number simulated, and the time that of all; over servers the time is that of one
     decision, of which an episode has more the larger the fleet.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from amco_jax.report.speed import device_line
+from amco_jax.report.tables import Table as SpeedTable
 from amco_jax.stats import t_interval
 
 _MEANS = "mean ± half width of the 95 % interval"
@@ -112,7 +113,7 @@ def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
 
 
 def _print(table: Table, manifest: dict[str, Any]) -> None:
-    console, device = Console(), manifest["device"]
+    console, device = Console(markup=False), manifest["device"]
     console.print(table)
     if "trace" in manifest:
         console.print(_trace_line(manifest["trace"]), soft_wrap=True)
@@ -136,71 +137,14 @@ def _interval(mean: float, low: float, high: float, digits: int = 4) -> str:
     return f"{mean:.{digits}f} ± {(high - low) / 2:.{digits}f}"
 
 
-def print_bench(manifest: dict[str, Any], exponents: pd.DataFrame) -> None:
-    """Print the figures of a benchmark, medians with half the spread of the repeats, to stdout."""
-    if manifest["methods"]:
-        _print_table(
-            "million decisions per second",
-            ("method", "rollout", "sweep", "× plain loop", "compile [s]", "peak [MiB]"),
-            (
-                (
-                    row["method"],
-                    *(_speed(row["decisions"] / 1e6, row[kind]) for kind in ("rollout_s", "sweep_s")),
-                    "" if row["ratio_to_plain"] is None else f"{row['ratio_to_plain']:,.0f}",
-                    f"{row['compile_s']:.1f}",
-                    f"{row['peak_memory_mb']:.0f}",
-                )
-                for row in manifest["methods"]
-            ),
-        )
-    if manifest["plain"]:
-        _print_table(
-            "decisions per second of the plain loop, on one core",
-            ("method", "decisions/s"),
-            ((row["method"], _speed(row["decisions"], row["seconds"], 0)) for row in manifest["plain"]),
-        )
-    if manifest["training"]:
-        _print_table(
-            "episodes of training per second",
-            ("method", "seeds", "episodes/s", "1,000 × 500 episodes [s]", "peak [MiB]"),
-            (
-                (
-                    row["method"],
-                    str(row["seeds"]),
-                    _speed(row["seeds"] * row["episodes"], row["train_s"], 0),
-                    f"{row['job_s']:,.0f}",
-                    f"{row['peak_memory_mb']:.0f}",
-                )
-                for row in manifest["training"]
-            ),
-        )
-    if len(exponents):
-        _print_table(
-            "growth: exponent of n",
-            ("method", "n", "time", "memory"),
-            (
-                (row["method"], _GROWTH[row["axis"]], f"{row['time']:.2f}", f"{row['memory']:.2f}")
-                for row in exponents.to_dict("records")
-            ),
-        )
-    device, host = manifest["device"], manifest["host"]
-    print(f"{device['count']} × {device['kind']} ({host['processor']}, {host['cores']} cores)")
-
-
-_GROWTH = {"seeds": "seeds", "num_servers": "servers, per decision"}
-
-
-def _print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Texts in a table, the first column to the left."""
-    table = Table(title=title)
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-
-
-def _speed(count: float, seconds: list[float], digits: int = 1) -> str:
-    """A count per second, of the median, with half the spread of the repeats."""
-    half_spread = (max(seconds) - min(seconds)) / 2 / statistics.median(seconds)
-    return f"{count / statistics.median(seconds):,.{digits}f} ± {half_spread:.0%}"
+def print_bench(manifest: dict[str, Any], tables: Mapping[str, SpeedTable]) -> None:
+    """Print the tables of a benchmark to stdout."""
+    console = Console(markup=False)
+    for title, given in tables.items():
+        table = Table(title=title)
+        for place, column in enumerate(given.columns):
+            table.add_column(column, justify="left" if place < given.texts else "right")
+        for row in given.rows:
+            table.add_row(*(cell.text for cell in row))
+        console.print(table)
+    console.print(f"{device_line(manifest)}, {manifest['wall_time_s']:.0f} s")
