@@ -102,11 +102,11 @@ def _worker(job: dict[str, Any]) -> None:
 
     from amco_jax import kernel
     from amco_jax.agents.methods import get_method
-    from amco_jax.experiment.bench import bench_rollout
+    from amco_jax.experiment.measure import Job, measure
     from amco_jax.runtime import configure
     from amco_jax.scenario import Scenario
 
-    configure()
+    configure(compilation_cache=False)
     device = jax.local_devices()[0]
     if device.platform != "gpu" and not job["anywhere"]:
         print(
@@ -132,7 +132,7 @@ def _worker(job: dict[str, Any]) -> None:
         for name in job["methods"]:
             row: dict[str, Any] = {"method": name, "seeds": count, "device": device.device_kind}
             try:
-                row |= bench_rollout(get_method(name), count, job["repeats"], scenario)
+                row |= measure(Job(name, scenario, count, job["repeats"]), get_method)
             except Exception as error:  # the others are still worth measuring
                 row["error"] = str(error).splitlines()[0]
             rows.append(row | {"seeds": count, "warnings": list(warnings), "measured": time.time()})

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
 
-from amco_jax.cli import ScenarioArguments, load_method, run
-from amco_jax.experiment.bench import bench
+import tyro
+
+from amco_jax.cli import OutputArguments, ScenarioArguments, load_method, run
+from amco_jax.experiment.bench import GROWTH_SEEDS, GROWTH_SERVERS, bench
 from amco_jax.experiment.sweep import DEFAULT_METHODS
-from amco_jax.files import replacing
 from amco_jax.report.terminal import print_bench
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(ScenarioArguments):
+class Arguments(ScenarioArguments, OutputArguments):
     methods: tuple[str, ...] = DEFAULT_METHODS
     """Names, or module:attribute for an amco_jax.Method of your own."""
     seeds: int = 4096
@@ -23,19 +22,33 @@ class Arguments(ScenarioArguments):
     """Trained side by side; 1000 is the published scale on accelerators."""
     repeats: int = 5
     """Of each measurement."""
-    compilation_cache: bool = False
-    """Take programs from the cache, where their compilation takes no time."""
-    json: Path | None = None
-    """Write all figures to this file."""
+    growth: tuple[str, ...] = ()
+    """Methods whose time and memory are measured at --growth-seeds and --growth-servers too."""
+    compilation_cache: tyro.conf.Suppress[bool] = False  # compilation is measured
+    growth_seeds: tuple[int, ...] = GROWTH_SEEDS
+    """Of trained methods those up to 1,000."""
+    growth_servers: tuple[int, ...] = GROWTH_SERVERS
+    """As far as a method can handle them; of trained methods those up to 32."""
 
 
 def main(args: Arguments) -> None:
-    methods = [load_method(m) for m in args.methods]
-    result = bench(methods, args.seeds, args.repeats, args.load_scenario(), args.trained_seeds)
-    print_bench(result)
-    if args.json is not None:
-        with replacing(args.json) as file:
-            file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    result = bench(
+        args.methods,
+        args.seeds,
+        args.repeats,
+        args.load_scenario(),
+        args.trained_seeds,
+        growth=args.growth,
+        growth_seeds=args.growth_seeds,
+        growth_servers=args.growth_servers,
+        load=load_method,
+        out=args.destination("bench"),
+        overwrite=args.overwrite,
+        progress=not args.quiet,
+    )
+    if not args.quiet:
+        print_bench(result.manifest, result.tables)
+        print(f"Tables, figures and manifest are in {result.out}")
 
 
 if __name__ == "__main__":

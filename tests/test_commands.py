@@ -148,12 +148,3 @@ def test_replay_refuses_bad_files_in_one_line(tmp_path):
     assert_refused(command("replay", good, "--out", tmp_path / "out", "--precision", "half"), "precision")
     assert_refused(command("replay", good, "--out", tmp_path / "out", "--seed", -1), "seed: -1")
     assert not (tmp_path / "out").exists()
-
-
-def test_bench_reports_speed_and_writes_json(tmp_path):
-    run = command("bench", "--methods", "local", "--seeds", 64, "--repeats", 2, "--json", tmp_path / "b.json")
-    assert run.returncode == 0, run.stderr
-    row = json.loads((tmp_path / "b.json").read_text())["methods"][0]
-    assert row["rollout_decisions_per_s"] > 0
-    assert len(row["rollout_s"]) == 2
-    assert row["compile_s"] > 0

@@ -154,7 +154,8 @@ OPTIONS = {
     "tune": "--vary --method --learn --seeds --first-seed --episodes --within --reference --physics --set",
     "compare": "--methods --seeds --first-seed --episodes --last --physics --scenario --set",
     "evaluate": "--scenario --set --method --methods --seeds --episodes --physics",
-    "bench": "--methods --seeds --trained-seeds --repeats --json --scenario --set",
+    "bench": "--methods --seeds --trained-seeds --repeats --growth --growth-seeds --growth-servers "
+    "--scenario --set --overwrite",
     "replay": "--physics --allocator --method --precision --seed",
 }
 SINKS = [
@@ -163,9 +164,7 @@ SINKS = [
     (train, "OnTheSpot"),
     (tune, "simulate"),
     (compare, "simulate"),
-    (bench, "simulate"),
-    (bench, "Trainer"),
-    (bench, "block_program"),
+    (bench, "alone"),
     (recording, "_program"),
 ]
 
@@ -191,8 +190,6 @@ def test_command_lines(script: str, tmp_path: Path, monkeypatch, data: st.DataOb
     line = [word for option, values in groups for word in (option, *values)]
     first = {"sweep": ["--param", data.draw(FIELDS)], "replay": ["none.npz"], "evaluate": ["none"]}
     line = [*first.get(script, []), *line, "--out", str(tmp_path / "out")]
-    if script == "bench":
-        line = line[:-2]
     module, messages = load(script), io.StringIO()
     with contextlib.ExitStack() as stack:
         for place, name in SINKS:

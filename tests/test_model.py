@@ -1,4 +1,4 @@
-"""The kernel against the model page, written as plain loops in `reference.py`."""
+"""The kernel against the model page, written as plain loops in `amco_jax/reference.py`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reference import ALLOCATORS, PUBLISHED, simulate
 
 from amco_jax.recording import replay
+from amco_jax.reference import (
+    ALLOCATORS,
+    PUBLISHED,
+    best_sets,
+    cwa,
+    cwa_by_solve,
+    random_pairs,
+    simulate,
+)
 
 SHAPES = {1: (4, 4), 2: (4, 5), 3: (5, 6), 7: (3, 4)}
 """Positions and slots by number of servers; one compilation each, and allocator."""
@@ -53,7 +61,7 @@ def random_sets(method: str, shape: tuple[int, int, int], random: np.random.Gene
 
 def assert_same(recording: dict, physics: str, allocator: str = "cwa") -> dict[str, Any]:
     found = replay(recording, physics=physics, allocator=allocator, precision="float64")
-    expected = simulate(recording, physics, allocator)
+    expected = simulate(recording, physics, ALLOCATORS[allocator])
     assert set(found) == set(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-9, atol=1e-11, err_msg=name)
@@ -105,7 +113,7 @@ def test_the_rate_of_a_link_belongs_to_both_its_ends():
     recording = random_recording("amcoedge", 3, seed=4)
     receiver_only = recording | {"rate_mbit_per_s": recording["rate_mbit_per_s"][0]}
     assert_same(receiver_only, "unified")
-    one, other = (simulate(r, "unified", "cwa")["makespan_s"] for r in (recording, receiver_only))
+    one, other = (simulate(r, "unified", cwa)["makespan_s"] for r in (recording, receiver_only))
     assert not np.allclose(one, other)
 
 
@@ -116,5 +124,25 @@ def test_trailing_slots_without_sets_are_not_scheduled():
     served = recording | {"task_mbit": recording["task_mbit"].copy()}
     served["task_mbit"][-2:] = 0
     found = replay(recording, precision="float64")
-    for name, values in simulate(served, "unified", "cwa").items():
+    for name, values in simulate(served, "unified", cwa).items():
         np.testing.assert_allclose(found[name], values, rtol=1e-9, atol=1e-11, err_msg=name)
+
+
+@pytest.mark.parametrize("num_servers", [1, 2, 3])
+def test_the_published_ways_to_optimal_and_to_cwa(num_servers: int):
+    """Enumeration of all sets, and a dense solve for each: what the benchmark times."""
+    recording = random_recording("optimal", num_servers, seed=6)
+    arrivals = {name: array for name, array in recording.items() if name != "selected"}
+    found = replay(arrivals, method="optimal", precision="float64")
+    expected = simulate(arrivals, "unified", cwa_by_solve, best_sets(num_servers, cwa_by_solve))
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-9, atol=1e-11, err_msg=name)
+    assert num_servers == 1 or len(np.unique(expected["selected"].sum(axis=-1))) > 2
+
+
+def test_random_pairs_are_local_and_uniform():
+    choose = random_pairs(4, np.random.default_rng(0))
+    pairs = [choose(0, 2, 0, None) for _ in range(4000)]  # pyright: ignore[reportArgumentType]  # needs no times
+    assert all(2 in pair and len(set(pair)) == len(pair) <= 2 for pair in pairs)
+    partners = [next((i for i in pair if i != 2), 2) for pair in pairs]
+    assert np.abs(np.bincount(partners) - 1000).max() < 120  # four standard deviations

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import waterfill as fill_by_bisection
 from scipy import stats
 
 from amco_jax.agents import rules
@@ -18,6 +17,7 @@ from amco_jax.alloc import cwa, hecwa, waterfill
 from amco_jax.env import Task
 from amco_jax.errors import InputError
 from amco_jax.random import Stream, stream
+from amco_jax.reference import waterfill as fill_by_bisection
 from amco_jax.scenario import Scenario
 
 STATES = 400

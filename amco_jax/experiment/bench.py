@@ -1,161 +1,222 @@
-"""How fast this machine simulates: compile time apart, warmed up, repeated, device named."""
+"""How fast this machine simulates, and how time and memory grow: each measurement in a process of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import resource
+import multiprocessing
 import statistics
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
+import pandas as pd
 
-from amco_jax.agents.methods import Method, get_methods
-from amco_jax.env import UNIFIED
-from amco_jax.errors import check_whole
-from amco_jax.experiment.blocks import blocks_of, inputs_of
+from amco_jax.agents.methods import Method, get_method, get_methods
+from amco_jax.errors import InputError, check_list, check_whole
+from amco_jax.experiment.measure import Job, can_play, measure, measure_plain
+from amco_jax.experiment.output import Output
+from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import provenance
-from amco_jax.experiment.simulate import LANES, block_program, simulate
-from amco_jax.experiment.trainer import LANES as TRAINING_LANES
-from amco_jax.experiment.trainer import SEGMENT, Cell, Trainer
-from amco_jax.kernel import keep_nothing
+from amco_jax.report.figures import growth_figure, save_figure
+from amco_jax.report.speed import speed_tables, to_markdown
+from amco_jax.report.tables import Table
+from amco_jax.runtime import configure
 from amco_jax.scenario import Scenario
 
-PUBLISHED_DECISIONS_PER_S = {"randcoedge": 10_200.0, "optimal": 1_015.0}
-"""Of the published NumPy loop, in its own setting, on one core of a machine like that of benchmarks/."""
+GROWTH_SEEDS = (1, 10, 100, 1_000, 10_000, 100_000)
+GROWTH_SERVERS = (5, 8, 16, 32, 64, 128, 256)
+GROWTH_SLOTS = 6
+"""Most slots of the episodes whose growth is measured; the time is proportional to them."""
 
-PUBLISHED_EPISODES_PER_S = {"amcoedge": 1.0}
-"""Of the published training, alone on such a core: 0.8 to 1.2."""
+MOST_TRAINED = {"seeds": 1_000, "num_servers": 32}
+"""Up to where the growth of training is measured, which takes a hundred times as long."""
 
-PUBLISHED_JOB_EPISODES = 1000 * 500
-"""1,000 seeds of the published 500 episodes; its seconds follow from the measured speed."""
+
+@dataclasses.dataclass(frozen=True)
+class BenchResult:
+    """The outcome of a benchmark."""
+
+    growth: pd.DataFrame
+    """One row per method, axis (`seeds` or `num_servers`) and value, see docs/files.md; may be empty"""
+    tables: dict[str, Table]
+    """By title"""
+    manifest: dict[str, Any]
+    """All figures with every repeat, scenario, versions, device"""
+    out: Path | None = None
 
 
 def bench(
-    methods: Sequence[str | Method],
+    methods: Sequence[str],
     seeds: int = 4096,
     repeats: int = 5,
     scenario: Scenario | None = None,
     trained_seeds: int = 128,
-) -> dict[str, Any]:
-    """Measure the simulation speed of each method.
+    growth: Sequence[str] = (),
+    growth_seeds: Sequence[int] = GROWTH_SEEDS,
+    growth_servers: Sequence[int] = GROWTH_SERVERS,
+    load: Callable[[str], str | Method] = get_method,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> BenchResult:
+    """Measure speed, compile time and peak memory of methods, and the speed of the plain loop beside them.
 
-    A decision is a task that arrived and was placed; empty positions, which the kernel steps over too, do
-    not count. `rollout` is the kernel with its running totals, `sweep` the whole way to metrics with
-    percentiles on the host.
+    A script that calls this must keep its own work under `if __name__ == "__main__":`, as the measuring
+    processes import it.
 
     Args:
+      methods: names, as the measuring processes must look them up themselves.
       seeds: simulated side by side, rounded up to whole blocks on every device.
-      repeats: of each measurement, after one warm-up.
+      repeats: of each measurement, after one that does not count.
       trained_seeds: trained side by side, rounded up likewise.
-
-    Returns:
-      Provenance and, under `methods` and `training`, a row of figures for each rule and trained method.
+      growth: names of the methods whose growth over seeds and servers is measured.
+      growth_seeds, growth_servers: where; a fleet that a method cannot handle is left out.
+      load: the method of a name; a function that other processes can import.
+      out: a directory for summary.md, manifest.json, growth.csv and the figure.
+      overwrite: replace the results that stand in `out`.
+      progress: show a bar on stderr.
 
     Raises:
       InputError: an unknown method or one given twice, or a number out of range.
     """
     for name, value in (("seeds", seeds), ("repeats", repeats), ("trained_seeds", trained_seeds)):
         check_whole(name, value)
-    started = time.time()
-    scenario = scenario or Scenario()
-    chosen = get_methods(methods)
-    rows = [_bench_rule(m, seeds, repeats, scenario) for m in chosen if m.training is None]
-    trained = [_bench_training(m, trained_seeds, repeats, scenario) for m in chosen if m.training is not None]
-    figures = {"methods": rows, "training": trained}
-    return {"kind": "bench", "scenario": scenario.to_dict()} | figures | provenance(started, scenario)
+    started, scenario = time.time(), scenario or Scenario()
+    chosen = _load_all(methods, load)
+    for method in chosen.values():
+        method.check(scenario.num_servers)
+    rules = [Job(name, scenario, seeds, repeats) for name, m in chosen.items() if m.training is None]
+    trained = [Job(name, scenario, trained_seeds, repeats) for name, m in chosen.items() if m.training]
+    plain = [job for job in rules if can_play(job.method, scenario)]
+    growing = _load_all(growth, load) if growth else {}
+    points = list(_points(growing, growth_seeds, growth_servers, scenario, repeats)) if growth else []
+
+    with contextlib.ExitStack() as stack:
+        output = None if out is None else stack.enter_context(Output(out, overwrite))
+        bar = stack.enter_context(progress_bar(progress, "measurements"))
+        task = bar.add_task("", total=len(rules) + len(trained) + len(plain) + len(points))
+
+        def run(function: Callable[..., Any], job: Job, *others: Any) -> dict[str, Any]:
+            bar.update(task, description=job.method)
+            row = alone(function, job, *others)
+            bar.advance(task)
+            return row
+
+        loops = [run(measure_plain, job) for job in plain]
+        speed = {row["method"]: row["decisions_per_s"] for row in loops}
+        rows = [run(measure, job, load) for job in rules]
+        for row in rows:
+            loop = speed.get(row["method"])
+            row["ratio_to_plain"] = None if loop is None else row["rollout_decisions_per_s"] / loop
+        figures = {
+            "methods": rows,
+            "training": [run(measure, job, load) for job in trained],
+            "plain": loops,
+            "growth": [{"axis": axis, "value": n} | run(measure, job, load) for axis, n, job in points],
+        }
+        # Only now, as it starts JAX in this process too, which takes the memory of an accelerator.
+        manifest = {"kind": "bench", "scenario": scenario.to_dict()} | figures | provenance(started, scenario)
+        rows = growth_rows(manifest["growth"])
+        tables = speed_tables(manifest, exponents(rows))
+        if output is not None:
+            output.path("summary.md").write_text(to_markdown(manifest, tables), encoding="utf-8")
+            if points:
+                rows.to_csv(output.path("growth.csv"), index=False)
+                save_figure(growth_figure(rows), output.path("growth"))
+            output.finish(manifest)
+    return BenchResult(rows, tables, manifest, None if out is None else Path(out))
 
 
-def _bench_training(method: Method, seeds: int, repeats: int, scenario: Scenario) -> dict[str, Any]:
-    """Speed of whole episodes of training: acting, simulation, replay and learning."""
-    method.check(scenario.num_servers)
-    cells = [Cell(scenario, method.require_training().settings)]
-    blocks = blocks_of(1, 0, seeds, TRAINING_LANES)
-    blocks += [blocks[-1]] * (-len(blocks) % jax.local_device_count())
-    episodes = SEGMENT * (repeats + 1)
-    start = time.perf_counter()
-    trainer = Trainer(scenario.shape(), method, UNIFIED, cells, blocks, len(blocks), episodes)
-    trainer.advance(SEGMENT)  # past the slots before learning, and past compilation
-    first_s = time.perf_counter() - start
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        trainer.advance(SEGMENT)
-        seconds.append(time.perf_counter() - start)
-    lanes = len(blocks) * TRAINING_LANES
-    speed = lanes * SEGMENT / statistics.median(seconds)
-    published = PUBLISHED_EPISODES_PER_S.get(method.name) if scenario == Scenario() else None
-    return {
-        "method": method.name,
-        "seeds": lanes,
-        "episodes": SEGMENT,
-        "first_s": first_s,
-        "train_s": seconds,
-        "episodes_per_s": speed,
-        "published_job_s": PUBLISHED_JOB_EPISODES / speed,
-        "ratio_to_published": None if published is None else speed / published,
-        "peak_memory_mb": _peak_memory_mb(),
-    }
+def growth_rows(measured: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Medians and ranges of the measurements of growth: of a rule the kernel alone, or training."""
+    rows = []
+    for row in measured:
+        seconds = row["rollout_s"] if "rollout_s" in row else row["train_s"]
+        kept = ("method", "axis", "value", "seeds", "num_servers", "decisions", "peak_memory_mb")
+        rows.append(
+            {name: row[name] for name in kept}
+            | {"compile_s": row.get("compile_s"), "seconds": statistics.median(seconds)}
+            | {"seconds_min": min(seconds), "seconds_max": max(seconds)}
+        )
+    return pd.DataFrame(rows)
 
 
-def _bench_rule(method: Method, seeds: int, repeats: int, scenario: Scenario) -> dict[str, Any]:
-    row = bench_rollout(method, seeds, repeats, scenario)
-    seeds, decisions = row["seeds"], row["decisions"]
-    _, sweep_s = _timed(lambda: list(simulate([scenario], method, UNIFIED, 0, seeds)), repeats)
-    published = PUBLISHED_DECISIONS_PER_S.get(method.name) if scenario == Scenario() else None
-    return row | {
-        "sweep_s": sweep_s,
-        "sweep_decisions_per_s": decisions / statistics.median(sweep_s),
-        "ratio_to_published": None if published is None else row["rollout_decisions_per_s"] / published,
-        "peak_memory_mb": _peak_memory_mb(),
-    }
+def exponents(growth: pd.DataFrame) -> pd.DataFrame:
+    """Slopes of log time and log peak memory over log n, by least squares; NaN where there is one n alone.
+
+    Columns method, axis, time, memory.
+
+    Over seeds n is the number simulated, and the time that of all; over servers the time is that of one
+    decision, of which an episode has more the larger the fleet.
+    """
+    rows = []
+    for key in {(row["method"], row["axis"]): None for row in growth.to_dict("records")}:
+        points = growth.loc[(growth["method"] == key[0]) & (growth["axis"] == key[1])]
+        share = 1 if key[1] == "seeds" else points["decisions"]
+        time_and_memory = points["seconds"] / share, points["peak_memory_mb"]
+        rows.append((*key, *(_slope(points[key[1]], y) for y in time_and_memory)))
+    return pd.DataFrame(rows, columns=["method", "axis", "time", "memory"])
 
 
-def bench_rollout(method: Method, seeds: int, repeats: int, scenario: Scenario) -> dict[str, Any]:
-    """Figures of the kernel with its running totals, and the sums of these totals over all seeds."""
-    method.check(scenario.num_servers)
-    per_device = -(-seeds // (LANES * jax.local_device_count()))
-    blocks = per_device * jax.local_device_count()
-    given = inputs_of([scenario], [0], scenario.shape())
-    params = jax.tree.map(lambda leaf: np.stack([leaf] * blocks), given.cells[0])
-    numbers = np.arange(blocks * LANES, dtype=np.uint32).reshape(blocks, LANES)
-
-    start = time.perf_counter()
-    inputs = (params, numbers, None), (UNIFIED, np.int32(0), given.tables), None
-    compiled = block_program(scenario.shape(), method, keep_nothing).lower(*inputs).compile()
-    compile_s = time.perf_counter() - start
-    (totals, *_), rollout_s = _timed(lambda: jax.block_until_ready(compiled(*inputs)), repeats)
-    sums = {f.name: float(np.sum(getattr(totals, f.name), dtype=float)) for f in dataclasses.fields(totals)}
-    decisions = int(sums["num_tasks"])
-    positions = numbers.size * scenario.num_servers * scenario.num_positions * scenario.num_slots
-    return {
-        "method": method.name,
-        "seeds": numbers.size,
-        "decisions": decisions,
-        "totals": sums,
-        "compile_s": compile_s,
-        "rollout_s": rollout_s,
-        "rollout_decisions_per_s": decisions / statistics.median(rollout_s),
-        "rollout_positions_per_s": positions / statistics.median(rollout_s),
-    }
+def _slope(x: Any, y: Any) -> float:
+    x, y = np.log(np.asarray(x, float)), np.log(np.asarray(y, float))
+    x = x - x.mean()
+    return float(x @ y / (x @ x)) if x.any() else float("nan")
 
 
-def _timed(run: Any, repeats: int) -> tuple[Any, list[float]]:
-    """The last result and the seconds of each repeat, after a run that does not count."""
-    result, seconds = run(), []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = run()
-        seconds.append(time.perf_counter() - start)
-    return result, seconds
+def _load_all(names: Sequence[str], load: Callable[[str], str | Method]) -> dict[str, Method]:
+    names = check_list("methods", names)
+    return dict(zip(names, get_methods([load(name) for name in names]), strict=True))
 
 
-def _peak_memory_mb() -> float:
-    """Of the process so far; on accelerators of the device."""
-    if jax.default_backend() != "cpu" and (usage := jax.local_devices()[0].memory_stats()):
-        return usage["peak_bytes_in_use"] / 2**20
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+def _points(
+    methods: dict[str, Method],
+    seeds: Sequence[int],
+    servers: Sequence[int],
+    scenario: Scenario,
+    repeats: int,
+) -> Iterator[tuple[str, int, Job]]:
+    """Axis, the value on it, and the job."""
+    for value in seeds:
+        check_whole("growth_seeds", value)
+    short = scenario.replace(num_slots=min(scenario.num_slots, GROWTH_SLOTS))
+    fleets = {value: short.replace(num_servers=value) for value in servers}
+    for name, method in methods.items():
+        most = MOST_TRAINED if method.training else {}
+        for value in seeds:
+            if value <= most.get("seeds", value):
+                yield "seeds", value, Job(name, short, value, repeats)
+        for value, fleet in fleets.items():
+            if value <= most.get("num_servers", value) and _handles(method, value):
+                yield "num_servers", value, Job(name, fleet, None, repeats)
+
+
+def _handles(method: Method, num_servers: int) -> bool:
+    try:
+        method.check(num_servers)
+    except InputError:
+        return False
+    return True
+
+
+def alone(function: Callable[..., Any], job: Job, *others: Any) -> Any:
+    """`function(job, *others)` in a process of its own, whose peak memory is then that of this alone."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=_prepare) as process:
+        try:
+            return process.submit(function, job, *others).result()
+        except BrokenProcessPool as error:
+            size = f"{job.scenario.num_servers} servers" + (f", {job.seeds} seeds" if job.seeds else "")
+            raise InputError(
+                f"{job.method}: the process that measured it ({size}) was ended from outside; "
+                "legal: what fits into memory"
+            ) from error
+
+
+def _prepare() -> None:
+    configure(compilation_cache=False)  # compilation is measured, not looked up

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from amco_jax.stats import mean_interval, seed_matrix
 
@@ -48,6 +49,11 @@ _KNOWN = {
 }
 _OTHERS = tuple(zip((_INDIGO, _GREY, _ORANGE, _GREEN, _SKY, _BROWN), "osD^vP", strict=True))
 _DASHES = (":", "--", "-.", "-")
+
+_GROWTH_LABELS = {
+    "seeds": ("seeds", "time of all seeds [s]"),
+    "num_servers": ("edge servers", "time per decision [µs]"),
+}
 
 STYLE: Any = {
     "figure.dpi": 100,
@@ -145,6 +151,53 @@ def cdf_figure(quantiles: pd.DataFrame, title: str) -> Figure:
         axes.set_ylim(0, 1)
         axes.set_title(title, fontsize="medium")
         figure.legend(loc="outside right upper")
+    return figure
+
+
+def growth_figure(growth: pd.DataFrame) -> Figure:
+    """Time and peak memory over the number of seeds and of servers, one line per method, all axes log.
+
+    Thin dotted lines are proportional to the number. Bars are the range of the repeats.
+
+    Args:
+      growth: columns method, axis (`seeds` or `num_servers`), value, decisions, seconds, seconds_min,
+        seconds_max, peak_memory_mb.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 5.0), layout="constrained")
+        FigureCanvasAgg(figure)
+        columns = [axis for axis in _GROWTH_LABELS if axis in set(growth["axis"])]
+        panels = figure.subplots(2, len(columns), sharex="col", squeeze=False)
+        styles = method_styles(list(dict.fromkeys(growth["method"])))
+        for axis, (upper, lower) in zip(columns, panels.T, strict=True):
+            lowest = np.inf
+            for method, style in styles.items():
+                rows = growth.loc[(growth["axis"] == axis) & (growth["method"] == method)]
+                value, memory = (np.asarray(rows[c]) for c in ("value", "peak_memory_mb"))
+                per = 1 if axis == "seeds" else np.asarray(rows["decisions"]) / 1e6
+                low, median, high = (np.asarray(rows[f"seconds{end}"]) / per for end in ("_min", "", "_max"))
+                style = style | {"markersize": 4, "linewidth": 1.3}
+                spread = median - low, high - median
+                label = None if axis != columns[0] else method
+                upper.errorbar(value, median, spread, label=label, **style)
+                lower.plot(value, memory, **style)
+                if len(value):
+                    lowest = min(lowest, low.min())
+                    line = median[-1] * value / value[-1]
+                    upper.plot(value, line, ":", color=style["color"], linewidth=0.8)
+            x_label, y_label = _GROWTH_LABELS[axis]
+            shown = growth.loc[growth["axis"] == axis]
+            upper.set(xscale="log", yscale="log", ylabel=y_label)
+            upper.set_ylim(bottom=0.6 * lowest)  # cuts the dotted lines where nothing is measured
+            lower.set(xscale="log", yscale="log", ylabel="peak memory [MiB]", xlabel=x_label)
+            memory = np.asarray(shown["peak_memory_mb"])
+            lower.set_ylim(min(100, memory.min() / 2), max(2000, memory.max() * 2))
+            lower.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            lower.yaxis.set_major_formatter("{x:,.0f}")
+            ticks = np.unique(shown["value"])
+            lower.set_xticks(ticks, [f"{n // 1000}k" if n % 1000 == 0 else str(n) for n in ticks])
+            lower.minorticks_off()
+        figure.legend(loc="outside upper center", ncols=5)
     return figure
 
 

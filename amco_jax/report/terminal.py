@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import statistics
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from amco_jax.report.speed import device_line
+from amco_jax.report.tables import Table as SpeedTable
 from amco_jax.stats import mean_interval
 
 _MEANS = "mean ± half width of the 95 % interval"
@@ -111,7 +113,7 @@ def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
 
 
 def _print(table: Table, manifest: dict[str, Any]) -> None:
-    console, device = Console(), manifest["device"]
+    console, device = Console(markup=False), manifest["device"]
     console.print(table)
     if "trace" in manifest:
         console.print(_trace_line(manifest["trace"]), soft_wrap=True)
@@ -135,47 +137,14 @@ def _interval(mean: float, low: float, high: float, digits: int = 4) -> str:
     return f"{mean:.{digits}f} ± {(high - low) / 2:.{digits}f}"
 
 
-def print_bench(result: dict[str, Any]) -> None:
-    """Print the figures of a benchmark, medians with half the spread of the repeats, to stdout."""
-    table = Table(title="million decisions per second")
-    for column in ("method", "rollout", "sweep", "× published", "compile [s]", "peak [MB]"):
-        table.add_column(column, justify="left" if column == "method" else "right")
-    for row in result["methods"]:
-        ratio = row["ratio_to_published"]
-        table.add_row(
-            row["method"],
-            *(_speed(row["decisions"], row[kind]) for kind in ("rollout_s", "sweep_s")),
-            "" if ratio is None else f"{ratio:,.0f}",
-            f"{row['compile_s']:.1f}",
-            f"{row['peak_memory_mb']:.0f}",
-        )
-    device, host = result["device"], result["host"]
-    console = Console()
-    if result["methods"]:
+def print_bench(manifest: dict[str, Any], tables: Mapping[str, SpeedTable]) -> None:
+    """Print the tables of a benchmark to stdout."""
+    console = Console(markup=False)
+    for title, given in tables.items():
+        table = Table(title=title)
+        for place, column in enumerate(given.columns):
+            table.add_column(column, justify="left" if place < given.texts else "right")
+        for row in given.rows:
+            table.add_row(*(cell.text for cell in row))
         console.print(table)
-    if result["training"]:
-        console.print(_training_table(result["training"]))
-    console.print(f"{device['count']} × {device['kind']} ({host['processor']}, {host['cores']} cores)")
-
-
-def _training_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="episodes of training per second")
-    for column in ("method", "seeds", "episodes/s", "× published", "1,000 × 500 episodes [s]", "peak [MB]"):
-        table.add_column(column, justify="left" if column == "method" else "right")
-    for row in rows:
-        ratio, seconds = row["ratio_to_published"], row["train_s"]
-        half_spread = (max(seconds) - min(seconds)) / 2 / statistics.median(seconds)
-        table.add_row(
-            row["method"],
-            str(row["seeds"]),
-            f"{row['episodes_per_s']:.0f} ± {half_spread:.0%}",
-            "" if ratio is None else f"{ratio:,.0f}",
-            f"{row['published_job_s']:,.0f}",
-            f"{row['peak_memory_mb']:.0f}",
-        )
-    return table
-
-
-def _speed(decisions: int, seconds: list[float]) -> str:
-    half_spread = (max(seconds) - min(seconds)) / 2 / statistics.median(seconds)
-    return f"{decisions / statistics.median(seconds) / 1e6:.1f} ± {half_spread:.0%}"
+    console.print(f"{device_line(manifest)}, {manifest['wall_time_s']:.0f} s")

@@ -1,0 +1,83 @@
+"""The tables of a benchmark, for the terminal and as Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from amco_jax.report.tables import Cell, Table
+
+_GROWTH = {"seeds": "seeds", "num_servers": "servers, per decision"}
+
+
+def speed_tables(manifest: dict[str, Any], exponents: pd.DataFrame) -> dict[str, Table]:
+    """Tables by title: medians with half the range of the repeats in percent; those without rows left out."""
+    tables = {
+        "Million decisions per second": _table(
+            ("method", "kernel", "whole sweep", "kernel / plain loop", "compile [s]", "peak memory [MiB]"),
+            (
+                (
+                    row["method"],
+                    _speed(row["decisions"] / 1e6, row["rollout_s"], 1),
+                    _speed(row["decisions"] / 1e6, row["sweep_s"], 1),
+                    "" if row["ratio_to_plain"] is None else f"{row['ratio_to_plain']:,.0f}",
+                    f"{row['compile_s']:.1f}",
+                    f"{row['peak_memory_mb']:.0f}",
+                )
+                for row in manifest["methods"]
+            ),
+        ),
+        "Decisions per second of the plain loop, on one core": _table(
+            ("method", "decisions/s"),
+            ((row["method"], _speed(row["decisions"], row["seconds"])) for row in manifest["plain"]),
+        ),
+        "Episodes of training per second": _table(
+            ("method", "seeds", "episodes/s", "1,000 × 500 episodes [s]", "peak memory [MiB]"),
+            (
+                (
+                    row["method"],
+                    str(row["seeds"]),
+                    _speed(row["seeds"] * row["episodes"], row["train_s"]),
+                    f"{row['job_s']:,.0f}",
+                    f"{row['peak_memory_mb']:.0f}",
+                )
+                for row in manifest["training"]
+            ),
+        ),
+        "Growth with n: exponents": _table(
+            ("method", "n", "time", "memory"),
+            (
+                (row["method"], _GROWTH[row["axis"]], f"{row['time']:.2f}", f"{row['memory']:.2f}")
+                for row in exponents.to_dict("records")
+            ),
+        ),
+    }
+    return {title: table for title, table in tables.items() if table.rows}
+
+
+def device_line(manifest: dict[str, Any]) -> str:
+    """What it was measured on."""
+    device, host = manifest["device"], manifest["host"]
+    return f"{device['count']} × {device['kind']} ({host['processor']}, {host['cores']} cores)"
+
+
+def to_markdown(manifest: dict[str, Any], tables: dict[str, Table]) -> str:
+    """A page of the tables."""
+    versions = manifest["versions"]
+    lines = [f"# {device_line(manifest)}\n\n"]
+    lines += [f"JAX {versions['jax']}, Python {versions['python']}, NumPy {versions['numpy']}; "]
+    lines += [f"{manifest['started']}, commit {manifest['git_commit']}.\n"]
+    lines += [f"\n## {title}\n\n{table.to_markdown()}" for title, table in tables.items()]
+    return "".join(lines)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    return Table(columns, [[Cell(text) for text in row] for row in rows], texts=1)
+
+
+def _speed(count: float, seconds: Sequence[float], digits: int = 0) -> str:
+    median = statistics.median(seconds)
+    return f"{count / median:,.{digits}f} ± {(max(seconds) - min(seconds)) / 2 / median:.0%}"
