@@ -28,7 +28,7 @@ class Arguments(ScenarioArguments, OutputArguments):
     growth_seeds: tuple[int, ...] = GROWTH_SEEDS
     """Of trained methods those up to 1,000."""
     growth_servers: tuple[int, ...] = GROWTH_SERVERS
-    """As far as a method can handle them; of trained methods those up to 32."""
+    """As far as a method can handle them; of trained methods those up to 16."""
 
 
 def main(args: Arguments) -> None:

@@ -33,8 +33,11 @@ GROWTH_SERVERS = (5, 8, 16, 32, 64, 128, 256)
 GROWTH_SLOTS = 6
 """Most slots of the episodes whose growth is measured; the time is proportional to them."""
 
-MOST_TRAINED = {"seeds": 1_000, "num_servers": 32}
-"""Up to where the growth of training is measured, which takes a hundred times as long."""
+GROWTH_EPISODES = 5
+"""Of a repeat of training"""
+
+MOST_TRAINED = {"seeds": 1_000, "num_servers": 16}
+"""Up to where the growth of training is measured, which takes a hundred times as long and 5 MB for a seed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,10 +193,10 @@ def _points(
         most = MOST_TRAINED if method.training else {}
         for value in seeds:
             if value <= most.get("seeds", value):
-                yield "seeds", value, Job(name, short, value, repeats)
+                yield "seeds", value, Job(name, short, value, repeats, GROWTH_EPISODES)
         for value, fleet in fleets.items():
             if value <= most.get("num_servers", value) and _handles(method, value):
-                yield "num_servers", value, Job(name, fleet, None, repeats)
+                yield "num_servers", value, Job(name, fleet, None, repeats, GROWTH_EPISODES)
 
 
 def _handles(method: Method, num_servers: int) -> bool:

@@ -49,6 +49,8 @@ class Job(NamedTuple):
     """Side by side, rounded up to whole blocks on every device; None: as few as fill it, or one to train"""
     repeats: int
     """Of each measurement, after one that does not count"""
+    episodes: int = SEGMENT
+    """Of a repeat of training, at most `SEGMENT`"""
 
 
 def measure(job: Job, load: Callable[[str], str | Method]) -> dict[str, Any]:
@@ -103,24 +105,24 @@ def _training(job: Job, method: Method) -> dict[str, Any]:
     settings = method.require_training().settings
     blocks = blocks_of(1, 0, job.seeds or 1, TRAINING_LANES)
     blocks += [blocks[-1]] * (-len(blocks) % jax.local_device_count())
-    first = SEGMENT * (1 + settings.learn_after // (SEGMENT * job.scenario.num_slots))
+    first = 1 + settings.learn_after // job.scenario.num_slots
     start = time.perf_counter()
-    cells, episodes = [Cell(job.scenario, settings)], first + SEGMENT * job.repeats
+    cells, episodes = [Cell(job.scenario, settings)], first + job.episodes * job.repeats
     trainer = Trainer(job.scenario.shape(), method, UNIFIED, cells, blocks, len(blocks), episodes)
     while trainer.episode < first:
-        trainer.advance(SEGMENT)
+        trainer.advance(min(first - trainer.episode, SEGMENT))
     first_s = time.perf_counter() - start
     seconds, decisions = [], []
     for _ in range(job.repeats):
         start = time.perf_counter()
-        curve = trainer.advance(SEGMENT)
+        curve = trainer.advance(job.episodes)
         seconds.append(time.perf_counter() - start)
         decisions.append(int(np.sum(curve.totals.num_tasks)))
     lanes = len(blocks) * TRAINING_LANES
-    speed = lanes * SEGMENT / statistics.median(seconds)
+    speed = lanes * job.episodes / statistics.median(seconds)
     return {
         "seeds": lanes,
-        "episodes": SEGMENT,
+        "episodes": job.episodes,
         "decisions": statistics.mean(decisions),
         "first_episodes": first,
         "first_s": first_s,
