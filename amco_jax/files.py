@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -38,6 +39,11 @@ def _alive(pid: int) -> bool:
     except (OSError, OverflowError):
         return True
     return True
+
+
+def file_name(text: str) -> str:
+    """A text from wherever as part of a file's name: letters, digits, and inside of it dots and hyphens."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
 
 
 @contextlib.contextmanager

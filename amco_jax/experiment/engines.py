@@ -6,7 +6,9 @@ import dataclasses
 import functools
 import os
 import re
+import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +16,7 @@ from typing import Any, Protocol
 from amco_jax.errors import InputError, check_choice, check_whole
 from amco_jax.experiment.store import Store
 from amco_jax.experiment.units import Job, Unit, run_unit
+from amco_jax.files import draft_prefix
 from amco_jax.runtime import configure
 
 ENGINES = ("local", "ray")
@@ -137,12 +140,13 @@ class RayEngine:
                 "engine: ray is not installed; legal: local, or install amco-jax[ray]"
             ) from error
         self._ray, self._tell = ray, tell
-        # Workers find the user's own modules as this process does, and share what XLA has compiled.
+        # Workers find the user's own modules as this process does, and share what XLA has compiled. That is
+        # machine code, so it is made anew by each run: the directory may have come from someone else.
         paths = [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        cache = store.directory / "compiled"
+        self._compiled = tempfile.mkdtemp(prefix=f"{draft_prefix()}compiled-", dir=store.directory.resolve())
         environment = {
             "PYTHONPATH": os.pathsep.join(paths),
-            "JAX_COMPILATION_CACHE_DIR": str(cache.resolve()),
+            "JAX_COMPILATION_CACHE_DIR": self._compiled,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
         }
         if not ray.is_initialized():
@@ -174,6 +178,7 @@ class RayEngine:
                 raise error.cause if isinstance(error.cause, InputError) else error from None
             self._tell(unit, unit.episodes)
             yield unit
+        shutil.rmtree(self._compiled, ignore_errors=True)
 
 
 def _check_address(address: str | None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from amco_jax.errors import InputError, check_choice, check_list
-from amco_jax.files import replacing
+from amco_jax.files import file_name, replacing
 from amco_jax.report.analysis import comparisons, distinct, estimates, warnings_of
 from amco_jax.report.claims import CLAIMS_NOTE
 from amco_jax.report.figures import cdf_figure, convergence_figure, save_pdf, svg, sweep_figure
@@ -171,9 +170,9 @@ def _write_latex(report: Report, out: Path) -> Path:
     paths = []
     for number, study in enumerate(report.studies):
         for name, table in report.tables(number).items():
-            paths.append(_write(out / f"{_file_name(study.name)}-{name}.tex", table.to_latex()))
+            paths.append(_write(out / f"{file_name(study.name)}-{name}.tex", table.to_latex()))
         for name, (figure, _) in report.figures(number).items():
-            path = out / f"{_file_name(study.name)}-{_file_name(name)}.pdf"
+            path = out / f"{file_name(study.name)}-{file_name(name)}.pdf"
             with replacing(path) as draft:
                 save_pdf(figure, draft)
     return paths[0]
@@ -237,7 +236,3 @@ def _quantiles(means: pd.DataFrame) -> pd.DataFrame:
     level = means["metric"].str.extract(r"^makespan_p(\d+)_s$")[0].astype(float) / 100
     rows = means.assign(level=level, makespan_s=means["estimate"]).dropna(subset=["level", "makespan_s"])
     return rows.loc[np.isfinite(rows["makespan_s"]), ["method", "level", "makespan_s"]]
-
-
-def _file_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
