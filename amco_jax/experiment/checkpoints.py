@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ import jax
 import numpy as np
 
 from amco_jax.errors import InputError
-from amco_jax.files import draft_prefix, remove_abandoned
+from amco_jax.files import draft_prefix, lock, remove_abandoned
 from amco_jax.saved import is_intact, write_digests
 
 _PLAN = "job.json"
@@ -150,9 +149,9 @@ def remove_journal(directory: Path) -> None:
     """Remove a journal, unless a process is at it."""
     if directory.exists():
         with contextlib.suppress(BusyError):
-            lock = _locked(directory)
+            handle = _locked(directory)
             shutil.rmtree(directory, ignore_errors=True)
-            os.close(lock)
+            os.close(handle)
 
 
 def remove_damaged(directory: Path) -> None:
@@ -173,21 +172,15 @@ def _locked(directory: Path) -> int:
     """The directory, made if need be, opened and locked until it is closed or the process ends."""
     while True:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = os.open(directory, os.O_RDONLY)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(lock), directory.stat()):
-                return lock
+            handle = lock(directory)
         except BlockingIOError as error:
-            os.close(lock)
             raise BusyError(
                 f"out: another process trains in {directory.parent}; legal: another directory, or to wait"
             ) from error
-        except FileNotFoundError:
-            pass  # another process has finished and removed it meanwhile
-        except OSError:  # a file system without locks
-            return lock
-        os.close(lock)
+        if directory.exists() and os.path.samestat(os.fstat(handle), directory.stat()):
+            return handle
+        os.close(handle)  # another process has finished, and removed it meanwhile
 
 
 def _read_plan(path: Path) -> dict[str, Any]:
