@@ -81,23 +81,25 @@ def test_two_processes_on_one_directory_commit_each_unit_once(training: bool, tm
     assert_complete(out, whole)
 
 
-def test_a_full_disk_is_told_in_one_line_and_resumed_from(whole: Path, tmp_path: Path):
-    disk = tmp_path / "disk"
+@pytest.mark.parametrize(("training", "size"), [(False, "300k"), (True, "150k")])
+def test_a_full_disk_is_told_in_one_line_and_resumed_from(training: bool, size: str, tmp_path: Path):
+    whole, disk = tmp_path / "whole", tmp_path / "disk"
+    ended_well(start(whole, training=training))
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
     if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode != 0:
         pytest.skip("no right to mount a file system; test_store has a failing write that needs none")
     try:
-        process = start(disk / "out")
+        process = start(disk / "out", training=training)
         _, errors = process.communicate(timeout=240)
-        assert process.returncode == 2
-        assert "No space left on device" in errors
-        assert errors.startswith("error: ")
-        assert errors.count("\n") == 1
-        committed = set((disk / "out" / "units").glob("*.sha256"))
-        assert committed
+        assert process.returncode == 2, errors
+        *calls, line = errors.splitlines()
+        assert line.startswith("error: ")
+        assert "No space left on device" in line
+        assert all(call.isdigit() for call in calls)
+        assert training or list((disk / "out" / "units").glob("*.sha256"))
         subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
-        ended_well(start(disk / "out", "--resume"))
+        ended_well(start(disk / "out", "--resume", training=training))
         assert_complete(disk / "out", whole)
     finally:
         subprocess.run(["umount", disk], check=True)

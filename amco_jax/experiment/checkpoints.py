@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -29,12 +30,17 @@ def save_tree(directory: Path, tree: Any) -> None:
 
     leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
     remove_abandoned(directory.parent)
+    # Orbax would tell of a full disk by pages of its threads' errors.
+    if shutil.disk_usage(directory.parent).free < sum(leaf.nbytes for leaf in leaves.values()) + 2**17:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
     draft = directory.parent / f"{draft_prefix()}{directory.name}"
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             checkpointer.save(draft.resolve(), args=ocp.args.PyTreeSave(leaves))
         write_digests(draft)
         draft.rename(directory)
+    except ValueError as error:  # what is below Orbax tells so of errors of the file system
+        raise OSError(errno.EIO, str(error), str(directory)) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
