@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import tyro
 
 from amco_jax.cli import run
@@ -49,9 +50,21 @@ def bare(job: Job, unit: Unit) -> Iterator[Batch]:
     return simulate(scenarios, method, row, unit.first_seed, unit.num_seeds, source)
 
 
+class TimedStore(Store):
+    """A store that adds up the wall clock of its commits, the flush to the disk included."""
+
+    seconds = 0.0
+
+    def commit(self, unit: str, frame: pd.DataFrame) -> str:
+        start = time.perf_counter()
+        digest = super().commit(unit, frame)
+        TimedStore.seconds += time.perf_counter() - start
+        return digest
+
+
 def stored(job: Job, units: list[Unit], directory: Path) -> None:
     """The units as a sweep runs them."""
-    store = Store(directory)
+    store = TimedStore(directory)
     store.begin(job.plan())
     engine = LocalEngine(job, store, lambda unit, done: None)
     for unit in units:
@@ -90,7 +103,8 @@ def main(args: Arguments) -> None:
                 processor[name] += both[1]
                 print(f"{name}: {both[0] / len(units):.2f} s a unit, processors {both[1] / len(units):.2f} s")
         for what, total in (("wall clock", wall), ("processors", processor)):
-            print(f"{what}: {100 * (total['stored'] / total['bare'] - 1):+.2f} % over {len(units)} units")
+            print(f"{what}: {100 * (total['stored'] / total['bare'] - 1):+.2f} %")
+        print(f"commits: {TimedStore.seconds / args.repeats / len(units):.2f} s of the wall clock a unit")
 
 
 def between_units(job: Job, units: list[Unit], home: Path) -> None:
