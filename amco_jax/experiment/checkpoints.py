@@ -161,17 +161,18 @@ def remove_journal(directory: Path) -> None:
 
 
 def remove_damaged(directory: Path) -> None:
-    """Remove those checkpoints of a journal that are damaged; all of it where its plan is."""
-    if not directory.exists():
-        return
-    try:
-        _read_plan(directory / _PLAN)
-    except InputError:
-        remove_journal(directory)
-    for home in directory.glob("chunk-*"):
-        for episode in _episodes(home):
-            if not is_intact(home / str(episode)):
-                shutil.rmtree(home / str(episode))
+    """Remove the damaged checkpoints of a journal, or all where its plan is, unless a process is at it."""
+    if directory.exists():
+        with contextlib.suppress(BusyError):
+            handle = _locked(directory)
+            damaged = [path for path in directory.glob("chunk-*/[0-9]*") if not is_intact(path)]
+            try:
+                _read_plan(directory / _PLAN)
+            except InputError:
+                damaged = [directory]
+            for path in damaged:
+                shutil.rmtree(path)
+            os.close(handle)
 
 
 def _locked(directory: Path) -> int:
@@ -180,13 +181,15 @@ def _locked(directory: Path) -> int:
         directory.mkdir(parents=True, exist_ok=True)
         try:
             handle = lock(directory)
+        except FileNotFoundError:  # another process has finished, and removed it meanwhile
+            continue
         except BlockingIOError as error:
             raise BusyError(
                 f"out: another process trains in {directory.parent}; legal: another directory, or to wait"
             ) from error
         if directory.exists() and os.path.samestat(os.fstat(handle), directory.stat()):
             return handle
-        os.close(handle)  # another process has finished, and removed it meanwhile
+        os.close(handle)  # likewise
 
 
 def _read_plan(path: Path) -> dict[str, Any]:
