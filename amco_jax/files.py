@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -38,6 +40,30 @@ def _alive(pid: int) -> bool:
     except (OSError, OverflowError):
         return True
     return True
+
+
+def lock(directory: Path, wait: bool = False) -> int:
+    """Open a directory, and keep others from locking it until the descriptor is closed or the process ends.
+
+    File systems without locks let everyone in.
+
+    Raises:
+      BlockingIOError: someone else has locked it, and `wait` is not set.
+    """
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(handle)
+        raise
+    except OSError:
+        pass
+    return handle
+
+
+def file_name(text: str) -> str:
+    """A text from wherever as part of a file's name: letters, digits, and inside of it dots and hyphens."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
 
 
 @contextlib.contextmanager

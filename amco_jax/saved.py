@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -66,17 +67,40 @@ def open_run(directory: str | Path, kinds: Collection[str]) -> SavedRun:
     kind = manifest.get("kind") if isinstance(manifest, dict) else None
     if kind not in kinds:
         raise InputError(f"run: {home} holds results of {kind}; {legal}")
-    return SavedRun(home, manifest, digests)
+    return SavedRun(home, _Manifest(manifest), digests)
+
+
+class _Manifest(dict[str, Any]):
+    """A manifest of which another version may have written other keys."""
+
+    def __missing__(self, key: str) -> Any:
+        raise InputError(f"run: {MANIFEST} has no {key!r}; legal: results of this version")
 
 
 def write_digests(directory: Path) -> None:
     """Write the digests of all files in a directory, as `sha256sum -c` reads them."""
-    lines = [
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(directory).as_posix()}\n"
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != DIGESTS
-    ]
-    (directory / DIGESTS).write_text("".join(lines), encoding="utf-8")
+    with (directory / DIGESTS).open("w", encoding="utf-8") as file:
+        file.write(_digests(directory))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def is_intact(directory: Path) -> bool:
+    """Whether all files of a directory are those whose digests were written."""
+    try:
+        return (directory / DIGESTS).read_text(encoding="utf-8") == _digests(directory)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _digests(directory: Path) -> str:
+    lines = []
+    for path in sorted(directory.rglob("*")):
+        if path.is_file() and path.name != DIGESTS:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            lines.append(f"{digest}  {path.relative_to(directory).as_posix()}\n")
+    return "".join(lines)
 
 
 def _checked(home: Path, name: str, digests: dict[str, str]) -> bytes:

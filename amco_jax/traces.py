@@ -151,6 +151,7 @@ def _cells(trace: Trace, raw: bytes) -> tuple[dict[str, pd.Series], int]:
 
     parse = csv.ParseOptions(invalid_row_handler=count, newlines_in_values=b'"' in raw)
     try:
+        raw.decode()
         names = list(csv.read_csv(pa.BufferReader(raw[: raw.find(b"\n") + 1] or raw)).column_names)
         fields = _columns(trace, names)
         wanted = list(dict.fromkeys(fields.values()))

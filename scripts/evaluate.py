@@ -19,7 +19,7 @@ class Arguments(ProgramArguments, OutputArguments):
     run: Annotated[Path, tyro.conf.Positional]
     """The directory that train wrote."""
     scenario: str | None = None
-    """A preset or a TOML file; by default the scenario of the training."""
+    """A preset or a TOML file; by default the scenario of the training, unless that needs files."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
     """field=value ..., on top of the scenario."""
     trace: str | None = None
@@ -37,13 +37,15 @@ class Arguments(ProgramArguments, OutputArguments):
 
 
 def main(args: Arguments) -> None:
-    trained = load_run(args.run, None if args.method is None else load_method(args.method))
+    method = None if args.method is None else load_method(args.method)
     settings = parse_settings(args.set)
     if args.scenario is None:
+        trained = load_run(args.run, method)
         log = {} if args.trace is None else {"arrivals": "trace", "trace": {"file": args.trace}}
         scenario = apply_settings(trained.scenario, log | settings)
     else:
         scenario = load_with_settings(args.scenario, settings, args.trace)
+        trained = load_run(args.run, method, scenario)
     result = evaluate(
         trained,
         scenario=scenario,

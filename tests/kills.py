@@ -16,10 +16,28 @@ OPTIONS = [
 ]  # fmt: skip
 TABLES = ("results.parquet", "summary.csv")
 
+# One long unit, with a checkpoint after every call of the trainer, which says from which episode it goes on.
+TRAINING = [
+    "--param", "deadline", "--values", "0.5", "--methods", "drlcoedge", "--seeds", "4", "--episodes", "400",
+    "--set", "num_servers=2", "num_tasks=4", "num_slots=6", "--quiet",
+]  # fmt: skip
+CHECKPOINTS_AT_ONCE = """
+import runpy, sys
+from amco_jax.experiment import trainer
+trainer.CHECKPOINT_SECONDS, advance = 0.0, trainer.Trainer.advance
+def noisy(self, episodes):
+    print(self.episode, file=sys.stderr, flush=True)
+    return advance(self, episodes)
+trainer.Trainer.advance = noisy
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
 
-def start(out: Path, *more: str) -> subprocess.Popen[str]:
-    """The sweep as a user runs it."""
-    line = [sys.executable, str(ROOT / "scripts" / "sweep.py"), *OPTIONS, "--out", str(out), *more]
+
+def start(out: Path, *more: str, training: bool = False) -> subprocess.Popen[str]:
+    """The sweep as a user runs it; the one that trains differs in how often it keeps checkpoints."""
+    program = ["-c", CHECKPOINTS_AT_ONCE] if training else []
+    options = TRAINING if training else OPTIONS
+    line = [sys.executable, *program, str(ROOT / "scripts" / "sweep.py"), *options, "--out", str(out), *more]
     environment = os.environ | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
     pipe: Any = subprocess.PIPE
     return subprocess.Popen(line, env=environment, stdout=pipe, stderr=pipe, text=True, cwd=out.parent)
@@ -59,6 +77,12 @@ def was_cut_short(out: Path, pid: int, unit: str) -> bool:
     """Whether the process had started the unit and never committed it."""
     events = [event for _, _, who, event, what in log(out) if (int(who), what) == (pid, unit)]
     return events == ["started"]
+
+
+def newest_checkpoint(out: Path) -> int:
+    """Episodes of the newest checkpoint of the unit that is being computed; 0 without any."""
+    found = [int(p.name) for p in (out / "units").glob("*.checkpoints/chunk-*/*") if p.name.isdigit()]
+    return max(found, default=0)
 
 
 def assert_complete(out: Path, whole: Path) -> None:

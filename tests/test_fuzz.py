@@ -7,11 +7,15 @@ Input that is accepted would be simulated; here it stops where the first program
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
+import gzip
 import importlib.util
 import io
 import os
+import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,11 +28,19 @@ from hypothesis import strategies as st
 
 from amco_jax import cli, recording
 from amco_jax.errors import InputError
-from amco_jax.experiment import bench, compare, engines, train, tune
+from amco_jax.experiment import bench, compare, engines, evaluate, reproduce, train, tune
 from amco_jax.experiment.axes import AXES
+from amco_jax.latency import COLUMNS
 from amco_jax.presets import load_scenario
+from amco_jax.report import page
+from amco_jax.scenario import Scenario
+from amco_jax.service import ImageService
+from amco_jax.traces import Trace
+from sd_repair import pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 
 fuzz = settings(
     max_examples=int(os.environ.get("AMCO_JAX_CASES", "100")),
@@ -50,6 +62,75 @@ LITERALS = st.one_of(
 )
 FIELDS = st.sampled_from([*AXES, "preset", "arival_prob", "", "a.b", "capacity[0]"])
 
+LOG = """gmt_create,groupId,predict_status,size,work
+2024-05-01 10:00:00,a,SUCCEED,1,10
+2024-05-01 10:00:01,b,SUCCEED,2,20
+2024-05-01 10:00:09,a,FAILED,,
+2024-05-01 10:02:00,c,SUCCEED,1,20
+"""
+ROW = "1,estimated,D,m,w,float32,512,yes,s,1,{},{},wall,point,{},,made up"
+TABLE = "\n".join([",".join(COLUMNS), ROW.format("", "fixed", 0), ROW.format("", "per_step", 0.5), ""])
+SOUND = {
+    "trace": {"file": '"log.csv"', "size": '"size"', "work": '"work"'},
+    "service": {"devices": '["D", "D"]', "tables": '["table.csv"]'},
+}
+TEXTS = st.sampled_from(
+    ['""', '"size"', '"work"', '"groupId"', '"D"', '["D"]', '"log.csv"', '"."', '["estimated"]']
+)
+OF_TABLES = {
+    name: st.dictionaries(
+        st.sampled_from([f.name for f in dataclasses.fields(kind)] + ["files"]),
+        st.none() | TEXTS | LITERALS,
+        max_size=3,
+    ).map(lambda changes, sound=SOUND[name]: sound | changes)
+    for name, kind in (("trace", Trace), ("service", ImageService))
+}
+
+
+def toml(pairs: Iterable[tuple[str, str | None]]) -> str:
+    return "".join(f"{name} = {value}\n" for name, value in pairs if value is not None)
+
+
+def damaged(text: str) -> st.SearchStrategy[bytes]:
+    """CSV files with some cells replaced, rows dropped or repeated, bytes changed, and perhaps gzipped."""
+    cells = st.sampled_from(
+        [
+            "",
+            "-1",
+            "0",
+            "1e400",
+            "nan",
+            '"',
+            "2024-13-01",
+            "1970-01-01",
+            "9" * 400,
+            "size",
+            "SUCCEED",
+            "\0",
+            "é",
+            "a,b",
+        ]
+    )
+    rows = text.splitlines()
+
+    @st.composite
+    def draw(draw: Any) -> bytes:
+        table = [row.split(",") for row in draw(st.lists(st.sampled_from(rows), max_size=6) | st.just(rows))]
+        for _ in range(draw(st.integers(0, 3))):
+            if table:
+                row = draw(st.sampled_from(table))
+                row[draw(st.integers(0, len(row) - 1))] = draw(cells)
+        content = bytearray("\n".join(map(",".join, table)).encode())
+        for place, value in draw(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 255)), max_size=2)):
+            content[place : place + 1] = bytes([value])
+        return (
+            gzip.compress(content)[: draw(st.none() | st.integers(0, 90))]
+            if draw(st.booleans())
+            else bytes(content)
+        )
+
+    return draw()
+
 
 class AcceptedError(Exception):
     """The input is legal: from here on it would be simulated."""
@@ -64,24 +145,53 @@ def one_line(error: InputError) -> None:
     assert "\n" not in str(error)
 
 
+@st.composite
+def scenario_files(draw: Any) -> bytes:
+    text = toml(draw(st.lists(st.tuples(FIELDS, LITERALS), max_size=5)))
+    for name in draw(st.sampled_from([[], ["trace"], ["service"], ["trace", "service"]])):
+        text += f"[{name}]\n{toml(draw(OF_TABLES[name]).items())}"
+    return text.encode("utf-8", "replace")
+
+
 @fuzz
-@given(
-    st.one_of(
-        st.lists(st.tuples(FIELDS, LITERALS), max_size=5).map(
-            lambda pairs: "\n".join(f"{name} = {value}" for name, value in pairs).encode("utf-8", "replace")
-        ),
-        st.binary(max_size=200),
-    )
-)
+@given(scenario_files() | st.binary(max_size=200))
 def test_scenario_files(tmp_path: Path, content: bytes):
     path = tmp_path / "scenario.toml"
     path.write_bytes(content)
+    (tmp_path / "log.csv").write_text(LOG)
+    (tmp_path / "table.csv").write_text(TABLE)
     try:
         params = load_scenario(path).params()
     except InputError as error:
         one_line(error)
     else:
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(params))
+
+
+@fuzz
+@given(damaged(LOG))
+def test_request_logs(tmp_path: Path, content: bytes):
+    (tmp_path / "log.csv").write_bytes(content)
+    try:
+        log = Scenario(trace=Trace(str(tmp_path / "log.csv"), size="size"), num_slots=1).require_trace().log
+    except InputError as error:
+        one_line(error)
+    else:
+        assert np.all(np.diff(log.seconds) >= 0)
+        assert log.size is not None
+        assert np.all(log.size > 0)
+
+
+@fuzz
+@given(damaged(TABLE))
+def test_latency_tables(tmp_path: Path, content: bytes):
+    (tmp_path / "table.csv").write_bytes(content)
+    try:
+        service = ImageService(("D",), (str(tmp_path / "table.csv"),))
+    except InputError as error:
+        one_line(error)
+    else:
+        assert np.all(np.isfinite([*service.capacity, *service.overhead]))
 
 
 def recorded() -> dict[str, Any]:
@@ -153,10 +263,16 @@ OPTIONS = {
     "--resume --scenario --set --overwrite",
     "tune": "--vary --method --learn --seeds --first-seed --episodes --within --reference --physics --set",
     "compare": "--methods --seeds --first-seed --episodes --last --physics --scenario --set",
-    "evaluate": "--scenario --set --method --methods --seeds --episodes --physics",
+    "evaluate": "--scenario --set --trace --method --methods --seeds --episodes --physics",
     "bench": "--methods --seeds --trained-seeds --repeats --growth --growth-seeds --growth-servers "
     "--scenario --set --overwrite",
     "replay": "--physics --allocator --method --precision --seed",
+    "report": "--format --baseline --published-csv",
+    "reproduce": "--quick --format",
+    "repair": "--mask --method --truth --size --seed --model --config --samples --steps --guidance --eta "
+    "--strength --batch --device --dtype",
+    "profile_repair": "--model --config --random-weights --tiny --sizes --steps --batches --guidance "
+    "--repeats --warm-up --device --dtype --threads",
 }
 SINKS = [
     (engines.Execution, "start"),
@@ -166,6 +282,10 @@ SINKS = [
     (compare, "simulate"),
     (bench, "alone"),
     (recording, "_program"),
+    (evaluate, "simulate"),
+    (reproduce, "compare"),
+    (page, "means"),
+    (pipeline, "load_diffusers"),
 ]
 
 
@@ -183,16 +303,31 @@ def load(script: str) -> Any:
 @pytest.mark.parametrize("script", OPTIONS)
 @fuzz
 @given(st.data())
-def test_command_lines(script: str, tmp_path: Path, monkeypatch, data: st.DataObject):
+def test_command_lines(script: str, finished: Path, tmp_path: Path, monkeypatch, data: st.DataObject):
     monkeypatch.chdir(tmp_path)
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)  # begun by an accepted line
     options = st.sampled_from([*OPTIONS[script].split(), "--no-such-option"])
     groups = data.draw(st.lists(st.tuples(options, st.lists(VALUES, max_size=2)), max_size=4))
     line = [word for option, values in groups for word in (option, *values)]
-    first = {"sweep": ["--param", data.draw(FIELDS)], "replay": ["none.npz"], "evaluate": ["none"]}
-    line = [*first.get(script, []), *line, "--out", str(tmp_path / "out")]
+    run = str(data.draw(st.sampled_from([finished, "none"])))
+    first = {
+        "sweep": ["--param", data.draw(FIELDS)],
+        "replay": [
+            str(data.draw(st.sampled_from([ROOT / "tests" / "golden" / "randcoedge.npz", "none.npz"])))
+        ],
+        "evaluate": [run],
+        "report": [run],
+        "repair": [data.draw(st.sampled_from(["astronaut", "none.png"])), "--mask", "box"],
+    }
+    line = [*first.get(script, []), *line]
+    suffix = {"repair": ".png", "profile_repair": ".csv"}.get(script, "")
+    line += ["--out", str(tmp_path / f"out{suffix}")]
     module, messages = load(script), io.StringIO()
     with contextlib.ExitStack() as stack:
-        for place, name in SINKS:
+        of_script = [
+            (module, name) for name in ("load_diffusers", "repair_classical") if hasattr(module, name)
+        ]
+        for place, name in [*SINKS, *of_script]:
             stack.enter_context(mock.patch.object(place, name, accept))
         stack.enter_context(mock.patch.object(sys, "argv", [script, *line]))
         stack.enter_context(contextlib.redirect_stderr(messages))

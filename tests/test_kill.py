@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -10,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from kills import assert_complete, ended_well, log, start, wait_for_a_unit, was_cut_short
+from kills import assert_complete, ended_well, log, newest_checkpoint, start, wait_for_a_unit, was_cut_short
 
 KILLS = int(os.environ.get("AMCO_JAX_KILLS", "3"))
 
@@ -50,31 +51,55 @@ def test_killed_again_and_again_it_ends_as_if_undisturbed(whole: Path, tmp_path:
     assert_complete(out, whole)
 
 
-def test_two_processes_on_one_directory_commit_each_unit_once(whole: Path, tmp_path: Path):
-    out = tmp_path / "out"
-    both = [start(out, "--resume") for _ in range(2)]
+def test_a_training_killed_within_its_unit_goes_on_from_its_checkpoint(tmp_path: Path):
+    whole, out, rng, began_at = tmp_path / "whole", tmp_path / "out", random.Random(1), [-1]
+    ended_well(start(whole, training=True))
+    for _ in range(KILLS):
+        process, before = start(out, "--resume", training=True), newest_checkpoint(out)
+        while newest_checkpoint(out) <= before:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.002)
+        time.sleep(rng.random() * 0.1)
+        process.kill()
+        _, errors = process.communicate()
+        began_at.append(int(errors.split()[0]))
+        *_, pid, _, unit = log(out)[-1]
+        assert was_cut_short(out, int(pid), unit)
+    ended_well(start(out, "--resume", training=True))
+    assert_complete(out, whole)
+    assert not list((out / "units").glob("*.checkpoints"))
+    assert all(one < next_ for one, next_ in itertools.pairwise(began_at))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_two_processes_on_one_directory_commit_each_unit_once(training: bool, tmp_path: Path):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    ended_well(start(whole, training=training))
+    both = [start(out, "--resume", training=training) for _ in range(2)]
     for process in both:
         ended_well(process)
     assert_complete(out, whole)
 
 
-def test_a_full_disk_is_told_in_one_line_and_resumed_from(whole: Path, tmp_path: Path):
-    disk = tmp_path / "disk"
+@pytest.mark.parametrize(("training", "size"), [(False, "300k"), (True, "150k")])
+def test_a_full_disk_is_told_in_one_line_and_resumed_from(training: bool, size: str, tmp_path: Path):
+    whole, disk = tmp_path / "whole", tmp_path / "disk"
+    ended_well(start(whole, training=training))
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
     if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode != 0:
         pytest.skip("no right to mount a file system; test_store has a failing write that needs none")
     try:
-        process = start(disk / "out")
+        process = start(disk / "out", training=training)
         _, errors = process.communicate(timeout=240)
-        assert process.returncode == 2
-        assert "No space left on device" in errors
-        assert errors.startswith("error: ")
-        assert errors.count("\n") == 1
-        committed = set((disk / "out" / "units").glob("*.sha256"))
-        assert committed
+        assert process.returncode == 2, errors
+        *calls, line = errors.splitlines()
+        assert line.startswith("error: ")
+        assert "No space left on device" in line
+        assert all(call.isdigit() for call in calls)
+        assert training or list((disk / "out" / "units").glob("*.sha256"))
         subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
-        ended_well(start(disk / "out", "--resume"))
+        ended_well(start(disk / "out", "--resume", training=training))
         assert_complete(disk / "out", whole)
     finally:
         subprocess.run(["umount", disk], check=True)

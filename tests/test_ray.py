@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
-from kills import assert_complete, ended_well, start, wait_for_a_unit, was_cut_short
+from kills import assert_complete, ended_well, log, start, wait_for_a_unit, was_cut_short
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,16 @@ def test_a_killed_driver_can_be_started_again(cluster: Any, whole: Path, tmp_pat
     assert not (out / "manifest.json").exists()
     ended_well(start(out, "--engine", "ray", "--address", cluster.address, "--resume"))
     assert_complete(out, whole)
+
+
+def test_a_unit_takes_a_whole_gpu_where_the_cluster_has_some(cluster: Any, whole: Path, tmp_path: Path):
+    cluster.add_node(num_cpus=4, num_gpus=1)
+    out = tmp_path / "out"
+    ended_well(start(out, "--engine", "ray", "--address", cluster.address))
+    assert_complete(out, whole)
+    events = [event for *_, event, _ in log(out)]
+    assert events == ["started", "committed"] * (len(events) // 2)  # one after the other, on six cores
+    assert not list((out / "units").glob(".unfinished-*"))
 
 
 def test_no_cluster_is_refused_in_one_line(tmp_path: Path):

@@ -19,6 +19,7 @@ from amco_jax.report.analysis import baselines_of, comparisons, means, medians
 from amco_jax.report.page import make_report, write_report
 from amco_jax.report.published import write_published
 from amco_jax.report.studies import Study, load_studies
+from amco_jax.saved import write_digests
 from amco_jax.scenario import Scenario
 from amco_jax.stats import (
     bootstrap_interval,
@@ -155,6 +156,19 @@ def test_curves_are_exported_as_the_authors_files(saved: list[Path], tmp_path: P
     assert lines == [f"{mean:.4f}" for mean in means]
     with pytest.raises(InputError, match="published_csv: no episodes of training"):
         write_published(load_studies(saved[:1]), tmp_path)
+
+
+def test_names_in_results_of_others_lead_nowhere(saved: list[Path], tmp_path: Path):
+    home = shutil.copytree(saved[1], tmp_path / "theirs")
+    curves = pd.read_parquet(home / "curves.parquet")
+    curves["physics"] = curves["physics"].replace({"published": "../../up", "unified": ".."})
+    curves["method"] = curves["method"].replace({"optimal": "/over/there"})
+    curves.to_parquet(home / "curves.parquet")
+    write_digests(home)
+    out = tmp_path / "one" / "two"
+    for path in write_published(load_studies([home]), out):
+        assert path.resolve().is_relative_to(out / "theirs")
+        assert path.exists()
 
 
 def test_the_command_writes_next_to_the_results_and_refuses_in_a_line(saved: list[Path], tmp_path: Path):

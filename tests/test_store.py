@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from amco_jax import InputError
+from amco_jax.experiment.checkpoints import Journal
 from amco_jax.experiment.store import Store
 from amco_jax.files import draft_prefix, remove_abandoned
 
@@ -93,6 +94,21 @@ def test_a_damaged_plan_is_named(store: Store, content: bytes):
         store.begin(PLAN)
 
 
+@pytest.mark.parametrize("damage", ["flip", "truncate"])
+def test_a_damaged_plan_is_told_from_another_one_and_mended_only_when_asked(store: Store, damage: str):
+    path = store.directory / "plan.json"
+    sound = path.read_text()
+    hurt = sound.replace("5", "4", 1) if damage == "flip" else sound[:-9]
+    path.write_text(hurt)
+    with pytest.raises(InputError, match=r"plan\.json is damaged: .*; legal: resume with recompute"):
+        store.begin(PLAN)
+    assert path.read_text() == hurt
+    store.begin(PLAN, recompute=True)
+    assert path.read_text() == sound
+    with pytest.raises(InputError, match="made for something else"):
+        store.begin(PLAN | {"code": "new"}, recompute=True)
+
+
 @pytest.mark.parametrize("name", ["u.sha256", "u-*.parquet"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "remove"])
 def test_damage_is_found_named_and_mended_only_when_asked(store: Store, name: str, damage: str):
@@ -152,6 +168,18 @@ def test_a_failed_write_leaves_no_draft(store: Store, monkeypatch: pytest.Monkey
     with pytest.raises(OSError, match="No space"):
         store.commit("u", FRAME)
     assert files(store) == {"plan.json"}
+
+
+def test_what_a_kill_left_beside_a_commit_is_removed(store: Store):
+    for unit in ("u", "v"):
+        (store.journal(unit) / "chunk").mkdir(parents=True)
+    store.commit("u", FRAME)
+    with Journal(store.journal("v"), {}, resume=True):
+        store.drop_journal("v")  # a process is at it
+    store.begin(PLAN)
+    assert (store.journal("u").exists(), store.journal("v").exists()) == (False, True)
+    store.drop_journal("v")
+    assert not store.journal("v").exists()
 
 
 def test_drafts_of_ended_processes_are_removed_and_no_others(store: Store):

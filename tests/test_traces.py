@@ -288,7 +288,9 @@ def test_trained_methods_meet_the_same_requests(small: Path, tmp_path: Path):
     out = tmp_path / "trained"
     trained = train(QUICK, seeds=4, episodes=2, scenario=scenario_of(small), out=out)
     assert trained.manifest["trace"]["used"] == 400
-    found = evaluate(out, methods=["local"], seeds=2)
+    with pytest.raises(InputError, match=r"scenario: .*request log.*; legal: the scenario and the trace"):
+        evaluate(out, methods=["local"])
+    found = evaluate(out, scenario_of(small), methods=["local"], seeds=2)
     assert found.manifest["scenario"]["trace"]["sha256"] == trained.manifest["trace"]["sha256"]
 
 

@@ -20,10 +20,11 @@ from amco_jax.agents.settings import Settings
 from amco_jax.alloc import hecwa
 from amco_jax.errors import InputError
 from amco_jax.experiment import trainer as trainer_module
-from amco_jax.experiment.checkpoints import Journal, Saved
+from amco_jax.experiment.checkpoints import Journal, Saved, load_tree, save_tree
 from amco_jax.experiment.evaluate import load_run
 from amco_jax.experiment.train import TrainResult
 from amco_jax.experiment.trainer import LANES, Trainer
+from amco_jax.saved import write_digests
 
 
 def assert_same(left: TrainResult, right: TrainResult) -> None:
@@ -103,18 +104,76 @@ def test_resuming_goes_on_within_the_right_chunk_of_seeds(
 
 def test_the_newest_checkpoint_counts(tmp_path: Path):
     """Also where a kill came between its writing and the removal of the one before."""
-    journal = Journal(tmp_path / "journal", {}, resume=False)
-    journal.save(3, Saved(9, np.zeros(2), np.ones(1)))
-    shutil.copytree(tmp_path / "journal" / "chunk-3" / "9", tmp_path / "older")
-    journal.save(3, Saved(10, np.full(2, 7.0), np.ones(1)))
+    with Journal(tmp_path / "journal", {}, resume=False) as journal:
+        journal.save("3", Saved(9, np.zeros(2), np.ones(1)))
+        shutil.copytree(tmp_path / "journal" / "chunk-3" / "9", tmp_path / "older")
+        journal.save("3", Saved(10, np.full(2, 7.0), np.ones(1)))
     shutil.move(tmp_path / "older", tmp_path / "journal" / "chunk-3" / "9")
-    again = Journal(tmp_path / "journal", {}, resume=True)
-    assert again.load(0, (0, 0)) is None
-    found = again.load(3, (0, 0))
-    assert found is not None
-    assert (found.episode, found.state.tolist(), found.curves.tolist()) == (10, [7, 7], [1])
-    again.save(3, Saved(11, np.zeros(2), np.ones(1)))
+    with Journal(tmp_path / "journal", {}, resume=True) as again:
+        assert again.load("0", (0, 0)) is None
+        found = again.load("3", (0, 0))
+        assert found is not None
+        assert (found.episode, found.state.tolist(), found.curves.tolist()) == (10, [7, 7], [1])
+        again.save("3", Saved(11, np.zeros(2), np.ones(1)))
     assert [p.name for p in (tmp_path / "journal" / "chunk-3").iterdir()] == ["11"]
+
+
+def test_out_of_device_memory_trains_fewer_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    seeds, advance, tries = 3 * LANES, Trainer.advance, []
+    whole = run(seeds=seeds)
+
+    def limited(self: Trainer, episodes: int) -> Any:
+        tries.append(len(self._chunk))
+        if tries[-1] > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+        return advance(self, episodes)
+
+    monkeypatch.setattr(Trainer, "advance", limited)
+    assert_same(run(seeds=seeds), whole)
+    assert tries[:2] == [3, 2]
+    assert "out of device memory with 3 blocks at a time; going on with 2" in caplog.text
+
+
+def test_two_processes_do_not_train_in_one_directory(tmp_path: Path, finished: Path):
+    with Journal(tmp_path / ".training", {}, resume=True), pytest.raises(InputError, match="another process"):
+        run(out=tmp_path, resume=True)
+    run(out=tmp_path, overwrite=True)
+    assert_same_files(tmp_path, finished)
+
+
+@pytest.mark.parametrize("name", ["job.json", "_METADATA", "manifest.ocdbt", "SHA256SUMS"])
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_checkpoint_is_named_and_trained_anew_only_when_asked(
+    finished: Path, tmp_path: Path, interrupt: Callable[[int], None], name: str, damage: str
+):
+    begin(tmp_path, interrupt, 1)
+    path = min((tmp_path / ".training").rglob(name), key=lambda p: len(p.parts))
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"^checkpoint: .*\.training.* is damaged; legal: overwrite"):
+        run(out=tmp_path, resume=True)
+    assert path.read_bytes() == before
+    run(out=tmp_path, overwrite=True)
+    assert_same_files(tmp_path, finished)
+
+
+def test_arrays_outside_of_a_checkpoint_are_not_read(tmp_path: Path):
+    save_tree(tmp_path / "outside", [np.zeros(3)])
+    save_tree(tmp_path / "inside", [np.zeros(3)])
+    path = tmp_path / "inside" / "_METADATA"
+    metadata = json.loads(path.read_text())
+    elsewhere = str(tmp_path / "outside" / "0")
+    metadata["tree_metadata"][f"('{elsewhere}',)"] = metadata["tree_metadata"].pop("('0',)") | {
+        "key_metadata": [{"key": elsewhere, "key_type": 2}]
+    }
+    path.write_text(json.dumps(metadata))
+    write_digests(tmp_path / "inside")
+    with pytest.raises(InputError, match="does not hold the 1 arrays"):
+        load_tree(tmp_path / "inside", [0])
 
 
 def test_resuming_where_nothing_was_begun_begins(finished: Path, tmp_path: Path):

@@ -18,6 +18,7 @@ from amco_jax import Execution, InputError, Method, Scenario, per_task, sweep
 from amco_jax.agents.methods import get_method
 from amco_jax.experiment import simulate as simulate_module
 from amco_jax.experiment import trainer as trainer_module
+from amco_jax.experiment.checkpoints import Journal, remove_damaged
 from amco_jax.experiment.store import Store
 from amco_jax.experiment.sweep import STORE
 from amco_jax.experiment.units import Job, checked_job, run_unit, units_of
@@ -240,12 +241,30 @@ def test_a_long_training_goes_on_within_its_unit(tmp_path: Path, monkeypatch: py
             run_unit(each, unit, tmp_path / "b")
     pd.testing.assert_frame_equal(run_unit(each, unit, tmp_path / "b", told.append), undisturbed)
     assert told[0] == 2 * 64  # restored
-    for path in (p for p in (tmp_path / "b").rglob("*") if p.is_file() and p.stat().st_size > 1000):
+    (sums,) = (tmp_path / "b").rglob("SHA256SUMS")
+    plan = tmp_path / "b" / "job.json"
+    for path in [plan, *(p for p in sums.parent.rglob("*") if p.is_file())]:
         content = path.read_bytes()
-        path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match=r"checkpoint: .* is damaged"):
-        run_unit(each, unit, tmp_path / "b")
+        for hurt in (content[: len(content) // 2], content[:9] + bytes([content[9] ^ 4]) + content[10:]):
+            path.write_bytes(hurt)
+            with pytest.raises(InputError, match=r"checkpoint: .* is damaged|resume: unit"):
+                run_unit(each, unit, tmp_path / "b")
+        path.write_bytes(content)
+    remove_damaged(tmp_path / "b")  # which nothing is
+    plan.write_text("{")
+    remove_damaged(tmp_path / "b")
+    told.clear()
+    pd.testing.assert_frame_equal(run_unit(each, unit, tmp_path / "b", told.append), undisturbed)
+    assert told[0] == 64  # from the first episode on
     trainer_module._programs.cache_clear()
+
+
+def test_a_training_that_another_process_keeps_checkpoints_of_is_computed_without_any(tmp_path: Path):
+    each = job(methods=[QUICK], values=[0.5])
+    (unit,) = units_of(each)
+    with Journal(tmp_path / "a", {"unit": unit.id}, resume=True):
+        busy = run_unit(each, unit, tmp_path / "a")
+    pd.testing.assert_frame_equal(busy, run_unit(each, unit, tmp_path / "b"))
 
 
 def test_out_of_device_memory_goes_on_with_less(

@@ -9,6 +9,7 @@ fill the vector lanes.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from amco_jax.params import Params, Shape
 from amco_jax.scenario import Scenario
 from amco_jax.workload import Tables, tables_of
+
+log = logging.getLogger(__name__)
 
 ACCELERATOR_BLOCKS = 128
 """Blocks that run side by side on an accelerator, unless a program says otherwise."""
@@ -91,6 +94,27 @@ def chunks_of(
         size = -(-len(group) // -(-len(group) // most))
         for start in range(0, len(group), size):
             yield shape, group[start : start + size], size
+
+
+def within_memory(
+    launch: Callable[[Shape, Sequence[Block], int], Any], chunks: Iterable[tuple[Shape, list[Block], int]]
+) -> Iterator[tuple[Sequence[Block], Any]]:
+    """What `launch` makes of chunk after chunk, in halves from where the device's memory does not suffice."""
+    most = None
+    for shape, blocks, size in chunks:
+        todo = list(blocks)
+        while todo:
+            count = min(size, most or size)
+            try:
+                outputs = launch(shape, todo[:count], count)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error) or count == 1:
+                    raise
+                most = -(-count // 2)
+                log.warning("out of device memory with %d blocks at a time; going on with %d", count, most)
+                continue
+            yield todo[:count], outputs
+            todo = todo[count:]
 
 
 def stack_blocks(chunk: Sequence[Block], size: int, lanes: int, cells: Mapping[int, Any]) -> tuple[Any, Any]:

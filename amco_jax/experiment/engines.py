@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
+
 from amco_jax.errors import InputError, check_choice, check_whole
 from amco_jax.experiment.store import Store
 from amco_jax.experiment.units import Job, Unit, run_unit
@@ -137,14 +139,12 @@ class RayEngine:
                 "engine: ray is not installed; legal: local, or install amco-jax[ray]"
             ) from error
         self._ray, self._tell = ray, tell
-        # Workers find the user's own modules as this process does, and share what XLA has compiled.
+        # Workers find the user's own modules as this process does, and share its cache of compiled programs.
         paths = [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        cache = store.directory / "compiled"
-        environment = {
-            "PYTHONPATH": os.pathsep.join(paths),
-            "JAX_COMPILATION_CACHE_DIR": str(cache.resolve()),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
-        }
+        cached = getattr(jax.config, "jax_enable_compilation_cache", True)
+        environment = {"PYTHONPATH": os.pathsep.join(paths), "JAX_ENABLE_COMPILATION_CACHE": str(cached)}
+        if (name := "JAX_COMPILATION_CACHE_DIR") in os.environ:
+            environment[name] = os.environ[name]
         if not ray.is_initialized():
             _check_address(address)
             try:

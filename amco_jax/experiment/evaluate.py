@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from amco_jax.experiment.provenance import provenance
 from amco_jax.experiment.simulate import simulate
 from amco_jax.experiment.train import AGENTS
 from amco_jax.experiment.trainer import LANES, TRAINING_BYTES
+from amco_jax.latency import is_shipped
 from amco_jax.params import Shape
 from amco_jax.random import Stream, stream
 from amco_jax.saved import open_run
@@ -41,6 +42,9 @@ class TrainedRun:
 
     method: Method
     scenario: Scenario
+    """To evaluate in, if no other is given"""
+    trained: Mapping[str, Any]
+    """The scenario of the training, as a table"""
     physics: str
     first_seed: int
     num_seeds: int
@@ -61,29 +65,50 @@ class EvaluateResult:
     out: Path | None = None
 
 
-def load_run(directory: str | Path, method: str | Method | None = None) -> TrainedRun:
+def load_run(
+    directory: str | Path, method: str | Method | None = None, scenario: Scenario | None = None
+) -> TrainedRun:
     """Read a finished training.
 
     Args:
       directory: what `train` wrote.
       method: of your own, where its name is not one of `METHODS`.
+      scenario: in place of that of the training, and needed where that names files, a request log or latency
+        tables of one's own: no path that stands in a manifest is followed.
 
     Raises:
-      InputError: no finished training in the directory, a damaged one, or an unknown method.
+      InputError: no finished training in the directory, a damaged one, an unknown method, another number of
+        servers, or no scenario where one is needed.
     """
     saved = open_run(directory, ["train"])
     manifest = saved.manifest
     method = get_method(method or manifest["method"]).with_settings(**manifest["settings"])
-    scenario = Scenario(**manifest["scenario"])
+    trained = manifest["scenario"]
+    if scenario is None:
+        if _names_files(trained):
+            raise InputError(
+                f"scenario: that of {directory} needs a request log or latency tables; "
+                "legal: the scenario and the trace given anew"
+            )
+        scenario = Scenario(**trained)
+    servers = trained["num_servers"]
+    if scenario.num_servers != servers:
+        raise InputError(f"num_servers: {scenario.num_servers}; legal for these agents: {servers}")
     traced = method.require_training().settings.traced(1)
     example = jax.eval_shape(
-        lambda: init(method.dqn, traced, scenario.num_servers, stream(jnp.uint32(0), Stream.INIT)).weights
+        lambda: init(method.dqn, traced, servers, stream(jnp.uint32(0), Stream.INIT)).weights
     )
     agents = load_tree(saved.directory / AGENTS, example)
     return TrainedRun(
-        method, scenario, manifest["physics"], manifest["first_seed"], manifest["num_seeds"],
+        method, scenario, trained, manifest["physics"], manifest["first_seed"], manifest["num_seeds"],
         manifest["episodes"], agents,
     )  # fmt: skip
+
+
+def _names_files(scenario: Mapping[str, Any]) -> bool:
+    """Whether a scenario as a table names files of the user's."""
+    service = scenario.get("service") or {"tables": []}
+    return bool(scenario.get("trace")) or not all(is_shipped(table) for table in service["tables"])
 
 
 class _Loaded:
@@ -137,11 +162,11 @@ def evaluate(
         number out of range.
     """
     started = time.time()
-    run = run if isinstance(run, TrainedRun) else load_run(run)
+    run = run if isinstance(run, TrainedRun) else load_run(run, scenario=scenario)
     scenario, physics = scenario or run.scenario, physics or run.physics
-    if scenario.num_servers != run.scenario.num_servers:
+    if scenario.num_servers != run.trained["num_servers"]:
         raise InputError(
-            f"num_servers: {scenario.num_servers}; legal for these agents: {run.scenario.num_servers}"
+            f"num_servers: {scenario.num_servers}; legal for these agents: {run.trained['num_servers']}"
         )
     seeds = check_whole("seeds", run.num_seeds if seeds is None else seeds, 1, run.num_seeds)
     check_whole("episodes", episodes)
@@ -149,20 +174,18 @@ def evaluate(
     for other in others:
         if other.training is not None:
             raise InputError(f"methods: {other.name} is trained; legal: rules, or a run of its own")
+    rows = [(method, method.physics(physics)) for method in (run.method, *others)]
     # Episode 0 is kept from training, and so are those after its last.
     numbers = [e and run.episodes + e for e in range(episodes)]
     frames = []
     with contextlib.ExitStack() as stack:
         output = None if out is None else stack.enter_context(Output(out, overwrite))
         bar = stack.enter_context(progress_bar(progress))
-        for method in [run.method, *others]:
+        for method, row in rows:
             source = _Loaded(run) if method is run.method else None
             task = bar.add_task(method.name, total=seeds * episodes)
             for count, number in enumerate(numbers):
-                batches = simulate(
-                    [scenario], method, method.physics(physics), run.first_seed, seeds, source, number
-                )
-                for batch in batches:
+                for batch in simulate([scenario], method, row, run.first_seed, seeds, source, number):
                     columns = {"method": method.name, "seed": batch.seeds, "episode": count} | batch.metrics
                     frames.append(pd.DataFrame(columns))
                     bar.advance(task, len(batch.seeds))
@@ -172,7 +195,7 @@ def evaluate(
             "kind": "evaluate",
             "method": run.method.name,
             "settings": run.method.require_training().settings.to_dict(),
-            "trained": {"scenario": run.scenario.to_dict(), "physics": run.physics, "episodes": run.episodes},
+            "trained": {"scenario": run.trained, "physics": run.physics, "episodes": run.episodes},
             "methods": [m.name for m in others],
             "physics": physics,
             "first_seed": run.first_seed,

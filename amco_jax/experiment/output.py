@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from amco_jax.errors import InputError
-from amco_jax.files import draft_prefix, remove_abandoned
+from amco_jax.files import draft_prefix, lock, remove_abandoned
 from amco_jax.saved import MANIFEST, write_digests
 
 
@@ -55,12 +55,16 @@ class Output:
         text = json.dumps(manifest, indent=2, allow_nan=False)
         self.path(MANIFEST).write_text(text + "\n", encoding="utf-8")
         write_digests(self._staging)
-        # The manifest goes last: where it stands, the rest stands too.
-        for name in sorted(os.listdir(self._staging), key=lambda n: n == MANIFEST):
-            target = self._final / name
-            if target.is_dir():
-                shutil.rmtree(target)
-            os.replace(self._staging / name, target)
+        handle = lock(self._final, wait=True)  # shards may end together
+        try:
+            # The manifest goes last: where it stands, the rest stands too.
+            for name in sorted(os.listdir(self._staging), key=lambda n: n == MANIFEST):
+                target = self._final / name
+                if target.is_dir():
+                    shutil.rmtree(target)
+                os.replace(self._staging / name, target)
+        finally:
+            os.close(handle)
 
     def _close(self) -> None:
         for writer in self._writers.values():

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from amco_jax.experiment.blocks import (
     over_blocks,
     padded_shapes,
     stack_blocks,
+    within_memory,
 )
 from amco_jax.experiment.trainer import LANES as TRAINING_LANES
 from amco_jax.fused import LANES as FUSED_LANES
@@ -121,34 +122,13 @@ def simulate(
 
     with ThreadPoolExecutor(max_workers=1) as host:
         pending = None
-        for chunk, outputs in _within_memory(launch, chunks):
+        for chunk, outputs in within_memory(launch, chunks):
             # The host sorts one chunk's makespans while the devices compute the next chunk.
             if pending is not None:
                 yield from pending.result()
             pending = host.submit(_collect, chunk, outputs, lanes, end)
         if pending is not None:
             yield from pending.result()
-
-
-def _within_memory(
-    launch: Callable[[Shape, Sequence[Block], int], Any], chunks: Iterable[tuple[Shape, list[Block], int]]
-) -> Iterator[tuple[Sequence[Block], Any]]:
-    """Launch chunk after chunk, in halves from where the device's memory does not suffice."""
-    most = None
-    for shape, blocks, size in chunks:
-        todo = list(blocks)
-        while todo:
-            count = min(size, most or size)
-            try:
-                outputs = launch(shape, todo[:count], count)
-            except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error) or count == 1:
-                    raise
-                most = -(-count // 2)
-                log.warning("out of device memory with %d blocks at a time; going on with %d", count, most)
-                continue
-            yield todo[:count], outputs
-            todo = todo[count:]
 
 
 def _makespan_bytes(shape: Shape) -> int:

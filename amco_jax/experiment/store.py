@@ -28,11 +28,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from amco_jax.errors import InputError
+from amco_jax.experiment.checkpoints import remove_damaged, remove_journal
 from amco_jax.files import draft_prefix, remove_abandoned
 
 PLAN = "plan.json"
 LOG = "log.txt"
 _COMMIT = ".sha256"
+_JOURNAL = ".checkpoints"
 
 
 class Store:
@@ -47,25 +49,35 @@ class Store:
         """Whether a plan stands here."""
         return (self.directory / PLAN).exists()
 
-    def begin(self, plan: Mapping[str, Any]) -> None:
+    def begin(self, plan: Mapping[str, Any], recompute: bool = False) -> None:
         """Write the plan, or check that the one that stands here is the same.
 
+        Args:
+          recompute: write it anew where it is damaged. Units keep their names, so that no other unit is taken
+            for one of this plan.
+
         Raises:
-          InputError: the plan that stands here is another one, or damaged; it says in what they differ.
+          InputError: the plan that stands here is another one, in what the message says, or damaged.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         remove_abandoned(self.directory)
-        wanted = _canonical(plan)
+        for journal in self.directory.glob(f"*{_JOURNAL}"):  # of a kill between a commit and this
+            if self.committed(journal.stem):
+                self.drop_journal(journal.stem)
+        path, wanted = self.directory / PLAN, _canonical(plan)
         self._link(wanted, PLAN)
-        path = self.directory / PLAN
-        found = path.read_bytes()
-        if found == wanted:
+        if (content := path.read_bytes()) == wanted:
             return
-        try:
-            other = _differences(json.loads(found), json.loads(wanted))
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"store: {path} is damaged: {type(error).__name__}; legal: overwrite") from error
-        raise InputError(f"store: {path} was made for something else: {other}; legal: the same, or overwrite")
+        found = _plan_in(content)
+        if found is not None:
+            other = _differences(found, json.loads(json.dumps(plan)))
+            raise InputError(
+                f"store: {path} was made for something else: {other}; legal: the same, or overwrite"
+            )
+        if not recompute:
+            raise _damaged(path, "it is not as it was written")
+        path.unlink()
+        self._link(wanted, PLAN)
 
     def committed(self, unit: str) -> bool:
         """Whether the unit's rows stand here."""
@@ -117,9 +129,9 @@ class Store:
             path.unlink(missing_ok=True)
 
     def discard_damaged(self, unit: str) -> None:
-        """Remove a unit that is damaged, and the checkpoints of one that was not committed."""
+        """Remove a unit that is damaged, and damaged checkpoints of one that is not committed."""
         if not self.committed(unit):
-            self.drop_journal(unit)
+            remove_damaged(self.journal(unit))
             return
         try:
             self.read(unit)
@@ -128,11 +140,11 @@ class Store:
 
     def journal(self, unit: str) -> Path:
         """Where the checkpoints of an unfinished unit stand."""
-        return self.directory / f"{unit}.checkpoints"
+        return self.directory / f"{unit}{_JOURNAL}"
 
     def drop_journal(self, unit: str) -> None:
-        """Forget the checkpoints of a unit."""
-        shutil.rmtree(self.journal(unit), ignore_errors=True)
+        """Forget the checkpoints of a unit, unless a process goes on with them."""
+        remove_journal(self.journal(unit))
 
     def log(self, event: str, unit: str) -> None:
         """Note who did what, for people; nothing depends on it."""
@@ -192,7 +204,19 @@ def _damaged(path: Path, why: str) -> InputError:
 
 
 def _canonical(plan: Mapping[str, Any]) -> bytes:
-    return (json.dumps(plan, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+    """The plan and its digest, which tells another plan from a damaged one."""
+    digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+    return (json.dumps({**plan, "sha256": digest}, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _plan_in(content: bytes) -> Any:
+    """What `_canonical` was given, or None."""
+    try:
+        found = json.loads(content)
+        plan = {key: value for key, value in found.items() if key != "sha256"}
+        return plan if _canonical(plan) == content else None
+    except (ValueError, AttributeError, RecursionError):
+        return None
 
 
 def _differences(found: Any, wanted: Any, name: str = "") -> str:

@@ -127,7 +127,7 @@ def sweep(
                 store.remove()
             elif store.begun and not execution.joins:
                 raise InputError(f"out: {out} holds an unfinished sweep; legal: resume, overwrite")
-        store.begin(job.plan())
+        store.begin(job.plan(), execution.recompute)
         units = units_of(job)
         _compute(job, units, store, execution, progress)
         if missing := sum(not store.committed(unit.id) for unit in units):

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ import pandas as pd
 from amco_jax.agents.methods import Method, get_method
 from amco_jax.env import Physics
 from amco_jax.errors import check_whole
-from amco_jax.experiment.blocks import blocks_of, chunks_of
-from amco_jax.experiment.checkpoints import Journal, Saved, save_tree
+from amco_jax.experiment.blocks import Block, blocks_of, chunks_of, within_memory
+from amco_jax.experiment.checkpoints import Journal, save_tree
 from amco_jax.experiment.output import Output
 from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import provenance
-from amco_jax.experiment.trainer import LANES, SEGMENT, Cell, OnTheSpot, Trainer
-from amco_jax.kernel import Totals
+from amco_jax.experiment.trainer import LANES, Cell, OnTheSpot, Trainer
+from amco_jax.params import Shape
 from amco_jax.random import check_seeds
 from amco_jax.report.figures import convergence_figure, save_figure
 from amco_jax.scenario import Scenario
@@ -108,12 +108,12 @@ def train(
             if overwrite:
                 shutil.rmtree(home / JOURNAL, ignore_errors=True)
             output = stack.enter_context(Output(home, overwrite))
-            journal = Journal(home / JOURNAL, job, resume)
+            journal = stack.enter_context(Journal(home / JOURNAL, job, resume))
         bar = stack.enter_context(progress_bar(progress))
         task = bar.add_task(method.name, total=episodes * seeds)
         curves, agents = _train_chunks(
             method, row, scenario, first_seed, seeds, episodes, checkpoint_every, journal,
-            lambda done: bar.update(task, completed=min(done, episodes * seeds)),
+            lambda done: bar.update(task, completed=min(bar.tasks[0].completed + done, episodes * seeds)),
         )  # fmt: skip
         frame = _curve_frame(method.name, first_seed, curves)
         manifest = job | provenance(started, scenario)
@@ -143,34 +143,16 @@ def _train_chunks(
     source = OnTheSpot(method, physics, cells, episodes)
     blocks = blocks_of(1, first_seed, num_seeds, LANES)
     chunks = chunks_of(blocks, [scenario.shape()], LANES, source.bytes_per_lane, source.memory)
-    parts, done = [], 0
-    for number, (shape, chunk, size) in enumerate(chunks):
+
+    def launch(shape: Shape, chunk: Sequence[Block], size: int) -> tuple[Curve, Any]:
         trainer = Trainer(shape, method, physics, cells, chunk, size, episodes)
-        curves = _no_curves(len(chunk))
-        if journal is not None and (saved := journal.load(number, (trainer.state, curves))) is not None:
-            trainer.restore(saved.state, saved.episode)
-            curves = saved.curves
-        while trainer.episode < episodes:
-            until = min(episodes, (trainer.episode // checkpoint_every + 1) * checkpoint_every)
-            part = trainer.advance(min(SEGMENT, until - trainer.episode))
-            curves = jax.tree.map(lambda old, new: np.concatenate([old, new], axis=-1), curves, part)
-            tell(done + trainer.episode * len(chunk) * LANES)
-            if journal is not None and trainer.episode == until:
-                journal.save(number, Saved(trainer.episode, trainer.state, curves))
-        done += episodes * len(chunk) * LANES
-        parts.append((curves, trainer.host_agents()))
+        return trainer.run(tell, journal, checkpoint_every), trainer.host_agents()
+
+    parts = [trained for _, trained in within_memory(launch, chunks)]
     # [blocks, lanes, ...] of all chunks as [seeds, ...].
     return jax.tree.map(
         lambda *leaves: np.concatenate([x.reshape(-1, *x.shape[2:]) for x in leaves])[:num_seeds], *parts
     )
-
-
-def _no_curves(num_blocks: int) -> Curve:
-    """The curves of no episode yet."""
-    counts: Any
-    values: Any
-    counts, values = (np.zeros((num_blocks, LANES, 0), dtype) for dtype in (np.int32, np.float32))
-    return Curve(Totals(counts, counts, counts, counts, values), values, values)
 
 
 def _curve_frame(method: str, first_seed: int, curves: Curve) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from amco_jax.agents.settings import Hyperparameters, Settings
 from amco_jax.env import Physics
 from amco_jax.experiment.blocks import Block, host_blocks, inputs_of, over_blocks, stack_blocks
 from amco_jax.experiment.checkpoints import Journal, Saved
+from amco_jax.kernel import Totals
 from amco_jax.params import Shape
 from amco_jax.scenario import Scenario
 from amco_jax.training import Curve, start_training, train_episode
@@ -71,7 +72,9 @@ class Trainer:
         inputs = inputs_of([cell.scenario for cell in cells], (block.cell for block in chunk), shape)
         traced = {cell: (own, hyper(cells[cell])) for cell, own in inputs.cells.items()}
         self.episode = 0
-        self._chunk = chunk
+        self._episodes, self._chunk = episodes, chunk
+        # Another number of devices pads a chunk to another size; its checkpoints are of no use then.
+        self._name = f"{chunk[0].cell}-{chunk[0].start}-{len(chunk)}-{size}-{jax.local_device_count()}"
         self._programs = _programs(shape, method, rows)
         self._physics, self._tables = physics, inputs.tables
         (self._params, self._hyper), self._seeds = stack_blocks(chunk, size, LANES, traced)
@@ -92,6 +95,39 @@ class Trainer:
             curves,
         )
 
+    def run(
+        self,
+        tell: Callable[[int], None],
+        journal: Journal | None = None,
+        checkpoint_every: int | None = None,
+    ) -> Curve:
+        """Train to the end, from the newest checkpoint on where there is one.
+
+        Args:
+          tell: called with the number of episodes, over all seeds, each time that some are done.
+          journal: keeps the checkpoints.
+          checkpoint_every: episodes between them; by default they are `CHECKPOINT_SECONDS` apart.
+
+        Returns:
+          Leaves `[blocks, LANES, episodes]` on the host.
+        """
+        curves, lanes = _no_curves(len(self._chunk)), len(self._chunk) * LANES
+        if journal is not None and (saved := journal.load(self._name, (self.state, curves))) is not None:
+            self.state, self.episode, curves = saved.state, saved.episode, saved.curves
+            tell(self.episode * lanes)
+        every = self._episodes if checkpoint_every is None else checkpoint_every
+        due = time.monotonic() + CHECKPOINT_SECONDS
+        while self.episode < self._episodes:
+            until = min(self._episodes, (self.episode // every + 1) * every)
+            part = self.advance(min(SEGMENT, until - self.episode))
+            curves = jax.tree.map(lambda old, new: np.concatenate([old, new], axis=-1), curves, part)
+            tell(part.loss.shape[-1] * lanes)
+            is_due = time.monotonic() >= due if checkpoint_every is None else self.episode == until
+            if journal is not None and is_due:
+                journal.save(self._name, Saved(self.episode, self.state, curves))
+                due = time.monotonic() + CHECKPOINT_SECONDS
+        return curves
+
     def agents(self) -> Any:
         """What the trained policies act by: leaves `[padded blocks, LANES, num_servers, ...]`."""
         return self._programs.agents((self._params, self._hyper, self.state), None, None)
@@ -100,10 +136,13 @@ class Trainer:
         """Those of the chunk's own blocks, on the host: leaves `[blocks, LANES, num_servers, ...]`."""
         return jax.tree.map(lambda x: np.asarray(x)[: len(self._chunk)], self.agents())
 
-    def restore(self, state: Any, episode: int) -> None:
-        """Go on from a state of this trainer, as arrays of the host, after some episodes."""
-        self.state = state
-        self.episode = episode
+
+def _no_curves(num_blocks: int) -> Curve:
+    """The curves of no episode yet."""
+    counts: Any
+    values: Any
+    counts, values = (np.zeros((num_blocks, LANES, 0), dtype) for dtype in (np.int32, np.float32))
+    return Curve(Totals(counts, counts, counts, counts, values), values, values)
 
 
 def hyper(cell: Cell) -> Hyperparameters:
@@ -196,20 +235,5 @@ class OnTheSpot:
     def agents(self, shape: Shape, chunk: Sequence[Block], size: int) -> Any:
         """Train a chunk to the end."""
         trainer = Trainer(shape, self._method, self._physics, self._cells, chunk, size, self._episodes)
-        # Another number of devices pads a chunk to another size; its checkpoints are of no use then.
-        name = f"{chunk[0].cell}-{chunk[0].start}-{len(chunk)}-{size}-{jax.local_device_count()}"
-        if (
-            self._journal is not None
-            and (saved := self._journal.load(name, (trainer.state, None))) is not None
-        ):
-            trainer.restore(saved.state, saved.episode)
-            self._tell(saved.episode * len(chunk) * LANES)
-        due = time.monotonic() + CHECKPOINT_SECONDS
-        while trainer.episode < self._episodes:
-            episodes = min(SEGMENT, self._episodes - trainer.episode)
-            trainer.advance(episodes)
-            self._tell(episodes * len(chunk) * LANES)
-            if self._journal is not None and time.monotonic() >= due:
-                self._journal.save(name, Saved(trainer.episode, trainer.state, None))
-                due = time.monotonic() + CHECKPOINT_SECONDS
+        trainer.run(self._tell, self._journal)
         return trainer.agents()

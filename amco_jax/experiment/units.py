@@ -6,6 +6,7 @@ depend on nothing else, and its name is a digest of everything that they depend 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -22,7 +23,7 @@ import amco_jax
 from amco_jax.agents.methods import Method, get_methods
 from amco_jax.errors import InputError, check_list, check_number, check_whole
 from amco_jax.experiment.axes import Axis, get_axis, value_labels
-from amco_jax.experiment.checkpoints import Journal
+from amco_jax.experiment.checkpoints import BusyError, Journal
 from amco_jax.experiment.provenance import package_versions
 from amco_jax.experiment.simulate import LANES, Batch, simulate
 from amco_jax.experiment.trainer import Cell, OnTheSpot
@@ -210,17 +211,20 @@ def run_unit(
     """
     method = job.methods[unit.method]
     scenarios = [job.scenarios[i] for i in unit.values]
-    row, source, progress = method.physics(job.physics), None, None
-    if method.training is not None:
-        cells = [Cell(each, method.training.settings) for each in scenarios]
-        progress = Journal(journal, {"unit": unit.id}, resume=True)
-        source = OnTheSpot(method, row, cells, job.episodes, tell, progress)
+    row, source = method.physics(job.physics), None
     most_servers = max(s.num_servers for s in job.scenarios)
     frames = []
-    for batch in simulate(scenarios, method, row, unit.first_seed, unit.num_seeds, source):
-        label = job.labels[unit.values[batch.index]]
-        frames.append(_frame(batch, method.name, job.param, label, most_servers))
-        tell(len(frames[-1]))
+    with contextlib.ExitStack() as stack:
+        if method.training is not None:
+            cells = [Cell(each, method.training.settings) for each in scenarios]
+            progress = None
+            with contextlib.suppress(BusyError):  # then another process computes this unit as well
+                progress = stack.enter_context(Journal(journal, {"unit": unit.id}, resume=True))
+            source = OnTheSpot(method, row, cells, job.episodes, tell, progress)
+        for batch in simulate(scenarios, method, row, unit.first_seed, unit.num_seeds, source):
+            label = job.labels[unit.values[batch.index]]
+            frames.append(_frame(batch, method.name, job.param, label, most_servers))
+            tell(len(frames[-1]))
     return pd.concat(frames, ignore_index=True)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from amco_jax.errors import InputError, check_choice, check_list
-from amco_jax.files import replacing
+from amco_jax.files import file_name, replacing
 from amco_jax.report.analysis import comparisons, distinct, means, medians, warnings_of
 from amco_jax.report.claims import CLAIMS_NOTE
 from amco_jax.report.figures import cdf_figure, convergence_figure, save_pdf, svg, sweep_figure
@@ -128,7 +127,7 @@ def _write_html(report: Report, out: Path) -> Path:
         studies.append(
             {
                 "name": study.name,
-                "anchor": _file_name(study.name),
+                "anchor": file_name(study.name),
                 "summary": _summary(study),
                 "scenario": _scenario(study.manifest),
                 "headline": tables["means"],
@@ -172,9 +171,9 @@ def _write_latex(report: Report, out: Path) -> Path:
     paths = [] if report.claims is None else [_write(out / "claims.tex", report.claims.to_latex())]
     for number, study in enumerate(report.studies):
         for name, table in report.tables(number).items():
-            paths.append(_write(out / f"{_file_name(study.name)}-{name}.tex", table.to_latex()))
+            paths.append(_write(out / f"{file_name(study.name)}-{name}.tex", table.to_latex()))
         for name, (figure, _) in report.figures(number).items():
-            path = out / f"{_file_name(study.name)}-{_file_name(name)}.pdf"
+            path = out / f"{file_name(study.name)}-{file_name(name)}.pdf"
             with replacing(path) as draft:
                 save_pdf(figure, draft)
     return paths[0]
@@ -262,7 +261,3 @@ def _quantiles(estimated: pd.DataFrame) -> pd.DataFrame:
     level = estimated["metric"].str.extract(r"^makespan_p(\d+)_s$")[0].astype(float) / 100
     rows = estimated.assign(level=level, makespan_s=estimated["estimate"]).dropna(subset=["level"])
     return rows.loc[np.isfinite(rows["makespan_s"]), ["method", "level", "makespan_s"]]
-
-
-def _file_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from amco_jax.errors import InputError
-from amco_jax.files import replacing
+from amco_jax.files import file_name, replacing
 from amco_jax.report.studies import Study
-from amco_jax.scenario import Scenario
 from amco_jax.stats import seed_matrix
 
 _NAMES = {
@@ -35,15 +34,15 @@ def write_published(studies: Sequence[Study], out: Path) -> list[Path]:
     for study in studies:
         if study.curves is None:
             continue
-        scenario = Scenario(**study.manifest["scenario"])
-        fleet = scenario.capacities
+        scenario = study.manifest["scenario"]
+        fleet = scenario["capacity"]
         groups: Any = study.curves.groupby(["condition", "method"], sort=False)
         for (physics, method), rows in groups:
             base, *variant = str(method).replace("+", "-").split("-", 1)
             name = "-".join([_NAMES.get(base, base), *variant])
-            path = out / study.name / str(physics) / (
-                f"AveMakeSpan_{name}_tasks{scenario.num_tasks}_prob{scenario.arrival_prob:g}"
-                f"_deadline{float(scenario.deadline)}_f{min(fleet):g}-{max(fleet):g}"
+            path = out / study.name / file_name(str(physics)) / (
+                f"AveMakeSpan_{file_name(name)}_tasks{scenario['num_tasks']}_prob{scenario['arrival_prob']:g}"
+                f"_deadline{float(scenario['deadline'])}_f{min(fleet):g}-{max(fleet):g}"
                 f"_episode{study.manifest['episodes']}.csv"
             )  # fmt: skip
             try:

@@ -1,0 +1,137 @@
+"""What the store and an engine cost beside the bare program, for units of about a minute.
+
+Both sides run the same units one after the other in one process, compiled beforehand, and in turn come first,
+since the speed of a shared machine drifts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import tyro
+
+from amco_jax.cli import run
+from amco_jax.experiment.engines import Execution, LocalEngine
+from amco_jax.experiment.simulate import Batch, simulate
+from amco_jax.experiment.store import LOG, Store
+from amco_jax.experiment.trainer import Cell, OnTheSpot
+from amco_jax.experiment.units import Job, Unit, checked_job, units_of
+from amco_jax.scenario import Scenario
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    method: tyro.conf.Positional[str] = "optimal"
+    seeds: int = 260_000
+    """Of all units together; the first few of a trained method."""
+    episodes: int = 300
+    """Of training."""
+    unit_seconds: float = 60.0
+    repeats: int = 2
+    """Of each side."""
+    engine: str = "local"
+    """local, or ray: then only the time between the units of a worker is measured."""
+
+
+def bare(job: Job, unit: Unit) -> Iterator[Batch]:
+    """A unit's episodes and metrics, and nothing else."""
+    method = job.methods[unit.method]
+    scenarios, row, source = [job.scenarios[i] for i in unit.values], method.physics(job.physics), None
+    if method.training is not None:
+        source = OnTheSpot(method, row, [Cell(s, method.training.settings) for s in scenarios], job.episodes)
+    return simulate(scenarios, method, row, unit.first_seed, unit.num_seeds, source)
+
+
+class TimedStore(Store):
+    """A store that adds up the wall clock of its commits, the flush to the disk included."""
+
+    seconds = 0.0
+
+    def commit(self, unit: str, frame: pd.DataFrame) -> str:
+        start = time.perf_counter()
+        digest = super().commit(unit, frame)
+        TimedStore.seconds += time.perf_counter() - start
+        return digest
+
+
+def stored(job: Job, units: list[Unit], directory: Path) -> None:
+    """The units as a sweep runs them."""
+    store = TimedStore(directory)
+    store.begin(job.plan())
+    engine = LocalEngine(job, store, lambda unit, done: None)
+    for unit in units:
+        engine.submit(unit)
+    for _ in engine.as_completed():
+        pass
+
+
+def seconds(side: Callable[[], Any]) -> tuple[float, float]:
+    """Wall clock and processor time."""
+    wall, processor = time.perf_counter(), time.process_time()
+    side()
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def main(args: Arguments) -> None:
+    job = checked_job(
+        "arrival_prob", [0.3], [args.method], Scenario(), "unified", 0, args.seeds, args.seeds, args.episodes,
+        args.unit_seconds,
+    )  # fmt: skip
+    units = units_of(job)
+    with tempfile.TemporaryDirectory(prefix="overhead-", dir=".") as home:
+        if args.engine == "ray":
+            between_units(job, units, Path(home))
+            return
+        next(bare(job, units[0]))  # compiles
+        sides = {
+            "bare": lambda: [len(batch.seeds) for unit in units for batch in bare(job, unit)],
+            "stored": lambda: stored(job, units, Path(tempfile.mkdtemp(dir=home))),
+        }
+        wall, processor = dict.fromkeys(sides, 0.0), dict.fromkeys(sides, 0.0)
+        for repeat in range(args.repeats):
+            for name in sorted(sides, reverse=bool(repeat % 2)):
+                both = seconds(sides[name])
+                wall[name] += both[0]
+                processor[name] += both[1]
+                print(f"{name}: {both[0] / len(units):.2f} s a unit, processors {both[1] / len(units):.2f} s")
+        for what, total in (("wall clock", wall), ("processors", processor)):
+            print(f"{what}: {100 * (total['stored'] / total['bare'] - 1):+.2f} %")
+        print(f"commits: {TimedStore.seconds / args.repeats / len(units):.2f} s of the wall clock a unit")
+
+
+def between_units(job: Job, units: list[Unit], home: Path) -> None:
+    """Print what passes on Ray between the commit of a unit and the start of the worker's next one."""
+    store = Store(home)
+    store.begin(job.plan())
+    begun = time.time()
+    engine = Execution("ray").start(job, store, lambda unit, done: None)
+    for unit in units:
+        engine.submit(unit)
+    for _ in engine.as_completed():
+        pass
+    ended = time.time()
+    stamps: dict[str, list[float]] = {}
+    for line in (store.directory / LOG).read_text().splitlines():
+        when, _, pid, *_ = line.split()
+        stamps.setdefault(pid, []).append(datetime.datetime.fromisoformat(when).timestamp())
+    within, between = [], []
+    for of_worker in stamps.values():
+        spans = [later - earlier for earlier, later in itertools.pairwise(of_worker)]
+        within += spans[::2]
+        between += spans[1::2]
+    first, last = min(each[0] for each in stamps.values()), max(each[-1] for each in stamps.values())
+    print(f"{len(stamps)} workers, {len(units)} units of {sum(within) / len(within):.2f} s")
+    print(f"{first - begun:.2f} s to the first unit, {ended - last:.2f} s after the last")
+    print(f"between units {1000 * max(between):.0f} ms at most, {sum(between) / sum(within):.3%} of the time")
+
+
+if __name__ == "__main__":
+    run(Arguments, main, "What the store and an engine cost beside the bare program.")
