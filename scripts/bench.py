@@ -14,7 +14,7 @@ from amco_jax.report.terminal import print_bench
 
 @dataclasses.dataclass(frozen=True)
 class Arguments(ScenarioArguments, OutputArguments):
-    methods: tuple[str, ...] = DEFAULT_METHODS
+    methods: tuple[str, ...] = (*DEFAULT_METHODS, "amcoedge")
     """Names, or module:attribute for an amco_jax.Method of your own."""
     seeds: int = 4096
     """Simulated side by side."""
