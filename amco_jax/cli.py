@@ -83,8 +83,8 @@ def run(arguments: type[Args], main: Callable[[Args], None], description: str) -
         sys.exit(130)
 
 
-def load_method(name: str) -> str | Method:
-    """A method's name as it is, or a user's own `Method` from `module:attribute`.
+def load_method(name: str) -> Method:
+    """The method of a name, or a user's own `Method` from `module:attribute`.
 
     Modules are looked up in the working directory first.
 
@@ -113,7 +113,7 @@ def load_trained_method(name: str, settings: Sequence[str], allocator: str | Non
     Raises:
       InputError: a rule, or bad settings.
     """
-    method = get_method(load_method(name))
+    method = load_method(name)
     if allocator is not None and get_allocator(allocator) is not method.allocator:
         method = method.with_allocator(allocator)
     changes = {key: parse_value(value) for key, value in parse_assignments("learn", settings).items()}

@@ -64,7 +64,10 @@ class Fit:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
+    """The time of one batch, as a latency table has it or as its line predicts it."""
+
     seconds: float
+    """s"""
     extrapolated: bool
     """Outside the steps or batches behind the table, or it does not say what they were."""
     row_kind: str

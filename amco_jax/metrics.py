@@ -15,6 +15,9 @@ from amco_jax.kernel import Totals
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 
+EPISODE_METRICS = ("makespan_mean_s", "miss_rate", "mean_servers_used")
+"""Told of each episode, of training too"""
+
 
 def keep_makespan(decision: Decision) -> Float[Array, ""]:
     """What `rollout` must record for `summarise`: the makespan, s; inf at an empty position."""

@@ -14,7 +14,7 @@ import platformdirs
 # An episode's loops are compiled into one native function each, instead of being dispatched operation by
 # operation, and sibling operations are fused so that nothing is computed twice. The last option lets LLVM
 # vectorise the wide loops that result, which need more overlap checks than it allows by default.
-# Together about 5 times faster on CPUs (benchmarks/README.md); other platforms ignore them.
+# Together about 5 times faster on CPUs (docs/architecture.md); other platforms ignore them.
 _XLA_CPU_OPTIONS = (
     "xla_cpu_small_while_loop_byte_threshold=1000000000",
     "xla_cpu_use_multi_output_fusion",

@@ -174,6 +174,9 @@ def reduction_interval(method: np.ndarray, baseline: np.ndarray, confidence: flo
     where the baseline's own interval holds 0, as any ρ is possible then; all NaN where its mean is 0. Where
     no value is negative, no ρ is, and the interval ends at 1.
 
+    Raises:
+      InputError: different shapes, no seeds, or a confidence outside (0, 1).
+
     Source: Fieller, "Some problems in interval estimation" (1954), here with the skewness adjusted for.
     """
     method, baseline = _seeds_first(method, confidence), _seeds_first(baseline, confidence)

@@ -75,6 +75,9 @@ def profile(
     Args:
       load: makes the model; its time is the component `load`.
       device: torch's device that it ends up on.
+
+    Raises:
+      InputError: a size that the model cannot take.
     """
     report = progress or (lambda line: None)
     report("load")

@@ -122,7 +122,11 @@ def repair(
 
 
 def encode_prompts(model: Model, settings: Settings) -> Any:
-    """Embeddings [1 or 2, 77, width]: of the negative prompt where there is guidance, then of the prompt."""
+    """Embeddings [1 or 2, 77, width]: of the negative prompt where there is guidance, then of the prompt.
+
+    Raises:
+      InputError: a prompt of more tokens than the model reads.
+    """
     torch = load_package("torch")
     prompts = {"prompt": settings.prompt}
     if settings.guided:

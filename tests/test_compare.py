@@ -10,8 +10,9 @@ import pytest
 from tiny_training import EPISODES, METHOD, SEEDS, TINY, local_metrics
 
 from amco_jax.errors import InputError
-from amco_jax.experiment.compare import METRICS, compare
+from amco_jax.experiment.compare import compare
 from amco_jax.experiment.train import TrainResult
+from amco_jax.metrics import EPISODE_METRICS
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def test_a_comparison_covers_both_physics_and_all_methods(comparison: Any):
         assert list(dict.fromkeys(table["method"])) == ["drlcoedge", "local", "all-servers"]
     assert len(curves) == 2 * 3 * SEEDS * EPISODES
     assert not curves.duplicated(["physics", "method", "seed", "episode"]).any()
-    assert np.isfinite(curves[list(METRICS)]).all(axis=None)
+    assert np.isfinite(curves[list(EPISODE_METRICS)]).all(axis=None)
     own = curves.query("method == 'drlcoedge'").pivot(index=["seed", "episode"], columns="physics")
     assert np.any(own["makespan_mean_s", "published"] != own["makespan_mean_s", "unified"])
     names = {"curves.parquet", "final.csv", "manifest.json", "SHA256SUMS"}
@@ -42,10 +43,10 @@ def test_rules_run_through_the_arrivals_of_the_training(comparison: Any, result:
     unified = unified.sort_index()
     for episode in range(EPISODES):
         metrics = local_metrics(TINY, 1 + episode)
-        for name in METRICS:
+        for name in EPISODE_METRICS:
             np.testing.assert_array_equal(unified.loc["local", episode][name], metrics[name])
     own = unified.loc["drlcoedge"].reset_index().sort_values(["seed", "episode"])
-    for name in (*METRICS, "loss", "epsilon"):
+    for name in (*EPISODE_METRICS, "loss", "epsilon"):
         np.testing.assert_array_equal(own[name], result.curves[name])
 
 

@@ -14,7 +14,8 @@ import pytest
 from tiny_training import EPISODES, METHOD, SEEDS, TINY, local_metrics, run
 
 from amco_jax.agents.actions import partners
-from amco_jax.agents.methods import trained_method
+from amco_jax.agents.methods import get_method, trained_method
+from amco_jax.alloc import ALLOCATORS
 from amco_jax.errors import InputError
 from amco_jax.experiment.evaluate import evaluate, load_run
 from amco_jax.experiment.simulate import simulate
@@ -53,6 +54,19 @@ def test_summaries_are_of_means_over_each_seed_s_episodes(finished: Path):
     assert row["n_seeds"] == SEEDS
     np.testing.assert_allclose(row["mean"], own.mean())
     assert row["ci_low"] <= row["mean"] <= row["ci_high"]
+
+
+def test_agents_keep_the_allocator_that_they_were_trained_with(tmp_path: Path):
+    mine = trained_method("mine", partners)
+    run(method=mine.with_allocator("hecwa"), seeds=1, episodes=1, out=tmp_path)
+    assert load_run(tmp_path, method=mine).method.allocator is ALLOCATORS["hecwa"]
+    assert load_run(tmp_path, method=mine.with_allocator("hecwa")).method.name == "mine+hecwa"
+
+
+def test_another_allocator_takes_the_place_of_the_first():
+    named = get_method("randcoedge+hecwa").with_allocator("waterfill")
+    assert named.name == "randcoedge+waterfill"
+    assert get_method(named.name) == named
 
 
 def test_each_seed_is_decided_by_its_own_agents(finished: Path, tmp_path: Path):

@@ -97,13 +97,14 @@ class Method:
         return dataclasses.replace(self, policy=greedy_policy(training.dqn), training=training)
 
     def with_allocator(self, allocator: str) -> Method:
-        """The method with another allocator, and its name beside the method's own.
+        """The method with another allocator, and its name behind the method's own.
 
         Raises:
           InputError: no such allocator.
         """
         chosen = get_allocator(allocator)
-        return dataclasses.replace(self, name=f"{self.name}+{allocator}", allocator=chosen)
+        own_name = self.name.partition("+")[0]
+        return dataclasses.replace(self, name=f"{own_name}+{allocator}", allocator=chosen)
 
     def physics(self, variant: str) -> Physics:
         """The row of the method under a variant of the physics, `unified` or `published`.

@@ -65,7 +65,7 @@ class Settings:
     """c in learning_rate / (1 + c · learning steps)"""
     discount: float = 0.9
     reward_offset: float = 0.0
-    """Added to every reward: near the negative mean reward, it lets learning begin at the right level"""
+    """s, added to every reward: near the negative mean reward, it lets learning begin at the right level"""
     reward_scale: float = 1.0
     """Rewards are learnt in this unit; with Adam, whose steps do not depend on it, a finer resolution"""
     error_limit: float = 1e9

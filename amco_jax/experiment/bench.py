@@ -62,7 +62,7 @@ def bench(
     growth: Sequence[str] = (),
     growth_seeds: Sequence[int] = GROWTH_SEEDS,
     growth_servers: Sequence[int] = GROWTH_SERVERS,
-    load: Callable[[str], str | Method] = get_method,
+    load: Callable[[str], Method] = get_method,
     out: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = False,
@@ -172,7 +172,7 @@ def _slope(x: Any, y: Any) -> float:
     return float(x @ y / (x @ x)) if x.any() else float("nan")
 
 
-def _load_all(names: Sequence[str], load: Callable[[str], str | Method]) -> dict[str, Method]:
+def _load_all(names: Sequence[str], load: Callable[[str], Method]) -> dict[str, Method]:
     names = check_list("methods", names)
     return dict(zip(names, get_methods([load(name) for name in names]), strict=True))
 
@@ -208,7 +208,11 @@ def _handles(method: Method, num_servers: int) -> bool:
 
 
 def alone(function: Callable[..., Any], job: Job, *others: Any) -> Any:
-    """`function(job, *others)` in a process of its own, whose peak memory is then that of this alone."""
+    """`function(job, *others)` in a process of its own, whose peak memory is then that of this alone.
+
+    Raises:
+      InputError: that process was killed, as systems do where memory runs out.
+    """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=_prepare) as process:
         try:

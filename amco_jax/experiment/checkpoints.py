@@ -25,7 +25,11 @@ class BusyError(InputError):
 
 
 def save_tree(directory: Path, tree: Any) -> None:
-    """Write the leaves of a pytree, as arrays of the host; the directory appears whole, with digests."""
+    """Write the leaves of a pytree, as arrays of the host; the directory appears whole, with digests.
+
+    Raises:
+      OSError: the disk is full, or another fault of the file system.
+    """
     import orbax.checkpoint as ocp  # takes a second to import, and rules need none
 
     leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}

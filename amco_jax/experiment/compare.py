@@ -18,6 +18,7 @@ from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import provenance
 from amco_jax.experiment.simulate import simulate
 from amco_jax.experiment.train import train
+from amco_jax.metrics import EPISODE_METRICS
 from amco_jax.random import check_seeds
 from amco_jax.report.figures import convergence_figure, save_figure
 from amco_jax.scenario import Scenario
@@ -27,16 +28,12 @@ from amco_jax.training import FIRST_TRAINING_EPISODE
 PAPER_METHODS = ("amcoedge", "smcoedge", "drlcoedge", "randcoedge", "optimal")
 
 
-METRICS = ("makespan_mean_s", "miss_rate", "mean_servers_used")
-"""Told of each episode, of trained methods and rules alike"""
-
-
 @dataclasses.dataclass(frozen=True)
 class CompareResult:
     """The outcome of a comparison."""
 
     curves: pd.DataFrame
-    """Columns physics, method, seed, episode and `METRICS`; those of training beside them"""
+    """Columns physics, method, seed, episode and `metrics.EPISODE_METRICS`; those of training beside them"""
     final: pd.DataFrame
     """One row per physics and method: n_seeds, makespan_s, ci_low, ci_high over the last episodes; and the
     reduction of the first method's makespan against this one, seed by seed: reduction, reduction_low,
@@ -135,7 +132,7 @@ def _rule_curves(
         for episode in range(episodes):
             number = FIRST_TRAINING_EPISODE + episode
             for batch in simulate([scenario], method, row, first_seed, seeds, episode=number):
-                metrics = {name: batch.metrics[name] for name in METRICS}
+                metrics = {name: batch.metrics[name] for name in EPISODE_METRICS}
                 columns = {"method": method.name, "seed": batch.seeds, "episode": episode} | metrics
                 frames.append(pd.DataFrame(columns))
             bar.advance(task, seeds)

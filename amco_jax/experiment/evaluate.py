@@ -16,6 +16,7 @@ import pandas as pd
 
 from amco_jax.agents.dqn import init
 from amco_jax.agents.methods import Method, get_method
+from amco_jax.alloc import ALLOCATORS
 from amco_jax.errors import InputError, check_whole
 from amco_jax.experiment.blocks import Block, stack_blocks
 from amco_jax.experiment.checkpoints import load_tree
@@ -24,8 +25,9 @@ from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import provenance
 from amco_jax.experiment.simulate import simulate
 from amco_jax.experiment.train import AGENTS
-from amco_jax.experiment.trainer import LANES, TRAINING_BYTES
+from amco_jax.experiment.trainer import LANES, training_memory
 from amco_jax.latency import is_shipped
+from amco_jax.metrics import EPISODE_METRICS
 from amco_jax.params import Shape
 from amco_jax.random import Stream, stream
 from amco_jax.saved import open_run
@@ -33,7 +35,6 @@ from amco_jax.scenario import Scenario
 from amco_jax.stats import mean_interval, seed_matrix
 
 BASELINES = ("optimal", "randcoedge")
-SHOWN = ("makespan_mean_s", "miss_rate", "mean_servers_used")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,7 @@ def load_run(
     saved = open_run(directory, ["train"])
     manifest = saved.manifest
     method = get_method(method or manifest["method"]).with_settings(**manifest["settings"])
+    method = _allocating_by(method, manifest["allocator"])
     trained = manifest["scenario"]
     if scenario is None:
         if _names_files(trained):
@@ -105,6 +107,16 @@ def load_run(
     )  # fmt: skip
 
 
+def _allocating_by(method: Method, allocator: str) -> Method:
+    """The method with the allocator that its agents were trained with."""
+    if method.allocator.__name__ == allocator:
+        return method
+    if allocator not in ALLOCATORS:
+        own = method.allocator.__name__
+        raise InputError(f"method: {method.name} allocates by {own}; legal for its agents: {allocator}")
+    return method.with_allocator(allocator)
+
+
 def _names_files(scenario: Mapping[str, Any]) -> bool:
     """Whether a scenario as a table names files of the user's."""
     service = scenario.get("service") or {"tables": []}
@@ -114,10 +126,9 @@ def _names_files(scenario: Mapping[str, Any]) -> bool:
 class _Loaded:
     """The agents of a run as an `AgentSource`."""
 
-    memory = TRAINING_BYTES["cpu"]
-
     def __init__(self, run: TrainedRun):
         self._run = run
+        self.memory = training_memory()
 
     def bytes_per_lane(self, shape: Shape) -> int:
         del shape
@@ -214,7 +225,7 @@ def _summary(results: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for method in dict.fromkeys(results["method"]):
         group = results.loc[results["method"] == method]
-        for metric in SHOWN:
+        for metric in EPISODE_METRICS:
             values = seed_matrix(group, metric).mean(axis=1)
             rows.append((method, metric, len(values), *mean_interval(values)))
     return pd.DataFrame(rows, columns=["method", "metric", "n_seeds", "mean", "ci_low", "ci_high"])

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from amco_jax.agents.methods import Method, get_method
+from amco_jax.agents.methods import Method
 from amco_jax.env import UNIFIED
 from amco_jax.experiment.blocks import ACCELERATOR_BLOCKS, blocks_of, inputs_of
 from amco_jax.experiment.simulate import LANES, block_program, simulate
@@ -53,7 +53,7 @@ class Job(NamedTuple):
     """Of a repeat of training, at most `SEGMENT`"""
 
 
-def measure(job: Job, load: Callable[[str], str | Method]) -> dict[str, Any]:
+def measure(job: Job, load: Callable[[str], Method]) -> dict[str, Any]:
     """The figures of a rule or of a trained method: what docs/files.md lists.
 
     A decision is a task that arrived and was placed; empty positions, which the kernel steps over too, do
@@ -62,7 +62,7 @@ def measure(job: Job, load: Callable[[str], str | Method]) -> dict[str, Any]:
     Args:
       load: the method of a name.
     """
-    method = get_method(load(job.method))
+    method = load(job.method)
     figures = (_rule if method.training is None else _training)(job, method)
     size = {"method": method.name, "num_servers": job.scenario.num_servers}
     return size | figures | {"peak_memory_mb": peak_memory_mb()}

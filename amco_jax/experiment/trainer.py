@@ -196,6 +196,11 @@ def _programs(shape: Shape, method: Method, rows: int) -> _Programs:
     return _Programs(over_blocks(start), over_blocks(advance), over_blocks(agents))
 
 
+def training_memory() -> int:
+    """Bytes for agents, of this process's kind of device."""
+    return TRAINING_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
+
+
 class OnTheSpot:
     """An `AgentSource` that trains the agents of each chunk when it is their turn."""
 
@@ -219,7 +224,7 @@ class OnTheSpot:
 
     @property
     def memory(self) -> int:
-        return TRAINING_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
+        return training_memory()
 
     def bytes_per_lane(self, shape: Shape) -> int:
         """Of the state of one seed's training."""
