@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+KILLS = int(os.environ.get("AMCO_JAX_KILLS", "3"))
 OPTIONS = [
     "--param", "arrival_prob", "--values", "0.2", "0.5", "0.8", "--methods", "local", "optimal",
     "--seeds", "640", "--unit-seconds", "0.02", "--set", "num_slots=40", "--quiet",
@@ -18,7 +19,8 @@ TABLES = ("results.parquet", "summary.csv")
 
 # One long unit, with a checkpoint after every call of the trainer, which says from which episode it goes on.
 TRAINING = [
-    "--param", "deadline", "--values", "0.5", "--methods", "drlcoedge", "--seeds", "4", "--episodes", "400",
+    "--param", "deadline", "--values", "0.5", "--methods", "drlcoedge", "--seeds", "4",
+    "--episodes", str(200 * (KILLS + 1)),  # of which a killed process makes some tens
     "--set", "num_servers=2", "num_tasks=4", "num_slots=6", "--quiet",
 ]  # fmt: skip
 CHECKPOINTS_AT_ONCE = """

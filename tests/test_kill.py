@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import shutil
 import subprocess
@@ -11,9 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
-from kills import assert_complete, ended_well, log, newest_checkpoint, start, wait_for_a_unit, was_cut_short
-
-KILLS = int(os.environ.get("AMCO_JAX_KILLS", "3"))
+from kills import (
+    KILLS,
+    assert_complete,
+    ended_well,
+    log,
+    newest_checkpoint,
+    start,
+    wait_for_a_unit,
+    was_cut_short,
+)
 
 
 @pytest.fixture(scope="module")
