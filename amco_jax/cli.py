@@ -18,6 +18,7 @@ import tyro
 from amco_jax.agents.methods import Method, get_allocator, get_method
 from amco_jax.errors import InputError
 from amco_jax.experiment.axes import load_with_settings, parse_assignments, parse_settings, parse_value
+from amco_jax.experiment.engines import Execution
 from amco_jax.runtime import configure
 from amco_jax.scenario import Scenario
 
@@ -63,6 +64,19 @@ class OutputArguments:
     def destination(self, name: str) -> Path:
         """The directory for the results of a run by that name."""
         return self.out or Path("results") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyArguments(OutputArguments):
+    """The arguments of every script that carries out a study."""
+
+    execution: Execution = dataclasses.field(default_factory=Execution)
+
+    def ends(self, missing: int) -> bool:
+        """Whether nothing is left to print; the last shard alone has a result."""
+        if missing:
+            print(f"{missing} units are not computed yet; the shard that ends last writes the results")
+        return self.quiet or missing > 0
 
 
 def run(arguments: type[Args], main: Callable[[Args], None], description: str) -> None:

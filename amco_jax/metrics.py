@@ -19,6 +19,19 @@ EPISODE_METRICS = ("makespan_mean_s", "miss_rate", "mean_servers_used")
 """Told of each episode, of training too"""
 
 
+def metric_names(num_servers: int) -> tuple[str, ...]:
+    """The columns that `summarise` makes for a fleet of that size."""
+    return (
+        "makespan_mean_s",
+        *(f"makespan_p{p}_s" for p in PERCENTILES),
+        "miss_rate",
+        "reject_rate",
+        "num_tasks",
+        "mean_servers_used",
+        *(f"utilisation_{i}" for i in range(num_servers)),
+    )
+
+
 def keep_makespan(decision: Decision) -> Float[Array, ""]:
     """What `rollout` must record for `summarise`: the makespan, s; inf at an empty position."""
     return jnp.where(decision.present, decision.makespan, jnp.inf)

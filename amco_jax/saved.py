@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,16 @@ class SavedRun:
     """SHA-256 of each file, by its name with `/` between folders"""
 
     def table(self, name: str) -> pd.DataFrame:
-        """The rows of a Parquet file.
+        """The rows of a table, a directory of Parquet files in the order of their names.
 
         Raises:
-          InputError: the file is missing or damaged.
+          InputError: it is missing, or a file of it is damaged.
         """
-        return pq.read_table(pa.BufferReader(_checked(self.directory, name, self.digests))).to_pandas()
+        parts = sorted(file for file in self.digests if file.startswith(f"{name}/"))
+        if not parts:
+            raise InputError(f"run: {self.directory / name} cannot be read; legal: intact results")
+        tables = [pq.read_table(pa.BufferReader(_checked(self.directory, p, self.digests))) for p in parts]
+        return pa.concat_tables(tables).to_pandas()
 
 
 def open_run(directory: str | Path, kinds: Collection[str]) -> SavedRun:
@@ -77,10 +81,14 @@ class _Manifest(dict[str, Any]):
         raise InputError(f"run: {MANIFEST} has no {key!r}; legal: results of this version")
 
 
-def write_digests(directory: Path) -> None:
-    """Write the digests of all files in a directory, as `sha256sum -c` reads them."""
+def write_digests(directory: Path, beside: Iterable[Path] = ()) -> None:
+    """Write the digests of all files in a directory, as `sha256sum -c` reads them.
+
+    Args:
+      beside: directories that will stand in this one.
+    """
     with (directory / DIGESTS).open("w", encoding="utf-8") as file:
-        file.write(_digests(directory))
+        file.write(_digests(directory, directory) + "".join(_digests(d, d.parent) for d in beside))
         file.flush()
         os.fsync(file.fileno())
 
@@ -88,18 +96,18 @@ def write_digests(directory: Path) -> None:
 def is_intact(directory: Path) -> bool:
     """Whether all files of a directory are those whose digests were written."""
     try:
-        return (directory / DIGESTS).read_text(encoding="utf-8") == _digests(directory)
+        return (directory / DIGESTS).read_text(encoding="utf-8") == _digests(directory, directory)
     except (OSError, UnicodeDecodeError):
         return False
 
 
-def _digests(directory: Path) -> str:
+def _digests(directory: Path, root: Path) -> str:
     lines = []
     for path in sorted(directory.rglob("*")):
         if path.is_file() and path.name != DIGESTS:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            lines.append(f"{digest}  {path.relative_to(directory).as_posix()}\n")
+            lines.append(f"{digest}  {path.relative_to(root).as_posix()}\n")
     return "".join(lines)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from amco_jax.cli import OutputArguments, ScenarioArguments, load_method, run
+from amco_jax.cli import ScenarioArguments, StudyArguments, load_method, run
 from amco_jax.experiment.compare import PAPER_METHODS, compare
 from amco_jax.report.terminal import print_comparison
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(ScenarioArguments, OutputArguments):
+class Arguments(ScenarioArguments, StudyArguments):
     methods: tuple[str, ...] = PAPER_METHODS
     """The first is set against the others."""
     seeds: int = 32
@@ -35,10 +35,11 @@ def main(args: Arguments) -> None:
         physics=args.physics,
         out=args.destination("compare"),
         first_seed=args.first_seed,
+        execution=args.execution,
         overwrite=args.overwrite,
         progress=not args.quiet,
     )
-    if not args.quiet:
+    if not args.ends(result.missing):
         print_comparison(result.final, result.manifest)
         print(f"Curves, figures, table and manifest are in {result.out}")
 

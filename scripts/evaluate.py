@@ -8,14 +8,14 @@ from typing import Annotated
 
 import tyro
 
-from amco_jax.cli import OutputArguments, ProgramArguments, load_method, run
+from amco_jax.cli import ProgramArguments, StudyArguments, load_method, run
 from amco_jax.experiment.axes import apply_settings, load_with_settings, parse_settings
 from amco_jax.experiment.evaluate import BASELINES, evaluate, load_run
 from amco_jax.report.terminal import print_evaluation
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(ProgramArguments, OutputArguments):
+class Arguments(ProgramArguments, StudyArguments):
     run: Annotated[Path, tyro.conf.Positional]
     """The directory that train wrote."""
     scenario: str | None = None
@@ -54,10 +54,11 @@ def main(args: Arguments) -> None:
         episodes=args.episodes,
         physics=args.physics,
         out=args.destination("evaluate"),
+        execution=args.execution,
         overwrite=args.overwrite,
         progress=not args.quiet,
     )
-    if not args.quiet:
+    if not args.ends(result.missing):
         print_evaluation(result.summary, result.manifest)
         print(f"Results, summary and manifest are in {result.out}")
 

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from amco_jax.cli import ProgramArguments, run
+from amco_jax.experiment.engines import Execution
 from amco_jax.experiment.reproduce import reproduce
 from amco_jax.report.page import write_report
 
@@ -19,13 +20,17 @@ class Arguments(ProgramArguments):
     """Few episodes and values, to see how it works; no basis for conclusions."""
     format: tuple[str, ...] = ("html", "md")
     """Of the report: html, md, latex, csv."""
+    execution: Execution = dataclasses.field(default_factory=Execution)
     quiet: bool = False
     """No progress bars."""
 
 
 def main(args: Arguments) -> None:
     out = args.out or Path("results", "paper-quick" if args.quick else "paper")
-    report = reproduce(out, args.quick, progress=not args.quiet)
+    report = reproduce(out, args.quick, args.execution, progress=not args.quiet)
+    if report is None:
+        print("some units are not computed yet; the shard that ends last writes the report")
+        return
     for path in write_report(report, out / "report", args.format):
         print(path)
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
-from amco_jax.cli import OutputArguments, ScenarioArguments, load_method, run
+from amco_jax.cli import ScenarioArguments, StudyArguments, load_method, run
 from amco_jax.experiment.axes import parse_value
-from amco_jax.experiment.engines import Execution
 from amco_jax.experiment.sweep import DEFAULT_METHODS, EPISODES, TRAINED_SEEDS, sweep
-from amco_jax.experiment.units import UNIT_SECONDS
 from amco_jax.report.terminal import print_summary
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(ScenarioArguments, OutputArguments):
+class Arguments(ScenarioArguments, StudyArguments):
     param: str
     """What to sweep: a scenario field (arrival_prob, deadline, num_tasks, num_servers, capacity, link_rate,
     arrivals, time_scale of a trace, ...) or a scale (capacity_scale, link_rate_scale, task_size_scale,
@@ -32,9 +30,6 @@ class Arguments(ScenarioArguments, OutputArguments):
     """Of training, for each value and seed."""
     physics: str = "unified"
     """unified: one model for all methods; published: each method's own published code."""
-    unit_seconds: float = UNIT_SECONDS
-    """Nominal duration of a unit of work on two CPU cores; what is lost at most when a process is killed."""
-    execution: Execution = dataclasses.field(default_factory=Execution)
 
 
 def main(args: Arguments) -> None:
@@ -50,13 +45,10 @@ def main(args: Arguments) -> None:
         physics=args.physics,
         out=args.destination(args.param),
         execution=args.execution,
-        unit_seconds=args.unit_seconds,
         overwrite=args.overwrite,
         progress=not args.quiet,
     )
-    if result.missing:
-        print(f"{result.missing} units are not computed yet; the shard that ends last writes the results")
-    elif not args.quiet:
+    if not args.ends(result.missing):
         print_summary(result.summary, result.manifest)
         print(f"Results, summary, figures and manifest are in {result.out}")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from amco_jax.cli import OutputArguments, ScenarioArguments, load_trained_method, run
+from amco_jax.cli import ScenarioArguments, StudyArguments, load_trained_method, run
 from amco_jax.experiment.train import train
 from amco_jax.report.terminal import print_training
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(ScenarioArguments, OutputArguments):
+class Arguments(ScenarioArguments, StudyArguments):
     method: str = "amcoedge"
     """A trained method, or module:attribute for an amco_jax.Method of your own."""
     seeds: int = 64
@@ -25,10 +25,6 @@ class Arguments(ScenarioArguments, OutputArguments):
     """cwa, hecwa or waterfill; by default the method's own."""
     learn: tuple[str, ...] = ()
     """field=value ..., on top of the method's settings: discount=0 hidden=64-64 ..."""
-    checkpoint_every: int = 50
-    """Episodes between checkpoints."""
-    resume: bool = False
-    """Go on with the unfinished training in --out."""
 
 
 def main(args: Arguments) -> None:
@@ -40,12 +36,11 @@ def main(args: Arguments) -> None:
         physics=args.physics,
         out=args.destination(f"train-{args.method.replace(':', '-')}"),
         first_seed=args.first_seed,
-        checkpoint_every=args.checkpoint_every,
-        resume=args.resume,
+        execution=args.execution,
         overwrite=args.overwrite,
         progress=not args.quiet,
     )
-    if not args.quiet:
+    if not args.ends(result.missing):
         print_training(result.curves, result.manifest)
         print(f"Curves, figure, agents and manifest are in {result.out}")
 

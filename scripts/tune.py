@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
-from amco_jax.cli import OutputArguments, ScenarioArguments, load_trained_method, run
+from amco_jax.cli import ScenarioArguments, StudyArguments, load_trained_method, run
 from amco_jax.experiment.axes import parse_assignments, parse_value
 from amco_jax.experiment.tune import tune
 from amco_jax.report.terminal import print_tuning
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(ScenarioArguments, OutputArguments):
+class Arguments(ScenarioArguments, StudyArguments):
     vary: tuple[str, ...] = ("discount=0.9,0",)
     """field=value,value,... for each setting to vary; all combinations are trained."""
     method: str = "amcoedge"
@@ -45,10 +45,11 @@ def main(args: Arguments) -> None:
         reference=args.reference,
         out=args.destination("tune"),
         first_seed=args.first_seed,
+        execution=args.execution,
         overwrite=args.overwrite,
         progress=not args.quiet,
     )
-    if not args.quiet:
+    if not args.ends(result.missing):
         print_tuning(result.summary, result.manifest)
         print(f"Results, summary and manifest are in {result.out}")
 

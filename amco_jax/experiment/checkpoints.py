@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +16,6 @@ import numpy as np
 from amco_jax.errors import InputError
 from amco_jax.files import draft_prefix, lock, remove_abandoned
 from amco_jax.saved import is_intact, write_digests
-
-_PLAN = "job.json"
 
 
 class BusyError(InputError):
@@ -90,42 +88,20 @@ class Saved(NamedTuple):
 
 
 class Journal:
-    """The progress of a training on disk: the newest checkpoint of each chunk of seeds.
+    """The progress of trainings on disk: the newest checkpoint of each chunk of seeds.
 
-    A context, which keeps other processes away from the journal.
+    A context, which keeps other processes away from the journal. A chunk's name must tell everything that its
+    state depends on.
     """
 
-    def __init__(self, directory: Path, job: dict[str, Any], resume: bool):
-        """Begin, or go on where an interrupted run of the same job stopped.
+    def __init__(self, directory: Path):
+        """Begin, or go on with what an interrupted run left.
 
         Raises:
-          InputError: the directory holds an unfinished training and `resume` is not set, or another or a
-            damaged one.
           BusyError: another process is at it.
         """
         self._directory = directory
         self._lock = _locked(directory)
-        try:
-            self._begin(job, resume)
-        except BaseException:
-            os.close(self._lock)
-            raise
-
-    def _begin(self, job: dict[str, Any], resume: bool) -> None:
-        plan, home = self._directory / _PLAN, self._directory.parent
-        if not plan.exists():
-            draft = self._directory / f"{draft_prefix()}{_PLAN}"
-            draft.write_text(json.dumps(job, indent=2) + "\n", encoding="utf-8")
-            draft.replace(plan)
-            return
-        if not resume:
-            raise InputError(f"out: {home} holds an unfinished training; legal: resume, overwrite")
-        found, wanted = _read_plan(plan), json.loads(json.dumps(job))
-        if other := [key for key in wanted if found.get(key) != wanted[key]]:
-            raise InputError(
-                f"resume: {', '.join(other)} differ from the unfinished training in {home}; "
-                f"legal: {', '.join(f'{key} = {found.get(key)}' for key in other)}"
-            )
 
     def save(self, chunk: str, saved: Saved) -> None:
         """Keep the state of a chunk, in place of an earlier one."""
@@ -137,16 +113,16 @@ class Journal:
                 shutil.rmtree(home / str(old))
 
     def load(self, chunk: str, like: Any) -> Saved | None:
-        """The newest state of a chunk, or None; `like` has the structure of (state, curves)."""
+        """The newest state of a chunk, or None; `like` has the structure of (state, curves).
+
+        Raises:
+          InputError: it is damaged.
+        """
         home = self._directory / f"chunk-{chunk}"
         if not (episodes := _episodes(home)):
             return None
         newest = max(episodes)
         return Saved(newest, *load_tree(home / str(newest), like))
-
-    def remove(self) -> None:
-        """Forget everything, once the results stand."""
-        shutil.rmtree(self._directory, ignore_errors=True)
 
     def __enter__(self) -> Journal:
         return self
@@ -155,27 +131,34 @@ class Journal:
         os.close(self._lock)
 
 
+@contextlib.contextmanager
+def journal_of(directory: Path) -> Iterator[Journal | None]:
+    """The journal in a directory; None where another process is at it, as that one keeps the checkpoints."""
+    try:
+        journal = Journal(directory)
+    except BusyError:
+        yield None
+        return
+    with journal:
+        yield journal
+
+
 def remove_journal(directory: Path) -> None:
     """Remove a journal, unless a process is at it."""
-    if directory.exists():
-        with contextlib.suppress(BusyError):
-            handle = _locked(directory)
-            shutil.rmtree(directory, ignore_errors=True)
-            os.close(handle)
+    _clean(directory, lambda: [directory])
 
 
 def remove_damaged(directory: Path) -> None:
-    """Remove the damaged checkpoints of a journal, or all where its plan is, unless a process is at it."""
+    """Remove the damaged checkpoints of a journal, unless a process is at it."""
+    _clean(directory, lambda: [p for p in directory.glob("chunk-*/[0-9]*") if not is_intact(p)])
+
+
+def _clean(directory: Path, unwanted: Callable[[], list[Path]]) -> None:
     if directory.exists():
         with contextlib.suppress(BusyError):
             handle = _locked(directory)
-            damaged = [path for path in directory.glob("chunk-*/[0-9]*") if not is_intact(path)]
-            try:
-                _read_plan(directory / _PLAN)
-            except InputError:
-                damaged = [directory]
-            for path in damaged:
-                shutil.rmtree(path)
+            for path in unwanted():
+                shutil.rmtree(path, ignore_errors=True)
             os.close(handle)
 
 
@@ -194,16 +177,6 @@ def _locked(directory: Path) -> int:
         if directory.exists() and os.path.samestat(os.fstat(handle), directory.stat()):
             return handle
         os.close(handle)  # likewise
-
-
-def _read_plan(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path) from error
-    if not isinstance(found, dict):
-        raise _damaged(path)
-    return found
 
 
 def _episodes(home: Path) -> list[int]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import time
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,11 @@ import pandas as pd
 
 from amco_jax.agents.methods import PHYSICS, Method, get_methods
 from amco_jax.errors import check_choice, check_list, check_whole
-from amco_jax.experiment.output import Output
-from amco_jax.experiment.progress import progress_bar
-from amco_jax.experiment.provenance import provenance
-from amco_jax.experiment.simulate import simulate
-from amco_jax.experiment.train import train
-from amco_jax.metrics import EPISODE_METRICS
-from amco_jax.random import check_seeds
-from amco_jax.report.figures import convergence_figure, save_figure
+from amco_jax.experiment.engines import Execution
+from amco_jax.experiment.grid import Cell
+from amco_jax.experiment.study import Outcome, Reduced, carry_out, check_size
+from amco_jax.experiment.trainer import CURVES
+from amco_jax.report.figures import convergence_figure
 from amco_jax.scenario import Scenario
 from amco_jax.stats import mean_interval, reduction_interval, seed_matrix
 from amco_jax.training import FIRST_TRAINING_EPISODE
@@ -39,7 +35,89 @@ class CompareResult:
     reduction of the first method's makespan against this one, seed by seed: reduction, reduction_low,
     reduction_high"""
     manifest: dict[str, Any]
+    missing: int = 0
+    """Units that other shards have not computed yet. Where there are some, the rest is empty."""
     out: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A comparison as a study; its fields are the arguments of `compare`.
+
+    Raises:
+      InputError: an unknown name, or a value out of range.
+    """
+
+    kind = "compare"
+    rows = "curves.parquet"
+
+    methods: Sequence[str | Method] = PAPER_METHODS
+    num_seeds: int = 32
+    episodes: int = 300
+    last: int = 50
+    scenario: Scenario = dataclasses.field(default_factory=lambda: Scenario())
+    physics: Sequence[str] = PHYSICS[::-1]
+    first_seed: int = 0
+
+    def __post_init__(self):
+        for variant in check_list("physics", self.physics):
+            check_choice("physics", variant, PHYSICS)
+        check_size(self.first_seed, self.num_seeds, self.episodes)
+        check_whole("last", self.last, 1, self.episodes)
+        for method in self.chosen:
+            method.check(self.scenario.num_servers)
+
+    @functools.cached_property
+    def chosen(self) -> list[Method]:
+        """The methods."""
+        return get_methods(self.methods)
+
+    def cells(self) -> list[Cell]:
+        """Variant by variant, method by method; rules play the episodes that the others train on."""
+        first = FIRST_TRAINING_EPISODE
+        return [
+            Cell(
+                labels={"physics": variant, "method": method.name},
+                scenario=self.scenario,
+                method=method,
+                physics=variant,
+                first_seed=self.first_seed,
+                num_seeds=self.num_seeds,
+                columns=CURVES,
+                plays=() if method.training else tuple(range(first, first + self.episodes)),
+                train_episodes=self.episodes if method.training else 0,
+            )
+            for variant in self.physics
+            for method in self.chosen
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """The comparison as plain data."""
+        return {
+            "kind": self.kind,
+            "methods": [m.name for m in self.chosen],
+            "settings": {
+                m.name: m.training.settings.to_dict() for m in self.chosen if m.training is not None
+            },
+            "physics": list(self.physics),
+            "first_seed": self.first_seed,
+            "num_seeds": self.num_seeds,
+            "episodes": self.episodes,
+            "last": self.last,
+            "scenario": self.scenario.to_dict(),
+        }
+
+    def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
+        """The table of the last episodes, and a convergence figure for each variant."""
+        curves = pd.concat(list(frames), ignore_index=True)
+        final = _final(curves, self.chosen[0].name, self.episodes - self.last)
+        figures = {
+            f"convergence-{variant}": functools.partial(
+                convergence_figure, curves.loc[curves["physics"] == variant]
+            )
+            for variant in self.physics
+        }
+        return Reduced({"final.csv": final}, figures, curves)
 
 
 def compare(
@@ -51,6 +129,7 @@ def compare(
     physics: Sequence[str] = ("published", "unified"),
     out: str | Path | None = None,
     first_seed: int = 0,
+    execution: Execution = Execution(),  # noqa: B008  # immutable
     overwrite: bool = False,
     progress: bool = False,
 ) -> CompareResult:
@@ -65,78 +144,25 @@ def compare(
       physics: variants to compare under, each on its own.
       out: a directory for curves.parquet, final.csv, manifest.json and a convergence figure per variant.
       first_seed: the seeds are first_seed, first_seed + 1, ...
+      execution: engine, shard, resume.
       overwrite: replace the results that stand in `out`.
       progress: show bars with the remaining time on stderr.
 
     Raises:
       InputError: an unknown name, a value out of range, an unwritable directory.
     """
-    started = time.time()
-    chosen = get_methods(methods)
-    for variant in check_list("physics", physics):
-        check_choice("physics", variant, PHYSICS)
-    scenario = scenario or Scenario()
-    check_seeds(first_seed, seeds)
-    check_whole("last", last, 1, check_whole("episodes", episodes))
-    for method in chosen:
-        method.check(scenario.num_servers)
-    with contextlib.ExitStack() as stack:
-        output = None if out is None else stack.enter_context(Output(out, overwrite))
-        frames = []
-        for variant in physics:
-            for method in chosen:
-                if method.training is not None:
-                    frame = train(
-                        method, seeds, episodes, scenario, variant, first_seed=first_seed, progress=progress
-                    ).curves
-                else:
-                    frame = _rule_curves(method, seeds, episodes, scenario, variant, first_seed, progress)
-                frame.insert(0, "physics", variant)
-                frames.append(frame)
-        curves = pd.concat(frames, ignore_index=True)
-        final = _final(curves, chosen[0].name, episodes - last)
-        manifest = {
-            "kind": "compare",
-            "methods": [m.name for m in chosen],
-            "settings": {m.name: m.training.settings.to_dict() for m in chosen if m.training is not None},
-            "physics": list(physics),
-            "first_seed": first_seed,
-            "num_seeds": seeds,
-            "episodes": episodes,
-            "last": last,
-            "scenario": scenario.to_dict(),
-        } | provenance(started, scenario)
-        if output is not None:
-            output.add_rows(curves, "curves.parquet")
-            final.to_csv(output.path("final.csv"), index=False)
-            for variant in physics:
-                figure = convergence_figure(curves.loc[curves["physics"] == variant])
-                save_figure(figure, output.path(f"convergence-{variant}"))
-            output.finish(manifest)
-    return CompareResult(curves, final, manifest, None if out is None else Path(out))
+    study = Comparison(
+        methods=methods, num_seeds=seeds, episodes=episodes, last=last, scenario=scenario or Scenario(),
+        physics=physics, first_seed=first_seed,
+    )  # fmt: skip
+    return carry_out(study, out, execution, overwrite, progress, _result)
 
 
-def _rule_curves(
-    method: Method,
-    seeds: int,
-    episodes: int,
-    scenario: Scenario,
-    physics: str,
-    first_seed: int,
-    progress: bool,
-) -> pd.DataFrame:
-    """What a rule makes of the episodes that the others train on."""
-    frames, row = [], method.physics(physics)
-    with progress_bar(progress) as bar:
-        task = bar.add_task(method.name, total=episodes * seeds)
-        for episode in range(episodes):
-            number = FIRST_TRAINING_EPISODE + episode
-            for batch in simulate([scenario], method, row, first_seed, seeds, episode=number):
-                metrics = {name: batch.metrics[name] for name in EPISODE_METRICS}
-                columns = {"method": method.name, "seed": batch.seeds, "episode": episode} | metrics
-                frames.append(pd.DataFrame(columns))
-            bar.advance(task, seeds)
-    return pd.concat(frames, ignore_index=True)
+def _result(outcome: Outcome) -> CompareResult:
+    reduced = outcome.reduced
+    curves = pd.DataFrame() if outcome.missing else reduced.kept
+    final = reduced.tables.get("final.csv", pd.DataFrame())
+    return CompareResult(curves, final, outcome.manifest, outcome.missing, outcome.out)
 
 
 def _final(curves: pd.DataFrame, reference: str, start: int) -> pd.DataFrame:

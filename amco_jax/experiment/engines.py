@@ -9,22 +9,26 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 
-from amco_jax.errors import InputError, check_choice, check_whole
+from amco_jax.errors import InputError, check_choice, check_number, check_whole
+from amco_jax.experiment.agents import AgentStore
 from amco_jax.experiment.store import Store
-from amco_jax.experiment.units import Job, Unit, run_unit
+from amco_jax.experiment.units import Unit, run_unit
 from amco_jax.runtime import configure
 
 ENGINES = ("local", "ray")
 
+UNIT_SECONDS = 120.0
+"""Nominal duration of a unit on two CPU cores"""
+
 
 class Engine(Protocol):
-    """Computes units, in any order, and commits each to the store."""
+    """Computes units, in any order, and commits each to its store."""
 
-    def submit(self, unit: Unit) -> None:
+    def submit(self, work: Work) -> None:
         """Ask for a unit."""
         ...
 
@@ -33,9 +37,17 @@ class Engine(Protocol):
         ...
 
 
+class Work(NamedTuple):
+    """A unit, and where what it needs and what it makes stand."""
+
+    unit: Unit
+    store: Store
+    agents: AgentStore
+
+
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How a sweep is carried out; nothing of it changes a result."""
+    """How a study is carried out; nothing of it changes a result."""
 
     engine: str = "local"
     """local: in this process, on all its devices; ray: on a Ray cluster."""
@@ -49,10 +61,15 @@ class Execution:
     """Go on with what stands in the output directory."""
     recompute: bool = False
     """With resume: compute anew what is damaged in the output directory."""
+    unit_seconds: float = UNIT_SECONDS
+    """Nominal duration of a unit of work on two CPU cores; what is lost at most when a process is killed."""
+    store: Path | None = None
+    """A directory of trained agents that several runs share; by default each run has its own."""
 
     def __post_init__(self):
         check_choice("engine", self.engine, ENGINES)
         check_whole("cpus_per_unit", self.cpus_per_unit)
+        check_number("unit_seconds", self.unit_seconds)
         self.part()
         if self.recompute and not self.resume:
             raise InputError("recompute: true; legal: with resume")
@@ -73,43 +90,44 @@ class Execution:
         """Whether it may find the units of others in the output directory."""
         return self.resume or self.part()[1] > 1
 
-    def start(self, job: Job, store: Store, tell: Callable[[Unit, int], None]) -> Engine:
+    def start(self, tell: Callable[[Unit, int], None]) -> Engine:
         """The engine; `tell` is called with a unit and a number of episodes each time that some are done.
 
         Raises:
           InputError: Ray is not installed, or no cluster answers.
         """
         if self.engine == "ray":
-            return RayEngine(job, store, tell, self.address, self.cpus_per_unit)
-        return LocalEngine(job, store, tell)
+            return RayEngine(tell, self.address, self.cpus_per_unit)
+        return LocalEngine(tell)
 
 
 class LocalEngine:
     """One unit after the other in this process, each on all local devices."""
 
-    def __init__(self, job: Job, store: Store, tell: Callable[[Unit, int], None]):
-        self._job, self._store, self._tell = job, store, tell
-        self._units: list[Unit] = []
+    def __init__(self, tell: Callable[[Unit, int], None]):
+        self._tell = tell
+        self._work: list[Work] = []
 
-    def submit(self, unit: Unit) -> None:
+    def submit(self, work: Work) -> None:
         """Ask for a unit."""
-        self._units.append(unit)
+        self._work.append(work)
 
     def as_completed(self) -> Iterator[Unit]:
         """Compute the units in the order in which they were asked for."""
-        while self._units:
-            unit = self._units.pop(0)
-            compute(self._job, unit, self._store, functools.partial(self._tell, unit))
-            yield unit
+        while self._work:
+            work = self._work.pop(0)
+            compute(work, functools.partial(self._tell, work.unit))
+            yield work.unit
 
 
-def compute(job: Job, unit: Unit, store: Store, tell: Callable[[int], None] = lambda episodes: None) -> None:
+def compute(work: Work, tell: Callable[[int], None] = lambda episodes: None) -> None:
     """Compute a unit and commit it, unless another process has by now."""
+    unit, store = work.unit, work.store
     if store.committed(unit.id):
         tell(unit.episodes)
         return
     store.log("started", unit.id)
-    store.commit(unit.id, run_unit(job, unit, store.journal(unit.id), tell))
+    store.commit(unit.id, run_unit(unit, work.agents, store.journal(unit.id), tell))
     store.drop_journal(unit.id)
     store.log("committed", unit.id)
 
@@ -121,14 +139,7 @@ class RayEngine:
     that a lost object never leads to a recomputation.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        store: Store,
-        tell: Callable[[Unit, int], None],
-        address: str | None,
-        cpus_per_unit: int,
-    ):
+    def __init__(self, tell: Callable[[Unit, int], None], address: str | None, cpus_per_unit: int):
         # Before Ray is imported: it would report its usage to the makers.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
@@ -153,21 +164,24 @@ class RayEngine:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise InputError(f"address: {address!r} gives no Ray cluster: {reason}") from error
         gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
-        # Retries without end: a unit that cannot be computed raises, which is not retried.
+        # Retries have no end: a unit that cannot be computed raises, which is not retried.
         self._task = ray.remote(num_cpus=cpus_per_unit, num_gpus=gpus, max_retries=-1)(_ray_task)
-        pickled: bytes = cloudpickle.dumps(job)  # pyright: ignore[reportPrivateImportUsage]
-        self._common = pickled, str(store.directory.resolve()), cpus_per_unit
-        self._units: dict[Any, Unit] = {}
+        self._dumps: Callable[[list[Work]], bytes] = cloudpickle.dumps  # pyright: ignore[reportPrivateImportUsage]
+        self._cpus = cpus_per_unit
+        self._work: list[Work] = []
 
-    def submit(self, unit: Unit) -> None:
+    def submit(self, work: Work) -> None:
         """Ask for a unit."""
-        self._units[self._task.remote(*self._common, unit)] = unit
+        self._work.append(work)
 
     def as_completed(self) -> Iterator[Unit]:
         """Yield units as their tasks end."""
-        while self._units:
-            (done,), _ = self._ray.wait(list(self._units), num_returns=1)
-            unit = self._units.pop(done)
+        pickled = self._dumps(self._work)
+        tasks = {self._task.remote(pickled, n, self._cpus): w.unit for n, w in enumerate(self._work)}
+        self._work = []
+        while tasks:
+            (done,), _ = self._ray.wait(list(tasks), num_returns=1)
+            unit = tasks.pop(done)
             try:
                 self._ray.get(done)
             except self._ray.exceptions.RayTaskError as error:
@@ -187,14 +201,15 @@ def _check_address(address: str | None) -> None:
         raise InputError(f"address: {address!r} gives no Ray cluster: {error}") from error
 
 
-def _ray_task(pickled: bytes, directory: str, cpus: int, unit: Unit) -> str:
+def _ray_task(pickled: bytes, number: int, cpus: int) -> str:
     configure(cpus)
-    compute(_job(pickled), unit, Store(Path(directory)))
-    return unit.id
+    work = _unpickled(pickled)[number]
+    compute(work)
+    return work.unit.id
 
 
-@functools.lru_cache(maxsize=2)  # one job object per process, so that nothing is compiled twice
-def _job(pickled: bytes) -> Job:
+@functools.lru_cache(maxsize=2)  # one object for a method per process, so that nothing is compiled twice
+def _unpickled(pickled: bytes) -> list[Work]:
     from ray import cloudpickle
 
     return cloudpickle.loads(pickled)

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import time
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pandas as pd
 
-from amco_jax.agents.dqn import init
 from amco_jax.agents.methods import Method, get_method
 from amco_jax.alloc import ALLOCATORS
 from amco_jax.errors import InputError, check_whole
-from amco_jax.experiment.blocks import Block, stack_blocks
-from amco_jax.experiment.checkpoints import load_tree
-from amco_jax.experiment.output import Output
-from amco_jax.experiment.progress import progress_bar
-from amco_jax.experiment.provenance import provenance
-from amco_jax.experiment.simulate import simulate
-from amco_jax.experiment.train import AGENTS
-from amco_jax.experiment.trainer import LANES, training_memory
+from amco_jax.experiment.agents import AgentStore, agents_in
+from amco_jax.experiment.engines import Execution
+from amco_jax.experiment.grid import Cell, TrainedAgents
+from amco_jax.experiment.study import AGENTS, Outcome, Reduced, carry_out
 from amco_jax.latency import is_shipped
-from amco_jax.metrics import EPISODE_METRICS
-from amco_jax.params import Shape
-from amco_jax.random import Stream, stream
+from amco_jax.metrics import EPISODE_METRICS, metric_names
 from amco_jax.saved import open_run
 from amco_jax.scenario import Scenario
 from amco_jax.stats import mean_interval, seed_matrix
@@ -50,8 +40,15 @@ class TrainedRun:
     first_seed: int
     num_seeds: int
     episodes: int
-    agents: Any
-    """Leaves `[num_seeds, num_servers, ...]`"""
+    agents: TrainedAgents
+
+    @property
+    def weights(self) -> Any:
+        """The networks' parameters, leaves `[num_seeds, num_servers, ...]`."""
+        blocks = AgentStore(self.agents.directory).load_all(
+            self.agents.names, self.method, self.trained["num_servers"]
+        )
+        return jax.tree.map(lambda leaf: leaf[: self.num_seeds], blocks.weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +60,8 @@ class EvaluateResult:
     summary: pd.DataFrame
     """Columns method, metric, n_seeds, mean, ci_low, ci_high (95 %, over means of seeds)"""
     manifest: dict[str, Any]
+    missing: int = 0
+    """Units that other shards have not computed yet. Where there are some, the rest is empty."""
     out: Path | None = None
 
 
@@ -96,15 +95,13 @@ def load_run(
     servers = trained["num_servers"]
     if scenario.num_servers != servers:
         raise InputError(f"num_servers: {scenario.num_servers}; legal for these agents: {servers}")
-    traced = method.require_training().settings.traced(1)
-    example = jax.eval_shape(
-        lambda: init(method.dqn, traced, servers, stream(jnp.uint32(0), Stream.INIT)).weights
-    )
-    agents = load_tree(saved.directory / AGENTS, example)
-    return TrainedRun(
+    agents = agents_in(saved.directory / AGENTS, manifest["agents"], manifest["first_seed"])
+    run = TrainedRun(
         method, scenario, trained, manifest["physics"], manifest["first_seed"], manifest["num_seeds"],
         manifest["episodes"], agents,
     )  # fmt: skip
+    _ = run.weights  # refuses what is damaged or of another structure
+    return run
 
 
 def _allocating_by(method: Method, allocator: str) -> Method:
@@ -123,23 +120,80 @@ def _names_files(scenario: Mapping[str, Any]) -> bool:
     return bool(scenario.get("trace")) or not all(is_shipped(table) for table in service["tables"])
 
 
-class _Loaded:
-    """The agents of a run as an `AgentSource`."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """An evaluation as a study; its fields are the arguments of `evaluate`.
 
-    def __init__(self, run: TrainedRun):
-        self._run = run
-        self.memory = training_memory()
+    Raises:
+      InputError: another number of servers, a trained method among the rules, or a number out of range.
+    """
 
-    def bytes_per_lane(self, shape: Shape) -> int:
-        del shape
-        return sum(leaf.nbytes // len(leaf) for leaf in jax.tree.leaves(self._run.agents))
+    kind = "evaluate"
+    rows = "results.parquet"
 
-    def agents(self, shape: Shape, chunk: Sequence[Block], size: int) -> Any:
-        del shape
-        _, seeds = stack_blocks(chunk, size, LANES, {block.cell: () for block in chunk})
-        # Beyond the last seed nothing is kept, so that any agent may stand in.
-        lanes = np.minimum(seeds - np.uint32(self._run.first_seed), self._run.num_seeds - 1)
-        return jax.tree.map(lambda leaf: leaf[lanes], self._run.agents)
+    run: TrainedRun
+    scenario: Scenario
+    methods: Sequence[str | Method] = BASELINES
+    num_seeds: int
+    episodes: int = 1
+    physics: str
+
+    def __post_init__(self):
+        servers = self.run.trained["num_servers"]
+        if self.scenario.num_servers != servers:
+            raise InputError(f"num_servers: {self.scenario.num_servers}; legal for these agents: {servers}")
+        check_whole("seeds", self.num_seeds, 1, self.run.num_seeds)
+        check_whole("episodes", self.episodes)
+        for other in self.others:
+            other.check(servers)
+            if other.training is not None:
+                raise InputError(f"methods: {other.name} is trained; legal: rules, or a run of its own")
+        self.run.method.physics(self.physics)
+
+    @functools.cached_property
+    def others(self) -> list[Method]:
+        """The rules."""
+        return [get_method(m) for m in self.methods]
+
+    def cells(self) -> list[Cell]:
+        """The agents, and the rules on the same arrivals."""
+        # Episode 0 is kept from training, and so are those after its last.
+        numbers = tuple(e and self.run.episodes + e for e in range(self.episodes))
+        return [
+            Cell(
+                labels={"method": method.name},
+                scenario=self.scenario,
+                method=method,
+                physics=self.physics,
+                first_seed=self.run.first_seed,
+                num_seeds=self.num_seeds,
+                columns=metric_names(self.scenario.num_servers),
+                plays=numbers,
+                agents=self.run.agents if method is self.run.method else None,
+            )
+            for method in (self.run.method, *self.others)
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """The evaluation as plain data."""
+        run = self.run
+        return {
+            "kind": self.kind,
+            "method": run.method.name,
+            "settings": run.method.require_training().settings.to_dict(),
+            "trained": {"scenario": run.trained, "physics": run.physics, "episodes": run.episodes},
+            "methods": [m.name for m in self.others],
+            "physics": self.physics,
+            "first_seed": run.first_seed,
+            "num_seeds": self.num_seeds,
+            "episodes": self.episodes,
+            "scenario": self.scenario.to_dict(),
+        }
+
+    def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
+        """Means over seeds, with intervals."""
+        results = pd.concat(list(frames), ignore_index=True)
+        return Reduced({"summary.csv": _summary(results)}, kept=results)
 
 
 def evaluate(
@@ -150,6 +204,7 @@ def evaluate(
     episodes: int = 1,
     physics: str | None = None,
     out: str | Path | None = None,
+    execution: Execution = Execution(),  # noqa: B008  # immutable
     overwrite: bool = False,
     progress: bool = False,
 ) -> EvaluateResult:
@@ -165,6 +220,7 @@ def evaluate(
       episodes: for each seed.
       physics: by default that of the training.
       out: a directory for results.parquet, summary.csv and manifest.json.
+      execution: engine, shard, resume.
       overwrite: replace the results that stand in `out`.
       progress: show a bar on stderr.
 
@@ -172,53 +228,19 @@ def evaluate(
       InputError: no finished training, another number of servers, a trained method among `methods`, or a
         number out of range.
     """
-    started = time.time()
     run = run if isinstance(run, TrainedRun) else load_run(run, scenario=scenario)
-    scenario, physics = scenario or run.scenario, physics or run.physics
-    if scenario.num_servers != run.trained["num_servers"]:
-        raise InputError(
-            f"num_servers: {scenario.num_servers}; legal for these agents: {run.trained['num_servers']}"
-        )
-    seeds = check_whole("seeds", run.num_seeds if seeds is None else seeds, 1, run.num_seeds)
-    check_whole("episodes", episodes)
-    others = [get_method(m) for m in methods]
-    for other in others:
-        if other.training is not None:
-            raise InputError(f"methods: {other.name} is trained; legal: rules, or a run of its own")
-    rows = [(method, method.physics(physics)) for method in (run.method, *others)]
-    # Episode 0 is kept from training, and so are those after its last.
-    numbers = [e and run.episodes + e for e in range(episodes)]
-    frames = []
-    with contextlib.ExitStack() as stack:
-        output = None if out is None else stack.enter_context(Output(out, overwrite))
-        bar = stack.enter_context(progress_bar(progress))
-        for method, row in rows:
-            source = _Loaded(run) if method is run.method else None
-            task = bar.add_task(method.name, total=seeds * episodes)
-            for count, number in enumerate(numbers):
-                for batch in simulate([scenario], method, row, run.first_seed, seeds, source, number):
-                    columns = {"method": method.name, "seed": batch.seeds, "episode": count} | batch.metrics
-                    frames.append(pd.DataFrame(columns))
-                    bar.advance(task, len(batch.seeds))
-        results = pd.concat(frames, ignore_index=True)
-        summary = _summary(results)
-        manifest = {
-            "kind": "evaluate",
-            "method": run.method.name,
-            "settings": run.method.require_training().settings.to_dict(),
-            "trained": {"scenario": run.trained, "physics": run.physics, "episodes": run.episodes},
-            "methods": [m.name for m in others],
-            "physics": physics,
-            "first_seed": run.first_seed,
-            "num_seeds": seeds,
-            "episodes": episodes,
-            "scenario": scenario.to_dict(),
-        } | provenance(started, scenario)
-        if output is not None:
-            output.add_rows(results)
-            summary.to_csv(output.path("summary.csv"), index=False)
-            output.finish(manifest)
-    return EvaluateResult(results, summary, manifest, None if out is None else Path(out))
+    study = Evaluation(
+        run=run, scenario=scenario or run.scenario, methods=methods,
+        num_seeds=run.num_seeds if seeds is None else seeds, episodes=episodes,
+        physics=physics or run.physics,
+    )  # fmt: skip
+    return carry_out(study, out, execution, overwrite, progress, _result)
+
+
+def _result(outcome: Outcome) -> EvaluateResult:
+    results = pd.DataFrame() if outcome.missing else outcome.reduced.kept
+    summary = outcome.reduced.tables.get("summary.csv", pd.DataFrame())
+    return EvaluateResult(results, summary, outcome.manifest, outcome.missing, outcome.out)
 
 
 def _summary(results: pd.DataFrame) -> pd.DataFrame:

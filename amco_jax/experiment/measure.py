@@ -18,9 +18,10 @@ import numpy as np
 from amco_jax.agents.methods import Method
 from amco_jax.env import UNIFIED
 from amco_jax.experiment.blocks import ACCELERATOR_BLOCKS, blocks_of, inputs_of
+from amco_jax.experiment.grid import Cell
 from amco_jax.experiment.simulate import LANES, block_program, simulate
 from amco_jax.experiment.trainer import LANES as TRAINING_LANES
-from amco_jax.experiment.trainer import SEGMENT, Cell, Trainer
+from amco_jax.experiment.trainer import SEGMENT, Trainer
 from amco_jax.kernel import keep_nothing, tasks_of_slot
 from amco_jax.reference import best_sets, cwa_by_solve, random_pairs
 from amco_jax.reference import simulate as simulate_plainly
@@ -107,8 +108,8 @@ def _training(job: Job, method: Method) -> dict[str, Any]:
     blocks += [blocks[-1]] * (-len(blocks) % jax.local_device_count())
     first = 1 + settings.learn_after // job.scenario.num_slots
     start = time.perf_counter()
-    cells, episodes = [Cell(job.scenario, settings)], first + job.episodes * job.repeats
-    trainer = Trainer(job.scenario.shape(), method, UNIFIED, cells, blocks, len(blocks), episodes)
+    cell = Cell(scenario=job.scenario, method=method, train_episodes=first + job.episodes * job.repeats)
+    trainer = Trainer(job.scenario.shape(), [cell], blocks, len(blocks))
     while trainer.episode < first:
         trainer.advance(min(first - trainer.episode, SEGMENT))
     first_s = time.perf_counter() - start

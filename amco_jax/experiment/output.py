@@ -6,12 +6,9 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from amco_jax.errors import InputError
 from amco_jax.files import draft_prefix, lock, remove_abandoned
@@ -28,7 +25,6 @@ class Output:
           InputError: the directory cannot be written, or holds results and `overwrite` is not set.
         """
         self._final = Path(directory)
-        self._writers: dict[str, pq.ParquetWriter] = {}
         try:
             if not overwrite and (self._final / MANIFEST).exists():
                 raise InputError(f"out: {self._final} holds results; legal: another directory, or overwrite")
@@ -42,19 +38,15 @@ class Output:
         """Where to write a file, or a directory, that goes to the destination at the end."""
         return self._staging / name
 
-    def add_rows(self, frame: pd.DataFrame, name: str = "results.parquet") -> None:
-        """Append rows to a table."""
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-        if name not in self._writers:
-            self._writers[name] = pq.ParquetWriter(self.path(name), table.schema)
-        self._writers[name].write_table(table)
+    def finish(self, manifest: dict[str, Any], standing: Sequence[str] = ()) -> None:
+        """Write the manifest and the digests, and move all files to their destination.
 
-    def finish(self, manifest: dict[str, Any]) -> None:
-        """Write the manifest and the digests, and move all files to their destination."""
-        self._close()
+        Args:
+          standing: directories that stand at the destination already, and belong to the results.
+        """
         text = json.dumps(manifest, indent=2, allow_nan=False)
         self.path(MANIFEST).write_text(text + "\n", encoding="utf-8")
-        write_digests(self._staging)
+        write_digests(self._staging, [self._final / name for name in standing])
         handle = lock(self._final, wait=True)  # shards may end together
         try:
             # The manifest goes last: where it stands, the rest stands too.
@@ -66,16 +58,10 @@ class Output:
         finally:
             os.close(handle)
 
-    def _close(self) -> None:
-        for writer in self._writers.values():
-            writer.close()
-        self._writers.clear()
-
     def __enter__(self) -> Output:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._close()
         shutil.rmtree(self._staging, ignore_errors=True)
         if not any(self._final.iterdir()):
             self._final.rmdir()

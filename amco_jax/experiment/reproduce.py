@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from amco_jax.agents.methods import PHYSICS
-from amco_jax.errors import InputError
-from amco_jax.experiment.compare import PAPER_METHODS, compare
+from amco_jax.experiment.compare import PAPER_METHODS, Comparison
 from amco_jax.experiment.engines import Execution
-from amco_jax.experiment.sweep import sweep
-from amco_jax.experiment.units import code_version
+from amco_jax.experiment.study import Study, carry_out_all
+from amco_jax.experiment.sweep import Sweep
 from amco_jax.report.claims import claims_table
 from amco_jax.report.page import Report, make_report
 from amco_jax.report.studies import load_studies
-from amco_jax.saved import MANIFEST, open_run
 
 STABLE_METHODS = ("amcoedge-stable", "smcoedge-stable", "drlcoedge-stable", "randcoedge", "optimal")
 ABLATIONS = {
@@ -31,8 +28,6 @@ QUICK_WARNING = (
     "Made with --quick, at few values and with few episodes of training: it shows how the reproduction "
     "works, and neither numbers nor verdicts are a basis for conclusions."
 )
-
-PLAN = "plan.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,23 +45,31 @@ FULL = Effort(seeds=32, convergence_episodes=300, sweep_episodes=300, points=Non
 QUICK = Effort(seeds=32, convergence_episodes=60, sweep_episodes=20, points=2)
 
 
-def reproduce(out: str | Path, quick: bool = False, progress: bool = False) -> Report:
+def reproduce(
+    out: str | Path,
+    quick: bool = False,
+    execution: Execution = Execution(),  # noqa: B008  # immutable
+    progress: bool = False,
+) -> Report | None:
     """Run, or go on with, every study of the paper, each in a directory of its own in `out`.
 
-    A study that has ended is not run again. A sweep that was interrupted goes on with its next unit of work,
-    a comparison begins anew.
+    All studies are one job: what has ended is not run again, and agents that several studies need are trained
+    once.
+
+    Args:
+      execution: engine and shard; it always goes on with what stands in `out`.
+
+    Returns:
+      The report; None while other shards have something left to compute.
 
     Raises:
       InputError: `out` cannot be written, or holds something else, results of other code, or damaged ones.
     """
     home, effort = Path(out), QUICK if quick else FULL
-    _begin(home, effort)
     studies = studies_of(effort)
-    for name, run in studies.items():
-        if (home / name / MANIFEST).exists():
-            open_run(home / name, ["sweep", "compare"])
-        else:
-            run(home / name, progress)
+    outcomes = carry_out_all(studies, home, dataclasses.replace(execution, resume=True), progress)
+    if any(outcome.missing for outcome in outcomes.values()):
+        return None
     loaded = load_studies([home / name for name in studies])
     # Their own first methods are the baselines of the studies that have none of the paper's.
     report = make_report(loaded)
@@ -75,28 +78,24 @@ def reproduce(out: str | Path, quick: bool = False, progress: bool = False) -> R
     return dataclasses.replace(report, title=TITLE, warnings=warnings, claims=claims)
 
 
-def studies_of(effort: Effort) -> dict[str, Callable[[Path, bool], Any]]:
+def studies_of(effort: Effort) -> dict[str, Study]:
     """What to run, by the name of its directory."""
-    studies: dict[str, Callable[[Path, bool], Any]] = {}
+    studies: dict[str, Study] = {}
 
     def add_sweep(name: str, param: str, values: Sequence[Any], methods: Sequence[str], physics: str) -> None:
         if effort.points is not None:
             last = len(values) - 1
             places = [round((i + 0.5) * last / effort.points) for i in range(effort.points)]
             values = [values[place] for place in places]
-
-        def run(out: Path, progress: bool) -> Any:
-            return sweep(
-                param, values, methods, seeds=effort.seeds, trained_seeds=effort.seeds, physics=physics,
-                episodes=effort.sweep_episodes, out=out, execution=Execution(resume=True), progress=progress,
-            )  # fmt: skip
-
-        studies[name] = run
+        studies[name] = Sweep(
+            param=param, values=values, methods=methods, num_seeds=effort.seeds, trained_seeds=effort.seeds,
+            physics=physics, episodes=effort.sweep_episodes,
+        )  # fmt: skip
 
     for name, methods in (("convergence", PAPER_METHODS), ("convergence-stable", STABLE_METHODS)):
-        studies[name] = lambda out, progress, methods=methods: compare(
-            methods, effort.seeds, effort.convergence_episodes,
-            max(effort.convergence_episodes // 6, 1), out=out, progress=progress,
+        studies[name] = Comparison(
+            methods=methods, num_seeds=effort.seeds, episodes=effort.convergence_episodes,
+            last=max(effort.convergence_episodes // 6, 1),
         )  # fmt: skip
     tenths = [k / 10 for k in range(1, 11)]
     fleets = [(10.0, *(10.0 + i * step for i in range(1, 5))) for step in (5, 10, 15, 20)]
@@ -111,20 +110,3 @@ def studies_of(effort: Effort) -> dict[str, Callable[[Path, bool], Any]]:
     for name, methods in ABLATIONS.items():
         add_sweep(name, "arrival_prob", tenths, methods, "unified")
     return studies
-
-
-def _begin(home: Path, effort: Effort) -> None:
-    """Write the plan, or check that the one that stands there is the same."""
-    plan = {"effort": dataclasses.asdict(effort), "code": code_version()}
-    text = json.dumps(plan, indent=2) + "\n"
-    path = home / PLAN
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            if any(home.iterdir()):
-                raise InputError(f"out: {home} is not empty; legal: a new directory")
-            path.write_text(text, encoding="utf-8")
-        elif path.read_text(encoding="utf-8") != text:
-            raise InputError(f"out: {home} was begun with other code or the other --quick; legal: a new one")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"out: {home} cannot be used: {error}") from error

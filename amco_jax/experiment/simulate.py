@@ -48,17 +48,12 @@ overlap checks; the working set of more does not stay in a core's first-level ca
 _MAX_FUSED_BLOCKS = 2**16
 
 CHUNK_BYTES = {"cpu": 2**26, "accelerator": 2**30}
-"""Memory for the makespans of a chunk; two chunks are held at a time. On CPUs, small chunks come from memory
-that the process has used before, and fresh pages would cost more than the simulation."""
+"""Memory for the makespans and the agents of a chunk; two chunks are held at a time. On CPUs, small chunks
+come from memory that the process has used before, and fresh pages would cost more than the simulation."""
 
 
 class AgentSource(Protocol):
     """Where the agents of a trained method come from."""
-
-    @property
-    def memory(self) -> int:
-        """Bytes for the agents of a chunk."""
-        ...
 
     def bytes_per_lane(self, shape: Shape) -> int:
         """Bytes for the agents of one seed."""
@@ -92,7 +87,7 @@ def simulate(
 ) -> Iterator[Batch]:
     """Yield the results of each scenario in turn, its seeds in order.
 
-    Memory is bounded by `CHUNK_BYTES` however many seeds there are, and by the source's.
+    Memory is bounded by `CHUNK_BYTES` however many seeds there are.
 
     Args:
       source: the agents of a trained method.
@@ -101,11 +96,12 @@ def simulate(
     lanes = LANES if source is None else TRAINING_LANES
     shapes = padded_shapes(scenarios)
     blocks = blocks_of(len(scenarios), first_seed, num_seeds, lanes)
-    if source is None:
-        memory = CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
-        chunks = chunks_of(blocks, shapes, lanes, _makespan_bytes, memory)
-    else:
-        chunks = chunks_of(blocks, shapes, lanes, source.bytes_per_lane, source.memory)
+    memory = CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
+
+    def lane_bytes(shape: Shape) -> int:
+        return _makespan_bytes(shape) + (0 if source is None else source.bytes_per_lane(shape))
+
+    chunks = chunks_of(blocks, shapes, lanes, lane_bytes, memory)
     end = first_seed + num_seeds
 
     @functools.cache

@@ -1,13 +1,15 @@
 """The results of units of work on disk: committed whole, once, and never taken on trust.
 
-A store is a directory beside the results:
+A store is a directory beside the results, and the results themselves, which are a directory of Parquet files
+that readers take for one table:
 
-    plan.json             what is computed, by which code; written first, never changed
-    <unit>-<digest>.parquet   rows of a unit
-    <unit>.sha256         the commit: the name and the digest of those rows
+    units/plan.json                           what is computed, by which code; written first, never changed
+    units/<unit>.sha256                       the commit of a unit: the digest and the name of its rows
+    results.parquet/<unit>-<digest>.parquet   the rows of a unit
 
-A file appears under its name by a hard link, which fails where the name is taken. So of two processes that
-compute the same unit the first one's commit stands, and the second compares its own rows with it.
+Units are named so that their rows are in the order of the study. A file appears under its name by a hard
+link, which fails where the name is taken. So of two processes that compute the same unit the first one's
+commit stands, and the second compares its own rows with it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +42,14 @@ _JOURNAL = ".checkpoints"
 class Store:
     """Committed units in a directory."""
 
-    def __init__(self, directory: Path):
-        """Open the store in `directory`, which need not exist yet."""
-        self.directory = directory
+    def __init__(self, directory: Path, rows: Path):
+        """Open a store; neither directory need exist yet.
+
+        Args:
+          directory: holds the plan, the commits and the checkpoints.
+          rows: holds the rows.
+        """
+        self.directory, self.rows = directory, rows
 
     @property
     def begun(self) -> bool:
@@ -59,13 +66,14 @@ class Store:
         Raises:
           InputError: the plan that stands here is another one, in what the message says, or damaged.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(self.directory)
+        for home in (self.directory, self.rows):
+            home.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(home)
         for journal in self.directory.glob(f"*{_JOURNAL}"):  # of a kill between a commit and this
             if self.committed(journal.stem):
                 self.drop_journal(journal.stem)
         path, wanted = self.directory / PLAN, _canonical(plan)
-        self._link(wanted, PLAN)
+        _link(wanted, self.directory / PLAN)
         if (content := path.read_bytes()) == wanted:
             return
         found = _plan_in(content)
@@ -77,7 +85,7 @@ class Store:
         if not recompute:
             raise _damaged(path, "it is not as it was written")
         path.unlink()
-        self._link(wanted, PLAN)
+        _link(wanted, self.directory / PLAN)
 
     def committed(self, unit: str) -> bool:
         """Whether the unit's rows stand here."""
@@ -96,10 +104,11 @@ class Store:
         pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), sink)
         content = sink.getvalue().to_pybytes()
         digest = hashlib.sha256(content).hexdigest()
-        name = _rows_name(unit, digest)
-        self._link(content, name)
-        self._link(f"{digest}  {name}\n".encode(), unit + _COMMIT)
+        path = self._rows(unit, digest)
+        _link(content, path)
+        _link(self._commit(unit, digest), self.directory / (unit + _COMMIT))
         if (found := self._digest(unit)) != digest:
+            path.unlink()
             raise InputError(
                 f"store: unit {unit} in {self.directory} was computed twice with different results "
                 f"({found[:12]} and {digest[:12]}); legal: one kind of device and of code for all units"
@@ -113,7 +122,7 @@ class Store:
           InputError: there are none, or they are damaged; the file is named.
         """
         digest = self._digest(unit)
-        path = self.directory / _rows_name(unit, digest)
+        path = self._rows(unit, digest)
         try:
             content = path.read_bytes()
         except FileNotFoundError as error:
@@ -122,10 +131,17 @@ class Store:
             raise _damaged(path, "its content is not what was committed")
         return pq.read_table(pa.BufferReader(content)).to_pandas()
 
+    def tidy(self, units: Collection[str]) -> None:
+        """Once all units are committed, remove rows that a killed process wrote and no commit names."""
+        kept = {self._rows(unit, self._digest(unit)).name for unit in units}
+        for path in self.rows.glob("*.parquet"):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+
     def discard(self, unit: str) -> None:
         """Remove a unit, for it to be computed again."""
         (self.directory / (unit + _COMMIT)).unlink(missing_ok=True)
-        for path in self.directory.glob(f"{unit}-*.parquet"):
+        for path in self.rows.glob(f"{unit}-*.parquet"):
             path.unlink(missing_ok=True)
 
     def discard_damaged(self, unit: str) -> None:
@@ -154,7 +170,8 @@ class Store:
 
     def remove(self) -> None:
         """Forget everything."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        for home in (self.directory, self.rows):
+            shutil.rmtree(home, ignore_errors=True)
 
     def _digest(self, unit: str) -> str:
         path = self.directory / (unit + _COMMIT)
@@ -164,35 +181,37 @@ class Store:
             raise InputError(f"store: {path} is missing; legal: resume") from error
         digest = content[:64].decode("ascii", "replace")
         # The name in it is for people and for sha256sum; what is read is told by the unit and the digest.
-        if content != f"{digest}  {_rows_name(unit, digest)}\n".encode() or not _is_digest(digest):
+        if content != self._commit(unit, digest) or not _is_digest(digest):
             raise _damaged(path, "it is no commit of this unit")
         return digest
 
-    def _link(self, content: bytes, name: str) -> None:
-        """Write a file whole and durably, unless one of that name stands here."""
-        path = self.directory / name
-        handle, draft = tempfile.mkstemp(prefix=draft_prefix(), dir=self.directory)
+    def _rows(self, unit: str, digest: str) -> Path:
+        return self.rows / f"{unit}-{digest[:16]}.parquet"
+
+    def _commit(self, unit: str, digest: str) -> bytes:
+        return f"{digest}  ../{self.rows.name}/{self._rows(unit, digest).name}\n".encode()
+
+
+def _link(content: bytes, path: Path) -> None:
+    """Write a file whole and durably, unless one of that name stands there."""
+    handle, draft = tempfile.mkstemp(prefix=draft_prefix(), dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(draft, 0o644)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(draft, 0o644)
-            try:
-                os.link(draft, path)
-            except FileExistsError:
-                return
-            folder = os.open(self.directory, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            os.link(draft, path)
+        except FileExistsError:
+            return
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
         finally:
-            Path(draft).unlink(missing_ok=True)
-
-
-def _rows_name(unit: str, digest: str) -> str:
-    return f"{unit}-{digest[:16]}.parquet"
+            os.close(folder)
+    finally:
+        Path(draft).unlink(missing_ok=True)
 
 
 def _is_digest(text: str) -> bool:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import tempfile
-import time
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from amco_jax.agents.methods import Method
-from amco_jax.errors import InputError
+from amco_jax.agents.methods import Method, get_methods
+from amco_jax.errors import InputError, check_list, check_whole
+from amco_jax.experiment.axes import Axis, get_axis, value_labels
 from amco_jax.experiment.engines import Execution
-from amco_jax.experiment.output import Output
-from amco_jax.experiment.progress import progress_bar
-from amco_jax.experiment.provenance import provenance
-from amco_jax.experiment.store import Store
-from amco_jax.experiment.units import UNIT_SECONDS, Job, Unit, checked_job, units_of
-from amco_jax.report.figures import save_figure, sweep_figure
+from amco_jax.experiment.grid import Cell
+from amco_jax.experiment.study import Outcome, Reduced, carry_out, check_size
+from amco_jax.metrics import metric_names
+from amco_jax.report.figures import sweep_figure
 from amco_jax.scenario import Scenario
 from amco_jax.stats import Moments
 
@@ -44,9 +41,6 @@ EPISODES = 50
 FIGURES = {"makespan": "makespan_mean_s", "miss_rate": "miss_rate"}
 """Metrics by the name of the file that shows them."""
 
-STORE = "units"
-"""The directory of the units, in that of the results"""
-
 
 @dataclasses.dataclass(frozen=True)
 class SweepResult:
@@ -64,7 +58,131 @@ class SweepResult:
     @property
     def results(self) -> pd.DataFrame:
         """One row per method, value and seed; read from `out` where results were written there."""
-        return pd.read_parquet(self.out / "results.parquet") if self.rows is None and self.out else self.rows  # pyright: ignore[reportReturnType]
+        return pd.read_parquet(self.out / Sweep.rows) if self.rows is None and self.out else self.rows  # pyright: ignore[reportReturnType]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A sweep as a study; its fields are the arguments of `sweep`.
+
+    Raises:
+      InputError: an unknown name, a value out of range, an empty list, something named twice.
+    """
+
+    kind = "sweep"
+    rows = "results.parquet"
+
+    param: str
+    values: Sequence[Any] | None = None
+    methods: Sequence[str | Method] = DEFAULT_METHODS
+    scenario: Scenario = dataclasses.field(default_factory=lambda: Scenario())
+    physics: str = "unified"
+    first_seed: int = 0
+    num_seeds: int = 1000
+    trained_seeds: int = TRAINED_SEEDS
+    episodes: int = EPISODES
+
+    def __post_init__(self):
+        check_size(self.first_seed, self.num_seeds, self.episodes)
+        check_whole("trained_seeds", self.trained_seeds)
+        for each in self.scenarios:  # which checks the values
+            if each.arrivals not in self.axis.arrivals:
+                raise InputError(
+                    f"param: {self.param} means nothing to arrivals = {each.arrivals}; "
+                    f"legal: arrivals = {' or '.join(self.axis.arrivals)}"
+                )
+            for method in self.chosen:
+                method.check(each.num_servers)
+        if len(set(self.labels)) < len(self.labels):
+            raise InputError(f"values: {', '.join(map(str, self.labels))}; legal: each value once")
+        for method in self.chosen:
+            method.physics(self.physics)
+
+    @functools.cached_property
+    def axis(self) -> Axis:
+        """What is swept."""
+        return get_axis(self.param)
+
+    @functools.cached_property
+    def chosen(self) -> list[Method]:
+        """The methods."""
+        return get_methods(self.methods)
+
+    @functools.cached_property
+    def points(self) -> list[Any]:
+        """The values."""
+        return check_list("values", self.axis.values if self.values is None else self.values)
+
+    @functools.cached_property
+    def labels(self) -> list[Any]:
+        """The values as they stand in tables."""
+        return value_labels(self.points)
+
+    @functools.cached_property
+    def scenarios(self) -> list[Scenario]:
+        """One for each value."""
+        return [self.axis.apply(self.scenario, value) for value in self.points]
+
+    def cells(self) -> list[Cell]:
+        """Method by method, value by value."""
+        columns = metric_names(max(s.num_servers for s in self.scenarios))
+        trained = min(self.num_seeds, self.trained_seeds)
+        return [
+            Cell(
+                labels={"method": method.name, "param": self.param, "value": label},
+                scenario=scenario,
+                method=method,
+                physics=self.physics,
+                first_seed=self.first_seed,
+                num_seeds=self.num_seeds if method.training is None else trained,
+                columns=columns,
+                plays=(0,),
+                train_episodes=0 if method.training is None else self.episodes,
+            )
+            for method in self.chosen
+            for label, scenario in zip(self.labels, self.scenarios, strict=True)
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """The sweep as plain data."""
+        return {
+            "kind": self.kind,
+            "param": self.param,
+            "param_label": self.axis.label_for(self.scenario),
+            "values": self.labels,
+            "methods": [m.name for m in self.chosen],
+            "physics": self.physics,
+            "first_seed": self.first_seed,
+            "num_seeds": self.num_seeds,
+            "training": {
+                "episodes": self.episodes,
+                "num_seeds": min(self.num_seeds, self.trained_seeds),
+                "settings": {
+                    m.name: m.training.settings.to_dict() for m in self.chosen if m.training is not None
+                },
+            },
+            "scenario": self.scenario.to_dict(),
+        }
+
+    def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
+        """Means with intervals, and figures of them."""
+        moments: dict[tuple[str, Any, str], Moments] = {}
+        for frame in frames:
+            groups: Any = frame.groupby(["method", "value"], sort=False)
+            for key, rows in groups:
+                for metric in frame.columns[5:]:
+                    moments.setdefault((*key, metric), Moments()).add(np.asarray(rows[metric]))
+        rows = [
+            (method, self.param, value, metric, m.count, *m.interval())
+            for (method, value, metric), m in moments.items()
+        ]
+        columns = ["method", "param", "value", "metric", "n_seeds", "mean", "ci_low", "ci_high"]
+        summary = pd.DataFrame(rows, columns=columns)
+        label = self.axis.label_for(self.scenario)
+        figures = {
+            name: functools.partial(sweep_figure, summary, metric, label) for name, metric in FIGURES.items()
+        }
+        return Reduced({"summary.csv": summary}, figures)
 
 
 def sweep(
@@ -79,7 +197,6 @@ def sweep(
     trained_seeds: int = TRAINED_SEEDS,
     episodes: int = EPISODES,
     execution: Execution = Execution(),  # noqa: B008  # frozen
-    unit_seconds: float = UNIT_SECONDS,
     overwrite: bool = False,
     progress: bool = False,
 ) -> SweepResult:
@@ -102,7 +219,6 @@ def sweep(
       trained_seeds: most seeds of a trained method, the first ones of `seeds`.
       episodes: of training, for each value and seed.
       execution: engine, shard, resume.
-      unit_seconds: nominal duration of a unit on two CPU cores.
       overwrite: replace what stands in `out`.
       progress: show a bar with the remaining time on stderr.
 
@@ -110,91 +226,13 @@ def sweep(
       InputError: an unknown name, a value out of range, an empty list, an unwritable directory, or one that
         holds other results or damaged ones.
     """
-    started = time.time()
-    job = checked_job(
-        param, values, methods, scenario, physics, first_seed, seeds, trained_seeds, episodes, unit_seconds
-    )
-    if out is None and execution != Execution(engine=execution.engine, address=execution.address):
-        raise InputError("out: none; legal with resume, recompute or a shard: a directory")
-    with contextlib.ExitStack() as stack:
-        output = None
-        if out is None:
-            store = Store(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="amco-jax-"))))
-        else:
-            store = Store(Path(out) / STORE)
-            output = stack.enter_context(Output(out, overwrite or execution.joins))
-            if overwrite:
-                store.remove()
-            elif store.begun and not execution.joins:
-                raise InputError(f"out: {out} holds an unfinished sweep; legal: resume, overwrite")
-        store.begin(job.plan(), execution.recompute)
-        units = units_of(job)
-        _compute(job, units, store, execution, progress)
-        if missing := sum(not store.committed(unit.id) for unit in units):
-            return SweepResult(pd.DataFrame(), job.describe(), missing, pd.DataFrame(), Path(out or ""))
-        moments: dict[tuple[str, int, str], Moments] = {}
-        frames = []
-        for unit in units:
-            frame = store.read(unit.id)
-            _add(moments, job, unit, frame)
-            if output is None:
-                frames.append(frame)
-            else:
-                output.add_rows(frame)
-        summary = _summary(moments, job)
-        manifest = job.describe() | {"units": len(units)} | provenance(started, job.scenario)
-        if output is not None:
-            summary.to_csv(output.path("summary.csv"), index=False)
-            for name, metric in FIGURES.items():
-                save_figure(
-                    sweep_figure(summary, metric, job.axis.label_for(job.scenario)), output.path(name)
-                )
-            output.finish(manifest)
-    if out is None:
-        return SweepResult(summary, manifest, rows=pd.concat(frames, ignore_index=True))
-    return SweepResult(summary, manifest, out=Path(out))
+    study = Sweep(
+        param=param, values=values, methods=methods, scenario=scenario or Scenario(), physics=physics,
+        first_seed=first_seed, num_seeds=seeds, trained_seeds=trained_seeds, episodes=episodes,
+    )  # fmt: skip
+    return carry_out(study, out, execution, overwrite, progress, _result)
 
 
-def _compute(job: Job, units: Sequence[Unit], store: Store, execution: Execution, progress: bool) -> None:
-    """Compute this shard's units that are not committed yet."""
-    part, of = execution.part()
-    mine = units[part::of]
-    if execution.recompute:
-        for unit in mine:
-            store.discard_damaged(unit.id)
-    todo = [unit for unit in mine if not store.committed(unit.id)]
-    if not todo:
-        return
-    with progress_bar(progress) as bar:
-        tasks = {}
-        for unit in todo:
-            name = job.methods[unit.method].name
-            if name not in tasks:
-                tasks[name] = bar.add_task(name, total=0)
-            bar.update(tasks[name], total=(bar.tasks[tasks[name]].total or 0) + unit.episodes)
-        engine = execution.start(
-            job, store, lambda unit, done: bar.advance(tasks[job.methods[unit.method].name], done)
-        )
-        for unit in todo:
-            engine.submit(unit)
-        for _ in engine.as_completed():
-            pass
-
-
-def _add(moments: dict[tuple[str, int, str], Moments], job: Job, unit: Unit, frame: pd.DataFrame) -> None:
-    """Take in the rows of a unit, whose values stand one after the other."""
-    method = job.methods[unit.method].name
-    columns = {metric: np.asarray(frame[metric]) for metric in frame.columns[4:]}
-    for place, index in enumerate(unit.values):
-        rows = slice(place * unit.num_seeds, (place + 1) * unit.num_seeds)
-        for metric, column in columns.items():
-            moments.setdefault((method, index, metric), Moments()).add(column[rows])
-
-
-def _summary(moments: dict[tuple[str, int, str], Moments], job: Job) -> pd.DataFrame:
-    columns = ["method", "param", "value", "metric", "n_seeds", "mean", "ci_low", "ci_high"]
-    rows = [
-        (method, job.param, job.labels[index], metric, m.count, *m.interval())
-        for (method, index, metric), m in moments.items()
-    ]
-    return pd.DataFrame(rows, columns=columns)
+def _result(outcome: Outcome) -> SweepResult:
+    summary = outcome.reduced.tables.get("summary.csv", pd.DataFrame())
+    return SweepResult(summary, outcome.manifest, outcome.missing, outcome.rows, outcome.out)

@@ -1,4 +1,4 @@
-"""Train one method on a chunk of blocks, some episodes at a time, on all local devices."""
+"""Train the agents of a chunk of blocks, some episodes at a time, on all local devices."""
 
 from __future__ import annotations
 
@@ -15,33 +15,27 @@ from jax import lax
 from amco_jax.agents.dqn import acting
 from amco_jax.agents.methods import Method
 from amco_jax.agents.replay import rows_for
-from amco_jax.agents.settings import Hyperparameters, Settings
-from amco_jax.env import Physics
+from amco_jax.agents.settings import Hyperparameters
 from amco_jax.experiment.blocks import Block, host_blocks, inputs_of, over_blocks, stack_blocks
 from amco_jax.experiment.checkpoints import Journal, Saved
-from amco_jax.kernel import Totals
+from amco_jax.experiment.grid import Cell
 from amco_jax.params import Shape
-from amco_jax.scenario import Scenario
 from amco_jax.training import Curve, start_training, train_episode
 
 LANES = 32
 """Seeds of a block"""
 
 SEGMENT = 25
-"""Most episodes of one call"""
+"""The most episodes of one call"""
 
 CHECKPOINT_SECONDS = 60.0
-"""Between checkpoints of a training that is part of a longer run"""
+"""Time between checkpoints"""
 
 TRAINING_BYTES = {"cpu": 2**31, "accelerator": 2**34}
 """Memory for the agents that train side by side."""
 
-
-class Cell(NamedTuple):
-    """What is trained: a method's settings in a scenario."""
-
-    scenario: Scenario
-    settings: Settings
+CURVES = ("makespan_mean_s", "miss_rate", "loss", "epsilon", "mean_servers_used")
+"""What is known of each episode of a training"""
 
 
 class Trainer:
@@ -50,33 +44,22 @@ class Trainer:
     The state stays on the devices. Any way to cut a training into calls of `advance` gives the same agents.
     """
 
-    def __init__(
-        self,
-        shape: Shape,
-        method: Method,
-        physics: Physics,
-        cells: Sequence[Cell],
-        chunk: Sequence[Block],
-        size: int,
-        episodes: int,
-    ):
-        """New agents.
+    def __init__(self, shape: Shape, cells: Sequence[Cell], chunk: Sequence[Block], size: int):
+        """Make new agents.
 
         Args:
-          cells: all of them; their settings agree in the widths and the batch size of the method.
+          cells: cells that are alike; their settings agree in the widths and the batch size of the method.
           chunk: the blocks to train.
-          size: padded number of blocks.
-          episodes: of the whole training.
+          size: the number of blocks with padding.
         """
-        rows = replay_rows(cells, [block.cell for block in chunk], episodes)
+        first = cells[0]
+        rows = replay_rows(cells, [block.cell for block in chunk])
         inputs = inputs_of([cell.scenario for cell in cells], (block.cell for block in chunk), shape)
         traced = {cell: (own, hyper(cells[cell])) for cell, own in inputs.cells.items()}
         self.episode = 0
-        self._episodes, self._chunk = episodes, chunk
-        # Another number of devices pads a chunk to another size; its checkpoints are of no use then.
-        self._name = f"{chunk[0].cell}-{chunk[0].start}-{len(chunk)}-{size}-{jax.local_device_count()}"
-        self._programs = _programs(shape, method, rows)
-        self._physics, self._tables = physics, inputs.tables
+        self._episodes, self._chunk = first.train_episodes, chunk
+        self._programs = _programs(shape, first.method, rows)
+        self._physics, self._tables = first.row, inputs.tables
         (self._params, self._hyper), self._seeds = stack_blocks(chunk, size, LANES, traced)
         self.state = self._programs.start((self._params, self._hyper, self._seeds), None, None)
 
@@ -97,52 +80,53 @@ class Trainer:
 
     def run(
         self,
-        tell: Callable[[int], None],
+        tell: Callable[[int], None] = lambda episodes: None,
+        name: str = "",
         journal: Journal | None = None,
-        checkpoint_every: int | None = None,
-    ) -> Curve:
+    ) -> dict[str, np.ndarray]:
         """Train to the end, from the newest checkpoint on where there is one.
 
         Args:
           tell: called with the number of episodes, over all seeds, each time that some are done.
+          name: the chunk's name in the journal.
           journal: keeps the checkpoints.
-          checkpoint_every: episodes between them; by default they are `CHECKPOINT_SECONDS` apart.
 
         Returns:
-          Leaves `[blocks, LANES, episodes]` on the host.
+          The columns `CURVES`, each `[blocks, LANES, episodes]` on the host.
         """
-        curves, lanes = _no_curves(len(self._chunk)), len(self._chunk) * LANES
-        if journal is not None and (saved := journal.load(self._name, (self.state, curves))) is not None:
+        lanes = len(self._chunk) * LANES
+        curves = {column: np.zeros((len(self._chunk), LANES, 0)) for column in CURVES}
+        if journal is not None and (saved := journal.load(name, (self.state, curves))) is not None:
             self.state, self.episode, curves = saved.state, saved.episode, saved.curves
             tell(self.episode * lanes)
-        every = self._episodes if checkpoint_every is None else checkpoint_every
         due = time.monotonic() + CHECKPOINT_SECONDS
         while self.episode < self._episodes:
-            until = min(self._episodes, (self.episode // every + 1) * every)
-            part = self.advance(min(SEGMENT, until - self.episode))
-            curves = jax.tree.map(lambda old, new: np.concatenate([old, new], axis=-1), curves, part)
-            tell(part.loss.shape[-1] * lanes)
-            is_due = time.monotonic() >= due if checkpoint_every is None else self.episode == until
-            if journal is not None and is_due:
-                journal.save(self._name, Saved(self.episode, self.state, curves))
+            part = curve_columns(self.advance(min(SEGMENT, self._episodes - self.episode)))
+            curves = {column: np.concatenate([curves[column], part[column]], axis=-1) for column in CURVES}
+            tell(part["loss"].shape[-1] * lanes)
+            if journal is not None and time.monotonic() >= due and self.episode < self._episodes:
+                journal.save(name, Saved(self.episode, self.state, curves))
                 due = time.monotonic() + CHECKPOINT_SECONDS
         return curves
 
-    def agents(self) -> Any:
-        """What the trained policies act by: leaves `[padded blocks, LANES, num_servers, ...]`."""
-        return self._programs.agents((self._params, self._hyper, self.state), None, None)
-
     def host_agents(self) -> Any:
-        """Those of the chunk's own blocks, on the host: leaves `[blocks, LANES, num_servers, ...]`."""
-        return jax.tree.map(lambda x: np.asarray(x)[: len(self._chunk)], self.agents())
+        """What the trained policies act by, on the host: leaves `[blocks, LANES, num_servers, ...]`."""
+        agents = self._programs.agents((self._params, self._hyper, self.state), None, None)
+        return jax.tree.map(lambda x: np.asarray(x)[: len(self._chunk)], agents)
 
 
-def _no_curves(num_blocks: int) -> Curve:
-    """The curves of no episode yet."""
-    counts: Any
-    values: Any
-    counts, values = (np.zeros((num_blocks, LANES, 0), dtype) for dtype in (np.int32, np.float32))
-    return Curve(Totals(counts, counts, counts, counts, values), values, values)
+def curve_columns(curves: Curve) -> dict[str, np.ndarray]:
+    """The columns `CURVES` of episodes, over the tasks that arrived; NaN where there was none."""
+    tasks = np.asarray(curves.totals.num_tasks, np.float64)
+    tasks[tasks == 0] = np.nan
+    columns = {
+        "makespan_mean_s": curves.totals.makespan / tasks,
+        "miss_rate": curves.totals.missed / tasks,
+        "loss": curves.loss,
+        "epsilon": curves.epsilon,
+        "mean_servers_used": curves.totals.servers_used / tasks,
+    }
+    return {name: np.asarray(columns[name], np.float64) for name in CURVES}
 
 
 def hyper(cell: Cell) -> Hyperparameters:
@@ -150,12 +134,31 @@ def hyper(cell: Cell) -> Hyperparameters:
     return cell.settings.traced(rows_for(cell.settings.replay_capacity, cell.scenario))
 
 
-def replay_rows(cells: Sequence[Cell], used: Sequence[int], episodes: int) -> int:
+def replay_rows(cells: Sequence[Cell], used: Sequence[int]) -> int:
     """Rows of a replay that suit all of the cells, and no more than are ever written."""
     return max(
-        min(rows_for(c.settings.replay_capacity, c.scenario), max(episodes * (c.scenario.num_slots - 1), 1))
+        min(
+            rows_for(c.settings.replay_capacity, c.scenario),
+            max(c.train_episodes * (c.scenario.num_slots - 1), 1),
+        )
         for c in (cells[i] for i in used)
     )
+
+
+def state_bytes(cells: Sequence[Cell], shape: Shape) -> int:
+    """Bytes of the state of one seed's training, for the cells of a shape."""
+    used = [i for i, c in enumerate(cells) if c.scenario.num_servers == shape.num_servers]
+    rows, first = replay_rows(cells, used), hyper(cells[used[0]])
+    state = jax.eval_shape(
+        lambda seed: start_training(shape, cells[0].method, first, rows, seed),
+        jax.ShapeDtypeStruct((), np.uint32),
+    )
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
+def training_memory() -> int:
+    """Bytes for agents, of this process's kind of device."""
+    return TRAINING_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
 
 
 class _Programs(NamedTuple):
@@ -194,51 +197,3 @@ def _programs(shape: Shape, method: Method, rows: int) -> _Programs:
         return jax.vmap(jax.vmap(lambda learner: acting(hyper, params, learner).weights))(state.learner)
 
     return _Programs(over_blocks(start), over_blocks(advance), over_blocks(agents))
-
-
-def training_memory() -> int:
-    """Bytes for agents, of this process's kind of device."""
-    return TRAINING_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
-
-
-class OnTheSpot:
-    """An `AgentSource` that trains the agents of each chunk when it is their turn."""
-
-    def __init__(
-        self,
-        method: Method,
-        physics: Physics,
-        cells: Sequence[Cell],
-        episodes: int,
-        tell: Callable[[int], None] = lambda episodes: None,
-        journal: Journal | None = None,
-    ):
-        """New source.
-
-        Args:
-          tell: called with the number of episodes, over all seeds, each time that some are done.
-          journal: keeps checkpoints every `CHECKPOINT_SECONDS`, from which an interrupted run goes on.
-        """
-        self._tell, self._journal = tell, journal
-        self._method, self._physics, self._cells, self._episodes = method, physics, cells, episodes
-
-    @property
-    def memory(self) -> int:
-        return training_memory()
-
-    def bytes_per_lane(self, shape: Shape) -> int:
-        """Of the state of one seed's training."""
-        used = [i for i, c in enumerate(self._cells) if c.scenario.num_servers == shape.num_servers]
-        rows = replay_rows(self._cells, used, self._episodes)
-        first = hyper(self._cells[used[0]])
-        state = jax.eval_shape(
-            lambda seed: start_training(shape, self._method, first, rows, seed),
-            jax.ShapeDtypeStruct((), np.uint32),
-        )
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-
-    def agents(self, shape: Shape, chunk: Sequence[Block], size: int) -> Any:
-        """Train a chunk to the end."""
-        trainer = Trainer(shape, self._method, self._physics, self._cells, chunk, size, self._episodes)
-        trainer.run(self._tell, self._journal)
-        return trainer.agents()

@@ -1,13 +1,11 @@
-"""Sweep the settings of a trained method: every combination and seed in one program."""
+"""Sweep the settings of a trained method: every combination and seed."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import itertools
-import time
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,10 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.agents.methods import Method, get_method
-from amco_jax.errors import InputError, check_list, check_whole
-from amco_jax.experiment.output import Output
-from amco_jax.experiment.progress import progress_bar
-from amco_jax.experiment.provenance import provenance
-from amco_jax.experiment.simulate import simulate
-from amco_jax.experiment.trainer import Cell, OnTheSpot
-from amco_jax.random import check_seeds
+from amco_jax.errors import InputError, check_list
+from amco_jax.experiment.engines import Execution
+from amco_jax.experiment.grid import Cell
+from amco_jax.experiment.study import Outcome, Reduced, carry_out, check_size
 from amco_jax.scenario import Scenario
 
 QUANTILES = (50, 90, 99)
@@ -37,7 +32,105 @@ class TuneResult:
     """One row per combination: the settings, n_seeds, makespan_s, miss_rate, and of the gap its mean,
     quantiles over seeds (gap_p50, ...), largest value, and the share of seeds within `within`"""
     manifest: dict[str, Any]
+    missing: int = 0
+    """Units that other shards have not computed yet. Where there are some, the rest is empty."""
     out: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """A sweep over settings as a study; its fields are the arguments of `tune`.
+
+    Raises:
+      InputError: a rule as method, an unknown setting, or a value out of range.
+    """
+
+    kind = "tune"
+    rows = "results.parquet"
+
+    method: Method
+    settings: Mapping[str, Sequence[Any]]
+    num_seeds: int = 64
+    episodes: int = 300
+    within: float = 0.03
+    scenario: Scenario = dataclasses.field(default_factory=lambda: Scenario())
+    physics: str = "unified"
+    reference: Method
+    first_seed: int = 0
+
+    def __post_init__(self):
+        if self.reference.training is not None:
+            raise InputError(f"reference: {self.reference.name} is trained; legal: a rule")
+        check_size(self.first_seed, self.num_seeds, self.episodes)
+        self.method.check(self.scenario.num_servers)
+        self.method.physics(self.physics)
+        _ = self.variants  # which checks the settings
+
+    @functools.cached_property
+    def grid(self) -> list[dict[str, Any]]:
+        """All combinations."""
+        choices = [check_list(name, values) for name, values in self.settings.items()]
+        return [dict(zip(self.settings, values, strict=True)) for values in itertools.product(*choices)]
+
+    @functools.cached_property
+    def variants(self) -> list[Method]:
+        """The method under each combination."""
+        return [self.method.with_settings(**changes) for changes in self.grid]
+
+    def cells(self) -> list[Cell]:
+        """The reference, and each combination, those that share a program side by side."""
+
+        def cell(method: Method, changes: Mapping[str, Any]) -> Cell:
+            return Cell(
+                labels={"method": method.name} | {name: str(changes.get(name, "")) for name in self.settings},
+                scenario=self.scenario,
+                method=method,
+                physics=self.physics,
+                first_seed=self.first_seed,
+                num_seeds=self.num_seeds,
+                columns=("makespan_mean_s", "miss_rate"),
+                plays=(0,),
+                train_episodes=self.episodes if method.training else 0,
+            )
+
+        by_shape = sorted(range(len(self.grid)), key=lambda i: str(self.variants[i].dqn))
+        return [cell(self.reference, {}), *(cell(self.variants[i], self.grid[i]) for i in by_shape)]
+
+    def describe(self) -> dict[str, Any]:
+        """The tuning as plain data."""
+        return {
+            "kind": self.kind,
+            "method": self.method.name,
+            "base_settings": self.method.require_training().settings.to_dict(),
+            "settings": {name: list(map(str, values)) for name, values in self.settings.items()},
+            "physics": self.physics,
+            "reference": self.reference.name,
+            "within": self.within,
+            "first_seed": self.first_seed,
+            "num_seeds": self.num_seeds,
+            "episodes": self.episodes,
+            "scenario": self.scenario.to_dict(),
+        }
+
+    def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
+        """The gap of each seed to the reference in the same episode, and its summary by combination."""
+        rows = pd.concat(list(frames), ignore_index=True)
+        names = list(self.settings)
+        is_reference = np.arange(len(rows)) < self.num_seeds
+        target = rows.loc[is_reference].set_index("seed")["makespan_mean_s"]
+        found = rows.loc[~is_reference].drop(columns=["method", "episode"])
+        found["gap"] = np.asarray(found["makespan_mean_s"]) / np.asarray(target.loc[found["seed"]]) - 1
+        tables = []
+        for changes in self.grid:
+            chosen = np.ones(len(found), bool)
+            for name in names:
+                chosen &= np.asarray(found[name] == str(changes[name]))
+            tables.append(found.loc[chosen])
+        summary = [
+            _summarise(changes, table, self.within) for changes, table in zip(self.grid, tables, strict=True)
+        ]
+        results = pd.concat(tables, ignore_index=True)
+        return Reduced({"summary.csv": pd.DataFrame(summary)}, kept=results)
 
 
 def tune(
@@ -51,6 +144,7 @@ def tune(
     reference: str | Method = "optimal",
     out: str | Path | None = None,
     first_seed: int = 0,
+    execution: Execution = Execution(),  # noqa: B008  # immutable
     overwrite: bool = False,
     progress: bool = False,
 ) -> TuneResult:
@@ -69,72 +163,25 @@ def tune(
       reference: a rule. The gap of a seed is makespan / makespan of the reference - 1 in the same episode.
       out: a directory for results.parquet, summary.csv and manifest.json.
       first_seed: the seeds are first_seed, first_seed + 1, ...
+      execution: engine, shard, resume.
       overwrite: replace the results that stand in `out`.
       progress: show a bar with the remaining time on stderr.
 
     Raises:
       InputError: a rule as method, an unknown setting, a value out of range, an unwritable directory.
     """
-    started = time.time()
-    method, best = get_method(method), get_method(reference)
-    if best.training is not None:
-        raise InputError(f"reference: {best.name} is trained; legal: a rule")
-    scenario = scenario or Scenario()
-    check_seeds(first_seed, seeds)
-    check_whole("episodes", episodes)
-    method.check(scenario.num_servers)
-    row, best_row = method.physics(physics), best.physics(physics)
-    choices = [check_list(name, values) for name, values in settings.items()]
-    grid = [dict(zip(settings, values, strict=True)) for values in itertools.product(*choices)]
-    variants = [method.with_settings(**changes) for changes in grid]
+    study = Tuning(
+        method=get_method(method), settings=settings, num_seeds=seeds, episodes=episodes, within=within,
+        scenario=scenario or Scenario(), physics=physics, reference=get_method(reference),
+        first_seed=first_seed,
+    )  # fmt: skip
+    return carry_out(study, out, execution, overwrite, progress, _result)
 
-    with contextlib.ExitStack() as stack:
-        output = None if out is None else stack.enter_context(Output(out, overwrite))
-        bar = stack.enter_context(progress_bar(progress))
-        task = bar.add_task(method.name, total=len(grid) * seeds * episodes)
-        parts = simulate([scenario], best, best_row, first_seed, seeds)
-        target = np.concatenate([part.metrics["makespan_mean_s"] for part in parts])
-        frames = {}
-        by_shape = sorted(range(len(grid)), key=lambda i: str(variants[i].dqn))
-        for _, group in itertools.groupby(by_shape, key=lambda i: variants[i].dqn):
-            members = list(group)
-            one = variants[members[0]]
-            cells = [Cell(scenario, variants[i].require_training().settings) for i in members]
-            source = OnTheSpot(one, row, cells, episodes, partial(bar.advance, task))
-            for batch in simulate([scenario] * len(cells), one, row, first_seed, seeds, source):
-                makespan = batch.metrics["makespan_mean_s"]
-                start = batch.seeds[0] - first_seed
-                gap = makespan / target[start : start + len(makespan)] - 1
-                number = members[batch.index]
-                columns = {name: str(value) for name, value in grid[number].items()} | {
-                    "seed": batch.seeds,
-                    "makespan_mean_s": makespan,
-                    "miss_rate": batch.metrics["miss_rate"],
-                    "gap": gap,
-                }
-                frames.setdefault(number, []).append(pd.DataFrame(columns))
-        tables = [pd.concat(frames[number], ignore_index=True) for number in range(len(grid))]
-        summary = pd.DataFrame(
-            [_summarise(changes, table, within) for changes, table in zip(grid, tables, strict=True)]
-        )
-        results = pd.concat(tables, ignore_index=True)
-        manifest = {
-            "kind": "tune",
-            "method": method.name,
-            "base_settings": method.require_training().settings.to_dict(),
-            "settings": {name: list(map(str, values)) for name, values in settings.items()},
-            "physics": physics,
-            "reference": best.name,
-            "first_seed": first_seed,
-            "num_seeds": seeds,
-            "episodes": episodes,
-            "scenario": scenario.to_dict(),
-        } | provenance(started, scenario)
-        if output is not None:
-            output.add_rows(results)
-            summary.to_csv(output.path("summary.csv"), index=False)
-            output.finish(manifest)
-    return TuneResult(results, summary, manifest, None if out is None else Path(out))
+
+def _result(outcome: Outcome) -> TuneResult:
+    results = pd.DataFrame() if outcome.missing else outcome.reduced.kept
+    summary = outcome.reduced.tables.get("summary.csv", pd.DataFrame())
+    return TuneResult(results, summary, outcome.manifest, outcome.missing, outcome.out)
 
 
 def _summarise(changes: Mapping[str, Any], table: pd.DataFrame, within: float) -> dict[str, Any]:

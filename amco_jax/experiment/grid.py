@@ -1,0 +1,151 @@
+"""The grid of a study: cells, each a method in a scenario over a range of seeds, and what is asked of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import amco_jax.errors
+from amco_jax.agents.methods import Method
+from amco_jax.agents.settings import Settings
+from amco_jax.env import Physics
+from amco_jax.experiment.provenance import package_versions
+from amco_jax.scenario import Scenario
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedAgents:
+    """The agents of a finished training: blocks of consecutive seeds in a directory, by name."""
+
+    directory: Path
+    names: tuple[str, ...]
+    first_seed: int
+    """The first seed of the first block"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One method in one scenario.
+
+    A rule, or a method with agents, plays the episodes in `plays`. A method with `train_episodes` is trained
+    first, unless its agents are on disk already; where it plays nothing, its rows are those of the training.
+    """
+
+    scenario: Scenario
+    method: Method
+    labels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The first columns of the cell's rows"""
+    physics: str = "unified"
+    """A variant, see `Method.physics`"""
+    first_seed: int = 0
+    num_seeds: int = 1
+    columns: tuple[str, ...] = ()
+    """The metrics in its rows, NaN where one does not exist here"""
+    plays: tuple[int, ...] = ()
+    """Numbers of the episodes of a seed that are played"""
+    train_episodes: int = 0
+    agents: TrainedAgents | None = None
+    """Agents that need no training"""
+
+    @property
+    def row(self) -> Physics:
+        """The row of the physics table."""
+        return self.method.physics(self.physics)
+
+    @property
+    def settings(self) -> Settings:
+        """How the method learns; InputError where it does not."""
+        return self.method.require_training().settings
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the cell in the results."""
+        return self.num_seeds * (len(self.plays) or self.train_episodes)
+
+    @property
+    def episodes(self) -> int:
+        """Episodes that are simulated, those of the training included."""
+        return self.num_seeds * (len(self.plays) + self.train_episodes)
+
+    def alike(self, other: Cell) -> bool:
+        """Whether one program can compute both, with their seeds side by side."""
+
+        def common(cell: Cell) -> tuple[Any, ...]:
+            dqn = None if cell.method.training is None else cell.method.dqn
+            seeds = cell.first_seed, cell.num_seeds
+            return (
+                cell.method, dqn, cell.row, seeds, cell.columns, cell.plays, cell.train_episodes, cell.agents,
+            )  # fmt: skip
+
+        return common(self) == common(other)
+
+    def of_seeds(self, first_seed: int, num_seeds: int) -> Cell:
+        """The part of the cell that has these seeds."""
+        return dataclasses.replace(self, first_seed=first_seed, num_seeds=num_seeds)
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that the rows depend on, as plain data."""
+        return self._trained_from() | {
+            "labels": [[name, value] for name, value in self.labels.items()],
+            "seeds": [self.first_seed, self.num_seeds],
+            "columns": list(self.columns),
+            "plays": list(self.plays),
+            "agents": None if self.agents is None else list(self.agents.names),
+        }
+
+    def training_name(self, start: int) -> str:
+        """The name of the agents of a block of seeds: a digest of everything that they depend on.
+
+        Args:
+          start: the first seed of the block.
+        """
+        return digest_of(self._trained_from() | {"start": start})
+
+    def _trained_from(self) -> dict[str, Any]:
+        scenario, training = self.scenario.to_dict(), self.method.training
+        if self.scenario.trace is not None:  # what counts is its digest
+            del scenario["trace"]["file"]
+        if self.scenario.service is not None:
+            del scenario["service"]["tables"]
+        return {
+            "scenario": scenario,
+            "method": self.method.name,
+            "settings": None if training is None else training.settings.to_dict(),
+            "source": own_source(self.method),
+            "physics": dataclasses.asdict(self.row),
+            "train_episodes": self.train_episodes,
+        }
+
+
+def digest_of(described: Any) -> str:
+    """A name for something described as plain data, for this version of the code."""
+    text = json.dumps([described, code_version(), package_versions()], sort_keys=True, default=float)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@functools.cache
+def code_version() -> str:
+    """A digest of the package's source files."""
+    home = Path(inspect.getfile(amco_jax.errors)).parent
+    digest = hashlib.sha256()
+    for path in sorted(home.rglob("*.py")):
+        digest.update(f"{path.relative_to(home).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def own_source(method: Method) -> str | None:
+    """A digest of the file that a user's own policy or action space stands in; None for the package's."""
+    function = method.policy.function if method.training is None else method.training.actions
+    try:
+        path = Path(inspect.getfile(inspect.unwrap(function)))
+        if path.is_relative_to(Path(inspect.getfile(amco_jax.errors)).parent):
+            return None
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except (OSError, TypeError):  # typed at a prompt
+        return "unknown"

@@ -1,0 +1,246 @@
+"""Carry out studies: a grid of cells, and a reducer of their rows to tables and figures.
+
+Every command that simulates is a study, and this is the one way in which studies run: they are cut into
+units, computed by an engine, committed to a store, reduced, and written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from amco_jax.errors import InputError, check_whole
+from amco_jax.experiment.agents import AgentStore, training_names
+from amco_jax.experiment.engines import Execution, Work
+from amco_jax.experiment.grid import Cell, code_version, own_source
+from amco_jax.experiment.output import Output
+from amco_jax.experiment.progress import progress_bar
+from amco_jax.experiment.provenance import package_versions, provenance
+from amco_jax.experiment.store import Store
+from amco_jax.experiment.units import Unit, units_of
+from amco_jax.random import check_seeds
+from amco_jax.report.figures import save_figure
+from amco_jax.scenario import Scenario
+
+FORMAT = 2
+"""The version of the files of a run, in its manifest"""
+
+UNITS, AGENTS = "units", "agents"
+"""Directories in that of the results: the store of the units, and the trained agents"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reduced:
+    """What a reducer makes of the rows of a study."""
+
+    tables: Mapping[str, pd.DataFrame]
+    """By the name of the CSV file"""
+    figures: Mapping[str, Callable[[], Figure]] = dataclasses.field(default_factory=dict)
+    """By the name of the files without their endings"""
+    kept: Any = None
+    """What the study's own result holds beside these"""
+
+
+class Study(Protocol):
+    """A grid, and what is made of its rows."""
+
+    kind: str
+    rows: str
+    """The name of the table of all rows"""
+
+    @property
+    def scenario(self) -> Scenario:
+        """The scenario that the cells vary."""
+        ...
+
+    def cells(self) -> Sequence[Cell]:
+        """The grid, in the order of the rows."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """The study as plain data, for a manifest."""
+        ...
+
+    def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
+        """Tables and figures from the rows, which come unit by unit, in order."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A study that was carried out."""
+
+    reduced: Reduced
+    manifest: dict[str, Any]
+    missing: int = 0
+    """Units that other shards have not computed yet. Where there are some, the rest is empty."""
+    rows: pd.DataFrame | None = dataclasses.field(repr=False, default=None)
+    """All rows, where they were not written"""
+    agents: AgentStore | None = None
+    """Where the trained agents stand"""
+    out: Path | None = None
+
+
+def carry_out(
+    study: Study,
+    out: str | Path | None = None,
+    execution: Execution = Execution(),  # noqa: B008  # immutable
+    overwrite: bool = False,
+    progress: bool = False,
+    take: Callable[[Outcome], Any] = lambda outcome: outcome,
+) -> Any:
+    """Carry out one study, or go on with it.
+
+    Args:
+      out: a directory for the results; by default they are only returned.
+      execution: engine, shard, resume.
+      overwrite: replace the results in `out`.
+      progress: show a bar with the remaining time on stderr.
+      take: makes of the outcome what is returned, while the files of a study without `out` still stand.
+
+    Raises:
+      InputError: `out` cannot be written, or holds other results, an unfinished study, or damaged files.
+    """
+    with contextlib.ExitStack() as stack:
+        home = Path(out) if out is not None else None
+        if home is None:
+            if execution.joins or execution.recompute:
+                raise InputError("out: none; legal with resume, recompute or a shard: a directory")
+            home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="amco-jax-")))
+        run = _Run(study, home, execution, overwrite, home / AGENTS, written=out is not None)
+        stack.enter_context(run.opened())
+        _compute([run], execution, progress)
+        return take(run.finish())
+
+
+def carry_out_all(
+    studies: Mapping[str, Study], home: Path, execution: Execution, progress: bool = False
+) -> dict[str, Outcome]:
+    """Carry out several studies side by side, each in its directory in `home`; they share their agents.
+
+    Raises:
+      InputError: as `carry_out`.
+    """
+    with contextlib.ExitStack() as stack:
+        runs = {
+            name: _Run(study, home / name, execution, False, home / AGENTS, written=True)
+            for name, study in studies.items()
+        }
+        for run in runs.values():
+            stack.enter_context(run.opened())
+        _compute(list(runs.values()), execution, progress)
+        return {name: run.finish() for name, run in runs.items()}
+
+
+class _Run:
+    """One study in its directory."""
+
+    def __init__(
+        self, study: Study, home: Path, execution: Execution, overwrite: bool, agents: Path, written: bool
+    ):
+        self._started = time.time()
+        self._study, self._home, self._execution = study, home, execution
+        self._overwrite, self._written = overwrite, written
+        self.cells = study.cells()
+        self.store = Store(home / UNITS, home / study.rows)
+        self.agents = AgentStore(execution.store or agents)
+        self.units: list[Unit] = units_of(self.cells, execution.unit_seconds)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Check the directory and begin; what is not finished is left for a later run to go on with."""
+        study, execution = self._study, self._execution
+        with Output(self._home, self._overwrite or execution.joins) as self._output:
+            if self._overwrite:
+                self.store.remove()
+            elif self.store.begun and not execution.joins:
+                raise InputError(
+                    f"out: {self._home} holds an unfinished {study.kind}; legal: resume, overwrite"
+                )
+            own = {c.method.name: source for c in self.cells if (source := own_source(c.method)) is not None}
+            plan = study.describe() | {
+                "format": FORMAT,
+                "unit_seconds": execution.unit_seconds,
+                "code": code_version(),
+                "versions": package_versions(),
+                "own_methods": own,
+            }
+            self.store.begin(plan, execution.recompute)
+            yield
+
+    def todo(self) -> list[Work]:
+        """The units of this shard that are not committed yet."""
+        part, of = self._execution.part()
+        mine = self.units[part::of]
+        if self._execution.recompute:
+            for unit in mine:
+                self.store.discard_damaged(unit.id)
+                self.agents.discard_damaged(unit.cells)
+        return [Work(unit, self.store, self.agents) for unit in mine if not self.store.committed(unit.id)]
+
+    def finish(self) -> Outcome:
+        """Reduce the rows and write everything, if all units are committed."""
+        study, where = self._study, self._home if self._written else None
+        described = study.describe()
+        if missing := sum(not self.store.committed(unit.id) for unit in self.units):
+            return Outcome(Reduced({}), described, missing, out=where)
+        self.store.tidy([unit.id for unit in self.units])
+        frames: list[pd.DataFrame] = []
+
+        def read() -> Iterator[pd.DataFrame]:
+            for unit in self.units:
+                frame = self.store.read(unit.id)
+                if not self._written:
+                    frames.append(frame)
+                yield frame
+
+        reduced = study.reduce(read())
+        manifest = described | {"format": FORMAT, "units": len(self.units)}
+        standing = [study.rows]
+        if study.kind == "train":
+            names = [name for cell in self.cells for name in training_names(cell)]
+            manifest["agents"] = names
+            AgentStore(self._home / AGENTS).copy_from(self.agents, names)
+            standing.append(AGENTS)
+        manifest |= provenance(self._started, study.scenario)
+        for name, table in reduced.tables.items():
+            table.to_csv(self._output.path(name), index=False)
+        for name, draw in reduced.figures.items():
+            if self._written:
+                save_figure(draw(), self._output.path(name))
+        self._output.finish(manifest, standing)
+        rows = None if self._written else pd.concat(frames, ignore_index=True)
+        return Outcome(reduced, manifest, rows=rows, agents=self.agents, out=where)
+
+
+def _compute(runs: Sequence[_Run], execution: Execution, progress: bool) -> None:
+    """Compute what this shard has left to do."""
+    todo = [work for run in runs for work in run.todo()]
+    if not todo:
+        return
+    with progress_bar(progress) as bar:
+        tasks = {}
+        for unit, _, _ in todo:
+            if unit.method not in tasks:
+                tasks[unit.method] = bar.add_task(unit.method, total=0)
+            task = tasks[unit.method]
+            bar.update(task, total=(bar.tasks[task].total or 0) + unit.episodes)
+        engine = execution.start(lambda unit, done: bar.advance(tasks[unit.method], done))
+        for work in todo:
+            engine.submit(work)
+        for _ in engine.as_completed():
+            pass
+
+
+def check_size(first_seed: object, seeds: object, episodes: object) -> None:
+    """Raise InputError unless these are seeds and a number of episodes."""
+    check_seeds(first_seed, seeds)
+    check_whole("episodes", episodes)
