@@ -32,7 +32,7 @@ def test_a_comparison_covers_both_physics_and_all_methods(comparison: Any):
     assert np.isfinite(curves[list(EPISODE_METRICS)]).all(axis=None)
     own = curves.query("method == 'drlcoedge'").pivot(index=["seed", "episode"], columns="physics")
     assert np.any(own["makespan_mean_s", "published"] != own["makespan_mean_s", "unified"])
-    names = {"curves.parquet", "final.csv", "manifest.json", "SHA256SUMS"}
+    names = {"curves.parquet", "final.csv", "manifest.json", "SHA256SUMS", "units", "agents"}
     figures = {f"convergence-{p}.{s}" for p in ("published", "unified") for s in ("png", "pdf")}
     assert {p.name for p in comparison.out.iterdir()} == names | figures
     pd.testing.assert_frame_equal(pd.read_csv(comparison.out / "final.csv"), final)

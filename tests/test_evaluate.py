@@ -18,9 +18,7 @@ from amco_jax.agents.methods import get_method, trained_method
 from amco_jax.alloc import ALLOCATORS
 from amco_jax.errors import InputError
 from amco_jax.experiment.evaluate import evaluate, load_run
-from amco_jax.experiment.simulate import simulate
 from amco_jax.experiment.sweep import sweep
-from amco_jax.experiment.trainer import Cell, OnTheSpot
 from amco_jax.saved import write_digests
 from amco_jax.scenario import Scenario
 
@@ -32,6 +30,7 @@ def test_agents_are_evaluated_on_arrivals_that_no_training_has_seen(finished: Pa
         "summary.csv",
         "manifest.json",
         "SHA256SUMS",
+        "units",
     }
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out" / "results.parquet"), found.results)
     table = found.results.set_index(["method", "episode", "seed"]).sort_index()
@@ -70,11 +69,9 @@ def test_another_allocator_takes_the_place_of_the_first():
 
 
 def test_each_seed_is_decided_by_its_own_agents(finished: Path, tmp_path: Path):
-    """The agents that come from disk are those that a sweep trains on the spot."""
-    cells = [Cell(TINY, METHOD.require_training().settings)]
-    source = OnTheSpot(METHOD, METHOD.physics("unified"), cells, EPISODES)
-    (wanted,) = simulate([TINY], METHOD, METHOD.physics("unified"), 0, SEEDS, source)
-    assert len(set(wanted.metrics["mean_servers_used"])) > 1
+    """The agents of a training are those of a sweep."""
+    wanted = sweep("deadline", [1.0], [METHOD], SEEDS, TINY, episodes=EPISODES).results
+    assert len(set(wanted["mean_servers_used"])) > 1
     run(out=tmp_path, first_seed=1, seeds=2)
     for directory, seeds, chosen in (
         (finished, None, slice(None)),
@@ -83,9 +80,9 @@ def test_each_seed_is_decided_by_its_own_agents(finished: Path, tmp_path: Path):
         (tmp_path, None, slice(1, 3)),
     ):
         found = evaluate(directory, methods=[], seeds=seeds).results
-        assert found["seed"].tolist() == wanted.seeds[chosen].tolist()
+        assert found["seed"].tolist() == wanted["seed"][chosen].tolist()
         for name in ("makespan_mean_s", "mean_servers_used", "num_tasks"):
-            np.testing.assert_array_equal(found[name], wanted.metrics[name][chosen])
+            np.testing.assert_array_equal(found[name], wanted[name][chosen])
 
 
 def test_agents_are_evaluated_under_another_scenario_and_physics(finished: Path):

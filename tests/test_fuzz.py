@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from amco_jax import cli, recording
 from amco_jax.errors import InputError
-from amco_jax.experiment import bench, compare, engines, evaluate, reproduce, train, tune
+from amco_jax.experiment import bench, engines
 from amco_jax.experiment.axes import AXES
 from amco_jax.latency import COLUMNS
 from amco_jax.presets import load_scenario
@@ -256,19 +256,23 @@ VALUES = st.one_of(
     ),
     st.sampled_from(["unified", "published", "cwa", "local", "ray", "3/2", "default", "/dev/null", "."]),
 )
+EXECUTION = (
+    " --shard --unit-seconds --engine --address --cpus-per-unit --resume --recompute --store --overwrite"
+)
 OPTIONS = {
-    "sweep": "--param --values --methods --seeds --first-seed --trained-seeds --episodes --physics --shard "
-    "--unit-seconds --scenario --set --engine --address --cpus-per-unit --resume --recompute --overwrite",
-    "train": "--method --seeds --first-seed --episodes --physics --allocator --learn --checkpoint-every "
-    "--resume --scenario --set --overwrite",
-    "tune": "--vary --method --learn --seeds --first-seed --episodes --within --reference --physics --set",
-    "compare": "--methods --seeds --first-seed --episodes --last --physics --scenario --set",
-    "evaluate": "--scenario --set --trace --method --methods --seeds --episodes --physics",
+    "sweep": "--param --values --methods --seeds --first-seed --trained-seeds --episodes --physics "
+    "--scenario --set" + EXECUTION,
+    "train": "--method --seeds --first-seed --episodes --physics --allocator --learn --scenario --set"
+    + EXECUTION,
+    "tune": "--vary --method --learn --seeds --first-seed --episodes --within --reference --physics --set"
+    + EXECUTION,
+    "compare": "--methods --seeds --first-seed --episodes --last --physics --scenario --set" + EXECUTION,
+    "evaluate": "--scenario --set --trace --method --methods --seeds --episodes --physics" + EXECUTION,
     "bench": "--methods --seeds --trained-seeds --repeats --growth --growth-seeds --growth-servers "
     "--scenario --set --overwrite",
     "replay": "--physics --allocator --method --precision --seed",
     "report": "--format --baseline --published-csv",
-    "reproduce": "--quick --format",
+    "reproduce": "--quick --format" + EXECUTION,
     "repair": "--mask --method --truth --size --seed --model --config --samples --steps --guidance --eta "
     "--strength --batch --device --dtype",
     "profile_repair": "--model --config --random-weights --tiny --sizes --steps --batches --guidance "
@@ -276,14 +280,8 @@ OPTIONS = {
 }
 SINKS = [
     (engines.Execution, "start"),
-    (train, "Trainer"),
-    (train, "OnTheSpot"),
-    (tune, "simulate"),
-    (compare, "simulate"),
     (bench, "alone"),
     (recording, "_program"),
-    (evaluate, "simulate"),
-    (reproduce, "compare"),
     (page, "means"),
     (pipeline, "load_diffusers"),
 ]

@@ -161,9 +161,11 @@ def test_curves_are_exported_as_the_authors_files(saved: list[Path], tmp_path: P
 def test_names_in_results_of_others_lead_nowhere(saved: list[Path], tmp_path: Path):
     home = shutil.copytree(saved[1], tmp_path / "theirs")
     curves = pd.read_parquet(home / "curves.parquet")
+    shutil.rmtree(home / "curves.parquet")
     curves["physics"] = curves["physics"].replace({"published": "../../up", "unified": ".."})
     curves["method"] = curves["method"].replace({"optimal": "/over/there"})
-    curves.to_parquet(home / "curves.parquet")
+    (home / "curves.parquet").mkdir()
+    curves.to_parquet(home / "curves.parquet" / "0.parquet")
     write_digests(home)
     out = tmp_path / "one" / "two"
     for path in write_published(load_studies([home]), out):
@@ -182,7 +184,7 @@ def test_the_command_writes_next_to_the_results_and_refuses_in_a_line(saved: lis
     done = report(home)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(home / "report" / "report.html")
-    (home / "results.parquet").write_bytes(b"PAR1")
+    next((home / "results.parquet").iterdir()).write_bytes(b"PAR1")
     for arguments, words in (
         ((home,), "is not as it was written"),
         ((tmp_path,), "holds no finished results"),

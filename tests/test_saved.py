@@ -27,7 +27,8 @@ def test_a_run_is_read_as_it_was_written(out: Path):
     run = open_run(out, ["sweep"])
     assert run.manifest == json.loads((out / "manifest.json").read_text())
     pd.testing.assert_frame_equal(run.table("results.parquet"), pd.read_parquet(out / "results.parquet"))
-    assert set(run.digests) == {p.name for p in out.iterdir() if p.is_file()} - {"SHA256SUMS"}
+    files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    assert set(run.digests) == {name for name in files if not name.startswith("units/")} - {"SHA256SUMS"}
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "results.parquet", "SHA256SUMS"])
@@ -35,13 +36,13 @@ def test_a_run_is_read_as_it_was_written(out: Path):
 def test_damage_is_seen_and_the_file_named(out: Path, tmp_path: Path, name: str, damage: str):
     home = tmp_path / "copy"
     shutil.copytree(out, home)
-    path = home / name
+    path = next((home / name).iterdir()) if name == "results.parquet" else home / name
     content = bytearray(path.read_bytes())
     if damage == "removed":
         path.unlink()
     else:
         # In the digests, where it concerns a file that is read.
-        content[content.find(b"  results.parquet") - 9 if name == "SHA256SUMS" else len(content) // 2] ^= 1
+        content[content.find(b"  results.parquet/") - 9 if name == "SHA256SUMS" else len(content) // 2] ^= 1
         path.write_bytes({"flipped": content, "cut": content[: len(content) // 2], "emptied": b""}[damage])
     with pytest.raises(InputError, match=r"^run: ") as error:
         open_run(home, ["sweep"]).table("results.parquet")

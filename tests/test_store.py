@@ -24,13 +24,13 @@ PLAN = {"seeds": 5, "scenario": {"deadline": 1.0, "capacity": [1, 2]}}
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "units")
+    store = Store(tmp_path / "units", tmp_path / "results.parquet")
     store.begin(PLAN)
     return store
 
 
 def files(store: Store) -> set[str]:
-    return {p.name for p in store.directory.iterdir()}
+    return {p.name for home in (store.directory, store.rows) for p in home.iterdir()}
 
 
 def test_what_is_committed_is_read(store: Store):
@@ -55,10 +55,11 @@ def test_a_commit_that_differs_fails_loudly(store: Store):
     with pytest.raises(InputError, match=r"unit u .* computed twice with different results"):
         store.commit("u", FRAME.assign(seed=FRAME["seed"] + 1))
     pd.testing.assert_frame_equal(store.read("u"), FRAME)
+    assert len(list(store.rows.iterdir())) == 1  # readers of the directory see no rows of the loser
 
 
 def _commit_many(directory: Path, barrier) -> None:
-    store = Store(directory)
+    store = Store(directory, directory.parent / "results.parquet")
     barrier.wait()
     for i in range(50):
         store.commit(f"u{i}", FRAME)
@@ -113,7 +114,7 @@ def test_a_damaged_plan_is_told_from_another_one_and_mended_only_when_asked(stor
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "remove"])
 def test_damage_is_found_named_and_mended_only_when_asked(store: Store, name: str, damage: str):
     store.commit("u", FRAME)
-    (path,) = store.directory.glob(name)
+    (path,) = [p for home in (store.directory, store.rows) for p in home.glob(name)]
     content = bytearray(path.read_bytes())
     if damage == "flip":
         content[len(content) // 2] ^= 4
@@ -131,7 +132,7 @@ def test_damage_is_found_named_and_mended_only_when_asked(store: Store, name: st
 
 def test_every_flipped_bit_is_found(store: Store):
     store.commit("u", FRAME)
-    for path in (store.directory / "u.sha256", *store.directory.glob("u-*.parquet")):
+    for path in (store.directory / "u.sha256", *store.rows.glob("u-*.parquet")):
         content = path.read_bytes()
         for place in range(0, len(content), 7):
             flipped = bytearray(content)
@@ -174,7 +175,7 @@ def test_what_a_kill_left_beside_a_commit_is_removed(store: Store):
     for unit in ("u", "v"):
         (store.journal(unit) / "chunk").mkdir(parents=True)
     store.commit("u", FRAME)
-    with Journal(store.journal("v"), {}, resume=True):
+    with Journal(store.journal("v")):
         store.drop_journal("v")  # a process is at it
     store.begin(PLAN)
     assert (store.journal("u").exists(), store.journal("v").exists()) == (False, True)

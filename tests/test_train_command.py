@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,13 @@ from amco_jax.alloc import hecwa
 from amco_jax.errors import InputError
 from amco_jax.experiment import trainer as trainer_module
 from amco_jax.experiment.checkpoints import Journal, Saved, load_tree, save_tree
+from amco_jax.experiment.engines import Execution
 from amco_jax.experiment.evaluate import load_run
 from amco_jax.experiment.train import TrainResult
 from amco_jax.experiment.trainer import LANES, Trainer
 from amco_jax.saved import write_digests
+
+RESUME = Execution(resume=True)
 
 
 def assert_same(left: TrainResult, right: TrainResult) -> None:
@@ -38,6 +41,16 @@ def begin(out: Path, interrupt: Callable[[int], None], call: int, **changes: Any
     with pytest.raises(KeyboardInterrupt):
         run(out=out, **changes)
     interrupt(-1)
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Trainings in calls of two episodes, with a checkpoint after each."""
+    monkeypatch.setattr(trainer_module, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(trainer_module, "SEGMENT", 2)
+    trainer_module._programs.cache_clear()
+    yield
+    trainer_module._programs.cache_clear()
 
 
 def test_a_training_writes_curves_figure_agents_and_manifest(finished: Path, result: TrainResult):
@@ -72,23 +85,24 @@ def test_seeds_and_agents_keep_their_numbers(result: TrainResult):
     jax.tree.map(np.testing.assert_array_equal, part.agents, jax.tree.map(lambda x: x[1:3], result.agents))
 
 
-@pytest.mark.parametrize("checkpoint_every", [2, 4])
-@pytest.mark.parametrize("call", [0, 1])
+@pytest.mark.parametrize("call", [0, 1, 2])
+@pytest.mark.usefixtures("often")
 def test_a_resumed_training_equals_an_unbroken_one(
-    finished: Path, tmp_path: Path, interrupt: Callable[[int], None], checkpoint_every: int, call: int
+    finished: Path, tmp_path: Path, interrupt: Callable[[int], None], call: int
 ):
     out = tmp_path / "out"
-    begin(out, interrupt, call, checkpoint_every=checkpoint_every)
-    assert {p.name for p in out.iterdir()} == {".training"}
-    run(out=out, checkpoint_every=checkpoint_every, resume=True)
+    begin(out, interrupt, call)
+    assert not (out / "manifest.json").exists()
+    run(out=out, execution=RESUME)
     assert_same_files(out, finished)
 
 
 @pytest.mark.parametrize("call", [2, 3, 5])
+@pytest.mark.usefixtures("often")
 def test_resuming_goes_on_within_the_right_chunk_of_seeds(
     tmp_path: Path, interrupt: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, call: int
 ):
-    """Two chunks of three calls each, killed twice; the unbroken run has them in one chunk."""
+    """Two chunks of three calls each; the unbroken run has them in one chunk."""
     seeds = LANES + 3
     whole = run(seeds=seeds)
     monkeypatch.setitem(trainer_module.TRAINING_BYTES, "cpu", 1)
@@ -96,20 +110,20 @@ def test_resuming_goes_on_within_the_right_chunk_of_seeds(
     done = []
     advance = Trainer.advance
     monkeypatch.setattr(Trainer, "advance", lambda self, n: done.append(n) or advance(self, n))
-    again = run(out=tmp_path, seeds=seeds, resume=True)
+    again = run(out=tmp_path, seeds=seeds, execution=RESUME)
     assert done == [2] * (6 - call)  # nothing is trained twice
     assert_same(again, whole)
-    assert not (tmp_path / ".training").exists()
+    assert not list((tmp_path / "units").glob("*.checkpoints"))
 
 
 def test_the_newest_checkpoint_counts(tmp_path: Path):
     """Also where a kill came between its writing and the removal of the one before."""
-    with Journal(tmp_path / "journal", {}, resume=False) as journal:
+    with Journal(tmp_path / "journal") as journal:
         journal.save("3", Saved(9, np.zeros(2), np.ones(1)))
         shutil.copytree(tmp_path / "journal" / "chunk-3" / "9", tmp_path / "older")
         journal.save("3", Saved(10, np.full(2, 7.0), np.ones(1)))
     shutil.move(tmp_path / "older", tmp_path / "journal" / "chunk-3" / "9")
-    with Journal(tmp_path / "journal", {}, resume=True) as again:
+    with Journal(tmp_path / "journal") as again:
         assert again.load("0", (0, 0)) is None
         found = again.load("3", (0, 0))
         assert found is not None
@@ -136,28 +150,22 @@ def test_out_of_device_memory_trains_fewer_at_once(
     assert "out of device memory with 3 blocks at a time; going on with 2" in caplog.text
 
 
-def test_two_processes_do_not_train_in_one_directory(tmp_path: Path, finished: Path):
-    with Journal(tmp_path / ".training", {}, resume=True), pytest.raises(InputError, match="another process"):
-        run(out=tmp_path, resume=True)
-    run(out=tmp_path, overwrite=True)
-    assert_same_files(tmp_path, finished)
-
-
-@pytest.mark.parametrize("name", ["job.json", "_METADATA", "manifest.ocdbt", "SHA256SUMS"])
+@pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt", "SHA256SUMS"])
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
+@pytest.mark.usefixtures("often")
 def test_a_damaged_checkpoint_is_named_and_trained_anew_only_when_asked(
     finished: Path, tmp_path: Path, interrupt: Callable[[int], None], name: str, damage: str
 ):
     begin(tmp_path, interrupt, 1)
-    path = min((tmp_path / ".training").rglob(name), key=lambda p: len(p.parts))
+    path = min((tmp_path / "units").rglob(name), key=lambda p: len(p.parts))
     content = bytearray(path.read_bytes())
     content[0] ^= 1
     path.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
     before = path.read_bytes()
-    with pytest.raises(InputError, match=r"^checkpoint: .*\.training.* is damaged; legal: overwrite"):
-        run(out=tmp_path, resume=True)
+    with pytest.raises(InputError, match=r"^checkpoint: .*\.checkpoints.* is damaged; legal: overwrite"):
+        run(out=tmp_path, execution=RESUME)
     assert path.read_bytes() == before
-    run(out=tmp_path, overwrite=True)
+    run(out=tmp_path, execution=Execution(resume=True, recompute=True))
     assert_same_files(tmp_path, finished)
 
 
@@ -177,7 +185,7 @@ def test_arrays_outside_of_a_checkpoint_are_not_read(tmp_path: Path):
 
 
 def test_resuming_where_nothing_was_begun_begins(finished: Path, tmp_path: Path):
-    run(out=tmp_path / "new", resume=True)
+    run(out=tmp_path / "new", execution=RESUME)
     assert_same_files(tmp_path / "new", finished)
 
 
@@ -186,7 +194,7 @@ def test_an_unfinished_training_is_not_replaced_unasked(
 ):
     begin(tmp_path, interrupt, 1)
     before = sorted(p.name for p in tmp_path.rglob("*"))
-    with pytest.raises(InputError, match=r"^out: .* holds an unfinished training; legal: resume, overwrite$"):
+    with pytest.raises(InputError, match=r"^out: .* holds an unfinished train; legal: resume, overwrite$"):
         run(out=tmp_path)
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
     run(out=tmp_path, overwrite=True)
@@ -197,25 +205,25 @@ def test_another_training_is_not_resumed(tmp_path: Path, interrupt: Callable[[in
     begin(tmp_path, interrupt, 1)
     other = METHOD.with_settings(discount=0.25)
     for changes, words in (
-        ({"episodes": 7}, "episodes differ .*legal: episodes = 6"),
-        ({"seeds": 5}, "num_seeds differ .*legal: num_seeds = 4"),
-        ({"first_seed": 3, "physics": "published"}, "physics, first_seed differ "),
-        ({"scenario": TINY.replace(deadline=0.5)}, "scenario differ .*'deadline': 1.0"),
-        ({"method": other}, "settings differ .*'discount': 0.9"),
+        ({"episodes": 7}, "episodes = 6, not 7"),
+        ({"seeds": 5}, "num_seeds = 4, not 5"),
+        ({"first_seed": 3, "physics": "published"}, 'first_seed = 0, not 3, physics = "unified"'),
+        ({"scenario": TINY.replace(deadline=0.5)}, "scenario.deadline = 1.0, not 0.5"),
+        ({"method": other}, "settings.discount = 0.9, not 0.25"),
     ):
-        with pytest.raises(InputError, match=rf"^resume: {words}") as error:
-            run(out=tmp_path, resume=True, **changes)
+        with pytest.raises(InputError, match=rf"^store: .* made for something else: {words}") as error:
+            run(out=tmp_path, execution=RESUME, **changes)
         assert "\n" not in str(error.value)
-    assert_same(run(out=tmp_path, resume=True), run())
+    assert_same(run(out=tmp_path, execution=RESUME), run())
 
 
-@pytest.mark.parametrize("resume", [False, True])
-def test_a_finished_training_is_not_replaced_unasked(finished: Path, resume: bool):
-    before = (finished / "manifest.json").read_bytes()
+def test_a_finished_training_is_not_replaced_unasked(finished: Path):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
     with pytest.raises(InputError, match=r"^out: .* holds results; legal: another directory, or overwrite$"):
-        run(out=finished, resume=resume)
-    assert (finished / "manifest.json").read_bytes() == before
-    assert {p.name for p in finished.iterdir()} == FILES
+        run(out=finished)
+    again = run(out=finished, execution=RESUME)  # there is nothing left to do
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()} == before
+    assert again.manifest == json.loads((finished / "manifest.json").read_text())
 
 
 def test_a_finished_training_is_replaced_when_asked(finished: Path, tmp_path: Path):
@@ -224,7 +232,7 @@ def test_a_finished_training_is_replaced_when_asked(finished: Path, tmp_path: Pa
     run(out=out, seeds=2, overwrite=True)
     assert {p.name for p in out.iterdir()} == FILES
     assert load_run(out).num_seeds == 2
-    assert jax.tree.leaves(load_run(out).agents)[0].shape[0] == 2
+    assert jax.tree.leaves(load_run(out).weights)[0].shape[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -236,7 +244,6 @@ def test_a_finished_training_is_replaced_when_asked(finished: Path, tmp_path: Pa
         ({"first_seed": -1}, "first_seed: -1"),
         ({"episodes": 0}, "episodes: 0; legal: a whole number from 1"),
         ({"episodes": 2.5}, "episodes: 2.5"),
-        ({"checkpoint_every": 0}, "checkpoint_every: 0"),
         ({"physics": "newtonian"}, "physics: 'newtonian'; legal: unified, published"),
     ],
 )

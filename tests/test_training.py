@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,11 +21,15 @@ from amco_jax.agents.settings import Settings
 from amco_jax.env import UNIFIED
 from amco_jax.errors import InputError
 from amco_jax.experiment import trainer as module
+from amco_jax.experiment.agents import AgentStore
 from amco_jax.experiment.blocks import blocks_of, padded_shapes
+from amco_jax.experiment.grid import Cell
 from amco_jax.experiment.simulate import simulate
 from amco_jax.experiment.sweep import sweep
 from amco_jax.experiment.train import train
-from amco_jax.experiment.trainer import LANES, SEGMENT, Cell, OnTheSpot, Trainer
+from amco_jax.experiment.trainer import LANES, SEGMENT, Trainer
+from amco_jax.experiment.units import run_unit, units_of
+from amco_jax.metrics import metric_names
 from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario
 from amco_jax.training import FIRST_TRAINING_EPISODE, Curve, TrainingState, start_training, train_episode
@@ -45,11 +51,19 @@ EPISODES = 100
 """Of every training here, as far as the length of the replay is concerned: so they share one program."""
 
 
+def cell_of(scenario: Scenario, settings: Settings) -> Cell:
+    method = METHOD.with_settings(**dataclasses.asdict(settings))
+    return Cell(
+        scenario=scenario, method=method, num_seeds=LANES, columns=metric_names(2), plays=(0,),
+        train_episodes=EPISODES,
+    )  # fmt: skip
+
+
 def settings_of(method: Method = METHOD, **changes: Any) -> Settings:
     return method.require_training().settings.replace(**changes)
 
 
-BASE = Cell(TINY, settings_of())
+BASE = cell_of(TINY, settings_of())
 
 
 class Trained(NamedTuple):
@@ -68,7 +82,7 @@ def train_cells(
     """The outcome of each cell; with `BASE` and its like among them, all use the same program."""
     blocks = blocks_of(len(cells), first_seed, num_seeds, LANES)
     shape = padded_shapes([cell.scenario for cell in cells])[0]
-    trainer = Trainer(shape, METHOD, UNIFIED, cells, blocks, len(blocks), EPISODES)
+    trainer = Trainer(shape, cells, blocks, len(blocks))
     parts = [trainer.advance(episodes) for episodes in cuts]
     curves = jax.tree.map(lambda *x: np.concatenate(x, axis=-1), *parts)
     state = jax.tree.map(np.asarray, trainer.state)
@@ -113,9 +127,9 @@ def test_neighbouring_seeds_change_no_bit(base: Trained):
 def test_neighbouring_cells_change_no_bit(base: Trained):
     """Cells beside this one with other settings and scenarios, more positions, and a longer replay."""
     others = [
-        Cell(TINY.replace(num_tasks=6, arrival_prob=0.9, deadline=0.5), settings_of(discount=0.0)),
-        Cell(TINY, settings_of(replay_capacity=40, learn_interval=1, learn_repeats=3, double_q=True)),
-        Cell(TINY.replace(arrival_prob=0.0), settings_of(scale_inputs=True)),
+        cell_of(TINY.replace(num_tasks=6, arrival_prob=0.9, deadline=0.5), settings_of(discount=0.0)),
+        cell_of(TINY, settings_of(replay_capacity=40, learn_interval=1, learn_repeats=3, double_q=True)),
+        cell_of(TINY.replace(arrival_prob=0.0), settings_of(scale_inputs=True)),
     ]
     busy, beside, longer, empty = train_cells([others[0], BASE, *others[1:]])
     assert_same_bits(beside.curves, base.curves)
@@ -132,7 +146,7 @@ def test_a_sweep_over_traced_settings_compiles_nothing(base: Trained):
     del base  # which compiles the program
     cells = [
         BASE,
-        Cell(
+        cell_of(
             TINY.replace(deadline=0.3, capacity=(9, 4)),
             settings_of(
                 learning_rate=0.1,
@@ -157,7 +171,7 @@ def test_a_sweep_over_traced_settings_compiles_nothing(base: Trained):
     ]
     train_cells([BASE, BASE], cuts=(1,))
     misses, shape = module._programs.cache_info().misses, TINY.shape()
-    program = module._programs(shape, METHOD, module.replay_rows(cells, [0, 1], EPISODES)).advance
+    program = module._programs(shape, METHOD, module.replay_rows(cells, [0, 1])).advance
     compiled = program._cache_size()
     plain, changed = train_cells(cells, cuts=(1,))
     assert module._programs.cache_info().misses == misses
@@ -180,7 +194,7 @@ def test_learning_follows_the_count_of_slots_over_the_whole_run(
         "learn_repeats": learn_repeats,
         "greedy_growth": 1e-3,
     }
-    cell = Cell(TINY.replace(arrival_prob=1.0), settings_of(**schedule))
+    cell = cell_of(TINY.replace(arrival_prob=1.0), settings_of(**schedule))
     cuts = [SEGMENT] * (episodes // SEGMENT) + [episodes % SEGMENT]
     _, trained = train_cells([BASE, cell], cuts=cuts)
     slots = np.arange(1, episodes * TINY.num_slots + 1).reshape(episodes, -1)
@@ -201,7 +215,7 @@ def test_the_published_schedule_is_the_default():
 
 def test_the_greedy_probability_stops_at_its_limit(base: Trained):
     del base
-    _, trained = train_cells([BASE, Cell(TINY, settings_of(greedy_growth=0.1, greedy_max=0.35))])
+    _, trained = train_cells([BASE, cell_of(TINY, settings_of(greedy_growth=0.1, greedy_max=0.35))])
     np.testing.assert_allclose(trained.curves.epsilon[:, -1], 0.35, rtol=1e-6)
 
 
@@ -376,17 +390,16 @@ def test_episodes_of_one_slot_teach_nothing():
     assert_same_bits(last.learner.weights, first.learner.weights)
 
 
-def test_training_finds_the_fast_server():
+def test_training_finds_the_fast_server(tmp_path: Path):
     """One server is 60 times as fast as the other: greedy decisions before and after, on unseen arrivals."""
     uneven = TINY.replace(capacity=(1, 60))
     quick = settings_of(discount=0.0, learning_rate=0.01, greedy_growth=0.01)
-    cells = [Cell(uneven, quick.replace(learning_rate=0.0)), Cell(uneven, quick)]
-    source = OnTheSpot(METHOD, UNIFIED, cells, EPISODES)
-    scenarios = [cell.scenario for cell in cells]
-    found = [b.metrics for b in simulate(scenarios, METHOD, UNIFIED, 0, LANES, source)]
-    before, after = (m["makespan_mean_s"] for m in found)
+    cells = [cell_of(uneven, quick.replace(learning_rate=0.0)), cell_of(uneven, quick)]
+    (unit,) = units_of(cells, 60)
+    found = run_unit(unit, AgentStore(tmp_path / "agents"), tmp_path)
+    before, after = np.split(np.asarray(found["makespan_mean_s"]), 2)
     (best,) = (b.metrics for b in simulate([uneven], get_method("optimal"), UNIFIED, 0, LANES))
-    assert (found[0]["num_tasks"] == best["num_tasks"]).all()
+    assert np.array_equal(found["num_tasks"][:LANES], best["num_tasks"])
     assert after.mean() < 0.8 * before.mean()
     assert after.mean() < 1.5 * best["makespan_mean_s"].mean()
 

@@ -10,8 +10,8 @@ import pytest
 from tiny_training import EPISODES, METHOD, SEEDS, TINY, local_metrics
 
 from amco_jax.errors import InputError
-from amco_jax.experiment.simulate import Batch, simulate
-from amco_jax.experiment.trainer import Cell, OnTheSpot
+from amco_jax.experiment.simulate import Batch
+from amco_jax.experiment.sweep import sweep
 from amco_jax.experiment.tune import tune
 
 
@@ -31,7 +31,7 @@ def test_tuning_ranks_every_combination_on_an_unseen_episode(tmp_path: Path):
         np.testing.assert_allclose(row["gap_mean"], own["gap"].mean())
         np.testing.assert_allclose(row["within_0.1"], np.mean(own["gap"] <= 0.1))
         assert row["n_seeds"] == SEEDS
-    names = {"results.parquet", "summary.csv", "manifest.json", "SHA256SUMS"}
+    names = {"results.parquet", "summary.csv", "manifest.json", "SHA256SUMS", "units", "agents"}
     assert {p.name for p in tmp_path.iterdir()} == names
     own = evaluate_one(discount=0.9, learning_rate=0.01)
     np.testing.assert_array_equal(results.iloc[SEEDS:]["makespan_mean_s"], own)
@@ -41,8 +41,10 @@ def test_tuning_ranks_every_combination_on_an_unseen_episode(tmp_path: Path):
 def test_tuning_keeps_results_with_their_settings(monkeypatch: pytest.MonkeyPatch, whole_reference: bool):
     """Combinations of several widths train in groups, and seeds come in pieces; the figures are made up."""
 
-    def simulated(scenarios: Any, method: Any, row: Any, first: int, count: int, source: Any = None) -> Any:
-        del method, row
+    def simulated(
+        scenarios: Any, method: Any, row: Any, first: int, count: int, source: Any, number: int
+    ) -> Any:
+        del method, row, number
         all_seeds = np.arange(first, first + count)
         for index in range(len(scenarios)):
             value, pieces = 1.0, [all_seeds] if whole_reference else [all_seeds[:1], all_seeds[1:]]
@@ -54,7 +56,8 @@ def test_tuning_keeps_results_with_their_settings(monkeypatch: pytest.MonkeyPatc
                     index, seeds, {"makespan_mean_s": value * (1.0 + seeds), "miss_rate": 0.0 * seeds}
                 )
 
-    monkeypatch.setattr("amco_jax.experiment.tune.simulate", simulated)
+    monkeypatch.setattr("amco_jax.experiment.units.simulate", simulated)
+    monkeypatch.setattr("amco_jax.experiment.units.train_missing", lambda *arguments: None)
     found = tune(METHOD, {"hidden": [12, 3, 7], "discount": [0.5, 0.25]}, 3, 1, scenario=TINY, first_seed=9)
     results = found.results
     assert results["seed"].tolist() == 6 * [9, 10, 11]
@@ -67,10 +70,9 @@ def test_tuning_keeps_results_with_their_settings(monkeypatch: pytest.MonkeyPatc
 
 def evaluate_one(**changes: Any) -> np.ndarray:
     """Makespans of one combination by itself."""
-    cells = [Cell(TINY, METHOD.with_settings(**changes).require_training().settings)]
-    source = OnTheSpot(METHOD, METHOD.physics("unified"), cells, EPISODES)
-    (batch,) = simulate([TINY], METHOD, METHOD.physics("unified"), 0, SEEDS, source)
-    return batch.metrics["makespan_mean_s"]
+    method = METHOD.with_settings(**changes)
+    found = sweep("deadline", [1.0], [method], SEEDS, TINY, episodes=EPISODES).results
+    return np.asarray(found["makespan_mean_s"])
 
 
 @pytest.mark.parametrize(

@@ -58,11 +58,19 @@ COLUMNS = [
 ]
 
 
-FILES = {"curves.parquet", "convergence.png", "convergence.pdf", "manifest.json", "SHA256SUMS", "agents"}
+FILES = {
+    "curves.parquet",
+    "convergence.png",
+    "convergence.pdf",
+    "manifest.json",
+    "SHA256SUMS",
+    "agents",
+    "units",
+}
 
 
 def run(**changes: Any) -> TrainResult:
-    options: dict[str, Any] = {"seeds": SEEDS, "episodes": EPISODES, "scenario": TINY, "checkpoint_every": 2}
+    options: dict[str, Any] = {"seeds": SEEDS, "episodes": EPISODES, "scenario": TINY}
     options |= {"method": METHOD} | changes
     return train(**options)
 
@@ -110,4 +118,4 @@ def assert_same_files(left: Path, right: Path) -> None:
     assert {p.name for p in left.iterdir()} == {p.name for p in right.iterdir()}
     curves = (pd.read_parquet(home / "curves.parquet") for home in (left, right))
     pd.testing.assert_frame_equal(next(curves), next(curves), check_exact=True)
-    jax.tree.map(np.testing.assert_array_equal, load_run(left).agents, load_run(right).agents)
+    jax.tree.map(np.testing.assert_array_equal, load_run(left).weights, load_run(right).weights)

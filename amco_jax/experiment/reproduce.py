@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from amco_jax.agents.methods import PHYSICS
+from amco_jax.errors import InputError
 from amco_jax.experiment.compare import PAPER_METHODS, Comparison
 from amco_jax.experiment.engines import Execution
 from amco_jax.experiment.study import Study, carry_out_all
@@ -67,6 +68,8 @@ def reproduce(
     """
     home, effort = Path(out), QUICK if quick else FULL
     studies = studies_of(effort)
+    if home.is_dir() and any(home.iterdir()) and not any((home / name).is_dir() for name in studies):
+        raise InputError(f"out: {home} is not empty; legal: a new directory")
     outcomes = carry_out_all(studies, home, dataclasses.replace(execution, resume=True), progress)
     if any(outcome.missing for outcome in outcomes.values()):
         return None

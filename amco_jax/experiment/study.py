@@ -28,6 +28,7 @@ from amco_jax.experiment.store import Store
 from amco_jax.experiment.units import Unit, units_of
 from amco_jax.random import check_seeds
 from amco_jax.report.figures import save_figure
+from amco_jax.saved import MANIFEST, open_run
 from amco_jax.scenario import Scenario
 
 FORMAT = 2
@@ -149,6 +150,7 @@ class _Run:
         self._started = time.time()
         self._study, self._home, self._execution = study, home, execution
         self._overwrite, self._written = overwrite, written
+        self._idle = execution.joins and not execution.recompute and (home / MANIFEST).exists()
         self.cells = study.cells()
         self.store = Store(home / UNITS, home / study.rows)
         self.agents = AgentStore(execution.store or agents)
@@ -184,7 +186,9 @@ class _Run:
             for unit in mine:
                 self.store.discard_damaged(unit.id)
                 self.agents.discard_damaged(unit.cells)
-        return [Work(unit, self.store, self.agents) for unit in mine if not self.store.committed(unit.id)]
+        todo = [Work(unit, self.store, self.agents) for unit in mine if not self.store.committed(unit.id)]
+        self._idle = self._idle and not todo
+        return todo
 
     def finish(self) -> Outcome:
         """Reduce the rows and write everything, if all units are committed."""
@@ -203,6 +207,9 @@ class _Run:
                 yield frame
 
         reduced = study.reduce(read())
+        if self._idle:  # what was written stays as it is, with the time that it took
+            manifest = open_run(self._home, [study.kind]).manifest
+            return Outcome(reduced, manifest, agents=self.agents, out=where)
         manifest = described | {"format": FORMAT, "units": len(self.units)}
         standing = [study.rows]
         if study.kind == "train":
