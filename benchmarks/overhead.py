@@ -11,7 +11,7 @@ import datetime
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,15 @@ import pandas as pd
 import tyro
 
 from amco_jax.cli import run
-from amco_jax.experiment.engines import Execution, LocalEngine
-from amco_jax.experiment.simulate import Batch, simulate
+from amco_jax.experiment.agents import AgentStore
+from amco_jax.experiment.blocks import blocks_of
+from amco_jax.experiment.engines import Execution, LocalEngine, Work
+from amco_jax.experiment.simulate import simulate
 from amco_jax.experiment.store import LOG, Store
-from amco_jax.experiment.trainer import Cell, OnTheSpot
-from amco_jax.experiment.units import Job, Unit, checked_job, units_of
-from amco_jax.scenario import Scenario
+from amco_jax.experiment.sweep import Sweep
+from amco_jax.experiment.trainer import LANES as TRAINING_LANES
+from amco_jax.experiment.trainer import Trainer
+from amco_jax.experiment.units import Unit, units_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +44,16 @@ class Arguments:
     """local, or ray: then only the time between the units of a worker is measured."""
 
 
-def bare(job: Job, unit: Unit) -> Iterator[Batch]:
-    """A unit's episodes and metrics, and nothing else."""
-    method = job.methods[unit.method]
-    scenarios, row, source = [job.scenarios[i] for i in unit.values], method.physics(job.physics), None
-    if method.training is not None:
-        source = OnTheSpot(method, row, [Cell(s, method.training.settings) for s in scenarios], job.episodes)
-    return simulate(scenarios, method, row, unit.first_seed, unit.num_seeds, source)
+def bare(unit: Unit) -> None:
+    """A unit's trainings, episodes and metrics, and nothing else."""
+    first = unit.cells[0]
+    if first.train_episodes:
+        blocks = blocks_of(len(unit.cells), first.first_seed, first.num_seeds, TRAINING_LANES)
+        Trainer(first.scenario.shape(), unit.cells, blocks, len(blocks)).run()
+    else:
+        scenarios = [cell.scenario for cell in unit.cells]
+        for _ in simulate(scenarios, first.method, first.row, first.first_seed, first.num_seeds):
+            pass
 
 
 class TimedStore(Store):
@@ -62,13 +68,13 @@ class TimedStore(Store):
         return digest
 
 
-def stored(job: Job, units: list[Unit], directory: Path) -> None:
-    """The units as a sweep runs them."""
-    store = TimedStore(directory)
-    store.begin(job.plan())
-    engine = LocalEngine(job, store, lambda unit, done: None)
+def stored(units: list[Unit], directory: Path) -> None:
+    """The units as a study runs them."""
+    store = TimedStore(directory / "units", directory / "results.parquet")
+    store.begin({})
+    engine = LocalEngine(lambda unit, done: None)
     for unit in units:
-        engine.submit(unit)
+        engine.submit(Work(unit, store, AgentStore(directory / "agents")))
     for _ in engine.as_completed():
         pass
 
@@ -81,19 +87,19 @@ def seconds(side: Callable[[], Any]) -> tuple[float, float]:
 
 
 def main(args: Arguments) -> None:
-    job = checked_job(
-        "arrival_prob", [0.3], [args.method], Scenario(), "unified", 0, args.seeds, args.seeds, args.episodes,
-        args.unit_seconds,
+    study = Sweep(
+        param="arrival_prob", values=[0.3], methods=[args.method], num_seeds=args.seeds,
+        trained_seeds=args.seeds, episodes=args.episodes,
     )  # fmt: skip
-    units = units_of(job)
+    units = units_of(study.cells(), args.unit_seconds)
     with tempfile.TemporaryDirectory(prefix="overhead-", dir=".") as home:
         if args.engine == "ray":
-            between_units(job, units, Path(home))
+            between_units(units, Path(home))
             return
-        next(bare(job, units[0]))  # compiles
+        bare(units[0])  # compiles
         sides = {
-            "bare": lambda: [len(batch.seeds) for unit in units for batch in bare(job, unit)],
-            "stored": lambda: stored(job, units, Path(tempfile.mkdtemp(dir=home))),
+            "bare": lambda: [bare(unit) for unit in units],
+            "stored": lambda: stored(units, Path(tempfile.mkdtemp(dir=home))),
         }
         wall, processor = dict.fromkeys(sides, 0.0), dict.fromkeys(sides, 0.0)
         for repeat in range(args.repeats):
@@ -107,14 +113,14 @@ def main(args: Arguments) -> None:
         print(f"commits: {TimedStore.seconds / args.repeats / len(units):.2f} s of the wall clock a unit")
 
 
-def between_units(job: Job, units: list[Unit], home: Path) -> None:
+def between_units(units: list[Unit], home: Path) -> None:
     """Print what passes on Ray between the commit of a unit and the start of the worker's next one."""
-    store = Store(home)
-    store.begin(job.plan())
+    store = Store(home / "units", home / "results.parquet")
+    store.begin({})
     begun = time.time()
-    engine = Execution("ray").start(job, store, lambda unit, done: None)
+    engine = Execution("ray").start(lambda unit, done: None)
     for unit in units:
-        engine.submit(unit)
+        engine.submit(Work(unit, store, AgentStore(home / "agents")))
     for _ in engine.as_completed():
         pass
     ended = time.time()

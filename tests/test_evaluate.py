@@ -139,4 +139,4 @@ def test_agents_of_a_method_of_one_s_own_are_loaded_with_it(finished: Path, tmp_
     loaded = load_run(out, mine)
     assert loaded.method.name == "mine"
     assert loaded.method.require_training().settings == METHOD.require_training().settings
-    jax.tree.map(np.testing.assert_array_equal, loaded.agents, load_run(finished).agents)
+    jax.tree.map(np.testing.assert_array_equal, loaded.weights, load_run(finished).weights)

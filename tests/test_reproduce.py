@@ -47,7 +47,7 @@ def test_it_goes_on_where_it_stopped_and_ends_in_claims(tmp_path: Path, monkeypa
     for k in range(1, 6):
         assert set(used.loc[used["method"] == f"smcoedge-stable-{k}", "mean_servers_used"]) == {k}
     monkeypatch.setattr(module, "studies_of", studies_of)
-    with pytest.raises(InputError, match="made for something else: num_seeds = 3, not 32"):
+    with pytest.raises(InputError, match="made for something else: episodes = 6, not 300, last = 1"):
         reproduce(tmp_path / "out")
     with pytest.raises(InputError, match="is not empty"):
         reproduce(tmp_path)

@@ -192,7 +192,7 @@ def test_resuming_where_nothing_was_begun_begins(finished: Path, tmp_path: Path)
 def test_an_unfinished_training_is_not_replaced_unasked(
     finished: Path, tmp_path: Path, interrupt: Callable[[int], None]
 ):
-    begin(tmp_path, interrupt, 1)
+    begin(tmp_path, interrupt, 0)
     before = sorted(p.name for p in tmp_path.rglob("*"))
     with pytest.raises(InputError, match=r"^out: .* holds an unfinished train; legal: resume, overwrite$"):
         run(out=tmp_path)
@@ -202,7 +202,7 @@ def test_an_unfinished_training_is_not_replaced_unasked(
 
 
 def test_another_training_is_not_resumed(tmp_path: Path, interrupt: Callable[[int], None]):
-    begin(tmp_path, interrupt, 1)
+    begin(tmp_path, interrupt, 0)
     other = METHOD.with_settings(discount=0.25)
     for changes, words in (
         ({"episodes": 7}, "episodes = 6, not 7"),

@@ -113,7 +113,7 @@ def _study(run: SavedRun) -> Study:
     if kind == "sweep":
         label = manifest["param_label"]
         results = run.table("results.parquet").rename(columns={"value": "condition"})
-        results = results.drop(columns="param")
+        results = results.drop(columns=["param", "episode"])
     elif kind == "evaluate":
         rows = run.table("results.parquet")
         results = _means(rows.drop(columns="episode"), ["method", "seed"])
