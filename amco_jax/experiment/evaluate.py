@@ -27,7 +27,7 @@ from amco_jax.experiment.simulate import simulate
 from amco_jax.experiment.train import AGENTS
 from amco_jax.experiment.trainer import LANES, training_memory
 from amco_jax.latency import is_shipped
-from amco_jax.metrics import EPISODE_METRICS
+from amco_jax.metrics import EPISODE_METRICS, as_columns
 from amco_jax.params import Shape
 from amco_jax.random import Stream, stream
 from amco_jax.saved import open_run
@@ -197,7 +197,8 @@ def evaluate(
             task = bar.add_task(method.name, total=seeds * episodes)
             for count, number in enumerate(numbers):
                 for batch in simulate([scenario], method, row, run.first_seed, seeds, source, number):
-                    columns = {"method": method.name, "seed": batch.seeds, "episode": count} | batch.metrics
+                    columns = {"method": method.name, "seed": batch.seeds, "episode": count}
+                    columns |= as_columns(batch.metrics)
                     frames.append(pd.DataFrame(columns))
                     bar.advance(task, len(batch.seeds))
         results = pd.concat(frames, ignore_index=True)

@@ -27,6 +27,7 @@ from amco_jax.experiment.checkpoints import BusyError, Journal
 from amco_jax.experiment.provenance import package_versions
 from amco_jax.experiment.simulate import LANES, Batch, simulate
 from amco_jax.experiment.trainer import Cell, OnTheSpot
+from amco_jax.metrics import as_columns
 from amco_jax.random import check_seeds
 from amco_jax.scenario import Scenario
 
@@ -252,6 +253,6 @@ def _own_source(method: Method) -> str | None:
 
 def _frame(batch: Batch, method: str, param: str, label: Any, most_servers: int) -> pd.DataFrame:
     """Tidy rows of a batch; where fleets differ in size, missing servers are NaN."""
-    columns = {"method": method, "param": param, "value": label, "seed": batch.seeds} | batch.metrics
+    columns = {"method": method, "param": param, "value": label, "seed": batch.seeds} | as_columns(batch.metrics)
     missing = {f"utilisation_{i}": np.nan for i in range(most_servers)}
     return pd.DataFrame(columns | {k: v for k, v in missing.items() if k not in columns})
