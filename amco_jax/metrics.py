@@ -5,6 +5,7 @@ This is the end of the device's work: NumPy on the host, in float64.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ from jaxtyping import Array, Float
 
 from amco_jax.env import Decision
 from amco_jax.kernel import Totals
-from amco_jax.quantiles import LEVELS
+from amco_jax.quantiles import EXACT_POSITIONS, LEVELS, RELATIVE_ERROR, is_exact
+from amco_jax.scenario import Scenario
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 
@@ -62,6 +64,20 @@ def summarise(totals: Totals, utilisation: np.ndarray, quantiles: np.ndarray) ->
 def as_columns(metrics: dict[str, np.ndarray]) -> dict[str, Any]:
     """The metrics of episodes as columns of a frame, in which a list is one entry."""
     return {name: list(values) if values.ndim > 1 else values for name, values in metrics.items()}
+
+
+def accuracy(scenarios: Sequence[Scenario], labels: Sequence[Any]) -> dict[str, Any]:
+    """How exact the percentiles of results are, for a manifest.
+
+    Args:
+      labels: of each scenario, in the results.
+    """
+    beyond = [label for each, label in zip(scenarios, labels, strict=True) if not is_exact(each.episode_positions)]
+    return {
+        "exact_up_to_positions": EXACT_POSITIONS,
+        "relative_error_beyond": RELATIVE_ERROR,
+        "values_beyond": beyond,
+    }
 
 
 _LEVEL_OF = {p: int(np.flatnonzero(p / 100 == LEVELS)[0]) for p in PERCENTILES}

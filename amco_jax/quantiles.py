@@ -49,9 +49,14 @@ class Makespans(Protocol):
         ...
 
 
+def is_exact(num_positions: int) -> bool:
+    """Whether the quantiles of episodes of so many positions are exact."""
+    return num_positions <= EXACT_POSITIONS
+
+
 def makespans_of(num_positions: int) -> Makespans:
     """What takes in the makespans of episodes of so many positions."""
-    return Kept() if num_positions <= EXACT_POSITIONS else Counted()
+    return Kept() if is_exact(num_positions) else Counted()
 
 
 class Kept:

@@ -49,12 +49,13 @@ class Wide:
         return self.high.astype(dtype) * jnp.asarray(weight, dtype) + self.low.astype(dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        del copy  # it is always a new one
         high, low = np.asarray(self.high), np.asarray(self.low)
         if np.issubdtype(high.dtype, np.integer):
             total = (high.astype(np.int64) << 32) + low.astype(np.int64)
         else:
             total = high.astype(np.float64) + low.astype(np.float64)
-        return total if dtype is None else total.astype(dtype)
+        return np.asarray(total, dtype)
 
 
 def on_host(tree: Any) -> Any:

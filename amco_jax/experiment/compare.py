@@ -82,13 +82,15 @@ def compare(
         method.check(scenario.num_servers)
     with contextlib.ExitStack() as stack:
         output = None if out is None else stack.enter_context(Output(out, overwrite))
-        frames = []
+        frames, warnings = [], []
         for variant in physics:
             for method in chosen:
                 if method.training is not None:
-                    frame = train(
+                    trained = train(
                         method, seeds, episodes, scenario, variant, first_seed=first_seed, progress=progress
-                    ).curves
+                    )
+                    frame = trained.curves
+                    warnings += [f"{variant}: {text}" for text in trained.manifest["warnings"]]
                 else:
                     frame = _rule_curves(method, seeds, episodes, scenario, variant, first_seed, progress)
                 frame.insert(0, "physics", variant)
@@ -105,6 +107,7 @@ def compare(
             "episodes": episodes,
             "last": last,
             "scenario": scenario.to_dict(),
+            "warnings": warnings,
         } | provenance(started, scenario)
         if output is not None:
             output.add_rows(curves, "curves.parquet")

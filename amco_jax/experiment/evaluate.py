@@ -27,7 +27,7 @@ from amco_jax.experiment.simulate import simulate
 from amco_jax.experiment.train import AGENTS
 from amco_jax.experiment.trainer import LANES, training_memory
 from amco_jax.latency import is_shipped
-from amco_jax.metrics import EPISODE_METRICS, as_columns
+from amco_jax.metrics import EPISODE_METRICS, accuracy, as_columns
 from amco_jax.params import Shape
 from amco_jax.random import Stream, stream
 from amco_jax.saved import open_run
@@ -214,6 +214,7 @@ def evaluate(
             "num_seeds": seeds,
             "episodes": episodes,
             "scenario": scenario.to_dict(),
+            "percentiles": accuracy([scenario], [""]),
         } | provenance(started, scenario)
         if output is not None:
             output.add_rows(results)

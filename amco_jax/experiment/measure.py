@@ -120,7 +120,7 @@ def _training(job: Job, method: Method) -> dict[str, Any]:
         start = time.perf_counter()
         curve = trainer.advance(job.episodes)
         seconds.append(time.perf_counter() - start)
-        decisions.append(int(np.sum(curve.totals.num_tasks)))
+        decisions.append(int(np.sum(on_host(curve.totals.num_tasks))))
     lanes = len(blocks) * TRAINING_LANES
     speed = lanes * job.episodes / statistics.median(seconds)
     return {

@@ -263,9 +263,7 @@ class _Block:
     def __init__(self, scenario: Scenario, block: Block, num_seeds: int):
         self.cell = block.cell
         self.seeds = np.arange(block.start, block.start + num_seeds)
-        self.makespans: Makespans = makespans_of(
-            scenario.num_servers * scenario.num_positions * scenario.num_slots
-        )
+        self.makespans: Makespans = makespans_of(scenario.episode_positions)
 
 
 def _take(blocks: Sequence[_Block], records: Any, whole: bool) -> None:

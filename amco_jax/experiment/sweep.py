@@ -21,7 +21,7 @@ from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import provenance
 from amco_jax.experiment.store import Store
 from amco_jax.experiment.units import UNIT_SECONDS, Job, Unit, checked_job, units_of
-from amco_jax.metrics import QUANTILES
+from amco_jax.metrics import QUANTILES, accuracy
 from amco_jax.report.figures import save_figure, sweep_figure
 from amco_jax.scenario import Scenario
 from amco_jax.stats import Moments
@@ -143,7 +143,12 @@ def sweep(
             else:
                 output.add_rows(frame)
         summary = _summary(moments, job)
-        manifest = job.describe() | {"units": len(units)} | provenance(started, job.scenario)
+        manifest = job.describe() | {
+            "units": len(units),
+            "warnings": job.warnings,
+            "percentiles": accuracy(job.scenarios, job.labels),
+        }
+        manifest |= provenance(started, job.scenario)
         if output is not None:
             summary.to_csv(output.path("summary.csv"), index=False)
             for name, metric in FIGURES.items():

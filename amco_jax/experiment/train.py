@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -22,12 +23,15 @@ from amco_jax.experiment.checkpoints import Journal, save_tree
 from amco_jax.experiment.output import Output
 from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import provenance
-from amco_jax.experiment.trainer import LANES, Cell, OnTheSpot, Trainer
+from amco_jax.experiment.trainer import LANES, Cell, OnTheSpot, Trainer, check_training
 from amco_jax.params import Shape
 from amco_jax.random import check_seeds
 from amco_jax.report.figures import convergence_figure, save_figure
 from amco_jax.scenario import Scenario
 from amco_jax.training import Curve
+from amco_jax.wide import on_host
+
+log = logging.getLogger(__name__)
 
 AGENTS = "agents"
 JOURNAL = ".training"
@@ -89,6 +93,10 @@ def train(
     episodes = training.episodes if episodes is None else episodes
     for name, value in (("episodes", episodes), ("checkpoint_every", checkpoint_every)):
         check_whole(name, value)
+    cells = [Cell(scenario, training.settings)]
+    warnings = check_training(method.name, cells[0], episodes)
+    for text in warnings:
+        log.warning(text)
     job = {
         "kind": "train",
         "method": method.name,
@@ -112,11 +120,12 @@ def train(
         bar = stack.enter_context(progress_bar(progress))
         task = bar.add_task(method.name, total=episodes * seeds)
         curves, agents = _train_chunks(
-            method, row, scenario, first_seed, seeds, episodes, checkpoint_every, journal,
+            method, row, cells, first_seed, seeds, episodes, checkpoint_every, journal,
             lambda done: bar.update(task, completed=min(bar.tasks[0].completed + done, episodes * seeds)),
         )  # fmt: skip
         frame = _curve_frame(method.name, first_seed, curves)
-        manifest = job | provenance(started, scenario)
+        warnings += _unlearned(method.name, curves)
+        manifest = job | {"warnings": warnings} | provenance(started, scenario)
         if output is not None:
             output.add_rows(frame, "curves.parquet")
             save_tree(output.path(AGENTS), agents)
@@ -130,7 +139,7 @@ def train(
 def _train_chunks(
     method: Method,
     physics: Physics,
-    scenario: Scenario,
+    cells: Sequence[Cell],
     first_seed: int,
     num_seeds: int,
     episodes: int,
@@ -139,10 +148,9 @@ def _train_chunks(
     tell: Callable[[int], None],
 ) -> tuple[Curve, Any]:
     """Curves `[seeds, episodes]` and agents `[seeds, ...]`, on the host."""
-    cells = [Cell(scenario, method.require_training().settings)]
     source = OnTheSpot(method, physics, cells, episodes)
     blocks = blocks_of(1, first_seed, num_seeds, LANES)
-    chunks = chunks_of(blocks, [scenario.shape()], LANES, source.bytes_per_lane, source.memory)
+    chunks = chunks_of(blocks, [cells[0].scenario.shape()], LANES, source.bytes_per_lane, source.memory)
 
     def launch(shape: Shape, chunk: Sequence[Block], size: int) -> tuple[Curve, Any]:
         trainer = Trainer(shape, method, physics, cells, chunk, size, episodes)
@@ -155,8 +163,19 @@ def _train_chunks(
     )
 
 
+def _unlearned(method: str, curves: Curve) -> list[str]:
+    """A sentence on the seeds of which no agent has made a learning step, where there are some."""
+    seeds = np.sum(np.all(np.isnan(curves.loss), axis=1))
+    if not seeds:
+        return []
+    text = f"{method} made no learning step in {seeds} of {len(curves.loss)} seeds."
+    log.warning(text)
+    return [text]
+
+
 def _curve_frame(method: str, first_seed: int, curves: Curve) -> pd.DataFrame:
     num_seeds, episodes = curves.loss.shape
+    curves = on_host(curves)
     tasks = np.asarray(curves.totals.num_tasks, np.float64)
     tasks[tasks == 0] = np.nan
     columns = {

@@ -17,9 +17,9 @@ from amco_jax.agents.methods import Method
 from amco_jax.agents.replay import rows_for
 from amco_jax.agents.settings import Hyperparameters, Settings
 from amco_jax.env import Physics
+from amco_jax.errors import InputError
 from amco_jax.experiment.blocks import Block, host_blocks, inputs_of, over_blocks, stack_blocks
 from amco_jax.experiment.checkpoints import Journal, Saved
-from amco_jax.kernel import Totals
 from amco_jax.params import Shape
 from amco_jax.scenario import Scenario
 from amco_jax.training import Curve, start_training, train_episode
@@ -42,6 +42,49 @@ class Cell(NamedTuple):
 
     scenario: Scenario
     settings: Settings
+
+
+_COUNTERS = 2**31 - 1
+"""What the counters of slots, tasks and learning steps of a whole training can hold"""
+
+
+def check_training(method: str, cell: Cell, episodes: int) -> list[str]:
+    """Why the agents of a training may end as they began, one sentence each; mostly none.
+
+    Args:
+      method: its name, for the sentences.
+      episodes: of the whole training.
+
+    Raises:
+      InputError: nothing can be learnt at all, or the training is too long for its counters.
+    """
+    scenario, settings = cell.scenario, cell.settings
+    if scenario.num_slots < 2:
+        raise InputError(
+            f"num_slots: {scenario.num_slots}; legal for training {method}: at least 2, since the tasks of an "
+            "episode's first slot are never stored"
+        )
+    slots = episodes * scenario.num_slots
+    each = max(scenario.num_positions, settings.learn_repeats)
+    if slots * each > _COUNTERS:
+        raise InputError(
+            f"episodes: {episodes} of {scenario.num_slots} slots with up to {each} tasks or learning steps; "
+            f"legal for training: at most {_COUNTERS // (each * scenario.num_slots)} such episodes"
+        )
+    found = []
+    due = slots // settings.learn_interval - min(settings.learn_after, slots) // settings.learn_interval
+    if due == 0:
+        found.append(
+            f"{method} makes no learning step: its training has {slots} slots, learn_after is "
+            f"{settings.learn_after} and learn_interval {settings.learn_interval}."
+        )
+    stored = scenario.count_moments[0] * (scenario.num_slots - 1) * episodes
+    if stored < 1:
+        found.append(
+            f"{method} has hardly anything to learn from: over the whole training {stored:.2g} tasks are stored "
+            "at a base station on average."
+        )
+    return found
 
 
 class Trainer:
@@ -139,10 +182,7 @@ class Trainer:
 
 def _no_curves(num_blocks: int) -> Curve:
     """The curves of no episode yet."""
-    counts: Any
-    values: Any
-    counts, values = (np.zeros((num_blocks, LANES, 0), dtype) for dtype in (np.int32, np.float32))
-    return Curve(Totals(counts, counts, counts, counts, values), values, values)
+    return jax.tree.map(lambda one: np.zeros((num_blocks, LANES, 0), one.dtype), Curve.zero(np.float32))
 
 
 def hyper(cell: Cell) -> Hyperparameters:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -20,9 +21,11 @@ from amco_jax.experiment.output import Output
 from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import provenance
 from amco_jax.experiment.simulate import simulate
-from amco_jax.experiment.trainer import Cell, OnTheSpot
+from amco_jax.experiment.trainer import Cell, OnTheSpot, check_training
 from amco_jax.random import check_seeds
 from amco_jax.scenario import Scenario
+
+log = logging.getLogger(__name__)
 
 QUANTILES = (50, 90, 99)
 
@@ -87,6 +90,13 @@ def tune(
     choices = [check_list(name, values) for name, values in settings.items()]
     grid = [dict(zip(settings, values, strict=True)) for values in itertools.product(*choices)]
     variants = [method.with_settings(**changes) for changes in grid]
+    warnings = [
+        f"{', '.join(f'{name} = {value}' for name, value in changes.items())}: {text}"
+        for changes, one in zip(grid, variants, strict=True)
+        for text in check_training(one.name, Cell(scenario, one.require_training().settings), episodes)
+    ]
+    for text in warnings:
+        log.warning(text)
 
     with contextlib.ExitStack() as stack:
         output = None if out is None else stack.enter_context(Output(out, overwrite))
@@ -129,6 +139,7 @@ def tune(
             "num_seeds": seeds,
             "episodes": episodes,
             "scenario": scenario.to_dict(),
+            "warnings": warnings,
         } | provenance(started, scenario)
         if output is not None:
             output.add_rows(results)

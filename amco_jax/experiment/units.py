@@ -12,6 +12,7 @@ import functools
 import hashlib
 import inspect
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,12 @@ from amco_jax.experiment.axes import Axis, get_axis, value_labels
 from amco_jax.experiment.checkpoints import BusyError, Journal
 from amco_jax.experiment.provenance import package_versions
 from amco_jax.experiment.simulate import LANES, Batch, simulate
-from amco_jax.experiment.trainer import Cell, OnTheSpot
+from amco_jax.experiment.trainer import Cell, OnTheSpot, check_training
 from amco_jax.metrics import as_columns
 from amco_jax.random import check_seeds
 from amco_jax.scenario import Scenario
+
+log = logging.getLogger(__name__)
 
 UNIT_SECONDS = 120.0
 """Nominal duration of a unit on two CPU cores"""
@@ -88,6 +91,21 @@ class Job:
     def seeds_of(self, method: Method) -> int:
         """How many seeds a method runs."""
         return self.num_seeds if method.training is None else min(self.num_seeds, self.trained_seeds)
+
+    @functools.cached_property
+    def warnings(self) -> list[str]:
+        """Why trained agents may end as they began, see `check_training`.
+
+        Raises:
+          InputError: as there.
+        """
+        return [
+            f"{self.param} = {label}: {text}"
+            for method in self.methods
+            if method.training is not None
+            for scenario, label in zip(self.scenarios, self.labels, strict=True)
+            for text in check_training(method.name, Cell(scenario, method.training.settings), self.episodes)
+        ]
 
     def describe(self) -> dict[str, Any]:
         """The job as plain data, for a manifest."""
@@ -165,6 +183,8 @@ def checked_job(
         raise InputError(f"values: {', '.join(map(str, job.labels))}; legal: each value once")
     for method in chosen:
         method.physics(physics)
+    for text in job.warnings:
+        log.warning(text)
     return job
 
 
