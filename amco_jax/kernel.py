@@ -21,6 +21,7 @@ from amco_jax.env import Decision, Physics, Queues, Task, close_slot, costs, dec
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key, fold_in
 from amco_jax.unroll import unroll
+from amco_jax.wide import Wide
 from amco_jax.workload import Workload
 
 MAX_UNROLLED_SERVERS = 32
@@ -37,14 +38,15 @@ def keep_nothing(decision: Decision) -> None:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Totals:
-    """Sums over the tasks that arrived; divide by `num_tasks` for means."""
+    """Sums over the tasks that arrived; divide by `num_tasks` for means. One word each within a slot, and `Wide`
+    over slots."""
 
-    num_tasks: Int[Array, ""]
-    missed: Int[Array, ""]
-    rejected: Int[Array, ""]
-    servers_used: Int[Array, ""]
+    num_tasks: Int[Array, ""] | Wide
+    missed: Int[Array, ""] | Wide
+    rejected: Int[Array, ""] | Wide
+    servers_used: Int[Array, ""] | Wide
     """Sizes of the selected sets"""
-    makespan: Float[Array, ""]
+    makespan: Float[Array, ""] | Wide
     """s"""
 
     @classmethod
@@ -53,8 +55,18 @@ class Totals:
         none = jnp.int32(0)
         return cls(none, none, none, none, jnp.zeros((), dtype))
 
+    @classmethod
+    def over_slots(cls, dtype: Any) -> Totals:
+        """No slot has been added yet."""
+        return jax.tree.map(Wide.zero, cls.zero(dtype))
+
+    def add_slot(self, slot: Totals) -> Totals:
+        """The totals over slots with one more slot."""
+        names = [f.name for f in dataclasses.fields(self)]
+        return Totals(**{name: getattr(self, name).add(getattr(slot, name)) for name in names})
+
     def add(self, decision: Decision) -> Totals:
-        """The totals with one more decision."""
+        """The totals of a slot with one more decision."""
         here = decision.present
         return Totals(
             num_tasks=self.num_tasks + here,
@@ -81,20 +93,42 @@ class Slot:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Episode:
-    """An episode's outcome."""
+class Progress:
+    """Where an episode stands between two slots, and what it has summed up so far."""
 
+    backlog: Float[Array, " num_servers"]
+    """Q, Gcycles"""
     totals: Totals
-    utilisation: Float[Array, " num_servers"]
-    """Mean share of the slots that each server was busy, in [0, 1]"""
+    busy: Wide
+    """`[num_servers]`, slots that each server was busy, in parts of a slot"""
+
+    @classmethod
+    def start(cls, num_servers: int, dtype: Any) -> Progress:
+        """The start of an episode."""
+        none = jnp.zeros(num_servers, dtype)
+        return cls(none, Totals.over_slots(dtype), Wide.zero(none))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """The outcome of an episode, or of a segment of one. `wide.on_host` reads its sums."""
+
+    end: Progress
+    """After the last slot"""
     decisions: Any
     """What `record` kept, with leading axes `[num_slots, num_servers, max_tasks]`"""
-    backlog: Float[Array, "num_slots num_servers"]
-    """Q at the start of each slot, Gcycles"""
-    slot_load: Float[Array, "num_slots num_servers"]
+    backlog: Float[Array, "num_slots num_servers"] | None
+    """Q at the start of each slot, Gcycles; this and what follows is None unless it was asked for"""
+    slot_load: Float[Array, "num_slots num_servers"] | None
     """q at the end of each slot, Gcycles"""
-    link_delay: Float[Array, "num_slots num_servers"]
+    link_delay: Float[Array, "num_slots num_servers"] | None
     """L at the end of each slot, s"""
+
+    @property
+    def totals(self) -> Totals:
+        """Sums over the tasks that arrived until the end."""
+        return self.end.totals
 
 
 def serve_slot(
@@ -189,11 +223,16 @@ def rollout(
     key: Key,
     record: Record = keep_nothing,
     agent: Any = None,
+    keep_queues: bool = False,
+    first: Int[Array, ""] | int = 0,
+    start: Progress | None = None,
 ) -> Episode:
-    """Run one episode; pure, traceable, unbatched.
+    """Run one episode, or a segment of one; pure, traceable, unbatched.
+
+    Nothing is held for each slot but what is asked for: an episode of any length can be run as segments.
 
     Args:
-      shape: static sizes.
+      shape: static sizes; `num_slots` slots are run.
       params: the scenario's traced part; its dtype is the precision.
       physics: a row of the physics table.
       method: policy and allocator, static.
@@ -201,20 +240,23 @@ def rollout(
       key: of the policy's draws.
       record: what to keep of each decision; by default nothing.
       agent: what a per-slot policy has learnt, for its view; None for rules.
+      keep_queues: whether to keep the queues of each slot.
+      first: the first slot to run; must be the same for all seeds of a batch.
+      start: where the episode stands before it, from `Episode.end` of the segment before; None at slot 0.
     """
     step = slot_step(shape, params, physics, method, workload, record)
 
-    def slot(carry, t):
-        backlog, totals, busy = carry
+    def slot(now, i):
+        t = first + i
         key_t, planned = fold_in(key, t), None
         if method.policy.sees_slot:
             tasks = tasks_of_slot(params, workload, t, shape.num_servers)
-            planned = method.policy.select(SlotView(t, backlog, tasks, params, key_t, agent))
-        next_backlog, busy_t, served = step(key_t, t, backlog, planned)
-        carry = next_backlog, jax.tree.map(jnp.add, totals, served.totals), busy + busy_t
-        return carry, (served.decisions, backlog, served.slot_load, served.link_delay)
+            planned = method.policy.select(SlotView(t, now.backlog, tasks, params, key_t, agent))
+        backlog, busy, served = step(key_t, t, now.backlog, planned)
+        queues = (now.backlog, served.slot_load, served.link_delay) if keep_queues else (None,) * 3
+        later = Progress(backlog, now.totals.add_slot(served.totals), now.busy.add(busy))
+        return later, (served.decisions, *queues)
 
-    none = jnp.zeros_like(params.capacity)
-    carry = none, Totals.zero(none.dtype), none
-    (_, totals, busy), kept = lax.scan(slot, carry, jnp.arange(shape.num_slots))
-    return Episode(totals, busy / shape.num_slots, *kept)
+    start = Progress.start(shape.num_servers, params.capacity.dtype) if start is None else start
+    end, kept = lax.scan(slot, start, jnp.arange(shape.num_slots))
+    return Episode(end, *kept)

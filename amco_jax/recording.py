@@ -84,7 +84,9 @@ def _program(shape: Shape, policy: Policy | None, allocator: Allocator) -> Any:
     def program(params: Params, physics: Physics, workload: Recorded, selected, seed) -> Episode:
         method = Method("replay", policy or per_slot(lambda view: selected[view.t]), allocator)
         key = stream(seed, Stream.POLICY)
-        return rollout(shape, params, physics, method, workload, key, record=lambda decision: decision)
+        return rollout(
+            shape, params, physics, method, workload, key, record=lambda decision: decision, keep_queues=True
+        )
 
     return jax.jit(program)
 

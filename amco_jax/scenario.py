@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ ARRIVALS = ("bernoulli", "poisson", "bursty", "trace")
 
 MOST_POSITIONS = 1_000_000
 _MOST_ITEMS = 1_000_000
+_MOST_COUNTED = 2**31 - 1
+"""Servers that the tasks of a slot may be given, all in all: these are counted in 32 bits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +121,11 @@ class Scenario:
                 f"arrivals: up to {self.num_positions} tasks at a base station in a slot; "
                 f"legal: {MOST_POSITIONS} at most"
             )
+        if self.num_servers**2 * self.num_positions > _MOST_COUNTED:
+            raise InputError(
+                f"num_servers: {self.num_servers} with up to {self.num_positions} tasks at a base station in a slot; "
+                f"legal: at most {math.isqrt(_MOST_COUNTED // self.num_positions)} servers"
+            )
 
     @property
     def capacities(self) -> np.ndarray:
@@ -141,6 +149,11 @@ class Scenario:
         if self.arrivals == "trace":
             return int(self._trace_counts.max())
         return positions_for(max(self._rates))
+
+    @property
+    def episode_positions(self) -> int:
+        """Positions of an episode, over its base stations and slots."""
+        return self.num_servers * self.num_positions * self.num_slots
 
     @functools.cached_property
     def count_moments(self) -> tuple[float, float]:

@@ -33,6 +33,7 @@ from amco_jax.env import Decision, Physics
 from amco_jax.kernel import Totals, slot_step, tasks_of_slot
 from amco_jax.params import Params, Shape
 from amco_jax.random import Stream, fold_in, stream, uniform
+from amco_jax.wide import Wide
 from amco_jax.workload import Tables, Workload, workload_of
 
 FIRST_TRAINING_EPISODE = 1
@@ -49,7 +50,7 @@ class TrainingState(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """What is told of one episode of training."""
+    """What is told of one episode of training; `wide.on_host` reads its sums."""
 
     totals: Totals
     loss: Float[Array, ""]
@@ -61,7 +62,7 @@ class Curve:
     def zero(cls, dtype: Any) -> Curve:
         """Of an episode that has not been trained yet."""
         none = jnp.zeros((), dtype)
-        return cls(Totals.zero(dtype), none, none)
+        return cls(Totals.over_slots(dtype), none, none)
 
 
 def start_training(
@@ -136,7 +137,7 @@ def train_episode(
         )  # fmt: skip
 
         def learn_once(repeat, changed):
-            learners, _, losses = changed
+            learners, _, (losses, steps) = changed
             keys = fold_in(fold_in(fold_in(draws, t), repeat), stations)
 
             def of_station(learner, replay, key):
@@ -147,7 +148,8 @@ def train_episode(
                 return *learn(dqn, hyper, scale, learner, batch, filled > 0), filled > 0
 
             learners, loss, made = jax.vmap(of_station)(learners, replay, keys)
-            return learners, acting_of(learners), losses + jnp.stack([jnp.sum(loss), jnp.sum(made)])
+            sums = losses.add(jnp.sum(loss)), steps.add(jnp.sum(made, dtype=jnp.int32))
+            return learners, acting_of(learners), sums
 
         slots_done = episode * shape.num_slots + t + 1
         due = (slots_done > hyper.learn_after) & (slots_done % hyper.learn_interval == 0)
@@ -155,14 +157,15 @@ def train_episode(
         learner, agents, losses = lax.fori_loop(
             0, jnp.where(due, hyper.learn_repeats, 0), learn_once, (state.learner, agents, losses)
         )
-        totals = jax.tree.map(jnp.add, totals, served.totals)
+        totals = totals.add_slot(served.totals)
         return (next_backlog, totals, losses, agents, TrainingState(learner, replay)), None
 
     none = jnp.zeros_like(params.capacity)
-    carry = none, Totals.zero(none.dtype), jnp.zeros(2, none.dtype), acting_of(state.learner), state
+    losses = Wide.zero(jnp.zeros((), none.dtype)), Wide.zero(jnp.int32(0))
+    carry = none, Totals.over_slots(none.dtype), losses, acting_of(state.learner), state
     (_, totals, (loss, made), _, state), _ = lax.scan(slot, carry, jnp.arange(shape.num_slots))
     epsilon = jnp.mean(greedy_probability(hyper, state.learner.steps))
-    return state, Curve(totals, loss / made, epsilon)
+    return state, Curve(totals, loss.rounded(none.dtype) / made.rounded(none.dtype), epsilon)
 
 
 def _keep_reward(decision: Decision) -> Array:

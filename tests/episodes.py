@@ -15,6 +15,7 @@ from amco_jax.kernel import Episode, rollout
 from amco_jax.params import Params, Shape
 from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario
+from amco_jax.wide import on_host
 from amco_jax.workload import bernoulli
 
 # Loaded to about three quarters, so that queues build up and drain.
@@ -30,7 +31,9 @@ def episode(
     """One episode with everything recorded."""
     workload = bernoulli(params, shape.max_tasks, seed)
     key = stream(policy_seed, Stream.POLICY)
-    return rollout(shape, params, physics, method, workload, key, record=lambda decision: decision)
+    return rollout(
+        shape, params, physics, method, workload, key, record=lambda decision: decision, keep_queues=True
+    )
 
 
 compiled = jax.jit(episode, static_argnums=(0, 1))
@@ -48,7 +51,7 @@ def run(
     with jax.enable_x64(dtype == np.float64):
         seeds = np.uint32(seed), np.uint32(policy_seed)
         out = compiled(scenario.shape(max_tasks), method, scenario.params(dtype), physics, *seeds)
-        return jax.tree.map(np.asarray, out)
+        return on_host(out)
 
 
 @functools.partial(jax.jit, static_argnums=0)

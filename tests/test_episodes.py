@@ -14,6 +14,7 @@ from amco_jax.agents.policy import MAX_DRAWS, Policy, SlotView, TaskView, per_sl
 from amco_jax.env import UNIFIED
 from amco_jax.errors import InputError
 from amco_jax.metrics import summarise
+from amco_jax.quantiles import Kept
 from amco_jax.scenario import Scenario
 from amco_jax.workload import bernoulli
 
@@ -100,7 +101,8 @@ def test_work_is_conserved():
     assert (left[:-1] > 0).any()
     assert (left[:-1] == 0).any()
     np.testing.assert_allclose(e.slot_load.sum(axis=0), served.sum(axis=0) + left[-1], rtol=1e-12)
-    np.testing.assert_allclose(e.utilisation, (served / limit).mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(e.end.busy, (served / limit).sum(axis=0), rtol=1e-12)
+    np.testing.assert_array_equal(e.end.backlog, left[-1])
 
 
 def test_totals_are_sums_over_the_tasks():
@@ -119,9 +121,10 @@ def test_totals_are_sums_over_the_tasks():
 
 def test_an_episode_without_tasks_has_no_makespan():
     e = run(scenario=SMALL.replace(arrival_prob=0))
-    makespans = np.where(e.decisions.present, e.decisions.makespan, np.inf).reshape(1, -1)
+    makespans = Kept()
+    makespans.add(np.where(e.decisions.present, e.decisions.makespan, np.inf).reshape(1, -1))
     totals = jax.tree.map(lambda x: x[None], e.totals)
-    metrics = summarise(totals, np.asarray(e.utilisation)[None], makespans)
+    metrics = summarise(totals, e.end.busy[None], makespans.quantiles())
     assert metrics["num_tasks"] == 0
     assert metrics["utilisation_0"] == 0
     for name in ("makespan_mean_s", "makespan_p99_s", "miss_rate", "reject_rate", "mean_servers_used"):

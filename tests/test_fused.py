@@ -21,7 +21,7 @@ from amco_jax.agents.methods import get_method
 from amco_jax.env import UNIFIED
 from amco_jax.experiment import simulate as module
 from amco_jax.experiment.blocks import inputs_of
-from amco_jax.experiment.simulate import simulate
+from amco_jax.experiment.simulate import simulate, start_state
 from amco_jax.fused import LANES, fuse
 from amco_jax.metrics import keep_makespan
 from amco_jax.scenario import Scenario
@@ -86,8 +86,12 @@ def lowered_for_cuda(scenario: Scenario, method: str, monkeypatch) -> str:
     given = inputs_of([scenario], [0], scenario.shape())
     params = jax.tree.map(lambda leaf: np.stack([leaf] * blocks), given.cells[0])
     seeds = np.arange(blocks * LANES, dtype=np.uint32).reshape(blocks, LANES)
-    program = module._block_program(scenario.shape(), get_method(method), keep_makespan, True)
-    traced = program.trace((params, seeds, None), (UNIFIED, np.int32(0), given.tables), None)
+    program = module._block_program(scenario.shape(), get_method(method), keep_makespan, True, True)
+    shared, state = (
+        (UNIFIED, np.int32(0), given.tables, np.int32(0)),
+        start_state(scenario.shape(), seeds.shape),
+    )
+    traced = program.trace((params, seeds, None), shared, state)
     return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from amco_jax.kernel import Totals
-from amco_jax.metrics import PERCENTILES, percentiles, summarise
+from amco_jax.metrics import PERCENTILES, QUANTILES, as_columns, summarise
+from amco_jax.quantiles import LEVELS, Kept
 from amco_jax.stats import Moments, mean_interval
 
 
@@ -36,21 +37,16 @@ def totals_of(rows: list[np.ndarray]) -> Totals:
     )
 
 
-def test_percentiles_are_numpy_s():
-    rows = random_rows()
-    found = percentiles(padded(rows), np.array([len(row) for row in rows], float))
-    assert found.shape == (len(PERCENTILES), len(rows))
-    for column, row in zip(found.T, rows, strict=True):
-        expected = (
-            np.percentile(row.astype(np.float64), PERCENTILES) if len(row) else [np.nan] * len(PERCENTILES)
-        )
-        np.testing.assert_allclose(column, expected, rtol=1e-12)
+def quantiles_of(rows: list[np.ndarray]) -> np.ndarray:
+    kept = Kept()
+    kept.add(padded(rows))
+    return kept.quantiles()
 
 
 def test_summaries_are_means_over_the_tasks_that_arrived():
     rows = random_rows()
     utilisation = np.random.default_rng(2).uniform(0, 1, (len(rows), 3)).astype(np.float32)
-    metrics = summarise(totals_of(rows), utilisation, padded(rows))
+    metrics = summarise(totals_of(rows), utilisation, quantiles_of(rows))
     for k, row in enumerate(rows):
         if len(row) == 0:
             continue
@@ -66,14 +62,33 @@ def test_summaries_are_means_over_the_tasks_that_arrived():
 
 def test_a_quantity_over_no_task_is_nan():
     rows = random_rows()
-    metrics = summarise(totals_of(rows), np.full((len(rows), 3), 0.5), padded(rows))
+    metrics = summarise(totals_of(rows), np.full((len(rows), 3), 0.5), quantiles_of(rows))
     empty = np.array([len(row) == 0 for row in rows])
     of_tasks = {name for name in metrics if not name.startswith(("num_tasks", "utilisation"))}
-    assert len(of_tasks) == 4 + len(PERCENTILES)
+    assert len(of_tasks) == 4 + len(PERCENTILES) + 1
     for name in of_tasks:
-        np.testing.assert_array_equal(np.isnan(metrics[name]), empty, err_msg=name)
+        expected = np.broadcast_to(empty, metrics[name].T.shape).T
+        np.testing.assert_array_equal(np.isnan(metrics[name]), expected, err_msg=name)
     assert (metrics["num_tasks"][empty] == 0).all()
     assert (metrics["utilisation_0"] == 0.5).all()
+
+
+def test_quantiles_are_one_column_of_lists():
+    rows = random_rows()
+    metrics = summarise(totals_of(rows), np.full((len(rows), 3), 0.5), quantiles_of(rows))
+    columns = as_columns(metrics)
+    assert {name for name, column in columns.items() if isinstance(column, list)} == {QUANTILES}
+    assert len(columns[QUANTILES]) == len(rows)
+    for k, row in enumerate(rows):
+        told = columns[QUANTILES][k]
+        assert (told.dtype, told.shape) == (np.float32, LEVELS.shape)
+        if len(row):
+            np.testing.assert_allclose(told, np.quantile(row.astype(np.float64), LEVELS), rtol=1e-6)
+    # The percentiles of the other columns are among them.
+    for p in PERCENTILES:
+        np.testing.assert_array_equal(
+            metrics[f"makespan_p{p}_s"].astype(np.float32), metrics[QUANTILES][:, p / 100 == LEVELS][:, 0]
+        )
 
 
 def moments_of(*batches: np.ndarray) -> Moments:

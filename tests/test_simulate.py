@@ -20,10 +20,9 @@ SMALL = Scenario(num_tasks=7, num_slots=5)
 
 
 def metrics_of(scenarios, method: str = "randcoedge", first_seed: int = 0, num_seeds: int = 70):
-    """Metrics by name, `[len(scenarios), num_seeds]`."""
+    """Metrics by name, `[len(scenarios), num_seeds]`, and quantiles with a further axis."""
     batches = list(simulate(scenarios, get_method(method), UNIFIED, first_seed, num_seeds))
-    names = batches[0].metrics
-    return {n: np.concatenate([b.metrics[n] for b in batches]).reshape(len(scenarios), -1) for n in names}
+    return {name: np.stack([b.metrics[name] for b in batches]) for name in batches[0].metrics}
 
 
 def assert_same_bits(left, right) -> None:
@@ -104,5 +103,5 @@ def test_one_compilation_serves_a_grid_of_values():
     metrics_of(grid, "least-wait", num_seeds=100)
     assert module.block_program.cache_info().misses == before + 1
     shapes = padded_shapes(grid)
-    program = module.block_program(shapes[0], get_method("least-wait"), module.keep_makespan)
+    program = module.block_program(shapes[0], get_method("least-wait"), module.keep_makespan, True)
     assert program._cache_size() == 1

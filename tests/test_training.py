@@ -33,6 +33,7 @@ from amco_jax.metrics import metric_names
 from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario
 from amco_jax.training import FIRST_TRAINING_EPISODE, Curve, TrainingState, start_training, train_episode
+from amco_jax.wide import on_host
 from amco_jax.workload import bernoulli
 
 TINY = Scenario(
@@ -84,7 +85,7 @@ def train_cells(
     shape = padded_shapes([cell.scenario for cell in cells])[0]
     trainer = Trainer(shape, cells, blocks, len(blocks))
     parts = [trainer.advance(episodes) for episodes in cuts]
-    curves = jax.tree.map(lambda *x: np.concatenate(x, axis=-1), *parts)
+    curves = on_host(jax.tree.map(lambda *x: np.concatenate(x, axis=-1), *parts))
     state = jax.tree.map(np.asarray, trainer.state)
 
     def of_cell(cell: int, leaf: np.ndarray) -> np.ndarray:
@@ -266,7 +267,13 @@ def compiled_training(method: Method, scenario: Scenario, rows: int, episodes: i
         state, curve = lax.fori_loop(0, episodes, lambda e, carry: one(e, carry[0]), (first, empty))
         return first, state, curve
 
-    return jax.jit(run)
+    compiled = jax.jit(run)
+
+    def run_on_host(hyper: Any, seed: Any) -> tuple[TrainingState, TrainingState, Curve]:
+        first, state, curve = compiled(hyper, seed)
+        return first, state, on_host(curve)
+
+    return run_on_host
 
 
 def hyper_of(method: Method, **changes: Any) -> Any:

@@ -89,7 +89,8 @@ def chunks_of(
       Shape, blocks, and the common size of the chunks of that shape, which the last may fall short of.
     """
     for shape, members in itertools.groupby(blocks, key=lambda block: shapes[block.cell]):
-        most = max(min(memory // bytes_per_lane(shape), _MAX_CHUNK_LANES) // lanes, 1)
+        most = min(memory // bytes_per_lane(shape), _MAX_CHUNK_LANES) // lanes
+        most = max(most, jax.local_device_count())  # a chunk is padded to so many blocks anyway
         group = list(members)
         size = -(-len(group) // -(-len(group) // most))
         for start in range(0, len(group), size):

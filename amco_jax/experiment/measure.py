@@ -19,13 +19,14 @@ from amco_jax.agents.methods import Method
 from amco_jax.env import UNIFIED
 from amco_jax.experiment.blocks import ACCELERATOR_BLOCKS, blocks_of, inputs_of
 from amco_jax.experiment.grid import Cell
-from amco_jax.experiment.simulate import LANES, block_program, simulate
+from amco_jax.experiment.simulate import LANES, block_program, simulate, start_state
 from amco_jax.experiment.trainer import LANES as TRAINING_LANES
 from amco_jax.experiment.trainer import SEGMENT, Trainer
 from amco_jax.kernel import keep_nothing, tasks_of_slot
 from amco_jax.reference import best_sets, cwa_by_solve, random_pairs
 from amco_jax.reference import simulate as simulate_plainly
 from amco_jax.scenario import Scenario
+from amco_jax.wide import on_host
 from amco_jax.workload import tables_of, workload_of
 
 JOB_EPISODES = 1000 * 500
@@ -79,10 +80,12 @@ def _rule(job: Job, method: Method) -> dict[str, Any]:
     numbers = np.arange(blocks * LANES, dtype=np.uint32).reshape(blocks, LANES)
 
     start = time.perf_counter()
-    inputs = (params, numbers, None), (UNIFIED, np.int32(0), given.tables), None
-    compiled = block_program(scenario.shape(), method, keep_nothing).lower(*inputs).compile()
+    inputs = (params, numbers, None), (UNIFIED, np.int32(0), given.tables, np.int32(0))
+    state = start_state(scenario.shape(), numbers.shape)
+    compiled = block_program(scenario.shape(), method, keep_nothing).lower(*inputs, state).compile()
     compile_s = time.perf_counter() - start
-    (totals, *_), rollout_s = _timed(lambda: jax.block_until_ready(compiled(*inputs)), job.repeats)
+    ((end, _), _), rollout_s = _timed(lambda: jax.block_until_ready(compiled(*inputs, state)), job.repeats)
+    totals = on_host(end.totals)
     sums = {f.name: float(np.sum(getattr(totals, f.name), dtype=float)) for f in dataclasses.fields(totals)}
     decisions = int(sums["num_tasks"])
     _, sweep_s = _timed(lambda: list(simulate([scenario], method, UNIFIED, 0, numbers.size)), job.repeats)
@@ -118,7 +121,7 @@ def _training(job: Job, method: Method) -> dict[str, Any]:
         start = time.perf_counter()
         curve = trainer.advance(job.episodes)
         seconds.append(time.perf_counter() - start)
-        decisions.append(int(np.sum(curve.totals.num_tasks)))
+        decisions.append(int(np.sum(on_host(curve.totals.num_tasks))))
     lanes = len(blocks) * TRAINING_LANES
     speed = lanes * job.episodes / statistics.median(seconds)
     return {

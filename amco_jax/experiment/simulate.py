@@ -7,11 +7,10 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from amco_jax.agents.methods import Method
@@ -32,12 +31,14 @@ from amco_jax.experiment.blocks import (
 from amco_jax.experiment.trainer import LANES as TRAINING_LANES
 from amco_jax.fused import LANES as FUSED_LANES
 from amco_jax.fused import fuse, fusing
-from amco_jax.kernel import Record, rollout
+from amco_jax.kernel import Progress, Record, rollout
 from amco_jax.metrics import keep_makespan, summarise
 from amco_jax.params import Shape
+from amco_jax.quantiles import Makespans, makespans_of
 from amco_jax.random import Stream, fold_in, stream
 from amco_jax.scenario import Scenario
-from amco_jax.workload import workload_of
+from amco_jax.wide import on_host
+from amco_jax.workload import PROCESSES, Segment, workload_of
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,9 @@ overlap checks; the working set of more does not stay in a core's first-level ca
 _MAX_FUSED_BLOCKS = 2**16
 
 CHUNK_BYTES = {"cpu": 2**26, "accelerator": 2**30}
-"""Memory for the makespans and the agents of a chunk; two chunks are held at a time. On CPUs, small chunks
-come from memory that the process has used before, and fresh pages would cost more than the simulation."""
+"""Memory for the makespans that a call computes, and for agents; those of two calls are held at a time. On CPUs,
+small chunks come from memory that the process has used before, and fresh pages would cost more than the
+simulation."""
 
 
 class AgentSource(Protocol):
@@ -73,7 +75,7 @@ class Batch:
     seeds: np.ndarray
     """`[episodes]`"""
     metrics: dict[str, np.ndarray]
-    """By name, each `[episodes]`"""
+    """What `metrics.summarise` gives"""
 
 
 def simulate(
@@ -87,19 +89,21 @@ def simulate(
 ) -> Iterator[Batch]:
     """Yield the results of each scenario in turn, its seeds in order.
 
-    Memory is bounded by `CHUNK_BYTES` however many seeds there are.
+    Memory does not grow with the number of seeds or slots: chunks of seeds, and of long episodes segments of
+    slots, keep to `CHUNK_BYTES`.
 
     Args:
       source: the agents of a trained method.
       episode: which of a seed's arrivals; training takes those from 1 on.
     """
     lanes = LANES if source is None else TRAINING_LANES
+    memory = CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
     shapes = padded_shapes(scenarios)
     blocks = blocks_of(len(scenarios), first_seed, num_seeds, lanes)
-    memory = CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
 
     def lane_bytes(shape: Shape) -> int:
-        return _makespan_bytes(shape) + (0 if source is None else source.bytes_per_lane(shape))
+        makespans = _slot_bytes(shape) * shape.num_slots
+        return makespans + (0 if source is None else source.bytes_per_lane(shape))
 
     chunks = chunks_of(blocks, shapes, lanes, lane_bytes, memory)
     end = first_seed + num_seeds
@@ -108,42 +112,76 @@ def simulate(
     def inputs(shape: Shape) -> Inputs:
         return inputs_of(scenarios, (i for i, each in enumerate(shapes) if each == shape), shape)
 
-    def launch(shape: Shape, chunk: Sequence[Block], size: int) -> Any:
+    def launch(shape: Shape, chunk: Sequence[Block], size: int) -> Future[list[Batch]]:
         agents = None if source is None else source.agents(shape, chunk, size)
         cells, tables = inputs(shape)
         stacked, seeds = stack_blocks(chunk, size, lanes, cells)
-        program = block_program(shape, method, keep_makespan)
-        shared = physics, np.int32(episode), tables
-        return jax.block_until_ready(program((stacked, seeds, agents), shared, None))
+        taken = [_Block(scenarios[each.cell], each, min(lanes, end - each.start)) for each in chunk]
+        segments = segments_of(shape.num_slots, memory // (_slot_bytes(shape) * seeds.size))
+        state, taking = start_state(shape, seeds.shape), None
+        for first, num_slots in segments:
+            program = block_program(
+                shape._replace(num_slots=num_slots), method, keep_makespan, len(segments) == 1
+            )
+            shared = physics, np.int32(episode), tables, np.int32(first)
+            state, records = jax.block_until_ready(program((stacked, seeds, agents), shared, state))
+            # The host takes in one segment's makespans while the devices compute the next.
+            if taking is not None:
+                taking.result()
+            taking = host.submit(_take, taken, records, len(segments) == 1)
+        return host.submit(_collect, taken, state[0], shape.num_slots)
 
     with ThreadPoolExecutor(max_workers=1) as host:
         pending = None
-        for chunk, outputs in within_memory(launch, chunks):
+        for _, collecting in within_memory(launch, chunks):
             # The host sorts one chunk's makespans while the devices compute the next chunk.
             if pending is not None:
                 yield from pending.result()
-            pending = host.submit(_collect, chunk, outputs, lanes, end)
+            pending = collecting
         if pending is not None:
             yield from pending.result()
 
 
-def _makespan_bytes(shape: Shape) -> int:
-    return 4 * shape.num_servers * shape.max_tasks * shape.num_slots
+def _slot_bytes(shape: Shape) -> int:
+    return 4 * shape.num_servers * shape.max_tasks
+
+
+def segments_of(num_slots: int, most: int) -> list[tuple[int, int]]:
+    """First slot and number of slots of each part of an episode, at most `most` slots long.
+
+    They are equally long where that takes less than twice as many: another length is another program.
+    """
+    fewest = -(-num_slots // max(most, 1))
+    parts = next((n for n in range(fewest, 2 * fewest) if num_slots % n == 0), fewest)
+    length = -(-num_slots // parts)
+    return [(first, min(length, num_slots - first)) for first in range(0, num_slots, length)]
+
+
+def start_state(shape: Shape, lanes: tuple[int, ...]) -> Any:
+    """The state of `block_program` at slot 0: leaves `[*lanes, ...]`, NumPy."""
+    before = PROCESSES[shape.arrivals].before(shape.num_servers)
+    state = Progress.start(shape.num_servers, np.float32), before
+    return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (*lanes, *leaf.shape)), state)
 
 
 @functools.lru_cache(maxsize=64)
-def block_program(shape: Shape, method: Method, record: Record) -> Any:
+def block_program(shape: Shape, method: Method, record: Record, whole: bool = True) -> Any:
     """The jitted simulation of blocks of seeds, sharded over the local devices.
+
+    Args:
+      shape: `num_slots` slots are simulated.
+      whole: these are all slots of the episode, and not a segment of it.
 
     Returns:
       A function of ((params, place), seeds, agents), leaves `[blocks, ...]`, where seeds and agents have a
-      second axis over lanes, of (physics, episode, tables) and of None, to (totals, utilisation,
-      records): leaves `[blocks, lanes, ...]`, the records of an episode in one axis.
+      second axis over lanes, of (physics, episode, tables, first slot) and of the state, to (state, records):
+      leaves `[blocks, lanes, ...]`, the records of an episode in one axis. The state is a `Progress` and what the
+      arrivals carry, at first `start_state`.
     """
-    scanned = _block_program(shape, method, record, False)
-    return (
-        _Fallback(_block_program(shape, method, record, True), scanned, method.name) if fusing() else scanned
-    )
+    scanned = _block_program(shape, method, record, whole, False)
+    if not fusing():
+        return scanned
+    return _Fallback(_block_program(shape, method, record, whole, True), scanned, method.name)
 
 
 class _Fallback:
@@ -171,48 +209,79 @@ class _Fallback:
         return self._use(lambda program: program.lower(*inputs))
 
 
-def _block_program(shape: Shape, method: Method, record: Record, fused: bool) -> Any:
-    def block(blocked, shared, _):
+def _block_program(shape: Shape, method: Method, record: Record, whole: bool, fused: bool) -> Any:
+    process = PROCESSES[shape.arrivals]
+
+    def block(blocked, shared, state):
         if fused and (shape.arrivals == "trace" or method.policy.sees_slot):
             raise NotImplementedError("it decides slot by slot, or replays a trace")
+        if fused and shape.arrivals == "bursty" and not whole:
+            raise NotImplementedError("it is a segment of bursty arrivals")
         (params, place), seeds, agents = blocked
-        physics, number, tables = shared
-        own = tables.of(place)
+        physics, number, tables, first = shared
+        own, first = tables.of(place), 0 if whole else first
 
-        def start(seed):
-            workload = workload_of(shape, params, own, seed, number)
+        def start(seed, carried):
+            segment = None if whole else Segment(first, carried)
+            workload = workload_of(shape, params, own, seed, number, segment)
             return workload, fold_in(stream(seed, Stream.POLICY), number)
 
         def episode(common, laned):
-            (params, physics), ((workload, key), agent) = common, laned
-            out = rollout(shape, params, physics, method, workload, key, record, agent)
-            return out.totals, list(out.utilisation), out.decisions
+            (params, physics, first), ((workload, key), agent, progress) = common, laned
+            out = rollout(
+                shape, params, physics, method, workload, key, record, agent, first=first, start=progress
+            )
+            return out.end, out.decisions
 
-        common = params, physics
+        progress, carried = state
+        common = params, physics, first
         if fused:
-            totals, utilisation, kept = fuse(episode)(common, (jax.vmap(start)(seeds), agents))
+            starts = jax.vmap(start)(seeds, carried)
+            end, kept = fuse(episode)(common, (starts, agents, progress))
+            after = jax.vmap(process.after)(starts[0])
         else:
-            alone = jax.vmap(lambda seed, agent: episode(common, (start(seed), agent)))
-            totals, utilisation, kept = alone(seeds, agents)
+
+            def alone(seed, carried, agent, progress):
+                workload, key = start(seed, carried)
+                end, kept = episode(common, ((workload, key), agent, progress))
+                return end, kept, process.after(workload)
+
+            end, kept, after = jax.vmap(alone)(seeds, carried, agents, progress)
         records = jax.tree.map(lambda x: x.reshape(x.shape[0], -1), kept)
-        return totals, jnp.stack(utilisation, axis=1), records
+        return (end, after), records
 
     # Blocks that do not fit on a GPU wait for their turn.
     return over_blocks(block, _MAX_FUSED_BLOCKS if fused else ACCELERATOR_BLOCKS)
 
 
-def _collect(chunk: Sequence[Block], outputs: Any, lanes: int, end: int) -> list[Batch]:
-    """Metrics of a chunk, one batch per scenario; lanes beyond the last seed are dropped."""
-    leaves, structure = jax.tree.flatten(outputs)
+class _Block:
+    """What the host keeps of a block until its episodes end."""
+
+    def __init__(self, scenario: Scenario, block: Block, num_seeds: int):
+        self.cell = block.cell
+        self.seeds = np.arange(block.start, block.start + num_seeds)
+        self.makespans: Makespans = makespans_of(scenario.episode_positions)
+
+
+def _take(blocks: Sequence[_Block], records: Any, whole: bool) -> None:
+    """Take in the makespans of a segment, without those of lanes beyond the last seed."""
     # Block by block, without a copy of the whole: what is sorted stays in the processor's caches.
-    blocks = zip(chunk, *map(host_blocks, leaves), strict=False)
+    for block, makespans in zip(blocks, host_blocks(records), strict=False):
+        of_seeds = makespans[: len(block.seeds)]
+        block.makespans.add(of_seeds if whole else of_seeds.copy())
+
+
+def _collect(blocks: Sequence[_Block], progress: Progress, num_slots: int) -> list[Batch]:
+    """Metrics of a chunk, one batch per scenario."""
+    leaves, structure = jax.tree.flatten(progress)
+    ends = (jax.tree.unflatten(structure, each) for each in zip(*map(host_blocks, leaves), strict=False))
     batches = []
-    for cell, group in itertools.groupby(blocks, key=lambda block: block[0].cell):
+    for cell, group in itertools.groupby(zip(blocks, ends, strict=False), key=lambda pair: pair[0].cell):
         seeds, metrics = [], []
-        for block, *arrays in group:
-            count = min(lanes, end - block.start)
-            seeds.append(np.arange(block.start, block.start + count))
-            metrics.append(summarise(*jax.tree.unflatten(structure, [x[:count] for x in arrays])))
+        for block, end in group:
+            reached = jax.tree.map(lambda x, n=len(block.seeds): x[:n], on_host(end))
+            seeds.append(block.seeds)
+            metrics.append(summarise(reached.totals, reached.busy / num_slots, block.makespans.quantiles()))
         columns = {name: np.concatenate([m[name] for m in metrics]) for name in metrics[0]}
         batches.append(Batch(cell, np.concatenate(seeds), columns))
     return batches

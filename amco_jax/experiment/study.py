@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,11 +26,15 @@ from amco_jax.experiment.output import Output
 from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import package_versions, provenance
 from amco_jax.experiment.store import Store
+from amco_jax.experiment.trainer import check_training
 from amco_jax.experiment.units import Unit, units_of
+from amco_jax.metrics import QUANTILES, accuracy
 from amco_jax.random import check_seeds
 from amco_jax.report.figures import save_figure
 from amco_jax.saved import MANIFEST, open_run
 from amco_jax.scenario import Scenario
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2
 """The version of the files of a run, in its manifest"""
@@ -152,6 +157,14 @@ class _Run:
         self._overwrite, self._written = overwrite, written
         self._idle = execution.joins and not execution.recompute and (home / MANIFEST).exists()
         self.cells = study.cells()
+        self._warnings = [
+            " ".join(
+                [*(f"{name} = {value}," for name, value in cell.labels.items() if name != "method"), text]
+            )
+            for cell in self.cells
+            if cell.train_episodes
+            for text in check_training(cell)
+        ]
         self.store = Store(home / UNITS, home / study.rows)
         self.agents = AgentStore(execution.store or agents)
         self.units: list[Unit] = units_of(self.cells, execution.unit_seconds)
@@ -176,6 +189,8 @@ class _Run:
                 "own_methods": own,
             }
             self.store.begin(plan, execution.recompute)
+            for text in self._warnings:
+                log.warning(text)
             yield
 
     def todo(self) -> list[Work]:
@@ -198,10 +213,15 @@ class _Run:
             return Outcome(Reduced({}), described, missing, out=where)
         self.store.tidy([unit.id for unit in self.units])
         frames: list[pd.DataFrame] = []
+        unlearned: list[str] = []
 
         def read() -> Iterator[pd.DataFrame]:
             for unit in self.units:
                 frame = self.store.read(unit.id)
+                if "loss" in frame and unit.cells[0].train_episodes:
+                    silent = frame.groupby("seed")["loss"].agg(lambda loss: loss.isna().all()).sum()
+                    if silent:
+                        unlearned.append(f"{unit.method} made no learning step in {silent} seeds.")
                 if not self._written:
                     frames.append(frame)
                 yield frame
@@ -210,7 +230,12 @@ class _Run:
         if self._idle:  # what was written stays as it is, with the time that it took
             manifest = open_run(self._home, [study.kind]).manifest
             return Outcome(reduced, manifest, agents=self.agents, out=where)
-        manifest = described | {"format": FORMAT, "units": len(self.units)}
+        manifest = described | {
+            "format": FORMAT,
+            "units": len(self.units),
+            "percentiles": accuracy([cell.scenario for cell in self.cells if QUANTILES in cell.columns]),
+            "warnings": self._warnings + unlearned,
+        }
         standing = [study.rows]
         if study.kind == "train":
             names = [name for cell in self.cells for name in training_names(cell)]

@@ -17,7 +17,7 @@ from amco_jax.experiment.axes import Axis, get_axis, value_labels
 from amco_jax.experiment.engines import Execution
 from amco_jax.experiment.grid import Cell
 from amco_jax.experiment.study import Outcome, Reduced, carry_out, check_size
-from amco_jax.metrics import metric_names
+from amco_jax.metrics import QUANTILES, metric_names
 from amco_jax.report.figures import sweep_figure
 from amco_jax.scenario import Scenario
 from amco_jax.stats import Moments
@@ -170,7 +170,7 @@ class Sweep:
         for frame in frames:
             groups: Any = frame.groupby(["method", "value"], sort=False)
             for key, rows in groups:
-                for metric in frame.columns[5:]:
+                for metric in frame.columns[5:].drop(QUANTILES):
                     moments.setdefault((*key, metric), Moments()).add(np.asarray(rows[metric]))
         rows = [
             (method, self.param, value, metric, m.count, *m.interval())

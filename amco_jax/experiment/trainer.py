@@ -16,11 +16,13 @@ from amco_jax.agents.dqn import acting
 from amco_jax.agents.methods import Method
 from amco_jax.agents.replay import rows_for
 from amco_jax.agents.settings import Hyperparameters
+from amco_jax.errors import InputError
 from amco_jax.experiment.blocks import Block, host_blocks, inputs_of, over_blocks, stack_blocks
 from amco_jax.experiment.checkpoints import Journal, Saved
 from amco_jax.experiment.grid import Cell
 from amco_jax.params import Shape
 from amco_jax.training import Curve, start_training, train_episode
+from amco_jax.wide import on_host
 
 LANES = 32
 """Seeds of a block"""
@@ -36,6 +38,45 @@ TRAINING_BYTES = {"cpu": 2**31, "accelerator": 2**34}
 
 CURVES = ("makespan_mean_s", "miss_rate", "loss", "epsilon", "mean_servers_used")
 """What is known of each episode of a training"""
+
+
+_COUNTERS = 2**31 - 1
+"""What the counters of slots, tasks and learning steps of a whole training can hold"""
+
+
+def check_training(cell: Cell) -> list[str]:
+    """Why the agents of a training may end as they began, one sentence each; mostly none.
+
+    Raises:
+      InputError: nothing can be learnt at all, or the training is too long for its counters.
+    """
+    scenario, settings, episodes, method = cell.scenario, cell.settings, cell.train_episodes, cell.method.name
+    if scenario.num_slots < 2:
+        raise InputError(
+            f"num_slots: {scenario.num_slots}; legal for training {method}: at least 2, since the tasks of an "
+            "episode's first slot are never stored"
+        )
+    slots = episodes * scenario.num_slots
+    each = max(scenario.num_positions, settings.learn_repeats)
+    if slots * each > _COUNTERS:
+        raise InputError(
+            f"episodes: {episodes} of {scenario.num_slots} slots with up to {each} tasks or learning steps; "
+            f"legal for training: at most {_COUNTERS // (each * scenario.num_slots)} such episodes"
+        )
+    found = []
+    due = slots // settings.learn_interval - min(settings.learn_after, slots) // settings.learn_interval
+    if due == 0:
+        found.append(
+            f"{method} makes no learning step: its training has {slots} slots, learn_after is "
+            f"{settings.learn_after} and learn_interval {settings.learn_interval}."
+        )
+    stored = scenario.count_moments[0] * (scenario.num_slots - 1) * episodes
+    if stored < 1:
+        found.append(
+            f"{method} has hardly anything to learn from: over the whole training {stored:.2g} tasks are stored "
+            "at a base station on average."
+        )
+    return found
 
 
 class Trainer:
@@ -117,6 +158,7 @@ class Trainer:
 
 def curve_columns(curves: Curve) -> dict[str, np.ndarray]:
     """The columns `CURVES` of episodes, over the tasks that arrived; NaN where there was none."""
+    curves = on_host(curves)
     tasks = np.asarray(curves.totals.num_tasks, np.float64)
     tasks[tasks == 0] = np.nan
     columns = {

@@ -17,6 +17,7 @@ import pandas as pd
 from amco_jax.experiment.agents import AgentStore, StoredAgents, train_missing, trained_seeds
 from amco_jax.experiment.grid import Cell, digest_of
 from amco_jax.experiment.simulate import LANES, simulate
+from amco_jax.metrics import as_columns
 
 # What two cores make in a second (benchmarks/): a rule's task positions, and how many of them cost as much as
 # one in training. Constants, since the cut must be the same on every machine.
@@ -128,6 +129,7 @@ def _frame(
     cell: Cell, seeds: np.ndarray, episodes: np.ndarray, metrics: dict[str, np.ndarray]
 ) -> pd.DataFrame:
     """Tidy rows with all the columns that the cell asks for; what does not exist here is NaN."""
+    metrics = as_columns(metrics)
     return pd.DataFrame(
         dict(cell.labels)
         | {"seed": seeds, "episode": episodes}

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.errors import InputError
+from amco_jax.metrics import QUANTILES
 from amco_jax.saved import SavedRun, open_run
 from amco_jax.stats import jain_index
 
@@ -113,10 +114,11 @@ def _study(run: SavedRun) -> Study:
     if kind == "sweep":
         label = manifest["param_label"]
         results = run.table("results.parquet").rename(columns={"value": "condition"})
-        results = results.drop(columns=["param", "episode"])
+        results = results.drop(columns=["param", "episode", QUANTILES], errors="ignore")
     elif kind == "evaluate":
         rows = run.table("results.parquet")
-        results = _means(rows.drop(columns="episode"), ["method", "seed"])
+        rows = rows.drop(columns=["episode", QUANTILES], errors="ignore")
+        results = _means(rows, ["method", "seed"])
         results.insert(0, "condition", "")
     else:
         curves = run.table("curves.parquet")

@@ -28,7 +28,7 @@ from amco_jax.errors import InputError
 from amco_jax.params import Params, Shape
 from amco_jax.scenario import Scenario
 from amco_jax.workload.bernoulli import Bernoulli, bernoulli
-from amco_jax.workload.poisson import bursty_tables, counted, poisson_tables
+from amco_jax.workload.poisson import bursty_tables, counted, last_burst, no_burst, poisson_tables
 from amco_jax.workload.recorded import Recorded
 from amco_jax.workload.trace import requests_of, slots_of, traced
 
@@ -54,26 +54,48 @@ class Tables(NamedTuple):
         return Tables(self.common, jax.tree.map(lambda leaf: leaf[index], self.own))
 
 
+class Segment(NamedTuple):
+    """A part of an episode: as many slots as the shape says, from `first` on."""
+
+    first: Int[Array, ""]
+    """Must be the same for all seeds of a batch"""
+    carried: Any
+    """What the process carries into it, see `Process`"""
+
+
 class Process(NamedTuple):
     """An arrival process."""
 
-    workload: Callable[[Shape, Params, Any, Any, UInt32[Array, ""], int | Array], Workload]
-    """The workload of a seed's episode from `(shape, params, common, own, seed, episode)`"""
+    workload: Callable[[Shape, Params, Any, Any, UInt32[Array, ""], int | Array, Segment | None], Workload]
+    """The workload of a seed's episode, or of a segment of it, from
+    `(shape, params, common, own, seed, episode, segment)`"""
     common: Callable[[Scenario, int], Any] = lambda scenario, max_tasks: None
     """`Tables.common` of any of the scenarios"""
     own: Callable[[Scenario, int], Any] = lambda scenario, max_tasks: None
     """A scenario's part of `Tables.own`"""
+    before: Callable[[int], Any] = lambda num_servers: None
+    """What is carried into an episode's first segment"""
+    after: Callable[[Any], Any] = lambda workload: None
+    """What the workload of a segment carries into the next one"""
 
 
-def _counted(shape: Shape, params: Params, common: Any, own: Any, seed: Any, episode: Any) -> Workload:
-    return counted(shape, params, own, seed, episode)
+def _bernoulli(shape: Shape, params: Params, common: Any, own: Any, seed: Any, episode: Any, segment: Any):
+    return bernoulli(params, shape.max_tasks, seed, episode)
+
+
+def _counted(shape: Shape, params: Params, common: Any, own: Any, seed: Any, episode: Any, segment: Any):
+    return counted(shape, params, own, seed, episode, *(segment or ()))
+
+
+def _traced(shape: Shape, params: Params, common: Any, own: Any, seed: Any, episode: Any, segment: Any):
+    return traced(shape, params, common, own, seed, episode, *(segment or ())[:1])
 
 
 PROCESSES: dict[str, Process] = {
-    "bernoulli": Process(lambda shape, params, common, own, *of: bernoulli(params, shape.max_tasks, *of)),
+    "bernoulli": Process(_bernoulli),
     "poisson": Process(_counted, own=poisson_tables),
-    "bursty": Process(_counted, own=bursty_tables),
-    "trace": Process(traced, requests_of, slots_of),
+    "bursty": Process(_counted, own=bursty_tables, before=no_burst, after=last_burst),
+    "trace": Process(_traced, requests_of, slots_of),
 }
 
 
@@ -92,14 +114,20 @@ def tables_of(scenarios: Sequence[Scenario], shape: Shape) -> Tables:
 
 
 def workload_of(
-    shape: Shape, params: Params, tables: Tables, seed: UInt32[Array, ""], episode: int | Array = 0
+    shape: Shape,
+    params: Params,
+    tables: Tables,
+    seed: UInt32[Array, ""],
+    episode: int | Array = 0,
+    segment: Segment | None = None,
 ) -> Workload:
     """The workload of one episode of a seed.
 
     Args:
       tables: those of the scenario, see `Tables.of`.
+      segment: the part of the episode that is asked for; None for all of it.
     """
-    return PROCESSES[shape.arrivals].workload(shape, params, *tables, seed, episode)
+    return PROCESSES[shape.arrivals].workload(shape, params, *tables, seed, episode, segment)
 
 
 __all__ = [
@@ -107,6 +135,7 @@ __all__ = [
     "Bernoulli",
     "Process",
     "Recorded",
+    "Segment",
     "Tables",
     "Workload",
     "bernoulli",

@@ -65,7 +65,9 @@ class Counted:
     tasks: DrawnTasks
     tables: CountTables
     burst: Bool[Array, "num_slots+1 num_servers"] | None
-    """Of the episode's slots and the one after"""
+    """Of the slots of the episode, or of the segment of it, and the one after"""
+    first: Int[Array, ""] | None
+    """The first slot of the segment; None where that is slot 0"""
 
     def num_positions(self, params: Params) -> Array:
         """No count is larger: see `counts.positions_for`."""
@@ -78,7 +80,8 @@ class Counted:
         draw = bits(fold_in(self.counts, t), b)
         threshold = self.tables.threshold[0]
         if self.burst is not None:
-            threshold = jnp.where(self.burst[t, b], self.tables.threshold[1], threshold)
+            here = t if self.first is None else t - self.first
+            threshold = jnp.where(self.burst[here, b], self.tables.threshold[1], threshold)
 
         def task_at(position: tuple[Array, Array]) -> Task:
             n, threshold = position
@@ -89,26 +92,52 @@ class Counted:
 
 
 def counted(
-    shape: Shape, params: Params, tables: CountTables, seed: UInt32[Array, ""], episode: int | Array
+    shape: Shape,
+    params: Params,
+    tables: CountTables,
+    seed: UInt32[Array, ""],
+    episode: int | Array,
+    first: Int[Array, ""] | None = None,
+    before: Bool[Array, " num_servers"] | None = None,
 ) -> Counted:
-    """The workload of a seed: kinds of tasks drawn once, arrivals and bursts anew in each episode."""
+    """The workload of a seed: kinds of tasks drawn once, arrivals and bursts anew in each episode.
+
+    Args:
+      first: the first slot, of a segment of the episode.
+      before: whether the slot before it is one of a burst, at each base station; of bursty arrivals.
+    """
     del params
     burst = None
     if tables.chain is not None:
         key = fold_in(stream(seed, Stream.BURST), episode)
-        burst = bursts(tables.chain, key, shape.num_slots + 1, shape.num_servers)
+        before = no_burst(shape.num_servers) if before is None else before
+        burst = bursts(tables.chain, key, shape.num_slots + 1, 0 if first is None else first, before)
     return Counted(
         arrivals=fold_in(stream(seed, Stream.ARRIVAL), episode),
         counts=fold_in(stream(seed, Stream.COUNT), episode),
         tasks=DrawnTasks(stream(seed, Stream.DENSITY)),
         tables=tables,
         burst=burst,
+        first=first,
     )
 
 
-def bursts(chain: Chain, key: Key, num_slots: int, num_servers: int) -> Bool[Array, "num_slots num_servers"]:
-    """Whether each slot is one of a burst, at each base station on its own."""
-    stations = jnp.arange(num_servers)
+def no_burst(num_servers: int) -> Bool[Array, " num_servers"]:
+    """What stands before slot 0, and means nothing there."""
+    return jnp.zeros(num_servers, bool)
+
+
+def last_burst(workload: Counted) -> Bool[Array, " num_servers"]:
+    """Whether the last slot of a segment is one of a burst, at each base station."""
+    assert workload.burst is not None
+    return workload.burst[-2]
+
+
+def bursts(
+    chain: Chain, key: Key, num_slots: int, first: Int[Array, ""] | int, before: Bool[Array, " num_servers"]
+) -> Bool[Array, "num_slots num_servers"]:
+    """Whether each slot from `first` on is one of a burst, at each base station on its own."""
+    stations = jnp.arange(before.shape[0])
 
     def step(burst, t):
         draw = uniform(fold_in(key, t), stations, chain.share.dtype)
@@ -116,4 +145,4 @@ def bursts(chain: Chain, key: Key, num_slots: int, num_servers: int) -> Bool[Arr
         burst = jnp.where(t == 0, draw < chain.share, follows)
         return burst, burst
 
-    return lax.scan(step, jnp.zeros(num_servers, bool), jnp.arange(num_slots))[1]
+    return lax.scan(step, before, first + jnp.arange(num_slots))[1]

@@ -74,7 +74,10 @@ class Traced:
     most: Int[Array, ""]
     """Requests of a slot"""
     first: Int[Array, " num_slots+2"]
-    """Of each slot of the episode, the one after it, and the one after that: its first request"""
+    """Of each slot of the episode, or of the segment of it, the one after, and the one after that: its first
+    request"""
+    since: Int[Array, ""] | None
+    """The first slot of the segment; None where that is slot 0"""
     stations: Key
     draws: Key
     tasks: DrawnTasks
@@ -87,9 +90,10 @@ class Traced:
 
     def row(self, params: Params, t: Array, b: Array) -> tuple[Any, Callable[..., Task]]:
         """The requests of slot `t` whose users are at base station `b`."""
-        first, count = self.first[t], self.first[t + 1] - self.first[t]
+        here = t if self.since is None else t - self.since
+        first, count = self.first[here], self.first[here + 1] - self.first[here]
         num_servers = params.capacity.shape[0]
-        here = jax.tree.map(lambda x: lax.dynamic_slice(x, (first,), (self.max_tasks,)), self.requests)
+        slot = jax.tree.map(lambda x: lax.dynamic_slice(x, (first,), (self.max_tasks,)), self.requests)
 
         def task_at(position: tuple[Array, Requests]) -> Task:
             n, request = position
@@ -100,7 +104,7 @@ class Traced:
             work = size * density if request.work is None else request.work
             return Task(present=(n < count) & (station == b), size=size, work=work)
 
-        return (jnp.arange(self.max_tasks), here), task_at
+        return (jnp.arange(self.max_tasks), slot), task_at
 
 
 def traced(
@@ -110,19 +114,25 @@ def traced(
     slots: Slots,
     seed: UInt32[Array, ""],
     episode: int | Array,
+    since: Int[Array, ""] | None = None,
 ) -> Traced:
-    """The workload of a seed: users and kinds of requests drawn once, the stretch anew in each episode."""
+    """The workload of a seed: users and kinds of requests drawn once, the stretch anew in each episode.
+
+    Args:
+      since: the first slot, of a segment of the episode.
+    """
     del params
     key = stream(seed, Stream.TRACE)
     windows, stations, draws = (fold_in(key, purpose) for purpose in range(3))
     fraction = unit(bits(windows, episode), jnp.float32)
     # Beyond 2²⁴ slots the product may round up to their number.
     start = jnp.minimum((fraction * slots.num_starts).astype(jnp.int32), slots.num_starts - 1)
-    edges = start + jnp.arange(shape.num_slots + 2)
+    edges = start + (0 if since is None else since) + jnp.arange(shape.num_slots + 2)
     return Traced(
         requests=requests,
         most=slots.num_positions,
         first=jnp.searchsorted(slots.slot, edges).astype(jnp.int32),
+        since=since,
         stations=stations,
         draws=draws,
         tasks=DrawnTasks(stream(seed, Stream.DENSITY)),

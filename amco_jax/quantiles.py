@@ -1,0 +1,144 @@
+"""Quantiles of the makespans of episodes: exact, or of a histogram where an episode is too long to be kept.
+
+NumPy on the host, since its vectorised sort is twenty times faster than XLA's on CPUs.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+LEVELS = (
+    np.asarray(
+        # fmt: off
+        [
+            0, 1, 2, 5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 250, 300, 350, 400, 450, 500,
+            550, 600, 650, 700, 750, 800, 850, 900, 925, 950, 960, 970, 980, 985, 990, 995, 998, 999, 1000,
+        ],
+        # fmt: on
+        np.float64,
+    )
+    / 1000
+)
+"""`[K]`, the levels of the quantiles that are told of each episode; 0 and 1 are its least and largest makespan"""
+
+EXACT_POSITIONS = 2**18
+"""Most task positions of an episode, over all slots and base stations, whose makespans are kept. It depends on the
+scenario alone, so that a seed's numbers do not depend on how many seeds run."""
+
+_DIGITS = 12
+"""Binary digits after the first by which a histogram tells makespans apart"""
+
+RELATIVE_ERROR = 2.0 ** -(_DIGITS + 1)
+"""Largest error of a quantile from a histogram, as a share of it"""
+
+_SHIFT = 23 - _DIGITS
+"""Lower bits of a float32 that make no difference"""
+
+
+class Makespans(Protocol):
+    """The makespans of some episodes, taken in piece by piece."""
+
+    def add(self, makespans: np.ndarray) -> None:
+        """Take in `[episodes, positions]`, s, float32, inf at empty positions."""
+        ...
+
+    def quantiles(self) -> np.ndarray:
+        """`[episodes, K]`, s, float64: quantiles at `LEVELS`, NaN where nothing arrived."""
+        ...
+
+
+def is_exact(num_positions: int) -> bool:
+    """Whether the quantiles of episodes of so many positions are exact."""
+    return num_positions <= EXACT_POSITIONS
+
+
+def makespans_of(num_positions: int) -> Makespans:
+    """What takes in the makespans of episodes of so many positions."""
+    return Kept() if is_exact(num_positions) else Counted()
+
+
+class Kept:
+    """All makespans; quantiles are those of `numpy.quantile`."""
+
+    def __init__(self):
+        self._pieces: list[np.ndarray] = []
+
+    def add(self, makespans: np.ndarray) -> None:
+        self._pieces.append(makespans)
+
+    def quantiles(self) -> np.ndarray:
+        pieces = self._pieces
+        ordered = np.sort(pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1), axis=1)
+        count = np.sum(np.isfinite(ordered), axis=1)
+        return _interpolated(count, lambda rank: np.take_along_axis(ordered, rank, axis=1))
+
+
+class Counted:
+    """How many makespans fall between any two neighbouring numbers of `_DIGITS` binary digits.
+
+    The bits of positive floats are in the order of their values, so that the upper bits of a makespan number
+    its bin, and a bin is at most 2^-`_DIGITS` of its values wide. Makespans of one bin are all taken for its
+    middle, or for the least or largest makespan of the episode where that lies on this side of it.
+
+    Source: the logarithmic bins are those of DDSketch (Masson, Rim and Lee, 2019).
+    """
+
+    def __init__(self):
+        self._episodes: list[_Histogram] = []
+
+    def add(self, makespans: np.ndarray) -> None:
+        if not self._episodes:
+            self._episodes = [_Histogram() for _ in makespans]
+        for histogram, row in zip(self._episodes, makespans, strict=True):
+            histogram.add(row[np.isfinite(row)])
+
+    def quantiles(self) -> np.ndarray:
+        count = np.array([np.sum(each.counts) for each in self._episodes])
+        return _interpolated(
+            count, lambda rank: np.stack([e.at(r) for e, r in zip(self._episodes, rank, strict=True)])
+        )
+
+
+class _Histogram:
+    """The counts of one episode, in the bins from the first to the last that was needed."""
+
+    def __init__(self):
+        self.first, self.counts = 0, np.zeros(0, np.int64)
+        self.least, self.most = np.float32(np.inf), np.float32(0)
+
+    def add(self, values: np.ndarray) -> None:
+        if not len(values):
+            return
+        self.least, self.most = min(self.least, values.min()), max(self.most, values.max())
+        low, high = (int(bound.view(np.int32)) >> _SHIFT for bound in (self.least, self.most))
+        if not len(self.counts):
+            self.first = low
+        after = high + 1 - self.first - len(self.counts)
+        self.counts = np.pad(self.counts, (self.first - low, max(after, 0)))
+        self.first = low
+        self.counts += np.bincount((values.view(np.int32) >> _SHIFT) - low, minlength=len(self.counts))
+
+    def at(self, rank: np.ndarray) -> np.ndarray:
+        """The values of ranks from 0."""
+        if not len(self.counts):
+            return np.full(len(rank), np.inf)
+        place = self.first + np.searchsorted(np.cumsum(self.counts), rank, side="right")
+        middle = ((place << _SHIFT) + (1 << (_SHIFT - 1))).astype(np.int32).view(np.float32)
+        return np.clip(middle, self.least, self.most)
+
+
+def _interpolated(count: np.ndarray, at) -> np.ndarray:
+    """`[episodes, K]`: linear between neighbouring ranks, as `numpy.quantile` has it.
+
+    Args:
+      count: `[episodes]`, values of each episode.
+      at: the values of ranks `[episodes, K]` from 0, where a rank beyond the last value gives anything.
+    """
+    last = np.maximum(count - 1, 0)[:, None]
+    rank = LEVELS * last
+    below = np.floor(rank).astype(np.int64)
+    low, high = (at(ranks).astype(np.float64) for ranks in (below, np.minimum(below + 1, last)))
+    with np.errstate(invalid="ignore"):  # inf - inf where nothing arrived
+        return np.where(count[:, None] > 0, low + (rank - below) * (high - low), np.nan)

@@ -1,0 +1,63 @@
+"""Sums over any number of slots, in two words: integers that do not wrap, and floats that do not drift.
+
+JAX computes in 32 bits. A sum over a slot fits there; one over an episode of many slots need not: an int32 wraps
+at 2³¹, and a float32 that has grown to n times what it is given has lost log₂ n of its 24 binary digits for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Wide:
+    """A sum, or an array of sums. On the host, NumPy reads it as int64 or float64."""
+
+    high: Array
+    """Of an integer the upper 32 bits, int32; of a float the running sum"""
+    low: Array
+    """Of an integer the lower 32 bits, uint32; of a float what rounding took from the running sum"""
+
+    @classmethod
+    def zero(cls, like: Array) -> Wide:
+        """The empty sum of numbers of the shape and type of `like`."""
+        whole = jnp.issubdtype(like.dtype, jnp.integer)
+        return cls(jnp.zeros_like(like), jnp.zeros_like(like, jnp.uint32 if whole else like.dtype))
+
+    def add(self, term: Array) -> Wide:
+        """The sum with one more term; a whole one must be int32 and at least 0.
+
+        Source of the float's: Knuth, TAOCP vol. 2, section 4.2.2, theorem B, whose error term is exact.
+        """
+        if jnp.issubdtype(self.high.dtype, jnp.integer):
+            low = self.low + term.astype(jnp.uint32)
+            return Wide(self.high + (low < self.low), low)
+        total = self.high + term
+        taken = total - self.high
+        return Wide(total, self.low + ((self.high - (total - taken)) + (term - taken)))
+
+    def rounded(self, dtype: Any) -> Array:
+        """The sum in one word of a floating type, for what is computed from it on the device."""
+        weight = 2.0**32 if jnp.issubdtype(self.high.dtype, jnp.integer) else 1
+        return self.high.astype(dtype) * jnp.asarray(weight, dtype) + self.low.astype(dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        del copy  # it is always a new one
+        high, low = np.asarray(self.high), np.asarray(self.low)
+        if np.issubdtype(high.dtype, np.integer):
+            total = (high.astype(np.int64) << 32) + low.astype(np.int64)
+        else:
+            total = high.astype(np.float64) + low.astype(np.float64)
+        return np.asarray(total, dtype)
+
+
+def on_host(tree: Any) -> Any:
+    """A pytree of NumPy arrays, its sums in one word of 64 bits."""
+    return jax.tree.map(np.asarray, tree, is_leaf=lambda node: isinstance(node, Wide))
