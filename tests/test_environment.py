@@ -166,7 +166,7 @@ def test_episodes_are_those_of_training():
 
 def tasks(env: Environment, seed: int, slot: int) -> Any:
     params = env.default_params
-    workload = workload_of(env.shape, params.scenario, params.tables, np.uint32(seed), 0)
+    workload = workload_of(env.shape, params.scenario, params.tables, jnp.uint32(seed), 0)
     return jax.device_get(tasks_of_slot(params.scenario, workload, jnp.int32(slot), env.num_servers))
 
 
@@ -174,6 +174,7 @@ def test_decisions_are_observed_as_the_published_agents_see_them():
     env = DecisionEnv(SMALL)
     params, key = env.default_params, jax.random.key(1)
     observed, state = env.reset(key, params)
+    over, info = False, {}
     for slot in range(SMALL.num_slots):
         coming = tasks(env, 1, slot)
         for size in coming.size[coming.present]:
@@ -195,7 +196,7 @@ def test_all_features_of_a_decision():
     names = ["local", "size", "work", "cost", "wait", "slot_load", "link_delay", "backlog"]
     env = DecisionEnv(SMALL, observe=names)
     params = env.default_params
-    _, state, step = begin(env)
+    observed, state, step = begin(env)
     for _ in range(12):
         observed, state, *_ = step(state, np.ones((SEEDS.size, 3), bool))
     for lane in range(SEEDS.size):
@@ -335,15 +336,14 @@ def test_autoreset_begins_the_next_episode_and_keeps_the_last_observation(kind: 
     assert (endless.name, endless.num_actions) == (env.name, env.num_actions)
     _, state = endless.reset(jax.random.key(1), params)
     action = jnp.ones(env.action_space(params).shape, bool)
-    for i in range(200):
+    ended = 0
+    for i in range(60):
         key = jax.random.fold_in(jax.random.key(9), i)
         plain = env.step(key, state, action, params)
         observed, state, reward, over, info = endless.step(key, state, action, params)
         np.testing.assert_array_equal(info["final_observation"], plain[0])
-        assert float(reward.sum()) == float(plain[2].sum())
-        if over:
-            break
-        np.testing.assert_array_equal(observed, plain[0])
-    assert over
-    first = env.reset(key, params)
-    jax.tree.map(np.testing.assert_array_equal, (observed, state), first)
+        np.testing.assert_array_equal(reward, plain[2])
+        expected = env.reset(key, params) if over else plain[:2]
+        jax.tree.map(np.testing.assert_array_equal, (observed, state), expected)
+        ended += int(over)
+    assert ended

@@ -33,11 +33,13 @@ def to_gymnasium(space: Space) -> gymnasium.Space[Any]:
 
 
 def check_action(space: gymnasium.Space[Any], action: Any, field: str = "action") -> np.ndarray:
-    """The action as an array; InputError unless the space contains it."""
+    """The action as an array of the space's dtype; InputError unless its numbers are in the space."""
     array = np.asarray(action)
-    if not space.contains(array):
+    is_number = array.dtype.kind in "biuf"
+    cast = array.astype(space.dtype) if is_number else array
+    if not is_number or not np.array_equal(cast, array) or not space.contains(cast):
         raise InputError(f"{field}: {' '.join(str(array).split())}; legal: a member of {space}")
-    return array
+    return cast
 
 
 def episode_of(options: dict[str, Any] | None, default: int) -> int:
@@ -94,8 +96,8 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
         Raises:
           InputError: the action is not in the action space.
         """
-        action = check_action(self.action_space, action)
-        stepped = self.env.step(None, self._current(), action, self.params)
+        state, action = self._current(), check_action(self.action_space, action)
+        stepped = self.env.step(None, state, action, self.params)
         self._state = stepped[1]
         observed, _, reward, _, info = jax.device_get(stepped)
         # A copy, as arrays from a device are read-only, and learners write into observations.
