@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from amco_jax.agents.policy import Policy, SlotView, TaskView, per_slot, per_task
     from amco_jax.agents.settings import Settings
     from amco_jax.alloc import ALLOCATORS, cwa, hecwa, waterfill
+    from amco_jax.environment import AutoReset, DecisionEnv, EnvParams, SlotEnv, episode_key
+    from amco_jax.environment.gymnasium import GymnasiumEnv, GymnasiumVectorEnv
+    from amco_jax.environment.gymnax import GymnaxEnv
+    from amco_jax.environment.pettingzoo import PettingZooEnv
+    from amco_jax.environment.stable_baselines3 import StableBaselinesEnv
     from amco_jax.errors import InputError
     from amco_jax.experiment.compare import CompareResult, compare
     from amco_jax.experiment.engines import Execution
@@ -32,6 +37,11 @@ _MODULES = {
     "agents.settings": ("Settings",),
     "agents.policy": ("Policy", "SlotView", "TaskView", "per_slot", "per_task"),
     "alloc": ("ALLOCATORS", "cwa", "hecwa", "waterfill"),
+    "environment": ("AutoReset", "DecisionEnv", "EnvParams", "SlotEnv", "episode_key"),
+    "environment.gymnasium": ("GymnasiumEnv", "GymnasiumVectorEnv"),
+    "environment.gymnax": ("GymnaxEnv",),
+    "environment.pettingzoo": ("PettingZooEnv",),
+    "environment.stable_baselines3": ("StableBaselinesEnv",),
     "errors": ("InputError",),
     "experiment.compare": ("CompareResult", "compare"),
     "experiment.engines": ("Execution",),
@@ -52,17 +62,26 @@ __all__ = [
     "ALLOCATORS",
     "METHODS",
     "PRESETS",
+    "AutoReset",
     "CompareResult",
+    "DecisionEnv",
+    "EnvParams",
     "Episode",
     "EvaluateResult",
     "Execution",
+    "GymnasiumEnv",
+    "GymnasiumVectorEnv",
+    "GymnaxEnv",
     "InputError",
     "Method",
     "Params",
+    "PettingZooEnv",
     "Policy",
     "Scenario",
     "Settings",
+    "SlotEnv",
     "SlotView",
+    "StableBaselinesEnv",
     "SweepResult",
     "TaskView",
     "TrainResult",
@@ -70,6 +89,7 @@ __all__ = [
     "compare",
     "configure",
     "cwa",
+    "episode_key",
     "evaluate",
     "get_method",
     "hecwa",

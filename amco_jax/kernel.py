@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int
 
 from amco_jax.agents.methods import Method
 from amco_jax.agents.policy import SlotView, TaskView
-from amco_jax.env import Decision, Physics, Queues, Task, close_slot, costs, decide, site, waits
+from amco_jax.alloc import Allocator
+from amco_jax.env import Decision, Physics, Queues, Site, Task, close_slot, costs, decide, site, waits
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key, fold_in
 from amco_jax.unroll import unroll
@@ -131,6 +132,27 @@ class Episode:
         return self.end.totals
 
 
+def serve_task(
+    params: Params,
+    physics: Physics,
+    allocator: Allocator,
+    site: Site,
+    backlog: Float[Array, " num_servers"],
+    task: Task,
+    queues: Queues,
+    choose: Callable[[Array, Array], Array],
+) -> tuple[Queues, Decision]:
+    """Decide one task at the base station of `site`: waits, costs, the set, and what it does to the queues.
+
+    Args:
+      backlog: `[num_servers]`, Gcycles, at the start of the slot.
+      choose: from wait and cost, `[num_servers]`, s, to the set S, `[num_servers]` booleans.
+    """
+    wait = waits(site, backlog, queues.slot_load, queues.link_delay)
+    cost = costs(site, task.size, task.work)
+    return decide(params, physics, site, task, wait, cost, choose(wait, cost), allocator, queues)
+
+
 def serve_slot(
     params: Params,
     physics: Physics,
@@ -150,16 +172,18 @@ def serve_slot(
       planned: `[num_servers, max_tasks, num_servers]` booleans of a per-slot policy, or None.
     """
 
-    def serve_task(site_b, task_at, key_b, carry, position):
+    def serve_position(site_b, task_at, key_b, carry, position):
         queues, totals = carry
-        n, entry, selected = position
+        n, entry, planned_n = position
         task = task_at(entry)
-        wait = waits(site_b, backlog, queues.slot_load, queues.link_delay)
-        cost = costs(site_b, task.size, task.work)
-        if not method.policy.sees_slot:
-            selected = method.policy.select(TaskView(task, wait, cost, site_b.local, params, key_b, n))
-        queues, decision = decide(
-            params, physics, site_b, task, wait, cost, selected, method.allocator, queues
+
+        def choose(wait, cost):
+            if method.policy.sees_slot:
+                return planned_n
+            return method.policy.select(TaskView(task, wait, cost, site_b.local, params, key_b, n))
+
+        queues, decision = serve_task(
+            params, physics, method.allocator, site_b, backlog, task, queues, choose
         )
         return (queues, totals.add(decision)), record(decision)
 
@@ -171,7 +195,7 @@ def serve_slot(
         positions = jnp.arange(jax.tree.leaves(entries)[0].shape[0]), entries, planned_b
         queues = Queues(slot_load, jnp.zeros_like(params.deadline))
         (queues, totals), kept = lax.scan(
-            lambda c, x: serve_task(site_b, task_at, key_b, c, x), (queues, totals), positions
+            lambda c, x: serve_position(site_b, task_at, key_b, c, x), (queues, totals), positions
         )
         return (queues.slot_load, totals), (queues.link_delay, kept)
 

@@ -1,0 +1,11 @@
+"""Environments for reinforcement learning over the kernel's own decisions: one task or one slot per step.
+
+The adapters for Gymnasium, PettingZoo and gymnax are modules of their own, as those packages are optional.
+"""
+
+from amco_jax.environment.autoreset import AutoReset
+from amco_jax.environment.base import EnvParams, episode_key
+from amco_jax.environment.decisions import DecisionEnv, DecisionState
+from amco_jax.environment.slots import SlotEnv, SlotState
+
+__all__ = ["AutoReset", "DecisionEnv", "DecisionState", "EnvParams", "SlotEnv", "SlotState", "episode_key"]

@@ -1,0 +1,191 @@
+"""What the two environments share: parameters, keys, action spaces, and the workload of an episode."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, UInt32
+
+from amco_jax.agents.actions import ActionSpace, Enumerated
+from amco_jax.agents.methods import get_allocator
+from amco_jax.alloc import Allocator
+from amco_jax.env import UNIFIED, Physics
+from amco_jax.environment.observation import PUBLISHED, check_features
+from amco_jax.environment.spaces import Discrete, MultiBinary
+from amco_jax.errors import InputError
+from amco_jax.params import Params
+from amco_jax.random import check_seed
+from amco_jax.scenario import Scenario
+from amco_jax.workload import Tables, Workload, tables_of, workload_of
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class EnvParams:
+    """What an episode is played with, all of it traced: one program serves any values of these shapes."""
+
+    scenario: Params
+    physics: Physics
+    tables: Tables
+    """What the arrival process takes from the host"""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where the arrivals of an episode come from."""
+
+    seed: UInt32[Array, ""]
+    episode: UInt32[Array, ""]
+    drawn: tuple[Array, ...]
+    """The leaves of the workload that the seed and the episode determine. The others are the tables of
+    `EnvParams`: a request log is not held once for each of thousands of environments."""
+
+
+def episode_key(seed: Any, episode: Any = 0) -> Array:
+    """The key of `jax.random` with which `reset` plays an episode of a seed.
+
+    Args:
+      seed: 0 to 2³²-1. Episode 0 has the arrivals that sweeps simulate with that seed, and the key is then
+        `jax.random.key(seed)`.
+      episode: those from 1 on have the arrivals that `train` learns from.
+
+    Raises:
+      InputError: a number of Python's that is not a whole one from 0 to 2³²-1.
+    """
+    numbers = {"episode": episode, "seed": seed}
+    for name, number in numbers.items():
+        if isinstance(number, int | float):
+            check_seed(name, number)
+    words = jnp.stack([jnp.asarray(number, jnp.uint32) for number in numbers.values()])
+    return jax.random.wrap_key_data(words, impl="threefry2x32")
+
+
+def seed_and_episode(key: Array) -> tuple[UInt32[Array, ""], UInt32[Array, ""]]:
+    """The inverse of `episode_key`; a key from `jax.random.split` gives a seed and an episode at random.
+
+    Raises:
+      InputError: it is not one key of `jax.random`.
+    """
+    data = key
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        data = jax.random.key_data(key)
+    if getattr(data, "dtype", None) != jnp.uint32 or data.ndim != 1 or data.shape[0] < 2:
+        raise InputError(f"key: {key!r}; legal: one key of jax.random, such as jax.random.key(0)")
+    return data[1], data[0]
+
+
+class Environment:
+    """The part of an environment that is fixed when its programs are compiled.
+
+    Args:
+      scenario: by default the published setting. Its numbers are in `default_params`; others of the same
+        shape come from `params_of`.
+      physics: a row of the physics table.
+      allocator: how a task is split over the selected servers, by name or as a function.
+      observe: names of features, see `observation.FEATURES`.
+      actions: a function from the number of servers to a list of sets (`nonempty_sets`, `sets_of(k)` and
+        `partners` of `amco_jax.agents.actions`), whose numbers are then the actions. By default an action
+        is the set itself, as one boolean per server.
+      reject: whether the empty set rejects a task. If not, the server at the task's own base station
+        stands for the empty set.
+
+    Raises:
+      InputError: an unknown name, or an action space without a list of sets.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario | None = None,
+        *,
+        physics: Physics = UNIFIED,
+        allocator: str | Allocator = "cwa",
+        observe: Sequence[str] = PUBLISHED,
+        actions: Callable[[int], ActionSpace] | None = None,
+        reject: bool = True,
+    ):
+        scenario = Scenario() if scenario is None else scenario
+        self.shape = scenario.shape()
+        self.allocator = get_allocator(allocator) if isinstance(allocator, str) else allocator
+        self.observe = check_features(observe)
+        self.sets = None if actions is None else actions(self.shape.num_servers)
+        if self.sets is not None and not isinstance(self.sets, Enumerated):
+            raise InputError(
+                f"actions: {type(self.sets).__name__}; legal: a list of sets such as nonempty_sets, or none"
+            )
+        self.reject = reject
+        self.default_params = self.params_of(scenario, physics)
+
+    @property
+    def name(self) -> str:
+        """The name of the class."""
+        return type(self).__name__
+
+    @property
+    def num_servers(self) -> int:
+        """Edge servers, and base stations."""
+        return self.shape.num_servers
+
+    @property
+    def num_actions(self) -> int:
+        """Actions to choose from for one task."""
+        return 2**self.num_servers if self.sets is None else self.sets.num_outputs
+
+    def params_of(self, scenario: Scenario, physics: Physics = UNIFIED) -> EnvParams:
+        """The parameters of a scenario, for a physics row, as NumPy arrays.
+
+        Raises:
+          InputError: the scenario has another shape than the environment's own.
+        """
+        shape = scenario.shape(self.shape.max_tasks)
+        if shape != self.shape:
+            raise InputError(
+                f"scenario: {tuple(shape)}; legal in this environment: {tuple(self.shape)} "
+                "(num_servers, positions, num_slots, arrivals)"
+            )
+        row = jax.tree.map(
+            lambda flag: np.asarray(flag, bool if isinstance(flag, bool) else np.float32), physics
+        )
+        tables = tables_of([scenario], shape).of(0)  # pyright: ignore[reportArgumentType]
+        return EnvParams(scenario.params(), row, tables)
+
+    def _actions(self, tasks: tuple[int, ...]) -> Discrete | MultiBinary:
+        """The space of the actions for an array of tasks."""
+        if self.sets is None:
+            return MultiBinary((*tasks, self.num_servers))
+        return Discrete(self.sets.num_outputs, tasks)
+
+    def _selected(self, action: Any, local: Bool[Array, " num_servers"]) -> Bool[Array, "*tasks num_servers"]:
+        """The sets of some tasks at one base station."""
+        if self.sets is not None:
+            return self.sets.sets(jnp.asarray(action), local)
+        selected = jnp.asarray(action).astype(bool)
+        if self.reject:
+            return selected
+        return selected | (local & ~jnp.any(selected, axis=-1, keepdims=True))
+
+    def _begin(self, key: Array, params: EnvParams) -> tuple[Origin, Workload]:
+        """A new episode's workload, and what a state keeps of it."""
+        seed, episode = seed_and_episode(key)
+        workload = workload_of(self.shape, params.scenario, params.tables, seed, episode)
+        drawn = tuple(leaf for leaf, is_drawn in _marked(workload, params.tables) if is_drawn)
+        return Origin(seed, episode, drawn), workload
+
+    def _resume(self, origin: Origin, params: EnvParams) -> Workload:
+        """The workload of an episode under way."""
+        # Drawn again for its structure alone: XLA drops what is not used.
+        again = workload_of(self.shape, params.scenario, params.tables, origin.seed, origin.episode)
+        drawn = iter(origin.drawn)
+        leaves = [next(drawn) if is_drawn else leaf for leaf, is_drawn in _marked(again, params.tables)]
+        return jax.tree.unflatten(jax.tree.structure(again), leaves)
+
+
+def _marked(workload: Workload, tables: Tables) -> list[tuple[Any, bool]]:
+    """The workload's leaves, and whether each was drawn; the others are leaves of the tables, as they are."""
+    given = {id(leaf) for leaf in jax.tree.leaves(tables)}
+    return [(leaf, id(leaf) not in given) for leaf in jax.tree.leaves(workload)]

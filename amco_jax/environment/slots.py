@@ -1,0 +1,126 @@
+"""One agent at each base station, and one slot per step."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from amco_jax.agents.methods import Method
+from amco_jax.agents.policy import per_slot
+from amco_jax.env import Decision, Queues, Task, site
+from amco_jax.environment.base import Environment, EnvParams, Origin
+from amco_jax.environment.observation import Situation, observation, width
+from amco_jax.environment.spaces import Box, Discrete, MultiBinary
+from amco_jax.kernel import slot_step, tasks_of_slot
+from amco_jax.random import Stream, stream
+from amco_jax.workload import Workload
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SlotState:
+    """The state of an episode between two slots."""
+
+    origin: Origin
+    slot: Int[Array, ""]
+    backlog: Float[Array, " num_servers"]
+    """Gcycles"""
+
+
+class SlotEnv(Environment):
+    """Each step decides all tasks of a slot, base station by base station, for the agents' joint action.
+
+    The agents, one per base station, see the backlog at the start of the slot and the tasks at their own base
+    station, but not what the slot's decisions will add to the queues: as the published agents do. An episode
+    ends after `num_slots` slots, by truncation; its last observation is that of the slot that would follow.
+    The reward of an agent is the sum of its tasks' rewards.
+
+    The constructor is that of `Environment`. All methods are pure and may be vmapped; `step` draws nothing,
+    and takes a key for the sake of the common signature.
+    """
+
+    def observation_space(self, params: EnvParams) -> Box:
+        """`[num_servers, numbers]`: an agent's features of tasks, position by position, then the others."""
+        del params
+        numbers = width(self.observe, self.num_servers, self.shape.max_tasks)
+        return Box(0.0, float("inf"), (self.num_servers, numbers))
+
+    def action_space(self, params: EnvParams) -> Discrete | MultiBinary:
+        """`[num_servers, max_tasks, num_servers]` sets, or `[num_servers, max_tasks]` numbers of sets.
+
+        What is chosen for a position without a task has no effect.
+        """
+        del params
+        return self._actions((self.num_servers, self.shape.max_tasks))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def reset(self, key: Array, params: EnvParams) -> tuple[Array, SlotState]:
+        """The observations `[num_servers, numbers]` of the first slot, and the state.
+
+        Args:
+          key: of `jax.random`; `jax.random.key(s)` plays the arrivals of the seed s of a sweep, see
+            `episode_key`.
+        """
+        origin, workload = self._begin(key, params)
+        state = SlotState(origin, jnp.int32(0), jnp.zeros_like(params.scenario.capacity))
+        return self._observe(state, workload, params), state
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def step(
+        self, key: Any, state: SlotState, action: Array, params: EnvParams
+    ) -> tuple[Array, SlotState, Array, Array, dict[str, Array]]:
+        """Decide the tasks of the state's slot, and close it.
+
+        Returns:
+          Observations `[num_servers, numbers]`, state, rewards `[num_servers]`, whether the episode is over,
+          and a dictionary: `present`, `makespan` (s), `missed`, `rejected` and `reward` of each task
+          `[num_servers, max_tasks]`, 0 where there is none; `utilisation`, the share of the slot that each
+          server was busy, `[num_servers]`; `slot`; and `truncated`.
+        """
+        del key
+        workload = self._resume(state.origin, params)
+        selected = jax.vmap(self._selected)(jnp.asarray(action), jnp.eye(self.num_servers, dtype=bool))
+        # The sets are given: the policy is never asked, and its key is never used.
+        method = Method(self.name, per_slot(lambda view: None), self.allocator)  # pyright: ignore
+        advance = slot_step(self.shape, params.scenario, params.physics, method, workload, _outcome)
+        unused = stream(state.origin.seed, Stream.POLICY)
+        backlog, busy, served = advance(unused, state.slot, state.backlog, selected)
+        outcome: dict[str, Array] = served.decisions
+        then = SlotState(state.origin, state.slot + 1, backlog)
+        over = then.slot >= self.shape.num_slots
+        info = outcome | {"utilisation": busy, "slot": state.slot, "truncated": over}
+        rewards = jnp.sum(outcome["reward"], axis=1)
+        return self._observe(then, workload, params), then, rewards, over, info
+
+    def _observe(self, state: SlotState, workload: Workload, params: EnvParams) -> Array:
+        def of_station(b: Array, tasks: Task) -> Array:
+            here = site(params.scenario, params.physics, b)
+            idle = Queues(jnp.zeros_like(state.backlog), jnp.zeros_like(params.scenario.deadline))
+
+            def of_task(task: Task, *, of_tasks: bool) -> Array:
+                now = Situation(params.scenario, here, task, state.backlog, idle)
+                return observation(self.observe, now, of_tasks=of_tasks)
+
+            each = jax.vmap(functools.partial(of_task, of_tasks=True))(tasks)
+            first = jax.tree.map(lambda field: field[0], tasks)
+            return jnp.concatenate([each.ravel(), of_task(first, of_tasks=False)])
+
+        tasks = tasks_of_slot(params.scenario, workload, state.slot, self.num_servers)
+        return jax.vmap(of_station)(jnp.arange(self.num_servers), tasks)
+
+
+def _outcome(decision: Decision) -> dict[str, Array]:
+    """What a step tells of each task; 0 where there is none."""
+    here = decision.present
+    return {
+        "present": here,
+        "makespan": jnp.where(here, decision.makespan, 0),
+        "missed": here & decision.missed,
+        "rejected": here & decision.rejected,
+        "reward": jnp.where(here, decision.reward, 0),
+    }

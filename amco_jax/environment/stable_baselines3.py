@@ -1,0 +1,79 @@
+"""Stable-Baselines3: many environments in one compiled call, in that library's own form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.vec_env import VecEnv
+
+from amco_jax.environment.base import EnvParams
+from amco_jax.environment.decisions import DecisionEnv
+from amco_jax.environment.gymnasium import GymnasiumVectorEnv
+
+
+class StableBaselinesEnv(VecEnv):
+    """Many `DecisionEnv`s as one `VecEnv`; the arguments are those of `GymnasiumVectorEnv`.
+
+    Environments begin anew on the step on which an episode ends, as that library expects. An `info` tells the
+    end of an episode alone, as a dictionary per environment and step would cost more than the simulation.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        env: DecisionEnv | None = None,
+        params: EnvParams | None = None,
+        first_episode: int = 0,
+    ):
+        self.vector = GymnasiumVectorEnv(num_envs, env, params, first_episode, AutoresetMode.SAME_STEP)
+        self.render_mode = None
+        super().__init__(
+            self.vector.num_envs, self.vector.single_observation_space, self.vector.single_action_space
+        )
+        self._actions: Any = None
+
+    def reset(self) -> np.ndarray:
+        """The first observations; the seeds are those of the last call of `seed`."""
+        given = [seed for seed in self._seeds if seed is not None]
+        self._reset_seeds()
+        self._reset_options()
+        return self.vector.reset(seed=given or None)[0]
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Keep the actions for `step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """See `GymnasiumVectorEnv.step`."""
+        observed, reward, _, over, told = self.vector.step(self._actions)
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for i in np.flatnonzero(over):
+            infos[i] = {"terminal_observation": told["final_obs"][i], "TimeLimit.truncated": True}
+        return observed, reward.astype(np.float32), over, infos
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """The attribute, as often as there are environments asked for: all share one object."""
+        value = self.render_mode if attr_name == "render_mode" else getattr(self.vector, attr_name)
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Not possible for some of the environments alone."""
+        raise NotImplementedError("the environments share one object")
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        """Not possible for some of the environments alone."""
+        raise NotImplementedError("the environments share one object")
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        """No wrapper is around any of them."""
+        return [False for _ in self._get_indices(indices)]
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """None: there is nothing to see."""
+        return [None] * self.num_envs
