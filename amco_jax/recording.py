@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from amco_jax.agents.policy import Policy, per_slot
 from amco_jax.alloc import Allocator
 from amco_jax.env import UNIFIED, Decision, Physics
 from amco_jax.errors import InputError, check_choice
+from amco_jax.identity import program_cache
 from amco_jax.kernel import Episode, rollout
 from amco_jax.params import Params, Shape
 from amco_jax.random import Stream, check_seed, stream
@@ -79,7 +79,7 @@ def replay(
         return _arrays(episode)
 
 
-@functools.lru_cache(maxsize=64)
+@program_cache(64, lambda shape, policy, allocator: (policy, allocator))
 def _program(shape: Shape, policy: Policy | None, allocator: Allocator) -> Any:
     def program(params: Params, physics: Physics, workload: Recorded, selected, seed) -> Episode:
         method = Method("replay", policy or per_slot(lambda view: selected[view.t]), allocator)

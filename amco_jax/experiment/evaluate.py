@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from amco_jax.experiment.provenance import provenance
 from amco_jax.experiment.simulate import simulate
 from amco_jax.experiment.train import AGENTS
 from amco_jax.experiment.trainer import LANES, training_memory
+from amco_jax.identity import identify, name_of
 from amco_jax.latency import is_shipped
 from amco_jax.metrics import EPISODE_METRICS
 from amco_jax.params import Shape
@@ -33,6 +35,8 @@ from amco_jax.random import Stream, stream
 from amco_jax.saved import open_run
 from amco_jax.scenario import Scenario
 from amco_jax.stats import mean_interval, seed_matrix
+
+log = logging.getLogger(__name__)
 
 BASELINES = ("optimal", "randcoedge")
 
@@ -85,6 +89,9 @@ def load_run(
     manifest = saved.manifest
     method = get_method(method or manifest["method"]).with_settings(**manifest["settings"])
     method = _allocating_by(method, manifest["allocator"])
+    if (found := identify(method).to_dict()) != (trained_with := manifest["depends_on"]):
+        changed = _changed(trained_with["modules"], found["modules"]) or "values or functions that it uses"
+        log.warning("%s is not as it was when its agents were trained: %s changed", method.name, changed)
     trained = manifest["scenario"]
     if scenario is None:
         if _names_files(trained):
@@ -109,12 +116,16 @@ def load_run(
 
 def _allocating_by(method: Method, allocator: str) -> Method:
     """The method with the allocator that its agents were trained with."""
-    if method.allocator.__name__ == allocator:
+    if (own := name_of(method.allocator)) == allocator:
         return method
     if allocator not in ALLOCATORS:
-        own = method.allocator.__name__
         raise InputError(f"method: {method.name} allocates by {own}; legal for its agents: {allocator}")
     return method.with_allocator(allocator)
+
+
+def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """The names of modules whose source is another one."""
+    return ", ".join(sorted(name for name in {*before, *now} if before.get(name) != now.get(name)))
 
 
 def _names_files(scenario: Mapping[str, Any]) -> bool:

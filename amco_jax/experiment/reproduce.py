@@ -13,7 +13,7 @@ from amco_jax.errors import InputError
 from amco_jax.experiment.compare import PAPER_METHODS, compare
 from amco_jax.experiment.engines import Execution
 from amco_jax.experiment.sweep import sweep
-from amco_jax.experiment.units import code_version
+from amco_jax.identity import code_version
 from amco_jax.report.claims import claims_table
 from amco_jax.report.page import Report, make_report
 from amco_jax.report.studies import load_studies

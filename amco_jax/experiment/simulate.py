@@ -32,6 +32,7 @@ from amco_jax.experiment.blocks import (
 from amco_jax.experiment.trainer import LANES as TRAINING_LANES
 from amco_jax.fused import LANES as FUSED_LANES
 from amco_jax.fused import fuse, fusing
+from amco_jax.identity import program_cache
 from amco_jax.kernel import Record, rollout
 from amco_jax.metrics import keep_makespan, summarise
 from amco_jax.params import Shape
@@ -135,7 +136,7 @@ def _makespan_bytes(shape: Shape) -> int:
     return 4 * shape.num_servers * shape.max_tasks * shape.num_slots
 
 
-@functools.lru_cache(maxsize=64)
+@program_cache(64, lambda shape, method, record: (method.policy, method.allocator))
 def block_program(shape: Shape, method: Method, record: Record) -> Any:
     """The jitted simulation of blocks of seeds, sharded over the local devices.
 

@@ -127,6 +127,9 @@ def sweep(
                 store.remove()
             elif store.begun and not execution.joins:
                 raise InputError(f"out: {out} holds an unfinished sweep; legal: resume, overwrite")
+        if execution.joins and store.begun:
+            for identity in job.identities().values():
+                identity.require_seen("resume" if execution.resume else "shard")
         store.begin(job.plan(), execution.recompute)
         units = units_of(job)
         _compute(job, units, store, execution, progress)

@@ -23,6 +23,7 @@ from amco_jax.experiment.output import Output
 from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import provenance
 from amco_jax.experiment.trainer import LANES, Cell, OnTheSpot, Trainer
+from amco_jax.identity import code_version, identify, name_of
 from amco_jax.params import Shape
 from amco_jax.random import check_seeds
 from amco_jax.report.figures import convergence_figure, save_figure
@@ -89,16 +90,19 @@ def train(
     episodes = training.episodes if episodes is None else episodes
     for name, value in (("episodes", episodes), ("checkpoint_every", checkpoint_every)):
         check_whole(name, value)
+    identity = identify(method)
     job = {
         "kind": "train",
         "method": method.name,
-        "allocator": method.allocator.__name__,
+        "allocator": name_of(method.allocator),
         "settings": training.settings.to_dict(),
         "physics": physics,
         "first_seed": first_seed,
         "num_seeds": seeds,
         "episodes": episodes,
         "scenario": scenario.to_dict(),
+        "code": code_version(),
+        "depends_on": identity.to_dict(),
     }
     row = method.physics(physics)
     with contextlib.ExitStack() as stack:
@@ -107,6 +111,8 @@ def train(
             home = Path(out)
             if overwrite:
                 shutil.rmtree(home / JOURNAL, ignore_errors=True)
+            elif resume and (home / JOURNAL).exists():
+                identity.require_seen("resume")
             output = stack.enter_context(Output(home, overwrite))
             journal = stack.enter_context(Journal(home / JOURNAL, job, resume))
         bar = stack.enter_context(progress_bar(progress))

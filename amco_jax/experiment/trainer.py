@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from amco_jax.agents.settings import Hyperparameters, Settings
 from amco_jax.env import Physics
 from amco_jax.experiment.blocks import Block, host_blocks, inputs_of, over_blocks, stack_blocks
 from amco_jax.experiment.checkpoints import Journal, Saved
+from amco_jax.identity import program_cache
 from amco_jax.kernel import Totals
 from amco_jax.params import Shape
 from amco_jax.scenario import Scenario
@@ -164,7 +164,7 @@ class _Programs(NamedTuple):
     agents: Any
 
 
-@functools.lru_cache(maxsize=32)
+@program_cache(32, lambda shape, method, rows: (method.policy, method.allocator))
 def _programs(shape: Shape, method: Method, rows: int) -> _Programs:
     def start(blocked, _, __):
         _, hyper, seeds = blocked

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import amco_jax
 from amco_jax.agents.methods import Method, get_methods
 from amco_jax.errors import InputError, check_list, check_number, check_whole
 from amco_jax.experiment.axes import Axis, get_axis, value_labels
@@ -27,8 +25,10 @@ from amco_jax.experiment.checkpoints import BusyError, Journal
 from amco_jax.experiment.provenance import package_versions
 from amco_jax.experiment.simulate import LANES, Batch, simulate
 from amco_jax.experiment.trainer import Cell, OnTheSpot
+from amco_jax.identity import Identity, code_version, identify
 from amco_jax.random import check_seeds
 from amco_jax.scenario import Scenario
+from amco_jax.workload import PROCESSES
 
 UNIT_SECONDS = 120.0
 """Nominal duration of a unit on two CPU cores"""
@@ -109,6 +109,11 @@ class Job:
             "scenario": self.scenario.to_dict(),
         }
 
+    def identities(self) -> dict[str, Identity]:
+        """For each method, what its rows depend on beyond the scenario and the package's code."""
+        processes = [PROCESSES[name] for name in sorted({s.arrivals for s in self.scenarios})]
+        return {m.name: identify(m, processes) for m in self.methods}
+
     def plan(self) -> dict[str, Any]:
         """Everything that the rows depend on, and how they are cut into units."""
         scenario = self.scenario.to_dict()
@@ -121,7 +126,7 @@ class Job:
             "unit_seconds": self.unit_seconds,
             "code": code_version(),
             "versions": package_versions(),
-            "own_methods": {m.name: source for m in self.methods if (source := _own_source(m)) is not None},
+            "depends_on": {name: identity.to_dict() for name, identity in self.identities().items()},
         }
 
 
@@ -226,28 +231,6 @@ def run_unit(
             frames.append(_frame(batch, method.name, job.param, label, most_servers))
             tell(len(frames[-1]))
     return pd.concat(frames, ignore_index=True)
-
-
-@functools.cache
-def code_version() -> str:
-    """A digest of the package's source files."""
-    home = Path(inspect.getfile(amco_jax)).parent
-    digest = hashlib.sha256()
-    for path in sorted(home.rglob("*.py")):
-        digest.update(f"{path.relative_to(home).as_posix()}\n".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _own_source(method: Method) -> str | None:
-    """A digest of the file that a user's own policy or action space stands in; None for the package's."""
-    function = method.policy.function if method.training is None else method.training.actions
-    try:
-        path = Path(inspect.getfile(inspect.unwrap(function)))
-        if path.is_relative_to(Path(inspect.getfile(amco_jax)).parent):
-            return None
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    except (OSError, TypeError):  # typed at a prompt
-        return "unknown"
 
 
 def _frame(batch: Batch, method: str, param: str, label: Any, most_servers: int) -> pd.DataFrame:
