@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copyreg
 import dataclasses
 import functools
 import hashlib
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from amco_jax.errors import InputError
@@ -53,10 +53,10 @@ def identify(*values: Any) -> Identity:
     """The identity of some values: functions, classes, arrays, containers, or any other objects.
 
     A function of the user's own counts with its code, its defaults, the values that it encloses, the globals
-    that it names and the source of its module, and so do the functions that these lead to, and all own modules
-    that its module imports. A function of this package, of the standard library or of an installed package
-    counts by its name and version, with its defaults and enclosed values. An object counts by its class and by
-    the state that `pickle` would save; nothing is pickled.
+    that it names and the source of its module, and so do the functions that these lead to, and the user's
+    modules that its module imports. A function of this package, of the standard library or of an installed
+    package counts by its name and version, with its defaults and enclosed values. An object counts by its
+    class and by the state that `pickle` would save; nothing is pickled.
     """
     walk = _Walk()
     try:
@@ -185,7 +185,7 @@ class _Walk:
         return self._object(value, name)
 
     def _array(self, value: Any, name: str) -> Any:
-        if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             return [str(value.dtype), self.of(jax.random.key_data(value), name)]
         array = np.asarray(value)
         if array.dtype.hasobject:
@@ -240,28 +240,30 @@ class _Walk:
 
     def _object(self, value: Any, name: str) -> Any:
         """By its name in an installed module, by what it wraps, or by the state that pickle would save."""
-        home, own_name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-        named = isinstance(home, str) and isinstance(own_name, str)
-        if named and getattr(sys.modules.get(home), own_name, None) is value and not is_own(home):
-            return [f"{home}.{own_name}", version(home)]
-        if callable(value) and hasattr(value, "__wrapped__"):  # such as jitted and cached functions
+        home = getattr(value, "__module__", None)
+        own_name = getattr(value, "__qualname__", None)
+        if isinstance(home, str) and isinstance(own_name, str) and not is_own(home):
+            home_of_value = sys.modules.get(home)
+            if getattr(home_of_value, own_name, None) is value:
+                return [f"{home}.{own_name}", version(home)]
+        if callable(value) and (wrapped := getattr(value, "__wrapped__", None)) is not None:
+            # A jitted or a cached function, say.
             inside = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("__")}
-            return [self.of(value.__wrapped__, name), self.of(inside, name)]
+            return [self.of(wrapped, name), self.of(inside, name)]
         try:
-            reduced = value.__reduce_ex__(4)
+            reduced: Any = value.__reduce_ex__(4)
         except Exception:  # objects of any kind say no in any way
             return self._not_seen(name or f"a {type(value).__name__}")
         if isinstance(reduced, str):
             return [reduced, version(home)]
-        make, arguments, state, items, pairs = (*reduced, *[None] * 5)[:5]
-        if make is copyreg.__newobj__ or make is copyreg.__newobj_ex__:
-            make, *arguments = arguments
-        parts = (make, list(arguments), state, list(items or ()), list(pairs or ()))
+        # The function that makes the object, its arguments, then state, items and pairs where there are some.
+        make, arguments, state, items, pairs, *_ = (*reduced, None, None, None, None)
+        parts = (make, arguments, state, list(items or ()), list(pairs or ()))
         return [self.of(part, name or type(value).__name__) for part in parts]
 
-    def _module(self, name: str) -> list[str]:
+    def _module(self, name: str | None) -> list[str | None]:
         """The name; an own module's source, and those of the own modules that it imports, are taken in."""
-        if name in self.modules or not is_own(name):
+        if name is None or name in self.modules or not is_own(name):
             return [name, version(name)]
         if (path := source_file(name)) is None:
             return [name]  # typed at a prompt; what counts of it are its functions

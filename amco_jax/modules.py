@@ -19,8 +19,8 @@ HOME = Path(os.path.realpath(__file__)).parent
 def is_own(name: str | None) -> bool:
     """Whether a module is the user's own: neither built in, nor installed, nor of this package.
 
-    That holds too for what was typed at a prompt or in a notebook, which has no file, and for code whose module
-    has no name, None.
+    That holds too for what was typed at a prompt or in a notebook, which has no file, and for code whose
+    module has no name, None.
     """
     if (place := _place(name)) is not None:
         return not _is_installed(place)

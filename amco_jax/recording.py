@@ -19,6 +19,7 @@ from amco_jax.identity import program_cache
 from amco_jax.kernel import Episode, rollout
 from amco_jax.params import Params, Shape
 from amco_jax.random import Stream, check_seed, stream
+from amco_jax.runtime import own_numerics
 from amco_jax.scenario import Scenario
 from amco_jax.workload import Recorded
 
@@ -72,7 +73,7 @@ def replay(
     else:
         allocate = get_allocator(allocator or _label(recording, "allocator") or "cwa")
     dtype = PRECISIONS[precision]
-    with jax.enable_x64(precision == "float64"):
+    with own_numerics(), jax.enable_x64(precision == "float64"):
         program = _program(scenario.shape(), chosen.policy if chosen else None, allocate)
         workload = Recorded(jnp.asarray(size, dtype), jnp.asarray(density, dtype))
         episode = program(scenario.params(dtype), row, workload, selected, np.uint32(seed))

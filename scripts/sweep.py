@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from amco_jax.cli import OutputArguments, ScenarioArguments, load_method, run
 from amco_jax.experiment.axes import parse_value
@@ -34,6 +35,7 @@ class Arguments(ScenarioArguments, OutputArguments):
     """unified: one model for all methods; published: each method's own published code."""
     unit_seconds: float = UNIT_SECONDS
     """Nominal duration of a unit of work on two CPU cores; what is lost at most when a process is killed."""
+    resumes: ClassVar[bool] = True
     execution: Execution = dataclasses.field(default_factory=Execution)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from amco_jax.cli import OutputArguments, ScenarioArguments, load_trained_method, run
 from amco_jax.experiment.train import train
@@ -29,6 +30,7 @@ class Arguments(ScenarioArguments, OutputArguments):
     """Episodes between checkpoints."""
     resume: bool = False
     """Go on with the unfinished training in --out."""
+    resumes: ClassVar[bool] = True
 
 
 def main(args: Arguments) -> None:
@@ -38,7 +40,7 @@ def main(args: Arguments) -> None:
         episodes=args.episodes,
         scenario=args.load_scenario(),
         physics=args.physics,
-        out=args.destination(f"train-{args.method.replace(':', '-')}"),
+        out=args.destination(f"train-{args.method}"),
         first_seed=args.first_seed,
         checkpoint_every=args.checkpoint_every,
         resume=args.resume,

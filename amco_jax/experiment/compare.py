@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,8 @@ from amco_jax.experiment.simulate import simulate
 from amco_jax.experiment.train import train
 from amco_jax.metrics import EPISODE_METRICS
 from amco_jax.random import check_seeds
-from amco_jax.report.figures import convergence_figure, save_figure
+from amco_jax.report.figures import convergence_figure
+from amco_jax.runtime import own_numerics
 from amco_jax.scenario import Scenario
 from amco_jax.stats import mean_interval, reduction_interval, seed_matrix
 from amco_jax.training import FIRST_TRAINING_EPISODE
@@ -42,6 +44,7 @@ class CompareResult:
     out: Path | None = None
 
 
+@own_numerics()
 def compare(
     methods: Sequence[str | Method] = PAPER_METHODS,
     seeds: int = 32,
@@ -110,8 +113,8 @@ def compare(
             output.add_rows(curves, "curves.parquet")
             final.to_csv(output.path("final.csv"), index=False)
             for variant in physics:
-                figure = convergence_figure(curves.loc[curves["physics"] == variant])
-                save_figure(figure, output.path(f"convergence-{variant}"))
+                rows = curves.loc[curves["physics"] == variant]
+                output.draw(f"convergence-{variant}", functools.partial(convergence_figure, rows))
             output.finish(manifest)
     return CompareResult(curves, final, manifest, None if out is None else Path(out))
 

@@ -32,6 +32,7 @@ from amco_jax.latency import is_shipped
 from amco_jax.metrics import EPISODE_METRICS
 from amco_jax.params import Shape
 from amco_jax.random import Stream, stream
+from amco_jax.runtime import own_numerics
 from amco_jax.saved import open_run
 from amco_jax.scenario import Scenario
 from amco_jax.stats import mean_interval, seed_matrix
@@ -70,6 +71,7 @@ class EvaluateResult:
     out: Path | None = None
 
 
+@own_numerics()
 def load_run(
     directory: str | Path, method: str | Method | None = None, scenario: Scenario | None = None
 ) -> TrainedRun:
@@ -153,6 +155,7 @@ class _Loaded:
         return jax.tree.map(lambda leaf: leaf[lanes], self._run.agents)
 
 
+@own_numerics()
 def evaluate(
     run: str | Path | TrainedRun,
     scenario: Scenario | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import provenance
 from amco_jax.experiment.store import Store
 from amco_jax.experiment.units import UNIT_SECONDS, Job, Unit, checked_job, units_of
-from amco_jax.report.figures import save_figure, sweep_figure
+from amco_jax.report.figures import sweep_figure
 from amco_jax.scenario import Scenario
 from amco_jax.stats import Moments
 
@@ -122,7 +123,7 @@ def sweep(
             store = Store(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="amco-jax-"))))
         else:
             store = Store(Path(out) / STORE)
-            output = stack.enter_context(Output(out, overwrite or execution.joins))
+            output = stack.enter_context(Output(out, overwrite or execution.joins, execution.joins))
             if overwrite:
                 store.remove()
             elif store.begun and not execution.joins:
@@ -149,9 +150,8 @@ def sweep(
         if output is not None:
             summary.to_csv(output.path("summary.csv"), index=False)
             for name, metric in FIGURES.items():
-                save_figure(
-                    sweep_figure(summary, metric, job.axis.label_for(job.scenario)), output.path(name)
-                )
+                label = job.axis.label_for(job.scenario)
+                output.draw(name, functools.partial(sweep_figure, summary, metric, label))
             output.finish(manifest)
     if out is None:
         return SweepResult(summary, manifest, rows=pd.concat(frames, ignore_index=True))

@@ -26,7 +26,8 @@ from amco_jax.experiment.trainer import LANES, Cell, OnTheSpot, Trainer
 from amco_jax.identity import code_version, identify, name_of
 from amco_jax.params import Shape
 from amco_jax.random import check_seeds
-from amco_jax.report.figures import convergence_figure, save_figure
+from amco_jax.report.figures import convergence_figure
+from amco_jax.runtime import own_numerics
 from amco_jax.scenario import Scenario
 from amco_jax.training import Curve
 
@@ -46,6 +47,7 @@ class TrainResult:
     out: Path | None = None
 
 
+@own_numerics()
 def train(
     method: str | Method,
     seeds: int = 64,
@@ -126,7 +128,7 @@ def train(
         if output is not None:
             output.add_rows(frame, "curves.parquet")
             save_tree(output.path(AGENTS), agents)
-            save_figure(convergence_figure(frame), output.path("convergence"))
+            output.draw("convergence", lambda: convergence_figure(frame))
             output.finish(manifest)
         if journal is not None:
             journal.remove()

@@ -22,6 +22,7 @@ from amco_jax.experiment.provenance import provenance
 from amco_jax.experiment.simulate import simulate
 from amco_jax.experiment.trainer import Cell, OnTheSpot
 from amco_jax.random import check_seeds
+from amco_jax.runtime import own_numerics
 from amco_jax.scenario import Scenario
 
 QUANTILES = (50, 90, 99)
@@ -40,6 +41,7 @@ class TuneResult:
     out: Path | None = None
 
 
+@own_numerics()
 def tune(
     method: str | Method,
     settings: Mapping[str, Sequence[Any]],

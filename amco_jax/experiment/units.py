@@ -27,6 +27,7 @@ from amco_jax.experiment.simulate import LANES, Batch, simulate
 from amco_jax.experiment.trainer import Cell, OnTheSpot
 from amco_jax.identity import Identity, code_version, identify
 from amco_jax.random import check_seeds
+from amco_jax.runtime import own_numerics
 from amco_jax.scenario import Scenario
 from amco_jax.workload import PROCESSES
 
@@ -205,6 +206,7 @@ def units_of(job: Job) -> list[Unit]:
     return units
 
 
+@own_numerics()
 def run_unit(
     job: Job, unit: Unit, journal: Path, tell: Callable[[int], None] = lambda episodes: None
 ) -> pd.DataFrame:
