@@ -117,8 +117,11 @@ def run(arguments: type[Args], main: Callable[[Args], None], description: str) -
 
 
 def _prepare(args: Any) -> None:
-    """Raise InputError where the environment does not let JAX start, before any work is done."""
-    os.getcwd()  # an OSError where somebody has removed it
+    """Raise InputError where the surroundings do not let the work begin."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise InputError("working directory: it was removed; legal: one that exists") from error
     compiles = isinstance(args, ProgramArguments)
     if compiles:
         check_xla_flags()

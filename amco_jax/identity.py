@@ -8,7 +8,7 @@ import hashlib
 import json
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -261,7 +261,7 @@ class _Walk:
         parts = (make, arguments, state, list(items or ()), list(pairs or ()))
         return [self.of(part, name or type(value).__name__) for part in parts]
 
-    def _module(self, name: str | None) -> list[str | None]:
+    def _module(self, name: str | None) -> Sequence[str | None]:
         """The name; an own module's source, and those of the own modules that it imports, are taken in."""
         if name is None or name in self.modules or not is_own(name):
             return [name, version(name)]

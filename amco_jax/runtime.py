@@ -54,9 +54,10 @@ def configure(num_cpu_devices: int | None = None, compilation_cache: bool = True
         with contextlib.suppress(RuntimeError):  # the backend is already running
             jax.config.update("jax_num_cpu_devices", num_cpu_devices or _usable_cores())
     given = getattr(jax.config, "jax_compilation_cache_dir", None)
-    directory = given or str(_cache_directory())
-    if compilation_cache and "://" not in directory and not _can_be_written(Path(directory)):
-        log.warning("compiled programs are not kept: %s cannot be written", directory)
+    directory = given or _cache_directory()
+    if compilation_cache and not _can_be_written(directory):
+        reason = "there is no home directory" if directory is None else f"{directory} cannot be written"
+        log.warning("compiled programs are not kept: %s", reason)
         compilation_cache = False
     if not compilation_cache:
         jax.config.update("jax_enable_compilation_cache", False)
@@ -122,24 +123,31 @@ def check_xla_flags() -> None:
         raise InputError(f"environment: XLA_FLAGS={os.environ['XLA_FLAGS']}: {reason}; legal: flags of XLA")
 
 
-def _can_be_written(directory: Path) -> bool:
-    if not directory.is_absolute():  # there is no home directory
-        return False
+def _can_be_written(directory: str | None) -> bool:
+    if directory is None or "://" in directory:  # JAX takes addresses too
+        return directory is not None
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        Path(directory).mkdir(parents=True, exist_ok=True)
     except OSError:
         return False
     return os.access(directory, os.W_OK | os.X_OK)
 
 
-def _cache_directory() -> Path:
-    """One for each kind of processor: home directories are shared between machines, native code cannot be."""
+def _cache_directory() -> str | None:
+    """One for each kind of processor: home directories are shared between machines, native code cannot be.
+
+    None where there is no home directory.
+    """
+    try:
+        home = platformdirs.user_cache_path("amco-jax")
+    except RuntimeError:
+        return None
+    kind = platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-        digest = hashlib.sha256(features.encode()).hexdigest()[:12]
-        return platformdirs.user_cache_path("amco-jax") / f"{platform.machine()}-{digest}"
-    return platformdirs.user_cache_path("amco-jax") / platform.machine()
+        kind += f"-{hashlib.sha256(features.encode()).hexdigest()[:12]}"
+    return str(home / kind) if home.is_absolute() else None
 
 
 def _usable_cores() -> int:
