@@ -7,19 +7,22 @@ import dataclasses
 import datetime
 import importlib
 import io
+import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import tyro
 
+from amco_jax import console  # before all that imports JAX
 from amco_jax.agents.methods import Method, get_allocator, get_method
 from amco_jax.errors import InputError
 from amco_jax.experiment.axes import load_with_settings, parse_assignments, parse_settings, parse_value
 from amco_jax.experiment.engines import Execution
-from amco_jax.runtime import configure
+from amco_jax.files import FileNames, new_directory
+from amco_jax.runtime import check_devices, check_xla_flags, configure
 from amco_jax.scenario import Scenario
 
 Args = TypeVar("Args")
@@ -28,6 +31,9 @@ Args = TypeVar("Args")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProgramArguments:
     """Of every script that compiles programs."""
+
+    starts_jax: ClassVar[bool] = True
+    """Whether it computes in its own process, and not in others alone"""
 
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache directory, for the next time."""
@@ -61,9 +67,33 @@ class OutputArguments:
     quiet: bool = False
     """No progress bar and no table."""
 
+    resumes: ClassVar[bool] = False
+    """Whether --resume goes on with an interrupted run"""
+
     def destination(self, name: str) -> Path:
-        """The directory for the results of a run by that name."""
-        return self.out or Path("results") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+        """The directory for the results of a run by that name, which nobody else has if it is a new one."""
+        if self.out is not None:
+            return self.out
+        name = f"{FileNames().take(name)}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+        made = new_directory(Path("results") / name)
+        self.__dict__["made"] = made  # as a cached property would; for `running` to know of it
+        return made
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Tell how to go on where the run is interrupted, and leave no empty directory behind."""
+        try:
+            yield
+        except KeyboardInterrupt as stop:
+            home = self.out or self.__dict__.get("made")
+            if self.resumes and home is not None and any(home.glob("*")):
+                stop.add_note(f"the same command with --out {home} --resume goes on")
+            raise
+        finally:
+            if (made := self.__dict__.get("made")) is not None:
+                with contextlib.suppress(OSError):  # they are not empty
+                    made.rmdir()
+                    made.parent.rmdir()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +101,7 @@ class StudyArguments(OutputArguments):
     """The arguments of every script that carries out a study."""
 
     execution: Execution = dataclasses.field(default_factory=Execution)
+    resumes: ClassVar[bool] = True
 
     def ends(self, missing: int) -> bool:
         """Whether nothing is left to print; the last shard alone has a result."""
@@ -82,23 +113,40 @@ class StudyArguments(OutputArguments):
 def run(arguments: type[Args], main: Callable[[Args], None], description: str) -> None:
     """Parse the command line into `arguments`, a dataclass, and call `main` with it.
 
-    Bad input ends the process with one line on stderr and exit code 2.
+    Bad input, or surroundings in which the work cannot be done, end the process with one line on stderr and
+    exit code 2; Ctrl-C, SIGTERM and SIGHUP with one line and exit code 128 plus the signal's number.
     """
-    args = _parse(arguments, description)
-    configure(compilation_cache=getattr(args, "compilation_cache", False))
+    with console.surroundings():
+        args = _parse(arguments, description)
+        try:
+            with args.running() if isinstance(args, OutputArguments) else contextlib.nullcontext():
+                _prepare(args)
+                main(args)
+        except InputError as error:
+            console.fail(str(error))
+        except OSError as error:
+            console.fail(f"{error.filename or 'file'}: {error.strerror or error}")
+        except KeyboardInterrupt as stop:
+            print("; ".join(["interrupted", *getattr(stop, "__notes__", [])]), file=sys.stderr)
+            sys.exit(stop.status if isinstance(stop, console.Stopped) else 130)
+
+
+def _prepare(args: Any) -> None:
+    """Raise InputError where the surroundings do not let the work begin."""
     try:
-        main(args)
-    except InputError as error:
-        _exit(str(error))
+        os.getcwd()
     except OSError as error:
-        _exit(f"{error.filename or 'file'}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        raise InputError("working directory: it was removed; legal: one that exists") from error
+    compiles = isinstance(args, ProgramArguments)
+    if compiles:
+        check_xla_flags()
+    configure(compilation_cache=compiles and args.compilation_cache)
+    if compiles and args.starts_jax:
+        check_devices()
 
 
 def load_method(name: str) -> Method:
-    """The method of a name, or a user's own `Method` from `module:attribute`.
+    """The method of a name, or a user's own `Method` from `module:attribute`; with +allocator if so wished.
 
     Modules are looked up in the working directory first.
 
@@ -108,6 +156,7 @@ def load_method(name: str) -> Method:
     module, colon, attribute = name.partition(":")
     if not colon:
         return get_method(name)
+    attribute, plus, allocator = attribute.partition("+")
     sys.path.insert(0, "")
     try:
         method = getattr(importlib.import_module(module), attribute)
@@ -116,9 +165,11 @@ def load_method(name: str) -> Method:
         raise InputError(f"method: '{name}' cannot be imported: {reason}") from error
     finally:
         sys.path.remove("")
+        if "" not in sys.path:  # for what the module imports later; what is installed goes first from here on
+            sys.path.append("")
     if not isinstance(method, Method):
         raise InputError(f"method: '{name}' is a {type(method).__name__}; legal: an amco_jax.Method")
-    return method
+    return method.with_allocator(allocator) if plus else method
 
 
 def load_trained_method(name: str, settings: Sequence[str], allocator: str | None = None) -> Method:
@@ -134,7 +185,7 @@ def load_trained_method(name: str, settings: Sequence[str], allocator: str | Non
     return method.with_settings(**changes)
 
 
-def _parse(arguments: type[Args], description: str) -> Any:
+def _parse(arguments: type[Args], description: str) -> Args:
     """Like `tyro.cli`, with the boxed error message pressed into one line."""
     message = io.StringIO()
     try:
@@ -143,9 +194,4 @@ def _parse(arguments: type[Args], description: str) -> Any:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        _exit(re.sub(r"[─-╿\s]+", " ", message.getvalue()).strip())
-
-
-def _exit(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+        console.fail(re.sub(r"[─-╿\s]+", " ", message.getvalue()).strip())

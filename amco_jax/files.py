@@ -5,15 +5,21 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
+import hashlib
+import itertools
 import os
 import re
 import shutil
 import socket
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 from amco_jax.errors import InputError
+
+_MOST_BYTES = 100
+"""Of a name, so that with what stands before and behind it, it stays within the 255 of most file systems"""
 
 
 def draft_prefix() -> str:
@@ -61,9 +67,58 @@ def lock(directory: Path, wait: bool = False) -> int:
     return handle
 
 
-def file_name(text: str) -> str:
-    """A text from wherever as part of a file's name: letters, digits, and inside of it dots and hyphens."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
+class FileNames:
+    """Names of files for texts from wherever, such as those of methods: readable, and each given once.
+
+    Letters and digits of any script stay, and dots and hyphens inside; a run of anything else becomes a
+    hyphen. A name that would be empty, too long, no name to the file system, or equal to an earlier one but
+    for the case of letters, ends in a digest of its text.
+    """
+
+    def __init__(self):
+        self._given: set[str] = set()
+
+    def take(self, text: str) -> str:
+        """A new name for a text."""
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        name = re.sub(r"[^\w.]+|_+", "-", unicodedata.normalize("NFC", text)).strip("-.")
+        name = re.sub(r"\.-|-\.|\.\.+", "-", name)
+        try:
+            os.fsencode(name)
+        except UnicodeEncodeError:
+            name = ""
+        if len(name.encode("utf-8")) > _MOST_BYTES:
+            name = f"{name.encode('utf-8')[: _MOST_BYTES - 9].decode('utf-8', 'ignore')}-{digest}"
+        tries = itertools.chain([name] if name else [], [f"{name}-{digest}".strip("-")])
+        numbered = (f"{name}-{digest}-{number}".strip("-") for number in itertools.count(2))
+        found = next(each for each in itertools.chain(tries, numbered) if _folded(each) not in self._given)
+        self._given.add(_folded(found))
+        return found
+
+
+def _folded(name: str) -> str:
+    """What file systems that ignore case take for the same name."""
+    return unicodedata.normalize("NFC", name.casefold())
+
+
+def new_directory(path: Path) -> Path:
+    """Make a directory that nobody else has: `path`, or with -2, -3, ... behind its name.
+
+    Raises:
+      InputError: none can be made there.
+    """
+    for number in itertools.count(1):
+        found = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            found.parent.mkdir(parents=True, exist_ok=True)
+            found.mkdir()
+            return found
+        except FileExistsError:
+            if not found.is_dir():
+                raise InputError(f"out: {found} cannot be made: a file is in the way") from None
+        except OSError as error:
+            raise InputError(f"out: {found} cannot be written: {error.strerror or error}") from error
+    raise AssertionError("there is always another number")
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,11 @@ from amco_jax.agents.policy import Policy, per_slot
 from amco_jax.alloc import Allocator
 from amco_jax.env import UNIFIED, Decision, Physics
 from amco_jax.errors import InputError, check_choice
+from amco_jax.identity import program_cache
 from amco_jax.kernel import Episode, rollout
 from amco_jax.params import Params, Shape
 from amco_jax.random import Stream, check_seed, stream
+from amco_jax.runtime import own_numerics
 from amco_jax.scenario import Scenario
 from amco_jax.workload import Recorded
 
@@ -72,14 +73,14 @@ def replay(
     else:
         allocate = get_allocator(allocator or _label(recording, "allocator") or "cwa")
     dtype = PRECISIONS[precision]
-    with jax.enable_x64(precision == "float64"):
+    with own_numerics(), jax.enable_x64(precision == "float64"):
         program = _program(scenario.shape(), chosen.policy if chosen else None, allocate)
         workload = Recorded(jnp.asarray(size, dtype), jnp.asarray(density, dtype))
         episode = program(scenario.params(dtype), row, workload, selected, np.uint32(seed))
         return _arrays(episode)
 
 
-@functools.lru_cache(maxsize=64)
+@program_cache(64, lambda shape, policy, allocator: (policy, allocator))
 def _program(shape: Shape, policy: Policy | None, allocator: Allocator) -> Any:
     def program(params: Params, physics: Physics, workload: Recorded, selected, seed) -> Episode:
         method = Method("replay", policy or per_slot(lambda view: selected[view.t]), allocator)

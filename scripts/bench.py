@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import tyro
 
@@ -29,6 +30,7 @@ class Arguments(ScenarioArguments, OutputArguments):
     """Of trained methods those up to 1,000."""
     growth_servers: tuple[int, ...] = GROWTH_SERVERS
     """As far as a method can handle them; of trained methods those up to 16."""
+    starts_jax: ClassVar[bool] = False  # JAX would take an accelerator's memory from those that measure
 
 
 def main(args: Arguments) -> None:

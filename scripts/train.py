@@ -34,7 +34,7 @@ def main(args: Arguments) -> None:
         episodes=args.episodes,
         scenario=args.load_scenario(),
         physics=args.physics,
-        out=args.destination(f"train-{args.method.replace(':', '-')}"),
+        out=args.destination(f"train-{args.method}"),
         first_seed=args.first_seed,
         execution=args.execution,
         overwrite=args.overwrite,

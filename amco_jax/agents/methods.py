@@ -22,6 +22,7 @@ from amco_jax.agents.settings import Settings
 from amco_jax.alloc import ALLOCATORS, Allocator, cwa
 from amco_jax.env import UNIFIED, Physics
 from amco_jax.errors import InputError, check_choice, check_list
+from amco_jax.identity import hashable, name_of
 
 _RAND = Physics(wait_capped=True, link_carries_local=True, link_capped=False, rewarded=False)
 _SMC = Physics(wait_capped=True, link_carries_local=True, link_capped=False, miss_penalty=2.0)
@@ -50,6 +51,9 @@ class Training:
     episodes: int
     """Of the published run"""
 
+    def __post_init__(self):
+        object.__setattr__(self, "actions", hashable("actions", self.actions))
+
     @property
     def dqn(self) -> DQN:
         """The agents."""
@@ -70,6 +74,13 @@ class Method:
     training: Training | None = dataclasses.field(default=None, compare=False)
     """None for rules. What it changes in the program is in the policy, so that methods that differ in the
     traced part of the settings alone share a compilation."""
+
+    def __post_init__(self):
+        if not isinstance(self.policy, Policy):
+            raise InputError(
+                f"policy: {name_of(self.policy)}; legal: per_task or per_slot of a function that chooses sets"
+            )
+        object.__setattr__(self, "allocator", hashable("allocator", self.allocator))
 
     def require_training(self) -> Training:
         """How the method learns.
@@ -103,7 +114,8 @@ class Method:
           InputError: no such allocator.
         """
         chosen = get_allocator(allocator)
-        own_name = self.name.partition("+")[0]
+        own_name, plus, last = self.name.rpartition("+")
+        own_name = own_name if plus and last in ALLOCATORS else self.name
         return dataclasses.replace(self, name=f"{own_name}+{allocator}", allocator=chosen)
 
     def physics(self, variant: str) -> Physics:

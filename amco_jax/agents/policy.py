@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from amco_jax.env import Task
 from amco_jax.errors import InputError
+from amco_jax.identity import hashable, name_of
 from amco_jax.params import Params
 from amco_jax.random import Key, fold_in, uniform
 
@@ -89,6 +90,9 @@ class Policy:
     function: Callable
     sees_slot: bool
 
+    def __post_init__(self):
+        object.__setattr__(self, "function", hashable("policy", self.function))
+
     def select(self, view: TaskView | SlotView) -> Array:
         """The sets that the policy picks.
 
@@ -99,10 +103,8 @@ class Policy:
         shape = (*shape, view.params.capacity.shape[0])
         selected = jnp.asarray(self.function(view))
         if selected.dtype != bool or selected.shape != shape:
-            name = getattr(self.function, "__name__", "function")
-            raise InputError(
-                f"policy: {name} returns {selected.dtype}{list(selected.shape)}; legal: bool{list(shape)}"
-            )
+            found = f"{name_of(self.function)} returns {selected.dtype}{list(selected.shape)}"
+            raise InputError(f"policy: {found}; legal: bool{list(shape)}")
         return selected
 
 

@@ -22,7 +22,7 @@ from amco_jax.experiment.measure import Job, can_play, measure, measure_plain
 from amco_jax.experiment.output import Output
 from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import provenance
-from amco_jax.report.figures import growth_figure, save_figure
+from amco_jax.report.figures import growth_figure
 from amco_jax.report.speed import speed_tables, to_markdown
 from amco_jax.report.tables import Table
 from amco_jax.runtime import configure
@@ -130,7 +130,7 @@ def bench(
             output.path("summary.md").write_text(to_markdown(manifest, tables), encoding="utf-8")
             if points:
                 rows.to_csv(output.path("growth.csv"), index=False)
-                save_figure(growth_figure(rows), output.path("growth"))
+                output.draw("growth", lambda: growth_figure(rows))
             output.finish(manifest)
     return BenchResult(rows, tables, manifest, None if out is None else Path(out))
 

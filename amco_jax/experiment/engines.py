@@ -6,17 +6,21 @@ import dataclasses
 import functools
 import os
 import re
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
 from amco_jax.errors import InputError, check_choice, check_number, check_whole
 from amco_jax.experiment.agents import AgentStore
+from amco_jax.experiment.provenance import package_versions
 from amco_jax.experiment.store import Store
 from amco_jax.experiment.units import Unit, run_unit
+from amco_jax.identity import code_version
 from amco_jax.runtime import configure
 
 ENGINES = ("local", "ray")
@@ -52,7 +56,8 @@ class Execution:
     engine: str = "local"
     """local: in this process, on all its devices; ray: on a Ray cluster."""
     address: str | None = None
-    """Of the Ray cluster: auto, or ray://host:port; by default a new one on this machine."""
+    """Of the Ray cluster: auto for the one that runs on this machine, or ray://host:port; by default a new
+    one is started here and ended with the sweep, whatever else runs and whatever RAY_ADDRESS says."""
     cpus_per_unit: int = 1
     """Cores that Ray sets aside for a unit; a unit takes a whole GPU where the cluster has some."""
     shard: str = "0/1"
@@ -158,11 +163,17 @@ class RayEngine:
             environment[name] = os.environ[name]
         if not ray.is_initialized():
             _check_address(address)
+            on_sigterm = signal.getsignal(signal.SIGTERM)
             try:
-                ray.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=False)
+                # Without an address Ray would join a cluster that runs here, or follow RAY_ADDRESS.
+                ray.init(
+                    address=address or "local", runtime_env={"env_vars": environment}, log_to_driver=False
+                )
             except (ConnectionError, RuntimeError, ValueError) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise InputError(f"address: {address!r} gives no Ray cluster: {reason}") from error
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it for itself
         gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
         # Retries have no end: a unit that cannot be computed raises, which is not retried.
         self._task = ray.remote(num_cpus=cpus_per_unit, num_gpus=gpus, max_retries=-1)(_ray_task)
@@ -177,7 +188,7 @@ class RayEngine:
     def as_completed(self) -> Iterator[Unit]:
         """Yield units as their tasks end."""
         pickled = self._dumps(self._work)
-        tasks = {self._task.remote(pickled, n, self._cpus): w.unit for n, w in enumerate(self._work)}
+        tasks = {self._task.remote(pickled, n, self._cpus, _code()): w.unit for n, w in enumerate(self._work)}
         self._work = []
         while tasks:
             (done,), _ = self._ray.wait(list(tasks), num_returns=1)
@@ -201,11 +212,20 @@ def _check_address(address: str | None) -> None:
         raise InputError(f"address: {address!r} gives no Ray cluster: {error}") from error
 
 
-def _ray_task(pickled: bytes, number: int, cpus: int) -> str:
+def _ray_task(pickled: bytes, number: int, cpus: int, code: tuple[Any, ...]) -> str:
+    if code != (here := _code()):
+        raise InputError(
+            f"engine: the worker on {socket.gethostname()} has other code or packages: {here}; legal: {code}"
+        )
     configure(cpus)
     work = _unpickled(pickled)[number]
     compute(work)
     return work.unit.id
+
+
+def _code() -> tuple[Any, ...]:
+    """What a worker must agree in with the process that named the units."""
+    return code_version(), package_versions()
 
 
 @functools.lru_cache(maxsize=2)  # one object for a method per process, so that nothing is compiled twice

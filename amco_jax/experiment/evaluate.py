@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,15 @@ from amco_jax.experiment.agents import AgentStore, agents_in
 from amco_jax.experiment.engines import Execution
 from amco_jax.experiment.grid import Cell, TrainedAgents
 from amco_jax.experiment.study import AGENTS, Outcome, Reduced, carry_out
+from amco_jax.identity import identify, name_of
 from amco_jax.latency import is_shipped
 from amco_jax.metrics import EPISODE_METRICS, metric_names
+from amco_jax.runtime import own_numerics
 from amco_jax.saved import open_run
 from amco_jax.scenario import Scenario
 from amco_jax.stats import mean_interval, seed_matrix
+
+log = logging.getLogger(__name__)
 
 BASELINES = ("optimal", "randcoedge")
 
@@ -65,6 +70,7 @@ class EvaluateResult:
     out: Path | None = None
 
 
+@own_numerics()
 def load_run(
     directory: str | Path, method: str | Method | None = None, scenario: Scenario | None = None
 ) -> TrainedRun:
@@ -84,6 +90,9 @@ def load_run(
     manifest = saved.manifest
     method = get_method(method or manifest["method"]).with_settings(**manifest["settings"])
     method = _allocating_by(method, manifest["allocator"])
+    if (found := identify(method).to_dict()) != (trained_with := manifest["depends_on"]):
+        changed = _changed(trained_with["modules"], found["modules"]) or "values or functions that it uses"
+        log.warning("%s is not as it was when its agents were trained: %s changed", method.name, changed)
     trained = manifest["scenario"]
     if scenario is None:
         if _names_files(trained):
@@ -106,12 +115,16 @@ def load_run(
 
 def _allocating_by(method: Method, allocator: str) -> Method:
     """The method with the allocator that its agents were trained with."""
-    if method.allocator.__name__ == allocator:
+    if (own := name_of(method.allocator)) == allocator:
         return method
     if allocator not in ALLOCATORS:
-        own = method.allocator.__name__
         raise InputError(f"method: {method.name} allocates by {own}; legal for its agents: {allocator}")
     return method.with_allocator(allocator)
+
+
+def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """The names of modules whose source is another one."""
+    return ", ".join(sorted(name for name in {*before, *now} if before.get(name) != now.get(name)))
 
 
 def _names_files(scenario: Mapping[str, Any]) -> bool:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import amco_jax.errors
 from amco_jax.agents.methods import Method
 from amco_jax.agents.settings import Settings
 from amco_jax.env import Physics
 from amco_jax.experiment.provenance import package_versions
+from amco_jax.identity import Identity, code_version, identify
 from amco_jax.scenario import Scenario
+from amco_jax.workload import PROCESSES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +52,11 @@ class Cell:
     train_episodes: int = 0
     agents: TrainedAgents | None = None
     """Agents that need no training"""
+
+    @functools.cached_property
+    def identity(self) -> Identity:
+        """What the rows depend on beyond the scenario and the package's code."""
+        return identify(self.method, PROCESSES[self.scenario.arrivals])
 
     @property
     def row(self) -> Physics:
@@ -117,7 +122,7 @@ class Cell:
             "scenario": scenario,
             "method": self.method.name,
             "settings": None if training is None else training.settings.to_dict(),
-            "source": own_source(self.method),
+            "depends_on": self.identity.digest,
             "physics": dataclasses.asdict(self.row),
             "train_episodes": self.train_episodes,
         }
@@ -127,25 +132,3 @@ def digest_of(described: Any) -> str:
     """A name for something described as plain data, for this version of the code."""
     text = json.dumps([described, code_version(), package_versions()], sort_keys=True, default=float)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@functools.cache
-def code_version() -> str:
-    """A digest of the package's source files."""
-    home = Path(inspect.getfile(amco_jax.errors)).parent
-    digest = hashlib.sha256()
-    for path in sorted(home.rglob("*.py")):
-        digest.update(f"{path.relative_to(home).as_posix()}\n".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def own_source(method: Method) -> str | None:
-    """A digest of the file that a user's own policy or action space stands in; None for the package's."""
-    function = method.policy.function if method.training is None else method.training.actions
-    try:
-        path = Path(inspect.getfile(inspect.unwrap(function)))
-        if path.is_relative_to(Path(inspect.getfile(amco_jax.errors)).parent):
-            return None
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    except (OSError, TypeError):  # typed at a prompt
-        return "unknown"

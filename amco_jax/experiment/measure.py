@@ -25,6 +25,7 @@ from amco_jax.experiment.trainer import SEGMENT, Trainer
 from amco_jax.kernel import keep_nothing, tasks_of_slot
 from amco_jax.reference import best_sets, cwa_by_solve, random_pairs
 from amco_jax.reference import simulate as simulate_plainly
+from amco_jax.runtime import own_numerics
 from amco_jax.scenario import Scenario
 from amco_jax.wide import on_host
 from amco_jax.workload import tables_of, workload_of
@@ -55,6 +56,7 @@ class Job(NamedTuple):
     """Of a repeat of training, at most `SEGMENT`"""
 
 
+@own_numerics()
 def measure(job: Job, load: Callable[[str], Method]) -> dict[str, Any]:
     """The figures of a rule or of a trained method: what docs/files.md lists.
 
@@ -136,6 +138,7 @@ def _training(job: Job, method: Method) -> dict[str, Any]:
     }
 
 
+@own_numerics()
 def measure_plain(job: Job) -> dict[str, Any]:
     """The figures of the plain loop on the arrivals of one seed, on one core; see `can_play`."""
     recording = arrivals(job.scenario.replace(num_slots=min(job.scenario.num_slots, PLAIN_SLOTS)), 0)

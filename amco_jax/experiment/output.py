@@ -3,36 +3,55 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from amco_jax.errors import InputError
 from amco_jax.files import draft_prefix, lock, remove_abandoned
+from amco_jax.report.figures import save_figure
 from amco_jax.saved import MANIFEST, write_digests
+
+log = logging.getLogger(__name__)
 
 
 class Output:
     """A context that collects the files of a run in a hidden directory inside their destination."""
 
-    def __init__(self, directory: str | Path, overwrite: bool = False):
+    def __init__(self, directory: str | Path, overwrite: bool = False, shared: bool = False):
         """Check the destination, so that a run does not fail at its end.
 
+        Args:
+          shared: other processes may work on the same run; otherwise it is this one's alone until the end.
+
         Raises:
-          InputError: the directory cannot be written, or holds results and `overwrite` is not set.
+          InputError: the directory cannot be written, holds results and `overwrite` is not set, or another
+            process is at it.
         """
         self._final = Path(directory)
+        self._lock: int | None = None
         try:
+            self._final.mkdir(parents=True, exist_ok=True)
+            if not shared:
+                self._lock = lock(self._final)
             if not overwrite and (self._final / MANIFEST).exists():
                 raise InputError(f"out: {self._final} holds results; legal: another directory, or overwrite")
-            self._final.mkdir(parents=True, exist_ok=True)
             remove_abandoned(self._final)
             self._staging = Path(tempfile.mkdtemp(prefix=draft_prefix(), dir=self._final))
+        except BlockingIOError as error:
+            raise InputError(
+                f"out: another process writes to {self._final}; legal: another directory, or to wait"
+            ) from error
         except OSError as error:
+            self._unlock()
             raise InputError(f"out: {self._final} cannot be written: {error.strerror or error}") from error
+        except InputError:
+            self._unlock()
+            raise
 
     def path(self, name: str) -> Path:
         """Where to write a file, or a directory, that goes to the destination at the end."""
@@ -47,8 +66,9 @@ class Output:
         text = json.dumps(manifest, indent=2, allow_nan=False)
         self.path(MANIFEST).write_text(text + "\n", encoding="utf-8")
         write_digests(self._staging, [self._final / name for name in standing])
-        handle = lock(self._final, wait=True)  # shards may end together
         try:
+            if self._lock is None:
+                self._lock = lock(self._final, wait=True)  # shards may end together
             # The manifest goes last: where it stands, the rest stands too.
             for name in sorted(os.listdir(self._staging), key=lambda n: n == MANIFEST):
                 target = self._final / name
@@ -56,7 +76,12 @@ class Output:
                     shutil.rmtree(target)
                 os.replace(self._staging / name, target)
         finally:
-            os.close(handle)
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def __enter__(self) -> Output:
         return self
@@ -65,3 +90,4 @@ class Output:
         shutil.rmtree(self._staging, ignore_errors=True)
         if not any(self._final.iterdir()):
             self._final.rmdir()
+        self._unlock()

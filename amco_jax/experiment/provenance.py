@@ -55,7 +55,7 @@ def package_versions() -> dict[str, str]:
 def _processor() -> str:
     """The processor's name where the system tells it, else its architecture."""
     try:
-        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
     except OSError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()
@@ -67,8 +67,9 @@ def _git_commit() -> str | None:
 
     def git(*args: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(root), *args], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+            ["git", "-C", str(root), *args], capture_output=True, encoding="utf-8", errors="replace",
+            check=True, timeout=10,
+        ).stdout.strip()  # fmt: skip
 
     try:
         # An installed package may lie inside some other repository.

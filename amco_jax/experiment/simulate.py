@@ -31,6 +31,7 @@ from amco_jax.experiment.blocks import (
 from amco_jax.experiment.trainer import LANES as TRAINING_LANES
 from amco_jax.fused import LANES as FUSED_LANES
 from amco_jax.fused import fuse, fusing
+from amco_jax.identity import program_cache
 from amco_jax.kernel import Progress, Record, rollout
 from amco_jax.metrics import keep_makespan, summarise
 from amco_jax.params import Shape
@@ -164,7 +165,7 @@ def start_state(shape: Shape, lanes: tuple[int, ...]) -> Any:
     return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (*lanes, *leaf.shape)), state)
 
 
-@functools.lru_cache(maxsize=64)
+@program_cache(64, lambda shape, method, record, whole=True: (method.policy, method.allocator))
 def block_program(shape: Shape, method: Method, record: Record, whole: bool = True) -> Any:
     """The jitted simulation of blocks of seeds, sharded over the local devices.
 

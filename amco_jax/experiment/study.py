@@ -21,16 +21,17 @@ from matplotlib.figure import Figure
 from amco_jax.errors import InputError, check_whole
 from amco_jax.experiment.agents import AgentStore, training_names
 from amco_jax.experiment.engines import Execution, Work
-from amco_jax.experiment.grid import Cell, code_version, own_source
+from amco_jax.experiment.grid import Cell
 from amco_jax.experiment.output import Output
 from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import package_versions, provenance
 from amco_jax.experiment.store import Store
 from amco_jax.experiment.trainer import check_training
 from amco_jax.experiment.units import Unit, units_of
+from amco_jax.identity import Identity, code_version
 from amco_jax.metrics import QUANTILES, accuracy
 from amco_jax.random import check_seeds
-from amco_jax.report.figures import save_figure
+from amco_jax.runtime import own_numerics
 from amco_jax.saved import MANIFEST, open_run
 from amco_jax.scenario import Scenario
 
@@ -95,6 +96,7 @@ class Outcome:
     out: Path | None = None
 
 
+@own_numerics()
 def carry_out(
     study: Study,
     out: str | Path | None = None,
@@ -127,6 +129,7 @@ def carry_out(
         return take(run.finish())
 
 
+@own_numerics()
 def carry_out_all(
     studies: Mapping[str, Study], home: Path, execution: Execution, progress: bool = False
 ) -> dict[str, Outcome]:
@@ -173,25 +176,30 @@ class _Run:
     def opened(self) -> Iterator[None]:
         """Check the directory and begin; what is not finished is left for a later run to go on with."""
         study, execution = self._study, self._execution
-        with Output(self._home, self._overwrite or execution.joins) as self._output:
+        with Output(self._home, self._overwrite or execution.joins, execution.joins) as self._output:
             if self._overwrite:
                 self.store.remove()
             elif self.store.begun and not execution.joins:
                 raise InputError(
                     f"out: {self._home} holds an unfinished {study.kind}; legal: resume, overwrite"
                 )
-            own = {c.method.name: source for c in self.cells if (source := own_source(c.method)) is not None}
+            if execution.joins and self.store.begun:
+                for identity in self._identities().values():
+                    identity.require_seen("resume" if execution.resume else "shard")
             plan = study.describe() | {
                 "format": FORMAT,
                 "unit_seconds": execution.unit_seconds,
                 "code": code_version(),
                 "versions": package_versions(),
-                "own_methods": own,
+                "depends_on": {name: each.to_dict() for name, each in self._identities().items()},
             }
             self.store.begin(plan, execution.recompute)
             for text in self._warnings:
                 log.warning(text)
             yield
+
+    def _identities(self) -> dict[str, Identity]:
+        return {cell.method.name: cell.identity for cell in self.cells}
 
     def todo(self) -> list[Work]:
         """The units of this shard that are not committed yet."""
@@ -247,7 +255,7 @@ class _Run:
             table.to_csv(self._output.path(name), index=False)
         for name, draw in reduced.figures.items():
             if self._written:
-                save_figure(draw(), self._output.path(name))
+                self._output.draw(name, draw)
         self._output.finish(manifest, standing)
         rows = None if self._written else pd.concat(frames, ignore_index=True)
         return Outcome(reduced, manifest, rows=rows, agents=self.agents, out=where)

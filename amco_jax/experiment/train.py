@@ -16,6 +16,7 @@ from amco_jax.experiment.engines import Execution
 from amco_jax.experiment.grid import Cell
 from amco_jax.experiment.study import Outcome, Reduced, carry_out, check_size
 from amco_jax.experiment.trainer import CURVES
+from amco_jax.identity import identify, name_of
 from amco_jax.report.figures import convergence_figure
 from amco_jax.scenario import Scenario
 
@@ -78,13 +79,14 @@ class Training:
         return {
             "kind": self.kind,
             "method": self.method.name,
-            "allocator": self.method.allocator.__name__,
+            "allocator": name_of(self.method.allocator),
             "settings": self.method.require_training().settings.to_dict(),
             "physics": self.physics,
             "first_seed": self.first_seed,
             "num_seeds": self.num_seeds,
             "episodes": self.episodes,
             "scenario": self.scenario.to_dict(),
+            "depends_on": identify(self.method).to_dict(),
         }
 
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from amco_jax.errors import InputError
 from amco_jax.experiment.blocks import Block, host_blocks, inputs_of, over_blocks, stack_blocks
 from amco_jax.experiment.checkpoints import Journal, Saved
 from amco_jax.experiment.grid import Cell
+from amco_jax.identity import program_cache
 from amco_jax.params import Shape
 from amco_jax.training import Curve, start_training, train_episode
 from amco_jax.wide import on_host
@@ -53,8 +53,8 @@ def check_training(cell: Cell) -> list[str]:
     scenario, settings, episodes, method = cell.scenario, cell.settings, cell.train_episodes, cell.method.name
     if scenario.num_slots < 2:
         raise InputError(
-            f"num_slots: {scenario.num_slots}; legal for training {method}: at least 2, since the tasks of an "
-            "episode's first slot are never stored"
+            f"num_slots: {scenario.num_slots}; legal for training {method}: at least 2, since the tasks of "
+            "an episode's first slot are never stored"
         )
     slots = episodes * scenario.num_slots
     each = max(scenario.num_positions, settings.learn_repeats)
@@ -73,8 +73,8 @@ def check_training(cell: Cell) -> list[str]:
     stored = scenario.count_moments[0] * (scenario.num_slots - 1) * episodes
     if stored < 1:
         found.append(
-            f"{method} has hardly anything to learn from: over the whole training {stored:.2g} tasks are stored "
-            "at a base station on average."
+            f"{method} has hardly anything to learn from: over the whole training {stored:.2g} tasks are "
+            "stored at a base station on average."
         )
     return found
 
@@ -209,7 +209,7 @@ class _Programs(NamedTuple):
     agents: Any
 
 
-@functools.lru_cache(maxsize=32)
+@program_cache(32, lambda shape, method, rows: (method.policy, method.allocator))
 def _programs(shape: Shape, method: Method, rows: int) -> _Programs:
     def start(blocked, _, __):
         _, hyper, seeds = blocked

@@ -18,6 +18,7 @@ from amco_jax.experiment.agents import AgentStore, StoredAgents, train_missing, 
 from amco_jax.experiment.grid import Cell, digest_of
 from amco_jax.experiment.simulate import LANES, simulate
 from amco_jax.metrics import as_columns
+from amco_jax.runtime import own_numerics
 
 # What two cores make in a second (benchmarks/): a rule's task positions, and how many of them cost as much as
 # one in training. Constants, since the cut must be the same on every machine.
@@ -82,6 +83,7 @@ def _seconds_per_seed(cell: Cell) -> float:
     return positions * (len(cell.plays) + _TRAINING_COST * cell.train_episodes) / _POSITIONS_PER_S
 
 
+@own_numerics()
 def run_unit(
     unit: Unit, store: AgentStore, checkpoints: Path, tell: Callable[[int], None] = lambda episodes: None
 ) -> pd.DataFrame:

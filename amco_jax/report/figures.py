@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from amco_jax.stats import mean_interval, seed_matrix
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 AXIS_LABELS = {
     "makespan_mean_s": "mean makespan [s]",
@@ -68,6 +71,37 @@ STYLE: Any = {
 }
 
 
+@contextlib.contextmanager
+def _style(changes: Any = None) -> Iterator[None]:
+    """Matplotlib's own defaults and this style, whatever the user's configuration says."""
+    try:
+        import matplotlib
+    except ValueError:  # the environment names a backend that there is none of; none is needed here
+        for name in [n for n in sys.modules if n.partition(".")[0] == "matplotlib"]:
+            del sys.modules[name]
+        named = os.environ.pop("MPLBACKEND", None)
+        import matplotlib
+
+        if named is not None:
+            os.environ["MPLBACKEND"] = named
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE | (changes or {}))
+        yield
+
+
+@contextlib.contextmanager
+def _canvas(width: float, height: float) -> Iterator[Figure]:
+    """A new figure in this style, of a size in inches, which belongs to no window."""
+    with _style():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+
+
 def sweep_figure(summary: pd.DataFrame, metric: str, axis_label: str) -> Figure:
     """A metric over the swept values, one line per method with the band of its 95 % interval.
 
@@ -79,9 +113,7 @@ def sweep_figure(summary: pd.DataFrame, metric: str, axis_label: str) -> Figure:
     """
     rows = summary[summary["metric"] == metric]
     methods = list(dict.fromkeys(rows["method"]))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
-        FigureCanvasAgg(figure)
+    with _canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
         for place, (method, style) in enumerate(method_styles(methods).items()):
             line = rows[rows["method"] == method]
@@ -111,9 +143,7 @@ def convergence_figure(curves: pd.DataFrame) -> Figure:
     Args:
       curves: columns method, seed, episode, makespan_mean_s.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
-        FigureCanvasAgg(figure)
+    with _canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
         methods = list(dict.fromkeys(curves["method"]))
         for method, style in method_styles(methods).items():
@@ -138,9 +168,7 @@ def cdf_figure(quantiles: pd.DataFrame, title: str) -> Figure:
     Args:
       quantiles: columns method, level (in (0, 1)), makespan_s.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
-        FigureCanvasAgg(figure)
+    with _canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
         for method, style in method_styles(list(dict.fromkeys(quantiles["method"]))).items():
             rows = quantiles.loc[quantiles["method"] == method]
@@ -163,9 +191,7 @@ def growth_figure(growth: pd.DataFrame) -> Figure:
       growth: columns method, axis (`seeds` or `num_servers`), value, decisions, seconds, seconds_min,
         seconds_max, peak_memory_mb.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 5.0), layout="constrained")
-        FigureCanvasAgg(figure)
+    with _canvas(7.2, 5.0) as figure:
         columns = [axis for axis in _GROWTH_LABELS if axis in set(growth["axis"])]
         panels = figure.subplots(2, len(columns), sharex="col", squeeze=False)
         styles = method_styles(list(dict.fromkeys(growth["method"])))
@@ -192,7 +218,7 @@ def growth_figure(growth: pd.DataFrame) -> Figure:
             lower.set(xscale="log", yscale="log", ylabel="peak memory [MiB]", xlabel=x_label)
             memory = np.asarray(shown["peak_memory_mb"])
             lower.set_ylim(min(100, memory.min() / 2), max(2000, memory.max() * 2))
-            lower.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            lower.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
             lower.yaxis.set_major_formatter("{x:,.0f}")
             ticks = np.unique(shown["value"])
             lower.set_xticks(ticks, [f"{n // 1000}k" if n % 1000 == 0 else str(n) for n in ticks])
@@ -208,7 +234,7 @@ def svg(figure: Figure, salt: str) -> str:
       salt: what sets the names inside apart from those of the page's other figures.
     """
     text = io.StringIO()
-    with matplotlib.rc_context(STYLE | {"svg.fonttype": "none", "svg.hashsalt": salt}):
+    with _style({"svg.fonttype": "none", "svg.hashsalt": salt}):
         figure.savefig(text, format="svg", metadata={"Date": None})
     _, _, element = text.getvalue().partition("<svg")
     return f"<svg{element}".rstrip()
@@ -216,14 +242,14 @@ def svg(figure: Figure, salt: str) -> str:
 
 def save_figure(figure: Figure, stem: Path) -> None:
     """Write STEM.png and STEM.pdf; the same figure gives the same bytes."""
-    with matplotlib.rc_context(STYLE):
+    with _style():
         figure.savefig(stem.with_suffix(".png"))
     save_pdf(figure, stem.with_suffix(".pdf"))
 
 
 def save_pdf(figure: Figure, path: Path) -> None:
     """Write a PDF, vectors and text; the same figure gives the same bytes."""
-    with matplotlib.rc_context(STYLE):
+    with _style():
         figure.savefig(path, format="pdf", metadata={"CreationDate": None})
 
 

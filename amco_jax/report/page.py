@@ -6,21 +6,23 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from amco_jax.errors import InputError, check_choice, check_list
-from amco_jax.files import file_name, replacing
+from amco_jax.files import FileNames, replacing
 from amco_jax.report.analysis import comparisons, distinct, means, medians, warnings_of
 from amco_jax.report.claims import CLAIMS_NOTE
 from amco_jax.report.figures import cdf_figure, convergence_figure, save_pdf, svg, sweep_figure
 from amco_jax.report.studies import Study
 from amco_jax.report.tables import Table, comparison_table, headline
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 OVER_CONDITIONS = {
     "makespan_mean_s": "Mean makespan.",
@@ -117,7 +119,7 @@ def write_report(report: Report, out: Path, formats: Sequence[str] = ("html",)) 
 
 
 def _write_html(report: Report, out: Path) -> Path:
-    studies = []
+    studies, anchors = [], FileNames()
     for number, study in enumerate(report.studies):
         tables = {name: Markup(table.to_html()) for name, table in report.tables(number).items()}
         figures = [
@@ -127,7 +129,7 @@ def _write_html(report: Report, out: Path) -> Path:
         studies.append(
             {
                 "name": study.name,
-                "anchor": file_name(study.name),
+                "anchor": anchors.take(study.name),
                 "summary": _summary(study),
                 "scenario": _scenario(study.manifest),
                 "headline": tables["means"],
@@ -168,12 +170,15 @@ def _write_markdown(report: Report, out: Path) -> Path:
 
 
 def _write_latex(report: Report, out: Path) -> Path:
-    paths = [] if report.claims is None else [_write(out / "claims.tex", report.claims.to_latex())]
+    names = FileNames()
+    paths = []
+    if report.claims is not None:
+        paths.append(_write(out / f"{names.take('claims')}.tex", report.claims.to_latex()))
     for number, study in enumerate(report.studies):
         for name, table in report.tables(number).items():
-            paths.append(_write(out / f"{file_name(study.name)}-{name}.tex", table.to_latex()))
+            paths.append(_write(out / f"{names.take(f'{study.name}-{name}')}.tex", table.to_latex()))
         for name, (figure, _) in report.figures(number).items():
-            path = out / f"{file_name(study.name)}-{file_name(name)}.pdf"
+            path = out / f"{names.take(f'{study.name}-{name}')}.pdf"
             with replacing(path) as draft:
                 save_pdf(figure, draft)
     return paths[0]

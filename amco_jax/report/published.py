@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from amco_jax.errors import InputError
-from amco_jax.files import file_name, replacing
+from amco_jax.files import FileNames, replacing
 from amco_jax.report.studies import Study
 from amco_jax.stats import seed_matrix
 
@@ -36,12 +37,14 @@ def write_published(studies: Sequence[Study], out: Path) -> list[Path]:
             continue
         scenario = study.manifest["scenario"]
         fleet = scenario["capacity"]
+        variants, taken = FileNames(), collections.defaultdict(FileNames)
+        folders = {each: variants.take(str(each)) for each in study.curves["condition"].unique()}
         groups: Any = study.curves.groupby(["condition", "method"], sort=False)
         for (physics, method), rows in groups:
             base, *variant = str(method).replace("+", "-").split("-", 1)
             name = "-".join([_NAMES.get(base, base), *variant])
-            path = out / study.name / file_name(str(physics)) / (
-                f"AveMakeSpan_{file_name(name)}_tasks{scenario['num_tasks']}_prob{scenario['arrival_prob']:g}"
+            path = out / study.name / folders[physics] / (
+                f"AveMakeSpan_{taken[physics].take(name)}_tasks{scenario['num_tasks']}_prob{scenario['arrival_prob']:g}"
                 f"_deadline{float(scenario['deadline'])}_f{min(fleet):g}-{max(fleet):g}"
                 f"_episode{study.manifest['episodes']}.csv"
             )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from amco_jax.report.speed import device_line
@@ -114,10 +115,17 @@ def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
 
 def _print(table: Table, manifest: dict[str, Any]) -> None:
     console, device = Console(markup=False), manifest["device"]
-    console.print(table)
+    _print_whole(console, table)
     if "trace" in manifest:
         console.print(_trace_line(manifest["trace"]), soft_wrap=True)
     console.print(f"{manifest['wall_time_s']:.1f} s on {device['count']} × {device['kind']}")
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """Print a table without cutting its numbers off, however narrow the terminal says that it is."""
+    needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    console.width = max(console.width, needed)
+    console.print(table)
 
 
 def _trace_line(report: dict[str, Any]) -> str:
@@ -146,5 +154,5 @@ def print_bench(manifest: dict[str, Any], tables: Mapping[str, SpeedTable]) -> N
             table.add_column(column, justify="left" if place < given.texts else "right")
         for row in given.rows:
             table.add_row(*(cell.text for cell in row))
-        console.print(table)
+        _print_whole(console, table)
     console.print(f"{device_line(manifest)}, {manifest['wall_time_s']:.0f} s")
