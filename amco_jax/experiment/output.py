@@ -57,6 +57,16 @@ class Output:
         """Where to write a file, or a directory, that goes to the destination at the end."""
         return self._staging / name
 
+    def draw(self, name: str, figure: Callable[[], Any]) -> None:
+        """Write a figure as NAME.png and NAME.pdf. Where that fails, a warning says so, and there is none."""
+        try:
+            save_figure(figure(), self.path(name))
+        except Exception as error:  # whatever stops it, the results are worth more than their picture
+            for suffix in (".png", ".pdf"):
+                self.path(name).with_suffix(suffix).unlink(missing_ok=True)
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            log.warning("%s could not be drawn, and the results go without it: %s", name, reason)
+
     def finish(self, manifest: dict[str, Any], standing: Sequence[str] = ()) -> None:
         """Write the manifest and the digests, and move all files to their destination.
 

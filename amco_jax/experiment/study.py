@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -227,7 +228,7 @@ class _Run:
             for unit in self.units:
                 frame = self.store.read(unit.id)
                 if "loss" in frame and unit.cells[0].train_episodes:
-                    silent = frame.groupby("seed")["loss"].agg(lambda loss: loss.isna().all()).sum()
+                    silent = int(np.sum(frame.groupby("seed")["loss"].count() == 0))
                     if silent:
                         unlearned.append(f"{unit.method} made no learning step in {silent} seeds.")
                 if not self._written:
