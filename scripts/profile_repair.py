@@ -72,9 +72,10 @@ def main(args: Arguments) -> None:
         return prepare(random_pipeline(args.tiny, dtype=dtype), device)
 
     where = torch.device(device)
-    made_by = "--tiny" if args.tiny else "--random-weights" if random else f"--model {args.model}"
-    if args.variant is not None:
-        made_by += f" --variant {args.variant}"
+    weights = (
+        f"--model {args.model}" if args.variant is None else f"--model {args.model} --variant {args.variant}"
+    )
+    made_by = "--tiny" if args.tiny else "--random-weights" if random else weights
     labels = Labels(
         device=describe_device(where),
         model="sd15-tiny" if args.tiny else "sd15",
