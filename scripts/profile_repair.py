@@ -23,6 +23,9 @@ class Arguments:
     """A diffusers directory, a single .safetensors file, or a hub id."""
     config: Path | None = None
     """For a single file: the directory of its configuration and tokenizer."""
+    variant: str | None = None
+    """For a directory or hub id: the variant of the weights, such as fp16; by default those without one, or
+    the only variant there is."""
     random_weights: bool = False
     """Random weights of full size instead of --model, as good for timing; the table says so."""
     tiny: bool = False
@@ -63,13 +66,16 @@ def main(args: Arguments) -> None:
 
     def load() -> Model:
         if not random:
-            return load_model(args.model, args.config, device, dtype)
+            return load_model(args.model, args.config, device, dtype, args.variant)
         from sd_repair.random_weights import random_pipeline
 
         return prepare(random_pipeline(args.tiny, dtype=dtype), device)
 
     where = torch.device(device)
-    made_by = "--tiny" if args.tiny else "--random-weights" if random else f"--model {args.model}"
+    weights = (
+        f"--model {args.model}" if args.variant is None else f"--model {args.model} --variant {args.variant}"
+    )
+    made_by = "--tiny" if args.tiny else "--random-weights" if random else weights
     labels = Labels(
         device=describe_device(where),
         model="sd15-tiny" if args.tiny else "sd15",

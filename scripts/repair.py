@@ -25,6 +25,9 @@ class Arguments:
     """A file, white in the hole and black elsewhere, or a mask made from --seed: thin, thick or box."""
     out: Path
     """The image to write. Beside it go ...-2, ...-3 (more samples), ...-corrupted and ...-sheet."""
+    mask_marks: str | None = None
+    """What the white (or painted) pixels of a mask file stand for: hole or known. By default the hole, unless
+    they are more than half of the image."""
     method: str = "sd15"
     """sd15, or without a trained model: telea, ns (Navier–Stokes) or biharmonic."""
     truth: Path | None = None
@@ -37,6 +40,9 @@ class Arguments:
     """sd15: a diffusers directory, a single .safetensors file, or a hub id."""
     config: Path | None = None
     """sd15, for a single file: the directory of its configuration and tokenizer."""
+    variant: str | None = None
+    """sd15, for a directory or hub id: the variant of the weights, such as fp16 for files that end in
+    .fp16.safetensors; by default those without one, or the only variant there is."""
     samples: int = 3
     """sd15: repaired images."""
     steps: int = 20
@@ -66,13 +72,17 @@ def main(args: Arguments) -> None:
     settings = Settings(args.prompt, args.negative_prompt, args.steps, args.guidance, args.eta, args.strength)
     check_whole("samples", args.samples, 1, 1000)
     check_whole("batch", args.batch, 1, 1000)
-    inputs = read_inputs(args.image, args.mask, args.size, args.seed, args.truth)
+    inputs = read_inputs(args.image, args.mask, args.size, args.seed, args.truth, args.mask_marks)
     outputs = Outputs(args.out, args.samples if args.method == "sd15" else 1)
     outputs.check([args.image, args.mask, args.truth])
+    if not args.quiet:
+        print("\n".join(inputs.understood), flush=True)
     if args.method in CLASSICAL:
         repaired = repair_classical(args.method, inputs.image, inputs.mask)[None]
     else:
         model = _load_model(args)
+        if not args.quiet:
+            print(f"model: {args.model}, {model.described}", flush=True)
         seeds = range(args.seed, args.seed + args.samples)
         with progress_bar(not args.quiet, "steps") as bar:
             task = bar.add_task("repair", total=None)
@@ -87,7 +97,7 @@ def main(args: Arguments) -> None:
 
 def _load_model(args: Arguments) -> Model:
     try:
-        return load_model(args.model, args.config, args.device, args.dtype)
+        return load_model(args.model, args.config, args.device, args.dtype, args.variant)
     except InputError as error:
         raise InputError(f"{error}; without weights there is --method {' or '.join(CLASSICAL)}") from error
 

@@ -1,14 +1,12 @@
-"""Images and masks: read, checked, shaped and written.
+"""Images and masks: checked, shaped and written.
 
 An image is a uint8 array [height, width, 3] of sRGB values, a mask a bool array [height, width] that is true
-in the hole. All that enters from files or callers is checked here, once.
+in the hole.
 """
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,37 +26,6 @@ FILL = 128
 """Grey level of the hole in a corrupted image: the middle of the range, where the encoder sees zero."""
 
 _WRITTEN = (".png", ".bmp", ".tif", ".tiff")
-_EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB"}
-
-
-def load_image(path: Path) -> Image:
-    """The image of a file, turned upright; greyscale, palette and CMYK become RGB.
-
-    Raises:
-      InputError: not an image, truncated, too small or too large, more than 8 bits a channel, transparent
-        pixels, or several frames.
-    """
-    with _opened("image", path) as picture:
-        if _least_alpha(picture) < 255:
-            raise InputError(f"image: {path} has transparent pixels; legal: an opaque image")
-        return np.array(picture.convert("RGB"))
-
-
-def load_mask(path: Path) -> Mask:
-    """The mask of a file: white (from 128 of 255) is the hole, black is known.
-
-    Raises:
-      InputError: as `load_image`, or colours, or an alpha channel that is not opaque.
-    """
-    with _opened("mask", path) as picture:
-        if _least_alpha(picture) < 255:
-            raise InputError(
-                f"mask: {path} has an alpha channel that is not opaque; legal: white in the hole, else black"
-            )
-        colours = np.array(picture.convert("RGB"))
-    if (colours.max(axis=-1) - colours.min(axis=-1)).max() > 32:  # lossy compression tints greys a little
-        raise InputError(f"mask: {path} is a colour image; legal: white for the hole, black elsewhere")
-    return colours[..., 0] >= 128
 
 
 def astronaut() -> Image:
@@ -75,7 +42,7 @@ def check_image(image: Any, field: str = "image") -> Image:
     array = np.asarray(image)
     if array.ndim != 3 or array.shape[-1] != 3 or min(array.shape[:2]) < 1:
         raise InputError(f"{field}: an array of shape {array.shape}; legal: (height, width, 3)")
-    _check_sides(field, array.shape[1], array.shape[0])
+    check_sides(field, array.shape[1], array.shape[0])
     if array.dtype == np.uint8:
         return array
     if array.dtype.kind != "f":
@@ -97,8 +64,10 @@ def check_mask(mask: Any, image: Image) -> Mask:
     """
     array = np.asarray(mask)
     if array.shape != image.shape[:2]:
+        turned = array.shape == image.shape[1::-1]
         raise InputError(
             f"mask: {_sides(array)} for an image of {_sides(image)}; legal: the image's height x width"
+            + " (images are turned upright as their EXIF orientation says)" * turned
         )
     if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():  # NaN is neither
         raise InputError(f"mask: an array of {array.dtype} with other values; legal: 0 (known) and 1 (hole)")
@@ -112,13 +81,13 @@ def check_mask(mask: Any, image: Image) -> Mask:
 
 def to_square(image: Image, side: int) -> Image:
     """The largest centred square of the image, resampled to `side` pixels."""
-    picture = _pillow().fromarray(_centre(image))
+    picture = _pillow().fromarray(centre(image))
     return np.array(picture.resize((side, side), _pillow().Resampling.LANCZOS))
 
 
 def mask_to_square(mask: Mask, side: int) -> Mask:
     """The same square of the mask: a pixel is hole as soon as any part of it was."""
-    picture = _pillow().fromarray(_centre(mask).astype(np.float32))
+    picture = _pillow().fromarray(centre(mask).astype(np.float32))
     return np.array(picture.resize((side, side), _pillow().Resampling.BOX)) > 1e-6
 
 
@@ -167,42 +136,8 @@ def save_image(path: Path, image: Image) -> None:
         _pillow().fromarray(image).save(file)
 
 
-@contextlib.contextmanager
-def _opened(field: str, path: Path) -> Iterator[Any]:
-    """An image file with checked header and all its pixels."""
-    pillow, limit = _pillow(), f"from {SMALLEST_SIDE} to {LARGEST_SIDE}"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pillow.DecompressionBombWarning)
-            picture = pillow.open(path)
-            _check_sides(f"{field}: {path}", picture.width, picture.height, separator=" is")
-            deep = ";16" in str(picture.tile)  # Pillow would drop half of the bits of such colours
-            if picture.mode not in _EIGHT_BIT or deep:
-                raise InputError(
-                    f"{field}: {path} has pixels of mode {picture.mode}{', 16 bits' * deep};"
-                    " legal: 8 bits a channel"
-                )
-            if getattr(picture, "n_frames", 1) > 1:
-                raise InputError(f"{field}: {path} has {picture.n_frames} frames; legal: one")
-            with picture:
-                picture.load()
-                yield _pillow("ImageOps").exif_transpose(picture)
-    except (pillow.DecompressionBombWarning, pillow.DecompressionBombError) as error:
-        raise InputError(f"{field}: {path} is too large; legal: sides {limit} pixels") from error
-    except pillow.UnidentifiedImageError as error:
-        raise InputError(f"{field}: {path} is not an image file of a known kind") from error
-    except FileNotFoundError as error:
-        raise InputError(f"{field}: there is no file {path}") from error
-    except InputError:
-        raise
-    except (
-        Exception
-    ) as error:  # decoders of damaged files raise OSError, SyntaxError, ValueError, struct.error, ...
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise InputError(f"{field}: {path} cannot be read: {reason}") from error
-
-
-def _check_sides(field: str, width: int, height: int, separator: str = ":") -> None:
+def check_sides(field: str, width: int, height: int, separator: str = ":") -> None:
+    """Raise InputError unless both sides, in pixels, are within the limits."""
     if min(width, height) < SMALLEST_SIDE or max(width, height) > LARGEST_SIDE:
         raise InputError(
             f"{field}{separator} {width} x {height} pixels;"
@@ -210,18 +145,12 @@ def _check_sides(field: str, width: int, height: int, separator: str = ":") -> N
         )
 
 
-def _least_alpha(picture: Any) -> int:
-    """The least alpha value of a picture, 255 without an alpha channel."""
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        return int(np.asarray(picture.convert("RGBA"))[..., 3].min())
-    return 255
-
-
 def _sides(array: np.ndarray) -> str:
     return " x ".join(map(str, array.shape[:2])) if array.ndim in (2, 3) else f"shape {array.shape}"
 
 
-def _centre(array: np.ndarray) -> np.ndarray:
+def centre(array: np.ndarray) -> np.ndarray:
+    """The largest centred square of an array [height, width, ...]."""
     height, width = array.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

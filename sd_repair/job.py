@@ -14,6 +14,7 @@ from sd_repair import images
 from sd_repair.images import Image, Mask
 from sd_repair.masks import MASKS, make_mask
 from sd_repair.quality import measure
+from sd_repair.reading import Loaded, load_image, load_mask
 
 Samples = UInt8[np.ndarray, "samples height width 3"]
 
@@ -25,40 +26,61 @@ class Inputs:
     image: Image
     mask: Mask
     truth: Image | None
+    understood: list[str]
+    """How files were understood and what becomes of them, line by line."""
 
 
-def read_inputs(image: str, mask: str, size: int, seed: int, truth: Path | None = None) -> Inputs:
+def read_inputs(
+    image: str, mask: str, size: int, seed: int, truth: Path | None = None, marks: str | None = None
+) -> Inputs:
     """Image, mask and truth, cut to the largest centred square and resampled to `size` pixels.
 
     Args:
       image: a file, or astronaut.
       mask: a file, or the name of a mask made from the seed; then the image itself is the truth.
+      marks: what the marked pixels of a mask file stand for, hole or known; see `load_mask`.
 
     Raises:
       InputError: any of them is bad, or they differ in size.
     """
     if check_whole("size", size, 64, 2048) % 8:
         raise InputError(f"size: {size}; legal: multiples of 8 from 64 to 2048")
-    given = images.astronaut() if image == "astronaut" else images.load_image(Path(image))
-    square = images.to_square(given, size)
+    given = Loaded(images.astronaut(), image) if image == "astronaut" else load_image(Path(image))
+    understood = [f"image: {given.understood}"]
+    square = images.to_square(given.pixels, size)
     if mask in MASKS:
+        if marks is not None:
+            raise InputError(f"mask-marks: {marks}, for a mask made from the seed; legal: with a mask file")
         hole = make_mask(mask, size, seed)
     else:
-        hole = images.mask_to_square(images.check_mask(images.load_mask(Path(mask)), given), size)
-        if not hole.any():
+        loaded = load_mask(Path(mask), marks)
+        understood.append(f"mask: {loaded.understood}")
+        whole = images.check_mask(loaded.pixels, given.pixels)
+        hole = images.mask_to_square(whole, size)
+        inside = images.centre(whole).sum() / whole.sum()
+        if not inside:
             raise InputError(
                 f"mask: {mask} has no hole in the largest centred square; legal: at least a pixel"
             )
+        if inside < 1:
+            understood.append(f"outside of the square: {1 - inside:.1%} of the hole, which is left out")
     undamaged = square if mask in MASKS or image == "astronaut" else None
     if truth is not None:
-        loaded = images.load_image(truth)
-        if loaded.shape != given.shape:
+        read = load_image(truth)
+        understood.append(f"truth: {read.understood}")
+        if read.pixels.shape != given.pixels.shape:
             raise InputError(
-                f"truth: {truth} has {loaded.shape[1]} x {loaded.shape[0]} pixels;"
-                f" legal: as the image, {given.shape[1]} x {given.shape[0]}"
+                f"truth: {truth} has {read.pixels.shape[1]} x {read.pixels.shape[0]} pixels;"
+                f" legal: as the image, {given.pixels.shape[1]} x {given.pixels.shape[0]}"
             )
-        undamaged = images.to_square(loaded, size)
-    return Inputs(square, images.check_mask(hole, square), undamaged)
+        undamaged = images.to_square(read.pixels, size)
+    hole = images.check_mask(hole, square)
+    side = min(given.pixels.shape[:2])
+    understood.append(
+        f"square: the centred {side} x {side} pixels, resampled to {size} x {size};"
+        f" the hole is {hole.mean():.1%}"
+    )
+    return Inputs(square, hole, undamaged, understood)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +122,6 @@ class Outputs:
 
     def print(self, inputs: Inputs, repaired: Samples) -> None:
         """Paths, and the quality of each sample where the truth is known."""
-        height, width = inputs.mask.shape
-        print(f"hole: {inputs.mask.mean():.1%} of {width} x {height} pixels")
         for path, image in zip(self.repaired, repaired, strict=True):
             print(path, end="")
             if inputs.truth is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from amco_jax.errors import InputError, check_choice
 from sd_repair.packages import load_package
 
 HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+NETWORKS = ("unet", "vae", "text_encoder")
+"""Directories of a diffusers directory that hold weights which a repair needs."""
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -22,6 +25,14 @@ class Model:
     text_encoder: Any
     vae: Any
     unet: Any
+    variant: str | None = None
+    """The variant of the weights that were loaded, such as fp16."""
+
+    @property
+    def described(self) -> str:
+        """Variant, dtype and device, in words."""
+        variant = "" if self.variant is None else f"variant {self.variant}, "
+        return f"{variant}{str(self.dtype).removeprefix('torch.')} on {self.device}"
 
     @property
     def device(self) -> Any:
@@ -44,7 +55,11 @@ class Model:
 
 
 def load_model(
-    source: str = HUB_ID, config: Path | None = None, device: str = "auto", dtype: str = "auto"
+    source: str = HUB_ID,
+    config: Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    variant: str | None = None,
 ) -> Model:
     """The model of a diffusers directory, a single .safetensors file, or a hub id.
 
@@ -54,9 +69,11 @@ def load_model(
         weights are not read); by default the directory beside it of the same name without suffix.
       device: auto, cpu, cuda, cuda:1, mps ...
       dtype: auto is float16 on a GPU and float32 on a CPU.
+      variant: of a directory or hub id; see `choose_variant`.
 
     Raises:
-      InputError: nothing there, not a Stable Diffusion 1.5, or the extra `sd` is not installed.
+      InputError: nothing there, no such variant, not a Stable Diffusion 1.5, or the extra `sd` is not
+        installed.
     """
     where = check_device(device)
     options = {
@@ -67,22 +84,20 @@ def load_model(
     path = Path(source)
     diffusers = load_diffusers()
     try:
-        if path.is_dir():
-            if not (path / "model_index.json").is_file():
-                raise InputError(f"model: {path} holds no model_index.json; legal: a diffusers directory")
-            pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
-                path, local_files_only=True, **options
-            )
-        elif path.is_file():
+        if path.is_file():
+            if variant is not None:
+                raise InputError(f"variant: {variant}, for a single file; legal: with a directory or hub id")
             pipeline = diffusers.StableDiffusionPipeline.from_single_file(
                 str(path), config=str(_config_of(path, config)), local_files_only=True, **options
             )
-        elif path.suffix or path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
-            raise InputError(
-                f"model: there is no {source}; legal: a directory, a .safetensors file, or a hub id"
-            )
         else:
-            pipeline = diffusers.StableDiffusionPipeline.from_pretrained(source, **options)
+            directory = path if path.is_dir() else _download(source, variant)
+            if not (directory / "model_index.json").is_file():
+                raise InputError(f"model: {path} holds no model_index.json; legal: a diffusers directory")
+            variant = choose_variant(directory, variant)
+            pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+                directory, local_files_only=True, variant=variant, **options
+            )
     except InputError:
         raise
     except Exception as error:  # the loaders raise many kinds, some of them of their own packages
@@ -90,7 +105,56 @@ def load_model(
             (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
         )
         raise InputError(f"model: {source} cannot be loaded: {reason[:200]}") from error
-    return prepare(pipeline, where)
+    return dataclasses.replace(prepare(pipeline, where), variant=variant)
+
+
+def choose_variant(directory: Path, wanted: str | None = None) -> str | None:
+    """The variant of the weights to load from a diffusers directory, None for those without one.
+
+    Left to itself, diffusers does not find weights that exist as a variant only, and takes other weights in
+    silence where some network lacks the wanted one.
+
+    Raises:
+      InputError: not all networks have that variant; or none is wanted, and there is more than one choice.
+    """
+    found = {name: _variants(directory / name) for name in NETWORKS}
+    common = set.intersection(*found.values())
+    if wanted in common:
+        return wanted
+    if wanted is None and len(common) == 1:
+        return common.pop()
+    legal = ", ".join(f"--variant {name}" if name else "no --variant" for name in sorted(common, key=str))
+    has = "; ".join(
+        f"{name}: {', '.join(sorted(str(variant or 'plain') for variant in variants)) or 'no weights'}"
+        for name, variants in found.items()
+    )
+    given = "none given" if wanted is None else repr(wanted)
+    raise InputError(
+        f"variant: {given}, for {directory} ({has}); legal: {legal or 'one that all of them have'}"
+    )
+
+
+def _variants(directory: Path) -> set[str | None]:
+    """The variants of one network's weights; None are weights without a variant."""
+    names = re.compile(r"(?:diffusion_pytorch_|pytorch_)?model(?:\.([\w-]+))?")
+    found: set[str | None] = set()
+    for file in directory.glob("*model*"):
+        if file.suffix in (".safetensors", ".bin"):
+            name = names.fullmatch(re.sub(r"-\d{5}-of-\d{5}", "", file.stem))
+            if name is not None:
+                found.add(name[1])
+    return found
+
+
+def _download(source: str, variant: str | None) -> Path:
+    """The directory in the hub's cache with the files of a hub id, downloaded where they are missing."""
+    if Path(source).suffix or source.startswith(("/", ".", "~")) or source.count("/") != 1:
+        raise InputError(f"model: there is no {source}; legal: a directory, a .safetensors file, or a hub id")
+    return Path(
+        load_diffusers().StableDiffusionPipeline.download(
+            source, variant=variant, safety_checker=None, feature_extractor=None
+        )
+    )
 
 
 def prepare(pipeline: Any, device: str = "cpu") -> Model:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from tiny_training import Script, run
@@ -55,3 +56,17 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         monkeypatch.setattr(Trainer, "advance", killed)
 
     return at
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    """A small image of random colours [32, 48, 3]."""
+    return np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def hole() -> np.ndarray:
+    """A small mask of that size, true in the hole."""
+    mask = np.zeros((32, 48), bool)
+    mask[10:14, 20:30] = True
+    return mask

@@ -273,10 +273,10 @@ OPTIONS = {
     "replay": "--physics --allocator --method --precision --seed",
     "report": "--format --baseline --published-csv",
     "reproduce": "--quick --format" + EXECUTION,
-    "repair": "--mask --method --truth --size --seed --model --config --samples --steps --guidance --eta "
-    "--strength --batch --device --dtype",
-    "profile_repair": "--model --config --random-weights --tiny --sizes --steps --batches --guidance "
-    "--repeats --warm-up --device --dtype --threads",
+    "repair": "--mask --mask-marks --method --truth --size --seed --model --config --variant --samples "
+    "--steps --guidance --eta --strength --batch --device --dtype",
+    "profile_repair": "--model --config --variant --random-weights --tiny --sizes --steps --batches "
+    "--guidance --repeats --warm-up --device --dtype --threads",
 }
 SINKS = [
     (engines.Execution, "start"),

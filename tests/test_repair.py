@@ -15,7 +15,7 @@ from amco_jax.errors import InputError
 from sd_repair.classical import CLASSICAL, repair_classical
 from sd_repair.images import astronaut, corrupt, to_square
 from sd_repair.masks import MASKS, make_mask, pool
-from sd_repair.pipeline import load_model, prepare
+from sd_repair.pipeline import choose_variant, load_model, prepare
 from sd_repair.quality import measure
 from sd_repair.random_weights import random_pipeline
 from sd_repair.repair import SCHEDULE, Settings, denoising, encode_image, encode_prompts, repair
@@ -186,11 +186,58 @@ def test_loads_what_was_saved(kind, pipeline, model, image, mask, tmp_path):
     )
 
 
+def test_weights_of_one_variant_are_found(pipeline, model, tmp_path):
+    pipeline.save_pretrained(tmp_path / "half", variant="fp16")
+    for variant in (None, "fp16"):
+        loaded = load_model(str(tmp_path / "half"), device="cpu", variant=variant)
+        assert loaded.variant == "fp16"
+        assert loaded.described == "variant fp16, float32 on cpu"
+        for ours, theirs in zip(state(loaded), state(model), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_of_two_variants_the_wanted_one_is_loaded(pipeline, model, tmp_path):
+    pipeline.save_pretrained(tmp_path / "both")
+    random_pipeline(tiny=True, seed=1).save_pretrained(tmp_path / "both", variant="fp16")
+    plain, half = (load_model(str(tmp_path / "both"), device="cpu", variant=name) for name in (None, "fp16"))
+    assert plain.variant is None
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(state(plain), state(model), strict=True))
+    assert not any(
+        torch.equal(ours, theirs)
+        for ours, theirs in zip(half.unet.parameters(), model.unet.parameters(), strict=True)
+        if ours.std() > 0
+    )
+
+
+def test_variants_that_some_network_lacks_are_refused(tmp_path):
+    names = {
+        "unet": ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"],
+        "vae": ["diffusion_pytorch_model.fp16-00001-of-00002.safetensors", "diffusion_pytorch_model.ema.bin"],
+        "text_encoder": ["model.fp16.safetensors", "pytorch_model.ema.bin", "model.safetensors"],
+    }
+    for network, files in names.items():
+        (tmp_path / network).mkdir()
+        for file in files:
+            (tmp_path / network / file).touch()
+    assert choose_variant(tmp_path) == "fp16"
+    with pytest.raises(InputError, match=r"variant: 'ema', .*unet: fp16, plain; .*legal: --variant fp16"):
+        choose_variant(tmp_path, "ema")
+    (tmp_path / "unet" / "diffusion_pytorch_model.ema.bin").touch()
+    with pytest.raises(InputError, match=r"variant: none given, .*legal: --variant ema, --variant fp16"):
+        choose_variant(tmp_path)
+    (tmp_path / "text_encoder" / "pytorch_model.ema.bin").unlink()
+    (tmp_path / "text_encoder" / "model.fp16.safetensors").unlink()
+    with pytest.raises(InputError, match="text_encoder: plain"):
+        choose_variant(tmp_path)
+
+
 def test_bad_sources_are_refused_in_one_line(pipeline, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "weights.ckpt").touch()
     (tmp_path / "weights.safetensors").write_bytes(b"nothing")
     pipeline.save_pretrained(tmp_path / "tiny")
+    (tmp_path / "bare").mkdir()
+    shutil.copy(tmp_path / "tiny" / "model_index.json", tmp_path / "bare")
     nine = random_pipeline(tiny=True)
     nine.unet.register_to_config(in_channels=9)
     for source, config, word in [
@@ -198,12 +245,15 @@ def test_bad_sources_are_refused_in_one_line(pipeline, tmp_path):
         (tmp_path / "weights.ckpt", None, ".safetensors"),
         (tmp_path / "weights.safetensors", None, "config"),
         (tmp_path / "weights.safetensors", tmp_path / "tiny", "cannot be loaded"),
+        (tmp_path / "bare", None, "unet: no weights"),
         (tmp_path / "nowhere", None, "there is no"),
         ("nowhere", None, "there is no"),
     ]:
         with pytest.raises(InputError, match=word) as caught:
             load_model(str(source), config, device="cpu")
         assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="variant: fp16, for a single file"):
+        load_model(str(tmp_path / "weights.safetensors"), device="cpu", variant="fp16")
     with pytest.raises(InputError, match="9 channels"):
         prepare(nine)
     with pytest.raises(InputError, match="float16"):

@@ -1,0 +1,198 @@
+"""Image and mask files: read as their owner meant them, with a line that says how they were understood."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from amco_jax.errors import InputError, check_choice
+from sd_repair.colours import to_srgb
+from sd_repair.images import LARGEST_SIDE, SMALLEST_SIDE, Image, Mask, check_sides
+from sd_repair.packages import load_package
+
+Pixels = TypeVar("Pixels")
+
+MARKS = ("hole", "known")
+"""What the marked pixels of a mask file may stand for."""
+
+_EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB"}
+_DEEP_GREYS = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I": 65535, "F": 1}
+"""The value of white by Pillow's mode; such images are read as masks only."""
+_LOSSY = {"JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"}
+_TINT = 32
+"""Largest difference between the channels of a grey pixel: lossy compression tints greys a little."""
+_MOST_GREY = 0.25
+"""Largest share of middle greys in a mask; blurred edges have less, and photographs more."""
+_ORIENTATION = 0x0112
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded(Generic[Pixels]):
+    """What a file holds, and in words how it was understood."""
+
+    pixels: Pixels
+    understood: str
+
+
+def load_image(path: Path) -> Loaded[Image]:
+    """The image of a file in sRGB, turned upright as its EXIF orientation says.
+
+    Colours are converted by the file's colour profile. Of the two pictures that phones put into one JPEG file
+    (MPO), the first is taken: the second is a preview, a depth map or the like.
+
+    Raises:
+      InputError: not an image, truncated, too small or too large, more than 8 bits a channel, transparent
+        pixels, several frames, or a colour space that cannot be converted.
+    """
+    with _opened("image", path, _EIGHT_BIT) as (picture, notes):
+        if _alpha(picture).min() < 255:
+            raise InputError(f"image: {path} has transparent pixels; legal: an opaque image")
+        colours, colour_note = to_srgb(picture, path)
+        return Loaded(np.array(colours), ", ".join([*notes, colour_note]))
+
+
+def load_mask(path: Path, marks: str | None = None) -> Loaded[Mask]:
+    """The mask of a file, true in the hole.
+
+    White is marked. In a file of two values, such as 0 and 1, the larger one is; in black and one other
+    colour, the other. In a mask drawn on a transparent layer, opaque pixels are marked. Otherwise pixels are
+    marked from half of white on.
+
+    Args:
+      marks: what the marked pixels stand for, hole or known; by default the hole, as long as that is at most
+        half of the image.
+
+    Raises:
+      InputError: not an image as in `load_image`, a greyscale or colour picture, or it cannot be told what
+        the marked pixels stand for.
+    """
+    if marks is not None:
+        check_choice("mask-marks", marks, MARKS)
+    with _opened("mask", path, _EIGHT_BIT | _DEEP_GREYS.keys()) as (picture, notes):
+        levels, white, name = _levels(picture, path)
+        marked, level_note = _marked(levels, white, picture.format not in _LOSSY, path)
+    share = float(marked.mean())
+    readings = f"as the hole, {share:.1%} of the image is repaired; as the known part, {1 - share:.1%}"
+    if marks is None and name == "opaque":
+        raise InputError(
+            f"mask: {path} has transparent pixels, and opaque ones may mark either part: {readings};"
+            " legal: --mask-marks hole or --mask-marks known"
+        )
+    if marks is None and 0.5 < share < 1:
+        raise InputError(
+            f"mask: {path} is {name} on more than half of the image, which may mark either part: {readings};"
+            " legal: --mask-marks hole or --mask-marks known"
+        )
+    hole = ~marked if marks == "known" else marked
+    meaning = (
+        f"{name} marks the {'known part' if marks == 'known' else 'hole'}, the hole is {hole.mean():.1%}"
+    )
+    return Loaded(hole, ", ".join([*notes, *level_note, meaning]))
+
+
+def _levels(picture: Any, path: Path) -> tuple[np.ndarray, float, str]:
+    """The values that tell marked pixels from others, the value of white, and the name of marked pixels."""
+    if picture.mode in _DEEP_GREYS:
+        levels = np.asarray(picture)
+        if not np.isfinite(levels).all():
+            raise InputError(f"mask: {path} has values that are not finite; legal: black and white")
+        return levels, _DEEP_GREYS[picture.mode], "white"
+    colours = np.asarray(picture.convert("RGB"))
+    alpha = _alpha(picture)
+    if alpha.min() < 255:
+        visible = colours[alpha >= 128]
+        if (visible != visible[:1]).any() and (np.ptp(visible, axis=-1) <= _TINT).all():
+            raise InputError(
+                f"mask: {path} has greys and transparent pixels, and either may be the mask;"
+                " legal: black and white without an alpha channel, or one colour on a transparent ground"
+            )
+        return alpha, 255, "opaque"
+    if np.ptp(colours, axis=-1).max() <= _TINT:
+        return colours[..., 1], 255, "white"
+    coloured = colours.any(axis=-1)
+    paint = colours[coloured][0]
+    if coloured.all() or picture.format in _LOSSY or (colours[coloured] != paint).any():
+        raise InputError(
+            f"mask: {path} is a colour image; legal: black and white, or black and one other colour"
+        )
+    return np.where(coloured, 255, 0), 255, f"the colour #{bytes(paint).hex()}"
+
+
+def _marked(levels: np.ndarray, white: float, lossless: bool, path: Path) -> tuple[Mask, list[str]]:
+    """Which pixels are marked, and in words why, where that goes beyond black and white.
+
+    Raises:
+      InputError: many middle greys, or no white though there are several greys.
+    """
+    low, high = levels.min(), levels.max()
+    if lossless and low < high and ((levels == low) | (levels == high)).all():
+        if (low, high) == (0, white):
+            return levels == high, []
+        return levels == high, [f"values {low:g} and {high:g}, {high:g} counts as white"]
+    if low < high < white / 2:
+        raise InputError(
+            f"mask: {path} has grey levels from {low:g} to {high:g} where white is {white:g};"
+            f" legal: two values, or black and white"
+        )
+    between = float(((levels > white / 4) & (levels < 3 * white / 4)).mean())
+    if between > _MOST_GREY:
+        raise InputError(
+            f"mask: {path} is a greyscale picture, {between:.0%} of it middle grey; legal: black and white"
+        )
+    return levels >= white / 2, [f"grey levels, from {white / 2:g} on white"] if low < high else []
+
+
+@contextlib.contextmanager
+def _opened(field: str, path: Path, modes: set[str]) -> Iterator[tuple[Any, list[str]]]:
+    """An upright image file with checked header and all its pixels, and notes on how it was understood."""
+    pillow, limit = load_package("PIL.Image"), f"from {SMALLEST_SIDE} to {LARGEST_SIDE}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pillow.DecompressionBombWarning)
+            picture = pillow.open(path)
+            check_sides(f"{field}: {path}", picture.width, picture.height, separator=" is")
+            # Pillow would drop half of the bits of colours of 16 bits
+            deep = ";16" in str(picture.tile) and picture.mode not in _DEEP_GREYS
+            if picture.mode not in modes or deep:
+                raise InputError(
+                    f"{field}: {path} has pixels of mode {picture.mode}{', 16 bits' * deep};"
+                    " legal: 8 bits a channel"
+                )
+            frames = getattr(picture, "n_frames", 1)
+            if frames > 1 and picture.format != "MPO":
+                raise InputError(f"{field}: {path} has {frames} frames; legal: one")
+            with picture:
+                turned = picture.getexif().get(_ORIENTATION, 1) not in (0, 1)
+                picture.load()
+                upright = load_package("PIL.ImageOps").exif_transpose(picture)
+                upright.format = picture.format
+                notes = [f"{path}, {upright.width} x {upright.height} pixels, {picture.mode}"]
+                notes += ["turned upright by its EXIF orientation"] * turned
+                notes += [f"the first of {frames} pictures in the file"] * (frames > 1)
+                yield upright, notes
+    except (pillow.DecompressionBombWarning, pillow.DecompressionBombError) as error:
+        raise InputError(f"{field}: {path} is too large; legal: sides {limit} pixels") from error
+    except pillow.UnidentifiedImageError as error:
+        raise InputError(f"{field}: {path} is not an image file of a known kind") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{field}: there is no file {path}") from error
+    except InputError:
+        raise
+    except (
+        Exception
+    ) as error:  # decoders of damaged files raise OSError, SyntaxError, ValueError, struct.error, ...
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"{field}: {path} cannot be read: {reason}") from error
+
+
+def _alpha(picture: Any) -> np.ndarray:
+    """The alpha channel [height, width] of a picture, 255 without one."""
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        return np.asarray(picture.convert("RGBA"))[..., 3]
+    return np.full((picture.height, picture.width), 255, np.uint8)
