@@ -80,7 +80,7 @@ class Counted:
 
     The bits of positive floats are in the order of their values, so that the upper bits of a makespan number
     its bin, and a bin is at most 2^-`_DIGITS` of its values wide. Makespans of one bin are all taken for its
-    middle, or for the least or largest makespan of the episode where that lies on this side of it.
+    middle. The least and the largest makespan are exact, in all the tasks that have the largest.
 
     Source: the logarithmic bins are those of DDSketch (Masson, Rim and Lee, 2019).
     """
@@ -106,12 +106,15 @@ class _Histogram:
 
     def __init__(self):
         self.first, self.counts = 0, np.zeros(0, np.int64)
-        self.least, self.most = np.float32(np.inf), np.float32(0)
+        self.least, self.most, self.num_most = np.float32(np.inf), np.float32(0), 0
 
     def add(self, values: np.ndarray) -> None:
         if not len(values):
             return
-        self.least, self.most = min(self.least, values.min()), max(self.most, values.max())
+        self.least = min(self.least, values.min())
+        if values.max() > self.most:
+            self.most, self.num_most = values.max(), 0
+        self.num_most += np.count_nonzero(values == self.most)
         low, high = (int(bound.view(np.int32)) >> _SHIFT for bound in (self.least, self.most))
         if not len(self.counts):
             self.first = low
@@ -126,7 +129,9 @@ class _Histogram:
             return np.full(len(rank), np.inf)
         place = self.first + np.searchsorted(np.cumsum(self.counts), rank, side="right")
         middle = ((place << _SHIFT) + (1 << (_SHIFT - 1))).astype(np.int32).view(np.float32)
-        return np.clip(middle, self.least, self.most)
+        middle = np.where(rank == 0, self.least, np.clip(middle, self.least, self.most))
+        # The largest is mostly the deadline, which all makespans of missed tasks are.
+        return np.where(rank >= np.sum(self.counts) - self.num_most, self.most, middle)
 
 
 def _interpolated(count: np.ndarray, at) -> np.ndarray:

@@ -21,9 +21,9 @@ class Wide:
     """A sum, or an array of sums. On the host, NumPy reads it as int64 or float64."""
 
     high: Array
-    """Of an integer the upper 32 bits, int32; of a float the running sum"""
+    """Of an integer the upper 32 bits, int32; of a float the sum, rounded"""
     low: Array
-    """Of an integer the lower 32 bits, uint32; of a float what rounding took from the running sum"""
+    """Of an integer the lower 32 bits, uint32; of a float what rounding took from the sum, rounded itself"""
 
     @classmethod
     def zero(cls, like: Array) -> Wide:
@@ -34,14 +34,17 @@ class Wide:
     def add(self, term: Array) -> Wide:
         """The sum with one more term; a whole one must be int32 and at least 0.
 
-        Source of the float's: Knuth, TAOCP vol. 2, section 4.2.2, theorem B, whose error term is exact.
+        Source for floats: Dekker, "A floating-point technique for extending the available precision" (1971), with
+        the exact error of a sum from Knuth, TAOCP vol. 2, section 4.2.2, theorem B.
         """
         if jnp.issubdtype(self.high.dtype, jnp.integer):
             low = self.low + term.astype(jnp.uint32)
             return Wide(self.high + (low < self.low), low)
         total = self.high + term
         taken = total - self.high
-        return Wide(total, self.low + ((self.high - (total - taken)) + (term - taken)))
+        low = self.low + ((self.high - (total - taken)) + (term - taken))
+        high = total + low
+        return Wide(high, low - (high - total))
 
     def rounded(self, dtype: Any) -> Array:
         """The sum in one word of a floating type, for what is computed from it on the device."""

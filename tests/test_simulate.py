@@ -6,14 +6,17 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
+from tiny_training import METHOD, TINY
 
 from amco_jax.agents.methods import get_method
 from amco_jax.env import UNIFIED
 from amco_jax.experiment import simulate as module
 from amco_jax.experiment.blocks import padded_shapes
 from amco_jax.experiment.simulate import LANES, simulate
+from amco_jax.experiment.trainer import Cell, OnTheSpot
 from amco_jax.scenario import Scenario
 
 SMALL = Scenario(num_tasks=7, num_slots=5)
@@ -39,6 +42,47 @@ def test_chunk_size_changes_no_bit(method, monkeypatch):
     assert_same_bits(whole, metrics_of(scenarios, method, num_seeds=200))
 
 
+@pytest.mark.parametrize("arrivals", ["bernoulli", "poisson", "bursty", "trace"])
+@pytest.mark.parametrize("slots", [1, 3])
+def test_segments_of_slots_change_no_bit(arrivals, slots, monkeypatch, tmp_path):
+    changes = {"arrivals": arrivals, "num_slots": 8}
+    if arrivals == "trace":
+        file = tmp_path / "log.csv"
+        seconds = np.sort(np.random.default_rng(0).uniform(0, 60, 900))
+        file.write_text("gmt_create\n" + "\n".join(map(str, seconds)) + "\n")
+        changes["trace"] = {"file": str(file)}
+    scenario = SMALL.replace(**changes)
+    whole = metrics_of([scenario], num_seeds=5)
+    assert (whole["num_tasks"] > 20).all()
+    assert len(module.segments_of(8, slots)) > 2
+    per_slot = module._slot_bytes(scenario.shape()) * LANES * jax.local_device_count()
+    monkeypatch.setitem(module.CHUNK_BYTES, "cpu", slots * per_slot)
+    assert_same_bits(whole, metrics_of([scenario], num_seeds=5))
+
+
+def test_segments_change_no_bit_of_trained_methods(monkeypatch):
+    cells = [Cell(TINY, METHOD.require_training().settings)]
+
+    def found() -> dict[str, np.ndarray]:
+        source = OnTheSpot(METHOD, UNIFIED, cells, 3)
+        (batch,) = simulate([TINY], METHOD, UNIFIED, 0, 3, source)
+        return batch.metrics
+
+    whole = found()
+    monkeypatch.setitem(module.CHUNK_BYTES, "cpu", 1)
+    assert_same_bits(whole, found())
+
+
+@pytest.mark.parametrize(("num_slots", "most"), [(60, 60), (60, 1000), (60, 59), (61, 7), (1_000_000, 262), (5, 0)])
+def test_segments_cover_the_episode(num_slots: int, most: int):
+    segments = module.segments_of(num_slots, most)
+    assert [t for first, count in segments for t in range(first, first + count)] == list(range(num_slots))
+    lengths = [count for _, count in segments]
+    assert max(lengths) <= max(most, 1)
+    assert len(segments) < 2 * -(-num_slots // max(most, 1))
+    assert len({*lengths}) == (2 if num_slots == 61 else 1)  # a prime number of slots
+
+
 def test_neighbouring_seeds_change_no_bit():
     alone = metrics_of([SMALL], first_seed=150, num_seeds=1)
     together = metrics_of([SMALL], first_seed=0, num_seeds=300)
@@ -60,8 +104,10 @@ def test_number_of_devices_changes_no_bit():
         "sys.stdout.buffer.write(b''.join(np.ascontiguousarray(v).tobytes() for v in m.values()))"
     )
 
+    path = os.pathsep.join((os.getcwd(), os.path.dirname(__file__)))
+
     def run(devices: int) -> bytes:
-        environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": os.getcwd()}
+        environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": path}
         command = [sys.executable, "-c", program, str(devices)]
         return subprocess.run(command, env=environment, capture_output=True, check=True).stdout
 
