@@ -78,6 +78,7 @@ def compare(
     scenario = scenario or Scenario()
     check_seeds(first_seed, seeds)
     check_whole("last", last, 1, check_whole("episodes", episodes))
+    scenario.check_training()  # rules play the episodes of training too
     for method in chosen:
         method.check(scenario.num_servers)
     with contextlib.ExitStack() as stack:
@@ -131,7 +132,7 @@ def _rule_curves(
         task = bar.add_task(method.name, total=episodes * seeds)
         for episode in range(episodes):
             number = FIRST_TRAINING_EPISODE + episode
-            for batch in simulate([scenario], method, row, first_seed, seeds, episode=number):
+            for batch in simulate([scenario], method, row, first_seed, seeds, episode=number, training=True):
                 metrics = {name: batch.metrics[name] for name in EPISODE_METRICS}
                 columns = {"method": method.name, "seed": batch.seeds, "episode": episode} | metrics
                 frames.append(pd.DataFrame(columns))

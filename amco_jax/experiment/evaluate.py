@@ -33,6 +33,8 @@ from amco_jax.random import Stream, stream
 from amco_jax.saved import open_run
 from amco_jax.scenario import Scenario
 from amco_jax.stats import mean_interval, seed_matrix
+from amco_jax.traces import as_trace
+from amco_jax.workload import played
 
 BASELINES = ("optimal", "randcoedge")
 
@@ -179,6 +181,7 @@ def evaluate(
         raise InputError(
             f"num_servers: {scenario.num_servers}; legal for these agents: {run.trained['num_servers']}"
         )
+    _check_unseen(run, scenario)
     seeds = check_whole("seeds", run.num_seeds if seeds is None else seeds, 1, run.num_seeds)
     check_whole("episodes", episodes)
     others = [get_method(m) for m in methods]
@@ -197,7 +200,12 @@ def evaluate(
             task = bar.add_task(method.name, total=seeds * episodes)
             for count, number in enumerate(numbers):
                 for batch in simulate([scenario], method, row, run.first_seed, seeds, source, number):
-                    columns = {"method": method.name, "seed": batch.seeds, "episode": count} | batch.metrics
+                    columns = (
+                        {"method": method.name}
+                        | played(scenario, batch.seeds, number)
+                        | {"episode": count}
+                        | batch.metrics
+                    )
                     frames.append(pd.DataFrame(columns))
                     bar.advance(task, len(batch.seeds))
         results = pd.concat(frames, ignore_index=True)
@@ -219,6 +227,23 @@ def evaluate(
             summary.to_csv(output.path("summary.csv"), index=False)
             output.finish(manifest)
     return EvaluateResult(results, summary, manifest, None if out is None else Path(out))
+
+
+def _check_unseen(run: TrainedRun, scenario: Scenario) -> None:
+    """Raise InputError where episodes would be played on requests that the agents were trained on."""
+    trained = run.trained.get("trace")
+    if run.trained["arrivals"] != "trace" or scenario.arrivals != "trace" or not trained:
+        return
+    trace = scenario.require_trace()
+    if trained["sha256"] != trace.sha256:
+        return
+    before = as_trace(trained | {"file": trace.file})
+    first = trace.log.origin + scenario.stretches.first * scenario.slot_duration * scenario.time_scale
+    if first < before.training_end:
+        raise InputError(
+            f"trace.train_share: {trace.train_share:g}, and episodes would begin in what these agents were "
+            f"trained on; legal: {before.train_share:g}, with since and until as in the training"
+        )
 
 
 def _summary(results: pd.DataFrame) -> pd.DataFrame:

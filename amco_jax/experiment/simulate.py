@@ -89,6 +89,7 @@ def simulate(
     num_seeds: int,
     source: AgentSource | None = None,
     episode: int = 0,
+    training: bool = False,
 ) -> Iterator[Batch]:
     """Yield the results of each scenario in turn, its seeds in order.
 
@@ -97,6 +98,7 @@ def simulate(
     Args:
       source: the agents of a trained method.
       episode: which of a seed's arrivals; training takes those from 1 on.
+      training: whether they are those that agents train on, see `amco_jax.workload.workload_of`.
     """
     lanes = LANES if source is None else TRAINING_LANES
     shapes = padded_shapes(scenarios)
@@ -116,7 +118,7 @@ def simulate(
         agents = None if source is None else source.agents(shape, chunk, size)
         cells, tables = inputs(shape)
         stacked, seeds = stack_blocks(chunk, size, lanes, cells)
-        program = block_program(shape, method, keep_makespan)
+        program = block_program(shape, method, keep_makespan, training)
         shared = physics, np.int32(episode), tables
         return jax.block_until_ready(program((stacked, seeds, agents), shared, None))
 
@@ -136,7 +138,7 @@ def _makespan_bytes(shape: Shape) -> int:
 
 
 @functools.lru_cache(maxsize=64)
-def block_program(shape: Shape, method: Method, record: Record) -> Any:
+def block_program(shape: Shape, method: Method, record: Record, training: bool = False) -> Any:
     """The jitted simulation of blocks of seeds, sharded over the local devices.
 
     Returns:
@@ -144,10 +146,10 @@ def block_program(shape: Shape, method: Method, record: Record) -> Any:
       second axis over lanes, of (physics, episode, tables) and of None, to (totals, utilisation,
       records): leaves `[blocks, lanes, ...]`, the records of an episode in one axis.
     """
-    scanned = _block_program(shape, method, record, False)
-    return (
-        _Fallback(_block_program(shape, method, record, True), scanned, method.name) if fusing() else scanned
-    )
+    scanned = _block_program(shape, method, record, training, False)
+    if not fusing():
+        return scanned
+    return _Fallback(_block_program(shape, method, record, training, True), scanned, method.name)
 
 
 class _Fallback:
@@ -175,7 +177,7 @@ class _Fallback:
         return self._use(lambda program: program.lower(*inputs))
 
 
-def _block_program(shape: Shape, method: Method, record: Record, fused: bool) -> Any:
+def _block_program(shape: Shape, method: Method, record: Record, training: bool, fused: bool) -> Any:
     def block(blocked, shared, _):
         if fused and (shape.arrivals == "trace" or method.policy.sees_slot):
             raise NotImplementedError("it decides slot by slot, or replays a trace")
@@ -184,7 +186,7 @@ def _block_program(shape: Shape, method: Method, record: Record, fused: bool) ->
         own = tables.of(place)
 
         def start(seed):
-            workload = workload_of(shape, params, own, seed, number)
+            workload = workload_of(shape, params, own, seed, number, training=training)
             return workload, fold_in(stream(seed, Stream.POLICY), number)
 
         def episode(common, laned):

@@ -20,7 +20,7 @@ from amco_jax.experiment.output import Output
 from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import provenance
 from amco_jax.experiment.store import Store
-from amco_jax.experiment.units import UNIT_SECONDS, Job, Unit, checked_job, units_of
+from amco_jax.experiment.units import KEYS, UNIT_SECONDS, Job, Unit, checked_job, units_of
 from amco_jax.report.figures import save_figure, sweep_figure
 from amco_jax.scenario import Scenario
 from amco_jax.stats import Moments
@@ -142,7 +142,7 @@ def sweep(
             else:
                 output.add_rows(frame)
         summary = _summary(moments, job)
-        manifest = job.describe() | {"units": len(units)} | provenance(started, job.scenario)
+        manifest = job.describe() | {"units": len(units)} | provenance(started, job.scenario, job.scenarios)
         if output is not None:
             summary.to_csv(output.path("summary.csv"), index=False)
             for name, metric in FIGURES.items():
@@ -184,7 +184,7 @@ def _compute(job: Job, units: Sequence[Unit], store: Store, execution: Execution
 def _add(moments: dict[tuple[str, int, str], Moments], job: Job, unit: Unit, frame: pd.DataFrame) -> None:
     """Take in the rows of a unit, whose values stand one after the other."""
     method = job.methods[unit.method].name
-    columns = {metric: np.asarray(frame[metric]) for metric in frame.columns[4:]}
+    columns = {metric: np.asarray(frame[metric]) for metric in frame.columns if metric not in KEYS}
     for place, index in enumerate(unit.values):
         rows = slice(place * unit.num_seeds, (place + 1) * unit.num_seeds)
         for metric, column in columns.items():

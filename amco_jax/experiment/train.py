@@ -84,6 +84,7 @@ def train(
     method = get_method(method)
     training = method.require_training()
     scenario = scenario or Scenario()
+    scenario.check_training()
     method.check(scenario.num_servers)
     check_seeds(first_seed, seeds)
     episodes = training.episodes if episodes is None else episodes

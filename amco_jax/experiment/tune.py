@@ -23,6 +23,7 @@ from amco_jax.experiment.simulate import simulate
 from amco_jax.experiment.trainer import Cell, OnTheSpot
 from amco_jax.random import check_seeds
 from amco_jax.scenario import Scenario
+from amco_jax.workload import played
 
 QUANTILES = (50, 90, 99)
 
@@ -82,6 +83,7 @@ def tune(
     scenario = scenario or Scenario()
     check_seeds(first_seed, seeds)
     check_whole("episodes", episodes)
+    scenario.check_training()
     method.check(scenario.num_servers)
     row, best_row = method.physics(physics), best.physics(physics)
     choices = [check_list(name, values) for name, values in settings.items()]
@@ -107,7 +109,7 @@ def tune(
                 gap = makespan / target[start : start + len(makespan)] - 1
                 number = members[batch.index]
                 columns = {name: str(value) for name, value in grid[number].items()} | {
-                    "seed": batch.seeds,
+                    **played(scenario, batch.seeds),
                     "makespan_mean_s": makespan,
                     "miss_rate": batch.metrics["miss_rate"],
                     "gap": gap,

@@ -22,16 +22,20 @@ import pandas as pd
 import amco_jax
 from amco_jax.agents.methods import Method, get_methods
 from amco_jax.errors import InputError, check_list, check_number, check_whole
-from amco_jax.experiment.axes import Axis, get_axis, value_labels
+from amco_jax.experiment.axes import Axis, default_values, get_axis, value_labels
 from amco_jax.experiment.checkpoints import BusyError, Journal
 from amco_jax.experiment.provenance import package_versions
 from amco_jax.experiment.simulate import LANES, Batch, simulate
 from amco_jax.experiment.trainer import Cell, OnTheSpot
 from amco_jax.random import check_seeds
 from amco_jax.scenario import Scenario
+from amco_jax.workload import played
 
 UNIT_SECONDS = 120.0
 """Nominal duration of a unit on two CPU cores"""
+
+KEYS = ("method", "param", "value", "seed", "stretch")
+"""Columns of the rows that are no metrics; `stretch` where arrivals come from a request log"""
 
 # What two cores make in a second (benchmarks/): a rule's task positions, and how many of them cost as much as
 # one in training. Constants, since the cut must be the same on every machine.
@@ -142,24 +146,35 @@ def checked_job(
     Raises:
       InputError: an unknown name, a value out of range, an empty list, something named twice.
     """
-    values = check_list("values", get_axis(param).values if values is None else values)
-    chosen = get_methods(methods)
+    chosen, scenario = get_methods(methods), scenario or Scenario()
+    axis = get_axis(param)
+    if values is not None:
+        values = check_list("values", values)
     check_seeds(first_seed, num_seeds)
     check_whole("trained_seeds", trained_seeds)
     check_whole("episodes", episodes)
     check_number("unit_seconds", unit_seconds)
-    job = Job(
-        param, values, chosen, scenario or Scenario(), physics, first_seed, num_seeds, trained_seeds,
-        episodes, unit_seconds,
-    )  # fmt: skip
-    for each in job.scenarios:  # which checks the values
-        if each.arrivals not in job.axis.arrivals:
+
+    def check(each: Scenario) -> None:
+        if each.arrivals not in axis.arrivals:
             raise InputError(
                 f"param: {param} means nothing to arrivals = {each.arrivals}; "
-                f"legal: arrivals = {' or '.join(job.axis.arrivals)}"
+                f"legal: arrivals = {' or '.join(axis.arrivals)}"
             )
         for method in chosen:
             method.check(each.num_servers)
+            if method.training is not None:
+                each.check_training()
+
+    if values is None:
+        check(scenario)
+        values = default_values(param, scenario, check)
+    job = Job(
+        param, values, chosen, scenario, physics, first_seed, num_seeds, trained_seeds,
+        episodes, unit_seconds,
+    )  # fmt: skip
+    for each in job.scenarios:  # which checks the values
+        check(each)
     if len(set(job.labels)) < len(job.labels):
         raise InputError(f"values: {', '.join(map(str, job.labels))}; legal: each value once")
     for method in chosen:
@@ -223,7 +238,12 @@ def run_unit(
             source = OnTheSpot(method, row, cells, job.episodes, tell, progress)
         for batch in simulate(scenarios, method, row, unit.first_seed, unit.num_seeds, source):
             label = job.labels[unit.values[batch.index]]
-            frames.append(_frame(batch, method.name, job.param, label, most_servers))
+            keys = played(scenarios[batch.index], batch.seeds)
+            if any(s.arrivals == "trace" for s in job.scenarios):
+                keys.setdefault(
+                    "stretch", -1 - batch.seeds
+                )  # a row without a log shares its arrivals with no seed
+            frames.append(_frame(batch, method.name, job.param, label, keys, most_servers))
             tell(len(frames[-1]))
     return pd.concat(frames, ignore_index=True)
 
@@ -250,8 +270,10 @@ def _own_source(method: Method) -> str | None:
         return "unknown"
 
 
-def _frame(batch: Batch, method: str, param: str, label: Any, most_servers: int) -> pd.DataFrame:
+def _frame(
+    batch: Batch, method: str, param: str, label: Any, keys: dict[str, np.ndarray], most_servers: int
+) -> pd.DataFrame:
     """Tidy rows of a batch; where fleets differ in size, missing servers are NaN."""
-    columns = {"method": method, "param": param, "value": label, "seed": batch.seeds} | batch.metrics
+    columns = {"method": method, "param": param, "value": label} | keys | batch.metrics
     missing = {f"utilisation_{i}": np.nan for i in range(most_servers)}
     return pd.DataFrame(columns | {k: v for k, v in missing.items() if k not in columns})

@@ -14,6 +14,7 @@ from rich.table import Table
 from amco_jax.report.speed import device_line
 from amco_jax.report.tables import Table as SpeedTable
 from amco_jax.stats import mean_interval
+from amco_jax.traces import understood
 
 _MEANS = "mean ± half width of the 95 % interval"
 _SHOWN = {"makespan_mean_s": "mean makespan [s]", "miss_rate": "miss rate"}
@@ -121,12 +122,14 @@ def _print(table: Table, manifest: dict[str, Any]) -> None:
 
 
 def _trace_line(report: dict[str, Any]) -> str:
-    """What was used of a request log, and what was not, by cause."""
-    left_out = ", ".join(f"{cause} {count:,}" for cause, count in report["left_out"].items())
-    used = f"{report['used']:,} of {report['rows']:,} requests of {report['file']} used"
-    swallowed = report["lines_within_quotes"]
-    noted = f"; {swallowed:,} lines stand inside quoted cells" if swallowed else ""
-    return f"{used}; left out: {left_out or 'none'}{noted}"
+    """What was used of a request log and what was not, and how it is split."""
+    splits = report["splits"]
+    counts = sorted({split["test"]["stretches"] for split in splits})
+    shown = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    training = splits[0]["training"]
+    trained = f"training before {training['last']}, " if training else ""
+    tested = f"testing from {splits[0]['test']['first']} on, in {shown} disjoint stretches"
+    return f"{understood(report)}\n{trained}{tested}"
 
 
 def _interval(mean: float, low: float, high: float, digits: int = 4) -> str:

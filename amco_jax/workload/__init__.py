@@ -30,7 +30,7 @@ from amco_jax.scenario import Scenario
 from amco_jax.workload.bernoulli import Bernoulli, bernoulli
 from amco_jax.workload.poisson import bursty_tables, counted, poisson_tables
 from amco_jax.workload.recorded import Recorded
-from amco_jax.workload.trace import requests_of, slots_of, traced
+from amco_jax.workload.trace import requests_of, slots_of, stretches_of, traced
 
 
 class Workload(Protocol):
@@ -57,20 +57,28 @@ class Tables(NamedTuple):
 class Process(NamedTuple):
     """An arrival process."""
 
-    workload: Callable[[Shape, Params, Any, Any, UInt32[Array, ""], int | Array], Workload]
-    """The workload of a seed's episode from `(shape, params, common, own, seed, episode)`"""
+    workload: Callable[[Shape, Params, Any, Any, UInt32[Array, ""], int | Array, bool], Workload]
+    """The workload of a seed's episode from `(shape, params, common, own, seed, episode, training)`"""
     common: Callable[[Scenario, int], Any] = lambda scenario, max_tasks: None
     """`Tables.common` of any of the scenarios"""
     own: Callable[[Scenario, int], Any] = lambda scenario, max_tasks: None
     """A scenario's part of `Tables.own`"""
 
 
-def _counted(shape: Shape, params: Params, common: Any, own: Any, seed: Any, episode: Any) -> Workload:
+def _bernoulli(
+    shape: Shape, params: Params, common: Any, own: Any, seed: Any, episode: Any, _: bool
+) -> Workload:
+    return bernoulli(params, shape.max_tasks, seed, episode)
+
+
+def _counted(
+    shape: Shape, params: Params, common: Any, own: Any, seed: Any, episode: Any, _: bool
+) -> Workload:
     return counted(shape, params, own, seed, episode)
 
 
 PROCESSES: dict[str, Process] = {
-    "bernoulli": Process(lambda shape, params, common, own, *of: bernoulli(params, shape.max_tasks, *of)),
+    "bernoulli": Process(_bernoulli),
     "poisson": Process(_counted, own=poisson_tables),
     "bursty": Process(_counted, own=bursty_tables),
     "trace": Process(traced, requests_of, slots_of),
@@ -92,14 +100,28 @@ def tables_of(scenarios: Sequence[Scenario], shape: Shape) -> Tables:
 
 
 def workload_of(
-    shape: Shape, params: Params, tables: Tables, seed: UInt32[Array, ""], episode: int | Array = 0
+    shape: Shape,
+    params: Params,
+    tables: Tables,
+    seed: UInt32[Array, ""],
+    episode: int | Array = 0,
+    *,
+    training: bool,
 ) -> Workload:
     """The workload of one episode of a seed.
 
     Args:
       tables: those of the scenario, see `Tables.of`.
+      training: whether agents are trained on it. Drawn arrivals differ by the episode's number alone; of a
+        request log, training and everything else play separate parts.
     """
-    return PROCESSES[shape.arrivals].workload(shape, params, *tables, seed, episode)
+    return PROCESSES[shape.arrivals].workload(shape, params, *tables, seed, episode, training)
+
+
+def played(scenario: Scenario, seeds: np.ndarray, episode: int = 0) -> dict[str, np.ndarray]:
+    """Columns that say which arrivals were evaluated: `seed`, and where they come from a log `stretch`."""
+    stretch = {"stretch": stretches_of(scenario, seeds, episode)} if scenario.arrivals == "trace" else {}
+    return {"seed": seeds} | stretch
 
 
 __all__ = [
@@ -110,6 +132,7 @@ __all__ = [
     "Tables",
     "Workload",
     "bernoulli",
+    "played",
     "tables_of",
     "workload_of",
 ]
