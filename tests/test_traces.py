@@ -251,6 +251,7 @@ def test_hostile_files_are_refused_in_one_line(tmp_path: Path, content: bytes, w
             "trace.unit: 'minutes'; legal: s, ms, us, ns, a number of seconds",
         ),
         ({"file": "x", "unit": -1}, "trace.unit: -1; legal: a number"),
+        ({"file": "x", "unit": "%"}, "trace.unit: '%'; legal: s, ms"),
         ({"file": "x", "delimiter": ";;"}, "trace.delimiter: ';;'; legal: one character"),
         ({"file": "x", "train_share": 1.5}, "trace.train_share: 1.5; legal: a number from 0 to 1"),
         ({"file": "x", "gap": -1}, "trace.gap: -1; legal: a number from 0"),

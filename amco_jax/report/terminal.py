@@ -116,20 +116,21 @@ def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
 def _print(table: Table, manifest: dict[str, Any]) -> None:
     console, device = Console(markup=False), manifest["device"]
     console.print(table)
-    if "trace" in manifest:
-        console.print(_trace_line(manifest["trace"]), soft_wrap=True)
+    _print_trace(console, manifest)
     console.print(f"{manifest['wall_time_s']:.1f} s on {device['count']} × {device['kind']}")
 
 
-def _trace_line(report: dict[str, Any]) -> str:
-    """What was used of a request log and what was not, and how it is split."""
-    splits = report["splits"]
+def _print_trace(console: Console, manifest: dict[str, Any]) -> None:
+    """What was used of a request log and what was not, and how it is split; nothing without a log."""
+    if "trace" not in manifest:
+        return
+    report, splits = manifest["trace"], manifest["trace"]["splits"]
     counts = sorted({split["test"]["stretches"] for split in splits})
     shown = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
     training = splits[0]["training"]
     trained = f"training before {training['last']}, " if training else ""
     tested = f"testing from {splits[0]['test']['first']} on, in {shown} disjoint stretches"
-    return f"{understood(report)}\n{trained}{tested}"
+    console.print(f"{understood(report)}\n{trained}{tested}", soft_wrap=True)
 
 
 def _interval(mean: float, low: float, high: float, digits: int = 4) -> str:
@@ -150,4 +151,5 @@ def print_bench(manifest: dict[str, Any], tables: Mapping[str, SpeedTable]) -> N
         for row in given.rows:
             table.add_row(*(cell.text for cell in row))
         console.print(table)
+    _print_trace(console, manifest)
     console.print(f"{device_line(manifest)}, {manifest['wall_time_s']:.0f} s")

@@ -43,9 +43,12 @@ class Times(NamedTuple):
 def check_unit(name: str, value: Any) -> str | float:
     """A unit of times; InputError if it is none."""
     if isinstance(value, str):
-        if value in ("", *UNITS) or "%" in value:
+        if value in ("", *UNITS):
             return value
         try:
+            if "%" in value:
+                _dates(pd.Series([""]), value)
+                return value
             value = float(value)
         except ValueError:
             legal = f"{', '.join(UNITS)}, a number of seconds, or a format such as %d/%m/%Y %H:%M:%S"
