@@ -40,20 +40,50 @@ class ProgramArguments:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScenarioArguments(ProgramArguments):
+class TraceArguments:
+    """Of every script that may play a request log."""
+
+    trace: str | None = None
+    """A request log whose arrivals are played: CSV or JSON lines, gzipped or not; a table [trace] in the
+    scenario file says which of its columns mean what."""
+    trace_unit: str | None = None
+    """The unit of its times: s, ms, us, ns or a number of seconds, or a format of dates such as
+    "%d.%m.%Y %H:%M"; by default recognised."""
+    trace_delimiter: str | None = None
+    """The character between its cells, or tab; by default recognised."""
+    trace_since: str | None = None
+    """Requests before this time, written as in the log, are left out."""
+    trace_until: str | None = None
+    """Requests after this time are left out."""
+    trace_train_share: float | None = None
+    """The share of the log, from its beginning, that agents are trained on and nothing is evaluated on; by
+    default 0.5."""
+
+    def trace_fields(self) -> dict[str, Any] | None:
+        """Fields of `Trace` that are given; None where there are none."""
+        given = {
+            "file": self.trace,
+            "unit": self.trace_unit,
+            "delimiter": self.trace_delimiter,
+            "since": self.trace_since,
+            "until": self.trace_until,
+            "train_share": self.trace_train_share,
+        }
+        return {name: value for name, value in given.items() if value is not None} or None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScenarioArguments(TraceArguments, ProgramArguments):
     """Of every script that simulates a scenario."""
 
     scenario: str = "default"
     """A preset or a TOML file."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
     """field=value ..., on top of the scenario."""
-    trace: str | None = None
-    """A request log, CSV or gzipped CSV, whose arrivals are played; a table [trace] in the scenario file says
-    which of its columns mean what."""
 
     def load_scenario(self) -> Scenario:
         """The scenario that the arguments describe."""
-        return load_with_settings(self.scenario, parse_settings(self.set), self.trace)
+        return load_with_settings(self.scenario, parse_settings(self.set), self.trace_fields())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

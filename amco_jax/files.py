@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all: written as drafts, under hidden names, first."""
+"""Files: written whole or not at all, as drafts under hidden names first; and the text of those of users."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
 import glob
@@ -142,3 +143,23 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def text_of(raw: bytes) -> str:
+    """The text of a file that a user hands in: UTF-8, or what its byte order mark says, with newlines as \\n.
+
+    Raises:
+      UnicodeDecodeError: the bytes are no such text.
+    """
+    found = (encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if raw.startswith(mark))
+    text = raw.decode(next(found, "utf-8"))
+    return text.replace("\r\n", "\n").replace("\r", "\n")

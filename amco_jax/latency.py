@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.errors import InputError, check_choice, check_number, check_whole
+from amco_jax.files import text_of
 
 VERSION = 1
 SHIPPED = Path(__file__).parent / "data" / "latency"
@@ -132,12 +134,11 @@ def read_table(table: str | Path) -> pd.DataFrame:
     """
     path = table_path(table)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            header = [cell.strip() for cell in next(reader, [])]
-            lines = [(reader.line_num, cells) for cells in reader if cells]
+        reader = csv.reader(io.StringIO(text_of(path.read_bytes())), strict=True)
+        header = [cell.strip() for cell in next(reader, [])]
+        lines = [(reader.line_num, cells) for cells in reader if cells]
     except (OSError, ValueError, csv.Error) as error:  # a ValueError: no UTF-8, or a name that is none
-        reason = error.strerror if isinstance(error, OSError) else f"no CSV in UTF-8, {error}"
+        reason = error.strerror if isinstance(error, OSError) else f"no CSV in UTF-8 or UTF-16, {error}"
         legal = f"a CSV file, or one of {', '.join(shipped_tables())}"
         raise InputError(f"table: {path}: {reason}; legal: {legal}") from error
     wrong = sorted({*COLUMNS} ^ {*header}) or sorted({name for name in header if header.count(name) > 1})

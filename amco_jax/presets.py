@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from amco_jax.errors import InputError
+from amco_jax.files import text_of
 from amco_jax.latency import is_shipped
 from amco_jax.scenario import Scenario, check_fields
 
@@ -37,7 +38,9 @@ two Xavier NX, which repair images by Stable Diffusion 1.5. Its deadline, slots 
 
 
 def load_scenario(
-    source: str | Path, overrides: Mapping[str, Any] | None = None, trace: str | None = None
+    source: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    trace: str | Mapping[str, Any] | None = None,
 ) -> Scenario:
     """A scenario from a preset's name or a TOML file, with some fields replaced.
 
@@ -50,7 +53,7 @@ def load_scenario(
     preset; the files in them are looked up beside the TOML file.
 
     Args:
-      trace: a request log, in place of that of the table.
+      trace: a request log, or fields of `Trace`, in place of those of the table.
 
     Raises:
       InputError: no such preset or file, malformed TOML, or a field that `Scenario` refuses.
@@ -65,8 +68,8 @@ def load_scenario(
             given[name] = base.get(name, {}) | given[name]
     base |= given
     if trace is not None:
-        table = base.get("trace", {})
-        base |= {"arrivals": "trace", "trace": table | {"file": trace} if isinstance(table, dict) else table}
+        table, fields = base.get("trace", {}), {"file": trace} if isinstance(trace, str) else dict(trace)
+        base |= {"arrivals": "trace", "trace": table | fields if isinstance(table, dict) else table}
     fields = {**base, **(overrides or {})}
     check_fields(fields)
     return Scenario(**fields)
@@ -74,7 +77,7 @@ def load_scenario(
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+        fields = tomllib.loads(text_of(path.read_bytes()))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"scenario: {path} is not valid TOML: {error}") from error
     except (OSError, ValueError) as error:

@@ -15,6 +15,7 @@ from amco_jax.errors import InputError, check_choice, check_number, check_whole
 from amco_jax.params import Params, ServiceParams, Shape
 from amco_jax.service import ImageService, as_service
 from amco_jax.traces import Trace, as_trace
+from amco_jax.traces.stretches import Stretches, longest_slot
 
 MBIT_DENSITY = 1.024e-3
 """Gcycles/Mbit per cycle/bit in the published code, which counts 1024 kbit and 1000 Mcycles."""
@@ -77,8 +78,8 @@ class Scenario:
     """Mean duration of calm"""
     trace: Trace | None = None
     """A request log, or a table of the fields of `Trace`"""
-    time_scale: float = 1.0
-    """Seconds of the trace in a second of the simulation"""
+    time_scale: float = None  # pyright: ignore[reportAssignmentType]  # inferred by __post_init__
+    """Seconds of the trace in a second of the simulation; by default 1, or less if the trace is short"""
     service: ImageService | None = None
     """An image service, or a table of the fields of `ImageService`. Sizes are then whole numbers of image
     batches, densities are whole numbers of denoising steps, and the capacity is counted in steps/s"""
@@ -111,6 +112,8 @@ class Scenario:
         check_choice("arrivals", self.arrivals, ARRIVALS)
         for name in ("burst_intensity", "burst_slots", "calm_slots"):
             clean(name, check_number, 1, 1e6)
+        if self.time_scale is None:
+            object.__setattr__(self, "time_scale", min(1.0, largest_time_scale(self)))
         clean("time_scale", check_number)
         if self.arrivals == "trace":
             _check_slots(self)
@@ -189,6 +192,46 @@ class Scenario:
         """The trace, of a scenario that has one."""
         assert self.trace is not None
         return self.trace
+
+    @functools.cached_property
+    def stretches(self) -> Stretches:
+        """Where the episodes of training and of testing lie on the trace."""
+        return self.require_trace().stretches(self.slot_duration * self.time_scale, self.num_slots)
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """The stretches of the trace as plain data, for a manifest."""
+        return self.require_trace().split(self.slot_duration * self.time_scale, self.num_slots)
+
+    def check_training(self) -> None:
+        """Raise InputError where nothing of the trace is left to train on."""
+        if self.arrivals == "trace" and not self.stretches.starts(self.num_slots):
+            trace = self.require_trace()
+            raise InputError(
+                f"trace.train_share: {trace.train_share:g} of {trace.log.span:g} s holds no episode of "
+                f"{self.num_slots} slots of {self.slot_duration * self.time_scale:g} s; legal for training: "
+                "a larger share, fewer slots, or a smaller time_scale"
+            )
+
+    @property
+    def offered_load(self) -> float:
+        """The mean work that arrives in a second, over the work that the whole fleet can do in one."""
+        size: Any = (self.task_size_min + self.task_size_max) / 2
+        density: Any = (self.density_min + self.density_max) / 2
+        work = size * density
+        if self.arrivals == "trace":
+            log = self.require_trace().log
+            size, density = (
+                (size if log.size is None else log.size),
+                (density if log.density is None else log.density),
+            )
+            work = float(np.mean(size * density if log.work is None else log.work))
+        capacities = self.capacities
+        if self.service is not None:  # whose images cost some steps beside their own
+            steps = work / float(np.mean(size))
+            capacities = capacities * steps / (steps + self.service.overhead)
+        arriving = self.count_moments[0] * self.num_servers / self.slot_duration
+        return arriving * work / float(np.sum(capacities))
 
     @property
     def trace_slots(self) -> np.ndarray:
@@ -289,11 +332,25 @@ def _check_slots(scenario: Scenario) -> None:
         raise InputError(
             f"time_scale: {scenario.time_scale:g}; legal for this trace: from {span / 2**30 / length:g}"
         )
-    if scenario.num_slots > span // length + 1:
+    if not scenario.stretches.num_stretches:
+        trace, scale = scenario.trace, largest_time_scale(scenario)
+        share = f", of which {1 - trace.train_share:g} is for testing" if trace.train_share else ""
         raise InputError(
-            f"num_slots: {scenario.num_slots} of {length:g} s of the trace, which covers {span:g} s; "
-            "legal: fewer, or a smaller time_scale"
+            f"num_slots: {scenario.num_slots} of {length:g} s of the trace, which covers {span:g} s{share}; "
+            f"legal: fewer, {f'a time_scale up to {scale:g}' if scale else 'a longer trace'}, or another "
+            "train_share"
         )
+
+
+def largest_time_scale(scenario: Scenario, num_stretches: int = 1) -> float:
+    """The largest with which an episode of training and so many of testing fit on the trace, to 3 digits."""
+    if scenario.arrivals != "trace" or scenario.trace is None:
+        return math.inf
+    trace = scenario.trace
+    slot = longest_slot(trace.log.span, scenario.num_slots, trace.train_share, trace.gap, num_stretches)
+    scale = slot / scenario.slot_duration
+    digits = 10.0 ** (math.floor(math.log10(scale)) - 2) if scale else 1.0
+    return math.floor(scale / digits) * digits
 
 
 def _check_length(name: str, value: Any, num_servers: int, max_depth: int) -> None:

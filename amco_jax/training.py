@@ -37,7 +37,7 @@ from amco_jax.wide import Wide
 from amco_jax.workload import Tables, Workload, workload_of
 
 FIRST_TRAINING_EPISODE = 1
-"""Episode 0 of a seed is kept for evaluation, on arrivals that no training has seen."""
+"""Episode 0 of a seed is kept for evaluation, on draws that no training has seen."""
 
 
 class TrainingState(NamedTuple):
@@ -102,7 +102,7 @@ def train_episode(
     """
     dqn, num_servers = method.dqn, shape.num_servers
     space = dqn.actions(num_servers)
-    workload = workload_of(shape, params, tables, seed, FIRST_TRAINING_EPISODE + episode)
+    workload = workload_of(shape, params, tables, seed, FIRST_TRAINING_EPISODE + episode, training=True)
     num_positions = workload.num_positions(params)
     step = slot_step(shape, params, physics, method, workload, _keep_reward)
     scale = input_scale(hyper, params)

@@ -8,22 +8,20 @@ from typing import Annotated
 
 import tyro
 
-from amco_jax.cli import ProgramArguments, StudyArguments, load_method, run
+from amco_jax.cli import ProgramArguments, StudyArguments, TraceArguments, load_method, run
 from amco_jax.experiment.axes import apply_settings, load_with_settings, parse_settings
 from amco_jax.experiment.evaluate import BASELINES, evaluate, load_run
 from amco_jax.report.terminal import print_evaluation
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(ProgramArguments, StudyArguments):
+class Arguments(TraceArguments, ProgramArguments, StudyArguments):
     run: Annotated[Path, tyro.conf.Positional]
     """The directory that train wrote."""
     scenario: str | None = None
     """A preset or a TOML file; by default the scenario of the training, unless that needs files."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
     """field=value ..., on top of the scenario."""
-    trace: str | None = None
-    """A request log whose arrivals are played; its columns are mapped in the scenario file."""
     method: str | None = None
     """module:attribute of the trained method, where it is one of your own."""
     methods: tuple[str, ...] = BASELINES
@@ -41,10 +39,11 @@ def main(args: Arguments) -> None:
     settings = parse_settings(args.set)
     if args.scenario is None:
         trained = load_run(args.run, method)
-        log = {} if args.trace is None else {"arrivals": "trace", "trace": {"file": args.trace}}
+        fields = args.trace_fields()
+        log = {} if fields is None else {"arrivals": "trace", "trace": fields}
         scenario = apply_settings(trained.scenario, log | settings)
     else:
-        scenario = load_with_settings(args.scenario, settings, args.trace)
+        scenario = load_with_settings(args.scenario, settings, args.trace_fields())
         trained = load_run(args.run, method, scenario)
     result = evaluate(
         trained,

@@ -12,6 +12,7 @@ import functools
 import gzip
 import importlib.util
 import io
+import json
 import os
 import shutil
 import sys
@@ -68,6 +69,18 @@ LOG = """gmt_create,groupId,predict_status,size,work
 2024-05-01 10:00:09,a,FAILED,,
 2024-05-01 10:02:00,c,SUCCEED,1,20
 """
+LOG_AS_JSON = "".join(
+    json.dumps(dict(zip(LOG.split()[0].split(","), row.split(","), strict=True))) + "\n"
+    for row in LOG.splitlines()[1:]
+)
+OF_READING = {
+    "unit": st.sampled_from(["s", "ms", "ns", 60, 1e-9, "%Y-%m-%d %H:%M:%S", "%", "%Q"]),
+    "delimiter": st.sampled_from([",", ";", "tab", "~", " "]),
+    "since": st.sampled_from(["2024-05-01", "0", "soon", "1e400", "2300-01-01"]),
+    "until": st.sampled_from(["2024-05-02T00:00:00Z", "1e18", "-1"]),
+    "train_share": st.sampled_from([0, 0.5, 1, 1e-300]),
+    "gap": st.sampled_from([0, 1e9, 1e-300]),
+}
 ROW = "1,estimated,D,m,w,float32,512,yes,s,1,{},{},wall,point,{},,made up"
 TABLE = "\n".join([",".join(COLUMNS), ROW.format("", "fixed", 0), ROW.format("", "per_step", 0.5), ""])
 SOUND = {
@@ -169,11 +182,15 @@ def test_scenario_files(tmp_path: Path, content: bytes):
 
 
 @fuzz
-@given(damaged(LOG))
-def test_request_logs(tmp_path: Path, content: bytes):
+@given(
+    damaged(LOG) | damaged(LOG.replace(",", ";")) | damaged(LOG_AS_JSON),
+    st.fixed_dictionaries({}, optional=OF_READING),
+)
+def test_request_logs(tmp_path: Path, content: bytes, fields: dict[str, Any]):
     (tmp_path / "log.csv").write_bytes(content)
     try:
-        log = Scenario(trace=Trace(str(tmp_path / "log.csv"), size="size"), num_slots=1).require_trace().log
+        trace = Trace(str(tmp_path / "log.csv"), size="size", **fields)
+        log = Scenario(trace=trace, num_slots=1).require_trace().log
     except InputError as error:
         one_line(error)
     else:
@@ -267,7 +284,8 @@ OPTIONS = {
     "tune": "--vary --method --learn --seeds --first-seed --episodes --within --reference --physics --set"
     + EXECUTION,
     "compare": "--methods --seeds --first-seed --episodes --last --physics --scenario --set" + EXECUTION,
-    "evaluate": "--scenario --set --trace --method --methods --seeds --episodes --physics" + EXECUTION,
+    "evaluate": "--scenario --set --trace --trace-unit --trace-delimiter --trace-since --method --methods "
+    "--seeds --episodes --physics" + EXECUTION,
     "bench": "--methods --seeds --trained-seeds --repeats --growth --growth-seeds --growth-servers "
     "--scenario --set --overwrite",
     "replay": "--physics --allocator --method --precision --seed",

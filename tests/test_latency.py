@@ -117,6 +117,9 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
         writer.writerow(reversed(COLUMNS))
         writer.writerows(shuffled)
     assert read_table(tmp_path / "shuffled.csv").equals(check_rows(rows))
+    wide = (tmp_path / "shuffled.csv").read_text(encoding="utf-8-sig").encode("utf-16")
+    (tmp_path / "wide.csv").write_bytes(wide)
+    assert read_table(tmp_path / "wide.csv").equals(check_rows(rows))
 
 
 @given(
@@ -294,7 +297,7 @@ FILES = {
     "header only": (f"{HEADER}\n".encode(), "no rows"),
     "blank lines only": (f"{HEADER}\n\n\n".encode(), "no rows"),
     "no UTF-8": (f"{HEADER}\n{GOOD}\xff\n".encode("latin-1"), "UTF-8"),
-    "UTF-16": (f"{HEADER}\n{GOOD}\n".encode("utf-16"), "UTF-8"),
+    "UTF-16 without its mark": (f"{HEADER}\n{GOOD}\n".encode("utf-16-le"), "columns"),
     "zeros": (b"\0" * 1000, "columns"),
     "missing column": (f"{HEADER[:-7]}\n{GOOD[:-8]}\n".encode(), "source"),
     "extra column": (f"{HEADER},colour\n{GOOD},red\n".encode(), "colour"),

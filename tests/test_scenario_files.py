@@ -35,6 +35,18 @@ def test_toml_files_load(tmp_path: Path):
     assert load_scenario(toml(tmp_path, "")) == Scenario()
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("newline", ["\r\n", "\n", "\r"])
+def test_byte_order_marks_and_newlines_of_any_system_change_nothing(
+    tmp_path: Path, encoding: str, newline: str
+):
+    text = newline.join(
+        ["# für 3 Server", "num_servers = 3", "capacity = [20, 30, 60]", "deadline = 0.8", ""]
+    )
+    path = toml(tmp_path, text.encode(encoding))
+    assert load_scenario(path) == Scenario(num_servers=3, capacity=(20, 30, 60), deadline=0.8)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from amco_jax import InputError, Method, Scenario, per_task, sweep
-from amco_jax.experiment.axes import AXES, apply_settings, parse_settings, parse_value
+from amco_jax.experiment.axes import apply_settings, parse_settings, parse_value
 from amco_jax.experiment.output import Output
 from amco_jax.stats import mean_interval
 
@@ -49,12 +49,6 @@ def test_summary_holds_intervals_of_the_results():
 def test_optimal_is_never_worse_than_local_at_low_load():
     wide = run(values=[0.1], seeds=50).results.pivot(index="seed", columns="method", values="makespan_mean_s")
     assert np.all(np.asarray(wide["optimal"]) <= np.asarray(wide["local"]) + 1e-6)
-
-
-@pytest.mark.parametrize("param", sorted(AXES))
-def test_every_axis_changes_the_scenario_and_takes_its_own_defaults(param):
-    scenarios = [AXES[param].apply(Scenario(), value).to_dict() for value in AXES[param].values]
-    assert len({json.dumps(s) for s in scenarios}) == len(scenarios)
 
 
 def test_fleets_of_different_sizes_leave_gaps():

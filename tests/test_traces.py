@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from test_workloads import arrivals
 from amco_jax import Execution, InputError, Scenario, evaluate, get_method, load_scenario, sweep, train
 from amco_jax.random import Stream, bits, fold_in, stream
 from amco_jax.traces import Trace
+from amco_jax.workload.trace import stretches_of
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "traces" / "genai_requests_2024-11.csv.gz"
+REAL = os.environ.get("AMCO_JAX_TRACE", "")
+"""A request log in the form of GenTD26, which is too large to ship"""
 HEADER = "gmt_create,predict_type,predict_status,exec_time_seconds,groupId,num_images_per_prompt"
 QUICK = get_method("drlcoedge").with_settings(hidden=(4,), batch_size=4, learn_after=5)
 
@@ -121,7 +124,7 @@ def test_columns_are_mapped_and_numbers_are_times(tmp_path: Path):
     rows = [f"{1000 * k},{k % 3},{10 + k}" for k in range(20)]
     path = write(tmp_path / "mine.csv", rows, "TIMESTAMP,who,tokens")
     (tmp_path / "mine.toml").write_text(
-        'num_slots = 5\n[trace]\nfile = "mine.csv"\ntime = "TIMESTAMP"\ntime_unit = 1e-3\nuser = "who"\n'
+        'num_slots = 5\n[trace]\nfile = "mine.csv"\ntime = "TIMESTAMP"\nunit = "ms"\nuser = "who"\n'
         'size = "tokens"\nsize_scale = 0.25\n'
     )
     scenario = load_scenario(tmp_path / "mine.toml")
@@ -130,7 +133,8 @@ def test_columns_are_mapped_and_numbers_are_times(tmp_path: Path):
     np.testing.assert_array_equal(log.seconds, np.arange(20))  # a log that begins at 0 keeps its first row
     assert log.size is not None
     np.testing.assert_array_equal(log.size, 0.25 * (10 + np.arange(20)))
-    assert log.report["columns"] == {"time": "TIMESTAMP", "user": "who", "status": ""}
+    columns = {"time": "TIMESTAMP", "user": "who", "status": "", "size": "tokens", "density": "", "work": ""}
+    assert log.report["columns"] == columns
     again = Scenario(**scenario.to_dict())
     assert again.to_dict() == scenario.to_dict()
     assert again.require_trace().file == str(path)
@@ -141,18 +145,18 @@ def test_columns_are_mapped_and_numbers_are_times(tmp_path: Path):
 def test_the_simulation_plays_the_log_as_a_plain_loop_says(small: Path):
     table = {"size": "num_images_per_prompt", "work": "exec_time_seconds", "work_scale": 0.1}
     scenario = scenario_of(small, table=table, time_scale=45.0, slot_duration=2.0)
-    found = arrivals(scenario, 5, episode=3)
+    found = arrivals(scenario, 5, episode=3, training=True)
     frame: Any = pd.read_csv(small)
     seconds = (pd.to_datetime(frame["gmt_create"]) - pd.Timestamp("2024-11-20")).dt.total_seconds()
     seconds = seconds.to_numpy() - seconds.min()
     users = pd.factorize(frame["groupId"])[0]
-    last = int(seconds[-1] // 90)
     assert found.present.shape == (5, 6, 3, max(np.bincount((seconds // 90).astype(int))))
     starts = set()
     for seed in range(5):
         key = stream(np.uint32(seed), Stream.TRACE)  # pyright: ignore[reportArgumentType]
         fraction = (int(bits(fold_in(key, 0), 3)) >> 8) / 2**24
-        start = int(fraction * (last + 1 - 6 + 1))
+        # Before half the log is over, with the slot after it.
+        start = int(fraction * (math.floor(seconds[-1] / 2 / 90) - 6))
         starts.add(start)
         wanted: dict[tuple[int, int], Any] = {}
         for k, second in enumerate(seconds):
@@ -173,11 +177,12 @@ def test_no_request_of_a_window_is_lost_or_doubled(small: Path):
     scenario = scenario_of(small)
     log = scenario.require_trace().log
     per_slot = np.bincount(log.slots(60.0).astype(int))
-    windows = np.convolve(per_slot, np.ones(6), "valid")
+    cuts = scenario.stretches
+    starts = cuts.first + cuts.spacing * stretches_of(scenario, np.arange(40), 0)
     found = arrivals(scenario, 40).present.sum(axis=(1, 2, 3))
-    assert set(found) <= set(windows)
-    assert len(set(found)) > 5
-    whole = scenario_of(small, num_slots=len(per_slot))
+    np.testing.assert_array_equal(found, [per_slot[start : start + 6].sum() for start in starts])
+    assert len(set(found)) > 2
+    whole = scenario_of(small, num_slots=len(per_slot), table={"train_share": 0})
     assert set(arrivals(whole, 4).present.sum(axis=(1, 2, 3))) == {400}  # one window alone, for all seeds
     # Each seed puts the users elsewhere.
     at_first = arrivals(whole, 4).present[:, :, 0].sum(axis=(1, 2))
@@ -185,7 +190,7 @@ def test_no_request_of_a_window_is_lost_or_doubled(small: Path):
 
 
 def test_sizes_without_columns_are_those_of_the_scenario_and_stay(small: Path):
-    whole = scenario_of(small, num_slots=40, time_scale=60.0)
+    whole = scenario_of(small, num_slots=40, time_scale=60.0, table={"train_share": 0})
     tasks = arrivals(whole, 20)
     sizes = tasks.size[tasks.present]
     assert 2 <= sizes.min() < 2.1
@@ -195,8 +200,15 @@ def test_sizes_without_columns_are_those_of_the_scenario_and_stay(small: Path):
 
 
 def test_traces_that_are_too_short_or_slots_too_fine_are_refused(small: Path):
-    with pytest.raises(InputError, match=r"num_slots: 6 of 10000 s of the trace, which covers"):
+    with pytest.raises(
+        InputError, match=r"num_slots: 6 of 10000 s of .* legal: .*a time_scale up to "
+    ) as refused:
         scenario_of(small, time_scale=10_000.0)
+    legal = float(str(refused.value).partition("up to ")[2].partition(",")[0])
+    assert scenario_of(small, time_scale=legal).stretches.num_stretches == 1
+    scenario_of(small, time_scale=legal).check_training()
+    with pytest.raises(InputError, match="time_scale up to"):
+        scenario_of(small, time_scale=1.5 * legal)
     with pytest.raises(InputError, match="time_scale: 1e-09; legal for this trace: from"):
         scenario_of(small, time_scale=1e-9)
 
@@ -204,13 +216,13 @@ def test_traces_that_are_too_short_or_slots_too_fine_are_refused(small: Path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "is no CSV file"),
+        (b"", "has no column 'gmt_create'; legal: a file with a header"),
         (b"\n\n", "trace"),
         (b"gmt_create\n", "no usable row: no rows"),
         (b"time,x\n1,2\n", "has no column 'gmt_create'; legal: time, x"),
-        (b"gmt_create,gmt_create\n1,2\n", "two columns 'gmt_create'"),
+        (b"gmt_create,gmt_create\n1,2\n", "has 2 columns 'gmt_create'; legal: one"),
         (b"gmt_create,predict_status\n2024-11-20,FAILED\nx,SUCCEED\n", "status FAILED 1, time: unreadable 1"),
-        (b"gmt_create\n\xff\xfe\n", "is no CSV file"),
+        (b"gmt_create\n\xff\xfe\n", "is no table, neither CSV nor JSON"),
         (b"\x1f\x8b\x08\x00broken", "is damaged"),
         (gzip.compress(b"gmt_create\n2024-11-20\n")[:-4], "is damaged"),
         (b"\x00" * 100, "trace"),
@@ -234,6 +246,15 @@ def test_hostile_files_are_refused_in_one_line(tmp_path: Path, content: bytes, w
         ({"file": "x", "columns": 3}, "trace: unknown field 'columns'; legal: file, time"),
         ({"file": 3}, "trace.file: 3; legal: a text"),
         ({"file": "x", "time": ""}, "trace.time: ''; legal: a text"),
+        (
+            {"file": "x", "unit": "minutes"},
+            "trace.unit: 'minutes'; legal: s, ms, us, ns, a number of seconds",
+        ),
+        ({"file": "x", "unit": -1}, "trace.unit: -1; legal: a number"),
+        ({"file": "x", "unit": "%"}, "trace.unit: '%'; legal: s, ms"),
+        ({"file": "x", "delimiter": ";;"}, "trace.delimiter: ';;'; legal: one character"),
+        ({"file": "x", "train_share": 1.5}, "trace.train_share: 1.5; legal: a number from 0 to 1"),
+        ({"file": "x", "gap": -1}, "trace.gap: -1; legal: a number from 0"),
         ({"file": "x", "size_scale": 0}, "trace.size_scale: 0; legal: a number"),
         ({"file": "/no/such.csv"}, "cannot be read: No such file"),
         ({"file": "a\0b"}, "cannot be read"),
@@ -311,9 +332,9 @@ def test_the_command_line_reports_what_it_left_out(tmp_path: Path):
     assert_refused(command("sweep", "--trace", path, "--param", "time_scale"), "has no column 'gmt_create'")
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the trace is not part of this package")
+@pytest.mark.skipif(not REAL, reason="AMCO_JAX_TRACE names no request log")
 def test_the_real_log_is_read_and_played():
-    scenario = Scenario(trace={"file": str(REAL), "work": "exec_time_seconds"}, time_scale=600.0)  # pyright: ignore
+    scenario = Scenario(trace={"file": REAL, "work": "exec_time_seconds"}, time_scale=600.0)  # pyright: ignore
     report = scenario.require_trace().log.report
     assert report["used"] + sum(report["left_out"].values()) == report["rows"]
     assert report["left_out"]["status FAILED"] > 0

@@ -28,10 +28,10 @@ QUICK = get_method("drlcoedge").with_settings(hidden=(4,), batch_size=4, learn_a
 SMALL = Scenario(num_servers=2, num_tasks=4, num_slots=5, arrival_prob=0.6)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _arrivals(shape: Shape, params: Any, tables: Any, seeds: Any, episode: Any) -> Task:
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def _arrivals(shape: Shape, params: Any, tables: Any, seeds: Any, episode: Any, training: bool) -> Task:
     def of_seed(seed: Any) -> Task:
-        workload = workload_of(shape, params, tables, seed, episode)
+        workload = workload_of(shape, params, tables, seed, episode, training=training)
 
         def tasks(t: Any, b: Any) -> Task:
             entries, task_at = workload.row(params, t, b)
@@ -43,12 +43,18 @@ def _arrivals(shape: Shape, params: Any, tables: Any, seeds: Any, episode: Any) 
     return jax.vmap(of_seed)(seeds)
 
 
-def arrivals(scenario: Scenario, seeds: int = 50, episode: int = 0, max_tasks: int | None = None) -> Task:
+def arrivals(
+    scenario: Scenario,
+    seeds: int = 50,
+    episode: int = 0,
+    max_tasks: int | None = None,
+    training: bool = False,
+) -> Task:
     """All tasks, fields `[seeds, num_slots, num_servers, max_tasks]`."""
     shape = scenario.shape(max_tasks)
     tables = tables_of([scenario], shape).of(0)  # pyright: ignore[reportArgumentType]
     numbers = jnp.arange(seeds, dtype=jnp.uint32)
-    found = _arrivals(shape, scenario.params(), tables, numbers, episode)
+    found = _arrivals(shape, scenario.params(), tables, numbers, episode, training)
     return jax.tree.map(np.asarray, found)
 
 
@@ -122,7 +128,7 @@ def test_bursts_last_as_long_as_said_and_begin_in_equilibrium():
     shape = BURSTY.shape()
     tables = tables_of([BURSTY], shape).of(0)  # pyright: ignore[reportArgumentType]
     seeds = jnp.arange(300, dtype=jnp.uint32)
-    make = jax.vmap(lambda seed: workload_of(shape, BURSTY.params(), tables, seed).burst)  # pyright: ignore
+    make = jax.vmap(lambda seed: workload_of(shape, BURSTY.params(), tables, seed, training=False).burst)  # pyright: ignore
     burst = np.asarray(make(seeds))
     assert burst.shape == (300, 201, 3)
     for at in (0, 100, 200):

@@ -172,14 +172,19 @@ class Environment:
     def _begin(self, key: Array, params: EnvParams) -> tuple[Origin, Workload]:
         """A new episode's workload, and what a state keeps of it."""
         seed, episode = seed_and_episode(key)
-        workload = workload_of(self.shape, params.scenario, params.tables, seed, episode)
+        workload = self._workload(params, seed, episode)
         drawn = tuple(leaf for leaf, is_drawn in _marked(workload, params.tables) if is_drawn)
         return Origin(seed, episode, drawn), workload
+
+    def _workload(self, params: EnvParams, seed: Array, episode: Array) -> Workload:
+        """The workload of an episode; of a request log, those from 1 on play what `train` learns from."""
+        tables = params.tables
+        return workload_of(self.shape, params.scenario, tables, seed, episode, training=episode > 0)
 
     def _resume(self, origin: Origin, params: EnvParams) -> Workload:
         """The workload of an episode under way."""
         # Drawn again for its structure alone: XLA drops what is not used.
-        again = workload_of(self.shape, params.scenario, params.tables, origin.seed, origin.episode)
+        again = self._workload(params, origin.seed, origin.episode)
         drawn = iter(origin.drawn)
         leaves = [next(drawn) if is_drawn else leaf for leaf, is_drawn in _marked(again, params.tables)]
         return jax.tree.unflatten(jax.tree.structure(again), leaves)

@@ -93,6 +93,8 @@ def bench(
     chosen = _load_all(methods, load)
     for method in chosen.values():
         method.check(scenario.num_servers)
+        if method.training is not None:
+            scenario.check_training()
     rules = [Job(name, scenario, seeds, repeats) for name, m in chosen.items() if m.training is None]
     trained = [Job(name, scenario, trained_seeds, repeats) for name, m in chosen.items() if m.training]
     plain = [job for job in rules if can_play(job.method, scenario)]

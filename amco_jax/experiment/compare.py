@@ -64,6 +64,7 @@ class Comparison:
             check_choice("physics", variant, PHYSICS)
         check_size(self.first_seed, self.num_seeds, self.episodes)
         check_whole("last", self.last, 1, self.episodes)
+        self.scenario.check_training()  # rules play the episodes of training too
         for method in self.chosen:
             method.check(self.scenario.num_servers)
 
@@ -84,6 +85,7 @@ class Comparison:
                 first_seed=self.first_seed,
                 num_seeds=self.num_seeds,
                 columns=CURVES,
+                plays_training=True,
                 plays=() if method.training else tuple(range(first, first + self.episodes)),
                 train_episodes=self.episodes if method.training else 0,
             )

@@ -17,7 +17,7 @@ from amco_jax.alloc import ALLOCATORS
 from amco_jax.errors import InputError, check_whole
 from amco_jax.experiment.agents import AgentStore, agents_in
 from amco_jax.experiment.engines import Execution
-from amco_jax.experiment.grid import Cell, TrainedAgents
+from amco_jax.experiment.grid import Cell, TrainedAgents, columns_of
 from amco_jax.experiment.study import AGENTS, Outcome, Reduced, carry_out
 from amco_jax.identity import identify, name_of
 from amco_jax.latency import is_shipped
@@ -26,6 +26,7 @@ from amco_jax.runtime import own_numerics
 from amco_jax.saved import open_run
 from amco_jax.scenario import Scenario
 from amco_jax.stats import mean_interval, seed_matrix
+from amco_jax.traces import as_trace
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +163,7 @@ class Evaluation:
             if other.training is not None:
                 raise InputError(f"methods: {other.name} is trained; legal: rules, or a run of its own")
         self.run.method.physics(self.physics)
+        _check_unseen(self.run, self.scenario)
 
     @functools.cached_property
     def others(self) -> list[Method]:
@@ -180,7 +182,7 @@ class Evaluation:
                 physics=self.physics,
                 first_seed=self.run.first_seed,
                 num_seeds=self.num_seeds,
-                columns=metric_names(self.scenario.num_servers),
+                columns=columns_of([self.scenario], metric_names(self.scenario.num_servers)),
                 plays=numbers,
                 agents=self.run.agents if method is self.run.method else None,
             )
@@ -254,6 +256,23 @@ def _result(outcome: Outcome) -> EvaluateResult:
     results = pd.DataFrame() if outcome.missing else outcome.reduced.kept
     summary = outcome.reduced.tables.get("summary.csv", pd.DataFrame())
     return EvaluateResult(results, summary, outcome.manifest, outcome.missing, outcome.out)
+
+
+def _check_unseen(run: TrainedRun, scenario: Scenario) -> None:
+    """Raise InputError where episodes would be played on requests that the agents were trained on."""
+    trained = run.trained.get("trace")
+    if run.trained["arrivals"] != "trace" or scenario.arrivals != "trace" or not trained:
+        return
+    trace = scenario.require_trace()
+    if trained["sha256"] != trace.sha256:
+        return
+    before = as_trace(trained | {"file": trace.file})
+    first = trace.log.origin + scenario.stretches.first * scenario.slot_duration * scenario.time_scale
+    if first < before.training_end:
+        raise InputError(
+            f"trace.train_share: {trace.train_share:g}, and episodes would begin in what these agents were "
+            f"trained on; legal: {before.train_share:g}, with since and until as in the training"
+        )
 
 
 def _summary(results: pd.DataFrame) -> pd.DataFrame:

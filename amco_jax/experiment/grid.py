@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,16 @@ class TrainedAgents:
     """The first seed of the first block"""
 
 
+KEYS = ("seed", "episode", "stretch")
+"""Columns behind a cell's labels that are no metrics; `stretch` where arrivals come from a request log"""
+
+
+def columns_of(scenarios: Iterable[Scenario], metrics: Sequence[str]) -> tuple[str, ...]:
+    """What to ask of the cells of one study, whose rows have the same columns."""
+    of_log = any(scenario.arrivals == "trace" for scenario in scenarios)
+    return ("stretch", *metrics) if of_log else tuple(metrics)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
     """One method in one scenario.
@@ -49,6 +59,8 @@ class Cell:
     """The metrics in its rows, NaN where one does not exist here"""
     plays: tuple[int, ...] = ()
     """Numbers of the episodes of a seed that are played"""
+    plays_training: bool = False
+    """Whether these are the episodes that agents train on"""
     train_episodes: int = 0
     agents: TrainedAgents | None = None
     """Agents that need no training"""
@@ -62,6 +74,11 @@ class Cell:
     def row(self) -> Physics:
         """The row of the physics table."""
         return self.method.physics(self.physics)
+
+    @property
+    def plays_log(self) -> bool:
+        """Whether its arrivals come from the test stretches of a request log."""
+        return self.scenario.arrivals == "trace" and not self.plays_training
 
     @property
     def settings(self) -> Settings:
@@ -85,7 +102,8 @@ class Cell:
             dqn = None if cell.method.training is None else cell.method.dqn
             seeds = cell.first_seed, cell.num_seeds
             return (
-                cell.method, dqn, cell.row, seeds, cell.columns, cell.plays, cell.train_episodes, cell.agents,
+                cell.method, dqn, cell.row, seeds, cell.columns, cell.plays, cell.plays_training,
+                cell.train_episodes, cell.agents,
             )  # fmt: skip
 
         return common(self) == common(other)
@@ -100,7 +118,7 @@ class Cell:
             "labels": [[name, value] for name, value in self.labels.items()],
             "seeds": [self.first_seed, self.num_seeds],
             "columns": list(self.columns),
-            "plays": list(self.plays),
+            "plays": [*self.plays, self.plays_training],
             "agents": None if self.agents is None else list(self.agents.names),
         }
 

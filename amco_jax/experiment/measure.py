@@ -165,7 +165,7 @@ def arrivals(scenario: Scenario, seed: int) -> dict[str, np.ndarray]:
 
     @jax.jit
     def tasks(seed):
-        workload = workload_of(shape, params, tables_of([scenario], shape), seed)
+        workload = workload_of(shape, params, tables_of([scenario], shape), seed, training=False)
         each = jax.vmap(lambda t: tasks_of_slot(params, workload, t, shape.num_servers))
         return each(np.arange(shape.num_slots))
 

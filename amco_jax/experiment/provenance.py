@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,18 @@ from amco_jax.scenario import Scenario
 _PACKAGES = ("amco-jax", "jax", "jaxlib", "numpy", "scipy", "pandas", "pyarrow")
 
 
-def provenance(started: float, scenario: Scenario) -> dict[str, Any]:
-    """What a manifest says of how it came about; `started` is a `time.time()`."""
-    device = jax.devices()[0]
-    trace = {"trace": scenario.trace.log.report} if scenario.arrivals == "trace" and scenario.trace else {}
+def provenance(started: float, scenario: Scenario, swept: Sequence[Scenario] = ()) -> dict[str, Any]:
+    """What a manifest says of how it came about.
+
+    Args:
+      started: a `time.time()`.
+      swept: the scenarios of a sweep, one for each value.
+    """
+    device, trace = jax.devices()[0], {}
+    if scenario.trace is not None and (
+        splits := [s.split for s in swept or [scenario] if s.arrivals == "trace"]
+    ):
+        trace = {"trace": scenario.trace.log.report | {"splits": splits}}
     service = {}
     if scenario.service is not None:
         service["service"] = scenario.service.report(scenario.density_min, scenario.density_max)

@@ -87,6 +87,7 @@ def simulate(
     num_seeds: int,
     source: AgentSource | None = None,
     episode: int = 0,
+    training: bool = False,
 ) -> Iterator[Batch]:
     """Yield the results of each scenario in turn, its seeds in order.
 
@@ -96,6 +97,7 @@ def simulate(
     Args:
       source: the agents of a trained method.
       episode: which of a seed's arrivals; training takes those from 1 on.
+      training: whether they are those that agents train on, see `amco_jax.workload.workload_of`.
     """
     lanes = LANES if source is None else TRAINING_LANES
     memory = CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
@@ -122,7 +124,7 @@ def simulate(
         state, taking = start_state(shape, seeds.shape), None
         for first, num_slots in segments:
             program = block_program(
-                shape._replace(num_slots=num_slots), method, keep_makespan, len(segments) == 1
+                shape._replace(num_slots=num_slots), method, keep_makespan, len(segments) == 1, training
             )
             shared = physics, np.int32(episode), tables, np.int32(first)
             state, records = jax.block_until_ready(program((stacked, seeds, agents), shared, state))
@@ -165,8 +167,10 @@ def start_state(shape: Shape, lanes: tuple[int, ...]) -> Any:
     return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (*lanes, *leaf.shape)), state)
 
 
-@program_cache(64, lambda shape, method, record, whole=True: (method.policy, method.allocator))
-def block_program(shape: Shape, method: Method, record: Record, whole: bool = True) -> Any:
+@program_cache(64, lambda shape, method, *others: (method.policy, method.allocator))
+def block_program(
+    shape: Shape, method: Method, record: Record, whole: bool = True, training: bool = False
+) -> Any:
     """The jitted simulation of blocks of seeds, sharded over the local devices.
 
     Args:
@@ -179,10 +183,10 @@ def block_program(shape: Shape, method: Method, record: Record, whole: bool = Tr
       leaves `[blocks, lanes, ...]`, the records of an episode in one axis. The state is a `Progress` and what the
       arrivals carry, at first `start_state`.
     """
-    scanned = _block_program(shape, method, record, whole, False)
+    scanned = _block_program(shape, method, record, whole, training, False)
     if not fusing():
         return scanned
-    return _Fallback(_block_program(shape, method, record, whole, True), scanned, method.name)
+    return _Fallback(_block_program(shape, method, record, whole, training, True), scanned, method.name)
 
 
 class _Fallback:
@@ -210,7 +214,9 @@ class _Fallback:
         return self._use(lambda program: program.lower(*inputs))
 
 
-def _block_program(shape: Shape, method: Method, record: Record, whole: bool, fused: bool) -> Any:
+def _block_program(
+    shape: Shape, method: Method, record: Record, whole: bool, training: bool, fused: bool
+) -> Any:
     process = PROCESSES[shape.arrivals]
 
     def block(blocked, shared, state):
@@ -224,7 +230,7 @@ def _block_program(shape: Shape, method: Method, record: Record, whole: bool, fu
 
         def start(seed, carried):
             segment = None if whole else Segment(first, carried)
-            workload = workload_of(shape, params, own, seed, number, segment)
+            workload = workload_of(shape, params, own, seed, number, segment, training=training)
             return workload, fold_in(stream(seed, Stream.POLICY), number)
 
         def episode(common, laned):

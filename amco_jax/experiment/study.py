@@ -251,7 +251,8 @@ class _Run:
             manifest["agents"] = names
             AgentStore(self._home / AGENTS).copy_from(self.agents, names)
             standing.append(AGENTS)
-        manifest |= provenance(self._started, study.scenario)
+        swept = {id(cell.scenario): cell.scenario for cell in self.cells}
+        manifest |= provenance(self._started, study.scenario, list(swept.values()))
         for name, table in reduced.tables.items():
             table.to_csv(self._output.path(name), index=False)
         for name, draw in reduced.figures.items():

@@ -13,9 +13,9 @@ import pandas as pd
 
 from amco_jax.agents.methods import Method, get_methods
 from amco_jax.errors import InputError, check_list, check_whole
-from amco_jax.experiment.axes import Axis, get_axis, value_labels
+from amco_jax.experiment.axes import Axis, default_values, get_axis, value_labels
 from amco_jax.experiment.engines import Execution
-from amco_jax.experiment.grid import Cell
+from amco_jax.experiment.grid import KEYS, Cell, columns_of
 from amco_jax.experiment.study import Outcome, Reduced, carry_out, check_size
 from amco_jax.metrics import QUANTILES, metric_names
 from amco_jax.report.figures import sweep_figure
@@ -37,6 +37,8 @@ DEFAULT_METHODS = (
 
 TRAINED_SEEDS = 32
 EPISODES = 50
+
+_LABELS = ("method", "param", "value")
 
 FIGURES = {"makespan": "makespan_mean_s", "miss_rate": "miss_rate"}
 """Metrics by the name of the file that shows them."""
@@ -86,17 +88,23 @@ class Sweep:
         check_size(self.first_seed, self.num_seeds, self.episodes)
         check_whole("trained_seeds", self.trained_seeds)
         for each in self.scenarios:  # which checks the values
-            if each.arrivals not in self.axis.arrivals:
-                raise InputError(
-                    f"param: {self.param} means nothing to arrivals = {each.arrivals}; "
-                    f"legal: arrivals = {' or '.join(self.axis.arrivals)}"
-                )
-            for method in self.chosen:
-                method.check(each.num_servers)
+            self._check(each)
         if len(set(self.labels)) < len(self.labels):
             raise InputError(f"values: {', '.join(map(str, self.labels))}; legal: each value once")
         for method in self.chosen:
             method.physics(self.physics)
+
+    def _check(self, scenario: Scenario) -> None:
+        """Raise InputError unless all methods can be simulated there, and the axis means something."""
+        if scenario.arrivals not in self.axis.arrivals:
+            raise InputError(
+                f"param: {self.param} means nothing to arrivals = {scenario.arrivals}; "
+                f"legal: arrivals = {' or '.join(self.axis.arrivals)}"
+            )
+        for method in self.chosen:
+            method.check(scenario.num_servers)
+            if method.training is not None:
+                scenario.check_training()
 
     @functools.cached_property
     def axis(self) -> Axis:
@@ -111,7 +119,10 @@ class Sweep:
     @functools.cached_property
     def points(self) -> list[Any]:
         """The values."""
-        return check_list("values", self.axis.values if self.values is None else self.values)
+        if self.values is not None:
+            return check_list("values", self.values)
+        self._check(self.scenario)
+        return default_values(self.param, self.scenario, self._check)
 
     @functools.cached_property
     def labels(self) -> list[Any]:
@@ -125,7 +136,8 @@ class Sweep:
 
     def cells(self) -> list[Cell]:
         """Method by method, value by value."""
-        columns = metric_names(max(s.num_servers for s in self.scenarios))
+        metrics = metric_names(max(s.num_servers for s in self.scenarios))
+        columns = columns_of(self.scenarios, metrics)
         trained = min(self.num_seeds, self.trained_seeds)
         return [
             Cell(
@@ -170,7 +182,7 @@ class Sweep:
         for frame in frames:
             groups: Any = frame.groupby(["method", "value"], sort=False)
             for key, rows in groups:
-                for metric in frame.columns[5:].drop(QUANTILES):
+                for metric in frame.columns.difference([*_LABELS, *KEYS, QUANTILES], sort=False):
                     moments.setdefault((*key, metric), Moments()).add(np.asarray(rows[metric]))
         rows = [
             (method, self.param, value, metric, m.count, *m.interval())

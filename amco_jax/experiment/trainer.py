@@ -50,6 +50,7 @@ def check_training(cell: Cell) -> list[str]:
     Raises:
       InputError: nothing can be learnt at all, or the training is too long for its counters.
     """
+    cell.scenario.check_training()
     scenario, settings, episodes, method = cell.scenario, cell.settings, cell.train_episodes, cell.method.name
     if scenario.num_slots < 2:
         raise InputError(

@@ -15,7 +15,7 @@ import pandas as pd
 from amco_jax.agents.methods import Method, get_method
 from amco_jax.errors import InputError, check_list
 from amco_jax.experiment.engines import Execution
-from amco_jax.experiment.grid import Cell
+from amco_jax.experiment.grid import Cell, columns_of
 from amco_jax.experiment.study import Outcome, Reduced, carry_out, check_size
 from amco_jax.scenario import Scenario
 
@@ -88,7 +88,7 @@ class Tuning:
                 physics=self.physics,
                 first_seed=self.first_seed,
                 num_seeds=self.num_seeds,
-                columns=("makespan_mean_s", "miss_rate"),
+                columns=columns_of([self.scenario], ("makespan_mean_s", "miss_rate")),
                 plays=(0,),
                 train_episodes=self.episodes if method.training else 0,
             )

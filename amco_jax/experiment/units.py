@@ -7,7 +7,6 @@ else, and its name is a digest of everything that they depend on.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from amco_jax.experiment.grid import Cell, digest_of
 from amco_jax.experiment.simulate import LANES, simulate
 from amco_jax.metrics import as_columns
 from amco_jax.runtime import own_numerics
+from amco_jax.workload import stretches_of
 
 # What two cores make in a second (benchmarks/): a rule's task positions, and how many of them cost as much as
 # one in training. Constants, since the cut must be the same on every machine.
@@ -102,17 +102,19 @@ def run_unit(
     scenarios = [cell.scenario for cell in unit.cells]
     frames: dict[tuple[int, int], list[pd.DataFrame]] = {}
     for episode, number in enumerate(first.plays):
-        for batch in simulate(
-            scenarios, first.method, first.row, first.first_seed, first.num_seeds, source, number
-        ):
-            frame = _frame(
-                unit.cells[batch.index], batch.seeds, np.full(len(batch.seeds), episode), batch.metrics
-            )
+        batches = simulate(
+            scenarios, first.method, first.row, first.first_seed, first.num_seeds, source, number,
+            first.plays_training,
+        )  # fmt: skip
+        for batch in batches:
+            cell, seeds = unit.cells[batch.index], batch.seeds
+            # A row without a log shares its arrivals with no other seed.
+            played = stretches_of(cell.scenario, seeds, number) if cell.plays_log else -1 - seeds
+            metrics = batch.metrics | {"stretch": played}
+            frame = _frame(cell, seeds, np.full(len(seeds), episode), metrics)
             frames.setdefault((batch.index, episode), []).append(frame)
             tell(len(frame))
-    return pd.concat(
-        list(itertools.chain.from_iterable(frames[key] for key in sorted(frames))), ignore_index=True
-    )
+    return pd.concat([frame for key in sorted(frames) for frame in frames[key]], ignore_index=True)
 
 
 def _curves(cell: Cell, store: AgentStore) -> pd.DataFrame:

@@ -49,7 +49,7 @@ class Study:
     @property
     def metrics(self) -> list[str]:
         """Columns of `results` that are measured."""
-        return [c for c in self.results.columns if c not in ("condition", "method", "seed")]
+        return [c for c in self.results.columns if c not in ("condition", "method", "seed", "stretch")]
 
     def by_seed(self, method: str, metric: str) -> pd.DataFrame:
         """One row per seed of a method, one column per condition; NaN where an episode has no such number."""

@@ -15,6 +15,7 @@ from rich.table import Table
 from amco_jax.report.speed import device_line
 from amco_jax.report.tables import Table as SpeedTable
 from amco_jax.stats import mean_interval
+from amco_jax.traces import understood
 
 _MEANS = "mean ± half width of the 95 % interval"
 _SHOWN = {"makespan_mean_s": "mean makespan [s]", "miss_rate": "miss rate"}
@@ -116,8 +117,7 @@ def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
 def _print(table: Table, manifest: dict[str, Any]) -> None:
     console, device = Console(markup=False), manifest["device"]
     _print_whole(console, table)
-    if "trace" in manifest:
-        console.print(_trace_line(manifest["trace"]), soft_wrap=True)
+    _print_trace(console, manifest)
     console.print(f"{manifest['wall_time_s']:.1f} s on {device['count']} × {device['kind']}")
 
 
@@ -128,13 +128,17 @@ def _print_whole(console: Console, table: Table) -> None:
     console.print(table)
 
 
-def _trace_line(report: dict[str, Any]) -> str:
-    """What was used of a request log, and what was not, by cause."""
-    left_out = ", ".join(f"{cause} {count:,}" for cause, count in report["left_out"].items())
-    used = f"{report['used']:,} of {report['rows']:,} requests of {report['file']} used"
-    swallowed = report["lines_within_quotes"]
-    noted = f"; {swallowed:,} lines stand inside quoted cells" if swallowed else ""
-    return f"{used}; left out: {left_out or 'none'}{noted}"
+def _print_trace(console: Console, manifest: dict[str, Any]) -> None:
+    """What was used of a request log and what was not, and how it is split; nothing without a log."""
+    if "trace" not in manifest:
+        return
+    report, splits = manifest["trace"], manifest["trace"]["splits"]
+    counts = sorted({split["test"]["stretches"] for split in splits})
+    shown = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    training = splits[0]["training"]
+    trained = f"training before {training['last']}, " if training else ""
+    tested = f"testing from {splits[0]['test']['first']} on, in {shown} disjoint stretches"
+    console.print(f"{understood(report)}\n{trained}{tested}", soft_wrap=True)
 
 
 def _interval(mean: float, low: float, high: float, digits: int = 4) -> str:
@@ -155,4 +159,5 @@ def print_bench(manifest: dict[str, Any], tables: Mapping[str, SpeedTable]) -> N
         for row in given.rows:
             table.add_row(*(cell.text for cell in row))
         _print_whole(console, table)
+    _print_trace(console, manifest)
     console.print(f"{device_line(manifest)}, {manifest['wall_time_s']:.0f} s")

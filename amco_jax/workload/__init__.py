@@ -30,7 +30,7 @@ from amco_jax.scenario import Scenario
 from amco_jax.workload.bernoulli import Bernoulli, bernoulli
 from amco_jax.workload.poisson import bursty_tables, counted, last_burst, no_burst, poisson_tables
 from amco_jax.workload.recorded import Recorded
-from amco_jax.workload.trace import requests_of, slots_of, traced
+from amco_jax.workload.trace import requests_of, slots_of, stretches_of, traced
 
 
 class Workload(Protocol):
@@ -66,9 +66,11 @@ class Segment(NamedTuple):
 class Process(NamedTuple):
     """An arrival process."""
 
-    workload: Callable[[Shape, Params, Any, Any, UInt32[Array, ""], int | Array, Segment | None], Workload]
+    workload: Callable[
+        [Shape, Params, Any, Any, UInt32[Array, ""], int | Array, Segment | None, Any], Workload
+    ]
     """The workload of a seed's episode, or of a segment of it, from
-    `(shape, params, common, own, seed, episode, segment)`"""
+    `(shape, params, common, own, seed, episode, segment, training)`"""
     common: Callable[[Scenario, int], Any] = lambda scenario, max_tasks: None
     """`Tables.common` of any of the scenarios"""
     own: Callable[[Scenario, int], Any] = lambda scenario, max_tasks: None
@@ -79,16 +81,16 @@ class Process(NamedTuple):
     """What the workload of a segment carries into the next one"""
 
 
-def _bernoulli(shape: Shape, params: Params, common: Any, own: Any, seed: Any, episode: Any, segment: Any):
+def _bernoulli(shape, params, common, own, seed, episode, segment, training) -> Workload:
     return bernoulli(params, shape.max_tasks, seed, episode)
 
 
-def _counted(shape: Shape, params: Params, common: Any, own: Any, seed: Any, episode: Any, segment: Any):
+def _counted(shape, params, common, own, seed, episode, segment, training) -> Workload:
     return counted(shape, params, own, seed, episode, *(segment or ()))
 
 
-def _traced(shape: Shape, params: Params, common: Any, own: Any, seed: Any, episode: Any, segment: Any):
-    return traced(shape, params, common, own, seed, episode, *(segment or ())[:1])
+def _traced(shape, params, common, own, seed, episode, segment, training) -> Workload:
+    return traced(shape, params, common, own, seed, episode, training, *(segment or ())[:1])
 
 
 PROCESSES: dict[str, Process] = {
@@ -120,14 +122,19 @@ def workload_of(
     seed: UInt32[Array, ""],
     episode: int | Array = 0,
     segment: Segment | None = None,
+    *,
+    training: bool | Array,
 ) -> Workload:
     """The workload of one episode of a seed.
 
     Args:
       tables: those of the scenario, see `Tables.of`.
       segment: the part of the episode that is asked for; None for all of it.
+      training: whether agents are trained on it. Drawn arrivals differ by the episode's number alone; of a
+        request log, training and everything else play separate parts.
     """
-    return PROCESSES[shape.arrivals].workload(shape, params, *tables, seed, episode, segment)
+    process = PROCESSES[shape.arrivals]
+    return process.workload(shape, params, *tables, seed, episode, segment, training)
 
 
 __all__ = [
@@ -139,6 +146,7 @@ __all__ = [
     "Tables",
     "Workload",
     "bernoulli",
+    "stretches_of",
     "tables_of",
     "workload_of",
 ]

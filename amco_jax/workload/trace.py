@@ -1,4 +1,8 @@
-"""Arrivals from a request log: each seed and episode plays a stretch of it, from a slot of its own on."""
+"""Arrivals from a request log: each seed and episode plays a stretch of it.
+
+Training draws its stretches anywhere in the earlier part of the log. What is evaluated plays the disjoint
+stretches of the later part, so that two seeds have the very same stretch or no request in common.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +40,16 @@ class Slots(NamedTuple):
 
     num_positions: Int[Array, ""]
     """Most requests of a slot"""
-    num_starts: Int[Array, ""]
-    """Slots that an episode may start with"""
+    starts: Int[Array, ""]
+    """Slots that an episode of training may start with, from slot 0 on"""
+    first: Int[Array, ""]
+    """The slot with which the first stretch for testing starts"""
+    num_stretches: Int[Array, ""]
+    """Stretches for testing"""
+    spacing: Int[Array, ""]
+    """Slots from the start of one to that of the next"""
+    stride: Int[Array, ""]
+    """Stretches from that of one seed to that of the next"""
     slot: Int[Array, " requests"]
     """The slot of each request"""
 
@@ -56,9 +68,27 @@ def requests_of(scenario: Scenario, max_tasks: int) -> Requests:
 def slots_of(scenario: Scenario, max_tasks: int) -> Slots:
     """The slots of a scenario."""
     del max_tasks
-    slot = scenario.trace_slots.astype(np.int32)
-    starts = slot[-1] + 2 - scenario.num_slots
-    return Slots(np.int32(scenario.num_positions), np.int32(starts), slot)  # pyright: ignore
+    cuts, slot = scenario.stretches, scenario.trace_slots.astype(np.int32)
+    places = (cuts.starts(scenario.num_slots), cuts.first, cuts.num_stretches, cuts.spacing, cuts.stride)
+    return Slots(np.int32(scenario.num_positions), *map(np.int32, places), slot)  # pyright: ignore
+
+
+def stretch_at(count: Any, stride: Any, seed: Any, episode: Any) -> UInt32[Array, ""]:
+    """Which of the `count` stretches for testing a seed plays in an episode, from 0.
+
+    Consecutive seeds go through all of them by strides before one comes again. An episode shifts all seeds.
+    """
+    count, stride, seed = (jnp.asarray(x).astype(jnp.uint32) for x in (count, stride, seed))
+    shift = bits(fold_in(stream(jnp.uint32(0), Stream.TRACE), 3), episode)
+    return (seed % count * stride % count + shift % count) % count
+
+
+def stretches_of(scenario: Scenario, seeds: np.ndarray, episode: int) -> np.ndarray:
+    """`[seeds]`, the stretch of the log that each seed plays in an episode that is evaluated."""
+    cuts = scenario.stretches
+    return np.asarray(stretch_at(cuts.num_stretches, cuts.stride, seeds.astype(np.uint32), episode)).astype(
+        np.int64
+    )
 
 
 @jax.tree_util.register_dataclass
@@ -114,6 +144,7 @@ def traced(
     slots: Slots,
     seed: UInt32[Array, ""],
     episode: int | Array,
+    training: bool | Array,
     since: Int[Array, ""] | None = None,
 ) -> Traced:
     """The workload of a seed: users and kinds of requests drawn once, the stretch anew in each episode.
@@ -126,7 +157,9 @@ def traced(
     windows, stations, draws = (fold_in(key, purpose) for purpose in range(3))
     fraction = unit(bits(windows, episode), jnp.float32)
     # Beyond 2²⁴ slots the product may round up to their number.
-    start = jnp.minimum((fraction * slots.num_starts).astype(jnp.int32), slots.num_starts - 1)
+    window = jnp.minimum((fraction * slots.starts).astype(jnp.int32), slots.starts - 1)
+    stretch = stretch_at(slots.num_stretches, slots.stride, seed, episode).astype(jnp.int32)
+    start = jnp.where(training, window, slots.first + stretch * slots.spacing)
     edges = start + (0 if since is None else since) + jnp.arange(shape.num_slots + 2)
     return Traced(
         requests=requests,

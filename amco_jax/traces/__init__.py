@@ -1,0 +1,322 @@
+"""Request logs: tables of text in which every row that is left out is counted by its cause."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from amco_jax.errors import InputError, check_number, from_table
+from amco_jax.traces.cells import DELIMITERS, Cells, check_delimiter, read_cells
+from amco_jax.traces.stretches import Stretches, cut
+from amco_jax.traces.times import (
+    check_unit,
+    clock,
+    implausible,
+    is_clock,
+    read_time,
+    read_times,
+    shown,
+    to_numbers,
+)
+
+OPTIONAL = ("user", "status")
+"""Columns that a file may lack if they are not named by the user"""
+
+NUMBERS = ("size", "density", "work")
+"""What columns may say of a task"""
+
+_LIMITS = 1e-9, 1e9
+_TEXTS = ("file", "time", "user", "status", "succeeded", *NUMBERS, "since", "until", "sha256")
+
+
+@dataclasses.dataclass(frozen=True)
+class RequestLog:
+    """The usable requests of a log in the order of time."""
+
+    seconds: np.ndarray
+    """`[requests]`, since the first of them"""
+    origin: float
+    """s, the time of the first request: since 1970, or since the beginning of a log that counts from there"""
+    user: np.ndarray
+    """`[requests]`, 0, 1, …; a request without user has a number that no other one has"""
+    size: np.ndarray | None
+    """`[requests]`, Mbit"""
+    density: np.ndarray | None
+    """`[requests]`, Gcycles/Mbit"""
+    work: np.ndarray | None
+    """`[requests]`, Gcycles"""
+    report: dict[str, Any]
+    """What was found in the file, for a manifest"""
+
+    @property
+    def span(self) -> float:
+        """s, from the first request to the last."""
+        return float(self.seconds[-1])
+
+    def slots(self, slot_seconds: float) -> np.ndarray:
+        """`[requests]`, the slot of each request, counted from the first one's, as whole floats."""
+        return np.floor(self.seconds / slot_seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """A request log, how it is written, and what its columns mean; an empty name stands for no column.
+
+    Raises:
+      InputError: a field of the wrong type, an unreadable file, a missing column, nothing usable in it, times
+        that are not plausible, or content other than that of the given digest.
+    """
+
+    file: str
+    time: str = "gmt_create"
+    """When a request came: a date and time, or a number"""
+    unit: str | float = ""
+    """Of times that are numbers: s, ms, us, ns, or a number of seconds; of dates: their format, as of
+    `strptime`. Recognised if empty"""
+    delimiter: str = ""
+    """Between cells; recognised if empty, and so are JSON lines"""
+    user: str = "groupId"
+    """Whose requests come at one base station"""
+    status: str = "predict_status"
+    succeeded: str = "SUCCEED"
+    """The status of the requests that are used"""
+    size: str = ""
+    """A number that the size of a task follows; without, sizes are drawn as in the scenario"""
+    size_scale: float = 1.0
+    """Mbit for each unit of it"""
+    density: str = ""
+    """A number that the density of a task follows; without, densities are drawn as in the scenario"""
+    density_scale: float = 1.0
+    """Gcycles/Mbit for each unit of it"""
+    work: str = ""
+    """A number that the work of a task follows; without, it is size times density"""
+    work_scale: float = 1.0
+    """Gcycles for each unit of it"""
+    since: str = ""
+    """Requests before this time, written as in the log, are left out"""
+    until: str = ""
+    """Requests after this time are left out"""
+    train_share: float = 0.5
+    """Share of the log, from its beginning, that agents are trained on; nothing is evaluated there"""
+    gap: float | None = None
+    """s of the log between the training stretch and the test stretch, at least; by default one episode"""
+    sha256: str = ""
+    """Of the file; filled in if empty"""
+
+    def __post_init__(self):
+        def clean(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in _TEXTS:
+            value = getattr(self, name)
+            if not isinstance(value, str) or not (value or defaults[name] == "" or name in OPTIONAL):
+                raise InputError(f"trace.{name}: {value!r}; legal: a text")
+        for name in (f"{number}_scale" for number in NUMBERS):
+            clean(name, check_number(f"trace.{name}", getattr(self, name)))
+        clean("unit", check_unit("trace.unit", self.unit))
+        clean("delimiter", check_delimiter("trace.delimiter", self.delimiter))
+        clean("train_share", check_number("trace.train_share", self.train_share, 0, 1))
+        if self.gap is not None:
+            clean("gap", check_number("trace.gap", self.gap, 0))
+        clean("file", str(Path(self.file).absolute()))
+        clean("sha256", self.log.report["sha256"])
+
+    @property
+    def log(self) -> RequestLog:
+        """The requests; read when they are first asked for.
+
+        Raises:
+          InputError: as for `Trace`.
+        """
+        if "_log" not in self.__dict__:
+            self.__dict__["_log"] = _read(self)
+        return self.__dict__["_log"]
+
+    @property
+    def training_end(self) -> float:
+        """s, the time at which the training stretch ends, counted as `RequestLog.origin`."""
+        return self.log.origin + self.train_share * self.log.span
+
+    def stretches(self, slot_seconds: float, num_slots: int) -> Stretches:
+        """Where episodes of so many slots of the log lie on it."""
+        return cut(self.log.span, slot_seconds, num_slots, self.train_share, self.gap)
+
+    def split(self, slot_seconds: float, num_slots: int) -> dict[str, Any]:
+        """The two stretches as plain data, for a manifest."""
+        cuts, log = self.stretches(slot_seconds, num_slots), self.log
+
+        def stretch(first: int, end: int) -> dict[str, Any]:
+            inside = np.searchsorted(log.seconds, [first * slot_seconds, end * slot_seconds])
+            times = [clock(log.origin + slot * slot_seconds, log.origin + log.span) for slot in (first, end)]
+            return {"first": times[0], "last": times[1], "requests": int(np.diff(inside)[0])}
+
+        end = cuts.first + (cuts.num_stretches - 1) * cuts.spacing + num_slots
+        return {
+            "training": stretch(0, cuts.training) if self.train_share > 0 else None,
+            "gap_s": (cuts.first - cuts.training) * slot_seconds if self.train_share > 0 else 0.0,
+            "test": stretch(cuts.first, end)
+            | {"stretches": cuts.num_stretches, "stretch_s": num_slots * slot_seconds},
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the requests: another process reads the file itself, and checks its digest."""
+        return {k: v for k, v in self.__dict__.items() if k != "_log"}
+
+
+def as_trace(value: Any) -> Trace:
+    """A trace from a table of its fields.
+
+    Raises:
+      InputError: no table, an unknown field, no file, or what `Trace` refuses.
+    """
+    return from_table("trace", value, Trace, "file", "a field 'file', or --trace FILE")
+
+
+def understood(report: dict[str, Any]) -> str:
+    """How a log was read, from its report, in one line."""
+    left_out = ", ".join(f"{cause} {count:,}" for cause, count in report["left_out"].items())
+    columns = ", ".join(f"{field} {name}" for field, name in report["columns"].items() if name)
+    rate = f", {report['used'] / report['span_s']:.3g} a second" if report["span_s"] else ""
+    parts = [
+        f"{report['used']:,} of {report['rows']:,} requests of {report['file']} used",
+        f"from {shown(report['first'])} to {shown(report['last'])}{rate}",
+        f"{report['format']}, times read as {report['times']}",
+        f"columns: {columns}",
+        f"not found: {_listed(report['not_found'])}",
+        f"not used: {_listed(report['unused'])}",
+        f"left out: {left_out or 'none'}",
+    ]
+    if report["repeated"]:
+        parts.append(f"{report['repeated']:,} rows repeat another one")
+    if report["lines_within_quotes"]:
+        parts.append(f"{report['lines_within_quotes']:,} lines stand inside quoted cells")
+    return "; ".join(parts)
+
+
+def _listed(names: list[str]) -> str:
+    shortened = [*names[:12], "..."] if len(names) > 12 else names
+    return ", ".join(name[:40] for name in shortened) or "none"
+
+
+def _read(trace: Trace) -> RequestLog:
+    path = Path(trace.file)
+    try:
+        raw = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise InputError(f"trace: {path} cannot be read: {getattr(error, 'strerror', error)}") from error
+    digest = hashlib.sha256(raw).hexdigest()
+    if trace.sha256 not in ("", digest):
+        raise InputError(
+            f"trace: {path} has changed: its SHA-256 is {digest[:12]}…; legal: {trace.sha256[:12]}…"
+        )
+    if raw[:2] == b"\x1f\x8b":
+        try:
+            raw = gzip.decompress(raw)
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"trace: {path} is damaged: {error}") from error
+    fields = {field: getattr(trace, field) for field in ("time", *OPTIONAL, *NUMBERS)}
+    optional = [field for field in OPTIONAL if fields[field] == getattr(Trace, field)]
+    named = {field: name for field, name in fields.items() if name}
+    cells = read_cells(raw, trace.file, named, optional, trace.delimiter)
+    missing = [f"{name} ({field})" for field, name in named.items() if field not in cells.found]
+    return _requests(trace, cells, {"not_found": missing, "sha256": digest})
+
+
+def _requests(trace: Trace, cells: Cells, noted: dict[str, Any]) -> RequestLog:
+    """The usable rows; each of the others is counted under the first of its faults."""
+    columns = cells.columns
+    left_out = {"too few or too many cells" if cells.delimiter else "no JSON object": cells.malformed}
+    usable = np.ones(len(columns["time"]), bool)
+
+    def leave_out(cause: str, rows: np.ndarray) -> None:
+        rows = usable & rows
+        left_out[cause] = left_out.get(cause, 0) + int(rows.sum())
+        usable[rows] = False
+
+    leave_out("repeated header", np.asarray(columns["time"] == cells.found["time"]))
+    if "status" in columns:
+        statuses = np.asarray(columns["status"])
+        for status in pd.unique(statuses[usable & (statuses != trace.succeeded)]):
+            leave_out(f"status {status[:40] or 'empty'}", statuses == status)
+    leave_out("time: empty", np.asarray(columns["time"] == ""))
+    decimal_comma = cells.delimiter not in (",", "")
+    times = read_times(columns["time"], usable, trace.unit, cells.found["time"], decimal_comma)
+    seconds = times.seconds
+    leave_out("time: unreadable", ~np.isfinite(seconds))
+    leave_out("time: negative", seconds < 0)
+    if np.any(usable & (seconds > 0)) and is_clock(seconds[usable & (seconds > 0)].min()):
+        leave_out("time: zero", seconds == 0)
+    if trace.since:
+        leave_out(f"time: before {trace.since}", seconds < read_time("trace.since", trace.since, times))
+    if trace.until:
+        leave_out(f"time: after {trace.until}", seconds > read_time("trace.until", trace.until, times))
+    numbers = {}
+    for field in NUMBERS:
+        if field in columns:
+            value = to_numbers(columns[field], decimal_comma)
+            leave_out(f"{field}: empty", np.asarray(columns[field] == ""))
+            leave_out(f"{field}: unreadable", np.isnan(value))
+            leave_out(f"{field}: zero", value == 0)
+            leave_out(f"{field}: negative", value < 0)
+            value = value * getattr(trace, f"{field}_scale")
+            leave_out(f"{field}: out of range", ~((value >= _LIMITS[0]) & (value <= _LIMITS[1])))
+            numbers[field] = value
+    left_out = {cause: count for cause, count in left_out.items() if count}
+    if not usable.any():
+        causes = ", ".join(f"{cause} {count}" for cause, count in left_out.items()) or "no rows"
+        raise InputError(f"trace: {trace.file} has no usable row: {causes}")
+    kept = np.flatnonzero(usable)
+    order = kept[np.argsort(seconds[kept], kind="stable")]
+    user, users, nameless = _users(columns.get("user"), order)
+    first, last = float(seconds[order[0]]), float(seconds[order[-1]])
+    report = {
+        "file": trace.file,
+        "format": f"{DELIMITERS.get(cells.delimiter, repr(cells.delimiter))}-separated"
+        if cells.delimiter
+        else "JSON",
+        "times": f"{times.reading}{' (assumed)' if times.assumed else ''}",
+        "columns": {field: cells.found.get(field, "") for field in ("time", *OPTIONAL, *NUMBERS)},
+        "unused": cells.unused,
+        "rows": len(usable) + cells.malformed,
+        "used": len(order),
+        "left_out": left_out,
+        "out_of_order": int(np.sum(np.diff(seconds[kept]) < 0)),
+        "repeated": int(pd.DataFrame(columns)[usable].duplicated().sum()),
+        "without_user": nameless,
+        "users": users,
+        "lines_within_quotes": cells.swallowed,
+        "first": clock(first, last),
+        "last": clock(last, last),
+        "span_s": last - first,
+    } | noted
+    if fault := implausible(seconds[order], times):
+        raise InputError(
+            f"trace: {fault}; legal: a log without such times, or --trace-unit, --trace-since, --trace-until "
+            f"(unit, since, until in [trace]); as it was read: {understood(report)}"
+        )
+    return RequestLog(
+        seconds=seconds[order] - first,
+        origin=first,
+        user=user,
+        **{field: numbers[field][order] if field in numbers else None for field in NUMBERS},
+        report=report,
+    )
+
+
+def _users(cells: pd.Series | None, order: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """Numbers of users, how many users there are, and how many requests are without one."""
+    if cells is None:
+        return np.arange(len(order), dtype=np.int32), 0, len(order)
+    names = cells.iloc[order].replace("", None)
+    codes, users = pd.factorize(names)
+    nameless = codes < 0
+    codes[nameless] = len(users) + np.arange(int(nameless.sum()))
+    return codes.astype(np.int32), len(users), int(nameless.sum())

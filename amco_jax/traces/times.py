@@ -1,0 +1,188 @@
+"""Times of request logs: dates, numbers of whatever unit, and what is plausible of them."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from amco_jax.errors import InputError, check_number
+
+UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+"""Seconds of each unit that is known by name"""
+
+_EPOCH_S = 1e8, 5e9
+"""Clock times lie here, from 1973 to 2128; times that a log counts from its own beginning are smaller"""
+_COMPACT = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S", 17: "%Y%m%d%H%M%S%f"}
+"""Dates written as one number, by how many digits it has before the point"""
+
+_YEAR_S, _DAY_S = 365.25 * 86400, 86400.0
+_MOST_YEARS = 10
+_LARGEST_GAP = 10
+"""More than so many times the rest of the log, and a day, sets some of its times apart as wrong"""
+_GAPS_S = 1e-3, 600.0
+"""Least mean and largest median time between requests, if it is only assumed that times are seconds"""
+
+
+class Times(NamedTuple):
+    """The times of a log, and how they were read."""
+
+    seconds: np.ndarray
+    """`[rows]`, NaN where a time cannot be read"""
+    reading: str
+    """What the times were taken for"""
+    assumed: bool
+    """Nothing in the log says that this is right"""
+    unit: float
+    """s, of a time that is a number"""
+
+
+def check_unit(name: str, value: Any) -> str | float:
+    """A unit of times; InputError if it is none."""
+    if isinstance(value, str):
+        if value in ("", *UNITS):
+            return value
+        try:
+            if "%" in value:
+                _dates(pd.Series([""]), value)
+                return value
+            value = float(value)
+        except ValueError:
+            legal = f"{', '.join(UNITS)}, a number of seconds, or a format such as %d/%m/%Y %H:%M:%S"
+            raise InputError(f"{name}: {value!r}; legal: {legal}") from None
+    return check_number(name, value)
+
+
+def read_times(
+    cells: pd.Series, usable: np.ndarray, unit: str | float, name: str = "", decimal_comma: bool = False
+) -> Times:
+    """Times as seconds: since 1970, or since the beginning of a log that counts from there.
+
+    They are of the kind, number or date, that most of them are; the others are not read.
+
+    Args:
+      usable: `[rows]`, the rows that count in this.
+      unit: one of `UNITS`, a number of seconds, or a format of dates; empty where it is to be recognised.
+      name: of the column, which may end in a unit.
+      decimal_comma: numbers may have a comma as their point.
+    """
+    if isinstance(unit, str) and "%" in unit:
+        return Times(_dates(cells, unit), f"dates as {unit}", False, 1.0)
+    numbers = to_numbers(cells, decimal_comma)
+    if 2 * np.isfinite(numbers[usable]).sum() < usable.sum():
+        texts = cells.where(usable & ~np.isfinite(numbers), None).astype(object)
+        texts = texts.str.replace(r"\s*(?:UTC|GMT)$", "Z", regex=True)
+        texts = texts.str.replace(r"(\d\d),(\d+)", r"\1.\2", regex=True)
+        return Times(_dates(texts, "ISO8601"), "dates", False, 1.0)
+    assumed = False
+    if unit == "":
+        if (dates := _compact_dates(cells, usable)) is not None:
+            return Times(dates, "dates written as numbers", False, 1.0)
+        unit, assumed = _recognised(numbers[usable], name)
+    seconds = UNITS[unit] if isinstance(unit, str) else unit
+    reading = f"numbers of {unit}" if isinstance(unit, str) else f"numbers of {unit:g} s"
+    return Times(numbers * seconds, reading, assumed, seconds)
+
+
+def read_time(name: str, text: str, times: Times) -> float:
+    """One time that a user gives beside a log: a date, or a number in the log's unit.
+
+    Raises:
+      InputError: it is neither.
+    """
+    number = to_numbers(pd.Series([text]))[0]
+    seconds = number * times.unit if np.isfinite(number) else _dates(pd.Series([text]), "ISO8601")[0]
+    if not np.isfinite(seconds):
+        raise InputError(f"{name}: {text!r}; legal: a date as 2025-03-01T12:00:00, or a number")
+    return float(seconds)
+
+
+def implausible(seconds: np.ndarray, times: Times) -> str:
+    """What is wrong with the times of the usable rows, in order; empty where nothing is."""
+    last, span, gaps = seconds[-1], seconds[-1] - seconds[0], np.diff(seconds)
+    if last > _EPOCH_S[1]:
+        return f"its last time is {shown(clock(last, last))}, beyond the year 2128"
+    if len(gaps) > 1:
+        widest = int(np.argmax(gaps))
+        if gaps[widest] > max(_DAY_S, _LARGEST_GAP * (span - gaps[widest])):
+            before = widest + 1
+            return (
+                f"after {shown(clock(seconds[widest], last))} none comes for {_duration(gaps[widest])}, "
+                f"with {before:,} of them before that and {len(seconds) - before:,} after"
+            )
+    if span > _MOST_YEARS * _YEAR_S:
+        return f"it covers {_duration(span)}"
+    if times.assumed and len(gaps):
+        mean, median = np.mean(gaps), np.median(gaps)
+        if mean < _GAPS_S[0] or median > _GAPS_S[1]:
+            gap = mean if mean < _GAPS_S[0] else median
+            return f"nothing says that its times are seconds, in which a request would come every {gap:.3g} s"
+    return ""
+
+
+def clock(seconds: float, last: float) -> str | float:
+    """A time of a log that ends with `last`, as text if they count from 1970, else in seconds."""
+    if not is_clock(last) or not 0 <= seconds < 2.5e11:  # the year 9999
+        return float(seconds)
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
+
+
+def shown(time: str | float) -> str:
+    """What `clock` gives, for people."""
+    return time if isinstance(time, str) else f"{time:.10g} s"
+
+
+def is_clock(seconds: float) -> bool:
+    """Whether a time counts from 1970."""
+    return seconds > _EPOCH_S[0]
+
+
+def to_numbers(cells: pd.Series, decimal_comma: bool = False) -> np.ndarray:
+    """NaN where a cell is no number."""
+    if decimal_comma:
+        cells = cells.astype(object).str.replace(r"^([+-]?\d*),(\d+)$", r"\1.\2", regex=True)
+    return np.array(pd.to_numeric(cells, errors="coerce"), np.float64)
+
+
+def _recognised(numbers: np.ndarray, name: str) -> tuple[str, bool]:
+    """The unit in which most times would lie in our days, or which the name tells; whether it is assumed."""
+    positive = numbers[np.isfinite(numbers) & (numbers > 0)]
+    # A few wrong ones do not count. Times from 0 on cannot all be clock times, but those in the middle could.
+    early, late = np.quantile(positive, [0.1, 0.9]) if len(positive) else (0.0, 0.0)
+    for unit, seconds in UNITS.items():
+        if _EPOCH_S[0] <= early * seconds and late * seconds <= _EPOCH_S[1]:
+            return unit, False
+    told = re.search(r"(?:^|[\W_])(s|ms|us|ns)\W*$", name.casefold())
+    return (told[1], False) if told else ("s", True)
+
+
+def _compact_dates(cells: pd.Series, usable: np.ndarray) -> np.ndarray | None:
+    """Times such as 20250301120000; None where most cells are none."""
+    digits = cells.where(usable).str.extract(r"^(\d+)(\.\d+)?$")
+    length = digits[0].str.len()
+    common = length[usable].mode()
+    if not len(common) or int(common.iloc[0]) not in _COMPACT:
+        return None
+    form = _COMPACT[int(common.iloc[0])]
+    seconds = _dates(digits[0].where(length == common.iloc[0]), form)
+    years = (seconds / _YEAR_S + 1970)[usable]
+    if 2 * np.sum((years >= 1973) & (years <= 2128)) < usable.sum():
+        return None
+    return seconds + np.nan_to_num(np.array(pd.to_numeric(digits[1]), np.float64))
+
+
+def _dates(cells: pd.Series, form: str) -> np.ndarray:
+    """Seconds since 1970; without an offset, dates are UTC."""
+    dates = pd.to_datetime(cells, errors="coerce", format=form, utc=True)
+    microseconds = dates.dt.tz_localize(None).astype("datetime64[us]")  # nanoseconds end in 2262
+    return np.where(dates.isna(), np.nan, microseconds.to_numpy().astype(np.int64) / 1e6)
+
+
+def _duration(seconds: float) -> str:
+    for name, length in (("years", _YEAR_S), ("days", _DAY_S), ("h", 3600.0)):
+        if seconds >= length:
+            return f"{seconds / length:.3g} {name}"
+    return f"{seconds:.3g} s"
