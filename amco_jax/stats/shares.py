@@ -1,0 +1,24 @@
+"""The fairness of shares, and tidy rows as a matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+
+def jain_index(shares: np.ndarray) -> np.ndarray:
+    """Jain's fairness of the shares on the last axis, `[..., servers]` → `[...]`, from 1/servers to 1.
+
+    (Σx)² / (n·Σx²), over the n that are not NaN; NaN where all are 0.
+
+    Source: Jain, Chiu and Hawe, "A quantitative measure of fairness and discrimination" (1984).
+    """
+    shares = np.asarray(shares, np.float64)
+    count = np.count_nonzero(~np.isnan(shares), axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.nansum(shares, axis=-1) ** 2 / (count * np.nansum(shares**2, axis=-1))
+
+
+def seed_matrix(table: pd.DataFrame, metric: str) -> np.ndarray:
+    """`[seeds, episodes]`: a column of tidy rows with columns seed and episode, both in rising order."""
+    return np.asarray(table.pivot(index="seed", columns="episode", values=metric), np.float64)
