@@ -1,73 +1,35 @@
-"""Paired comparisons of two methods on the same seeds, and Holm's correction over many of them."""
+"""Paired comparisons of two methods on the same clusters, and Holm's correction over many of them.
+
+A cluster with a NaN is left out.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import special
 
-from amco_jax.errors import InputError
-from amco_jax.stats.intervals import CONFIDENCE, Interval, seeds_first, shrunk_skewness
+from amco_jax.stats.intervals import CONFIDENCE, Interval, ratio_interval, same_shape
 
 
 def reduction_interval(method: np.ndarray, baseline: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """By which share a method's mean is below a baseline's on the same seeds, with its paired interval.
+    """By which share a method's sum is below a baseline's on the same clusters, with its paired interval.
 
-    1 - ρ with ρ = mean(method) / mean(baseline), `[seeds, ...]` each → `[...]`. The interval holds the ρ for
-    which `mean_interval` of method - ρ·baseline holds 0, so it covers as often as that one does. NaN bounds
-    where the baseline's own interval holds 0, as any ρ is possible then; all NaN where its mean is 0. Where
-    no value is negative, no ρ is, and the interval ends at 1.
+    1 - ρ with ρ = sum(method) / sum(baseline), `[clusters, ...]` each → `[...]`, and the interval of ρ is
+    that of `ratio_interval`. Where no value is negative, no ρ is, and the interval ends at 1.
 
     Raises:
-      InputError: different shapes, no seeds, or a confidence outside (0, 1).
-
-    Source: Fieller, "Some problems in interval estimation" (1954), here with the skewness adjusted for.
+      InputError: different shapes, no clusters, or a confidence outside (0, 1).
     """
-    method, baseline = seeds_first(method, confidence), seeds_first(baseline, confidence)
-    if method.shape != baseline.shape:
-        raise InputError(f"baseline: shape {baseline.shape}; legal: that of method, {method.shape}")
-    n = len(method)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = method.mean(axis=0) / baseline.mean(axis=0)
-    ratio = np.where(np.isfinite(ratio), ratio, np.nan)
-    if n == 1:
-        return Interval(1 - ratio, np.full_like(ratio, np.nan), np.full_like(ratio, np.nan))
-    scales = [np.where(x.std(axis=0) > 0, x.std(axis=0), 1.0) for x in (method, baseline)]
-    x, y = method / scales[0], baseline / scales[1]
-    mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
-    x, y = x - mean_x, y - mean_y
-    xx, xy, yy = ((a * b).sum(axis=0) for a, b in ((x, x), (x, y), (y, y)))
-    xxx, xxy, xyy, yyy = ((a * b).sum(axis=0) for a, b in ((x * x, x), (x * x, y), (x, y * y), (y * y, y)))
-    bound = special.stdtrit(n - 1, (1 + confidence) / 2) / np.sqrt(n)
-
-    def rejected(angle: np.ndarray) -> np.ndarray:
-        """Whether the interval of cos·x - sin·y lies beside 0."""
-        c, s = np.cos(angle), np.sin(angle)
-        squares = np.maximum(c * c * xx - 2 * c * s * xy + s * s * yy, 0.0)
-        cubes = c**3 * xxx - 3 * c * c * s * xxy + 3 * c * s * s * xyy - s**3 * yyy
-        skew = shrunk_skewness(squares, cubes, n)
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            t = (c * mean_x - s * mean_y) / np.sqrt(squares / (n - 1))
-            t = t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / (6 * n)
-        return ~(np.abs(t) <= bound)
-
-    known = rejected(np.full_like(ratio, np.pi / 2)) & ~np.isnan(ratio)
-    bounds = []
-    for end in (np.pi / 2, -np.pi / 2):  # where ρ is infinite, and the test is that of the baseline's mean
-        inside, outside = np.arctan(ratio * scales[1] / scales[0]), np.full_like(ratio, end)
-        for _ in range(60):
-            middle = (inside + outside) / 2
-            out = rejected(middle)
-            inside, outside = np.where(out, inside, middle), np.where(out, middle, outside)
-        at = np.where(np.all(method == baseline, axis=0), 1.0, np.tan(inside) * scales[0] / scales[1])
-        bounds.append(np.where(known, 1 - at, np.nan))
-    most = np.where((method.min(axis=0) >= 0) & (baseline.min(axis=0) >= 0), 1.0, np.inf)
-    return Interval((1 - ratio)[()], bounds[0][()], np.minimum(bounds[1], most)[()])
+    method, baseline = same_shape(method, baseline, confidence)
+    ratio, low, high = ratio_interval(method, baseline, confidence)
+    positive = ~np.any((method < 0) | (baseline < 0), axis=0)
+    return Interval(1 - ratio, 1 - high, 1 - np.where(positive, np.maximum(low, 0.0), low))
 
 
 def probability_of_improvement(
     method: np.ndarray, baseline: np.ndarray, confidence: float = CONFIDENCE
 ) -> Interval:
-    """How probably a method is below a baseline on the same seed, `[seeds, ...]` each → `[...]`.
+    """How probably a method is below a baseline on the same cluster, `[clusters, ...]` each → `[...]`.
 
     A tie counts half. The interval is Wilson's, which stays inside [0, 1] and is not empty at its ends; with
     ties it is wider than need be.
@@ -75,27 +37,31 @@ def probability_of_improvement(
     Source: Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice" (2021),
     here for pairs; Wilson, "Probable inference, the law of succession, and statistical inference" (1927).
     """
-    method, baseline = seeds_first(method, confidence), seeds_first(baseline, confidence)
-    share = ((method < baseline) + 0.5 * (method == baseline)).mean(axis=0)
-    n, z = len(method), special.ndtri((1 + confidence) / 2)
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    method, baseline = same_shape(method, baseline, confidence)
+    n = _count(method, baseline)
+    wins = np.count_nonzero(method < baseline, axis=0) + 0.5 * np.count_nonzero(method == baseline, axis=0)
+    z = special.ndtri((1 + confidence) / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = wins / n
+        centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return Interval(share, np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0))
 
 
 def paired_p_value(method: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    """Two-sided p of the paired t-test, `[seeds, ...]` each → `[...]`.
+    """Two-sided p of the paired t-test, `[clusters, ...]` each → `[...]`.
 
-    1 where the two agree in every seed; NaN for a single seed.
+    1 where the two agree in every cluster; NaN for a single cluster.
     """
-    method, baseline = seeds_first(method), seeds_first(baseline)
-    difference = method - baseline
-    if len(difference) == 1:
-        return np.full(difference.shape[1:], np.nan)
+    method, baseline = same_shape(method, baseline)
+    n = _count(method, baseline)
+    absent = np.isnan(method - baseline)
+    difference = np.where(absent, 0.0, method - baseline)
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = difference.mean(axis=0) / np.sqrt(difference.var(axis=0, ddof=1) / len(difference))
-    p = 2 * special.stdtr(len(difference) - 1, -np.abs(t))
-    return np.where(np.all(difference == 0, axis=0), 1.0, p)
+        mean = difference.sum(axis=0) / n
+        variance = np.where(absent, 0.0, (difference - mean) ** 2).sum(axis=0) / (n - 1)
+        p = 2 * special.stdtr(n - 1, -np.abs(mean / np.sqrt(variance / n)))
+    return np.where(n < 2, np.nan, np.where(np.all(difference == 0, axis=0), 1.0, p))
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
@@ -109,3 +75,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     factors = np.arange(len(order), 0, -1)
     corrected[order] = np.minimum(np.maximum.accumulate(factors * flat[order]), 1.0)
     return corrected.reshape(p_values.shape)
+
+
+def _count(method: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    return np.count_nonzero(~np.isnan(method - baseline), axis=0)

@@ -1,8 +1,8 @@
-"""Intervals of means over seeds, and how many seeds a wished interval takes."""
+"""Intervals of ratios of sums over clusters, of which a mean is one; seeds for a wished interval."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,8 @@ CONFIDENCE = 0.95
 _DISTRUST = 12
 """Seeds at which a sample's skewness counts half: its variance is 6/n where the truth is 0, so this is the
 shrinkage towards 0 for true skewnesses that vary by 1/2"""
+_HALVINGS = 60
+"""Steps of a bisection; more change no bit"""
 
 
 class Interval(NamedTuple):
@@ -25,72 +27,111 @@ class Interval(NamedTuple):
     high: np.ndarray
 
 
-@dataclasses.dataclass
-class Moments:
-    """Count, mean and sums of squared and cubed deviations, accumulated batch by batch; NaNs are left out.
+class RatioMoments(NamedTuple):
+    """All that `ratio_interval` needs to know of its clusters, arrays of one shape.
 
-    Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-    variances" (1979); for cubes Pébay, "Formulas for robust, one-pass parallel computation of covariances and
-    arbitrary-order statistical moments" (2008).
+    e is what the numerator exceeds ratio · denominator by, and d what the denominator exceeds its mean by.
     """
 
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
-    cubes: float = 0.0
+    count: np.ndarray
+    """Clusters"""
+    ratio: np.ndarray
+    mean_d: np.ndarray
+    ee: np.ndarray
+    ed: np.ndarray
+    dd: np.ndarray
+    eee: np.ndarray
+    eed: np.ndarray
+    edd: np.ndarray
+    ddd: np.ndarray
 
-    def add(self, values: np.ndarray) -> None:
-        """Take in a batch of observations."""
-        values = np.asarray(values, np.float64)
-        values = values[~np.isnan(values)]
-        if values.size == 0:
-            return
-        new, old, count = values.size, self.count, self.count + values.size
-        mean = values.mean()
-        squared = np.square(values - mean)
-        squares, cubes = squared.sum(), (squared * (values - mean)).sum()
-        shift = mean - self.mean
-        self.cubes += (
-            cubes
-            + shift**3 * old * new * (old - new) / count**2
-            + 3 * shift * (old * squares - new * self.squares) / count
-        )
-        self.squares += squares + shift**2 * old * new / count
-        self.mean += shift * new / count
-        self.count = count
+    @classmethod
+    def of(cls, numerator: np.ndarray, denominator: np.ndarray) -> RatioMoments:
+        """The moments of `[clusters, ...]` each, `[...]`; a cluster with a NaN is left out."""
+        absent = np.isnan(numerator) | np.isnan(denominator)
+        n = np.count_nonzero(~absent, axis=0)
+        x, y = (np.where(absent, 0.0, values) for values in (numerator, denominator))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = x.sum(axis=0) / y.sum(axis=0)
+            mean_d = y.sum(axis=0) / n
+            ratio = np.where(np.isfinite(ratio), ratio, np.nan)
+            e, d = (np.where(absent, 0.0, values) for values in (x - ratio * y, y - mean_d))
+        e -= np.where(absent, 0.0, e.sum(axis=0) / np.maximum(n, 1))
+        ee, ed, dd = e * e, e * d, d * d
+        sums = (ee, ed, dd, ee * e, ee * d, dd * e, dd * d)
+        return cls(n, ratio, mean_d, *(values.sum(axis=0) for values in sums))
 
-    def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
-        """Mean and the interval of `mean_interval`: (mean, low, high).
+    @classmethod
+    def stack(cls, moments: Iterable[RatioMoments]) -> RatioMoments:
+        """Moments of one shape, along a new first axis."""
+        return cls(*map(np.stack, zip(*moments, strict=True)))
 
-        NaN where there is nothing to tell: all three without observations, the bounds with only one.
-        """
-        if self.count == 0:
-            return np.nan, np.nan, np.nan
-        if self.count == 1:
-            return self.mean, np.nan, np.nan
-        below, above = _skewed_half_widths(self.squares, self.cubes, self.count, confidence)
-        return self.mean, float(self.mean - below), float(self.mean + above)
+    def interval(self, confidence: float = CONFIDENCE) -> Interval:
+        """The interval of `ratio_interval`."""
+        n = np.maximum(self.count, 2)
+        bound = special.stdtrit(n - 1, (1 + confidence) / 2) / np.sqrt(n)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = np.sqrt(self.ee / n) / np.abs(self.mean_d)
+
+        def rejected(angle: Any) -> np.ndarray:
+            """Whether `mean_interval` of numerator - (ratio + scale·tan(angle))·denominator lies beside 0."""
+            c, s = np.cos(angle), scale * np.sin(angle)
+            squares = np.maximum(c * c * self.ee - 2 * c * s * self.ed + s * s * self.dd, 0.0)
+            cubes = (
+                c**3 * self.eee - 3 * c * c * s * self.eed + 3 * c * s * s * self.edd - s**3 * self.ddd
+            )  # fmt: skip
+            skew = _shrunk_skewness(squares, cubes, n)
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                t = -s * self.mean_d / np.sqrt(squares / (n - 1))
+                t = t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / (6 * n)
+            return ~(np.abs(t) <= bound)
+
+        # An infinite ratio is tested by the denominator's mean alone: if that may be 0, any ratio may be.
+        side = np.reshape([-1.0, 1.0], (2,) + (1,) * np.ndim(self.ratio))
+        known = (self.count > 1) & ~np.isnan(self.ratio) & ((self.ee == 0) | rejected(np.pi / 2))
+        inside, outside = np.zeros((2, *np.shape(self.ratio))), side * np.pi / 2
+        for _ in range(_HALVINGS):
+            middle = (inside + outside) / 2
+            out = rejected(middle)
+            inside, outside = np.where(out, inside, middle), np.where(out, middle, outside)
+        with np.errstate(invalid="ignore"):
+            low, high = np.where(
+                known, self.ratio + np.where(self.ee == 0, 0.0, scale * np.tan(inside)), np.nan
+            )
+        return Interval(np.asarray(self.ratio)[()], low[()], high[()])
+
+
+def ratio_interval(
+    numerator: np.ndarray, denominator: np.ndarray, confidence: float = CONFIDENCE
+) -> Interval:
+    """Interval of sum(numerator) / sum(denominator), `[clusters, ...]` each → `[...]`.
+
+    It holds the ρ for which Student's interval of the mean of numerator - ρ·denominator over independent
+    clusters, adjusted for skewness, holds 0. Of skewed values Student's own interval misses the mean on the
+    side of the long tail; here t is transformed so that its skewness cancels, and the interval reaches
+    further on that side. The sample's skewness is shrunk by n / (n + 12), as few clusters tell little of it.
+
+    A cluster with a NaN is left out. The bounds are NaN for a single cluster, and where the denominator's own
+    interval holds 0, as any ρ is possible then; all is NaN where the denominators sum to 0.
+
+    Raises:
+      InputError: different shapes, no clusters, or a confidence outside (0, 1).
+
+    Source: Fieller, "Some problems in interval estimation" (1954); Hall, "On the removal of skewness by
+    transformation" (1992); the shrinkage is ours.
+    """
+    numerator, denominator = same_shape(numerator, denominator, confidence)
+    return RatioMoments.of(numerator, denominator).interval(confidence)
 
 
 def mean_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """Interval of the mean, `[seeds, ...]` → `[...]`: Student's t adjusted for skewness.
+    """Interval of the mean, `[seeds, ...]` → `[...]`: `ratio_interval` to a denominator of 1.
 
-    Of skewed values Student's interval misses the mean on the side of the long tail. Here t is transformed so
-    that its own skewness cancels, and the interval reaches further on that side. The sample's skewness is
-    shrunk by n / (n + 12), as few seeds tell little of it; without skewness it is `t_interval`. NaN bounds
-    for a single seed. Of differences `a - b` of two methods on the same seeds it is the paired interval.
-
-    Source: Hall, "On the removal of skewness by transformation" (1992); the shrinkage is ours.
+    It is Student's t adjusted for skewness. Of differences `a - b` of two methods on the same seeds it is the
+    paired interval.
     """
     values = seeds_first(values, confidence)
-    mean = values.mean(axis=0)
-    if len(values) == 1:
-        return Interval(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
-    centred = values - mean
-    squared = centred * centred
-    squares, cubes = squared.sum(axis=0), (squared * centred).sum(axis=0)
-    below, above = _skewed_half_widths(squares, cubes, len(values), confidence)
-    return Interval(mean, mean - below, mean + above)
+    return ratio_interval(values, np.ones_like(values), confidence)
 
 
 def t_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
@@ -128,6 +169,7 @@ def seeds_needed(values: np.ndarray, half_width: Any, confidence: float = CONFID
 
 
 def seeds_first(values: np.ndarray, confidence: float = CONFIDENCE) -> np.ndarray:
+    """Values in float64, checked to have at least one seed on their first axis."""
     check_number("confidence", confidence, 1e-9, 1 - 1e-9)
     values = np.asarray(values, np.float64)
     if values.ndim == 0 or len(values) == 0:
@@ -135,25 +177,21 @@ def seeds_first(values: np.ndarray, confidence: float = CONFIDENCE) -> np.ndarra
     return values
 
 
+def same_shape(
+    first: np.ndarray, second: np.ndarray, confidence: float = CONFIDENCE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both in float64, checked to have the same clusters on their first axis."""
+    first, second = seeds_first(first, confidence), seeds_first(second, confidence)
+    if first.shape != second.shape:
+        raise InputError(f"values: shapes {first.shape} and {second.shape}; legal: the same for both")
+    return first, second
+
+
 def _half_width(variance: Any, count: Any, confidence: float) -> Any:
     return special.stdtrit(count - 1, (1 + confidence) / 2) * np.sqrt(variance / count)
 
 
-def _skewed_half_widths(squares: Any, cubes: Any, count: int, confidence: float) -> tuple[Any, Any]:
-    """How far `mean_interval` reaches below and above the mean."""
-    skew = shrunk_skewness(squares, cubes, count)
-    quantile = special.stdtrit(count - 1, (1 + confidence) / 2) / np.sqrt(count)
-    widths = []
-    for side in (quantile, -quantile):
-        # The inverse of t + skew·t²/3 + skew²·t³/27 + skew / (6·count), which is (3/skew)·(root - 1).
-        shifted = side - skew / (6 * count)
-        root = np.cbrt(1 + skew * shifted)
-        widths.append(3 * shifted / (root**2 + root + 1))
-    deviation = np.sqrt(squares / (count - 1))
-    return deviation * widths[0], -deviation * widths[1]
-
-
-def shrunk_skewness(squares: Any, cubes: Any, count: int) -> Any:
+def _shrunk_skewness(squares: Any, cubes: Any, count: Any) -> Any:
     with np.errstate(divide="ignore", invalid="ignore"):
         skew = cubes / count / (squares / count) ** 1.5
     return np.where(squares > 0, np.nan_to_num(skew), 0.0) * count / (count + _DISTRUST)

@@ -1,9 +1,8 @@
-"""The fairness of shares, and tidy rows as a matrix."""
+"""The fairness of shares."""
 
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 
 def jain_index(shares: np.ndarray) -> np.ndarray:
@@ -17,8 +16,3 @@ def jain_index(shares: np.ndarray) -> np.ndarray:
     count = np.count_nonzero(~np.isnan(shares), axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.nansum(shares, axis=-1) ** 2 / (count * np.nansum(shares**2, axis=-1))
-
-
-def seed_matrix(table: pd.DataFrame, metric: str) -> np.ndarray:
-    """`[seeds, episodes]`: a column of tidy rows with columns seed and episode, both in rising order."""
-    return np.asarray(table.pivot(index="seed", columns="episode", values=metric), np.float64)
