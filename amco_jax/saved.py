@@ -39,7 +39,15 @@ class SavedRun:
         Raises:
           InputError: the file is missing or damaged.
         """
-        return pq.read_table(pa.BufferReader(_checked(self.directory, name, self.digests))).to_pandas()
+        return self.arrow(name).to_pandas()
+
+    def arrow(self, name: str) -> pa.Table:
+        """The rows of a Parquet file as they were written, lists among them.
+
+        Raises:
+          InputError: the file is missing or damaged.
+        """
+        return pq.read_table(pa.BufferReader(_checked(self.directory, name, self.digests)))
 
 
 def open_run(directory: str | Path, kinds: Collection[str]) -> SavedRun:

@@ -1,9 +1,9 @@
 """Summaries of episodes: the one way from rows of results to estimates with intervals.
 
-An episode counts either by its tasks or as one. Per task, an estimate is a ratio of sums, as of all makespans and
-all tasks, or a quantile of all tasks together; per episode, it is the mean over the episodes that have such a
-number. An episode without tasks has none. Episodes of one seed, or of one stretch of a request log, are one
-cluster, and intervals are over clusters.
+An episode counts either by its tasks or as one. Per task, an estimate is a ratio of sums, as of all makespans
+and all tasks, or a quantile of all tasks together; per episode, it is the mean over the episodes that have
+such a number. An episode without tasks has none. Episodes of one seed, or of one stretch of a request log,
+are one cluster, and intervals are over clusters.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from amco_jax.stats import (
     rate_reduction_interval,
     ratio_interval,
     reduction_interval,
+    seed_matrix,
 )
 
 RATES = ("miss_rate", "reject_rate")
@@ -37,7 +38,7 @@ PER_TASK = ("makespan_mean_s", *RATES, "mean_servers_used")
 TASK, EPISODE = "task", "episode"
 """What counts as one in an estimate"""
 COUNTS = ("n_seeds", "n_seeds_all", "n_tasks", "n_clusters")
-"""Columns that say how much stands behind an estimate: seeds that have such a number, all seeds, their tasks, and
+"""Columns that say how much is behind an estimate: seeds that have such a number, all seeds, their tasks, and
 independent clusters, which are seeds or stretches of a request log"""
 SUMMARY = ("metric", "per", *COUNTS, "mean", "ci_low", "ci_high")
 """Columns of a summary; intervals are of 95 %"""
@@ -140,7 +141,9 @@ def weightings(metric: str, quantiles: bool) -> tuple[str, ...]:
 
 
 def summarise(
-    groups: Iterable[tuple[tuple[Any, ...], Episodes]], keys: Sequence[str], metrics: Sequence[str] | None = None
+    groups: Iterable[tuple[tuple[Any, ...], Episodes]],
+    keys: Sequence[str],
+    metrics: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Estimates of all metrics with 95 % intervals, group by group.
 
@@ -150,8 +153,9 @@ def summarise(
       metrics: those to summarise, by default all.
 
     Returns:
-      Columns `keys` and `SUMMARY`; per task before per episode. A metric that is a mean over tasks has a row for
-      either; so do percentiles of the makespan, those of all tasks together and the mean of the episodes' own.
+      Columns `keys` and `SUMMARY`; per task before per episode. A metric that is a mean over tasks has a row
+      for either; so do percentiles of the makespan: that of all tasks together, and the mean of those of the
+      episodes.
     """
     names, moments, direct = [], [], []
     columns: list[tuple[str, str]] = []
@@ -176,6 +180,21 @@ def summarise(
     return frame.assign(**dict(zip(SUMMARY[-3:], numbers.reshape(-1, 3).T, strict=True)))
 
 
+def learning_curve(rows: pd.DataFrame, metric: str = "makespan_mean_s") -> tuple[np.ndarray, Interval]:
+    """A metric per task over the episodes of training of one method, with intervals over its seeds.
+
+    Args:
+      rows: columns seed, episode, num_tasks and the metric.
+
+    Returns:
+      The numbers of the episodes, and estimates and bounds, `[episodes]` each.
+    """
+    values, tasks = (seed_matrix(rows, name) for name in (metric, "num_tasks"))
+    tasks = np.where(tasks > 0, tasks, np.nan)
+    interval = rate_interval if metric in RATES else ratio_interval
+    return np.unique(np.asarray(rows["episode"])), interval(values * tasks, tasks)
+
+
 def _is_direct(metric: str, per: str) -> bool:
     """Whether an estimate is not that of `ratio_interval`."""
     return metric in RATES or (per == TASK and metric not in PER_TASK)
@@ -186,7 +205,9 @@ def _direct(episodes: Episodes, columns: Sequence[tuple[str, str]]) -> np.ndarra
     found = np.empty((len(columns), 3))
     rates = np.array([metric in RATES for metric, _ in columns], bool)
     if np.any(rates):
-        found[rates] = np.stack(rate_interval(*_events(episodes, [c for c in columns if c[0] in RATES])), axis=-1)
+        found[rates] = np.stack(
+            rate_interval(*_events(episodes, [c for c in columns if c[0] in RATES])), axis=-1
+        )
     if not np.all(rates):
         assert episodes.quantiles is not None
         at = [int(match[1]) / 100 for metric, _ in columns if (match := _PERCENTILE.fullmatch(metric))]
@@ -212,24 +233,27 @@ class Pairs:
     ours: np.ndarray
     theirs: np.ndarray
     tasks: np.ndarray
+    seeds: np.ndarray
+    """Seeds with tasks, `[pairs]`"""
 
     @classmethod
     def of(cls, metric: str, pairs: Sequence[tuple[Episodes, Episodes]], per: str = TASK) -> Pairs:
         """Those of several pairs, with NaNs below the shorter ones."""
-        columns = []
+        columns, seeds = [], []
         for ours, theirs in pairs:
-            a, b = _common(ours, theirs)
+            a, b = common(ours, theirs)
             b = dataclasses.replace(b, cluster=a.cluster)
             of = _events if metric in RATES else Episodes.sums
             (x, tasks), (y, _) = of(a, [(metric, per)]), of(b, [(metric, per)])
             columns.append(np.concatenate([x, y, tasks], axis=1))
+            seeds.append(a.counts(metric)[0])
         full = np.full((max(map(len, columns)), len(pairs), 3), np.nan)
         for place, column in enumerate(columns):
             full[: len(column), place] = column
-        return cls(metric, *np.moveaxis(full, 2, 0))
+        return cls(metric, full[..., 0], full[..., 1], full[..., 2], np.array(seeds))
 
     @property
-    def count(self) -> np.ndarray:
+    def clusters(self) -> np.ndarray:
         """Clusters with tasks, `[pairs]`."""
         return np.count_nonzero(~np.isnan(self.tasks), axis=0)
 
@@ -250,7 +274,7 @@ class Pairs:
         return probability_of_improvement(self.ours, self.theirs)
 
 
-def _common(ours: Episodes, theirs: Episodes) -> tuple[Episodes, Episodes]:
+def common(ours: Episodes, theirs: Episodes) -> tuple[Episodes, Episodes]:
     """The episodes that both have."""
     if np.array_equal(ours.seed, theirs.seed) and np.array_equal(ours.episode, theirs.episode):
         return ours, theirs

@@ -22,7 +22,7 @@ from amco_jax.metrics import EPISODE_METRICS
 from amco_jax.random import check_seeds
 from amco_jax.report.figures import convergence_figure, save_figure
 from amco_jax.scenario import Scenario
-from amco_jax.stats import mean_interval, reduction_interval, seed_matrix
+from amco_jax.summaries import COUNTS, EPISODE, TASK, Episodes, Pairs, summarise
 from amco_jax.training import FIRST_TRAINING_EPISODE
 
 PAPER_METHODS = ("amcoedge", "smcoedge", "drlcoedge", "randcoedge", "optimal")
@@ -33,11 +33,11 @@ class CompareResult:
     """The outcome of a comparison."""
 
     curves: pd.DataFrame
-    """Columns physics, method, seed, episode and `metrics.EPISODE_METRICS`; those of training beside them"""
+    """Columns physics, method, seed, episode, num_tasks, `metrics.EPISODE_METRICS`, and those of training"""
     final: pd.DataFrame
-    """One row per physics and method: n_seeds, makespan_s, ci_low, ci_high over the last episodes; and the
-    reduction of the first method's makespan against this one, seed by seed: reduction, reduction_low,
-    reduction_high"""
+    """Two rows per physics and method, per task and per episode: `summaries.COUNTS`, and makespan_s, ci_low,
+    ci_high over the last episodes; and the reduction of the first method's makespan against this one, seed by
+    seed: reduction, reduction_low, reduction_high"""
     manifest: dict[str, Any]
     out: Path | None = None
 
@@ -132,7 +132,7 @@ def _rule_curves(
         for episode in range(episodes):
             number = FIRST_TRAINING_EPISODE + episode
             for batch in simulate([scenario], method, row, first_seed, seeds, episode=number):
-                metrics = {name: batch.metrics[name] for name in EPISODE_METRICS}
+                metrics = {name: batch.metrics[name] for name in ("num_tasks", *EPISODE_METRICS)}
                 columns = {"method": method.name, "seed": batch.seeds, "episode": episode} | metrics
                 frames.append(pd.DataFrame(columns))
             bar.advance(task, seeds)
@@ -140,17 +140,20 @@ def _rule_curves(
 
 
 def _final(curves: pd.DataFrame, reference: str, start: int) -> pd.DataFrame:
-    tail, rows = curves.loc[curves["episode"] >= start], []
-    for variant in dict.fromkeys(tail["physics"]):
-        of_variant = tail.loc[tail["physics"] == variant]
-        by_method = {
-            method: seed_matrix(of_variant.loc[of_variant["method"] == method], "makespan_mean_s").mean(
-                axis=1
-            )
-            for method in dict.fromkeys(of_variant["method"])
-        }
-        for method, makespan in by_method.items():
-            reduction = reduction_interval(by_method[reference], makespan)
-            rows.append((variant, method, len(makespan), *mean_interval(makespan), *reduction))
-    columns = ["physics", "method", "n_seeds", "makespan_s", "ci_low", "ci_high"]
-    return pd.DataFrame(rows, columns=[*columns, "reduction", "reduction_low", "reduction_high"])
+    tail = curves.loc[curves["episode"] >= start]
+    groups = {
+        (str(variant), str(method)): Episodes.of(rows)
+        for (variant, method), rows in tail.groupby(["physics", "method"], sort=False)  # pyright: ignore
+    }
+    summary = summarise(groups.items(), ("physics", "method"), ("makespan_mean_s",))
+    reductions = {}
+    for per in (TASK, EPISODE):
+        pairs = [(groups[variant, reference], episodes) for (variant, _), episodes in groups.items()]
+        found = zip(*Pairs.of("makespan_mean_s", pairs, per).reduction(), strict=True)
+        reductions |= {(*key, per): numbers for key, numbers in zip(groups, found, strict=True)}
+    keys = zip(summary["physics"], summary["method"], summary["per"], strict=True)
+    columns = pd.DataFrame(
+        [reductions[key] for key in keys], columns=["reduction", "reduction_low", "reduction_high"]
+    )
+    kept = ["physics", "method", "per", *COUNTS, "makespan_s", "ci_low", "ci_high"]
+    return pd.concat([summary.rename(columns={"mean": "makespan_s"})[kept], columns], axis=1)

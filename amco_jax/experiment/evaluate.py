@@ -27,12 +27,11 @@ from amco_jax.experiment.simulate import simulate
 from amco_jax.experiment.train import AGENTS
 from amco_jax.experiment.trainer import LANES, training_memory
 from amco_jax.latency import is_shipped
-from amco_jax.metrics import EPISODE_METRICS
 from amco_jax.params import Shape
 from amco_jax.random import Stream, stream
 from amco_jax.saved import open_run
 from amco_jax.scenario import Scenario
-from amco_jax.stats import mean_interval, seed_matrix
+from amco_jax.summaries import Episodes, summarise
 
 BASELINES = ("optimal", "randcoedge")
 
@@ -61,7 +60,7 @@ class EvaluateResult:
     results: pd.DataFrame
     """One row per method, seed and episode"""
     summary: pd.DataFrame
-    """Columns method, metric, n_seeds, mean, ci_low, ci_high (95 %, over means of seeds)"""
+    """Columns method and `summaries.SUMMARY`: each metric per task or per episode, or both"""
     manifest: dict[str, Any]
     out: Path | None = None
 
@@ -201,7 +200,8 @@ def evaluate(
                     frames.append(pd.DataFrame(columns))
                     bar.advance(task, len(batch.seeds))
         results = pd.concat(frames, ignore_index=True)
-        summary = _summary(results)
+        groups = (((name,), Episodes.of(rows)) for name, rows in results.groupby("method", sort=False))
+        summary = summarise(groups, ("method",))
         manifest = {
             "kind": "evaluate",
             "method": run.method.name,
@@ -219,13 +219,3 @@ def evaluate(
             summary.to_csv(output.path("summary.csv"), index=False)
             output.finish(manifest)
     return EvaluateResult(results, summary, manifest, None if out is None else Path(out))
-
-
-def _summary(results: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for method in dict.fromkeys(results["method"]):
-        group = results.loc[results["method"] == method]
-        for metric in EPISODE_METRICS:
-            values = seed_matrix(group, metric).mean(axis=1)
-            rows.append((method, metric, len(values), *mean_interval(values)))
-    return pd.DataFrame(rows, columns=["method", "metric", "n_seeds", "mean", "ci_low", "ci_high"])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from amco_jax.agents.methods import Method
@@ -23,7 +23,7 @@ from amco_jax.experiment.store import Store
 from amco_jax.experiment.units import UNIT_SECONDS, Job, Unit, checked_job, units_of
 from amco_jax.report.figures import save_figure, sweep_figure
 from amco_jax.scenario import Scenario
-from amco_jax.stats import Moments
+from amco_jax.summaries import Episodes, summarise
 
 DEFAULT_METHODS = (
     "optimal",
@@ -53,7 +53,7 @@ class SweepResult:
     """The outcome of a sweep."""
 
     summary: pd.DataFrame
-    """Columns method, param, value, metric, n_seeds, mean, ci_low, ci_high (95 %)"""
+    """Columns method, param, value and `summaries.SUMMARY`: each metric per task or per episode, or both"""
     manifest: dict[str, Any]
     """Scenario, seeds, versions, device, wall time"""
     missing: int = 0
@@ -132,16 +132,18 @@ def sweep(
         _compute(job, units, store, execution, progress)
         if missing := sum(not store.committed(unit.id) for unit in units):
             return SweepResult(pd.DataFrame(), job.describe(), missing, pd.DataFrame(), Path(out or ""))
-        moments: dict[tuple[str, int, str], Moments] = {}
         frames = []
-        for unit in units:
-            frame = store.read(unit.id)
-            _add(moments, job, unit, frame)
-            if output is None:
-                frames.append(frame)
-            else:
-                output.add_rows(frame)
-        summary = _summary(moments, job)
+
+        def rows() -> Iterator[tuple[Unit, pd.DataFrame]]:
+            for unit in units:
+                frame = store.read(unit.id)
+                if output is None:
+                    frames.append(frame)
+                else:
+                    output.add_rows(frame)
+                yield unit, frame
+
+        summary = summarise(_by_value(job, rows()), ("method", "param", "value"))
         manifest = job.describe() | {"units": len(units)} | provenance(started, job.scenario)
         if output is not None:
             summary.to_csv(output.path("summary.csv"), index=False)
@@ -181,20 +183,15 @@ def _compute(job: Job, units: Sequence[Unit], store: Store, execution: Execution
             pass
 
 
-def _add(moments: dict[tuple[str, int, str], Moments], job: Job, unit: Unit, frame: pd.DataFrame) -> None:
-    """Take in the rows of a unit, whose values stand one after the other."""
-    method = job.methods[unit.method].name
-    columns = {metric: np.asarray(frame[metric]) for metric in frame.columns[4:]}
-    for place, index in enumerate(unit.values):
-        rows = slice(place * unit.num_seeds, (place + 1) * unit.num_seeds)
-        for metric, column in columns.items():
-            moments.setdefault((method, index, metric), Moments()).add(column[rows])
-
-
-def _summary(moments: dict[tuple[str, int, str], Moments], job: Job) -> pd.DataFrame:
-    columns = ["method", "param", "value", "metric", "n_seeds", "mean", "ci_low", "ci_high"]
-    rows = [
-        (method, job.param, job.labels[index], metric, m.count, *m.interval())
-        for (method, index, metric), m in moments.items()
-    ]
-    return pd.DataFrame(rows, columns=columns)
+def _by_value(
+    job: Job, units: Iterator[tuple[Unit, pd.DataFrame]]
+) -> Iterator[tuple[tuple[str, str, Any], Episodes]]:
+    """The rows of each method and value, which stand one after the other, in one unit or in several."""
+    pieces = (
+        ((unit.method, index), frame.iloc[place * unit.num_seeds : (place + 1) * unit.num_seeds])
+        for unit, frame in units
+        for place, index in enumerate(unit.values)
+    )
+    for (method, index), group in itertools.groupby(pieces, key=lambda piece: piece[0]):
+        rows = pd.concat([frame for _, frame in group])
+        yield (job.methods[method].name, job.param, job.labels[index]), Episodes.of(rows)

@@ -38,7 +38,8 @@ class TrainResult:
     """The outcome of a training."""
 
     curves: pd.DataFrame
-    """Columns method, seed, episode, makespan_mean_s, miss_rate, loss, epsilon, mean_servers_used"""
+    """Columns method, seed, episode, num_tasks, makespan_mean_s, miss_rate, loss, epsilon,
+    mean_servers_used"""
     manifest: dict[str, Any]
     agents: Any = dataclasses.field(repr=False)
     """The networks' parameters, leaves `[seeds, num_servers, ...]`"""
@@ -157,8 +158,8 @@ def _train_chunks(
 
 def _curve_frame(method: str, first_seed: int, curves: Curve) -> pd.DataFrame:
     num_seeds, episodes = curves.loss.shape
-    tasks = np.asarray(curves.totals.num_tasks, np.float64)
-    tasks[tasks == 0] = np.nan
+    count = np.asarray(curves.totals.num_tasks, np.int64)
+    tasks = np.where(count > 0, count, np.nan)
     columns = {
         "makespan_mean_s": curves.totals.makespan / tasks,
         "miss_rate": curves.totals.missed / tasks,
@@ -171,6 +172,7 @@ def _curve_frame(method: str, first_seed: int, curves: Curve) -> pd.DataFrame:
             "method": method,
             "seed": np.repeat(np.arange(first_seed, first_seed + num_seeds), episodes),
             "episode": np.tile(np.arange(episodes), num_seeds),
+            "num_tasks": count.ravel(),
         }
         | {name: np.asarray(value, np.float64).ravel() for name, value in columns.items()}
     )

@@ -23,8 +23,10 @@ from amco_jax.experiment.simulate import simulate
 from amco_jax.experiment.trainer import Cell, OnTheSpot
 from amco_jax.random import check_seeds
 from amco_jax.scenario import Scenario
+from amco_jax.summaries import COUNTS, EPISODE, TASK, Episodes, summarise
 
-QUANTILES = (50, 90, 99)
+GAP_PERCENTILES = (50, 90, 99)
+_KEPT = ("stretch", "num_tasks", "makespan_mean_s", "miss_rate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +34,11 @@ class TuneResult:
     """The outcome of a sweep over settings."""
 
     results: pd.DataFrame
-    """One row per combination and seed: the settings, seed, makespan_mean_s, miss_rate, gap"""
+    """One row per combination and seed: the settings, seed, num_tasks, makespan_mean_s, miss_rate, gap"""
     summary: pd.DataFrame
-    """One row per combination: the settings, n_seeds, makespan_s, miss_rate, and of the gap its mean,
-    quantiles over seeds (gap_p50, ...), largest value, and the share of seeds within `within`"""
+    """One row per combination: the settings, `summaries.COUNTS`, makespan_s and miss_rate per task, the same
+    per episode (makespan_s_per_episode, ...), and of the gaps of the seeds with tasks the mean, percentiles
+    (gap_p50, ...), the largest, and the share within `within`"""
     manifest: dict[str, Any]
     out: Path | None = None
 
@@ -108,8 +111,7 @@ def tune(
                 number = members[batch.index]
                 columns = {name: str(value) for name, value in grid[number].items()} | {
                     "seed": batch.seeds,
-                    "makespan_mean_s": makespan,
-                    "miss_rate": batch.metrics["miss_rate"],
+                    **{name: column for name, column in batch.metrics.items() if name in _KEPT},
                     "gap": gap,
                 }
                 frames.setdefault(number, []).append(pd.DataFrame(columns))
@@ -138,15 +140,22 @@ def tune(
 
 
 def _summarise(changes: Mapping[str, Any], table: pd.DataFrame, within: float) -> dict[str, Any]:
+    names = {"makespan_mean_s": "makespan_s", "miss_rate": "miss_rate"}
+    rows = summarise([((), Episodes.of(table))], (), tuple(names)).set_index(["metric", "per"])
+    means = {
+        f"{names[metric]}{suffix}": rows.loc[(metric, per), "mean"]
+        for per, suffix in ((TASK, ""), (EPISODE, "_per_episode"))
+        for metric in names
+    }
     gap = np.asarray(table["gap"])
-    quantiles = {f"gap_p{q}": np.percentile(gap, q) for q in QUANTILES}
+    gap = gap[~np.isnan(gap)]  # a seed without tasks has none
+    known = gap if len(gap) else np.array([np.nan])
     return {
         **{name: str(value) for name, value in changes.items()},
-        "n_seeds": len(table),
-        "makespan_s": np.mean(table["makespan_mean_s"]),
-        "miss_rate": np.mean(table["miss_rate"]),
-        "gap_mean": np.mean(gap),
-        **quantiles,
-        "gap_max": np.max(gap),
-        f"within_{within:g}": np.mean(gap <= within),
+        **{name: rows.loc[("makespan_mean_s", TASK), name] for name in COUNTS},
+        **means,
+        "gap_mean": np.mean(known),
+        **{f"gap_p{q}": np.percentile(known, q) for q in GAP_PERCENTILES},
+        "gap_max": np.max(known),
+        f"within_{within:g}": np.mean(gap <= within) if len(gap) else np.nan,
     }

@@ -33,8 +33,8 @@ class RatioMoments(NamedTuple):
     e is what the numerator exceeds ratio · denominator by, and d what the denominator exceeds its mean by.
     """
 
-    count: np.ndarray
-    """Clusters"""
+    clusters: np.ndarray
+    """How many there are"""
     ratio: np.ndarray
     mean_d: np.ndarray
     ee: np.ndarray
@@ -68,7 +68,7 @@ class RatioMoments(NamedTuple):
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
         """The interval of `ratio_interval`."""
-        n = np.maximum(self.count, 2)
+        n = np.maximum(self.clusters, 2)
         bound = special.stdtrit(n - 1, (1 + confidence) / 2) / np.sqrt(n)
         with np.errstate(divide="ignore", invalid="ignore"):
             scale = np.sqrt(self.ee / n) / np.abs(self.mean_d)
@@ -88,7 +88,7 @@ class RatioMoments(NamedTuple):
 
         # An infinite ratio is tested by the denominator's mean alone: if that may be 0, any ratio may be.
         side = np.reshape([-1.0, 1.0], (2,) + (1,) * np.ndim(self.ratio))
-        known = (self.count > 1) & ~np.isnan(self.ratio) & ((self.ee == 0) | rejected(np.pi / 2))
+        known = (self.clusters > 1) & ~np.isnan(self.ratio) & ((self.ee == 0) | rejected(np.pi / 2))
         inside, outside = np.zeros((2, *np.shape(self.ratio))), side * np.pi / 2
         for _ in range(_HALVINGS):
             middle = (inside + outside) / 2

@@ -20,8 +20,8 @@ class _Sample(NamedTuple):
     tasks: np.ndarray
     excess: np.ndarray
     """Events of a cluster beyond rate · tasks"""
-    count: np.ndarray
-    """Clusters"""
+    clusters: np.ndarray
+    """How many there are"""
     rate: np.ndarray
 
 
@@ -55,7 +55,7 @@ def rate_interval(events: np.ndarray, tasks: np.ndarray, confidence: float = CON
         events=sample.tasks - sample.events, excess=-sample.excess, rate=1 - sample.rate
     )  # fmt: skip
     low, high = 1 - _upper(others, confidence), _upper(sample, confidence)
-    known = sample.count > 1
+    known = sample.clusters > 1
     return Interval(
         sample.rate[()],
         np.where(known, np.minimum(low, sample.rate), np.nan)[()],
