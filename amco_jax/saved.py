@@ -39,11 +39,20 @@ class SavedRun:
         Raises:
           InputError: it is missing, or a file of it is damaged.
         """
+        return self.arrow(name).to_pandas()
+
+    def arrow(self, name: str) -> pa.Table:
+        """The rows of a table as they were written, lists among them.
+
+        Raises:
+          InputError: it is missing, or a file of it is damaged.
+        """
         parts = sorted(file for file in self.digests if file.startswith(f"{name}/"))
         if not parts:
             raise InputError(f"run: {self.directory / name} cannot be read; legal: intact results")
-        tables = [pq.read_table(pa.BufferReader(_checked(self.directory, p, self.digests))) for p in parts]
-        return pa.concat_tables(tables).to_pandas()
+        return pa.concat_tables(
+            [pq.read_table(pa.BufferReader(_checked(self.directory, p, self.digests))) for p in parts]
+        )
 
 
 def open_run(directory: str | Path, kinds: Collection[str]) -> SavedRun:

@@ -18,7 +18,7 @@ from amco_jax.experiment.study import Outcome, Reduced, carry_out, check_size
 from amco_jax.experiment.trainer import CURVES
 from amco_jax.report.figures import convergence_figure
 from amco_jax.scenario import Scenario
-from amco_jax.stats import mean_interval, reduction_interval, seed_matrix
+from amco_jax.summaries import COUNTS, EPISODE, TASK, Pairs, grouped, summarise
 from amco_jax.training import FIRST_TRAINING_EPISODE
 
 PAPER_METHODS = ("amcoedge", "smcoedge", "drlcoedge", "randcoedge", "optimal")
@@ -29,11 +29,11 @@ class CompareResult:
     """The outcome of a comparison."""
 
     curves: pd.DataFrame
-    """Columns physics, method, seed, episode and `metrics.EPISODE_METRICS`; those of training beside them"""
+    """Columns physics, method, seed, episode and `trainer.CURVES`; NaN where a rule has no such number"""
     final: pd.DataFrame
-    """One row per physics and method: n_seeds, makespan_s, ci_low, ci_high over the last episodes; and the
-    reduction of the first method's makespan against this one, seed by seed: reduction, reduction_low,
-    reduction_high"""
+    """Two rows per physics and method, per task and per episode: `summaries.COUNTS`, and makespan_s, ci_low,
+    ci_high over the last episodes; and the reduction of the first method's makespan against this one, seed by
+    seed: reduction, reduction_low, reduction_high"""
     manifest: dict[str, Any]
     missing: int = 0
     """Units that other shards have not computed yet. Where there are some, the rest is empty."""
@@ -168,17 +168,17 @@ def _result(outcome: Outcome) -> CompareResult:
 
 
 def _final(curves: pd.DataFrame, reference: str, start: int) -> pd.DataFrame:
-    tail, rows = curves.loc[curves["episode"] >= start], []
-    for variant in dict.fromkeys(tail["physics"]):
-        of_variant = tail.loc[tail["physics"] == variant]
-        by_method = {
-            method: seed_matrix(of_variant.loc[of_variant["method"] == method], "makespan_mean_s").mean(
-                axis=1
-            )
-            for method in dict.fromkeys(of_variant["method"])
-        }
-        for method, makespan in by_method.items():
-            reduction = reduction_interval(by_method[reference], makespan)
-            rows.append((variant, method, len(makespan), *mean_interval(makespan), *reduction))
-    columns = ["physics", "method", "n_seeds", "makespan_s", "ci_low", "ci_high"]
-    return pd.DataFrame(rows, columns=[*columns, "reduction", "reduction_low", "reduction_high"])
+    tail = curves.loc[curves["episode"] >= start]
+    groups = dict(grouped([tail], ("physics", "method")))
+    summary = summarise(groups.items(), ("physics", "method"), ("makespan_mean_s",))
+    reductions = {}
+    for per in (TASK, EPISODE):
+        pairs = [(groups[variant, reference], episodes) for (variant, _), episodes in groups.items()]
+        found = zip(*Pairs.of("makespan_mean_s", pairs, per).reduction(), strict=True)
+        reductions |= {(*key, per): numbers for key, numbers in zip(groups, found, strict=True)}
+    keys = zip(summary["physics"], summary["method"], summary["per"], strict=True)
+    columns = pd.DataFrame(
+        [reductions[key] for key in keys], columns=["reduction", "reduction_low", "reduction_high"]
+    )
+    kept = ["physics", "method", "per", *COUNTS, "makespan_s", "ci_low", "ci_high"]
+    return pd.concat([summary.rename(columns={"mean": "makespan_s"})[kept], columns], axis=1)

@@ -21,11 +21,11 @@ from amco_jax.experiment.grid import Cell, TrainedAgents, columns_of
 from amco_jax.experiment.study import AGENTS, Outcome, Reduced, carry_out
 from amco_jax.identity import identify, name_of
 from amco_jax.latency import is_shipped
-from amco_jax.metrics import EPISODE_METRICS, metric_names
+from amco_jax.metrics import metric_names
 from amco_jax.runtime import own_numerics
 from amco_jax.saved import open_run
 from amco_jax.scenario import Scenario
-from amco_jax.stats import mean_interval, seed_matrix
+from amco_jax.summaries import grouped, summarise
 from amco_jax.traces import as_trace
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class EvaluateResult:
     results: pd.DataFrame
     """One row per method, seed and episode"""
     summary: pd.DataFrame
-    """Columns method, metric, n_seeds, mean, ci_low, ci_high (95 %, over means of seeds)"""
+    """Columns method and `summaries.SUMMARY`: each metric per task or per episode, or both"""
     manifest: dict[str, Any]
     missing: int = 0
     """Units that other shards have not computed yet. Where there are some, the rest is empty."""
@@ -208,7 +208,8 @@ class Evaluation:
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
         """Means over seeds, with intervals."""
         results = pd.concat(list(frames), ignore_index=True)
-        return Reduced({"summary.csv": _summary(results)}, kept=results)
+        summary = summarise(grouped([results], ("method",)), ("method",))
+        return Reduced({"summary.csv": summary}, kept=results)
 
 
 def evaluate(
@@ -273,13 +274,3 @@ def _check_unseen(run: TrainedRun, scenario: Scenario) -> None:
             f"trace.train_share: {trace.train_share:g}, and episodes would begin in what these agents were "
             f"trained on; legal: {before.train_share:g}, with since and until as in the training"
         )
-
-
-def _summary(results: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for method in dict.fromkeys(results["method"]):
-        group = results.loc[results["method"] == method]
-        for metric in EPISODE_METRICS:
-            values = seed_matrix(group, metric).mean(axis=1)
-            rows.append((method, metric, len(values), *mean_interval(values)))
-    return pd.DataFrame(rows, columns=["method", "metric", "n_seeds", "mean", "ci_low", "ci_high"])

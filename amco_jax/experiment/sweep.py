@@ -8,19 +8,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from amco_jax.agents.methods import Method, get_methods
 from amco_jax.errors import InputError, check_list, check_whole
 from amco_jax.experiment.axes import Axis, default_values, get_axis, value_labels
 from amco_jax.experiment.engines import Execution
-from amco_jax.experiment.grid import KEYS, Cell, columns_of
+from amco_jax.experiment.grid import Cell, columns_of
 from amco_jax.experiment.study import Outcome, Reduced, carry_out, check_size
-from amco_jax.metrics import QUANTILES, metric_names
+from amco_jax.metrics import metric_names
 from amco_jax.report.figures import sweep_figure
 from amco_jax.scenario import Scenario
-from amco_jax.stats import Moments
+from amco_jax.summaries import grouped, summarise
 
 DEFAULT_METHODS = (
     "optimal",
@@ -49,7 +48,7 @@ class SweepResult:
     """The outcome of a sweep."""
 
     summary: pd.DataFrame
-    """Columns method, param, value, metric, n_seeds, mean, ci_low, ci_high (95 %)"""
+    """Columns method, param, value and `summaries.SUMMARY`: each metric per task or per episode, or both"""
     manifest: dict[str, Any]
     """Scenario, seeds, versions, device, wall time"""
     missing: int = 0
@@ -178,18 +177,7 @@ class Sweep:
 
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
         """Means with intervals, and figures of them."""
-        moments: dict[tuple[str, Any, str], Moments] = {}
-        for frame in frames:
-            groups: Any = frame.groupby(["method", "value"], sort=False)
-            for key, rows in groups:
-                for metric in frame.columns.difference([*_LABELS, *KEYS, QUANTILES], sort=False):
-                    moments.setdefault((*key, metric), Moments()).add(np.asarray(rows[metric]))
-        rows = [
-            (method, self.param, value, metric, m.count, *m.interval())
-            for (method, value, metric), m in moments.items()
-        ]
-        columns = ["method", "param", "value", "metric", "n_seeds", "mean", "ci_low", "ci_high"]
-        summary = pd.DataFrame(rows, columns=columns)
+        summary = summarise(grouped(frames, _LABELS), _LABELS)
         label = self.axis.label_for(self.scenario)
         figures = {
             name: functools.partial(sweep_figure, summary, metric, label) for name, metric in FIGURES.items()

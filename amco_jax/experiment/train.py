@@ -26,7 +26,7 @@ class TrainResult:
     """The outcome of a training."""
 
     curves: pd.DataFrame
-    """Columns method, seed, episode, makespan_mean_s, miss_rate, loss, epsilon, mean_servers_used"""
+    """Columns method, seed, episode and `trainer.CURVES`"""
     manifest: dict[str, Any]
     agents: Any = dataclasses.field(repr=False)
     """The networks' parameters, leaves `[seeds, num_servers, ...]`"""

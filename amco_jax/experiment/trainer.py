@@ -36,7 +36,7 @@ CHECKPOINT_SECONDS = 60.0
 TRAINING_BYTES = {"cpu": 2**31, "accelerator": 2**34}
 """Memory for the agents that train side by side."""
 
-CURVES = ("makespan_mean_s", "miss_rate", "loss", "epsilon", "mean_servers_used")
+CURVES = ("num_tasks", "makespan_mean_s", "miss_rate", "loss", "epsilon", "mean_servers_used")
 """What is known of each episode of a training"""
 
 
@@ -137,7 +137,7 @@ class Trainer:
           The columns `CURVES`, each `[blocks, LANES, episodes]` on the host.
         """
         lanes = len(self._chunk) * LANES
-        curves = {column: np.zeros((len(self._chunk), LANES, 0)) for column in CURVES}
+        curves = {name: np.zeros((len(self._chunk), LANES, 0), _dtype(name)) for name in CURVES}
         if journal is not None and (saved := journal.load(name, (self.state, curves))) is not None:
             self.state, self.episode, curves = saved.state, saved.episode, saved.curves
             tell(self.episode * lanes)
@@ -160,16 +160,21 @@ class Trainer:
 def curve_columns(curves: Curve) -> dict[str, np.ndarray]:
     """The columns `CURVES` of episodes, over the tasks that arrived; NaN where there was none."""
     curves = on_host(curves)
-    tasks = np.asarray(curves.totals.num_tasks, np.float64)
-    tasks[tasks == 0] = np.nan
+    count = np.asarray(curves.totals.num_tasks, np.int64)
+    tasks = np.where(count > 0, count, np.nan)
     columns = {
+        "num_tasks": count,
         "makespan_mean_s": curves.totals.makespan / tasks,
         "miss_rate": curves.totals.missed / tasks,
         "loss": curves.loss,
         "epsilon": curves.epsilon,
         "mean_servers_used": curves.totals.servers_used / tasks,
     }
-    return {name: np.asarray(columns[name], np.float64) for name in CURVES}
+    return {name: np.asarray(columns[name], _dtype(name)) for name in CURVES}
+
+
+def _dtype(column: str) -> type:
+    return np.int64 if column == "num_tasks" else np.float64
 
 
 def hyper(cell: Cell) -> Hyperparameters:

@@ -18,8 +18,9 @@ from amco_jax.experiment.engines import Execution
 from amco_jax.experiment.grid import Cell, columns_of
 from amco_jax.experiment.study import Outcome, Reduced, carry_out, check_size
 from amco_jax.scenario import Scenario
+from amco_jax.summaries import COUNTS, EPISODE, TASK, Episodes, summarise
 
-QUANTILES = (50, 90, 99)
+GAP_PERCENTILES = (50, 90, 99)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +28,11 @@ class TuneResult:
     """The outcome of a sweep over settings."""
 
     results: pd.DataFrame
-    """One row per combination and seed: the settings, seed, makespan_mean_s, miss_rate, gap"""
+    """One row per combination and seed: the settings, seed, num_tasks, makespan_mean_s, miss_rate, gap"""
     summary: pd.DataFrame
-    """One row per combination: the settings, n_seeds, makespan_s, miss_rate, and of the gap its mean,
-    quantiles over seeds (gap_p50, ...), largest value, and the share of seeds within `within`"""
+    """One row per combination: the settings, `summaries.COUNTS`, makespan_s and miss_rate per task, the same
+    per episode (makespan_s_per_episode, ...), and of the gaps of the seeds with tasks the mean, percentiles
+    (gap_p50, ...), the largest, and the share within `within`"""
     manifest: dict[str, Any]
     missing: int = 0
     """Units that other shards have not computed yet. Where there are some, the rest is empty."""
@@ -88,7 +90,7 @@ class Tuning:
                 physics=self.physics,
                 first_seed=self.first_seed,
                 num_seeds=self.num_seeds,
-                columns=columns_of([self.scenario], ("makespan_mean_s", "miss_rate")),
+                columns=columns_of([self.scenario], ("num_tasks", "makespan_mean_s", "miss_rate")),
                 plays=(0,),
                 train_episodes=self.episodes if method.training else 0,
             )
@@ -185,15 +187,22 @@ def _result(outcome: Outcome) -> TuneResult:
 
 
 def _summarise(changes: Mapping[str, Any], table: pd.DataFrame, within: float) -> dict[str, Any]:
+    names = {"makespan_mean_s": "makespan_s", "miss_rate": "miss_rate"}
+    rows = summarise([((), Episodes.of(table))], (), tuple(names)).set_index(["metric", "per"])
+    means = {
+        f"{names[metric]}{suffix}": rows.loc[(metric, per), "mean"]
+        for per, suffix in ((TASK, ""), (EPISODE, "_per_episode"))
+        for metric in names
+    }
     gap = np.asarray(table["gap"])
-    quantiles = {f"gap_p{q}": np.percentile(gap, q) for q in QUANTILES}
+    gap = gap[~np.isnan(gap)]  # a seed without tasks has none
+    known = gap if len(gap) else np.array([np.nan])
     return {
         **{name: str(value) for name, value in changes.items()},
-        "n_seeds": len(table),
-        "makespan_s": np.mean(table["makespan_mean_s"]),
-        "miss_rate": np.mean(table["miss_rate"]),
-        "gap_mean": np.mean(gap),
-        **quantiles,
-        "gap_max": np.max(gap),
-        f"within_{within:g}": np.mean(gap <= within),
+        **{name: rows.loc[("makespan_mean_s", TASK), name] for name in COUNTS},
+        **means,
+        "gap_mean": np.mean(known),
+        **{f"gap_p{q}": np.percentile(known, q) for q in GAP_PERCENTILES},
+        "gap_max": np.max(known),
+        f"within_{within:g}": np.mean(gap <= within) if len(gap) else np.nan,
     }

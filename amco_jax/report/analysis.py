@@ -11,27 +11,12 @@ import pandas as pd
 
 from amco_jax.errors import InputError
 from amco_jax.report.studies import Study
-from amco_jax.report.tables import bracket
-from amco_jax.stats import (
-    Interval,
-    bootstrap_interval,
-    holm,
-    mean_interval,
-    paired_p_value,
-    probability_of_improvement,
-    reduction_interval,
-    seed_matrix,
-    seeds_needed,
-)
+from amco_jax.stats import bootstrap_interval, holm, paired_p_value
+from amco_jax.summaries import COUNTS, TASK, Episodes, Pairs, common, summarise
 
 PAPER_BASELINES = ("randcoedge", "drlcoedge", "smcoedge", "optimal")
 COMPARED = ("makespan_mean_s", "miss_rate")
-SIGNIFICANT = 0.05
-PAPER_EPISODES = 300
-"""Of training, the least in the paper's runs"""
-_ESTIMATE_COLUMNS = (
-    "condition", "method", "metric", "statistic", "n_seeds", "estimate", "ci_low", "ci_high",
-)  # fmt: skip
+_ESTIMATES = ("condition", "method", "metric", "per", "statistic", *COUNTS, "estimate", "ci_low", "ci_high")
 _SEED = 0
 """Of the resampling, so that the same results give the same tables"""
 
@@ -54,54 +39,46 @@ def baselines_of(study: Study, asked: Sequence[str] = ()) -> list[str]:
 
 
 def means(study: Study) -> pd.DataFrame:
-    """Means over seeds of all metrics, with their intervals.
+    """Means and percentiles of all metrics, with their intervals.
 
     Returns:
-      Columns condition, method, metric, statistic, n_seeds, estimate, ci_low, ci_high (95 %).
+      Columns condition, method, metric, per, statistic, `summaries.COUNTS`, estimate, ci_low, ci_high (95 %).
     """
-    rows = []
-    for method, metric in itertools.product(study.methods, study.metrics):
-        for places, (values,) in study.matched([method], metric):
-            rows += _estimate_rows(
-                study, places, (method, metric, "mean", len(values)), mean_interval(values)
-            )
-    return _in_order(pd.DataFrame(rows, columns=["place", *_ESTIMATE_COLUMNS]))
+    found = summarise(study.groups.items(), ("method", "condition"))
+    pooled = (found["per"] == TASK) & found["metric"].str.fullmatch(r"makespan_p\d+_s")
+    found = found.rename(columns={"mean": "estimate"})
+    return _in_order(study, found.assign(statistic=np.where(pooled, "percentile", "mean")))
 
 
 def medians(study: Study) -> pd.DataFrame:
-    """Median and interquartile mean over seeds of the makespan, with BCa bootstrap intervals; as `means`."""
-    parts: dict[int, list[tuple[str, np.ndarray, np.ndarray]]] = {}
-    for method in study.methods:
-        for places, (values,) in study.matched([method], "makespan_mean_s"):
-            parts.setdefault(len(values), []).append((method, places, values))
+    """Median and interquartile mean over clusters of the makespan per task, with BCa bootstrap intervals.
+
+    Returns:
+      As `means`.
+    """
+    parts: dict[int, list[tuple[tuple[str, Any], np.ndarray]]] = {}
+    for key, episodes in study.groups.items():
+        if len(values := episodes.means("makespan_mean_s")):
+            parts.setdefault(len(values), []).append((key, values))
     rows = []
-    for seeds, of in parts.items():  # the same resamples serve all
-        columns = np.concatenate([values for _, _, values in of], axis=1)
-        ends = np.cumsum([len(places) for _, places, _ in of])[:-1]
+    for of in parts.values():  # the same resamples serve all
+        columns = np.stack([values for _, values in of], axis=1)
         for statistic in ("median", "iqm"):
-            interval = bootstrap_interval(columns, np.random.default_rng(_SEED), statistic)
-            split = zip(*(np.split(bound, ends) for bound in interval), strict=True)
-            for (method, places, _), bounds in zip(of, split, strict=True):
-                names = method, "makespan_mean_s", statistic, seeds
-                rows += _estimate_rows(study, places, names, Interval(*bounds))
-    return _in_order(pd.DataFrame(rows, columns=["place", *_ESTIMATE_COLUMNS]))
-
-
-def _estimate_rows(study: Study, places: np.ndarray, names: tuple[Any, ...], of: Interval) -> list[tuple]:
-    return [
-        (place, study.conditions[place], *names, *numbers)
-        for place, *numbers in zip(places, *of, strict=True)
-    ]
+            intervals = bootstrap_interval(columns, np.random.default_rng(_SEED), statistic)
+            for ((method, condition), _), *numbers in zip(of, *intervals, strict=True):
+                counts = study.groups[method, condition].counts("makespan_mean_s")
+                rows.append((condition, method, "makespan_mean_s", TASK, statistic, *counts, *numbers))
+    return _in_order(study, pd.DataFrame(rows, columns=list(_ESTIMATES)))
 
 
 def comparisons(studies: Sequence[Study], baselines: Sequence[str] = ()) -> pd.DataFrame:
-    """Every method against every baseline on the seeds that both have, with p-values corrected over all rows.
+    """Every method against every baseline on common episodes, with p-values corrected over all rows.
 
     Returns:
-      Columns study, condition, metric, method, baseline, n_seeds; reduction (1 − mean / baseline's mean),
-      difference (method − baseline, in the metric's unit) and improvement (how probably the method is lower
-      on a seed), each with _low and _high (95 %); p of the paired t-test, and p_holm. The same pair the other
-      way round is the same test, and is counted once.
+      Columns study, condition, metric, method, baseline, n_seeds, n_clusters; reduction (1 − mean per task /
+      baseline's), difference (method − baseline, in the metric's unit) and improvement (how probably the
+      method is lower in a cluster), each with _low and _high (95 %); p of the paired t-test over clusters,
+      and p_holm. The same pair the other way round is the same test, and is counted once.
 
     Raises:
       InputError: no study has any of `baselines`.
@@ -131,137 +108,38 @@ def _compare(study: Study, baselines: Sequence[str]) -> pd.DataFrame:
     for metric, baseline, method in itertools.product(COMPARED, baselines, study.methods):
         if method == baseline or metric not in study.metrics:
             continue
-        for places, (ours, theirs) in study.matched((method, baseline), metric):
-            intervals = (
-                reduction_interval(ours, theirs),
-                mean_interval(ours - theirs),
-                probability_of_improvement(ours, theirs),
-            )
-            p = paired_p_value(ours, theirs)
-            for column, place in enumerate(places):
-                numbers = [float(x[column]) for interval in intervals for x in interval]
-                names = (study.name, study.conditions[place], metric, method, baseline)
-                rows.append((place, *names, len(ours), *numbers, float(p[column])))
-    columns = ["study", "condition", "metric", "method", "baseline", "n_seeds"]
+        found = _pairs_of(study, method, baseline)
+        if not found:
+            continue
+        pairs = Pairs.of(metric, list(found.values()))
+        intervals = pairs.reduction(), pairs.difference(), pairs.improvement()
+        numbers = np.stack([x for interval in intervals for x in interval], axis=1)
+        p = paired_p_value(pairs.ours, pairs.theirs)
+        for column, condition in enumerate(found):
+            if pairs.clusters[column]:
+                names = (study.name, condition, metric, method, baseline)
+                counts = (int(pairs.seeds[column]), int(pairs.clusters[column]))
+                rows.append((*names, *counts, *numbers[column], p[column]))
+    columns = ["study", "condition", "metric", "method", "baseline", "n_seeds", "n_clusters"]
     for name in ("reduction", "difference", "improvement"):
         columns += [name, f"{name}_low", f"{name}_high"]
-    return _in_order(pd.DataFrame(rows, columns=["place", *columns, "p"]))
+    return _in_order(study, pd.DataFrame(rows, columns=[*columns, "p"]), columns)
 
 
-def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows by the place of their condition, which is dropped."""
-    return frame.sort_values("place", kind="stable", ignore_index=True).drop(columns="place")
-
-
-def warnings_of(studies: Sequence[Study], compared: pd.DataFrame) -> list[str]:
-    """What a reader must know before he believes the numbers, one sentence each."""
-    of: dict[str, list[str]] = {}
-    for study in studies:
-        for text in _study_warnings(study):
-            of.setdefault(text, []).append(study.name)
-    found = [f"{', '.join(names)}: {text}" for text, names in of.items()]
-    tests = distinct(compared.loc[compared["metric"] == "makespan_mean_s"])
-    unclear = tests.loc[~(tests["p_holm"] < SIGNIFICANT)]
-    if len(unclear):
-        found.append(
-            f"{len(unclear)} of {len(tests)} comparisons of makespan cannot be told from chance "
-            f"(corrected p of {SIGNIFICANT} or more); their intervals say how large a difference may be."
-        )
-    for key in ("versions", "git_commit", "device"):
-        if len({str(study.manifest.get(key)) for study in studies}) > 1:
-            found.append(f"The runs differ in {key.replace('_', ' ')}.")
+def _pairs_of(study: Study, method: str, baseline: str) -> dict[Any, tuple[Episodes, Episodes]]:
+    """The episodes that two methods have in common, by condition."""
+    found = {}
+    for condition in study.conditions:
+        both = (method, condition), (baseline, condition)
+        if all(key in study.groups for key in both):
+            ours, theirs = common(*(study.groups[key] for key in both))
+            if len(ours.seed):
+                found[condition] = ours, theirs
     return found
 
 
-def _study_warnings(study: Study) -> list[str]:
-    own = study.manifest.get("warnings", [])
-    return own + _seed_warnings(study) + _workload_warnings(study) + _training_warnings(study)
-
-
-def _seed_warnings(study: Study) -> list[str]:
-    found, counts, skewed, wanted = [], {}, [], 0
-    for method in study.methods:
-        counts[method] = len(study.by_seed(method, "makespan_mean_s"))
-        for _, (values,) in study.matched([method], "makespan_mean_s"):
-            n = len(values)
-            if n < 2:
-                continue
-            # Cochran's rule: Student's interval would miss in more than 6 % of samples.
-            if n < 100 and np.any(n < 25 * _skewness(values) ** 2) and method not in skewed:
-                skewed.append(method)
-            percent = np.maximum(0.01 * values.mean(axis=0), 1e-12)
-            wanted = max(wanted, int(np.max(seeds_needed(values, percent))))
-    few = {m: n for m, n in counts.items() if n < 10}
-    if few:
-        found.append(f"fewer than 10 seeds ({_listed(few)}): intervals of so few seeds are often too narrow.")
-    if len(set(counts.values())) > 1:
-        found.append(f"numbers of seeds differ ({_listed(counts)}); comparisons use the common ones.")
-    if skewed:
-        found.append(f"skewed, and fewer than 100 seeds ({', '.join(skewed)}): intervals may be too narrow.")
-    if wanted > (fewest := min(counts.values())):
-        found.append(f"for means to ± 1 % it takes up to {wanted} seeds; the fewest here are {fewest}.")
-    return found
-
-
-def _workload_warnings(study: Study) -> list[str]:
-    found = []
-    if "miss_rate" in study.metrics and not np.any(study.results["miss_rate"] > 0):
-        found.append("no task missed its deadline, so the miss rate cannot separate the methods.")
-    if "utilisation_max" in study.metrics:
-        busiest = [study.by_seed(m, "utilisation_max").mean() for m in study.methods]
-        full = [str(c) for c in study.conditions if any(means[c] > 0.99 for means in busiest)]
-        if full:
-            found.append(
-                f"a server is saturated at {', '.join(full)}: queues grow to the end of the episode."
-            )
-    return found
-
-
-def _training_warnings(study: Study) -> list[str]:
-    """Trainings shorter than the paper's, and those that had not come to rest."""
-    manifest, found = study.manifest, []
-    if study.kind == "sweep":
-        trained = list(manifest["training"]["settings"])
-        if trained:
-            found.append("methods are trained anew at each value, and their curves are not kept.")
-        episodes = manifest["training"]["episodes"]
-    else:
-        trained = list(manifest.get("settings", ())) if study.kind == "compare" else study.methods
-        episodes = manifest["episodes"]
-    if study.kind != "evaluate" and trained and episodes < PAPER_EPISODES:
-        found.append(
-            f"{episodes} episodes of training, where the paper's runs have {PAPER_EPISODES} to 500: "
-            "learning methods may do better than here."
-        )
-    if study.curves is None:
-        return found
-    fifth = episodes // 5
-    if fifth < 2:
-        return [*found, "fewer than 10 episodes of training: convergence cannot be judged."]
-    moving: list[str] = []
-    groups: Any = study.curves.groupby(["condition", "method"], sort=False)
-    for (condition, method), rows in groups:
-        if method not in trained:
-            continue
-        table = seed_matrix(rows, "makespan_mean_s")
-        before, after = table[:, -2 * fifth : -fifth].mean(axis=1), table[:, -fifth:].mean(axis=1)
-        change = mean_interval(after / before - 1)
-        if max(change.low, -change.high) > 0.005:
-            percent = bracket(*(100 * float(x) for x in change), digits=1)
-            moving.append(f"{percent} % ({method}, {condition})")
-    if moving:
-        found.append(
-            "training has not converged: from the last but one fifth of the episodes to the last "
-            f"the makespan changes by {', '.join(moving)}."
-        )
-    return found
-
-
-def _skewness(values: np.ndarray) -> np.ndarray:
-    centred = values - values.mean(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.nan_to_num((centred**3).mean(axis=0) / (centred**2).mean(axis=0) ** 1.5)
-
-
-def _listed(counts: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
+def _in_order(study: Study, frame: pd.DataFrame, columns: Sequence[str] = _ESTIMATES) -> pd.DataFrame:
+    """Rows in the order of the study's conditions."""
+    columns = [*columns, *(c for c in frame.columns if c not in columns)]
+    place = pd.Index(study.conditions).get_indexer(pd.Index(frame["condition"]))
+    return frame.iloc[np.argsort(place, kind="stable")][columns].reset_index(drop=True)

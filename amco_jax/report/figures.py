@@ -14,19 +14,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from amco_jax.stats import mean_interval, seed_matrix
+from amco_jax.stats import seed_matrix
+from amco_jax.summaries import EPISODE, TASK, learning_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 AXIS_LABELS = {
-    "makespan_mean_s": "mean makespan [s]",
-    "makespan_p95_s": "95th percentile of the makespan [s]",
-    "miss_rate": "miss rate",
-    "mean_servers_used": "servers per task",
-    "utilisation": "mean utilisation of the servers",
-    "fairness": "fairness of utilisation (Jain)",
+    ("makespan_mean_s", TASK): "mean makespan per task [s]",
+    ("makespan_p95_s", TASK): "95th percentile of the makespan, all tasks [s]",
+    ("makespan_p95_s", EPISODE): "95th percentile of the makespan, mean of episodes [s]",
+    ("miss_rate", TASK): "miss rate per task",
+    ("mean_servers_used", TASK): "servers per task",
+    ("utilisation", EPISODE): "mean utilisation of the servers",
+    ("fairness", EPISODE): "fairness of utilisation (Jain)",
 }
+"""By metric, and by what counts as one in its mean"""
 _LEAST_TOP = {"miss_rate": 0.01, "fairness": 1.02}
 """How far an axis reaches at least: a few misses in a million tasks are not to fill a figure"""
 
@@ -105,13 +108,16 @@ def _canvas(width: float, height: float) -> Iterator[Figure]:
 def sweep_figure(summary: pd.DataFrame, metric: str, axis_label: str) -> Figure:
     """A metric over the swept values, one line per method with the band of its 95 % interval.
 
-    Values that are not numbers get a point each, with the interval as a bar.
+    It is shown per task where the summary has it so, else per episode. Values that are not numbers get a
+    point each, with the interval as a bar.
 
     Args:
-      summary: columns method, value, metric, mean, ci_low, ci_high.
+      summary: columns method, value, metric, per, mean, ci_low, ci_high.
       axis_label: of the swept quantity, with its unit.
     """
     rows = summary[summary["metric"] == metric]
+    per = TASK if TASK in set(rows["per"]) else EPISODE
+    rows = rows[rows["per"] == per]
     methods = list(dict.fromkeys(rows["method"]))
     with _canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
@@ -129,41 +135,42 @@ def sweep_figure(summary: pd.DataFrame, metric: str, axis_label: str) -> Figure:
                 axes.errorbar(beside, mean, (mean - low, high - mean), label=method, **points)
                 axes.set_xticks(x, values)
         axes.set_xlabel(axis_label)
-        axes.set_ylabel(AXIS_LABELS.get(metric, metric))
+        axes.set_ylabel(AXIS_LABELS.get((metric, per), f"{metric} per {per}"))
         axes.set_ylim(0, max(axes.get_ylim()[1], _LEAST_TOP.get(metric, 0)))
         figure.legend(loc="outside right upper")
     return figure
 
 
 def convergence_figure(curves: pd.DataFrame) -> Figure:
-    """Mean makespan over the episodes of training, one line per method.
+    """Mean makespan per task over the episodes of training, one line per method.
 
     The darker band is the 95 % interval of the mean over seeds, the lighter one holds 80 % of the seeds.
 
     Args:
-      curves: columns method, seed, episode, makespan_mean_s.
+      curves: columns method, seed, episode, num_tasks, makespan_mean_s.
     """
     with _canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
         methods = list(dict.fromkeys(curves["method"]))
         for method, style in method_styles(methods).items():
             rows = curves.loc[curves["method"] == method]
-            by_seed = seed_matrix(rows, "makespan_mean_s")
-            episode = np.unique(np.asarray(rows["episode"]))
-            mean, low, high = mean_interval(by_seed)
+            episode, (mean, low, high) = learning_curve(rows)
             every, colour = max(len(episode) // 8, 1), style["color"]
             axes.plot(episode, mean, label=method, linewidth=1.2, markevery=every, **style)
             axes.fill_between(episode, low, high, color=colour, alpha=0.35, linewidth=0)
-            low, high = np.nanpercentile(by_seed, (10, 90), axis=0)
+            by_seed = seed_matrix(rows, "makespan_mean_s")
+            low, high = np.full((2, len(episode)), np.nan)
+            some = ~np.all(np.isnan(by_seed), axis=0)
+            low[some], high[some] = np.nanpercentile(by_seed[:, some], (10, 90), axis=0)
             axes.fill_between(episode, low, high, color=colour, alpha=0.12, linewidth=0)
         axes.set_xlabel("episode")
-        axes.set_ylabel(AXIS_LABELS["makespan_mean_s"])
+        axes.set_ylabel(AXIS_LABELS["makespan_mean_s", TASK])
         figure.legend(loc="outside right upper")
     return figure
 
 
 def cdf_figure(quantiles: pd.DataFrame, title: str) -> Figure:
-    """Share of the tasks over their makespan: quantiles of an episode, averaged over the seeds.
+    """Share of the tasks over their makespan, from quantiles.
 
     Args:
       quantiles: columns method, level (in (0, 1)), makespan_s.

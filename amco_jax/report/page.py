@@ -15,19 +15,21 @@ from markupsafe import Markup
 
 from amco_jax.errors import InputError, check_choice, check_list
 from amco_jax.files import FileNames, replacing
-from amco_jax.report.analysis import comparisons, distinct, means, medians, warnings_of
+from amco_jax.report.analysis import comparisons, distinct, means, medians
 from amco_jax.report.claims import CLAIMS_NOTE
 from amco_jax.report.figures import cdf_figure, convergence_figure, save_pdf, svg, sweep_figure
 from amco_jax.report.studies import Study
 from amco_jax.report.tables import Table, comparison_table, headline
+from amco_jax.report.warnings import warnings_of
+from amco_jax.summaries import TASK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OVER_CONDITIONS = {
-    "makespan_mean_s": "Mean makespan.",
-    "makespan_p95_s": "95th percentile of the makespan of an episode's tasks.",
-    "miss_rate": "Share of the tasks that miss their deadline.",
+    "makespan_mean_s": "Mean makespan per task.",
+    "makespan_p95_s": "95th percentile of the makespan.",
+    "miss_rate": "Share of all tasks that miss their deadline.",
     "mean_servers_used": "Servers per task.",
     "utilisation": "Share of the time that the servers are busy.",
     "fairness": "Jain's fairness index of the servers' utilisation; 1 is equal.",
@@ -67,7 +69,7 @@ class Report:
                 if metric in of.metrics:
                     figure = sweep_figure(rows, metric, of.axis_label)
                     marks = "Bands" if _numeric(of.conditions) else "Bars"
-                    found[metric] = figure, f"{caption} {marks}: 95 % intervals of the mean over seeds."
+                    found[metric] = figure, f"{caption} {marks}: 95 % intervals over {of.cluster_name}."
         if of.curves is not None:
             for condition in of.conditions:
                 curves = of.curves.loc[of.curves["condition"] == condition]
@@ -81,7 +83,7 @@ class Report:
             if len(quantiles):
                 title = f"{of.axis_label}: {condition}" if of.axis_label else ""
                 name = f"cdf-{condition}" if of.axis_label else "cdf"
-                caption = "Makespans of an episode's tasks: quantiles, averaged over the seeds."
+                caption = "Makespans of all tasks of all seeds: quantiles."
                 found[name] = cdf_figure(quantiles, title), caption
         return found
 
@@ -129,6 +131,7 @@ def _write_html(report: Report, out: Path) -> Path:
         studies.append(
             {
                 "name": study.name,
+                "clusters": study.cluster_name,
                 "anchor": anchors.take(study.name),
                 "summary": _summary(study),
                 "scenario": _scenario(study.manifest),
@@ -263,6 +266,8 @@ def _spread(conditions: Sequence[Any]) -> Iterable[Any]:
 
 
 def _quantiles(estimated: pd.DataFrame) -> pd.DataFrame:
+    """The pooled percentiles of each method."""
     level = estimated["metric"].str.extract(r"^makespan_p(\d+)_s$")[0].astype(float) / 100
-    rows = estimated.assign(level=level, makespan_s=estimated["estimate"]).dropna(subset=["level"])
-    return rows.loc[np.isfinite(rows["makespan_s"]), ["method", "level", "makespan_s"]]
+    rows = estimated.assign(level=level, makespan_s=estimated["estimate"])
+    rows = rows.loc[(rows["per"] == TASK) & np.isfinite(level) & np.isfinite(rows["makespan_s"])]
+    return rows[["method", "level", "makespan_s"]]

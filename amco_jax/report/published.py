@@ -12,7 +12,7 @@ import numpy as np
 from amco_jax.errors import InputError
 from amco_jax.files import FileNames, replacing
 from amco_jax.report.studies import Study
-from amco_jax.stats import seed_matrix
+from amco_jax.summaries import learning_curve
 
 _NAMES = {
     "amcoedge": "AMCoEdge",
@@ -53,7 +53,7 @@ def write_published(studies: Sequence[Study], out: Path) -> list[Path]:
             except OSError as error:
                 raise InputError(f"out: {out} cannot be written: {error.strerror}") from error
             with replacing(path) as draft:
-                np.savetxt(draft, np.nanmean(seed_matrix(rows, "makespan_mean_s"), axis=0), fmt="%.4f")
+                np.savetxt(draft, learning_curve(rows)[1].estimate, fmt="%.4f")
             paths.append(path)
     if not paths:
         raise InputError("published_csv: no episodes of training; legal: results of compare or train")

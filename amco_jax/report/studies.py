@@ -1,10 +1,9 @@
-"""Saved runs as studies: tidy rows per condition, method and seed, whatever command made them."""
+"""Saved runs as studies: the episodes of each method under each condition, whatever command made them."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.errors import InputError
-from amco_jax.metrics import QUANTILES
+from amco_jax.metrics import LEVELS, QUANTILES
 from amco_jax.saved import SavedRun, open_run
 from amco_jax.stats import jain_index
+from amco_jax.summaries import Episodes
 
 KINDS = ("sweep", "compare", "train", "evaluate")
 LAST_EPISODES = 50
@@ -32,9 +32,11 @@ class Study:
     axis_label: str
     """What the conditions are, with the unit; empty where there is only one"""
     results: pd.DataFrame
-    """Columns condition, method, seed and metrics; one row per seed"""
+    """One row per episode: columns condition, method, seed, num_tasks, metrics; also episode, stretch"""
     curves: pd.DataFrame | None = None
     """Columns condition, method, seed, episode and metrics; None where no episodes of training were kept"""
+    quantiles: np.ndarray | None = None
+    """`[rows, levels]`, of the makespan, s, at `metrics.LEVELS`"""
 
     @functools.cached_property
     def conditions(self) -> list[Any]:
@@ -46,49 +48,31 @@ class Study:
         """In the order of the run."""
         return self.results["method"].unique().tolist()
 
-    @property
+    @functools.cached_property
     def metrics(self) -> list[str]:
         """Columns of `results` that are measured."""
-        return [c for c in self.results.columns if c not in ("condition", "method", "seed", "stretch")]
+        return list(next(iter(self.groups.values())).metrics)
 
-    def by_seed(self, method: str, metric: str) -> pd.DataFrame:
-        """One row per seed of a method, one column per condition; NaN where an episode has no such number."""
-        rows, seeds, places = self._grids[method]
-        table = np.full((len(seeds), len(self.conditions)), np.nan)
-        table[places] = np.asarray(self.results[metric], np.float64)[rows]
-        return pd.DataFrame(table, index=pd.Index(seeds, name="seed"), columns=self.conditions)
-
-    def matched(
-        self, methods: Sequence[str], metric: str
-    ) -> Iterator[tuple[np.ndarray, Sequence[np.ndarray]]]:
-        """The numbers of methods on the seeds for which all of them have one.
-
-        Yields:
-          Places of conditions in which those are the same seeds, mostly all of them, and for each method
-          `[seeds, conditions]`.
-        """
-        tables = [self.by_seed(method, metric) for method in methods]
-        common = functools.reduce(pd.Index.intersection, [table.index for table in tables])
-        values = [table.loc[common].to_numpy() for table in tables]
-        missing = np.logical_or.reduce([np.isnan(x) for x in values])
-        groups: dict[bytes, list[int]] = {}
-        for place, column in enumerate(missing.T):
-            groups.setdefault(column.tobytes(), []).append(place)
-        for places in map(np.asarray, groups.values()):
-            kept = np.flatnonzero(~missing[:, places[0]])
-            if len(kept):
-                yield places, [x[np.ix_(kept, places)] for x in values]
+    @property
+    def cluster_name(self) -> str:
+        """What the intervals take for independent."""
+        return "stretches of the log" if "stretch" in self.results else "seeds"
 
     @functools.cached_property
-    def _grids(self) -> dict[str, tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]]:
-        """For each method: its rows of `results`, its seeds, and each row's place by seed and condition."""
-        grids, condition = {}, pd.Index(self.conditions).get_indexer(pd.Index(self.results["condition"]))
-        method, seed = np.asarray(self.results["method"]), np.asarray(self.results["seed"])
-        for name in self.methods:
-            rows = np.flatnonzero(method == name)
-            seeds, places = np.unique(seed[rows], return_inverse=True)
-            grids[name] = rows, seeds, (places, condition[rows])
-        return grids
+    def groups(self) -> dict[tuple[str, Any], Episodes]:
+        """The episodes of each method under each condition, in their order."""
+        codes = [pd.Index(names).get_indexer(pd.Index(self.results[column]))
+                 for names, column in ((self.methods, "method"), (self.conditions, "condition"))]  # fmt: skip
+        code = codes[0] * len(self.conditions) + codes[1]
+        order = np.argsort(code, kind="stable")
+        ends = np.flatnonzero(np.diff(code[order], append=-1)) + 1
+        groups = {}
+        for places in np.split(order, ends[:-1]):
+            method, condition = divmod(int(code[places[0]]), len(self.conditions))
+            quantiles = None if self.quantiles is None else self.quantiles[places]
+            rows = self.results.iloc[places]
+            groups[self.methods[method], self.conditions[condition]] = Episodes.of(rows, quantiles)
+        return groups
 
 
 def load_studies(directories: list[Path]) -> list[Study]:
@@ -110,15 +94,13 @@ def load_studies(directories: list[Path]) -> list[Study]:
 
 
 def _study(run: SavedRun) -> Study:
-    manifest, kind, label, curves = run.manifest, run.manifest["kind"], "", None
+    manifest, kind, label, curves, quantiles = run.manifest, run.manifest["kind"], "", None, None
     if kind == "sweep":
+        results, quantiles = _results(run)
         label = manifest["param_label"]
-        results = run.table("results.parquet").rename(columns={"value": "condition"})
-        results = results.drop(columns=["param", "episode", QUANTILES], errors="ignore")
+        results = results.rename(columns={"value": "condition"}).drop(columns="param")
     elif kind == "evaluate":
-        rows = run.table("results.parquet")
-        rows = rows.drop(columns=["episode", QUANTILES], errors="ignore")
-        results = _means(rows, ["method", "seed"])
+        results, quantiles = _results(run)
         results.insert(0, "condition", "")
     else:
         curves = run.table("curves.parquet")
@@ -127,18 +109,26 @@ def _study(run: SavedRun) -> Study:
         else:
             curves.insert(0, "condition", manifest["physics"])
         last = manifest.get("last", min(LAST_EPISODES, manifest["episodes"]))
-        tail = curves.loc[curves["episode"] >= manifest["episodes"] - last]
-        keep = ["makespan_mean_s", "miss_rate", "mean_servers_used"]
-        keys = ["condition", "method", "seed"]
-        results = _means(tail[keys + keep], keys)
+        results = curves.loc[curves["episode"] >= manifest["episodes"] - last]
+        results = results.drop(columns=["loss", "epsilon"], errors="ignore")
+    if "num_tasks" not in results:
+        raise InputError(f"run: {run.directory} has no column num_tasks; legal: results of this version")
     name = run.directory.resolve().name
-    return Study(name, kind, manifest, label, _with_utilisation(results), curves)
+    return Study(name, kind, manifest, label, _with_utilisation(results), curves, quantiles)
 
 
-def _means(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Means over the rows that share the keys, which are columns again."""
-    means: Any = rows.groupby(keys, sort=False, as_index=False).mean()
-    return means
+def _results(run: SavedRun) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """The rows of a run without the quantiles, and those, `[rows, levels]`."""
+    table = run.arrow("results.parquet")
+    if QUANTILES not in table.column_names:
+        return table.to_pandas(), None
+    column = table.column(QUANTILES).combine_chunks()
+    quantiles = np.asarray(column.flatten()).reshape(len(column), -1)
+    if quantiles.shape[1] != len(LEVELS):
+        raise InputError(
+            f"run: {run.directory} has quantiles at other levels; legal: results of this version"
+        )
+    return table.drop_columns([QUANTILES]).to_pandas(), quantiles
 
 
 def _with_utilisation(results: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,10 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.report.studies import Study
+from amco_jax.summaries import EPISODE, TASK
+
+SHOWN = {"makespan_mean_s": "mean makespan per task [s]", "miss_rate": "miss rate per task"}
+"""Metrics that tables show, and how they call them"""
 
 _HEAD_WIDTH = 20
 """Of the lines of a column's title in LaTeX, characters"""
@@ -64,8 +68,8 @@ class Table:
         """A pipe table."""
         lines = [self.columns, ["---"] * self.texts + ["---:"] * (len(self.columns) - self.texts)]
         for row in self.rows:
-            texts = [f"{c.text}, {c.below}" if c.below else c.text for c in row]
-            lines.append([f"**{t}**" if c.best else t for t, c in zip(texts, row, strict=True)])
+            texts = [f"**{c.text}**" if c.best else c.text for c in row]
+            lines.append([f"{t}, {c.below}" if c.below else t for t, c in zip(texts, row, strict=True)])
         return "".join(f"| {' | '.join(x.replace('|', chr(92) + '|') for x in line)} |\n" for line in lines)
 
     def to_latex(self) -> str:
@@ -87,36 +91,36 @@ class Table:
 
 
 def headline(study: Study, estimated: pd.DataFrame, compared: pd.DataFrame) -> Table:
-    """Means of each method at each condition, and its reduction of makespan against each baseline."""
-    lookup = {(r["condition"], r["method"], r["metric"]): r for r in estimated.to_dict("records")}
+    """Means of each method at each condition, and its reductions of makespan per task."""
+    lookup = {(r["condition"], r["method"], r["metric"], r["per"]): r for r in estimated.to_dict("records")}
     compared = compared.loc[(compared["study"] == study.name) & (compared["metric"] == "makespan_mean_s")]
     pairs = {(r["condition"], r["method"], r["baseline"]): r for r in compared.to_dict("records")}
     baselines = list(dict.fromkeys(compared["baseline"]))
-    shown = {"makespan_mean_s": "mean makespan [s]", "miss_rate": "miss rate"}
+    shown = {name: title for name, title in SHOWN.items() if name in study.metrics}
     columns = [study.axis_label or "condition", "method", "seeds", *shown.values()]
     columns += [f"reduction against {b} [%]" for b in baselines]
     rows = []
     for condition in study.conditions:
-        for method in study.methods:
-            if (condition, method, "makespan_mean_s") not in lookup:
-                continue
+        methods = [m for m in study.methods if (condition, m, "makespan_mean_s", TASK) in lookup]
+        texts = {
+            metric: {f"{lookup[condition, m, metric, TASK]['estimate']:.4f}" for m in methods} - {"nan"}
+            for metric in shown
+        }
+        for method in methods:
             row = [Cell(str(condition), _number(condition)), Cell(method)]
-            row.append(Cell(str(lookup[condition, method, "makespan_mean_s"]["n_seeds"])))
+            counted = lookup[condition, method, "makespan_mean_s", TASK]
+            row.append(Cell(seeds_text(counted), below=f"{counted['n_tasks']:,} tasks"))
             for metric in shown:
-                found = lookup[condition, method, metric]
-                text = _interval(found["estimate"], found["ci_low"], found["ci_high"])
-                shown_as = {
-                    f"{r['estimate']:.4f}"
-                    for (c, _, name), r in lookup.items()
-                    if (c, name) == (condition, metric)
-                }
-                best = f"{found['estimate']:.4f}" == min(shown_as, key=float) and len(shown_as) > 1
-                row.append(Cell(text, found["estimate"], best))
+                found, other = (lookup[condition, method, metric, per] for per in (TASK, EPISODE))
+                text = f"{found['estimate']:.4f}"
+                best = len(texts[metric]) > 1 and text == min(texts[metric], key=float)
+                below = f"per episode {estimate_text(other)}"
+                row.append(Cell(estimate_text(found), found["estimate"], best, below))
             for baseline in baselines:
                 pair = pairs.get((condition, method, baseline))
                 row.append(Cell("") if pair is None else _reduction(pair))
             rows.append(row)
-    return Table(columns, rows, texts=2)
+    return Table(columns, rows, texts=3)
 
 
 def comparison_table(study: Study, compared: pd.DataFrame) -> Table:
@@ -130,16 +134,20 @@ def comparison_table(study: Study, compared: pd.DataFrame) -> Table:
         rows.append(
             [
                 Cell(str(r["condition"]), _number(r["condition"])), Cell(r["method"]), Cell(r["baseline"]),
-                Cell(str(r["n_seeds"])), Cell(bracket(*percent), percent[0]),
+                Cell(_clusters(r)), Cell(bracket(*percent), percent[0]),
                 Cell(bracket(*milliseconds), milliseconds[0]), Cell(share, r["improvement"]),
                 Cell(_p(r["p_holm"]), r["p_holm"]),
             ]
         )  # fmt: skip
     columns = [
-        study.axis_label or "condition", "method", "baseline", "seeds", "reduction of makespan [%]",
-        "difference [ms]", "lower in a share of seeds", "corrected p",
+        study.axis_label or "condition", "method", "baseline", "seeds", "reduction of makespan per task [%]",
+        "difference [ms]", f"lower in a share of {study.cluster_name}", "corrected p",
     ]  # fmt: skip
-    return Table(columns, rows, texts=3, filters=3)
+    return Table(columns, rows, texts=4, filters=3)
+
+
+def _clusters(pair: dict[str, Any]) -> str:
+    return seeds_text(pair | {"n_seeds_all": pair["n_seeds"]})
 
 
 def _reduction(pair: dict[str, Any]) -> Cell:
@@ -147,14 +155,29 @@ def _reduction(pair: dict[str, Any]) -> Cell:
     return Cell(bracket(*percent, digits=1), pair["reduction"], below=f"p {_p(pair['p_holm'], True)}")
 
 
-def _interval(mean: float, low: float, high: float) -> str:
-    """Mean ± half the interval, or with its bounds where it is lopsided."""
-    if math.isnan(low):
-        return f"{mean:.4f}"
+def interval_text(mean: float, low: float, high: float, digits: int = 4) -> str:
+    """Mean ± half the interval, or with its bounds where it is lopsided; "no tasks" for NaN."""
+    if math.isnan(mean):
+        return "no tasks"
+    if math.isnan(low) or math.isnan(high):
+        return f"{mean:.{digits}f}"
     sides = sorted((mean - low, high - mean))
-    if sides[1] > 1.5 * sides[0] + 1e-4:
-        return bracket(mean, low, high, digits=4)
-    return f"{mean:.4f} ± {(high - low) / 2:.4f}"
+    if sides[1] > 1.5 * sides[0] + 10.0**-digits:
+        return bracket(mean, low, high, digits)
+    return f"{mean:.{digits}f} ± {(high - low) / 2:.{digits}f}"
+
+
+def estimate_text(row: Any) -> str:
+    """The estimate of a row of a summary with its interval."""
+    value = row["estimate"] if "estimate" in row else row["mean"]
+    return interval_text(value, row["ci_low"], row["ci_high"])
+
+
+def seeds_text(row: Any) -> str:
+    """How many seeds an estimate is of, out of how many, and on how many stretches of a log."""
+    some, every, clusters = (row[name] for name in ("n_seeds", "n_seeds_all", "n_clusters"))
+    text = str(every) if some == every else f"{some} of {every}"
+    return text if clusters == some else f"{text} on {clusters} stretches"
 
 
 def bracket(value: float, low: float, high: float, digits: int = 2) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,29 +12,27 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from amco_jax.report.speed import device_line
+from amco_jax.report.tables import SHOWN, estimate_text, interval_text, seeds_text
 from amco_jax.report.tables import Table as SpeedTable
-from amco_jax.stats import mean_interval
+from amco_jax.summaries import TASK, Episodes, summarise
 from amco_jax.traces import understood
 
-_MEANS = "mean ± half width of the 95 % interval"
-_SHOWN = {"makespan_mean_s": "mean makespan [s]", "miss_rate": "miss rate"}
+_ESTIMATES = "estimates with 95 % intervals"
 
 
 def print_summary(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
-    """Print means with 95 % intervals, one row per method and value, to stdout."""
-    title = f"{manifest['param']}: {_MEANS}, {manifest['num_seeds']} seeds, {manifest['physics']} physics"
-    table = Table(title=title)
+    """Print means per task with 95 % intervals, one row per method and value, to stdout."""
+    table = Table(title=f"{manifest['param']}: {_ESTIMATES}, {manifest['physics']} physics")
     table.add_column(manifest["param"])
     table.add_column("method")
-    for title in _SHOWN.values():
+    table.add_column("seeds")
+    for title in ("tasks", *SHOWN.values()):
         table.add_column(title, justify="right")
-    intervals = {
-        (row["value"], row["method"], row["metric"]): _interval(row["mean"], row["ci_low"], row["ci_high"])
-        for row in summary.to_dict("records")
-    }
+    lookup = _per_task(summary, ("value", "method"))
     for value in manifest["values"]:
         for method in manifest["methods"]:
-            table.add_row(str(value), method, *(intervals[value, method, metric] for metric in _SHOWN))
+            rows = [lookup[value, method, metric] for metric in SHOWN]
+            table.add_row(str(value), method, *_counts(rows[0]), *map(estimate_text, rows))
         table.add_section()
     training = manifest["training"]
     if training["settings"]:
@@ -47,70 +44,80 @@ def print_summary(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
 
 
 def print_training(curves: pd.DataFrame, manifest: dict[str, Any]) -> None:
-    """Print means over seeds at a few episodes of a training, to stdout."""
+    """Print means per task over seeds at a few episodes of a training, to stdout."""
     seeds, episodes = manifest["num_seeds"], manifest["episodes"]
-    table = Table(title=f"{manifest['method']}: {_MEANS} over {seeds} seeds, {manifest['physics']} physics")
-    for column in ("episode", *_SHOWN.values(), "loss", "ε", "servers used"):
+    table = Table(
+        title=f"{manifest['method']}: {_ESTIMATES} over {seeds} seeds, {manifest['physics']} physics"
+    )
+    for column in ("episode", *SHOWN.values(), "loss", "ε", "servers used"):
         table.add_column(column, justify="right")
     for episode in sorted({round(i * (episodes - 1) / 8) for i in range(9)}):
         rows = curves.loc[curves["episode"] == episode]
-        intervals = []
-        for metric in _SHOWN:
-            mean, low, high = mean_interval(np.asarray(rows[metric]))
-            intervals.append(_interval(float(mean), float(low), float(high)))
-        others = (np.mean(np.asarray(rows[name])) for name in ("loss", "epsilon", "mean_servers_used"))
+        summary = summarise([((), Episodes.of(rows))], (), (*SHOWN, "mean_servers_used"))
+        lookup = _per_task(summary, ())
+        others = [np.mean(np.asarray(rows[name])) for name in ("loss", "epsilon")]
+        others.append(lookup["mean_servers_used",]["mean"])
+        intervals = (estimate_text(lookup[metric,]) for metric in SHOWN)
         table.add_row(str(episode), *intervals, *(f"{value:.3g}" for value in others))
     _print(table, manifest)
 
 
 def print_evaluation(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
-    """Print means with 95 % intervals of an evaluation, one row per method, to stdout."""
-    seeds, episodes = manifest["num_seeds"], manifest["episodes"]
+    """Print means per task with 95 % intervals of an evaluation, one row per method, to stdout."""
     table = Table(
-        title=f"{_MEANS}, {seeds} seeds × {episodes} unseen episodes, {manifest['physics']} physics"
+        title=f"{_ESTIMATES}, {manifest['episodes']} unseen episodes, {manifest['physics']} physics"
     )
-    titles = _SHOWN | {"mean_servers_used": "servers used"}
-    for column in ("method", *titles.values()):
-        table.add_column(column, justify="left" if column == "method" else "right")
-    intervals = {
-        (row["method"], row["metric"]): _interval(row["mean"], row["ci_low"], row["ci_high"])
-        for row in summary.to_dict("records")
-    }
+    titles = SHOWN | {"mean_servers_used": "servers used"}
+    for column in ("method", "seeds", "tasks", *titles.values()):
+        table.add_column(column, justify="left" if column in ("method", "seeds") else "right")
+    lookup = _per_task(summary, ("method",))
     for method in dict.fromkeys(summary["method"]):
-        table.add_row(method, *(intervals[method, metric] for metric in titles))
+        rows = [lookup[method, metric] for metric in titles]
+        table.add_row(method, *_counts(rows[0]), *map(estimate_text, rows))
     _print(table, manifest)
 
 
 def print_comparison(final: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print the final makespans and the reductions of a comparison, to stdout."""
-    first, last, seeds = manifest["methods"][0], manifest["last"], manifest["num_seeds"]
-    table = Table(title=f"last {last} of {manifest['episodes']} episodes: {_MEANS} over {seeds} seeds")
-    table.add_column("physics")
-    table.add_column("method")
-    for column in ("makespan [s]", f"reduction by {first} [%]"):
+    first, last = manifest["methods"][0], manifest["last"]
+    table = Table(title=f"last {last} of {manifest['episodes']} episodes: {_ESTIMATES}")
+    for column in ("physics", "method", "seeds"):
+        table.add_column(column)
+    for column in ("tasks", "makespan per task [s]", f"reduction by {first} [%]"):
         table.add_column(column, justify="right")
-    for row in final.to_dict("records"):
+    for row in final.loc[final["per"] == TASK].to_dict("records"):
         reduction = [100 * row[name] for name in ("reduction", "reduction_low", "reduction_high")]
         table.add_row(
             row["physics"],
             row["method"],
-            _interval(row["makespan_s"], row["ci_low"], row["ci_high"]),
-            "" if row["method"] == first else _interval(*reduction, digits=2),
+            *_counts(row),
+            interval_text(row["makespan_s"], row["ci_low"], row["ci_high"]),
+            "" if row["method"] == first else interval_text(*reduction, digits=2),
         )
     _print(table, manifest)
 
 
 def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print one row for each combination of settings, to stdout."""
-    seeds, episodes, reference = (manifest[key] for key in ("num_seeds", "episodes", "reference"))
-    title = f"{manifest['method']}, {episodes} episodes, {seeds} seeds: gap to {reference} in %"
+    episodes, reference = manifest["episodes"], manifest["reference"]
+    title = f"{manifest['method']}, {episodes} episodes: gap of a seed to {reference} in %"
     table = Table(title=title)
     shares = [name for name in summary.columns if name.startswith(("gap", "within"))]
-    for column in (*manifest["settings"], "makespan [s]", *(name.removeprefix("gap_") for name in shares)):
+    for column in (
+        *manifest["settings"],
+        "seeds",
+        "makespan [s]",
+        *(name.removeprefix("gap_") for name in shares),
+    ):
         table.add_column(column, justify="right")
     for row in summary.to_dict("records"):
         settings = (str(row[name]) for name in manifest["settings"])
-        table.add_row(*settings, f"{row['makespan_s']:.4f}", *(f"{100 * row[name]:.2f}" for name in shares))
+        table.add_row(
+            *settings,
+            seeds_text(row),
+            f"{row['makespan_s']:.4f}",
+            *(f"{100 * row[name]:.2f}" for name in shares),
+        )
     _print(table, manifest)
 
 
@@ -141,12 +148,15 @@ def _print_trace(console: Console, manifest: dict[str, Any]) -> None:
     console.print(f"{understood(report)}\n{trained}{tested}", soft_wrap=True)
 
 
-def _interval(mean: float, low: float, high: float, digits: int = 4) -> str:
-    if math.isnan(mean):
-        return "no tasks"
-    if math.isnan(low):
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} ± {(high - low) / 2:.{digits}f}"
+def _counts(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The seeds and the tasks behind an estimate."""
+    return seeds_text(row), f"{row['n_tasks']:,}"
+
+
+def _per_task(summary: pd.DataFrame, keys: Sequence[str]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The rows of a summary per task, by keys and metric."""
+    rows = summary.loc[summary["per"] == TASK].to_dict("records")
+    return {(*(row[key] for key in keys), row["metric"]): row for row in rows}
 
 
 def print_bench(manifest: dict[str, Any], tables: Mapping[str, SpeedTable]) -> None:

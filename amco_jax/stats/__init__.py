@@ -1,0 +1,47 @@
+"""Statistics over seeds: intervals, paired comparisons, and how many seeds it takes.
+
+Every estimate is a ratio of sums over independent clusters: seeds, or the stretches of a request log that
+seeds share. Arrays have the clusters on their first axis; whatever other axes they have, such as swept
+values, are worked on side by side. A cluster without tasks, which has a NaN or no tasks, is left out. Where
+randomness enters, the caller hands in the generator.
+"""
+
+from amco_jax.stats.bootstrap import RESAMPLES, STATISTICS, bootstrap_interval
+from amco_jax.stats.clusters import cluster_totals, seed_matrix
+from amco_jax.stats.comparisons import holm, paired_p_value, probability_of_improvement, reduction_interval
+from amco_jax.stats.intervals import (
+    CONFIDENCE,
+    Interval,
+    RatioMoments,
+    mean_interval,
+    ratio_interval,
+    seeds_needed,
+    t_interval,
+)
+from amco_jax.stats.proportions import rate_difference_interval, rate_interval, rate_reduction_interval
+from amco_jax.stats.quantiles import pooled_quantiles
+from amco_jax.stats.shares import jain_index
+
+__all__ = [
+    "CONFIDENCE",
+    "RESAMPLES",
+    "STATISTICS",
+    "Interval",
+    "RatioMoments",
+    "bootstrap_interval",
+    "cluster_totals",
+    "holm",
+    "jain_index",
+    "mean_interval",
+    "paired_p_value",
+    "pooled_quantiles",
+    "probability_of_improvement",
+    "rate_difference_interval",
+    "rate_interval",
+    "rate_reduction_interval",
+    "ratio_interval",
+    "reduction_interval",
+    "seed_matrix",
+    "seeds_needed",
+    "t_interval",
+]

@@ -1,0 +1,24 @@
+"""Totals over the rows that belong together, and tidy rows as a matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+
+def cluster_totals(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Sums of the rows of each cluster, `[rows, ...]` → `[clusters, ...]`, clusters in rising order.
+
+    Args:
+      clusters: `[rows]`, a number for each row.
+    """
+    order = np.argsort(clusters, kind="stable")
+    ordered = clusters[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    values = values[order]
+    return values if len(starts) == len(values) else np.add.reduceat(values, starts, axis=0)
+
+
+def seed_matrix(table: pd.DataFrame, metric: str) -> np.ndarray:
+    """`[seeds, episodes]`: a column of tidy rows with columns seed and episode, both in rising order."""
+    return np.asarray(table.pivot(index="seed", columns="episode", values=metric), np.float64)

@@ -1,0 +1,197 @@
+"""Intervals of ratios of sums over clusters, of which a mean is one; seeds for a wished interval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import special
+
+from amco_jax.errors import InputError, check_number
+
+CONFIDENCE = 0.95
+
+_DISTRUST = 12
+"""Seeds at which a sample's skewness counts half: its variance is 6/n where the truth is 0, so this is the
+shrinkage towards 0 for true skewnesses that vary by 1/2"""
+_HALVINGS = 60
+"""Steps of a bisection; more change no bit"""
+
+
+class Interval(NamedTuple):
+    """An estimate and its confidence interval, arrays of one shape."""
+
+    estimate: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+class RatioMoments(NamedTuple):
+    """All that `ratio_interval` needs to know of its clusters, arrays of one shape.
+
+    e is what the numerator exceeds ratio · denominator by, and d what the denominator exceeds its mean by.
+    """
+
+    clusters: np.ndarray
+    """How many there are"""
+    ratio: np.ndarray
+    mean_d: np.ndarray
+    ee: np.ndarray
+    ed: np.ndarray
+    dd: np.ndarray
+    eee: np.ndarray
+    eed: np.ndarray
+    edd: np.ndarray
+    ddd: np.ndarray
+
+    @classmethod
+    def of(cls, numerator: np.ndarray, denominator: np.ndarray) -> RatioMoments:
+        """The moments of `[clusters, ...]` each, `[...]`; a cluster with a NaN is left out."""
+        absent = np.isnan(numerator) | np.isnan(denominator)
+        n = np.count_nonzero(~absent, axis=0)
+        x, y = (np.where(absent, 0.0, values) for values in (numerator, denominator))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = x.sum(axis=0) / y.sum(axis=0)
+            mean_d = y.sum(axis=0) / n
+            ratio = np.where(np.isfinite(ratio), ratio, np.nan)
+            e, d = (np.where(absent, 0.0, values) for values in (x - ratio * y, y - mean_d))
+        e -= np.where(absent, 0.0, e.sum(axis=0) / np.maximum(n, 1))
+        ee, ed, dd = e * e, e * d, d * d
+        sums = (ee, ed, dd, ee * e, ee * d, dd * e, dd * d)
+        return cls(n, ratio, mean_d, *(values.sum(axis=0) for values in sums))
+
+    @classmethod
+    def stack(cls, moments: Iterable[RatioMoments]) -> RatioMoments:
+        """Moments of one shape, along a new first axis."""
+        return cls(*map(np.stack, zip(*moments, strict=True)))
+
+    def interval(self, confidence: float = CONFIDENCE) -> Interval:
+        """The interval of `ratio_interval`."""
+        n = np.maximum(self.clusters, 2)
+        bound = special.stdtrit(n - 1, (1 + confidence) / 2) / np.sqrt(n)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = np.sqrt(self.ee / n) / np.abs(self.mean_d)
+
+        def rejected(angle: Any) -> np.ndarray:
+            """Whether `mean_interval` of numerator - (ratio + scale·tan(angle))·denominator lies beside 0."""
+            c, s = np.cos(angle), scale * np.sin(angle)
+            squares = np.maximum(c * c * self.ee - 2 * c * s * self.ed + s * s * self.dd, 0.0)
+            cubes = (
+                c**3 * self.eee - 3 * c * c * s * self.eed + 3 * c * s * s * self.edd - s**3 * self.ddd
+            )  # fmt: skip
+            skew = _shrunk_skewness(squares, cubes, n)
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                t = -s * self.mean_d / np.sqrt(squares / (n - 1))
+                t = t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / (6 * n)
+            return ~(np.abs(t) <= bound)
+
+        # An infinite ratio is tested by the denominator's mean alone: if that may be 0, any ratio may be.
+        side = np.reshape([-1.0, 1.0], (2,) + (1,) * np.ndim(self.ratio))
+        known = (self.clusters > 1) & ~np.isnan(self.ratio) & ((self.ee == 0) | rejected(np.pi / 2))
+        inside, outside = np.zeros((2, *np.shape(self.ratio))), side * np.pi / 2
+        for _ in range(_HALVINGS):
+            middle = (inside + outside) / 2
+            out = rejected(middle)
+            inside, outside = np.where(out, inside, middle), np.where(out, middle, outside)
+        with np.errstate(invalid="ignore"):
+            low, high = np.where(
+                known, self.ratio + np.where(self.ee == 0, 0.0, scale * np.tan(inside)), np.nan
+            )
+        return Interval(np.asarray(self.ratio)[()], low[()], high[()])
+
+
+def ratio_interval(
+    numerator: np.ndarray, denominator: np.ndarray, confidence: float = CONFIDENCE
+) -> Interval:
+    """Interval of sum(numerator) / sum(denominator), `[clusters, ...]` each → `[...]`.
+
+    It holds the ρ for which Student's interval of the mean of numerator - ρ·denominator over independent
+    clusters, adjusted for skewness, holds 0. Of skewed values Student's own interval misses the mean on the
+    side of the long tail; here t is transformed so that its skewness cancels, and the interval reaches
+    further on that side. The sample's skewness is shrunk by n / (n + 12), as few clusters tell little of it.
+
+    A cluster with a NaN is left out. The bounds are NaN for a single cluster, and where the denominator's own
+    interval holds 0, as any ρ is possible then; all is NaN where the denominators sum to 0.
+
+    Raises:
+      InputError: different shapes, no clusters, or a confidence outside (0, 1).
+
+    Source: Fieller, "Some problems in interval estimation" (1954); Hall, "On the removal of skewness by
+    transformation" (1992); the shrinkage is ours.
+    """
+    numerator, denominator = same_shape(numerator, denominator, confidence)
+    return RatioMoments.of(numerator, denominator).interval(confidence)
+
+
+def mean_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
+    """Interval of the mean, `[seeds, ...]` → `[...]`: `ratio_interval` to a denominator of 1.
+
+    It is Student's t adjusted for skewness. Of differences `a - b` of two methods on the same seeds it is the
+    paired interval.
+    """
+    values = seeds_first(values, confidence)
+    return ratio_interval(values, np.ones_like(values), confidence)
+
+
+def t_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
+    """Student's t interval of the mean, `[seeds, ...]` → `[...]`; NaN bounds for a single seed."""
+    values = seeds_first(values, confidence)
+    mean = values.mean(axis=0)
+    if len(values) == 1:
+        return Interval(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
+    half = _half_width(values.var(axis=0, ddof=1), len(values), confidence)
+    return Interval(mean, mean - half, mean + half)
+
+
+def seeds_needed(values: np.ndarray, half_width: Any, confidence: float = CONFIDENCE) -> np.ndarray:
+    """Seeds for a t interval of the mean of ± `half_width`, if they spread as these do.
+
+    `[seeds, ...]` → `[...]`, at least 2. `half_width` is a number or an array that fits `[...]`.
+
+    Raises:
+      InputError: a single seed, or a half width that is not above 0.
+    """
+    values = seeds_first(values, confidence)
+    if len(values) < 2:
+        raise InputError(f"values: {len(values)} seed; legal: at least 2")
+    if not np.all(np.asarray(half_width) > 0):
+        raise InputError("half_width: not above 0; legal: a number > 0")
+    variance, half_width = np.broadcast_arrays(values.var(axis=0, ddof=1), half_width)
+    # What a normal quantile asks for, with room for Student's wider ones, which few seeds need.
+    normal = variance * (special.ndtri((1 + confidence) / 2) / half_width) ** 2
+    low, high = np.ones(variance.shape, np.int64), (np.minimum(2 * normal, 1e15) + 1000).astype(np.int64)
+    while np.any(high - low > 1):
+        middle = (low + high) // 2
+        enough = _half_width(variance, middle, confidence) <= half_width
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return high
+
+
+def seeds_first(values: np.ndarray, confidence: float = CONFIDENCE) -> np.ndarray:
+    """Values in float64, checked to have at least one seed on their first axis."""
+    check_number("confidence", confidence, 1e-9, 1 - 1e-9)
+    values = np.asarray(values, np.float64)
+    if values.ndim == 0 or len(values) == 0:
+        raise InputError(f"values: shape {values.shape}; legal: at least one seed")
+    return values
+
+
+def same_shape(
+    first: np.ndarray, second: np.ndarray, confidence: float = CONFIDENCE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both in float64, checked to have the same clusters on their first axis."""
+    first, second = seeds_first(first, confidence), seeds_first(second, confidence)
+    if first.shape != second.shape:
+        raise InputError(f"values: shapes {first.shape} and {second.shape}; legal: the same for both")
+    return first, second
+
+
+def _half_width(variance: Any, count: Any, confidence: float) -> Any:
+    return special.stdtrit(count - 1, (1 + confidence) / 2) * np.sqrt(variance / count)
+
+
+def _shrunk_skewness(squares: Any, cubes: Any, count: Any) -> Any:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        skew = cubes / count / (squares / count) ** 1.5
+    return np.where(squares > 0, np.nan_to_num(skew), 0.0) * count / (count + _DISTRUST)

@@ -1,0 +1,177 @@
+"""Rates of events among tasks that come in clusters: their intervals, differences and reductions.
+
+Tasks of one seed are not independent of each other, and where an event is rare, few seeds have any. The
+arrays are totals, `[clusters, ...]`: events and tasks of each cluster. A cluster without tasks is left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import special
+
+from amco_jax.errors import InputError
+from amco_jax.stats.intervals import CONFIDENCE, Interval, ratio_interval, same_shape
+
+
+class _Sample(NamedTuple):
+    events: np.ndarray
+    tasks: np.ndarray
+    excess: np.ndarray
+    """Events of a cluster beyond rate · tasks"""
+    clusters: np.ndarray
+    """How many there are"""
+    rate: np.ndarray
+
+
+def rate_interval(events: np.ndarray, tasks: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
+    """Interval of sum(events) / sum(tasks), `[clusters, ...]` each → `[...]`, in [0, 1].
+
+    It is Clopper and Pearson's exact interval for as many independent tasks as have the variance that is
+    found between clusters. Three things make up for what few events do not tell:
+
+    - Student's t instead of a normal quantile, its degrees of freedom 2n / (κ - 1), at most n - 1, with the
+      kurtosis κ of the clusters' excesses, as that is how well n clusters tell a variance;
+    - towards an event that k of n clusters have, one more event of a size that those k do not exclude: sizes
+      spread evenly over their logarithms up to m have a largest one of m^(β^(1/k)) or more with probability
+      1 - β. It weighs 1 - k/n, and is never larger than a whole cluster;
+    - with no event in n clusters the upper bound is 1 - α^(1/n), which is right however events cluster, as no
+      cluster is without events with a probability above 1 minus its mean rate.
+
+    Bounds are NaN for a single cluster, and all is NaN without tasks.
+
+    Raises:
+      InputError: different shapes, no clusters, a confidence outside (0, 1), or not 0 ≤ events ≤ tasks.
+
+    Source: Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the
+    binomial" (1934); Korn and Graubard, "Confidence intervals for proportions with small expected number of
+    positive counts estimated from survey data" (1998), who take n - 1 degrees of freedom; Satterthwaite, "An
+    approximate distribution of estimates of variance components" (1946). The unseen event is ours, and
+    docs/statistics.md says how well it works.
+    """
+    sample = _sample(events, tasks, confidence)
+    others = sample._replace(
+        events=sample.tasks - sample.events, excess=-sample.excess, rate=1 - sample.rate
+    )  # fmt: skip
+    low, high = 1 - _upper(others, confidence), _upper(sample, confidence)
+    known = sample.clusters > 1
+    return Interval(
+        sample.rate[()],
+        np.where(known, np.minimum(low, sample.rate), np.nan)[()],
+        np.where(known, np.maximum(high, sample.rate), np.nan)[()],
+    )
+
+
+def rate_difference_interval(
+    method: np.ndarray, baseline: np.ndarray, tasks: np.ndarray, confidence: float = CONFIDENCE
+) -> Interval:
+    """Interval of a method's rate minus a baseline's on the same tasks, `[clusters, ...]` → `[...]`.
+
+    On each side the further one of two bounds: that of `ratio_interval` for the paired differences, which
+    fails where few clusters have any event, and that which the rates' own intervals give together (MOVER),
+    which fails for skewed rates that have nearly all in common.
+
+    Source: Newcombe, "Improved confidence intervals for the difference between binomial proportions based on
+    paired data" (1998); Zou and Donner, "Construction of confidence limits about effect measures: a general
+    approach" (2008).
+    """
+    ours, theirs = _sample(method, tasks, confidence), _sample(baseline, tasks, confidence)
+    p, l1, u1 = rate_interval(method, tasks, confidence)
+    q, l2, u2 = rate_interval(baseline, tasks, confidence)
+    r = _correlation(ours, theirs)
+    below = _combined(p - l1, u2 - q, r)
+    above = _combined(u1 - p, q - l2, r)
+    paired = ratio_interval(np.asarray(method) - baseline, tasks, confidence)
+    estimate = p - q
+    return Interval(
+        estimate,
+        np.maximum(np.minimum(estimate - below, paired.low), -1.0),
+        np.minimum(np.maximum(estimate + above, paired.high), 1.0),
+    )
+
+
+def rate_reduction_interval(
+    method: np.ndarray, baseline: np.ndarray, tasks: np.ndarray, confidence: float = CONFIDENCE
+) -> Interval:
+    """By which share a method's rate is below a baseline's on the same tasks, `[clusters, ...]` → `[...]`.
+
+    The bounds are those which the rates' own intervals give together (MOVER for ratios). They are NaN where
+    the baseline's interval holds 0, as any ratio is possible then; all is NaN where the baseline has no
+    event.
+
+    Source: Donner and Zou, "Closed-form confidence intervals for functions of the normal mean and standard
+    deviation" (2012), here for rates.
+    """
+    r = _correlation(_sample(method, tasks, confidence), _sample(baseline, tasks, confidence))
+    p, l1, u1 = rate_interval(method, tasks, confidence)
+    q, l2, u2 = rate_interval(baseline, tasks, confidence)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(q > 0, p / q, np.nan)
+        a = p * q - r * (p - l1) * (u2 - q)
+        b = p * q - r * (u1 - p) * (q - l2)
+        root = np.sqrt(np.maximum(a**2 - l1 * u2 * (2 * p - l1) * (2 * q - u2), 0.0))
+        low = np.where(l1 > 0, l1 * (2 * p - l1) / (a + root), 0.0)
+        root = np.sqrt(np.maximum(b**2 - u1 * l2 * (2 * p - u1) * (2 * q - l2), 0.0))
+        high = (b + root) / (l2 * (2 * q - l2))
+    known = l2 > 0
+    return Interval(
+        (1 - ratio)[()],
+        np.where(known, 1 - np.maximum(high, ratio), np.nan)[()],
+        np.where(known, 1 - np.clip(low, 0.0, ratio), np.nan)[()],
+    )
+
+
+def _sample(events: np.ndarray, tasks: np.ndarray, confidence: float) -> _Sample:
+    events, tasks = same_shape(events, tasks, confidence)
+    absent = np.isnan(events) | ~(tasks > 0)
+    events, tasks = np.where(absent, 0.0, events), np.where(absent, 0.0, tasks)
+    if np.any((events < 0) | (events > tasks * (1 + 1e-12))):
+        raise InputError("events: below 0 or above tasks; legal: from 0 to the tasks of each cluster")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rate = np.minimum(events.sum(axis=0) / tasks.sum(axis=0), 1.0)
+        excess = np.where(absent, 0.0, events - rate * tasks)
+    return _Sample(events, tasks, excess, np.count_nonzero(~absent, axis=0), rate)
+
+
+def _upper(sample: _Sample, confidence: float) -> np.ndarray:
+    """The upper bound of the rate."""
+    events, tasks, excess, n, rate = sample
+    total, all_tasks, tail = events.sum(axis=0), tasks.sum(axis=0), (1 - confidence) / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        squares, fourths = (excess**2).sum(axis=0), (excess**4).sum(axis=0)
+        freedom = np.clip(np.nan_to_num(2 * n / (n * fourths / squares**2 - 1), nan=1.0), 1.0, n - 1)
+        # No less than that of independent tasks.
+        variance = np.maximum(n / (n - 1) * squares, rate * (1 - rate) * all_tasks)
+        variance = variance * (special.stdtrit(freedom, tail) / special.ndtri(tail)) ** 2
+        # One more event: as many tasks as count for one, or the size that those seen do not exclude.
+        cluster = (tasks**2).sum(axis=0) / all_tasks
+        extra = np.maximum(
+            variance / (all_tasks * rate * (1 - rate)), _unseen(events, excess, n, cluster, confidence)
+        )
+        mean = np.minimum((total + np.minimum(extra, all_tasks - total)) / all_tasks, 1 - 1e-12)
+        effective = mean * (1 - mean) * all_tasks**2 / (variance + extra**2)
+        upper = special.betaincinv(effective * mean, effective * (1 - mean), 1 - tail)
+        none = 1 - tail ** (cluster / all_tasks)
+    return np.where(total == 0, none, np.where(rate >= 1, 1.0, upper))
+
+
+def _unseen(events: Any, excess: Any, n: Any, cluster: Any, confidence: float) -> np.ndarray:
+    """Events in a cluster that may be met, though none of the clusters seen has as many."""
+    k = np.count_nonzero(events > 0, axis=0)
+    largest = np.log1p(np.maximum(excess.max(axis=0), 0.0))
+    exponent = (1 - confidence) ** (-1 / np.maximum(k, 1))
+    return (1 - k / n) * np.minimum(np.expm1(np.minimum(largest * exponent, 50.0)), cluster)
+
+
+def _correlation(ours: _Sample, theirs: _Sample) -> np.ndarray:
+    """Of the excesses of two methods; 0 where one has none."""
+    products = [(a * b).sum(axis=0) for a, b in ((ours.excess,) * 2, (theirs.excess,) * 2)]
+    norm = np.sqrt(products[0] * products[1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r = (ours.excess * theirs.excess).sum(axis=0) / norm
+    return np.where(norm > 0, np.clip(r, -1.0, 1.0), 0.0)
+
+
+def _combined(own: Any, other: Any, r: Any) -> Any:
+    return np.sqrt(np.maximum(own**2 - 2 * r * own * other + other**2, 0.0))

@@ -1,0 +1,92 @@
+"""Quantiles of the tasks of all episodes together, from the quantiles of each episode."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from amco_jax.errors import InputError
+from amco_jax.stats.clusters import cluster_totals
+from amco_jax.stats.intervals import CONFIDENCE, Interval
+from amco_jax.stats.proportions import rate_interval
+
+
+def pooled_quantiles(
+    quantiles: np.ndarray,
+    levels: np.ndarray,
+    tasks: np.ndarray,
+    clusters: np.ndarray,
+    at: np.ndarray,
+    confidence: float = CONFIDENCE,
+) -> Interval:
+    """Quantiles of all tasks together, with intervals, `[len(at)]`.
+
+    The distribution function of each episode is linear between its quantiles, where the task of rank j of n
+    counts as half below itself, (j + ½) / n; that of all tasks is their mean, weighted by the tasks. The
+    interval of a quantile reaches over the values at which that function lies in the `rate_interval` of the
+    share of the tasks that are at or below the quantile, over clusters.
+
+    Args:
+      quantiles: `[episodes, levels]`, rising along an episode; NaN in one without tasks.
+      levels: `[levels]`, rising from 0 to 1.
+      tasks: `[episodes]`.
+      clusters: `[episodes]`, which of them belong together.
+      at: levels of the quantiles that are asked for, in [0, 1].
+
+    Raises:
+      InputError: levels that do not rise from 0 to 1, or shapes that do not fit.
+
+    Source: Woodruff, "Confidence intervals for medians and other position measures" (1952).
+    """
+    levels, at = np.asarray(levels, np.float64), np.asarray(at, np.float64)
+    if levels[0] != 0 or levels[-1] != 1 or np.any(np.diff(levels) <= 0):
+        raise InputError("levels: not rising from 0 to 1; legal: 0, ..., 1")
+    if np.shape(quantiles) != (len(tasks), len(levels)) or len(clusters) != len(tasks):
+        raise InputError(
+            f"quantiles: shape {np.shape(quantiles)}; legal: one row per episode, {len(levels)} columns"
+        )
+    some = np.asarray(tasks) > 0
+    if not np.any(some):
+        return Interval(*np.full((3, len(at)), np.nan))
+    weights, values = np.asarray(tasks, np.float64)[some], np.asarray(quantiles, np.float64)[some]
+    # The quantile of level l is the task of rank l·(n - 1).
+    shares = levels + (0.5 - levels) / weights[:, None]
+    knots, cumulative = _mixture(values, shares, weights / weights.sum())
+    estimate = np.interp(at, cumulative, knots)
+    below = np.stack([_share_below(values, shares, q) for q in estimate], axis=1) * weights[:, None]
+    of_all = np.broadcast_to(weights[:, None], below.shape)
+    totals = (cluster_totals(x, np.asarray(clusters)[some]) for x in (below, of_all))
+    _, low, high = rate_interval(*totals, confidence=confidence)
+    low, high = (
+        np.where(np.isnan(share), np.nan, np.interp(np.nan_to_num(share), cumulative, knots))
+        for share in (low, high)
+    )
+    return Interval(estimate, np.fmin(low, estimate) + 0 * low, np.fmax(high, estimate) + 0 * high)
+
+
+def _mixture(values: np.ndarray, shares: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distribution function of all tasks at its knots: (values, shares), both rising, with its jumps."""
+    rises, width = weights[:, None] * np.diff(shares, axis=1), np.diff(values, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        density = np.where(width > 0, rises / width, 0.0)
+    bend = np.diff(density, axis=1, prepend=0.0, append=0.0)
+    jump = np.zeros_like(values)
+    jump[:, :-1] = np.where(width > 0, 0.0, rises)
+    jump[:, 0] += weights * shares[:, 0]
+    jump[:, -1] += weights * (1 - shares[:, -1])
+    order = np.argsort(values, axis=None)
+    knots, jump = values.ravel()[order], jump.ravel()[order]
+    slope = np.maximum(np.cumsum(bend.ravel()[order])[:-1], 0.0)
+    after = np.cumsum(jump) + np.concatenate([[0.0], np.cumsum(slope * np.diff(knots))])
+    steps = np.stack([after - jump, after], axis=1).ravel()
+    return np.repeat(knots, 2), np.maximum.accumulate(steps) / steps[-1]
+
+
+def _share_below(values: np.ndarray, shares: np.ndarray, q: float) -> np.ndarray:
+    """The share of each episode's tasks at or below a value, `[episodes]`."""
+    rows, place = np.arange(len(values)), np.count_nonzero(values <= q, axis=1)
+    left, right = np.maximum(place - 1, 0), np.minimum(place, values.shape[1] - 1)
+    start, end = values[rows, left], values[rows, right]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        part = np.clip(np.nan_to_num((q - start) / (end - start)), 0.0, 1.0)
+    inside = shares[rows, left] + part * (shares[rows, right] - shares[rows, left])
+    return np.where(place == 0, 0.0, np.where(place == values.shape[1], 1.0, inside))
