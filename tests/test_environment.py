@@ -148,7 +148,7 @@ def test_keys_are_seeds_and_episodes():
     assert len(set(seeds.tolist())) == len(set(episodes.tolist())) == 100
     env = DecisionEnv(SMALL)
     for bad in (0, np.float32(1.0), jax.random.split(jax.random.key(0), 2)):
-        with pytest.raises(InputError, match=r"^key: .*legal: one key of jax.random"):
+        with pytest.raises(InputError, match=r"^key: .* of shape .*; legal: one key of jax.random"):
             env.reset(bad, env.default_params)
     for bad in (-1, 2**32, 0.5):
         with pytest.raises(InputError, match=r"^episode: "):
@@ -311,6 +311,9 @@ def test_one_program_serves_many_scenarios():
     for i, scenario in enumerate(loads):
         _, alone = env.reset(jax.random.key(3), env.params_of(scenario))
         assert int(alone.at.position) == int(together.at.position[i])
+    published = DecisionEnv(SMALL, physics=PUBLISHED_PHYSICS["smcoedge"])
+    assert published.params_of(SMALL).physics.miss_penalty == 2
+    assert published.params_of(SMALL, UNIFIED).physics.miss_penalty == 10
     with pytest.raises(InputError, match=r"^scenario: .*legal in this environment"):
         env.params_of(SMALL.replace(num_slots=9))
     with pytest.raises(InputError, match=r"^observe: 'waits'; legal: "):

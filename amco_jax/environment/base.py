@@ -60,7 +60,7 @@ def episode_key(seed: Any, episode: Any = 0) -> Array:
     """
     numbers = {"episode": episode, "seed": seed}
     for name, number in numbers.items():
-        if isinstance(number, int | float):
+        if isinstance(number, int | float | np.number):
             check_seed(name, number)
     words = jnp.stack([jnp.asarray(number, jnp.uint32) for number in numbers.values()])
     return jax.random.wrap_key_data(words, impl="threefry2x32")
@@ -76,7 +76,8 @@ def seed_and_episode(key: Array) -> tuple[UInt32[Array, ""], UInt32[Array, ""]]:
     if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         data = jax.random.key_data(key)
     if getattr(data, "dtype", None) != jnp.uint32 or data.ndim != 1 or data.shape[0] < 2:
-        raise InputError(f"key: {key!r}; legal: one key of jax.random, such as jax.random.key(0)")
+        found = f"{type(key).__name__} of shape {np.shape(key)}"
+        raise InputError(f"key: {found}; legal: one key of jax.random, such as jax.random.key(0)")
     return data[1], data[0]
 
 
@@ -119,7 +120,8 @@ class Environment:
                 f"actions: {type(self.sets).__name__}; legal: a list of sets such as nonempty_sets, or none"
             )
         self.reject = reject
-        self.default_params = self.params_of(scenario, physics)
+        self.physics = physics
+        self.default_params = self.params_of(scenario)
 
     @property
     def name(self) -> str:
@@ -136,8 +138,11 @@ class Environment:
         """Actions to choose from for one task."""
         return 2**self.num_servers if self.sets is None else self.sets.num_outputs
 
-    def params_of(self, scenario: Scenario, physics: Physics = UNIFIED) -> EnvParams:
-        """The parameters of a scenario, for a physics row, as NumPy arrays.
+    def params_of(self, scenario: Scenario, physics: Physics | None = None) -> EnvParams:
+        """The parameters of a scenario as NumPy arrays.
+
+        Args:
+          physics: by default that of the environment.
 
         Raises:
           InputError: the scenario has another shape than the environment's own.
@@ -148,9 +153,8 @@ class Environment:
                 f"scenario: {tuple(shape)}; legal in this environment: {tuple(self.shape)} "
                 "(num_servers, positions, num_slots, arrivals)"
             )
-        row = jax.tree.map(
-            lambda flag: np.asarray(flag, bool if isinstance(flag, bool) else np.float32), physics
-        )
+        physics = self.physics if physics is None else physics
+        row = jax.tree.map(lambda x: np.asarray(x, bool if isinstance(x, bool) else np.float32), physics)
         tables = tables_of([scenario], shape).of(0)  # pyright: ignore[reportArgumentType]
         return EnvParams(scenario.params(), row, tables)
 

@@ -68,8 +68,9 @@ class DecisionEnv(Environment):
     def action_mask(self, state: DecisionState, params: EnvParams) -> Bool[Array, " choices"]:
         """Which servers, or which numbered sets, are worth a try: no wait of theirs exceeds the deadline.
 
-        A selected server counts with its wait even without work, so that any other set misses the deadline.
-        Where no set is left, all are. The rules of the environment forbid none.
+        A selected server counts with its wait even without work, so that any other set misses the deadline;
+        where a service is split in whole items, such a server would miss it or get no work. Where no set is
+        left, all are. The rules of the environment forbid none.
 
         Returns:
           `[num_servers]`, of actions that are sets, or `[num_actions]`.
@@ -146,7 +147,6 @@ class DecisionEnv(Environment):
 
     def _serve(self, params: EnvParams, at: Place, selected: Array) -> tuple[Queues, Decision]:
         """The queues after the task's decision; all of it is 0 where the episode holds no task."""
-
         num_slots = self.shape.num_slots
 
         def serve(params, at, selected):
