@@ -146,32 +146,23 @@ def checked_job(
     Raises:
       InputError: an unknown name, a value out of range, an empty list, something named twice.
     """
-    chosen, scenario = get_methods(methods), scenario or Scenario()
-    axis = get_axis(param)
-    if values is not None:
-        values = check_list("values", values)
+    chosen, scenario, axis = get_methods(methods), scenario or Scenario(), get_axis(param)
     check_seeds(first_seed, num_seeds)
     check_whole("trained_seeds", trained_seeds)
     check_whole("episodes", episodes)
     check_number("unit_seconds", unit_seconds)
 
     def check(each: Scenario) -> None:
-        if each.arrivals not in axis.arrivals:
-            raise InputError(
-                f"param: {param} means nothing to arrivals = {each.arrivals}; "
-                f"legal: arrivals = {' or '.join(axis.arrivals)}"
-            )
+        axis.check_meaning(param, each)
         for method in chosen:
             method.check(each.num_servers)
             if method.training is not None:
                 each.check_training()
 
-    if values is None:
-        check(scenario)
-        values = default_values(param, scenario, check)
+    values = default_values(param, scenario, check) if values is None else check_list("values", values)
     job = Job(
-        param, values, chosen, scenario, physics, first_seed, num_seeds, trained_seeds,
-        episodes, unit_seconds,
+        param, values, chosen, scenario, physics, first_seed, num_seeds, trained_seeds, episodes,
+        unit_seconds,
     )  # fmt: skip
     for each in job.scenarios:  # which checks the values
         check(each)
@@ -239,10 +230,9 @@ def run_unit(
         for batch in simulate(scenarios, method, row, unit.first_seed, unit.num_seeds, source):
             label = job.labels[unit.values[batch.index]]
             keys = played(scenarios[batch.index], batch.seeds)
-            if any(s.arrivals == "trace" for s in job.scenarios):
-                keys.setdefault(
-                    "stretch", -1 - batch.seeds
-                )  # a row without a log shares its arrivals with no seed
+            if any(each.arrivals == "trace" for each in job.scenarios):
+                # A row without the log has its arrivals in common with no other seed.
+                keys.setdefault("stretch", -1 - batch.seeds)
             frames.append(_frame(batch, method.name, job.param, label, keys, most_servers))
             tell(len(frames[-1]))
     return pd.concat(frames, ignore_index=True)
