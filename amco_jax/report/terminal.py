@@ -15,6 +15,7 @@ from amco_jax.report.speed import device_line
 from amco_jax.report.tables import Table as SpeedTable
 from amco_jax.stats import mean_interval
 from amco_jax.traces import understood
+from amco_jax.traces.times import shown
 
 _MEANS = "mean ± half width of the 95 % interval"
 _SHOWN = {"makespan_mean_s": "mean makespan [s]", "miss_rate": "miss rate"}
@@ -126,10 +127,10 @@ def _print_trace(console: Console, manifest: dict[str, Any]) -> None:
         return
     report, splits = manifest["trace"], manifest["trace"]["splits"]
     counts = sorted({split["test"]["stretches"] for split in splits})
-    shown = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    number = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
     training = splits[0]["training"]
-    trained = f"training before {training['last']}, " if training else ""
-    tested = f"testing from {splits[0]['test']['first']} on, in {shown} disjoint stretches"
+    trained = f"training before {shown(training['last'])}, " if training else ""
+    tested = f"testing from {shown(splits[0]['test']['first'])} on, in {number} disjoint stretches"
     console.print(f"{understood(report)}\n{trained}{tested}", soft_wrap=True)
 
 
