@@ -41,7 +41,7 @@ class ProgramArguments:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TraceArguments:
-    """Of every script that may play a request log."""
+    """The arguments of every script that may play a request log."""
 
     trace: str | None = None
     """A request log whose arrivals are played: CSV or JSON lines, gzipped or not; a table [trace] in the

@@ -221,10 +221,8 @@ class Scenario:
         work = size * density
         if self.arrivals == "trace":
             log = self.require_trace().log
-            size, density = (
-                (size if log.size is None else log.size),
-                (density if log.density is None else log.density),
-            )
+            size = size if log.size is None else log.size
+            density = density if log.density is None else log.density
             work = float(np.mean(size * density if log.work is None else log.work))
         capacities = self.capacities
         if self.service is not None:  # whose images cost some steps beside their own

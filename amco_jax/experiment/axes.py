@@ -27,10 +27,18 @@ class Axis:
     label: str
     """For figures, with the unit"""
     values: Values
-    """Swept by default around a scenario; a few of them may be illegal there"""
+    """The values swept by default around a scenario, of which some may be illegal there"""
     apply: Callable[[Scenario, Any], Scenario]
     arrivals: tuple[str, ...] = ARRIVALS
     """The arrival processes that it means something to"""
+
+    def check_meaning(self, param: str, scenario: Scenario) -> None:
+        """Raise InputError where the axis, whose name is `param`, means nothing to a scenario's arrivals."""
+        if scenario.arrivals not in self.arrivals:
+            raise InputError(
+                f"param: {param} means nothing to arrivals = {scenario.arrivals}; "
+                f"legal: arrivals = {' or '.join(self.arrivals)}"
+            )
 
     def label_for(self, scenario: Scenario) -> str:
         """The label in the units of the scenario: a service counts image batches and denoising steps."""
@@ -41,6 +49,9 @@ class Axis:
             if label != self.label:
                 return label
         return self.label
+
+
+# Functions of a scenario that make the values of an axis.
 
 
 def _always(*values: Any) -> Values:
@@ -188,9 +199,10 @@ def default_values(param: str, scenario: Scenario, check: Callable[[Scenario], N
       check: raises InputError where a scenario cannot be simulated.
 
     Raises:
-      InputError: fewer than two are left.
+      InputError: the axis means nothing to the scenario, or at most one of several values is legal.
     """
     axis, legal, refusal = get_axis(param), [], None
+    axis.check_meaning(param, scenario)
     for value in dict.fromkeys(axis.values(scenario)):
         try:
             check(axis.apply(scenario, value))

@@ -16,6 +16,7 @@ from amco_jax.report.tables import SHOWN, estimate_text, interval_text, seeds_te
 from amco_jax.report.tables import Table as SpeedTable
 from amco_jax.summaries import TASK, Episodes, summarise
 from amco_jax.traces import understood
+from amco_jax.traces.times import shown
 
 _ESTIMATES = "estimates with 95 % intervals"
 
@@ -141,10 +142,10 @@ def _print_trace(console: Console, manifest: dict[str, Any]) -> None:
         return
     report, splits = manifest["trace"], manifest["trace"]["splits"]
     counts = sorted({split["test"]["stretches"] for split in splits})
-    shown = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    number = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
     training = splits[0]["training"]
-    trained = f"training before {training['last']}, " if training else ""
-    tested = f"testing from {splits[0]['test']['first']} on, in {shown} disjoint stretches"
+    trained = f"training before {shown(training['last'])}, " if training else ""
+    tested = f"testing from {shown(splits[0]['test']['first'])} on, in {number} disjoint stretches"
     console.print(f"{understood(report)}\n{trained}{tested}", soft_wrap=True)
 
 

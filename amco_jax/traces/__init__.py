@@ -78,10 +78,10 @@ class Trace:
     time: str = "gmt_create"
     """When a request came: a date and time, or a number"""
     unit: str | float = ""
-    """Of times that are numbers: s, ms, us, ns, or a number of seconds; of dates: their format, as of
-    `strptime`. Recognised if empty"""
+    """The unit of times that are numbers: s, ms, us, ns, or a number of seconds; or the format of dates, as
+    for `strptime`. Recognised if empty"""
     delimiter: str = ""
-    """Between cells; recognised if empty, and so are JSON lines"""
+    """The character between cells; recognised if empty, and so is JSON"""
     user: str = "groupId"
     """Whose requests come at one base station"""
     status: str = "predict_status"
@@ -104,9 +104,9 @@ class Trace:
     until: str = ""
     """Requests after this time are left out"""
     train_share: float = 0.5
-    """Share of the log, from its beginning, that agents are trained on; nothing is evaluated there"""
+    """The share of the log, from its beginning, that agents are trained on; nothing is evaluated there"""
     gap: float | None = None
-    """s of the log between the training stretch and the test stretch, at least; by default one episode"""
+    """The least time between the training stretch and the test stretch, s of the log; one episode if None"""
     sha256: str = ""
     """Of the file; filled in if empty"""
 

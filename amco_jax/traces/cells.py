@@ -15,7 +15,7 @@ from amco_jax.errors import InputError
 from amco_jax.files import text_of
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
-"""Those that are recognised, by what messages call them"""
+"""Delimiters that are recognised, with their names"""
 
 _WRITTEN = {"tab": "\t", "\\t": "\t", "space": " "}
 
@@ -26,7 +26,7 @@ class Cells(NamedTuple):
     columns: dict[str, pd.Series]
     """Text by field, without spaces and quotes around it"""
     found: dict[str, str]
-    """The columns' names in the file, by field"""
+    """Names of the columns in the file, by field"""
     unused: list[str]
     """Names of the other columns"""
     malformed: int
@@ -34,7 +34,7 @@ class Cells(NamedTuple):
     swallowed: int
     """Lines inside of quoted cells"""
     delimiter: str
-    """Between cells; empty for JSON"""
+    """The character between cells; empty for JSON"""
 
 
 def check_delimiter(name: str, value: Any) -> str:
@@ -59,7 +59,7 @@ def read_cells(
       file: what messages call the log.
       fields: the names of the columns that are wanted, by field; `time` among them.
       optional: the fields that the log may lack.
-      delimiter: between cells; empty where it is to be recognised.
+      delimiter: the character between cells; empty where it is to be recognised.
 
     Raises:
       InputError: no text, no table, or a column that is missing or there twice.

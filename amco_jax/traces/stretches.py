@@ -9,7 +9,7 @@ import math
 from typing import NamedTuple
 
 MOST_STRETCHES = 2**16
-"""For testing; so many that the product of two numbers of stretches is an `uint32`"""
+"""Stretches for testing, at most: the product of two numbers of stretches then fits into 32 bits"""
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
