@@ -72,11 +72,11 @@ def accuracy(scenarios: Sequence[Scenario], labels: Sequence[Any]) -> dict[str, 
     Args:
       labels: of each scenario, in the results.
     """
-    beyond = [label for each, label in zip(scenarios, labels, strict=True) if not is_exact(each.episode_positions)]
+    exact = [is_exact(scenario.episode_positions) for scenario in scenarios]
     return {
         "exact_up_to_positions": EXACT_POSITIONS,
         "relative_error_beyond": RELATIVE_ERROR,
-        "values_beyond": beyond,
+        "values_beyond": [label for label, fine in zip(labels, exact, strict=True) if not fine],
     }
 
 

@@ -87,7 +87,7 @@ def test_quantiles_are_one_column_of_lists():
     # The percentiles of the other columns are among them.
     for p in PERCENTILES:
         np.testing.assert_array_equal(
-            metrics[f"makespan_p{p}_s"].astype(np.float32), metrics[QUANTILES][:, LEVELS == p / 100][:, 0]
+            metrics[f"makespan_p{p}_s"].astype(np.float32), metrics[QUANTILES][:, p / 100 == LEVELS][:, 0]
         )
 
 

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 from episodes import arrivals, run
 from test_commands import command
 
+from amco_jax import env
 from amco_jax.agents.methods import METHODS, TRAINED, get_method
 from amco_jax.agents.policy import TaskView
 from amco_jax.alloc import ALLOCATORS
 from amco_jax.alloc.whole import whole_items
-from amco_jax.env import Task, split
 from amco_jax.errors import InputError
 from amco_jax.latency import write_table
 from amco_jax.presets import load_scenario
@@ -104,10 +105,10 @@ def test_best_k_is_the_best_of_all_whole_splits_over_few_servers(name: str, tabl
 
     @jax.jit
     def outcome(items, wait, cost, here):
-        task = Task(present=np.bool_(True), size=items, work=items)
-        view = TaskView(task, wait, cost, here, params, stream(np.uint32(0), Stream.POLICY), np.int32(0))
+        task = env.Task(present=jnp.asarray(True), size=items, work=items)
+        view = TaskView(task, wait, cost, here, params, stream(jnp.uint32(0), Stream.POLICY), jnp.int32(0))
         chosen = method.policy.function(view)
-        return chosen, split(params, method.allocator, items, wait, cost, chosen)[1]
+        return chosen, env.split(params, method.allocator, items, wait, cost, chosen)[1]
 
     with jax.enable_x64(True):
         for items in (1, 2, 3, 7):

@@ -210,8 +210,9 @@ TRAINED = tuple(name for name, method in METHODS.items() if method.training is n
 def get_method(method: str | Method) -> Method:
     """A method by name, or the method itself.
 
-    Names are those of `METHODS`, `fastest-k`, `smcoedge-k` and `smcoedge-stable-k` for sets of k, `best-k` and
-    `best-k-local` for sets of at most k, and each with an allocator of its own, as in `randcoedge+hecwa`.
+    Names are those of `METHODS`, `fastest-k`, `smcoedge-k` and `smcoedge-stable-k` for sets of k, `best-k`
+    and `best-k-local` for sets of at most k, and each with an allocator of its own, as in
+    `randcoedge+hecwa`.
 
     Raises:
       InputError: no such method or allocator.

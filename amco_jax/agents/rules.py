@@ -66,13 +66,14 @@ def optimal(view: TaskView) -> Array:
 def best(k: int, with_local: bool = False) -> Callable[[TaskView], Array]:
     """The set of least makespan among all sets of at most k servers; greedy, task by task.
 
-    By the time T server i can end the share g_i(T) = max(T - wait_i, 0) / cost_i of the task, so that the best set
-    is that of the k largest g_i at the least T at which these sum to 1. Each sum over a set is convex in T, and so
-    is their maximum: Newton's method from above, from the T of the best single server, passes from set to set
-    without ever missing one, and ends at the exact optimum without enumeration.
+    By the time T, server i can end the share g_i(T) = max(T - wait_i, 0) / cost_i of the task. So the best
+    set is that of the k largest g_i at the least T at which these sum to 1. Each sum over a set is convex in
+    T, and so is the largest of them: Newton's method from above, from the T of the best single server, goes
+    from set to set and ends at the exact optimum, without enumeration.
 
     Args:
-      with_local: among the sets that contain the local server, alone where k is 1.
+      with_local: only sets that contain the local server; of these, that server's wait counts even where it
+        has no work.
     """
 
     def choose(view: TaskView) -> Array:

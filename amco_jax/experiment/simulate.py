@@ -6,12 +6,12 @@ import dataclasses
 import functools
 import itertools
 import logging
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from amco_jax.agents.methods import Method
@@ -50,8 +50,8 @@ overlap checks; the working set of more does not stay in a core's first-level ca
 _MAX_FUSED_BLOCKS = 2**16
 
 CHUNK_BYTES = {"cpu": 2**26, "accelerator": 2**30}
-"""Memory for the makespans that a call computes; those of two calls are held at a time. On CPUs, small chunks come
-from memory that the process has used before, and fresh pages would cost more than the simulation."""
+"""Memory for the makespans that a call computes; those of two calls are held at a time. On CPUs, small chunks
+come from memory that the process has used before, and fresh pages would cost more than the simulation."""
 
 
 class AgentSource(Protocol):
@@ -94,7 +94,7 @@ def simulate(
 ) -> Iterator[Batch]:
     """Yield the results of each scenario in turn, its seeds in order.
 
-    Memory does not grow with the number of seeds or slots: chunks of seeds, and of long episodes segments of slots,
+    Memory does not grow with the number of seeds or slots: chunks of seeds, and segments of long episodes,
     keep to `CHUNK_BYTES` and to the source's memory.
 
     Args:
@@ -178,8 +178,8 @@ def block_program(shape: Shape, method: Method, record: Record, whole: bool = Tr
     Returns:
       A function of ((params, place), seeds, agents), leaves `[blocks, ...]`, where seeds and agents have a
       second axis over lanes, of (physics, episode, tables, first slot) and of the state, to (state, records):
-      leaves `[blocks, lanes, ...]`, the records of an episode in one axis. The state is a `Progress` and what the
-      arrivals carry, at first `start_state`.
+      leaves `[blocks, lanes, ...]`, the records of an episode in one axis. The state is a `Progress` and what
+      the arrivals carry, at first `start_state`.
     """
     scanned = _block_program(shape, method, record, whole, False)
     if not fusing():
@@ -222,7 +222,7 @@ def _block_program(shape: Shape, method: Method, record: Record, whole: bool, fu
             raise NotImplementedError("it is a segment of bursty arrivals")
         (params, place), seeds, agents = blocked
         physics, number, tables, first = shared
-        own, first = tables.of(place), 0 if whole else first
+        own = tables.of(place)
 
         def start(seed, carried):
             segment = None if whole else Segment(first, carried)
@@ -237,7 +237,7 @@ def _block_program(shape: Shape, method: Method, record: Record, whole: bool, fu
             return out.end, out.decisions
 
         progress, carried = state
-        common = params, physics, first
+        common = params, physics, 0 if whole else first
         if fused:
             starts = jax.vmap(start)(seeds, carried)
             end, kept = fuse(episode)(common, (starts, agents, progress))
@@ -282,9 +282,10 @@ def _collect(blocks: Sequence[_Block], progress: Progress, num_slots: int) -> li
     for cell, group in itertools.groupby(zip(blocks, ends, strict=False), key=lambda pair: pair[0].cell):
         seeds, metrics = [], []
         for block, end in group:
-            reached = jax.tree.map(lambda x, n=len(block.seeds): x[:n], on_host(end))
+            end, own = on_host(end), slice(len(block.seeds))
+            totals = jax.tree.map(operator.itemgetter(own), end.totals)
             seeds.append(block.seeds)
-            metrics.append(summarise(reached.totals, reached.busy / num_slots, block.makespans.quantiles()))
+            metrics.append(summarise(totals, end.busy[own] / num_slots, block.makespans.quantiles()))
         columns = {name: np.concatenate([m[name] for m in metrics]) for name in metrics[0]}
         batches.append(Batch(cell, np.concatenate(seeds), columns))
     return batches

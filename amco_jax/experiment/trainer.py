@@ -61,8 +61,8 @@ def check_training(method: str, cell: Cell, episodes: int) -> list[str]:
     scenario, settings = cell.scenario, cell.settings
     if scenario.num_slots < 2:
         raise InputError(
-            f"num_slots: {scenario.num_slots}; legal for training {method}: at least 2, since the tasks of an "
-            "episode's first slot are never stored"
+            f"num_slots: {scenario.num_slots}; legal for training {method}: at least 2, "
+            "since the tasks of an episode's first slot are never stored"
         )
     slots = episodes * scenario.num_slots
     each = max(scenario.num_positions, settings.learn_repeats)
@@ -81,8 +81,8 @@ def check_training(method: str, cell: Cell, episodes: int) -> list[str]:
     stored = scenario.count_moments[0] * (scenario.num_slots - 1) * episodes
     if stored < 1:
         found.append(
-            f"{method} has hardly anything to learn from: over the whole training {stored:.2g} tasks are stored "
-            "at a base station on average."
+            f"{method} has hardly anything to learn from: over the whole training {stored:.2g} tasks "
+            "are stored at a base station on average."
         )
     return found
 

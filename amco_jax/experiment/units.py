@@ -273,6 +273,7 @@ def _own_source(method: Method) -> str | None:
 
 def _frame(batch: Batch, method: str, param: str, label: Any, most_servers: int) -> pd.DataFrame:
     """Tidy rows of a batch; where fleets differ in size, missing servers are NaN."""
-    columns = {"method": method, "param": param, "value": label, "seed": batch.seeds} | as_columns(batch.metrics)
+    columns = {"method": method, "param": param, "value": label, "seed": batch.seeds}
+    columns |= as_columns(batch.metrics)
     missing = {f"utilisation_{i}": np.nan for i in range(most_servers)}
     return pd.DataFrame(columns | {k: v for k, v in missing.items() if k not in columns})
