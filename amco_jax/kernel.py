@@ -32,6 +32,10 @@ Record = Callable[[Decision], Any]
 """What to keep of each decision: a function to a pytree of arrays."""
 
 
+Sum = Any
+"""An int32 or float within a slot, `Wide` over slots, and a NumPy array of 64 bits on the host"""
+
+
 def keep_nothing(decision: Decision) -> None:
     """The record of a caller to whom the totals are enough."""
 
@@ -39,15 +43,17 @@ def keep_nothing(decision: Decision) -> None:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Totals:
-    """Sums over the tasks that arrived; divide by `num_tasks` for means. One word each within a slot, and `Wide`
-    over slots."""
+    """Sums over the tasks that arrived; divide by `num_tasks` for means.
 
-    num_tasks: Int[Array, ""] | Wide
-    missed: Int[Array, ""] | Wide
-    rejected: Int[Array, ""] | Wide
-    servers_used: Int[Array, ""] | Wide
+    `Wide` over slots, one word within a slot.
+    """
+
+    num_tasks: Sum
+    missed: Sum
+    rejected: Sum
+    servers_used: Sum
     """Sizes of the selected sets"""
-    makespan: Float[Array, ""] | Wide
+    makespan: Sum
     """s"""
 
     @classmethod
@@ -119,12 +125,12 @@ class Episode:
     """After the last slot"""
     decisions: Any
     """What `record` kept, with leading axes `[num_slots, num_servers, max_tasks]`"""
-    backlog: Float[Array, "num_slots num_servers"] | None
-    """Q at the start of each slot, Gcycles; this and what follows is None unless it was asked for"""
-    slot_load: Float[Array, "num_slots num_servers"] | None
-    """q at the end of each slot, Gcycles"""
-    link_delay: Float[Array, "num_slots num_servers"] | None
-    """L at the end of each slot, s"""
+    backlog: Any
+    """`[num_slots, num_servers]`, Q at the start of each slot, Gcycles; None unless asked for"""
+    slot_load: Any
+    """`[num_slots, num_servers]`, q at the end of each slot, Gcycles; likewise"""
+    link_delay: Any
+    """`[num_slots, num_servers]`, L at the end of each slot, s; likewise"""
 
     @property
     def totals(self) -> Totals:

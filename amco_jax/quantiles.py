@@ -9,23 +9,18 @@ from typing import Protocol
 
 import numpy as np
 
-LEVELS = (
-    np.asarray(
-        # fmt: off
-        [
-            0, 1, 2, 5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 250, 300, 350, 400, 450, 500,
-            550, 600, 650, 700, 750, 800, 850, 900, 925, 950, 960, 970, 980, 985, 990, 995, 998, 999, 1000,
-        ],
-        # fmt: on
-        np.float64,
-    )
-    / 1000
+_PER_MILLE = (
+    *(0, 1, 2, 5, 10, 15, 20, 30, 40, 50, 75),
+    *range(100, 900, 50),
+    *(900, 925, 950, 960, 970, 980, 985, 990, 995, 998, 999, 1000),
 )
-"""`[K]`, the levels of the quantiles that are told of each episode; 0 and 1 are its least and largest makespan"""
+
+LEVELS = np.asarray(_PER_MILLE) / 1000
+"""`[K]`, the levels of the quantiles that are told of each episode: 0 is its least makespan, 1 its largest"""
 
 EXACT_POSITIONS = 2**18
-"""Most task positions of an episode, over all slots and base stations, whose makespans are kept. It depends on the
-scenario alone, so that a seed's numbers do not depend on how many seeds run."""
+"""Most task positions of an episode, over all slots and base stations, whose makespans are kept. It looks
+at the scenario alone, so that a seed's numbers do not depend on how many seeds run."""
 
 _DIGITS = 12
 """Binary digits after the first by which a histogram tells makespans apart"""

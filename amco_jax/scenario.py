@@ -126,8 +126,8 @@ class Scenario:
             )
         if self.num_servers**2 * self.num_positions > _MOST_COUNTED:
             raise InputError(
-                f"num_servers: {self.num_servers} with up to {self.num_positions} tasks at a base station in a slot; "
-                f"legal: at most {math.isqrt(_MOST_COUNTED // self.num_positions)} servers"
+                f"num_servers: {self.num_servers} with up to {self.num_positions} tasks at a base station "
+                f"in a slot; legal: at most {math.isqrt(_MOST_COUNTED // self.num_positions)} servers"
             )
 
     @property

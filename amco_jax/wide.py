@@ -1,7 +1,7 @@
 """Sums over any number of slots, in two words: integers that do not wrap, and floats that do not drift.
 
-JAX computes in 32 bits. A sum over a slot fits there; one over an episode of many slots need not: an int32 wraps
-at 2³¹, and a float32 that has grown to n times what it is given has lost log₂ n of its 24 binary digits for it.
+JAX computes in 32 bits. A sum over a slot fits there. A sum over an episode need not: an int32 wraps at 2³¹,
+and a float32 that is n times as large as a term has only 24 - log₂ n binary digits left for it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Wide:
     def add(self, term: Array) -> Wide:
         """The sum with one more term; a whole one must be int32 and at least 0.
 
-        Source for floats: Dekker, "A floating-point technique for extending the available precision" (1971), with
-        the exact error of a sum from Knuth, TAOCP vol. 2, section 4.2.2, theorem B.
+        Source for floats: Dekker, "A floating-point technique for extending the available precision" (1971);
+        the exact error of a sum is from Knuth, TAOCP vol. 2, section 4.2.2, theorem B.
         """
         if jnp.issubdtype(self.high.dtype, jnp.integer):
             low = self.low + term.astype(jnp.uint32)

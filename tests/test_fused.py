@@ -87,11 +87,8 @@ def lowered_for_cuda(scenario: Scenario, method: str, monkeypatch) -> str:
     params = jax.tree.map(lambda leaf: np.stack([leaf] * blocks), given.cells[0])
     seeds = np.arange(blocks * LANES, dtype=np.uint32).reshape(blocks, LANES)
     program = module._block_program(scenario.shape(), get_method(method), keep_makespan, True, True)
-    shared, state = (
-        (UNIFIED, np.int32(0), given.tables, np.int32(0)),
-        start_state(scenario.shape(), seeds.shape),
-    )
-    traced = program.trace((params, seeds, None), shared, state)
+    shared = UNIFIED, np.int32(0), given.tables, np.int32(0)
+    traced = program.trace((params, seeds, None), shared, start_state(scenario.shape(), seeds.shape))
     return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 

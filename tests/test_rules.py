@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -93,6 +94,52 @@ def level(wait: dict[int, float], cost: dict[int, float]) -> float:
     """The least makespan, from the reference's bisection."""
     x = fill_by_bisection(wait, cost)
     return max(x[i] * cost[i] + wait[i] for i in wait if x[i] > 0)
+
+
+def least_makespans(wait: np.ndarray, cost: np.ndarray, k: int, with_local: bool) -> np.ndarray:
+    """Of all sets of at most k servers, by trying each; a selected server's wait counts."""
+    num_states, num_servers = wait.shape
+    found = np.full(num_states, np.inf)
+    for size in range(1, min(k, num_servers) + 1):
+        for members in itertools.combinations(range(num_servers), size):
+            i = list(members)
+            # Filled in the order of waits, the level is the least of those of the first m.
+            order = np.argsort(wait[:, i], axis=1)
+            w, r = (np.take_along_axis(x[:, i], order, axis=1) for x in (wait, 1 / cost))
+            level = ((1 + np.cumsum(w * r, axis=1)) / np.cumsum(r, axis=1)).min(axis=1)
+            makespan = np.maximum(level, w[:, -1])
+            allowed = np.isin(np.arange(num_states) % num_servers, i) | (not with_local)
+            found = np.where(allowed, np.minimum(found, makespan), found)
+    return found
+
+
+@pytest.mark.parametrize("num_servers", [1, 2, 5, 9])
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("local", ["", "-local"])
+def test_best_k_equals_enumeration(num_servers: int, k: int, local: str):
+    wait, cost = random_states(num_servers)
+    wait[::7, 0] = 5.0  # of some states the local server's wait, beyond all others' ends
+    sets = choose(get_method(f"best-{k}{local}").policy.function, wait, cost)
+    assert (sets.sum(axis=1) <= k).all()
+    assert sets.any(axis=1).all()
+    if local:
+        assert sets[np.arange(STATES), np.arange(STATES) % num_servers].all()
+    expected = least_makespans(wait, cost, k, bool(local))
+    np.testing.assert_allclose(makespans(wait, cost, sets), expected, rtol=1e-12)
+    if k >= num_servers and not local:
+        np.testing.assert_array_equal(sets, choose(rules.optimal, wait, cost))
+
+
+def test_best_1_local_is_local():
+    wait, cost = random_states(5)
+    local = np.arange(5) == np.arange(STATES)[:, None] % 5
+    np.testing.assert_array_equal(choose(get_method("best-1-local").policy.function, wait, cost), local)
+
+
+@pytest.mark.parametrize("name", ["best-0", "best-", "best-2-", "best-local", "best-2-local-local"])
+def test_best_k_needs_a_number(name: str):
+    with pytest.raises(InputError, match=r"method: .*legal: .*best-k, best-k-local"):
+        get_method(name)
 
 
 @pytest.mark.parametrize("capacity", [(10, 20, 30, 40, 50), (30, 10, 30, 20, 30), (7, 7, 7, 7, 7)])

@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 from episodes import arrivals, run
 from test_commands import command
 
-from amco_jax.agents.methods import METHODS, TRAINED
+from amco_jax import env
+from amco_jax.agents.methods import METHODS, TRAINED, get_method
+from amco_jax.agents.policy import TaskView
 from amco_jax.alloc import ALLOCATORS
 from amco_jax.alloc.whole import whole_items
 from amco_jax.errors import InputError
 from amco_jax.latency import write_table
 from amco_jax.presets import load_scenario
+from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario
 
 MACHINES = {"slow": (1.5, 0.30), "fast": (0.4, 0.05), "even": (0.0, 0.10)}
@@ -92,6 +96,34 @@ def test_rounded_water_filling_is_the_best_of_all_whole_splits(num_servers: int)
                 ]
                 end = np.max(np.where(count > 0.5, wait + count * cost / items, 0))
                 assert end == pytest.approx(min(ends), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["best-1", "best-2", "best-3", "best-2-local", "best-9"])
+def test_best_k_is_the_best_of_all_whole_splits_over_few_servers(name: str, table: Path):
+    k, local = int(name.split("-")[1]), name.endswith("local")
+    params, method, random = scenario_of(table).params(np.float64), get_method(name), np.random.default_rng(3)
+
+    @jax.jit
+    def outcome(items, wait, cost, here):
+        task = env.Task(present=jnp.asarray(True), size=items, work=items)
+        view = TaskView(task, wait, cost, here, params, stream(jnp.uint32(0), Stream.POLICY), jnp.int32(0))
+        chosen = method.policy.function(view)
+        return chosen, env.split(params, method.allocator, items, wait, cost, chosen)[1]
+
+    with jax.enable_x64(True):
+        for items in (1, 2, 3, 7):
+            for _ in range(25):
+                wait, cost = random.uniform(0, 3, 3), random.uniform(0.5, 9, 3)
+                here = np.arange(3) == random.integers(3)
+                chosen, end = outcome(float(items), wait, cost, here)
+                assert chosen.sum() <= k
+                assert (chosen & here).any() or not local
+                ends = [
+                    max(w + n * c / items for n, w, c in zip(part, wait, cost, strict=True) if n)
+                    for part in compositions(items, 3)
+                    if np.count_nonzero((np.array(part) > 0) | (here & local)) <= k
+                ]
+                assert end == pytest.approx(min(ends), rel=1e-6)
 
 
 @pytest.mark.parametrize("allocator", sorted(ALLOCATORS))

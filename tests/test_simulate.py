@@ -73,7 +73,9 @@ def test_segments_change_no_bit_of_trained_methods(monkeypatch):
     assert_same_bits(whole, found())
 
 
-@pytest.mark.parametrize(("num_slots", "most"), [(60, 60), (60, 1000), (60, 59), (61, 7), (1_000_000, 262), (5, 0)])
+@pytest.mark.parametrize(
+    ("num_slots", "most"), [(60, 60), (60, 1000), (60, 59), (61, 7), (1_000_000, 262), (5, 0)]
+)
 def test_segments_cover_the_episode(num_slots: int, most: int):
     segments = module.segments_of(num_slots, most)
     assert [t for first, count in segments for t in range(first, first + count)] == list(range(num_slots))

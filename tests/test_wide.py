@@ -1,4 +1,4 @@
-"""Sums over any number of slots: exact integers, floats that do not drift, in every place that sums over slots."""
+"""Sums over any number of slots, wherever there are some: integers do not wrap, floats do not drift."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_floats_do_not_drift(dtype: type):
         wide, word = summed(jnp.asarray(15.3, dtype), count)
         exact = math.fsum([float(dtype(15.3))] * count)
         assert float(np.asarray(wide)) == pytest.approx(exact, rel=1e-9 if dtype is np.float32 else 1e-15)
-        np.testing.assert_allclose(wide.rounded(dtype), exact, rtol=2 * np.finfo(dtype).eps)
+        np.testing.assert_allclose(wide.rounded(dtype), exact, rtol=float(2 * np.finfo(dtype).eps))
     if dtype is np.float32:
         assert abs(float(word) / exact - 1) > 1e-4
 

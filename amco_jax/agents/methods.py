@@ -222,8 +222,9 @@ TRAINED = tuple(name for name, method in METHODS.items() if method.training is n
 def get_method(method: str | Method) -> Method:
     """A method by name, or the method itself.
 
-    Names are those of `METHODS`, `fastest-k`, `smcoedge-k` and `smcoedge-stable-k` for sets of k, and each
-    with an allocator of its own, as in `randcoedge+hecwa`.
+    Names are those of `METHODS`, `fastest-k`, `smcoedge-k` and `smcoedge-stable-k` for sets of k, `best-k`
+    and `best-k-local` for sets of at most k, and each with an allocator of its own, as in
+    `randcoedge+hecwa`.
 
     Raises:
       InputError: no such method or allocator.
@@ -250,11 +251,13 @@ def _named_method(name: str) -> Method:
         return _named_method(base).with_allocator(allocator)
     if match := re.fullmatch(r"fastest-([1-9]\d{0,5})", name):
         return Method(name, per_task(rules.fastest(int(match[1]))))
+    if match := re.fullmatch(r"best-([1-9]\d{0,5})(-local)?", name):
+        return Method(name, per_task(rules.best(int(match[1]), match[2] is not None)), published=_OPTIMAL)
     if match := re.fullmatch(r"(smcoedge(?:-stable)?)-([1-9]\d?)", name):
         training = METHODS[match[1]].require_training()
         return _trained(name, sets_of(int(match[2])), training.episodes, training.settings, _SMC)
     if name not in METHODS:
-        legal = f"{', '.join(METHODS)}, fastest-k, smcoedge-k, smcoedge-stable-k"
+        legal = f"{', '.join(METHODS)}, fastest-k, best-k, best-k-local, smcoedge-k, smcoedge-stable-k"
         raise InputError(f"method: {name!r}; legal: {legal}, and with +allocator")
     return METHODS[name]
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import logging
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
@@ -180,8 +181,8 @@ def block_program(
     Returns:
       A function of ((params, place), seeds, agents), leaves `[blocks, ...]`, where seeds and agents have a
       second axis over lanes, of (physics, episode, tables, first slot) and of the state, to (state, records):
-      leaves `[blocks, lanes, ...]`, the records of an episode in one axis. The state is a `Progress` and what the
-      arrivals carry, at first `start_state`.
+      leaves `[blocks, lanes, ...]`, the records of an episode in one axis. The state is a `Progress` and what
+      the arrivals carry, at first `start_state`.
     """
     scanned = _block_program(shape, method, record, whole, training, False)
     if not fusing():
@@ -226,7 +227,7 @@ def _block_program(
             raise NotImplementedError("it is a segment of bursty arrivals")
         (params, place), seeds, agents = blocked
         physics, number, tables, first = shared
-        own, first = tables.of(place), 0 if whole else first
+        own = tables.of(place)
 
         def start(seed, carried):
             segment = None if whole else Segment(first, carried)
@@ -241,7 +242,7 @@ def _block_program(
             return out.end, out.decisions
 
         progress, carried = state
-        common = params, physics, first
+        common = params, physics, 0 if whole else first
         if fused:
             starts = jax.vmap(start)(seeds, carried)
             end, kept = fuse(episode)(common, (starts, agents, progress))
@@ -286,9 +287,10 @@ def _collect(blocks: Sequence[_Block], progress: Progress, num_slots: int) -> li
     for cell, group in itertools.groupby(zip(blocks, ends, strict=False), key=lambda pair: pair[0].cell):
         seeds, metrics = [], []
         for block, end in group:
-            reached = jax.tree.map(lambda x, n=len(block.seeds): x[:n], on_host(end))
+            end, own = on_host(end), slice(len(block.seeds))
+            totals = jax.tree.map(operator.itemgetter(own), end.totals)
             seeds.append(block.seeds)
-            metrics.append(summarise(reached.totals, reached.busy / num_slots, block.makespans.quantiles()))
+            metrics.append(summarise(totals, end.busy[own] / num_slots, block.makespans.quantiles()))
         columns = {name: np.concatenate([m[name] for m in metrics]) for name in metrics[0]}
         batches.append(Batch(cell, np.concatenate(seeds), columns))
     return batches

@@ -263,6 +263,14 @@ class _Run:
         return Outcome(reduced, manifest, rows=rows, agents=self.agents, out=where)
 
 
+def _where(cell: Cell) -> list[str]:
+    """The cell's place in the grid, in words."""
+    labels = {name: value for name, value in cell.labels.items() if name != "method"}
+    if "param" in labels:
+        labels = {labels["param"]: labels["value"]}
+    return [", ".join(f"{name} = {value}" for name, value in labels.items())] if labels else []
+
+
 def _compute(runs: Sequence[_Run], execution: Execution, progress: bool) -> None:
     """Compute what this shard has left to do."""
     todo = [work for run in runs for work in run.todo()]
