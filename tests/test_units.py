@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from amco_jax import Execution, InputError, Method, Scenario, per_task, sweep
+from amco_jax import Execution, InputError, Scenario, sweep
 from amco_jax.agents.methods import get_method
 from amco_jax.experiment import simulate as simulate_module
 from amco_jax.experiment import trainer as trainer_module
@@ -102,12 +102,6 @@ def test_names_tell_units_apart_and_stay():
         other = {unit.id for unit in units_of(job(**change))}
         assert not seen & other, change
         seen |= other
-
-
-def test_a_users_own_code_is_part_of_the_plan():
-    mine = Method("mine", per_task(lambda view: view.local))
-    assert "mine" in job(methods=[mine, "local"]).plan()["own_methods"]
-    assert not job().plan()["own_methods"]
 
 
 def test_the_cut_changes_no_number(whole: Path, tmp_path: Path):
