@@ -15,6 +15,7 @@ import pytest
 from amco_jax.errors import InputError
 from amco_jax.experiment.compare import compare
 from amco_jax.experiment.sweep import sweep
+from amco_jax.files import FileNames
 from amco_jax.report.analysis import baselines_of, comparisons, means, medians
 from amco_jax.report.page import make_report, write_report
 from amco_jax.report.published import write_published
@@ -229,3 +230,47 @@ def test_the_page_works_in_a_browser(saved: list[Path], tmp_path: Path):
     assert "<title>up true down true filtered true</title>" in done.stdout
     for words in ("mean makespan [s]", "arrival probability", "share of the tasks", "episode"):
         assert re.search(rf"<text[^>]*>{re.escape(words)}</text>", done.stdout), words
+
+
+def test_names_in_any_script_give_files_of_their_own(saved: list[Path], tmp_path: Path):
+    names = ["方法", "実験", "--", "a_b", "a-b", "A-B"]
+    homes = [shutil.copytree(saved[0], tmp_path / name) for name in names]
+    report = make_report(load_studies(homes))
+    for out in ("one", "other"):
+        write_report(report, tmp_path / out, ["latex", "html"])
+    written = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert written == sorted(path.name for path in (tmp_path / "other").iterdir())
+    assert {"方法-means.tex", "実験-means.tex", "a-b-means.tex"} <= set(written)
+    assert len({name.casefold() for name in written if name.endswith("-means.tex") or "-means-" in name}) == 6
+    anchors = re.findall(r'<section id="([^"]+)"', (tmp_path / "one" / "report.html").read_text("utf-8"))
+    assert len(set(anchors)) == len(anchors)
+
+
+def test_file_names_are_readable_and_each_given_once():
+    names = FileNames()
+    texts = [
+        "méthode",
+        "方法",
+        "a/b",
+        "a b",
+        "A-B",
+        "..",
+        "",
+        "x" * 300,
+        "x" * 300,
+        "../up",
+        "cdf-0.3",
+        "a/b",
+    ]
+    given = [names.take(text) for text in texts]
+    assert [name for text, name in zip(texts, given, strict=True) if text in ("méthode", "方法", "cdf-0.3")] == [
+        "méthode", "方法", "cdf-0.3"
+    ]  # fmt: skip
+    assert given[2] == "a-b"
+    assert len({name.casefold() for name in given}) == len(texts)
+    for name in given:
+        assert re.fullmatch(r"\w([\w.-]*\w)?", name)
+        assert ".." not in name
+        assert len(name.encode()) < 130
+    other = FileNames()
+    assert [other.take(text) for text in texts] == given

@@ -24,8 +24,8 @@ from amco_jax.experiment.train import TrainResult
 from amco_jax.files import new_directory
 
 SWEEP = [
-    str(ROOT / "scripts" / "sweep.py"), "--param", "deadline", "--values", "0.3", "--methods", "local", "drlcoedge",
-    "--episodes", "1", "--seeds", "1", "--set", "num_servers=2", "num_slots=2", "num_tasks=3",
+    str(ROOT / "scripts" / "sweep.py"), "--param", "deadline", "--values", "0.3", "--methods", "local",
+    "--seeds", "1", "--set", "num_servers=2", "num_slots=2", "num_tasks=3",
 ]  # fmt: skip
 TABLES = ("results.parquet", "summary.csv", "makespan.png", "makespan.pdf")
 
@@ -36,7 +36,7 @@ def environment(**changes: str | None) -> dict[str, str]:
 
 
 def shell(line: str, cwd: Path, **changes: str | None) -> subprocess.CompletedProcess[str]:
-    """A line of a shell in which $SWEEP is a small sweep, with its exit status and not that of a pipe's end."""
+    """Run a line in which $SWEEP is a small sweep; a pipe fails where any part of it does."""
     variables = environment(**changes) | {"SWEEP": " ".join([sys.executable, *SWEEP])}
     return subprocess.run(
         ["bash", "-c", f"set -o pipefail; {line}"],
@@ -49,7 +49,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("plain")
     done = shell("$SWEEP --out out", home)
     assert done.returncode == 0, done.stderr
-    assert "±" not in done.stdout.splitlines()[-1]
     return home / "out"
 
 
@@ -62,16 +61,14 @@ def test_numbers_and_figures_depend_on_no_variable_and_no_configuration(plain: P
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.family: no such font\nsavefig.dpi: 20\n")
     done = shell(
         "$SWEEP --out out", tmp_path, MPLBACKEND="module://matplotlib_inline.backend_inline",
-        JAX_ENABLE_X64="1", JAX_NUMPY_DTYPE_PROMOTION="strict", JAX_DEBUG_NANS="1", JAX_DEFAULT_PRNG_IMPL="rbg",
-        RAY_ADDRESS="http://127.0.0.1:8265", TMPDIR="/nowhere", NO_COLOR="1", TERM="dumb", COLUMNS="20",
-        PYTHONIOENCODING="ascii", LC_ALL="C", PYTHONUTF8="0",
+        JAX_ENABLE_X64="1", JAX_NUMPY_DTYPE_PROMOTION="strict", JAX_DEBUG_NANS="1",
+        JAX_DEFAULT_PRNG_IMPL="rbg", RAY_ADDRESS="http://127.0.0.1:8265", TMPDIR="/nowhere",
+        NO_COLOR="1", TERM="dumb", COLUMNS="20", PYTHONIOENCODING="ascii", LC_ALL="C", PYTHONUTF8="0",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "out", plain)
     assert "mean +/- half width" in " ".join(done.stdout.split())
-    mean = pd.read_csv(plain / "summary.csv").query("metric == 'makespan_mean_s' and method == 'local'")[
-        "mean"
-    ]
+    mean = pd.read_csv(plain / "summary.csv").query("metric == 'makespan_mean_s'")["mean"]
     assert f"{mean.item():.4f}" in done.stdout  # not cut off in a narrow terminal
 
 
@@ -102,7 +99,7 @@ def test_a_reader_that_has_gone_is_no_failure(line: str, words: str, plain: Path
     assert done.returncode == 0, done.stderr
     assert done.stderr.endswith(words)
     assert "Traceback" not in done.stderr
-    assert "rror" not in (tmp_path / "err").read_text() if (tmp_path / "err").exists() else True
+    assert not (tmp_path / "err").exists() or "rror" not in (tmp_path / "err").read_text()
     assert_same(tmp_path / "out", plain)
 
 
@@ -122,7 +119,7 @@ def test_what_cannot_work_is_told_in_one_line(tmp_path: Path):
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_and_the_way_to_go_on_is_told(number: signal.Signals, tmp_path: Path):
     process = start(tmp_path / "out", "--seeds", "6400")
     wait_for_a_unit(tmp_path / "out", process)
@@ -184,9 +181,9 @@ def test_new_directories_are_each_one_s_own(tmp_path: Path):
 
 def test_runs_without_out_get_directories_of_their_own_and_leave_none_behind(tmp_path: Path):
     clock = time.strftime("%Y")
-    assert_refused(shell("$SWEEP --episodes 0", tmp_path), "episodes: 0")
+    assert_refused(shell("$SWEEP --seeds 0", tmp_path), "seeds: 0")
     assert not any(tmp_path.iterdir())
-    done = shell("$SWEEP --quiet & $SWEEP --quiet; wait %1", tmp_path)
+    done = shell("$SWEEP --quiet & other=$!; $SWEEP --quiet && wait $other", tmp_path)
     assert done.returncode == 0, done.stderr
     made = sorted((tmp_path / "results").iterdir())
     assert len(made) == 2
