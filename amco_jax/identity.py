@@ -149,6 +149,8 @@ class _Walk:
         """The text of a value; `name` is what a person would call it."""
         if value is None or value is Ellipsis or type(value) in _CONSTANTS:
             return f"{type(value).__name__} {value!r}"
+        if isinstance(value, ByIdentity):
+            return self.of(value.func, name)
         if id(value) in self._open:
             return f"{_CYCLE} {len(self._open) - self._open.index(id(value))}"
         if id(value) not in self._found:
@@ -180,8 +182,6 @@ class _Walk:
             return sorted(self.of(item, name) for item in value)
         if type(value) in (list, tuple):
             return [self.of(item, name) for item in value]
-        if isinstance(value, ByIdentity):
-            return self.of(value.func, name)
         return self._object(value, name)
 
     def _array(self, value: Any, name: str) -> Any:

@@ -27,8 +27,8 @@ def is_own(name: str | None) -> bool:
     if name is None or name == "__main__":
         return True
     # Frozen and built-in modules have a specification. One that was made by hand has none: by a user, or in
-    # an extension module.
-    by_hand = name in sys.modules and getattr(sys.modules[name], "__spec__", None) is None
+    # an extension module. A name that is no module's stands in code that somebody ran by hand.
+    by_hand = getattr(sys.modules.get(name), "__spec__", None) is None
     return by_hand and ("." not in name or is_own(name.rpartition(".")[0]))
 
 

@@ -44,12 +44,7 @@ def configure(num_cpu_devices: int | None = None, compilation_cache: bool = True
         The directory is the user's cache directory, or `JAX_COMPILATION_CACHE_DIR`. Where it cannot be
         written, a warning says so, and there is no cache.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_backend_extra_options" not in flags:
-        flags += f" --xla_backend_extra_options={','.join(_XLA_CPU_OPTIONS)}"
-    if _XLA_VECTOR_WIDTH not in flags:
-        flags += f" --{_XLA_VECTOR_WIDTH}=512"
-    os.environ["XLA_FLAGS"] = flags.strip()
+    os.environ["XLA_FLAGS"] = _with_options(os.environ.get("XLA_FLAGS", ""))
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         with contextlib.suppress(RuntimeError):  # the backend is already running
             jax.config.update("jax_num_cpu_devices", num_cpu_devices or _usable_cores())
@@ -108,19 +103,32 @@ def check_xla_flags() -> None:
     Raises:
       InputError: XLA does not take them.
     """
-    if not os.environ.get("XLA_FLAGS", "").strip():
+    flags = os.environ.get("XLA_FLAGS", "").strip()
+    if flags in ("", _with_options("")):
         return
-    program = "import jax; jax.local_devices(backend='cpu')"
-    tried = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-c", "import jax; jax.local_devices()"],
+            env=environment | {"JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+    except OSError:  # no process can be started here
+        return
     if tried.returncode:
         reason = next((line for line in tried.stderr.splitlines() if "] " in line), "").partition("] ")[2]
-        raise InputError(f"environment: XLA_FLAGS={os.environ['XLA_FLAGS']}: {reason}; legal: flags of XLA")
+        raise InputError(f"environment: XLA_FLAGS={flags}: {reason}; legal: flags of XLA")
+
+
+def _with_options(flags: str) -> str:
+    """The flags, and the options of this package where the flags do not say otherwise."""
+    if "xla_backend_extra_options" not in flags:
+        flags += f" --xla_backend_extra_options={','.join(_XLA_CPU_OPTIONS)}"
+    if _XLA_VECTOR_WIDTH not in flags:
+        flags += f" --{_XLA_VECTOR_WIDTH}=512"
+    return flags.strip()
 
 
 def _can_be_written(directory: str | None) -> bool:

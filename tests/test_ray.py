@@ -81,6 +81,23 @@ def test_a_unit_takes_a_whole_gpu_where_the_cluster_has_some(cluster: Any, whole
     assert not list((out / "units").glob(".unfinished-*"))
 
 
+@pytest.mark.parametrize(("arguments", "joins"), [((), False), (("--address", "auto"), True)])
+def test_a_sweep_has_a_cluster_of_its_own_unless_it_is_told_to_join(
+    arguments: tuple[str, ...], joins: bool, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    driver = start(tmp_path / "out", "--engine", "ray", *arguments)
+    pid, _ = wait_for_a_unit(tmp_path / "out", driver, after=0)
+    raylet = psutil.Process(pid).parent()
+    assert raylet is not None
+    assert (f"--gcs-address={cluster.address}" in raylet.cmdline()) == joins
+    driver.terminate()
+    _, errors = driver.communicate(timeout=120)
+    assert (driver.returncode, errors.splitlines()[-1]) == (
+        143, f"interrupted; the same command with --out {tmp_path / 'out'} --resume goes on"
+    )  # fmt: skip
+
+
 def test_no_cluster_is_refused_in_one_line(tmp_path: Path):
     driver = start(tmp_path / "out", "--engine", "ray", "--address", "127.0.0.1:1")
     _, errors = driver.communicate(timeout=240)

@@ -15,6 +15,7 @@ import pytest
 from amco_jax.errors import InputError
 from amco_jax.experiment.compare import compare
 from amco_jax.experiment.sweep import sweep
+from amco_jax.files import FileNames
 from amco_jax.report.analysis import baselines_of, comparisons, means, medians
 from amco_jax.report.page import make_report, write_report
 from amco_jax.report.published import write_published
@@ -231,3 +232,40 @@ def test_the_page_works_in_a_browser(saved: list[Path], tmp_path: Path):
     assert "<title>up true down true filtered true</title>" in done.stdout
     for words in ("mean makespan [s]", "arrival probability", "share of the tasks", "episode"):
         assert re.search(rf"<text[^>]*>{re.escape(words)}</text>", done.stdout), words
+
+
+def test_names_in_any_script_give_files_of_their_own(saved: list[Path], tmp_path: Path):
+    names = ["方法", "実験", "--", "a_b", "A-B"]
+    report = make_report(load_studies([shutil.copytree(saved[1], tmp_path / name) for name in names]))
+    write_report(report, tmp_path / "out", ["latex"])
+    written = [path.name for path in (tmp_path / "out").iterdir()]
+    assert {"方法-means.tex", "実験-means.tex", "means.tex", "a-b-means.tex"} <= set(written)
+    for item in ("means", "comparisons", "convergence-published", "convergence-unified"):
+        assert len({name.casefold() for name in written if item in name}) == len(names)
+
+
+def test_file_names_are_readable_and_each_given_once():
+    names = FileNames()
+    texts = [
+        "méthode",
+        "方法",
+        "cdf-0.3",
+        "a/b",
+        "a b",
+        "A-B",
+        "..",
+        "",
+        "x" * 300,
+        "x" * 300,
+        "../up",
+        "a/b",
+    ]
+    given = [names.take(text) for text in texts]
+    assert given[:4] == ["méthode", "方法", "cdf-0.3", "a-b"]
+    assert len({name.casefold() for name in given}) == len(texts)
+    for name in given:
+        assert re.fullmatch(r"\w([\w.-]*\w)?", name)
+        assert ".." not in name
+        assert len(name.encode()) < 130
+    other = FileNames()
+    assert [other.take(text) for text in texts] == given

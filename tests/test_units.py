@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from amco_jax import Execution, InputError, Method, Scenario, per_task, sweep, train
-from amco_jax.agents import rules
+from amco_jax import Execution, InputError, Scenario, sweep, train
 from amco_jax.agents.methods import get_method
 from amco_jax.experiment import simulate as simulate_module
 from amco_jax.experiment import trainer as trainer_module
@@ -106,11 +105,6 @@ def test_names_tell_units_apart_and_stay():
         other = {unit.id for unit in units(1e-6, **change)}
         assert set(plain) & other, change  # of the rules that are the same
         assert set(plain) - other, change
-
-
-def test_a_users_own_code_is_part_of_the_names():
-    one, other = (Method("mine", per_task(choose)) for choose in (lambda view: view.local, rules.local_only))
-    assert {u.id for u in units(methods=[one])} != {u.id for u in units(methods=[other])}
 
 
 def test_the_cut_changes_no_number(whole: Path, tmp_path: Path):
