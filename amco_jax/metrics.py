@@ -15,17 +15,11 @@ from amco_jax.kernel import Totals
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 
-LEVELS = np.array([
-    0, 1, 2, 5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 250, 300, 350, 400, 450, 500,
-    550, 600, 650, 700, 750, 800, 850, 900, 925, 950, 960, 970, 980, 985, 990, 995, 998, 999, 1000,
-]) / 1000  # fmt: skip
-"""`[K]`, the levels of the quantiles that are told of each episode; 0 and 1 are its least and largest"""
+EPISODE_METRICS = ("makespan_mean_s", "miss_rate", "mean_servers_used")
+"""Told of each episode, of training too"""
 
 QUANTILES = "makespan_quantiles_s"
 """The one column that is no number but a list: quantiles of the episode's makespans at `LEVELS`"""
-
-EPISODE_METRICS = ("makespan_mean_s", "miss_rate", "mean_servers_used")
-"""Told of each episode, of training too"""
 
 
 def keep_makespan(decision: Decision) -> Float[Array, ""]:

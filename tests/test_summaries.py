@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from amco_jax.errors import InputError
-from amco_jax.metrics import LEVELS, PERCENTILES, QUANTILES
+from amco_jax.metrics import PERCENTILES, QUANTILES
+from amco_jax.quantiles import LEVELS
 from amco_jax.stats import mean_interval, pooled_quantiles, ratio_interval, reduction_interval
 from amco_jax.summaries import Episodes, Pairs, summarise
 

@@ -43,7 +43,8 @@ def warnings_of(studies: Sequence[Study], compared: pd.DataFrame) -> list[str]:
 
 
 def _study_warnings(study: Study) -> list[str]:
-    return _seed_warnings(study) + _workload_warnings(study) + _training_warnings(study)
+    own = study.manifest.get("warnings", [])
+    return own + _seed_warnings(study) + _workload_warnings(study) + _training_warnings(study)
 
 
 def _seed_warnings(study: Study) -> list[str]:
