@@ -68,7 +68,7 @@ def identify(*values: Any) -> Identity:
     return Identity(_digest(found, modules), modules, tuple(dict.fromkeys(walk.unseen)))
 
 
-def program_cache(most: int, user_code: Callable[..., Any]) -> Callable[[Callable[..., T]], Callable[..., T]]:
+def program_cache(most: int, user_code: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
     """A cache of the programs that a function builds from hashable arguments, the `most` used last.
 
     A user may change an object, or a global that a function names, after a program was compiled with the old
@@ -78,14 +78,14 @@ def program_cache(most: int, user_code: Callable[..., Any]) -> Callable[[Callabl
       user_code: the functions and objects among the arguments that the program is traced with.
     """
 
-    def decorate(build: Callable[..., T]) -> Callable[..., T]:
+    def decorate(build: Callable[..., Any]) -> Any:
         @functools.lru_cache(most)
-        def cached(digest: str, *arguments: Any) -> T:
+        def cached(digest: str, *arguments: Any) -> Any:
             del digest
             return build(*arguments)
 
         @functools.wraps(build)
-        def find(*arguments: Any) -> T:
+        def find(*arguments: Any) -> Any:
             return cached(identify(user_code(*arguments)).digest, *arguments)
 
         find.cache_info, find.cache_clear = cached.cache_info, cached.cache_clear  # pyright: ignore[reportAttributeAccessIssue]

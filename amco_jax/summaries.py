@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.errors import InputError
-from amco_jax.metrics import LEVELS, QUANTILES
+from amco_jax.metrics import QUANTILES
+from amco_jax.quantiles import LEVELS
 from amco_jax.stats import (
     Interval,
     RatioMoments,
@@ -64,7 +65,7 @@ class Episodes:
     metrics: dict[str, np.ndarray]
     """By name; NaN where an episode has no such number"""
     quantiles: np.ndarray | None = None
-    """`[episodes, levels]`, of the makespan, s, at `metrics.LEVELS`"""
+    """`[episodes, levels]`, of the makespan, s, at `quantiles.LEVELS`"""
 
     @classmethod
     def of(cls, rows: pd.DataFrame, quantiles: np.ndarray | None = None) -> Episodes:

@@ -13,7 +13,7 @@ from test_traces import HEADER, small_rows, write
 
 from amco_jax import InputError, Method, Scenario, get_method, load_scenario
 from amco_jax.experiment.axes import AXES, get_axis
-from amco_jax.experiment.units import Job, checked_job
+from amco_jax.experiment.sweep import Sweep
 from amco_jax.presets import PRESETS
 
 SERVICE = PRESETS["jetson-sd15"]
@@ -43,9 +43,9 @@ FIXED = {
 """Their fleets are given server by server"""
 
 
-def job(param: str, scenario: Scenario, methods: tuple[str | Method, ...] = ("local",)) -> Job:
+def job(param: str, scenario: Scenario, methods: tuple[str | Method, ...] = ("local",)) -> Sweep:
     """A sweep over the default values, with all its checks, for one seed."""
-    return checked_job(param, None, methods, scenario, "unified", 0, 1, 1, 1, 60.0)
+    return Sweep(param=param, methods=methods, scenario=scenario, num_seeds=1, episodes=1)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -64,13 +64,13 @@ def test_default_values_are_legal_around_any_scenario(name: str):
                 job(param, base)
             continue
         swept = job(param, base)
-        assert len(swept.values) >= (1 if name == "one image" else 2)  # which is the smallest there is
-        assert len({json.dumps(s.to_dict()) for s in swept.scenarios}) == len(swept.values)
+        assert len(swept.points) >= (1 if name == "one image" else 2)  # which is the smallest there is
+        assert len({json.dumps(s.to_dict()) for s in swept.scenarios}) == len(swept.points)
 
 
 def test_default_values_of_the_default_scenario_are_the_published_ones():
     values = {
-        param: job(param, Scenario()).values
+        param: job(param, Scenario()).points
         for param in ("deadline", "num_tasks", "capacity", "task_size_max")
     }
     assert values["deadline"] == [k / 10 for k in range(1, 11)]
@@ -80,9 +80,9 @@ def test_default_values_of_the_default_scenario_are_the_published_ones():
 
 
 def test_default_values_suit_the_methods_too():
-    assert job("num_servers", Scenario()).values == [2, 3, 4, 5, 6, 8, 10]
+    assert job("num_servers", Scenario()).points == [2, 3, 4, 5, 6, 8, 10]
     small = dataclasses.replace(get_method("local"), name="small", max_servers=4)
-    assert job("num_servers", Scenario(num_servers=3), ("local", small)).values == [2, 3, 4]
+    assert job("num_servers", Scenario(num_servers=3), ("local", small)).points == [2, 3, 4]
 
 
 @pytest.mark.parametrize("preset", ["default", "jetson-sd15"])
@@ -100,7 +100,7 @@ def test_time_scales_follow_from_the_span_and_the_load_of_a_log(
     swept = job("time_scale", base, ("local", "drlcoedge") if share else ("local",))
     loads = [scenario.offered_load for scenario in swept.scenarios]
     stretches = [scenario.stretches.num_stretches for scenario in swept.scenarios]
-    assert len(swept.values) == 5
+    assert len(swept.points) == 5
     assert 0 < max(loads) < 0.82
     assert max(loads) > 0.7 or stretches[-1] < 20  # as far as the log goes
     assert min(stretches) >= 16
@@ -112,7 +112,7 @@ def test_a_log_shorter_than_an_episode_is_played_more_slowly(tmp_path: Path):
     assert scenario.time_scale < 0.25
     assert scenario.stretches.num_stretches >= 1
     scenario.check_training()
-    assert len(job("time_scale", scenario).values) == 5
+    assert len(job("time_scale", scenario).points) == 5
     assert load_scenario("default").time_scale == 1
 
 

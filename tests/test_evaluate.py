@@ -46,13 +46,29 @@ def test_agents_are_evaluated_on_arrivals_that_no_training_has_seen(finished: Pa
     assert found.manifest["trained"]["episodes"] == EPISODES
 
 
-def test_summaries_are_of_means_over_each_seed_s_episodes(finished: Path):
+def test_summaries_are_over_each_seed_s_episodes(finished: Path):
     found = evaluate(finished, methods=["local"], episodes=2)
-    row = found.summary.query("method == 'drlcoedge' and metric == 'miss_rate'").iloc[0]
-    own = found.results.query("method == 'drlcoedge'")["miss_rate"].to_numpy().reshape(2, SEEDS)
-    assert row["n_seeds"] == SEEDS
-    np.testing.assert_allclose(row["mean"], own.mean())
-    assert row["ci_low"] <= row["mean"] <= row["ci_high"]
+    rows = found.summary.set_index(["method", "metric", "per"]).loc["drlcoedge"]
+    own = found.results.query("method == 'drlcoedge'")
+    missed, tasks = own["miss_rate"] * own["num_tasks"], own["num_tasks"]
+    np.testing.assert_allclose(rows.loc[("miss_rate", "task"), "mean"], missed.sum() / tasks.sum())
+    np.testing.assert_allclose(rows.loc[("miss_rate", "episode"), "mean"], own["miss_rate"].mean())
+    for _, row in rows.iterrows():
+        assert row["n_clusters"] == row["n_seeds"] == SEEDS
+        assert row["ci_low"] <= row["mean"] <= row["ci_high"]
+
+
+def test_episodes_without_tasks_make_no_summary_nan(finished: Path):
+    quiet = TINY.replace(arrival_prob=0.01)
+    found = evaluate(finished, quiet, methods=["local"], episodes=3)
+    tasks = found.results.query("method == 'local'")["num_tasks"]
+    assert (tasks == 0).any()
+    assert (tasks > 0).any()
+    rows = found.summary.set_index(["method", "metric", "per"]).loc["local"]
+    assert rows.loc[("makespan_mean_s", "task"), "n_tasks"] == tasks.sum()
+    assert rows.loc[("makespan_mean_s", "task"), "n_seeds_all"] == SEEDS
+    assert np.isfinite(rows.loc["makespan_mean_s", "mean"]).all()
+    assert np.isfinite(rows.loc["miss_rate", "mean"]).all()
 
 
 def test_agents_keep_the_allocator_that_they_were_trained_with(tmp_path: Path):

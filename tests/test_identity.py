@@ -273,12 +273,12 @@ def test_a_training_of_other_code_is_not_gone_on_with(
         learner = dataclasses.replace(
             trained_method("mine", partners, **LEARN), allocator=own(**edited).allocator
         )
-        train(learner, 1, 4, TINY, out=tmp_path / "out", checkpoint_every=1, resume=True)
+        train(learner, 1, 4, TINY, out=tmp_path / "out", execution=Execution(resume=True))
 
-    interrupt(2)
+    interrupt(0)
     with pytest.raises(KeyboardInterrupt):
         run()
-    with pytest.raises(InputError, match="resume: depends_on differ"):
+    with pytest.raises(InputError, match="made for something else: depends_on"):
         run(mypack__deep="POWER = 2.0\n")
     interrupt(10**5)
     run()

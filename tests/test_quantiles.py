@@ -69,11 +69,12 @@ def test_levels():
 def test_what_is_exact_depends_on_the_scenario_alone(monkeypatch: pytest.MonkeyPatch):
     scenarios = [Scenario(num_slots=n) for n in (60, 1048, 1049)]
     assert [is_exact(s.episode_positions) for s in scenarios] == [True, True, False]
-    assert accuracy(scenarios, ["a", "b", "c"]) == {
+    assert accuracy(scenarios) == {
+        "exact": False,
         "exact_up_to_positions": EXACT_POSITIONS,
         "relative_error_beyond": RELATIVE_ERROR,
-        "values_beyond": ["c"],
     }
+    assert accuracy(scenarios[:2])["exact"]
 
 
 @pytest.mark.parametrize("num_seeds", [1, 130])

@@ -28,6 +28,7 @@ from amco_jax.stats import (
     jain_index,
     mean_interval,
     paired_p_value,
+    ratio_interval,
     reduction_interval,
     seed_matrix,
 )
@@ -45,23 +46,32 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [home / "load", home / "episodes"]
 
 
-def rows_of(results: pd.DataFrame, method: str, value: float) -> np.ndarray:
-    rows = results.loc[(results["method"] == method) & (results["value"] == value)]
-    return rows.sort_values("seed")["makespan_mean_s"].to_numpy(np.float64)
+def rows_of(results: pd.DataFrame, method: str, value: float) -> tuple[np.ndarray, np.ndarray]:
+    """Makespans and numbers of tasks, `[seeds]` each."""
+    rows = results.loc[(results["method"] == method) & (results["value"] == value)].sort_values("seed")
+    return rows["makespan_mean_s"].to_numpy(np.float64), rows["num_tasks"].to_numpy(np.float64)
 
 
 def test_the_numbers_are_those_of_the_statistics(saved: list[Path]):
     studies = load_studies(saved)
     results = pd.read_parquet(saved[0] / "results.parquet")
-    keys = ["condition", "method", "metric", "statistic"]
+    keys = ["condition", "method", "metric", "per", "statistic"]
     found = pd.concat([means(studies[0]), medians(studies[0])]).set_index(keys).sort_index()
-    row = found.loc[0.6, "local", "makespan_mean_s", "mean"]
-    expected = mean_interval(rows_of(results, "local", 0.6))
-    np.testing.assert_allclose(row[["estimate", "ci_low", "ci_high"]].to_numpy(float), expected)
+    makespans, tasks = rows_of(results, "local", 0.6)
+    for per, expected in (
+        ("task", ratio_interval(makespans * tasks, tasks)),
+        ("episode", mean_interval(makespans)),
+    ):
+        row = found.loc[0.6, "local", "makespan_mean_s", per, "mean"]
+        np.testing.assert_allclose(row[["estimate", "ci_low", "ci_high"]].to_numpy(float), expected)
+    summary = pd.read_csv(saved[0] / "summary.csv").set_index(["value", "method", "metric", "per"])
+    row = found.loc[0.6, "local", "miss_rate", "task", "mean"]
+    for name, column in (("mean", "estimate"), ("ci_low", "ci_low"), ("ci_high", "ci_high")):
+        assert row[column] == pytest.approx(summary.loc[(0.6, "local", "miss_rate", "task"), name], rel=1e-12)
     compared = comparisons(studies)
     row = compared.set_index(["study", "condition", "metric", "method", "baseline"]).sort_index()
     row = row.loc["load", 0.6, "makespan_mean_s", "optimal", "randcoedge"]
-    ours, theirs = (rows_of(results, m, 0.6) for m in ("optimal", "randcoedge"))
+    ours, theirs = (np.multiply(*rows_of(results, m, 0.6)) for m in ("optimal", "randcoedge"))
     found = row[["reduction", "reduction_low", "reduction_high"]].to_numpy(float)
     np.testing.assert_allclose(found, reduction_interval(ours, theirs))
     assert row["p"] == pytest.approx(float(paired_p_value(ours, theirs)))
@@ -72,14 +82,22 @@ def test_a_seed_without_a_number_at_one_value_counts_at_the_others():
     makespans = np.random.default_rng(0).uniform(1, 2, (2, 3, 20))  # method, value, seed
     makespans[0, 1, :4] = np.nan  # episodes without a task
     rows = [
-        (value, method, seed, makespans[place, column, seed])
+        (
+            value,
+            method,
+            seed,
+            0 if np.isnan(makespans[place, column, seed]) else 7,
+            makespans[place, column, seed],
+        )
         for column, value in enumerate((0.1, 0.2, 0.3))
         for place, method in enumerate(("a", "b"))
         for seed in range(20)
     ]
-    results = pd.DataFrame(rows, columns=["condition", "method", "seed", "makespan_mean_s"])
+    results = pd.DataFrame(rows, columns=["condition", "method", "seed", "num_tasks", "makespan_mean_s"])
     study = Study("study", "sweep", {}, "value", results)
     for frame in (means(study), medians(study)):
+        frame = frame.loc[frame["metric"] == "makespan_mean_s"]
+        assert set(frame["n_seeds_all"]) == {20}
         counts = set(frame[["method", "condition", "n_seeds"]].itertuples(index=False, name=None))
         full = {(method, value, 20) for method in "ab" for value in (0.1, 0.2, 0.3)}
         assert counts == full - {("a", 0.2, 20)} | {("a", 0.2, 16)}
@@ -139,10 +157,18 @@ def test_tables_are_booktabs_and_pipes_with_the_best_in_bold(saved: list[Path], 
     write_report(make_report(load_studies(saved[:1])), tmp_path, ["latex", "md"])
     latex = (tmp_path / "load-means.tex").read_text()
     assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 1
-    assert re.search(r"^0\.3 & optimal & 12 & \\textbf\{0\.\d{4} \$\\pm\$ 0\.\d{4}\}", latex, re.MULTILINE)
+    assert re.search(
+        r"^0\.3 & optimal & .*12.* tasks.* & .*\\textbf\{0\.\d{4} \$\\pm\$ 0\.\d{4}\}.*per episode",
+        latex,
+        re.MULTILINE,
+    )
     assert not re.search(r"(?<!\\)[%_#]", latex)
     markdown = (tmp_path / "report.md").read_text()
-    assert re.search(r"^\| 0\.3 \| optimal \| 12 \| \*\*0\.\d{4} ± 0\.\d{4}\*\* \|", markdown, re.MULTILINE)
+    assert re.search(
+        r"^\| 0\.3 \| optimal \| 12, \d+ tasks \| \*\*0\.\d{4} ± 0\.\d{4}\*\*, per episode",
+        markdown,
+        re.MULTILINE,
+    )
 
 
 def test_curves_are_exported_as_the_authors_files(saved: list[Path], tmp_path: Path):
@@ -153,7 +179,8 @@ def test_curves_are_exported_as_the_authors_files(saved: list[Path], tmp_path: P
     lines = path.read_text().splitlines()
     curves = pd.read_parquet(saved[1] / "curves.parquet")
     curves = curves.loc[(curves["physics"] == "published") & (curves["method"] == "randcoedge")]
-    means = seed_matrix(curves, "makespan_mean_s").mean(axis=0)
+    makespans, tasks = (seed_matrix(curves, name) for name in ("makespan_mean_s", "num_tasks"))
+    means = (makespans * tasks).sum(axis=0) / tasks.sum(axis=0)
     assert lines == [f"{mean:.4f}" for mean in means]
     with pytest.raises(InputError, match="published_csv: no episodes of training"):
         write_published(load_studies(saved[:1]), tmp_path)
@@ -230,7 +257,7 @@ def test_the_page_works_in_a_browser(saved: list[Path], tmp_path: Path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in done.stderr
     assert "<title>up true down true filtered true</title>" in done.stdout
-    for words in ("mean makespan [s]", "arrival probability", "share of the tasks", "episode"):
+    for words in ("mean makespan per task [s]", "arrival probability", "episode"):
         assert re.search(rf"<text[^>]*>{re.escape(words)}</text>", done.stdout), words
 
 

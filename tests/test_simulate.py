@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,9 +15,10 @@ from tiny_training import METHOD, TINY
 from amco_jax.agents.methods import get_method
 from amco_jax.env import UNIFIED
 from amco_jax.experiment import simulate as module
+from amco_jax.experiment.agents import AgentStore, StoredAgents, train_missing
 from amco_jax.experiment.blocks import padded_shapes
+from amco_jax.experiment.grid import Cell
 from amco_jax.experiment.simulate import LANES, simulate
-from amco_jax.experiment.trainer import Cell, OnTheSpot
 from amco_jax.scenario import Scenario
 
 SMALL = Scenario(num_tasks=7, num_slots=5)
@@ -60,11 +62,12 @@ def test_segments_of_slots_change_no_bit(arrivals, slots, monkeypatch, tmp_path)
     assert_same_bits(whole, metrics_of([scenario], num_seeds=5))
 
 
-def test_segments_change_no_bit_of_trained_methods(monkeypatch):
-    cells = [Cell(TINY, METHOD.require_training().settings)]
+def test_segments_change_no_bit_of_trained_methods(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    cells, store = [Cell(scenario=TINY, method=METHOD, num_seeds=3, train_episodes=3)], AgentStore(tmp_path)
+    train_missing(cells, store, tmp_path / "checkpoints")
 
     def found() -> dict[str, np.ndarray]:
-        source = OnTheSpot(METHOD, UNIFIED, cells, 3)
+        source = StoredAgents(cells, store)
         (batch,) = simulate([TINY], METHOD, UNIFIED, 0, 3, source)
         return batch.metrics
 

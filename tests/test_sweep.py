@@ -15,7 +15,7 @@ from scipy import stats
 from amco_jax import InputError, Method, Scenario, per_task, sweep
 from amco_jax.experiment.axes import apply_settings, parse_settings, parse_value
 from amco_jax.experiment.output import Output
-from amco_jax.stats import mean_interval
+from amco_jax.stats import mean_interval, rate_interval, ratio_interval
 
 SMALL = Scenario(num_tasks=5, num_slots=4)
 KEYS = ["method", "param", "value", "seed"]
@@ -39,11 +39,47 @@ def test_results_are_tidy_and_complete():
 
 def test_summary_holds_intervals_of_the_results():
     result = run()
-    wanted = {"method": "local", "value": 0.8, "metric": "makespan_mean_s"}
-    row = result.summary.loc[(result.summary[list(wanted)] == pd.Series(wanted)).all(axis=1)].iloc[0]
-    sample = result.results.query("method == 'local' and value == 0.8")["makespan_mean_s"].to_numpy()
-    assert row["n_seeds"] == 12
-    np.testing.assert_allclose([row["mean"], row["ci_low"], row["ci_high"]], mean_interval(sample))
+    rows = result.summary.set_index(["method", "value", "metric", "per"]).loc["local", 0.8]
+    sample = result.results.query("method == 'local' and value == 0.8")
+    tasks = sample["num_tasks"].to_numpy()
+    makespan = sample["makespan_mean_s"].to_numpy()
+    columns = ["mean", "ci_low", "ci_high"]
+    for per, expected in (
+        ("task", ratio_interval(makespan * tasks, tasks)),
+        ("episode", mean_interval(makespan)),
+    ):
+        row = rows.loc["makespan_mean_s", per]
+        assert (row["n_seeds"], row["n_seeds_all"], row["n_clusters"]) == (12, 12, 12)
+        assert row["n_tasks"] == tasks.sum()
+        np.testing.assert_allclose(row[columns].to_numpy(float), expected)
+    missed = np.rint(sample["miss_rate"] * tasks)
+    found = rows.loc["miss_rate", "task"][columns].to_numpy(float)
+    np.testing.assert_allclose(found, rate_interval(missed, tasks))
+
+
+def test_a_value_that_is_cut_into_units_is_summarised_as_a_whole():
+    whole = run(seeds=300)
+    pieces = run(seeds=300, unit_seconds=1e-6)
+    assert pieces.manifest["units"] > whole.manifest["units"]
+    pd.testing.assert_frame_equal(whole.summary, pieces.summary)
+
+
+def test_seeds_without_tasks_count_for_nothing_and_are_told():
+    result = run(
+        values=[0.01], methods=["local"], seeds=40, scenario=SMALL.replace(num_servers=2, num_tasks=3)
+    )
+    sample = result.results
+    some = sample["num_tasks"].to_numpy() > 0
+    assert 0 < some.sum() < 40
+    rows = result.summary.set_index(["metric", "per"])
+    for per in ("task", "episode"):
+        row = rows.loc["makespan_mean_s", per]
+        assert (row["n_seeds"], row["n_seeds_all"], row["n_clusters"]) == (some.sum(), 40, some.sum())
+        assert np.all(np.isfinite(row[["mean", "ci_low", "ci_high"]].to_numpy(float)))
+    np.testing.assert_allclose(
+        rows.loc[("makespan_mean_s", "episode"), "mean"], sample["makespan_mean_s"][some].mean()
+    )
+    assert rows.loc[("num_tasks", "episode"), "n_seeds"] == 40
 
 
 def test_optimal_is_never_worse_than_local_at_low_load():

@@ -19,8 +19,7 @@ from amco_jax import InputError, Scenario, compare, evaluate, get_method, sweep,
 from amco_jax.experiment.simulate import simulate
 from amco_jax.report.studies import load_studies
 from amco_jax.traces.stretches import MOST_STRETCHES, cut, longest_slot, stretch_stride
-from amco_jax.workload import played, tables_of, workload_of
-from amco_jax.workload.trace import stretches_of
+from amco_jax.workload import stretches_of, tables_of, workload_of
 
 SEEDS, EPISODES = 300, 40
 
@@ -72,7 +71,7 @@ def test_test_stretches_are_the_same_or_disjoint_and_rows_tell_which(small: Path
     assert cuts.num_stretches > 5
     for episode in (0, 3):
         first = windows(scenario, range(episode, episode + 1), training=False)[:, 0]
-        number = played(scenario, np.arange(SEEDS), episode)["stretch"]
+        number = stretches_of(scenario, np.arange(SEEDS), episode)
         slots = cuts.first + cuts.spacing * number[:, None] + np.arange(6 + 1)
         np.testing.assert_array_equal(first[:, :-1], np.searchsorted(scenario.trace_slots, slots))
         # Any run of seeds is spread as evenly as can be.
@@ -80,7 +79,6 @@ def test_test_stretches_are_the_same_or_disjoint_and_rows_tell_which(small: Path
             times = np.bincount(number[start : start + count], minlength=cuts.num_stretches)
             assert times.max() - times.min() <= 1
     assert cuts.spacing >= 6
-    assert played(Scenario(), np.arange(3)).keys() == {"seed"}
     shifted = [stretches_of(scenario, np.arange(1), episode)[0] for episode in range(30)]
     assert len(set(shifted)) > 3
 

@@ -30,11 +30,25 @@ def test_tuning_ranks_every_combination_on_an_unseen_episode(tmp_path: Path):
         assert set(own["discount"]) == {row["discount"]}
         np.testing.assert_allclose(row["gap_mean"], own["gap"].mean())
         np.testing.assert_allclose(row["within_0.1"], np.mean(own["gap"] <= 0.1))
-        assert row["n_seeds"] == SEEDS
+        assert row["n_seeds"] == row["n_seeds_all"] == SEEDS
+        sums = own["makespan_mean_s"] * own["num_tasks"]
+        np.testing.assert_allclose(row["makespan_s"], sums.sum() / own["num_tasks"].sum())
+        np.testing.assert_allclose(row["makespan_s_per_episode"], own["makespan_mean_s"].mean())
     names = {"results.parquet", "summary.csv", "manifest.json", "SHA256SUMS", "units", "agents"}
     assert {p.name for p in tmp_path.iterdir()} == names
     own = evaluate_one(discount=0.9, learning_rate=0.01)
     np.testing.assert_array_equal(results.iloc[SEEDS:]["makespan_mean_s"], own)
+
+
+def test_seeds_without_tasks_are_no_failures():
+    quiet = TINY.replace(arrival_prob=0.01)
+    found = tune(METHOD, {"discount": [0.9]}, 12, 1, within=10.0, scenario=quiet, reference="local")
+    some = found.results["num_tasks"] > 0
+    assert 0 < some.sum() < 12
+    (row,) = found.summary.to_dict("records")
+    assert (row["n_seeds"], row["n_seeds_all"]) == (some.sum(), 12)
+    assert row["within_10"] == 1.0
+    assert np.isfinite([row["makespan_s"], row["miss_rate"], row["gap_mean"], row["gap_max"]]).all()
 
 
 @pytest.mark.parametrize("whole_reference", [True, False])
@@ -53,7 +67,13 @@ def test_tuning_keeps_results_with_their_settings(monkeypatch: pytest.MonkeyPatc
                 value, pieces = settings.hidden[0] + settings.discount, [all_seeds[:2], all_seeds[2:]]
             for seeds in pieces:
                 yield Batch(
-                    index, seeds, {"makespan_mean_s": value * (1.0 + seeds), "miss_rate": 0.0 * seeds}
+                    index,
+                    seeds,
+                    {
+                        "num_tasks": np.ones_like(seeds),
+                        "makespan_mean_s": value * (1.0 + seeds),
+                        "miss_rate": 0.0 * seeds,
+                    },
                 )
 
     monkeypatch.setattr("amco_jax.experiment.units.simulate", simulated)

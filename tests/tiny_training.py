@@ -50,6 +50,7 @@ COLUMNS = [
     "method",
     "seed",
     "episode",
+    "num_tasks",
     "makespan_mean_s",
     "miss_rate",
     "loss",

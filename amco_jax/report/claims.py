@@ -56,9 +56,9 @@ CLAIMS = (
 def claims_table(studies: Sequence[Study], compared: pd.DataFrame) -> Table:
     """One row per claim, study, variant of AMCoEdge in it, and condition: measured, and whether it holds.
 
-    The baseline shown is the one that decides: that of the smallest lower bound, or of the smallest upper bound
-    where the claim fails. Failure rates are judged where every baseline misses at least one task in a hundred,
-    and makespans where the study does not sweep (the claims are of the default setting).
+    The baseline shown is the one that decides: that of the smallest lower bound, or of the smallest upper
+    bound where the claim fails. Failure rates are judged where every baseline misses at least one task in a
+    hundred, and makespans where the study does not sweep (the claims are of the default setting).
     """
     rows = []
     for claim, study in itertools.product(CLAIMS, studies):

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.errors import InputError
-from amco_jax.metrics import LEVELS, QUANTILES
+from amco_jax.metrics import QUANTILES
+from amco_jax.quantiles import LEVELS
 from amco_jax.saved import SavedRun, open_run
 from amco_jax.stats import jain_index
 from amco_jax.summaries import Episodes
@@ -36,7 +37,7 @@ class Study:
     curves: pd.DataFrame | None = None
     """Columns condition, method, seed, episode and metrics; None where no episodes of training were kept"""
     quantiles: np.ndarray | None = None
-    """`[rows, levels]`, of the makespan, s, at `metrics.LEVELS`"""
+    """`[rows, levels]`, of the makespan, s, at `quantiles.LEVELS`"""
 
     @functools.cached_property
     def conditions(self) -> list[Any]:

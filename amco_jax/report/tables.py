@@ -18,6 +18,7 @@ from amco_jax.summaries import EPISODE, TASK
 SHOWN = {"makespan_mean_s": "mean makespan per task [s]", "miss_rate": "miss rate per task"}
 """Metrics that tables show, and how they call them"""
 
+_MOST_DIGITS = 9
 _HEAD_WIDTH = 20
 """Of the lines of a column's title in LaTeX, characters"""
 
@@ -162,6 +163,8 @@ def interval_text(mean: float, low: float, high: float, digits: int = 4) -> str:
     if math.isnan(low) or math.isnan(high):
         return f"{mean:.{digits}f}"
     sides = sorted((mean - low, high - mean))
+    if sides[1] > 0:  # rare events are not to look as if they never happened, nor for certain
+        digits = max(digits, min(math.ceil(-math.log10(sides[1])), _MOST_DIGITS))
     if sides[1] > 1.5 * sides[0] + 10.0**-digits:
         return bracket(mean, low, high, digits)
     return f"{mean:.{digits}f} ± {(high - low) / 2:.{digits}f}"

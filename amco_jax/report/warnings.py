@@ -154,10 +154,10 @@ def _training_warnings(study: Study) -> list[str]:
 
 
 def trainings_of(study: Study) -> tuple[list[str], int]:
-    """The methods that a study trained, and for how many episodes; none where it took trained agents."""
+    """The trained methods of a study, and for how many episodes they were trained."""
     manifest = study.manifest
     if study.kind == "evaluate":
-        return [], manifest["trained"]["episodes"]
+        return [manifest["method"]], manifest["trained"]["episodes"]
     if study.kind == "sweep":
         return list(manifest["training"]["settings"]), manifest["training"]["episodes"]
     return list(manifest["settings"]) if study.kind == "compare" else study.methods, manifest["episodes"]

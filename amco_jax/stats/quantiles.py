@@ -21,9 +21,9 @@ def pooled_quantiles(
     """Quantiles of all tasks together, with intervals, `[len(at)]`.
 
     The distribution function of each episode is linear between its quantiles, where the task of rank j of n
-    counts as half below itself, (j + ½) / n; that of all tasks is their mean, weighted by the tasks. The
-    interval of a quantile reaches over the values at which that function lies in the `rate_interval` of the
-    share of the tasks that are at or below the quantile, over clusters.
+    counts as half below itself, (j + ½) / n; few tasks are told apart. That of all tasks is their mean,
+    weighted by the tasks. The interval of a quantile reaches over the values at which that function lies in
+    the `rate_interval` of the share of the tasks that are at or below the quantile, over clusters.
 
     Args:
       quantiles: `[episodes, levels]`, rising along an episode; NaN in one without tasks.
@@ -48,8 +48,7 @@ def pooled_quantiles(
     if not np.any(some):
         return Interval(*np.full((3, len(at)), np.nan))
     weights, values = np.asarray(tasks, np.float64)[some], np.asarray(quantiles, np.float64)[some]
-    # The quantile of level l is the task of rank l·(n - 1).
-    shares = levels + (0.5 - levels) / weights[:, None]
+    values, shares = _functions(values, levels, weights)
     knots, cumulative = _mixture(values, shares, weights / weights.sum())
     estimate = np.interp(at, cumulative, knots)
     below = np.stack([_share_below(values, shares, q) for q in estimate], axis=1) * weights[:, None]
@@ -61,6 +60,23 @@ def pooled_quantiles(
         for share in (low, high)
     )
     return Interval(estimate, np.fmin(low, estimate) + 0 * low, np.fmax(high, estimate) + 0 * high)
+
+
+def _functions(quantiles: np.ndarray, levels: np.ndarray, tasks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distribution function of each episode at its knots: values and shares, `[episodes, knots]` each."""
+    num_knots = len(levels)
+    # The quantile of level l is the task of rank l·(n - 1).
+    values, shares = quantiles.copy(), levels + (0.5 - levels) / tasks[:, None]
+    for n in range(1, num_knots // 2 + 1):
+        rows = np.flatnonzero(tasks == n)
+        if len(rows) == 0:
+            continue
+        ranks = np.arange(n) / max(n - 1, 1)
+        weights = np.stack([np.interp(ranks, levels, one) for one in np.eye(num_knots)], axis=1)
+        ends = (0, num_knots - 2 * n)
+        values[rows] = np.pad(np.repeat(quantiles[rows] @ weights.T, 2, axis=1), ((0, 0), ends), mode="edge")
+        shares[rows] = np.pad(np.repeat(np.arange(n + 1), 2)[1:-1] / n, ends, mode="edge")
+    return values, shares
 
 
 def _mixture(values: np.ndarray, shares: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
