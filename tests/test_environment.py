@@ -111,7 +111,9 @@ def assert_same_slots(scenario: Scenario, method: Method, physics: Physics = UNI
         np.testing.assert_allclose(rewards, np.asarray(info["reward"]).sum(-1), rtol=1e-6)
         assert np.all(np.asarray(over) == (t + 1 == scenario.num_slots))
         busy = busy + np.asarray(info["utilisation"])
-    np.testing.assert_allclose(busy / scenario.num_slots, on_host(kernel.end.busy) / scenario.num_slots, rtol=1e-6)
+    np.testing.assert_allclose(
+        busy / scenario.num_slots, on_host(kernel.end.busy) / scenario.num_slots, rtol=1e-6
+    )
 
 
 SCENARIOS = {

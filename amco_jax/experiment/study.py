@@ -162,9 +162,7 @@ class _Run:
         self._idle = execution.joins and not execution.recompute and (home / MANIFEST).exists()
         self.cells = study.cells()
         self._warnings = [
-            " ".join(
-                [*(f"{name} = {value}," for name, value in cell.labels.items() if name != "method"), text]
-            )
+            ": ".join([*_where(cell), text])
             for cell in self.cells
             if cell.train_episodes
             for text in check_training(cell)
