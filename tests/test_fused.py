@@ -86,7 +86,7 @@ def lowered_for_cuda(scenario: Scenario, method: str, monkeypatch) -> str:
     given = inputs_of([scenario], [0], scenario.shape())
     params = jax.tree.map(lambda leaf: np.stack([leaf] * blocks), given.cells[0])
     seeds = np.arange(blocks * LANES, dtype=np.uint32).reshape(blocks, LANES)
-    program = module._block_program(scenario.shape(), get_method(method), keep_makespan, True)
+    program = module._block_program(scenario.shape(), get_method(method), keep_makespan, False, True)
     traced = program.trace((params, seeds, None), (UNIFIED, np.int32(0), given.tables), None)
     return traced.lower(lowering_platforms=("cuda",)).as_text()
 

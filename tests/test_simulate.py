@@ -104,5 +104,5 @@ def test_one_compilation_serves_a_grid_of_values():
     metrics_of(grid, "least-wait", num_seeds=100)
     assert module.block_program.cache_info().misses == before + 1
     shapes = padded_shapes(grid)
-    program = module.block_program(shapes[0], get_method("least-wait"), module.keep_makespan)
+    program = module.block_program(shapes[0], get_method("least-wait"), module.keep_makespan, False)
     assert program._cache_size() == 1

@@ -79,7 +79,7 @@ def _rule(job: Job, method: Method) -> dict[str, Any]:
 
     start = time.perf_counter()
     inputs = (params, numbers, None), (UNIFIED, np.int32(0), given.tables), None
-    compiled = block_program(scenario.shape(), method, keep_nothing).lower(*inputs).compile()
+    compiled = block_program(scenario.shape(), method, keep_nothing, False).lower(*inputs).compile()
     compile_s = time.perf_counter() - start
     (totals, *_), rollout_s = _timed(lambda: jax.block_until_ready(compiled(*inputs)), job.repeats)
     sums = {f.name: float(np.sum(getattr(totals, f.name), dtype=float)) for f in dataclasses.fields(totals)}

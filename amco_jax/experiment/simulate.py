@@ -138,7 +138,7 @@ def _makespan_bytes(shape: Shape) -> int:
 
 
 @functools.lru_cache(maxsize=64)
-def block_program(shape: Shape, method: Method, record: Record, training: bool = False) -> Any:
+def block_program(shape: Shape, method: Method, record: Record, training: bool) -> Any:
     """The jitted simulation of blocks of seeds, sharded over the local devices.
 
     Returns:
