@@ -84,7 +84,9 @@ def _rule(job: Job, method: Method) -> dict[str, Any]:
     start = time.perf_counter()
     inputs = (params, numbers, None), (UNIFIED, np.int32(0), given.tables, np.int32(0))
     state = start_state(scenario.shape(), numbers.shape)
-    compiled = block_program(scenario.shape(), method, keep_nothing).lower(*inputs, state).compile()
+    compiled = (
+        block_program(scenario.shape(), method, keep_nothing, True, False).lower(*inputs, state).compile()
+    )
     compile_s = time.perf_counter() - start
     ((end, _), _), rollout_s = _timed(lambda: jax.block_until_ready(compiled(*inputs, state)), job.repeats)
     totals = on_host(end.totals)

@@ -169,9 +169,7 @@ def start_state(shape: Shape, lanes: tuple[int, ...]) -> Any:
 
 
 @program_cache(64, lambda shape, method, *others: (method.policy, method.allocator))
-def block_program(
-    shape: Shape, method: Method, record: Record, whole: bool, training: bool
-) -> Any:
+def block_program(shape: Shape, method: Method, record: Record, whole: bool, training: bool) -> Any:
     """The jitted simulation of blocks of seeds, sharded over the local devices.
 
     Args:

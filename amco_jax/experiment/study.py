@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -220,15 +219,15 @@ class _Run:
             return Outcome(Reduced({}), described, missing, out=where)
         self.store.tidy([unit.id for unit in self.units])
         frames: list[pd.DataFrame] = []
-        unlearned: list[str] = []
+        silent: dict[str, list[bool]] = {}
 
         def read() -> Iterator[pd.DataFrame]:
             for unit in self.units:
                 frame = self.store.read(unit.id)
-                if "loss" in frame and unit.cells[0].train_episodes:
-                    silent = int(np.sum(frame.groupby("seed")["loss"].count() == 0))
-                    if silent:
-                        unlearned.append(f"{unit.method} made no learning step in {silent} seeds.")
+                if unit.cells[0].train_episodes and "loss" in frame:
+                    silent.setdefault(": ".join([*_where(unit.cells[0]), unit.method]), []).extend(
+                        frame.groupby("seed")["loss"].count() == 0
+                    )
                 if not self._written:
                     frames.append(frame)
                 yield frame
@@ -237,6 +236,13 @@ class _Run:
         if self._idle:  # what was written stays as it is, with the time that it took
             manifest = open_run(self._home, [study.kind]).manifest
             return Outcome(reduced, manifest, agents=self.agents, out=where)
+        unlearned = [
+            f"{name} made no learning step in {sum(seeds)} of {len(seeds)} seeds."
+            for name, seeds in silent.items()
+            if any(seeds)
+        ]
+        for text in unlearned:
+            log.warning(text)
         manifest = described | {
             "format": FORMAT,
             "units": len(self.units),
