@@ -199,9 +199,10 @@ def _check_address(address: str | None) -> None:
 
 
 def _ray_task(pickled: bytes, directory: str, cpus: int, code: tuple[Any, ...], unit: Unit) -> str:
-    if code != (here := _code()):
+    if code != _code():
         raise InputError(
-            f"engine: the worker on {socket.gethostname()} has other code or packages: {here}; legal: {code}"
+            f"engine: {socket.gethostname()} has another version of this package, or of those that it needs; "
+            "legal: the same on all nodes"
         )
     configure(cpus)
     compute(_job(pickled), unit, Store(Path(directory)))
