@@ -25,9 +25,9 @@ from amco_jax.experiment.output import Output
 from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import provenance
 from amco_jax.experiment.simulate import simulate
-from amco_jax.experiment.train import AGENTS
+from amco_jax.experiment.train import AGENTS, identity_of
 from amco_jax.experiment.trainer import LANES, training_memory
-from amco_jax.identity import identify, name_of
+from amco_jax.identity import name_of
 from amco_jax.latency import is_shipped
 from amco_jax.metrics import EPISODE_METRICS
 from amco_jax.params import Shape
@@ -91,7 +91,9 @@ def load_run(
     manifest = saved.manifest
     method = get_method(method or manifest["method"]).with_settings(**manifest["settings"])
     method = _allocating_by(method, manifest["allocator"])
-    if (found := identify(method).to_dict()) != (trained_with := manifest["depends_on"]):
+    if (found := identity_of(method, manifest["physics"]).to_dict()) != (
+        trained_with := manifest["depends_on"]
+    ):
         changed = _changed(trained_with["modules"], found["modules"]) or "values or functions that it uses"
         log.warning("%s is not as it was when its agents were trained: %s changed", method.name, changed)
     trained = manifest["scenario"]

@@ -23,7 +23,7 @@ from amco_jax.experiment.output import Output
 from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import provenance
 from amco_jax.experiment.trainer import LANES, Cell, OnTheSpot, Trainer
-from amco_jax.identity import code_version, identify, name_of
+from amco_jax.identity import Identity, code_version, identify, name_of
 from amco_jax.params import Shape
 from amco_jax.random import check_seeds
 from amco_jax.report.figures import convergence_figure
@@ -92,7 +92,7 @@ def train(
     episodes = training.episodes if episodes is None else episodes
     for name, value in (("episodes", episodes), ("checkpoint_every", checkpoint_every)):
         check_whole(name, value)
-    identity = identify(method)
+    identity = identity_of(method, physics)
     job = {
         "kind": "train",
         "method": method.name,
@@ -133,6 +133,11 @@ def train(
         if journal is not None:
             journal.remove()
     return TrainResult(frame, manifest, agents, None if out is None else Path(out))
+
+
+def identity_of(method: Method, physics: str) -> Identity:
+    """What agents of a method depend on beyond its settings, the scenario and the package's code."""
+    return identify(method.policy, method.allocator, method.physics(physics))
 
 
 def _train_chunks(
