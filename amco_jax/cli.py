@@ -9,6 +9,7 @@ import importlib
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -146,7 +147,7 @@ def run(arguments: type[Args], main: Callable[[Args], None], description: str) -
     Bad input, or surroundings in which the work cannot be done, end the process with one line on stderr and
     exit code 2; Ctrl-C, SIGTERM and SIGHUP with one line and exit code 128 plus the signal's number.
     """
-    with console.surroundings():
+    with console.surroundings() as signals:
         args = _parse(arguments, description)
         try:
             with args.running() if isinstance(args, OutputArguments) else contextlib.nullcontext():
@@ -158,7 +159,7 @@ def run(arguments: type[Args], main: Callable[[Args], None], description: str) -
             console.fail(f"{error.filename or 'file'}: {error.strerror or error}")
         except KeyboardInterrupt as stop:
             print("; ".join(["interrupted", *getattr(stop, "__notes__", [])]), file=sys.stderr)
-            sys.exit(stop.status if isinstance(stop, console.Stopped) else 130)
+            sys.exit(128 + (signals or [signal.SIGINT])[0])
 
 
 def _prepare(args: Any) -> None:

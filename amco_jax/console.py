@@ -22,15 +22,6 @@ _ASCII = {
 _ERRORS = "amco-jax-ascii"
 
 
-class Stopped(KeyboardInterrupt):
-    """A signal that asks the process to end."""
-
-    def __init__(self, number: int = signal.SIGINT):
-        super().__init__()
-        self.status = 128 + number
-        """The exit status, as shells have it"""
-
-
 def fail(message: str) -> NoReturn:
     """End the process with one line on stderr and exit code 2."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
@@ -38,8 +29,18 @@ def fail(message: str) -> NoReturn:
 
 
 @contextlib.contextmanager
-def surroundings() -> Iterator[None]:
-    """Streams that cannot fail, and signals that raise `Stopped`, until the block ends."""
+def surroundings() -> Iterator[list[int]]:
+    """Streams that cannot fail, and SIGTERM and SIGHUP as Ctrl-C, until the block ends.
+
+    Yields:
+      The numbers of those that have come: Ray raises a `KeyboardInterrupt` of its own for each.
+    """
+    received = []
+
+    def stop(number: int, _: Any) -> NoReturn:
+        received.append(number)
+        raise KeyboardInterrupt
+
     with contextlib.ExitStack() as stack:
         for name, redirect in (
             ("stdout", contextlib.redirect_stdout), ("stderr", contextlib.redirect_stderr)
@@ -50,13 +51,9 @@ def surroundings() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and so do we then
-                    signal.signal(number, _stop)
+                    signal.signal(number, stop)
                     stack.callback(signal.signal, number, signal.SIG_DFL)
-        yield
-
-
-def _stop(number: int, _: Any) -> NoReturn:
-    raise Stopped(number)
+        yield received
 
 
 class _Stream:

@@ -227,7 +227,7 @@ def pair_sets(with_local: bool, num_servers: int) -> Enumerated:
     "allocator", [functools.partial(scaled, scale=2.0), Scaled(2.0), Scaled(2.0, np.ones(2))], ids=name_of
 )
 def test_partials_and_objects_are_allocators_policies_and_action_spaces(allocator: Any, tmp_path: Path):
-    plain = Method("plain", EVERYONE, allocator=lambda *given: scaled(*given, 2.0))
+    plain = Method("plain", EVERYONE, allocator=enclosing(2.0))
     mine = Method("mine", per_task(functools.partial(lambda add, view: view.local | add, True)), allocator)
     rows = sweep("deadline", [0.5], [plain, mine], seeds=2, scenario=TINY).results
     one, other = (

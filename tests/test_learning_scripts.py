@@ -93,7 +93,11 @@ def test_an_interrupted_script_says_so_and_can_go_on(
     line = ["train", "--method", "drlcoedge", *LEARN_QUICK, *QUICK, "--episodes", EPISODES, "--out", tmp_path]
     line += ["--quiet"]
     interrupt(0)
-    assert script(*line) == (130, "", "interrupted\n")
+    assert script(*line) == (
+        130,
+        "",
+        f"interrupted; the same command with --out {tmp_path} --resume goes on\n",
+    )
     interrupt(-1)
     code, _, error = script(*line)
     assert code == 2

@@ -213,9 +213,10 @@ def _check_address(address: str | None) -> None:
 
 
 def _ray_task(pickled: bytes, number: int, cpus: int, code: tuple[Any, ...]) -> str:
-    if code != (here := _code()):
+    if code != _code():
         raise InputError(
-            f"engine: the worker on {socket.gethostname()} has other code or packages: {here}; legal: {code}"
+            f"engine: {socket.gethostname()} has another version of this package, or of those that it needs; "
+            "legal: the same on all nodes"
         )
     configure(cpus)
     work = _unpickled(pickled)[number]

@@ -17,9 +17,9 @@ from amco_jax.alloc import ALLOCATORS
 from amco_jax.errors import InputError, check_whole
 from amco_jax.experiment.agents import AgentStore, agents_in
 from amco_jax.experiment.engines import Execution
-from amco_jax.experiment.grid import Cell, TrainedAgents, columns_of
+from amco_jax.experiment.grid import Cell, TrainedAgents, columns_of, identity_of
 from amco_jax.experiment.study import AGENTS, Outcome, Reduced, carry_out
-from amco_jax.identity import identify, name_of
+from amco_jax.identity import name_of
 from amco_jax.latency import is_shipped
 from amco_jax.metrics import metric_names
 from amco_jax.runtime import own_numerics
@@ -91,7 +91,9 @@ def load_run(
     manifest = saved.manifest
     method = get_method(method or manifest["method"]).with_settings(**manifest["settings"])
     method = _allocating_by(method, manifest["allocator"])
-    if (found := identify(method).to_dict()) != (trained_with := manifest["depends_on"]):
+    if (found := identity_of(method, manifest["physics"]).to_dict()) != (
+        trained_with := manifest["depends_on"]
+    ):
         changed = _changed(trained_with["modules"], found["modules"]) or "values or functions that it uses"
         log.warning("%s is not as it was when its agents were trained: %s changed", method.name, changed)
     trained = manifest["scenario"]

@@ -68,7 +68,7 @@ class Cell:
     @functools.cached_property
     def identity(self) -> Identity:
         """What the rows depend on beyond the scenario and the package's code."""
-        return identify(self.method, PROCESSES[self.scenario.arrivals])
+        return identity_of(self.method, self.physics, PROCESSES[self.scenario.arrivals])
 
     @property
     def row(self) -> Physics:
@@ -144,6 +144,11 @@ class Cell:
             "physics": dataclasses.asdict(self.row),
             "train_episodes": self.train_episodes,
         }
+
+
+def identity_of(method: Method, physics: str, *others: Any) -> Identity:
+    """What a method's numbers depend on beyond its settings, the scenario and the package's code."""
+    return identify(method.policy, method.allocator, method.physics(physics), *others)
 
 
 def digest_of(described: Any) -> str:

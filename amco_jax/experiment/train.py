@@ -13,10 +13,10 @@ import pandas as pd
 from amco_jax.agents.methods import Method, get_method
 from amco_jax.experiment.agents import trained_seeds
 from amco_jax.experiment.engines import Execution
-from amco_jax.experiment.grid import Cell
+from amco_jax.experiment.grid import Cell, identity_of
 from amco_jax.experiment.study import Outcome, Reduced, carry_out, check_size
 from amco_jax.experiment.trainer import CURVES
-from amco_jax.identity import identify, name_of
+from amco_jax.identity import name_of
 from amco_jax.report.figures import convergence_figure
 from amco_jax.scenario import Scenario
 
@@ -86,7 +86,7 @@ class Training:
             "num_seeds": self.num_seeds,
             "episodes": self.episodes,
             "scenario": self.scenario.to_dict(),
-            "depends_on": identify(self.method).to_dict(),
+            "depends_on": identity_of(self.method, self.physics).to_dict(),
         }
 
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
