@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,11 @@ _ROUNDING = 2
 """Levels by which a conversion may change colours that are sRGB already."""
 
 
-def to_srgb(picture: Any, path: Path) -> tuple[Any, str]:
+def to_srgb(picture: Any, source: str) -> tuple[Any, str]:
     """A Pillow image in mode RGB with sRGB colours, and in words where they come from.
+
+    Args:
+      source: what messages call the picture.
 
     Raises:
       InputError: a colour profile that is damaged or not for this kind of image, or another colour space that
@@ -35,16 +37,16 @@ def to_srgb(picture: Any, path: Path) -> tuple[Any, str]:
     """
     data = picture.info.get("icc_profile")
     if data:
-        return _by_profile(picture, data, path)
+        return _by_profile(picture, data, source)
     stated = _stated(picture)
     if stated is not None:
-        raise InputError(f"image: {path} has {stated}; legal: sRGB, or a colour profile")
+        raise InputError(f"{source} has {stated}; legal: sRGB, or a colour profile")
     if picture.mode == "CMYK":
         return picture.convert("RGB"), "CMYK without a colour profile, converted roughly"
     return picture.convert("RGB"), "no colour profile, taken as sRGB"
 
 
-def _by_profile(picture: Any, data: bytes, path: Path) -> tuple[Any, str]:
+def _by_profile(picture: Any, data: bytes, source: str) -> tuple[Any, str]:
     """By an ICC profile, with relative colorimetric intent and black point compensation."""
     cms = load_package("PIL.ImageCms")
     legal = "legal: a colour profile of the image's kind, or none"
@@ -53,11 +55,11 @@ def _by_profile(picture: Any, data: bytes, path: Path) -> tuple[Any, str]:
         space = profile.profile.xcolor_space.strip()
         name = "".join(filter(str.isprintable, cms.getProfileDescription(profile))).strip()[:60]
     except (OSError, cms.PyCMSError) as error:
-        raise InputError(f"image: {path} has a damaged colour profile; {legal}") from error
+        raise InputError(f"{source} has a damaged colour profile; {legal}") from error
     mode, holders = _MODES.get(space, ("", set()))
     if picture.mode not in holders:
         raise InputError(
-            f"image: {path} has pixels of mode {picture.mode} and a colour profile for {space}; {legal}"
+            f"{source} has pixels of mode {picture.mode} and a colour profile for {space}; {legal}"
         )
     flags = cms.Flags.BLACKPOINTCOMPENSATION
     if mode == "L":
@@ -67,7 +69,7 @@ def _by_profile(picture: Any, data: bytes, path: Path) -> tuple[Any, str]:
             profile, cms.createProfile("sRGB"), mode, "RGB", cms.Intent.RELATIVE_COLORIMETRIC, flags
         )
     except cms.PyCMSError as error:
-        raise InputError(f"image: {path} has a damaged colour profile; {legal}") from error
+        raise InputError(f"{source} has a damaged colour profile; {legal}") from error
     if mode == "RGB" and _changes_nothing(transform):
         return picture.convert("RGB"), f"sRGB by its colour profile ({name})"
     picture = picture.convert(mode)

@@ -66,7 +66,7 @@ def read_inputs(
             understood.append(f"outside of the square: {1 - inside:.1%} of the hole, which is left out")
     undamaged = square if mask in MASKS or image == "astronaut" else None
     if truth is not None:
-        read = load_image(truth)
+        read = load_image(truth, "truth")
         understood.append(f"truth: {read.understood}")
         if read.pixels.shape != given.pixels.shape:
             raise InputError(

@@ -40,7 +40,7 @@ class Loaded(Generic[Pixels]):
     understood: str
 
 
-def load_image(path: Path) -> Loaded[Image]:
+def load_image(path: Path, field: str = "image") -> Loaded[Image]:
     """The image of a file in sRGB, turned upright as its EXIF orientation says.
 
     Colours are converted by the file's colour profile. Of the two pictures that phones put into one JPEG file
@@ -50,10 +50,10 @@ def load_image(path: Path) -> Loaded[Image]:
       InputError: not an image, truncated, too small or too large, more than 8 bits a channel, transparent
         pixels, several frames, or a colour space that cannot be converted.
     """
-    with _opened("image", path, _EIGHT_BIT) as (picture, notes):
+    with _opened(field, path, _EIGHT_BIT) as (picture, notes):
         if _alpha(picture).min() < 255:
-            raise InputError(f"image: {path} has transparent pixels; legal: an opaque image")
-        colours, colour_note = to_srgb(picture, path)
+            raise InputError(f"{field}: {path} has transparent pixels; legal: an opaque image")
+        colours, colour_note = to_srgb(picture, f"{field}: {path}")
         return Loaded(np.array(colours), ", ".join([*notes, colour_note]))
 
 

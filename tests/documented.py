@@ -152,6 +152,7 @@ def _request_log(path: Path) -> None:
         "exec_time_seconds": draw.integers(5, 60, 4000),
         "groupId": draw.integers(0, 30, 4000),
         "num_images_per_prompt": draw.choice([1, 2, 4], 4000),
+        "num_inference_steps": 20,
     }
     pd.DataFrame(log).to_csv(path, index=False)
 
