@@ -1,98 +1,11 @@
 """AMCo-JAX: a vectorised simulator of collaborative edge computing for AIGC services.
 
-Public names are imported on first use, so that `import amco_jax` is quick.
+The public names are declared in `__init__.pyi`, which type checkers read too. Each is imported on first use,
+so that `import amco_jax` is quick and imports no JAX.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-import importlib
-from typing import TYPE_CHECKING
+__version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from amco_jax.agents.methods import METHODS, Method, get_method, trained_method
-    from amco_jax.agents.policy import Policy, SlotView, TaskView, per_slot, per_task
-    from amco_jax.agents.settings import Settings
-    from amco_jax.alloc import ALLOCATORS, cwa, hecwa, waterfill
-    from amco_jax.errors import InputError
-    from amco_jax.experiment.compare import CompareResult, compare
-    from amco_jax.experiment.engines import Execution
-    from amco_jax.experiment.evaluate import EvaluateResult, evaluate, load_run
-    from amco_jax.experiment.sweep import SweepResult, sweep
-    from amco_jax.experiment.train import TrainResult, train
-    from amco_jax.experiment.tune import TuneResult, tune
-    from amco_jax.kernel import Episode, rollout
-    from amco_jax.params import Params
-    from amco_jax.presets import PRESETS, load_scenario
-    from amco_jax.recording import load_recording, replay
-    from amco_jax.runtime import configure
-    from amco_jax.scenario import Scenario
-
-_MODULES = {
-    "agents.methods": ("METHODS", "Method", "get_method", "trained_method"),
-    "agents.settings": ("Settings",),
-    "agents.policy": ("Policy", "SlotView", "TaskView", "per_slot", "per_task"),
-    "alloc": ("ALLOCATORS", "cwa", "hecwa", "waterfill"),
-    "errors": ("InputError",),
-    "experiment.compare": ("CompareResult", "compare"),
-    "experiment.engines": ("Execution",),
-    "experiment.evaluate": ("EvaluateResult", "evaluate", "load_run"),
-    "experiment.sweep": ("SweepResult", "sweep"),
-    "experiment.train": ("TrainResult", "train"),
-    "experiment.tune": ("TuneResult", "tune"),
-    "recording": ("load_recording", "replay"),
-    "kernel": ("Episode", "rollout"),
-    "runtime": ("configure",),
-    "params": ("Params",),
-    "presets": ("PRESETS", "load_scenario"),
-    "scenario": ("Scenario",),
-}
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
-
-__all__ = [
-    "ALLOCATORS",
-    "METHODS",
-    "PRESETS",
-    "CompareResult",
-    "Episode",
-    "EvaluateResult",
-    "Execution",
-    "InputError",
-    "Method",
-    "Params",
-    "Policy",
-    "Scenario",
-    "Settings",
-    "SlotView",
-    "SweepResult",
-    "TaskView",
-    "TrainResult",
-    "TuneResult",
-    "compare",
-    "configure",
-    "cwa",
-    "evaluate",
-    "get_method",
-    "hecwa",
-    "load_recording",
-    "load_run",
-    "load_scenario",
-    "per_slot",
-    "per_task",
-    "replay",
-    "rollout",
-    "sweep",
-    "train",
-    "trained_method",
-    "tune",
-    "waterfill",
-]
-
-
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'amco_jax' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"amco_jax.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -65,12 +65,18 @@ class OutputArguments:
         return self.out or Path("results") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
-def run(arguments: type[Args], main: Callable[[Args], None], description: str) -> None:
-    """Parse the command line into `arguments`, a dataclass, and call `main` with it.
+def run(
+    arguments: type[Args],
+    main: Callable[[Args], None],
+    description: str,
+    words: Sequence[str] | None = None,
+    prog: str | None = None,
+) -> None:
+    """Parse the words of a command line, by default the process's, into `arguments`, and call `main` with it.
 
     Bad input ends the process with one line on stderr and exit code 2.
     """
-    args = _parse(arguments, description)
+    args = _parse(arguments, description, words, prog)
     configure(compilation_cache=getattr(args, "compilation_cache", False))
     try:
         main(args)
@@ -120,12 +126,14 @@ def load_trained_method(name: str, settings: Sequence[str], allocator: str | Non
     return method.with_settings(**changes)
 
 
-def _parse(arguments: type[Args], description: str) -> Any:
+def _parse(arguments: type[Args], description: str, words: Sequence[str] | None, prog: str | None) -> Any:
     """Like `tyro.cli`, with the boxed error message pressed into one line."""
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(arguments, description=description, config=(tyro.conf.OmitArgPrefixes,))
+            return tyro.cli(
+                arguments, prog=prog, description=description, args=words, config=(tyro.conf.OmitArgPrefixes,)
+            )
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

@@ -27,6 +27,7 @@ PRECISIONS = {"float32": np.float32, "float64": np.float64}
 
 def replay(
     recording: Mapping[str, Any],
+    *,
     physics: str = "unified",
     allocator: str | None = None,
     method: str | Method | None = None,
@@ -84,7 +85,15 @@ def _program(shape: Shape, policy: Policy | None, allocator: Allocator) -> Any:
     def program(params: Params, physics: Physics, workload: Recorded, selected, seed) -> Episode:
         method = Method("replay", policy or per_slot(lambda view: selected[view.t]), allocator)
         key = stream(seed, Stream.POLICY)
-        return rollout(shape, params, physics, method, workload, key, record=lambda decision: decision)
+        return rollout(
+            shape,
+            params,
+            physics,
+            method=method,
+            workload=workload,
+            key=key,
+            record=lambda decision: decision,
+        )
 
     return jax.jit(program)
 

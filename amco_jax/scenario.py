@@ -25,7 +25,7 @@ MOST_POSITIONS = 1_000_000
 _MOST_ITEMS = 1_000_000
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Scenario:
     """A fleet of edge servers, each at its base station, and the tasks that arrive there.
 

@@ -124,6 +124,7 @@ def bootstrap_interval(
     values: np.ndarray,
     rng: np.random.Generator,
     statistic: str = "mean",
+    *,
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     expand: bool = True,

@@ -112,7 +112,7 @@ def between_units(job: Job, units: list[Unit], home: Path) -> None:
     store = Store(home)
     store.begin(job.plan())
     begun = time.time()
-    engine = Execution("ray").start(job, store, lambda unit, done: None)
+    engine = Execution(engine="ray").start(job, store, lambda unit, done: None)
     for unit in units:
         engine.submit(unit)
     for _ in engine.as_completed():

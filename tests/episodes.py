@@ -30,7 +30,9 @@ def episode(
     """One episode with everything recorded."""
     workload = bernoulli(params, shape.max_tasks, seed)
     key = stream(policy_seed, Stream.POLICY)
-    return rollout(shape, params, physics, method, workload, key, record=lambda decision: decision)
+    return rollout(
+        shape, params, physics, method=method, workload=workload, key=key, record=lambda decision: decision
+    )
 
 
 compiled = jax.jit(episode, static_argnums=(0, 1))

@@ -90,7 +90,9 @@ def test_each_seed_is_decided_by_its_own_agents(finished: Path, tmp_path: Path):
 
 def test_agents_are_evaluated_under_another_scenario_and_physics(finished: Path):
     usual = evaluate(finished, methods=["local"]).results
-    busier = evaluate(finished, TINY.replace(arrival_prob=0.9), methods=["local"], physics="published")
+    busier = evaluate(
+        finished, scenario=TINY.replace(arrival_prob=0.9), methods=["local"], physics="published"
+    )
     assert np.all(busier.results["num_tasks"] > usual["num_tasks"])
     assert busier.manifest["scenario"]["arrival_prob"] == 0.9
     assert busier.manifest["trained"]["scenario"]["arrival_prob"] == 0.6
@@ -116,7 +118,7 @@ def test_bad_evaluations_are_refused(finished: Path, changes: dict[str, Any], wo
 
 
 def test_directories_without_a_finished_training_are_refused_in_a_line(finished: Path, tmp_path: Path):
-    sweep("deadline", (0.5,), ["local"], seeds=2, scenario=TINY, out=tmp_path / "sweep")
+    sweep("deadline", values=(0.5,), methods=["local"], seeds=2, scenario=TINY, out=tmp_path / "sweep")
     shutil.copytree(finished, tmp_path / "torn")
     shutil.rmtree(tmp_path / "torn" / "agents")
     for name, text in (("junk", "{"), ("list", "[]"), ("empty", "{}")):
@@ -139,7 +141,7 @@ def test_agents_of_a_method_of_one_s_own_are_loaded_with_it(finished: Path, tmp_
     with pytest.raises(InputError, match="method: 'mine'"):
         load_run(out)
     mine = trained_method("mine", partners)
-    loaded = load_run(out, mine)
+    loaded = load_run(out, method=mine)
     assert loaded.method.name == "mine"
     assert loaded.method.require_training().settings == METHOD.require_training().settings
     jax.tree.map(np.testing.assert_array_equal, loaded.agents, load_run(finished).agents)

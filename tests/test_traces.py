@@ -290,7 +290,7 @@ def test_trained_methods_meet_the_same_requests(small: Path, tmp_path: Path):
     assert trained.manifest["trace"]["used"] == 400
     with pytest.raises(InputError, match=r"scenario: .*request log.*; legal: the scenario and the trace"):
         evaluate(out, methods=["local"])
-    found = evaluate(out, scenario_of(small), methods=["local"], seeds=2)
+    found = evaluate(out, scenario=scenario_of(small), methods=["local"], seeds=2)
     assert found.manifest["scenario"]["trace"]["sha256"] == trained.manifest["trace"]["sha256"]
 
 
@@ -318,4 +318,5 @@ def test_the_real_log_is_read_and_played():
     assert report["used"] + sum(report["left_out"].values()) == report["rows"]
     assert report["left_out"]["status FAILED"] > 0
     assert report["users"] > 1000
-    assert np.sum(sweep("time_scale", [600], ["local"], 4, scenario).results["num_tasks"]) > 0
+    swept = sweep("time_scale", values=[600], methods=["local"], seeds=4, scenario=scenario)
+    assert np.sum(swept.results["num_tasks"]) > 0

@@ -393,7 +393,10 @@ def test_training_finds_the_fast_server():
 
 def test_trained_methods_are_swept_beside_rules():
     methods, values = [METHOD, "optimal", "local"], (0.0, 0.6)
-    result = sweep("arrival_prob", values, methods, 5, TINY, trained_seeds=3, episodes=EPISODES)
+    result = sweep(
+        "arrival_prob", values=values, methods=methods, seeds=5, scenario=TINY, trained_seeds=3,
+        episodes=EPISODES,
+    )  # fmt: skip
     table = result.results
     assert len(table) == 2 * (3 + 5 + 5)
     assert np.isnan(table.query("value == 0")["makespan_mean_s"]).all()  # without tasks, NaN and no crash
@@ -438,4 +441,4 @@ def test_enumerating_methods_refuse_large_fleets_at_once(num_servers: int):
         train("amcoedge", seeds=1, episodes=1, scenario=Scenario(num_servers=num_servers))
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="num_servers"):
-        sweep("num_servers", (3, num_servers), ["amcoedge"], seeds=1, episodes=1)
+        sweep("num_servers", values=(3, num_servers), methods=["amcoedge"], seeds=1, episodes=1)

@@ -17,7 +17,16 @@ from amco_jax.experiment.tune import tune
 
 def test_tuning_ranks_every_combination_on_an_unseen_episode(tmp_path: Path):
     vary = {"discount": [0.0, 0.9], "learning_rate": [0.01]}
-    found = tune(METHOD, vary, SEEDS, EPISODES, within=0.1, scenario=TINY, reference="local", out=tmp_path)
+    found = tune(
+        METHOD,
+        vary,
+        seeds=SEEDS,
+        episodes=EPISODES,
+        within=0.1,
+        scenario=TINY,
+        reference="local",
+        out=tmp_path,
+    )
     summary, results = found.summary, found.results
     assert summary[["discount", "learning_rate"]].to_numpy().tolist() == [["0.0", "0.01"], ["0.9", "0.01"]]
     assert results["seed"].tolist() == 2 * list(range(SEEDS))
@@ -55,7 +64,8 @@ def test_tuning_keeps_results_with_their_settings(monkeypatch: pytest.MonkeyPatc
                 )
 
     monkeypatch.setattr("amco_jax.experiment.tune.simulate", simulated)
-    found = tune(METHOD, {"hidden": [12, 3, 7], "discount": [0.5, 0.25]}, 3, 1, scenario=TINY, first_seed=9)
+    vary = {"hidden": [12, 3, 7], "discount": [0.5, 0.25]}
+    found = tune(METHOD, vary, seeds=3, episodes=1, scenario=TINY, first_seed=9)
     results = found.results
     assert results["seed"].tolist() == 6 * [9, 10, 11]
     own = results["hidden"].astype(float) + results["discount"].astype(float)

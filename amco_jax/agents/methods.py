@@ -63,6 +63,7 @@ class Method:
     name: str
     policy: Policy
     allocator: Allocator = cwa
+    _: dataclasses.KW_ONLY
     published: Physics = UNIFIED
     """The row for the `published` variant: what the method's own published code does"""
     max_servers: int | None = None
@@ -139,6 +140,7 @@ def _trained(
 def trained_method(
     name: str,
     actions: Callable[[int], ActionSpace],
+    *,
     episodes: int = 300,
     allocator: str = "cwa",
     **settings: Any,

@@ -44,6 +44,7 @@ class CompareResult:
 
 def compare(
     methods: Sequence[str | Method] = PAPER_METHODS,
+    *,
     seeds: int = 32,
     episodes: int = 300,
     last: int = 50,
@@ -87,8 +88,9 @@ def compare(
             for method in chosen:
                 if method.training is not None:
                     frame = train(
-                        method, seeds, episodes, scenario, variant, first_seed=first_seed, progress=progress
-                    ).curves
+                        method, seeds=seeds, episodes=episodes, scenario=scenario, physics=variant,
+                        first_seed=first_seed, progress=progress,
+                    ).curves  # fmt: skip
                 else:
                     frame = _rule_curves(method, seeds, episodes, scenario, variant, first_seed, progress)
                 frame.insert(0, "physics", variant)

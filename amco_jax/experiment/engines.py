@@ -33,7 +33,7 @@ class Engine(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Execution:
     """How a sweep is carried out; nothing of it changes a result."""
 

@@ -67,7 +67,7 @@ class EvaluateResult:
 
 
 def load_run(
-    directory: str | Path, method: str | Method | None = None, scenario: Scenario | None = None
+    directory: str | Path, *, method: str | Method | None = None, scenario: Scenario | None = None
 ) -> TrainedRun:
     """Read a finished training.
 
@@ -144,6 +144,7 @@ class _Loaded:
 
 def evaluate(
     run: str | Path | TrainedRun,
+    *,
     scenario: Scenario | None = None,
     methods: Sequence[str | Method] = BASELINES,
     seeds: int | None = None,

@@ -50,7 +50,7 @@ FULL = Effort(seeds=32, convergence_episodes=300, sweep_episodes=300, points=Non
 QUICK = Effort(seeds=32, convergence_episodes=60, sweep_episodes=20, points=2)
 
 
-def reproduce(out: str | Path, quick: bool = False, progress: bool = False) -> Report:
+def reproduce(out: str | Path, *, quick: bool = False, progress: bool = False) -> Report:
     """Run, or go on with, every study of the paper, each in a directory of its own in `out`.
 
     A study that has ended is not run again. A sweep that was interrupted goes on with its next unit of work,
@@ -87,16 +87,17 @@ def studies_of(effort: Effort) -> dict[str, Callable[[Path, bool], Any]]:
 
         def run(out: Path, progress: bool) -> Any:
             return sweep(
-                param, values, methods, seeds=effort.seeds, trained_seeds=effort.seeds, physics=physics,
-                episodes=effort.sweep_episodes, out=out, execution=Execution(resume=True), progress=progress,
+                param, values=values, methods=methods, seeds=effort.seeds, trained_seeds=effort.seeds,
+                physics=physics, episodes=effort.sweep_episodes, out=out, execution=Execution(resume=True),
+                progress=progress,
             )  # fmt: skip
 
         studies[name] = run
 
     for name, methods in (("convergence", PAPER_METHODS), ("convergence-stable", STABLE_METHODS)):
         studies[name] = lambda out, progress, methods=methods: compare(
-            methods, effort.seeds, effort.convergence_episodes,
-            max(effort.convergence_episodes // 6, 1), out=out, progress=progress,
+            methods, seeds=effort.seeds, episodes=effort.convergence_episodes,
+            last=max(effort.convergence_episodes // 6, 1), out=out, progress=progress,
         )  # fmt: skip
     tenths = [k / 10 for k in range(1, 11)]
     fleets = [(10.0, *(10.0 + i * step for i in range(1, 5))) for step in (5, 10, 15, 20)]

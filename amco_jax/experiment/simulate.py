@@ -189,7 +189,9 @@ def _block_program(shape: Shape, method: Method, record: Record, fused: bool) ->
 
         def episode(common, laned):
             (params, physics), ((workload, key), agent) = common, laned
-            out = rollout(shape, params, physics, method, workload, key, record, agent)
+            out = rollout(
+                shape, params, physics, method=method, workload=workload, key=key, record=record, agent=agent
+            )
             return out.totals, list(out.utilisation), out.decisions
 
         common = params, physics

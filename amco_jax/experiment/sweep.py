@@ -69,6 +69,7 @@ class SweepResult:
 
 def sweep(
     param: str,
+    *,
     values: Sequence[Any] | None = None,
     methods: Sequence[str | Method] = DEFAULT_METHODS,
     seeds: int = 1000,

@@ -47,6 +47,7 @@ class TrainResult:
 
 def train(
     method: str | Method,
+    *,
     seeds: int = 64,
     episodes: int | None = None,
     scenario: Scenario | None = None,

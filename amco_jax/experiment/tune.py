@@ -43,6 +43,7 @@ class TuneResult:
 def tune(
     method: str | Method,
     settings: Mapping[str, Sequence[Any]],
+    *,
     seeds: int = 64,
     episodes: int = 300,
     within: float = 0.03,
