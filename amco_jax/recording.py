@@ -184,7 +184,7 @@ def _array(
     return array.astype(np.float64)
 
 
-def _check(fine: np.ndarray, name: str, values: np.ndarray, legal: str) -> None:
+def _check(fine: np.ndarray | np.bool_, name: str, values: np.ndarray, legal: str) -> None:
     if not np.all(fine):
         raise InputError(f"{name}: {values[~np.asarray(fine)].flat[0]:g}; legal: {legal}")
 

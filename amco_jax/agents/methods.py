@@ -217,6 +217,12 @@ def get_method(method: str | Method) -> Method:
 
     Raises:
       InputError: no such method or allocator.
+
+    Example:
+      >>> get_method("randcoedge+hecwa").allocator.__name__
+      'hecwa'
+      >>> get_method("amcoedge").with_settings(discount=0).training.settings.discount
+      0.0
     """
     return method if isinstance(method, Method) else _named_method(method)
 

@@ -9,7 +9,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -21,6 +21,7 @@ from amco_jax.runtime import configure
 ENGINES = ("local", "ray")
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Computes units, in any order, and commits each to the store."""
 

@@ -8,7 +8,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,7 @@ CHUNK_BYTES = {"cpu": 2**26, "accelerator": 2**30}
 that the process has used before, and fresh pages would cost more than the simulation."""
 
 
+@runtime_checkable
 class AgentSource(Protocol):
     """Where the agents of a trained method come from."""
 

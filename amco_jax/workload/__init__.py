@@ -16,7 +16,7 @@ beforehand: `Tables`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -33,6 +33,7 @@ from amco_jax.workload.recorded import Recorded
 from amco_jax.workload.trace import requests_of, slots_of, traced
 
 
+@runtime_checkable
 class Workload(Protocol):
     """The protocol above."""
 
