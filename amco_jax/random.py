@@ -54,7 +54,7 @@ def check_seeds(first_seed: object, num_seeds: object) -> None:
     check_whole("seeds", num_seeds, 1, MAX_SEED - first + 1)
 
 
-def stream(seed: UInt32[Array, ""], purpose: Stream) -> Key:
+def stream(seed: UInt32[Array, "*batch"], purpose: Stream) -> Key:
     """The key of one purpose of one seed."""
     # The seed enters both words: in one alone, (seed, purpose) pairs would alias by their sum.
     return fold_in(Key(_u32(seed), rehash(_u32(seed) + jnp.uint32(0x2545F491))), purpose)

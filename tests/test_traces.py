@@ -9,6 +9,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -150,7 +151,7 @@ def test_the_simulation_plays_the_log_as_a_plain_loop_says(small: Path):
     assert found.present.shape == (5, 6, 3, max(np.bincount((seconds // 90).astype(int))))
     starts = set()
     for seed in range(5):
-        key = stream(np.uint32(seed), Stream.TRACE)  # pyright: ignore[reportArgumentType]
+        key = stream(jnp.uint32(seed), Stream.TRACE)
         fraction = (int(bits(fold_in(key, 0), 3)) >> 8) / 2**24
         start = int(fraction * (last + 1 - 6 + 1))
         starts.add(start)

@@ -22,4 +22,4 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     pytrees with more axes, shapes or anything else in place of the arrays. What users construct, such as a
     `Scenario`, checks its fields by itself.
     """
-    return function if function.__name__ == "__init__" else beartype(function, conf=_CONF)
+    return function if function.__name__ == "__init__" else beartype(conf=_CONF)(function)

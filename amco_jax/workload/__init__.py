@@ -50,7 +50,7 @@ class Tables(NamedTuple):
     own: Any = None
     """Of each: leaves `[scenarios, ...]`"""
 
-    def of(self, index: Int[Array, ""]) -> Tables:
+    def of(self, index: int | Int[Array, ""]) -> Tables:
         """Those of one scenario."""
         return Tables(self.common, jax.tree.map(lambda leaf: leaf[index], self.own))
 
