@@ -39,7 +39,10 @@ from sd_repair import pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 
-pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("unchecked"),
+]
 
 fuzz = settings(
     max_examples=int(os.environ.get("AMCO_JAX_CASES", "100")),

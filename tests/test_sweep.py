@@ -117,6 +117,7 @@ def test_unwritable_destinations_are_refused_before_the_work(tmp_path):
         Output(tmp_path / "file")
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
