@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from jax import lax
@@ -284,6 +285,8 @@ def outcomes() -> dict[str, Outcome]:
     chosen |= dict.fromkeys(("none", "many"), np.zeros(len(Stream) + 1, bool))
     found = {}
     with pytest.MonkeyPatch.context() as patch:
+        # One seed for each purpose, where annotations have a single one.
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
         for user in map(importlib.import_module, ("amco_jax.training", "amco_jax.workload.bernoulli")):
             patch.setattr(user, "stream", lambda seeds, purpose: stream(seeds[purpose], purpose))
         patch.setattr("amco_jax.training.sample", overheard)

@@ -12,7 +12,7 @@ from amco_jax.params import Params
 from amco_jax.random import Key, rehash, uniform, unit
 
 
-def _between(params: Params, low: jax.typing.ArrayLike, high: jax.typing.ArrayLike, draw: Array) -> Array:
+def _between(params: Params, low: Array, high: Array, draw: Array) -> Array:
     """A draw from [0, 1) as a uniform one between two bounds, of whole numbers in a service."""
     if params.service is None:
         return low + (high - low) * draw
