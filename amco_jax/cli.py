@@ -141,14 +141,20 @@ class StudyArguments(OutputArguments):
         return self.quiet or missing > 0
 
 
-def run(arguments: type[Args], main: Callable[[Args], None], description: str) -> None:
-    """Parse the command line into `arguments`, a dataclass, and call `main` with it.
+def run(
+    arguments: type[Args],
+    main: Callable[[Args], None],
+    description: str,
+    words: Sequence[str] | None = None,
+    prog: str | None = None,
+) -> None:
+    """Parse the words of a command line, by default the process's, into `arguments`, and call `main` with it.
 
     Bad input, or surroundings in which the work cannot be done, end the process with one line on stderr and
     exit code 2; Ctrl-C, SIGTERM and SIGHUP with one line and exit code 128 plus the signal's number.
     """
     with console.surroundings() as signals:
-        args = _parse(arguments, description)
+        args = _parse(arguments, description, words, prog)
         try:
             with args.running() if isinstance(args, OutputArguments) else contextlib.nullcontext():
                 _prepare(args)
@@ -216,12 +222,14 @@ def load_trained_method(name: str, settings: Sequence[str], allocator: str | Non
     return method.with_settings(**changes)
 
 
-def _parse(arguments: type[Args], description: str) -> Args:
+def _parse(arguments: type[Args], description: str, words: Sequence[str] | None, prog: str | None) -> Args:
     """Like `tyro.cli`, with the boxed error message pressed into one line."""
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(arguments, description=description, config=(tyro.conf.OmitArgPrefixes,))
+            return tyro.cli(
+                arguments, prog=prog, description=description, args=words, config=(tyro.conf.OmitArgPrefixes,)
+            )
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

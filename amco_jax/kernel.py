@@ -248,6 +248,7 @@ def rollout(
     shape: Shape,
     params: Params,
     physics: Physics,
+    *,
     method: Method,
     workload: Workload,
     key: Key,

@@ -54,7 +54,7 @@ class Fit:
     fixed: float
     per_step: float
     residual: float
-    """Largest |T − fit| / T over the points; says nothing with fewer than three of them."""
+    """Largest `|T − fit| / T` over the points; says nothing with fewer than three of them."""
     points: int
     steps: tuple[int, int] | None
     """Least and largest number of steps behind it; None where the table gives the line alone."""

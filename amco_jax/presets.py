@@ -57,6 +57,10 @@ def load_scenario(
 
     Raises:
       InputError: no such preset or file, malformed TOML, or a field that `Scenario` refuses.
+
+    Example:
+      >>> load_scenario("capacity-10-30-50-70-90", {"deadline": 0.5}).capacity
+      (10.0, 30.0, 50.0, 70.0, 90.0)
     """
     preset = str(source) if str(source) in PRESETS else None
     base = {"preset": preset} if preset else _read_toml(Path(source))

@@ -36,8 +36,8 @@ class Stream(enum.IntEnum):
 class Key(NamedTuple):
     """Two key words, `uint32` each; any common batch shape."""
 
-    word0: UInt32[Array, ""]
-    word1: UInt32[Array, ""]
+    word0: UInt32[Array, "*batch"]
+    word1: UInt32[Array, "*batch"]
 
 
 MAX_SEED = 2**32 - 1
@@ -54,7 +54,7 @@ def check_seeds(first_seed: object, num_seeds: object) -> None:
     check_whole("seeds", num_seeds, 1, MAX_SEED - first + 1)
 
 
-def stream(seed: UInt32[Array, ""], purpose: Stream) -> Key:
+def stream(seed: UInt32[Array, "*batch"], purpose: Stream) -> Key:
     """The key of one purpose of one seed."""
     # The seed enters both words: in one alone, (seed, purpose) pairs would alias by their sum.
     return fold_in(Key(_u32(seed), rehash(_u32(seed) + jnp.uint32(0x2545F491))), purpose)
@@ -66,7 +66,7 @@ def fold_in(key: Key, coordinate: jax.typing.ArrayLike) -> Key:
     return Key(bits(key, counter), bits(key, counter + jnp.uint32(1)))
 
 
-def bits(key: Key, counter: jax.typing.ArrayLike) -> UInt32[Array, ""]:
+def bits(key: Key, counter: jax.typing.ArrayLike) -> UInt32[Array, "..."]:
     """32 random bits: a permutation of the counter chosen by both key words.
 
     Multipliers and shifts are those of the two- and three-round hashes of C. Wellons' "hash prospector"
@@ -79,21 +79,21 @@ def bits(key: Key, counter: jax.typing.ArrayLike) -> UInt32[Array, ""]:
     return x ^ (x >> 15)
 
 
-def rehash(x: UInt32[Array, ""]) -> UInt32[Array, ""]:
+def rehash(x: UInt32[Array, "*batch"]) -> UInt32[Array, "*batch"]:
     """A second draw from the first at half the price: one more round of the permutation."""
     x = (x ^ (x >> 14)) * jnp.uint32(0x2C1B3C6D)
     return x ^ (x >> 12)
 
 
-def unit(x: UInt32[Array, ""], dtype: jax.typing.DTypeLike) -> Float[Array, ""]:
+def unit(x: UInt32[Array, "*batch"], dtype: jax.typing.DTypeLike) -> Float[Array, "*batch"]:
     """The top 24 bits as a number in [0, 1): the same number in float32 and in float64."""
     return (x >> 8).astype(jnp.int32).astype(dtype) * jnp.asarray(2.0**-24, dtype)
 
 
-def uniform(key: Key, counter: jax.typing.ArrayLike, dtype: jax.typing.DTypeLike) -> Float[Array, ""]:
+def uniform(key: Key, counter: jax.typing.ArrayLike, dtype: jax.typing.DTypeLike) -> Float[Array, "..."]:
     """A draw from Uniform[0, 1)."""
     return unit(bits(key, counter), dtype)
 
 
-def _u32(x: jax.typing.ArrayLike) -> UInt32[Array, ""]:
+def _u32(x: jax.typing.ArrayLike) -> UInt32[Array, "..."]:
     return jnp.asarray(x).astype(jnp.uint32)

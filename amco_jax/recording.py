@@ -28,6 +28,7 @@ PRECISIONS = {"float32": np.float32, "float64": np.float64}
 
 def replay(
     recording: Mapping[str, Any],
+    *,
     physics: str = "unified",
     allocator: str | None = None,
     method: str | Method | None = None,
@@ -86,7 +87,14 @@ def _program(shape: Shape, policy: Policy | None, allocator: Allocator) -> Any:
         method = Method("replay", policy or per_slot(lambda view: selected[view.t]), allocator)
         key = stream(seed, Stream.POLICY)
         return rollout(
-            shape, params, physics, method, workload, key, record=lambda decision: decision, keep_queues=True
+            shape,
+            params,
+            physics,
+            method=method,
+            workload=workload,
+            key=key,
+            record=lambda decision: decision,
+            keep_queues=True,
         )
 
     return jax.jit(program)
@@ -178,7 +186,7 @@ def _array(
     return array.astype(np.float64)
 
 
-def _check(fine: np.ndarray, name: str, values: np.ndarray, legal: str) -> None:
+def _check(fine: np.ndarray | np.bool_, name: str, values: np.ndarray, legal: str) -> None:
     if not np.all(fine):
         raise InputError(f"{name}: {values[~np.asarray(fine)].flat[0]:g}; legal: {legal}")
 

@@ -29,7 +29,7 @@ _MOST_COUNTED = 2**31 - 1
 """Servers that the tasks of a slot may be given, all in all: these are counted in 32 bits."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Scenario:
     """A fleet of edge servers, each at its base station, and the tasks that arrive there.
 
@@ -42,6 +42,14 @@ class Scenario:
       InputError: a field of the wrong type or length, not finite, or out of its legal range.
 
     Source: AMCoEdge (ICDCS 2024), simulation settings, and the published code.
+
+    Example:
+      >>> scenario = Scenario(num_servers=3, deadline=0.8)
+      >>> scenario.capacities
+      array([10., 30., 50.])
+      >>> Scenario(arrival_prob=2)
+      Traceback (most recent call last):
+      amco_jax.errors.InputError: arrival_prob: 2; legal: a number from 0 to 1
     """
 
     num_servers: int = None  # pyright: ignore[reportAssignmentType]  # inferred by __post_init__

@@ -88,7 +88,7 @@ def train_episode(
     method: Method,
     hyper: Hyperparameters,
     seed: UInt32[Array, ""],
-    episode: Int[Array, ""],
+    episode: int | Int[Array, ""],
     state: TrainingState,
     tables: Tables = Tables(),  # noqa: B008  # immutable
 ) -> tuple[TrainingState, Curve]:

@@ -118,7 +118,7 @@ def between_units(units: list[Unit], home: Path) -> None:
     store = Store(home / "units", home / "results.parquet")
     store.begin({})
     begun = time.time()
-    engine = Execution("ray").start(lambda unit, done: None)
+    engine = Execution(engine="ray").start(lambda unit, done: None)
     for unit in units:
         engine.submit(Work(unit, store, AgentStore(home / "agents")))
     for _ in engine.as_completed():

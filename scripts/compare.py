@@ -1,48 +1,6 @@
-"""Compare methods over the episodes of training, as the paper does; see --help."""
+"""The same as `amco-jax compare`; see --help."""
 
-from __future__ import annotations
-
-import dataclasses
-
-from amco_jax.cli import ScenarioArguments, StudyArguments, load_method, run
-from amco_jax.experiment.compare import PAPER_METHODS, compare
-from amco_jax.report.terminal import print_comparison
-
-
-@dataclasses.dataclass(frozen=True)
-class Arguments(ScenarioArguments, StudyArguments):
-    methods: tuple[str, ...] = PAPER_METHODS
-    """The first is set against the others."""
-    seeds: int = 32
-    """Each draws the same densities and arrivals for all methods."""
-    first_seed: int = 0
-    """The seeds are first_seed, first_seed + 1, ..."""
-    episodes: int = 300
-    """Of training."""
-    last: int = 50
-    """Episodes at the end whose mean is the final makespan."""
-    physics: tuple[str, ...] = ("published", "unified")
-    """Variants to compare under, each on its own."""
-
-
-def main(args: Arguments) -> None:
-    result = compare(
-        [load_method(m) for m in args.methods],
-        seeds=args.seeds,
-        episodes=args.episodes,
-        last=args.last,
-        scenario=args.load_scenario(),
-        physics=args.physics,
-        out=args.destination("compare"),
-        first_seed=args.first_seed,
-        execution=args.execution,
-        overwrite=args.overwrite,
-        progress=not args.quiet,
-    )
-    if not args.ends(result.missing):
-        print_comparison(result.final, result.manifest)
-        print(f"Curves, figures, table and manifest are in {result.out}")
-
+from amco_jax.commands import start
 
 if __name__ == "__main__":
-    run(Arguments, main, "Compare methods over the episodes of training.")
+    start("amco_jax.commands.compare")

@@ -1,66 +1,6 @@
-"""Evaluate trained agents greedily on fresh arrivals; see --help."""
+"""The same as `amco-jax evaluate`; see --help."""
 
-from __future__ import annotations
-
-import dataclasses
-from pathlib import Path
-from typing import Annotated
-
-import tyro
-
-from amco_jax.cli import ProgramArguments, StudyArguments, TraceArguments, load_method, run
-from amco_jax.experiment.axes import apply_settings, load_with_settings, parse_settings
-from amco_jax.experiment.evaluate import BASELINES, evaluate, load_run
-from amco_jax.report.terminal import print_evaluation
-
-
-@dataclasses.dataclass(frozen=True)
-class Arguments(TraceArguments, ProgramArguments, StudyArguments):
-    run: Annotated[Path, tyro.conf.Positional]
-    """The directory that train wrote."""
-    scenario: str | None = None
-    """A preset or a TOML file; by default the scenario of the training, unless that needs files."""
-    set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
-    """field=value ..., on top of the scenario."""
-    method: str | None = None
-    """module:attribute of the trained method, where it is one of your own."""
-    methods: tuple[str, ...] = BASELINES
-    """Rules to run on the same arrivals."""
-    seeds: int | None = None
-    """By default all that were trained."""
-    episodes: int = 1
-    """For each seed."""
-    physics: str | None = None
-    """unified or published; by default that of the training."""
-
-
-def main(args: Arguments) -> None:
-    method = None if args.method is None else load_method(args.method)
-    settings = parse_settings(args.set)
-    if args.scenario is None:
-        trained = load_run(args.run, method)
-        fields = args.trace_fields()
-        log = {} if fields is None else {"arrivals": "trace", "trace": fields}
-        scenario = apply_settings(trained.scenario, log | settings)
-    else:
-        scenario = load_with_settings(args.scenario, settings, args.trace_fields())
-        trained = load_run(args.run, method, scenario)
-    result = evaluate(
-        trained,
-        scenario=scenario,
-        methods=[load_method(m) for m in args.methods],
-        seeds=args.seeds,
-        episodes=args.episodes,
-        physics=args.physics,
-        out=args.destination("evaluate"),
-        execution=args.execution,
-        overwrite=args.overwrite,
-        progress=not args.quiet,
-    )
-    if not args.ends(result.missing):
-        print_evaluation(result.summary, result.manifest)
-        print(f"Results, summary and manifest are in {result.out}")
-
+from amco_jax.commands import start
 
 if __name__ == "__main__":
-    run(Arguments, main, "Evaluate trained agents greedily on fresh arrivals.")
+    start("amco_jax.commands.evaluate")

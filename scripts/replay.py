@@ -1,46 +1,6 @@
-"""Replay a recorded workload through the simulator; see --help."""
+"""The same as `amco-jax replay`; see --help."""
 
-from __future__ import annotations
-
-import dataclasses
-from pathlib import Path
-from typing import Annotated
-
-import numpy as np
-import tyro
-
-from amco_jax.cli import ProgramArguments, load_method, run
-from amco_jax.files import replacing
-from amco_jax.recording import load_recording, replay
-
-
-@dataclasses.dataclass(frozen=True)
-class Arguments(ProgramArguments):
-    recording: Annotated[Path, tyro.conf.Positional]
-    """An .npz file of arrays: task_mbit, density_gcycles_per_mbit, capacity_gcycles_per_s, rate_mbit_per_s,
-    deadline_s, and selected unless --method is given; see docs/model.md."""
-    out: Path
-    """The .npz file to write."""
-    physics: str = "unified"
-    """unified: one model for all methods; published: the method's own published code."""
-    allocator: str | None = None
-    """cwa, hecwa or waterfill; by default the recording's, or else cwa."""
-    method: str | None = None
-    """Chooses the sets of servers; by default the recorded ones are used."""
-    precision: str = "float32"
-    """float32 or float64."""
-    seed: int = 0
-    """Of the method's random draws."""
-
-
-def main(args: Arguments) -> None:
-    method = None if args.method is None else load_method(args.method)
-    recording = load_recording(args.recording)
-    with replacing(args.out) as file:
-        arrays = replay(recording, args.physics, args.allocator, method, args.precision, args.seed)
-        with file.open("wb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, **arrays)
-
+from amco_jax.commands import start
 
 if __name__ == "__main__":
-    run(Arguments, main, "Replay recorded arrivals, and recorded or newly chosen sets of servers.")
+    start("amco_jax.commands.replay")

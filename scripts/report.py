@@ -1,41 +1,6 @@
-"""Turn saved results into a page, tables and figures; see --help."""
+"""The same as `amco-jax report`; see --help."""
 
-from __future__ import annotations
-
-import dataclasses
-from pathlib import Path
-
-import tyro
-
-from amco_jax.cli import run
-from amco_jax.report.page import make_report, write_report
-from amco_jax.report.published import write_published
-from amco_jax.report.studies import load_studies
-
-
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    directories: tyro.conf.Positional[tuple[Path, ...]]
-    """The --out of sweep, compare, train or evaluate, one or more."""
-    format: tuple[str, ...] = ("html",)
-    """Any of html (one self-contained page), md, latex (booktabs tables, PDF figures) and csv."""
-    baseline: tuple[str, ...] = ()
-    """Methods that the others are set against; by default the paper's baselines."""
-    out: Path | None = None
-    """Directory for the report; by default report/ in the first of the directories."""
-    published_csv: bool = False
-    """Also the learning curves in files named and formed as the authors'."""
-
-
-def main(args: Arguments) -> None:
-    studies = load_studies(list(args.directories))
-    out = args.out or args.directories[0] / "report"
-    paths = write_report(make_report(studies, args.baseline), out, args.format)
-    if args.published_csv:
-        paths.append(write_published(studies, out)[0].parent)
-    for path in paths:
-        print(path)
-
+from amco_jax.commands import start
 
 if __name__ == "__main__":
-    run(Arguments, main, "Turn saved results into a page, tables and figures.")
+    start("amco_jax.commands.report")

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import settings
+from skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401  # hooks
 from tiny_training import Script, run
 
 from amco_jax.experiment.train import TrainResult
@@ -33,6 +35,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def result() -> TrainResult:
     return run()
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Annotations are not checked: for values of a wrong type, which the package itself must refuse."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

@@ -32,7 +32,14 @@ def episode(
     workload = bernoulli(params, shape.max_tasks, seed)
     key = stream(policy_seed, Stream.POLICY)
     return rollout(
-        shape, params, physics, method, workload, key, record=lambda decision: decision, keep_queues=True
+        shape,
+        params,
+        physics,
+        method=method,
+        workload=workload,
+        key=key,
+        record=lambda decision: decision,
+        keep_queues=True,
     )
 
 

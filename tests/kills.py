@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +36,56 @@ runpy.run_path(sys.argv.pop(1), run_name="__main__")
 """
 
 
-def start(out: Path, *more: str, training: bool = False) -> subprocess.Popen[str]:
-    """The sweep as a user runs it; the one that trains differs in how often it keeps checkpoints."""
+def start(out: Path, *more: str, training: bool = False, within: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """The sweep as a user runs it; the one that trains differs in how often it keeps checkpoints.
+
+    `within` is a command that runs the one behind it, see `SmallDisk`.
+    """
     program = ["-c", CHECKPOINTS_AT_ONCE] if training else []
     options = TRAINING if training else OPTIONS
-    line = [sys.executable, *program, str(ROOT / "scripts" / "sweep.py"), *options, "--out", str(out), *more]
+    line = [
+        *within,
+        sys.executable,
+        *program,
+        str(ROOT / "scripts" / "sweep.py"),
+        *options,
+        "--out",
+        str(out),
+        *more,
+    ]
     environment = os.environ | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
     pipe: Any = subprocess.PIPE
     return subprocess.Popen(line, env=environment, stdout=pipe, stderr=pipe, text=True, cwd=out.parent)
+
+
+class SmallDisk:
+    """A file system of its own at a directory, in a namespace of its own, which needs no right of root's.
+
+    It is seen by commands behind `within`, and as `seen` by this process.
+    """
+
+    def __init__(self, directory: Path, size: str):
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)]
+        hold = ["sh", "-c", f"{shlex.join(mount)} && echo mounted && exec sleep 3600"]
+        namespace = ["unshare", "--map-root-user", "--mount", *hold]
+        self._directory = directory
+        self._holder = subprocess.Popen(namespace, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.mounted = self._holder.stdout is not None and self._holder.stdout.readline() == "mounted\n"
+        pid = str(self._holder.pid)
+        self.within = ["nsenter", "--target", pid, "--user", "--mount", "--preserve-credentials"]
+        self.seen = Path(f"/proc/{pid}/root{directory}")
+
+    def grow(self, size: str) -> None:
+        """Change its size."""
+        mount = ["mount", "-o", f"remount,size={size}", str(self._directory)]
+        subprocess.run([*self.within, *mount], check=True)
+
+    def __enter__(self) -> SmallDisk:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._holder.kill()  # with the last process of the namespace the file system goes
+        self._holder.communicate()
 
 
 def ended_well(process: subprocess.Popen[str]) -> None:

@@ -43,6 +43,8 @@ def imported(path: Path, names: dict[str, Path]) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "amco_jax":
             module = (node.module or "").removeprefix("amco_jax").lstrip(".")
+            if [alias.name for alias in node.names] == ["__version__"]:
+                continue  # a constant of the package itself
             inner = {f"{module}.{alias.name}".lstrip(".") for alias in node.names} & names.keys()
             found |= inner or {module}
     return found

@@ -20,7 +20,7 @@ from amco_jax.metrics import EPISODE_METRICS
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> Any:
     out = tmp_path_factory.mktemp("compare")
     methods = [METHOD, "local", "all-servers"]
-    return compare(methods, SEEDS, EPISODES, last=2, scenario=TINY, out=out)
+    return compare(methods, seeds=SEEDS, episodes=EPISODES, last=2, scenario=TINY, out=out)
 
 
 def test_a_comparison_covers_both_physics_and_all_methods(comparison: Any):

@@ -62,9 +62,8 @@ def one_step(learner: Learner, batch: Batch, ready: bool = True, **changes: Any)
 
 def random_batch(size: int = 6, seed: int = 0) -> Batch:
     random = np.random.default_rng(seed)
-    numbers = random.normal(size=(3 + 2 * SERVERS, size)).astype(np.float32)
-    rows: Any = numbers
-    actions: Any = random.integers(SETS, size=size).astype(np.int32)
+    rows = jnp.asarray(random.normal(size=(3 + 2 * SERVERS, size)), jnp.float32)
+    actions = jnp.asarray(random.integers(SETS, size=size), jnp.int32)
     return Batch(rows[0], rows[1 : 1 + SERVERS], actions, rows[-2], rows[-1], rows[1 + SERVERS : -2])
 
 
@@ -90,9 +89,9 @@ def every_transition(dqn: DQN) -> Batch:
     """Each pair of state and action once."""
     state, action = (x.ravel() for x in np.indices(REWARD.shape))
     now, then = STATES[state].T, STATES[FOLLOWING.ravel()].T
-    chosen: Any = action.astype(np.int32) if dqn is AGENT else nonempty_sets(SERVERS).table()[action]
-    rows: Any = now[0], now[1:], chosen, REWARD.ravel().astype(np.float32), then[0], then[1:]
-    return Batch(*rows)
+    chosen = action.astype(np.int32) if dqn is AGENT else nonempty_sets(SERVERS).table()[action]
+    rows = now[0], now[1:], chosen, REWARD.ravel().astype(np.float32), then[0], then[1:]
+    return Batch(*map(jnp.asarray, rows))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -378,9 +377,9 @@ def test_trained_policies_decide_by_each_station_s_own_agent():
     fleet, positions = 3, 4
     dqn = DQN(partners, (16,), 6)
     random = np.random.default_rng(0)
-    backlog: Any = random.uniform(0, 9, fleet).astype(np.float32)
-    size: Any = random.uniform(2, 5, (fleet, positions)).astype(np.float32)
-    present: Any = random.random((fleet, positions)) < 0.7
+    backlog = jnp.asarray(random.uniform(0, 9, fleet), jnp.float32)
+    size = jnp.asarray(random.uniform(2, 5, (fleet, positions)), jnp.float32)
+    present = jnp.asarray(random.random((fleet, positions)) < 0.7)
     learners = [init(dqn, Settings(init_std=1.0).traced(1), fleet, key(b)).weights for b in range(fleet)]
     params: Any = Scenario(num_servers=fleet).params()
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *learners)

@@ -58,7 +58,9 @@ def episodes_of(scenario: Scenario, method: Method, physics: Physics = UNIFIED, 
         workload = workload_of(env.shape, params.scenario, params.tables, seed, episode, training=episode > 0)
         key = stream(seed, Stream.POLICY)
         keep = lambda decision: decision  # noqa: E731
-        return rollout(env.shape, params.scenario, params.physics, method, workload, key, keep)
+        return rollout(
+            env.shape, params.scenario, params.physics, method=method, workload=workload, key=key, record=keep
+        )
 
     return jax.tree.map(np.asarray, jax.jit(run)(env.default_params, SEEDS))
 

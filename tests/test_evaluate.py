@@ -60,7 +60,7 @@ def test_summaries_are_over_each_seed_s_episodes(finished: Path):
 
 def test_episodes_without_tasks_make_no_summary_nan(finished: Path):
     quiet = TINY.replace(arrival_prob=0.01)
-    found = evaluate(finished, quiet, methods=["local"], episodes=3)
+    found = evaluate(finished, scenario=quiet, methods=["local"], episodes=3)
     tasks = found.results.query("method == 'local'")["num_tasks"]
     assert (tasks == 0).any()
     assert (tasks > 0).any()
@@ -86,7 +86,9 @@ def test_another_allocator_takes_the_place_of_the_first():
 
 def test_each_seed_is_decided_by_its_own_agents(finished: Path, tmp_path: Path):
     """The agents of a training are those of a sweep."""
-    wanted = sweep("deadline", [1.0], [METHOD], SEEDS, TINY, episodes=EPISODES).results
+    wanted = sweep(
+        "deadline", values=[1.0], methods=[METHOD], seeds=SEEDS, scenario=TINY, episodes=EPISODES
+    ).results
     assert len(set(wanted["mean_servers_used"])) > 1
     run(out=tmp_path, first_seed=1, seeds=2)
     for directory, seeds, chosen in (
@@ -103,7 +105,9 @@ def test_each_seed_is_decided_by_its_own_agents(finished: Path, tmp_path: Path):
 
 def test_agents_are_evaluated_under_another_scenario_and_physics(finished: Path):
     usual = evaluate(finished, methods=["local"]).results
-    busier = evaluate(finished, TINY.replace(arrival_prob=0.9), methods=["local"], physics="published")
+    busier = evaluate(
+        finished, scenario=TINY.replace(arrival_prob=0.9), methods=["local"], physics="published"
+    )
     assert np.all(busier.results["num_tasks"] > usual["num_tasks"])
     assert busier.manifest["scenario"]["arrival_prob"] == 0.9
     assert busier.manifest["trained"]["scenario"]["arrival_prob"] == 0.6
@@ -129,7 +133,7 @@ def test_bad_evaluations_are_refused(finished: Path, changes: dict[str, Any], wo
 
 
 def test_directories_without_a_finished_training_are_refused_in_a_line(finished: Path, tmp_path: Path):
-    sweep("deadline", (0.5,), ["local"], seeds=2, scenario=TINY, out=tmp_path / "sweep")
+    sweep("deadline", values=(0.5,), methods=["local"], seeds=2, scenario=TINY, out=tmp_path / "sweep")
     shutil.copytree(finished, tmp_path / "torn")
     shutil.rmtree(tmp_path / "torn" / "agents")
     for name, text in (("junk", "{"), ("list", "[]"), ("empty", "{}")):
@@ -152,7 +156,7 @@ def test_agents_of_a_method_of_one_s_own_are_loaded_with_it(finished: Path, tmp_
     with pytest.raises(InputError, match="method: 'mine'"):
         load_run(out)
     mine = trained_method("mine", partners)
-    loaded = load_run(out, mine)
+    loaded = load_run(out, method=mine)
     assert loaded.method.name == "mine"
     assert loaded.method.require_training().settings == METHOD.require_training().settings
     jax.tree.map(np.testing.assert_array_equal, loaded.weights, load_run(finished).weights)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import gzip
-import importlib.util
+import importlib
 import io
 import json
 import os
@@ -41,7 +40,10 @@ from sd_repair import pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 
-pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("unchecked"),
+]
 
 fuzz = settings(
     max_examples=int(os.environ.get("AMCO_JAX_CASES", "100")),
@@ -256,7 +258,7 @@ def test_replay_files(tmp_path: Path, changes, flips, end, physics, allocator):
     path.write_bytes(content)
     with mock.patch.object(recording, "_program", accept):
         try:
-            recording.replay(recording.load_recording(path), physics, allocator)
+            recording.replay(recording.load_recording(path), physics=physics, allocator=allocator)
         except InputError as error:
             one_line(error)
         except AcceptedError:
@@ -305,17 +307,6 @@ SINKS = [
 ]
 
 
-@functools.cache
-def load(script: str) -> Any:
-    name = f"script_{script}"
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{script}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)  # where types are looked up by name
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("script", OPTIONS)
 @fuzz
 @given(st.data())
@@ -338,7 +329,8 @@ def test_command_lines(script: str, finished: Path, tmp_path: Path, monkeypatch,
     line = [*first.get(script, []), *line]
     suffix = {"repair": ".png", "profile_repair": ".csv"}.get(script, "")
     line += ["--out", str(tmp_path / f"out{suffix}")]
-    module, messages = load(script), io.StringIO()
+    package = "sd_repair" if suffix else "amco_jax"
+    module, messages = importlib.import_module(f"{package}.commands.{script}"), io.StringIO()
     with contextlib.ExitStack() as stack:
         of_script = [
             (module, name) for name in ("load_diffusers", "repair_classical") if hasattr(module, name)

@@ -169,12 +169,20 @@ def test_code_from_a_prompt_is_seen():
 
 
 def test_an_arrival_process_of_one_s_own_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    sweep("deadline", [0.5], ["local"], seeds=1, scenario=TINY, out=tmp_path)
+    sweep("deadline", values=[0.5], methods=["local"], seeds=1, scenario=TINY, out=tmp_path)
     of_package = PROCESSES["bernoulli"]
     mine = of_package._replace(workload=lambda *given: of_package.workload(*given))
     monkeypatch.setitem(PROCESSES, "bernoulli", mine)
     with pytest.raises(InputError, match=r"depends_on\.local\.digest"):
-        sweep("deadline", [0.5], ["local"], seeds=1, scenario=TINY, out=tmp_path, execution=RESUMING)
+        sweep(
+            "deadline",
+            values=[0.5],
+            methods=["local"],
+            seeds=1,
+            scenario=TINY,
+            out=tmp_path,
+            execution=RESUMING,
+        )
 
 
 RESUMING = Execution(resume=True)
@@ -184,7 +192,15 @@ def test_resuming_takes_unchanged_rows_and_refuses_those_of_other_code(
     own: Callable[..., Method], tmp_path: Path
 ):
     def run(method: Method, **options: Any) -> Any:
-        return sweep("deadline", [0.5], [method], seeds=2, scenario=TINY, out=tmp_path / "out", **options)
+        return sweep(
+            "deadline",
+            values=[0.5],
+            methods=[method],
+            seeds=2,
+            scenario=TINY,
+            out=tmp_path / "out",
+            **options,
+        )
 
     def commits() -> set[tuple[str, int]]:
         return {(p.name, p.stat().st_mtime_ns) for p in (tmp_path / "out" / "units").glob("*.sha256")}
@@ -208,7 +224,9 @@ def test_what_cannot_be_seen_is_not_resumed(tmp_path: Path):
     mine = Method("mine", per_task(lambda view: view.local & (lock is not None)))
 
     def run(**options: Any) -> Any:
-        return sweep("deadline", [0.5], [mine], seeds=1, scenario=TINY, out=tmp_path, **options)
+        return sweep(
+            "deadline", values=[0.5], methods=[mine], seeds=1, scenario=TINY, out=tmp_path, **options
+        )
 
     run()
     for execution in (RESUMING, Execution(shard="0/2")):
@@ -229,7 +247,7 @@ def pair_sets(with_local: bool, num_servers: int) -> Enumerated:
 def test_partials_and_objects_are_allocators_policies_and_action_spaces(allocator: Any, tmp_path: Path):
     plain = Method("plain", EVERYONE, allocator=enclosing(2.0))
     mine = Method("mine", per_task(functools.partial(lambda add, view: view.local | add, True)), allocator)
-    rows = sweep("deadline", [0.5], [plain, mine], seeds=2, scenario=TINY).results
+    rows = sweep("deadline", values=[0.5], methods=[plain, mine], seeds=2, scenario=TINY).results
     one, other = (
         rows.loc[rows["method"] == name, "makespan_mean_s"].to_numpy() for name in ("plain", "mine")
     )
@@ -245,7 +263,7 @@ def test_partials_and_objects_are_allocators_policies_and_action_spaces(allocato
 def evaluate_with(run: Path, method: Method, warning: str, caplog: Any = None) -> Any:
     from amco_jax import load_run
 
-    found = evaluate(load_run(run, method), methods=[])
+    found = evaluate(load_run(run, method=method), methods=[])
     assert warning in (caplog.text if caplog else "")
     return found
 
@@ -273,7 +291,14 @@ def test_a_training_of_other_code_is_not_gone_on_with(
         learner = dataclasses.replace(
             trained_method("mine", partners, **LEARN), allocator=own(**edited).allocator
         )
-        train(learner, 1, 4, TINY, out=tmp_path / "out", execution=Execution(resume=True))
+        train(
+            learner,
+            seeds=1,
+            episodes=4,
+            scenario=TINY,
+            out=tmp_path / "out",
+            execution=Execution(resume=True),
+        )
 
     interrupt(0)
     with pytest.raises(KeyboardInterrupt):
@@ -290,7 +315,9 @@ def test_a_value_that_changes_within_a_process_is_compiled_anew():
 
     def makespans(method: Method) -> Any:
         return (
-            sweep("deadline", [0.5], [method], seeds=2, scenario=TINY).results["makespan_mean_s"].to_numpy()
+            sweep("deadline", values=[0.5], methods=[method], seeds=2, scenario=TINY)
+            .results["makespan_mean_s"]
+            .to_numpy()
         )
 
     before = makespans(mine)

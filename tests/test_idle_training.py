@@ -21,13 +21,13 @@ def test_trainings_of_one_slot_are_refused():
     single = TINY.replace(num_slots=1)
     for refused in (
         lambda: train(METHOD, seeds=1, episodes=1, scenario=single),
-        lambda: sweep("num_slots", (1, 3), [METHOD], 1, TINY, episodes=1),
-        lambda: compare([METHOD], 1, 1, 1, single),
-        lambda: tune(METHOD, {"discount": [0]}, 1, 1, scenario=single),
+        lambda: sweep("num_slots", values=(1, 3), methods=[METHOD], seeds=1, scenario=TINY, episodes=1),
+        lambda: compare([METHOD], seeds=1, episodes=1, last=1, scenario=single),
+        lambda: tune(METHOD, {"discount": [0]}, seeds=1, episodes=1, scenario=single),
     ):
         with pytest.raises(InputError, match=ONE_SLOT):
             refused()
-    sweep("num_slots", (1,), ["local"], 1, TINY)  # rules have nothing to learn
+    sweep("num_slots", values=(1,), methods=["local"], seeds=1, scenario=TINY)  # rules have nothing to learn
 
 
 def test_trainings_beyond_their_counters_are_refused():
@@ -71,6 +71,13 @@ def test_trainings_that_learn_nothing_are_told(episodes, changes, arrival_prob, 
         assert (after in told) == (not learnt.all())
     if says is not None and "no learning step" in says:
         assert not learnt.any()
-    swept = sweep("arrival_prob", (arrival_prob, 0.9), [method], 1, scenario, episodes=episodes)
+    swept = sweep(
+        "arrival_prob",
+        values=(arrival_prob, 0.9),
+        methods=[method],
+        seeds=1,
+        scenario=scenario,
+        episodes=episodes,
+    )
     prefix = f"arrival_prob = {arrival_prob}: "
     assert any(text.startswith(prefix) for text in swept.manifest["warnings"]) == (says is not None)

@@ -230,9 +230,13 @@ def test_services_differ_by_what_is_not_comparable():
             find_service(table, **wanted)
     with pytest.raises(InputError, match="bound"):
         services(table, "upper")
-    for steps, batch in [(0, 1), (1, 0), (1.5, 1), (10**400, 1)]:
-        with pytest.raises(InputError):
-            find_service(table, resolution=256).predict(steps, batch)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("steps", "batch"), [(0, 1), (1, 0), (1.5, 1), (10**400, 1)])
+def test_only_whole_numbers_are_predicted_for(steps: Any, batch: int):
+    with pytest.raises(InputError):
+        find_service(read_table("published"), device="NVIDIA A100-SXM4-80GB").predict(steps, batch)
 
 
 def test_totals_that_do_not_grow_make_no_line():

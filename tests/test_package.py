@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import inspect
 import pkgutil
 import types
 
+import pytest
+
 import amco_jax
+from amco_jax import stats
+
+PUBLIC = [getattr(amco_jax, name) for name in amco_jax.__all__]
+OF_STATS = [thing for thing in vars(stats).values() if getattr(thing, "__module__", "") == stats.__name__]
+FUNCTIONS = [thing for thing in PUBLIC + OF_STATS if inspect.isfunction(thing) and thing.__name__[0] != "_"]
+INPUTS = [amco_jax.Scenario, amco_jax.Settings, amco_jax.Execution, amco_jax.Method]
 
 
 def test_public_names_are_things_not_modules():
@@ -16,3 +26,13 @@ def test_public_names_are_things_not_modules():
             importlib.import_module(f"amco_jax.{module.name}")
     for name in amco_jax.__all__:
         assert not isinstance(getattr(amco_jax, name), types.ModuleType), name
+
+
+def test_the_version_is_that_of_the_distribution():
+    assert importlib.metadata.version("amco-jax") == amco_jax.__version__
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONS, *INPUTS], ids=lambda function: function.__name__)
+def test_arguments_beyond_the_third_are_given_by_name(function):
+    kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
+    assert kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD) <= 3

@@ -149,11 +149,10 @@ def test_draws_do_not_depend_on_how_they_are_run():
     def draw(seed, t, n):
         return uniform(fold_in(stream(seed, Stream.POLICY), t), n, jnp.float32)
 
-    seeds, slots, positions = (np.asarray(a.reshape(-1), np.int32) for a in np.indices((3, 4, 5)))
+    seeds, slots, positions = (jnp.asarray(a.reshape(-1), jnp.uint32) for a in np.indices((3, 4, 5)))
     eager = np.array([draw(s, t, n) for s, t, n in zip(seeds, slots, positions, strict=True)])
     np.testing.assert_array_equal(jax.jit(draw)(seeds, slots, positions), eager)
     np.testing.assert_array_equal(jax.vmap(draw)(seeds, slots, positions), eager)
     with jax.enable_x64(True):  # integers are 64 bits wide here
-        np.testing.assert_array_equal(
-            jax.jit(draw)(*(a.astype(np.int64) for a in (seeds, slots, positions))), eager
-        )
+        wide = slots.astype(jnp.int64), positions.astype(jnp.int64)
+        np.testing.assert_array_equal(jax.jit(draw)(seeds, *wide), eager)

@@ -41,7 +41,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 def saved(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     home = tmp_path_factory.mktemp("saved")
     methods = ["optimal", "randcoedge", "local"]
-    sweep("arrival_prob", (0.3, 0.6), methods, seeds=12, scenario=TINY, out=home / "load")
+    sweep("arrival_prob", values=(0.3, 0.6), methods=methods, seeds=12, scenario=TINY, out=home / "load")
     compare(["optimal", "randcoedge"], seeds=4, episodes=20, last=5, scenario=TINY, out=home / "episodes")
     return [home / "load", home / "episodes"]
 

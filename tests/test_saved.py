@@ -19,7 +19,7 @@ from amco_jax.scenario import Scenario
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("saved") / "out"
     scenario = Scenario(num_servers=2, num_tasks=4, num_slots=3, capacity=20.0, link_rate=400.0)
-    sweep("deadline", (0.5,), ["local"], seeds=3, scenario=scenario, out=home)
+    sweep("deadline", values=(0.5,), methods=["local"], seeds=3, scenario=scenario, out=home)
     return home
 
 

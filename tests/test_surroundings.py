@@ -153,8 +153,10 @@ def test_results_stand_where_a_figure_cannot_be_drawn(
     for module in ("sweep", "compare"):
         name = "sweep_figure" if module == "sweep" else "convergence_figure"
         monkeypatch.setattr(f"amco_jax.experiment.{module}.{name}", broken)
-    sweep("deadline", [0.5], ["local"], seeds=1, scenario=TINY, out=tmp_path / "sweep")
-    compare(["local"], 1, 1, 1, TINY, ["unified"], out=tmp_path / "compare")
+    sweep("deadline", values=[0.5], methods=["local"], seeds=1, scenario=TINY, out=tmp_path / "sweep")
+    compare(
+        ["local"], seeds=1, episodes=1, last=1, scenario=TINY, physics=["unified"], out=tmp_path / "compare"
+    )
     for name in ("sweep", "compare"):
         assert (tmp_path / name / "manifest.json").exists()
         assert not list((tmp_path / name).glob("*.p[nd][gf]"))
@@ -169,8 +171,8 @@ def test_a_directory_is_one_run_s_alone(tmp_path: Path):
         Output(tmp_path / "out"),
         pytest.raises(InputError, match=r"another process writes to .*out; legal: "),
     ):
-        sweep("deadline", [0.5], ["local"], seeds=1, scenario=TINY, out=tmp_path / "out")
-    sweep("deadline", [0.5], ["local"], seeds=1, scenario=TINY, out=tmp_path / "out")
+        sweep("deadline", values=[0.5], methods=["local"], seeds=1, scenario=TINY, out=tmp_path / "out")
+    sweep("deadline", values=[0.5], methods=["local"], seeds=1, scenario=TINY, out=tmp_path / "out")
 
 
 def test_new_directories_are_each_one_s_own(tmp_path: Path):

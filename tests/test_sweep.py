@@ -23,7 +23,7 @@ KEYS = ["method", "param", "value", "seed"]
 
 def run(param="arrival_prob", values=(0.3, 0.8), methods=("local", "optimal"), seeds=12, **more: Any):
     options: dict[str, Any] = {"scenario": SMALL} | more
-    return sweep(param, values, methods, seeds, **options)
+    return sweep(param, values=values, methods=methods, seeds=seeds, **options)
 
 
 def test_results_are_tidy_and_complete():
@@ -153,6 +153,7 @@ def test_unwritable_destinations_are_refused_before_the_work(tmp_path):
         Output(tmp_path / "file")
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -121,10 +121,10 @@ def test_results_name_the_stretch_of_each_row(small: Path, tmp_path: Path):
     scenario = scenario_of(small, time_scale=30.0)
     result = sweep(
         "time_scale",
-        [20, 30],
-        ["local", QUICK],
-        12,
-        scenario,
+        values=[20, 30],
+        methods=["local", QUICK],
+        seeds=12,
+        scenario=scenario,
         trained_seeds=5,
         episodes=2,
         out=tmp_path / "s",
@@ -142,12 +142,16 @@ def test_results_name_the_stretch_of_each_row(small: Path, tmp_path: Path):
     assert splits[0]["training"]["requests"] + splits[0]["test"]["requests"] <= 400
     assert splits[0]["gap_s"] >= 6 * 20
     assert "stretch" not in load_studies([tmp_path / "s"])[0].metrics
-    plain = sweep("deadline", [0.5, 1.0], ["local"], 4, Scenario(num_tasks=3, num_slots=4))
+    plain = sweep(
+        "deadline", values=[0.5, 1.0], methods=["local"], seeds=4, scenario=Scenario(num_tasks=3, num_slots=4)
+    )
     assert "stretch" not in plain.results
 
 
 def test_rows_without_a_log_stand_for_themselves(small: Path):
-    rows = sweep("arrivals", ["trace", "poisson"], ["local"], 5, scenario_of(small)).results
+    rows = sweep(
+        "arrivals", values=["trace", "poisson"], methods=["local"], seeds=5, scenario=scenario_of(small)
+    ).results
     drawn = rows.loc[rows["value"] == "poisson", "stretch"]
     np.testing.assert_array_equal(drawn, [-1, -2, -3, -4, -5])
     assert (rows.loc[rows["value"] == "trace", "stretch"] >= 0).all()
@@ -156,7 +160,7 @@ def test_rows_without_a_log_stand_for_themselves(small: Path):
 def test_agents_are_evaluated_behind_their_training(small: Path, tmp_path: Path):
     scenario = scenario_of(small, time_scale=20.0)
     train(QUICK, seeds=3, episodes=2, scenario=scenario, out=tmp_path / "agents")
-    found = evaluate(tmp_path / "agents", scenario, methods=["local"], episodes=2)
+    found = evaluate(tmp_path / "agents", scenario=scenario, methods=["local"], episodes=2)
     numbers = [stretches_of(scenario, np.arange(3), e) for e in (0, 3)]
     np.testing.assert_array_equal(
         found.results.loc[found.results["method"] == "local", "stretch"], np.concatenate(numbers)
@@ -165,14 +169,18 @@ def test_agents_are_evaluated_behind_their_training(small: Path, tmp_path: Path)
     with pytest.raises(
         InputError, match=r"trace\.train_share: 0\.2, and episodes would begin .*; legal: 0\.5"
     ):
-        evaluate(tmp_path / "agents", scenario_of(small, time_scale=20.0, table={"train_share": 0.2}))
+        evaluate(
+            tmp_path / "agents", scenario=scenario_of(small, time_scale=20.0, table={"train_share": 0.2})
+        )
     tuned = tune(QUICK, {"discount": [0.5]}, seeds=3, episodes=1, scenario=scenario, reference="local")
     np.testing.assert_array_equal(tuned.results["stretch"], numbers[0])
 
 
 def test_rules_beside_training_play_its_episodes(small: Path):
     scenario = scenario_of(small, time_scale=20.0)
-    curves = compare(["local", QUICK], 3, 2, 1, scenario, ["unified"]).curves
+    curves = compare(
+        ["local", QUICK], seeds=3, episodes=2, last=1, scenario=scenario, physics=["unified"]
+    ).curves
     assert "stretch" not in curves
     local = get_method("local")
     rule = next(simulate([scenario], local, local.physics("unified"), 0, 3, episode=1, training=True))
@@ -186,15 +194,15 @@ def test_logs_too_short_are_refused_with_what_would_do(small: Path, tmp_path: Pa
     nothing = scenario_of(small, table={"train_share": 0.0})
     for attempt in (
         lambda: train(QUICK, seeds=1, episodes=1, scenario=nothing),
-        lambda: compare(["local"], 1, 1, 1, nothing),
-        lambda: tune(QUICK, {"discount": [0.5]}, 1, 1, scenario=nothing),
-        lambda: sweep("time_scale", [60], [QUICK], 1, nothing),
+        lambda: compare(["local"], seeds=1, episodes=1, last=1, scenario=nothing),
+        lambda: tune(QUICK, {"discount": [0.5]}, seeds=1, episodes=1, scenario=nothing),
+        lambda: sweep("time_scale", values=[60], methods=[QUICK], seeds=1, scenario=nothing),
     ):
         with pytest.raises(
             InputError, match=r"trace\.train_share: 0 of \d+ s holds no episode .*legal for training"
         ):
             attempt()
-    assert len(sweep("time_scale", [60], ["local"], 2, nothing).results) == 2
+    assert len(sweep("time_scale", values=[60], methods=["local"], seeds=2, scenario=nothing).results) == 2
     with pytest.raises(InputError, match=r"num_slots: 6 of 60 s .*, of which 0 is for testing; legal: fewer"):
         scenario_of(small, table={"train_share": 1})
     point = write(tmp_path / "point.csv", ["2025-03-01,g"] * 3, "gmt_create,groupId")
@@ -204,7 +212,9 @@ def test_logs_too_short_are_refused_with_what_would_do(small: Path, tmp_path: Pa
 
 def test_the_split_does_not_depend_on_what_else_runs(small: Path):
     scenario = scenario_of(small, time_scale=30.0)
-    whole = sweep("time_scale", [30], ["local"], 9, scenario).results
-    part = sweep("time_scale", [30], ["local"], 4, scenario, first_seed=5).results
+    whole = sweep("time_scale", values=[30], methods=["local"], seeds=9, scenario=scenario).results
+    part = sweep(
+        "time_scale", values=[30], methods=["local"], seeds=4, scenario=scenario, first_seed=5
+    ).results
     pd.testing.assert_frame_equal(whole.iloc[5:].reset_index(drop=True), part)
     assert json.dumps(scenario.split) == json.dumps(Scenario(**scenario.to_dict()).split)

@@ -10,6 +10,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -153,7 +154,7 @@ def test_the_simulation_plays_the_log_as_a_plain_loop_says(small: Path):
     assert found.present.shape == (5, 6, 3, max(np.bincount((seconds // 90).astype(int))))
     starts = set()
     for seed in range(5):
-        key = stream(np.uint32(seed), Stream.TRACE)  # pyright: ignore[reportArgumentType]
+        key = stream(jnp.uint32(seed), Stream.TRACE)
         fraction = (int(bits(fold_in(key, 0), 3)) >> 8) / 2**24
         # Before half the log is over, with the slot after it.
         start = int(fraction * (math.floor(seconds[-1] / 2 / 90) - 6))
@@ -311,7 +312,7 @@ def test_trained_methods_meet_the_same_requests(small: Path, tmp_path: Path):
     assert trained.manifest["trace"]["used"] == 400
     with pytest.raises(InputError, match=r"scenario: .*request log.*; legal: the scenario and the trace"):
         evaluate(out, methods=["local"])
-    found = evaluate(out, scenario_of(small), methods=["local"], seeds=2)
+    found = evaluate(out, scenario=scenario_of(small), methods=["local"], seeds=2)
     assert found.manifest["scenario"]["trace"]["sha256"] == trained.manifest["trace"]["sha256"]
 
 
@@ -340,4 +341,11 @@ if REAL:  # else there is no such test, rather than one that is skipped
         assert report["used"] + sum(report["left_out"].values()) == report["rows"]
         assert report["left_out"]["status FAILED"] > 0
         assert report["users"] > 1000
-        assert np.sum(sweep("time_scale", [600], ["local"], 4, scenario).results["num_tasks"]) > 0
+        assert (
+            np.sum(
+                sweep("time_scale", values=[600], methods=["local"], seeds=4, scenario=scenario).results[
+                    "num_tasks"
+                ]
+            )
+            > 0
+        )

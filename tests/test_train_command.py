@@ -235,6 +235,7 @@ def test_a_finished_training_is_replaced_when_asked(finished: Path, tmp_path: Pa
     assert jax.tree.leaves(load_run(out).weights)[0].shape[0] == 2
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

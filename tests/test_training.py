@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from jax import lax
@@ -305,6 +306,8 @@ def outcomes() -> dict[str, Outcome]:
     chosen |= dict.fromkeys(("none", "many"), np.zeros(len(Stream) + 1, bool))
     found = {}
     with pytest.MonkeyPatch.context() as patch:
+        # One seed for each purpose, where annotations have a single one.
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
         for user in map(importlib.import_module, ("amco_jax.training", "amco_jax.workload.bernoulli")):
             patch.setattr(user, "stream", lambda seeds, purpose: stream(seeds[purpose], purpose))
         patch.setattr("amco_jax.training.sample", overheard)
@@ -413,7 +416,10 @@ def test_training_finds_the_fast_server(tmp_path: Path):
 
 def test_trained_methods_are_swept_beside_rules():
     methods, values = [METHOD, "optimal", "local"], (0.0, 0.6)
-    result = sweep("arrival_prob", values, methods, 5, TINY, trained_seeds=3, episodes=EPISODES)
+    result = sweep(
+        "arrival_prob", values=values, methods=methods, seeds=5, scenario=TINY, trained_seeds=3,
+        episodes=EPISODES,
+    )  # fmt: skip
     table = result.results
     assert len(table) == 2 * (3 + 5 + 5)
     assert np.isnan(table.query("value == 0")["makespan_mean_s"]).all()  # without tasks, NaN and no crash
@@ -458,4 +464,4 @@ def test_enumerating_methods_refuse_large_fleets_at_once(num_servers: int):
         train("amcoedge", seeds=1, episodes=1, scenario=Scenario(num_servers=num_servers))
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="num_servers"):
-        sweep("num_servers", (3, num_servers), ["amcoedge"], seeds=1, episodes=1)
+        sweep("num_servers", values=(3, num_servers), methods=["amcoedge"], seeds=1, episodes=1)

@@ -17,7 +17,16 @@ from amco_jax.experiment.tune import tune
 
 def test_tuning_ranks_every_combination_on_an_unseen_episode(tmp_path: Path):
     vary = {"discount": [0.0, 0.9], "learning_rate": [0.01]}
-    found = tune(METHOD, vary, SEEDS, EPISODES, within=0.1, scenario=TINY, reference="local", out=tmp_path)
+    found = tune(
+        METHOD,
+        vary,
+        seeds=SEEDS,
+        episodes=EPISODES,
+        within=0.1,
+        scenario=TINY,
+        reference="local",
+        out=tmp_path,
+    )
     summary, results = found.summary, found.results
     assert summary[["discount", "learning_rate"]].to_numpy().tolist() == [["0.0", "0.01"], ["0.9", "0.01"]]
     assert results["seed"].tolist() == 2 * list(range(SEEDS))
@@ -42,7 +51,9 @@ def test_tuning_ranks_every_combination_on_an_unseen_episode(tmp_path: Path):
 
 def test_seeds_without_tasks_are_no_failures():
     quiet = TINY.replace(arrival_prob=0.01)
-    found = tune(METHOD, {"discount": [0.9]}, 12, 1, within=10.0, scenario=quiet, reference="local")
+    found = tune(
+        METHOD, {"discount": [0.9]}, seeds=12, episodes=1, within=10.0, scenario=quiet, reference="local"
+    )
     some = found.results["num_tasks"] > 0
     assert 0 < some.sum() < 12
     (row,) = found.summary.to_dict("records")
@@ -78,7 +89,8 @@ def test_tuning_keeps_results_with_their_settings(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("amco_jax.experiment.units.simulate", simulated)
     monkeypatch.setattr("amco_jax.experiment.units.train_missing", lambda *arguments: None)
-    found = tune(METHOD, {"hidden": [12, 3, 7], "discount": [0.5, 0.25]}, 3, 1, scenario=TINY, first_seed=9)
+    vary = {"hidden": [12, 3, 7], "discount": [0.5, 0.25]}
+    found = tune(METHOD, vary, seeds=3, episodes=1, scenario=TINY, first_seed=9)
     results = found.results
     assert results["seed"].tolist() == 6 * [9, 10, 11]
     own = results["hidden"].astype(float) + results["discount"].astype(float)
@@ -91,7 +103,9 @@ def test_tuning_keeps_results_with_their_settings(monkeypatch: pytest.MonkeyPatc
 def evaluate_one(**changes: Any) -> np.ndarray:
     """Makespans of one combination by itself."""
     method = METHOD.with_settings(**changes)
-    found = sweep("deadline", [1.0], [method], SEEDS, TINY, episodes=EPISODES).results
+    found = sweep(
+        "deadline", values=[1.0], methods=[method], seeds=SEEDS, scenario=TINY, episodes=EPISODES
+    ).results
     return np.asarray(found["makespan_mean_s"])
 
 

@@ -282,10 +282,16 @@ def test_agents_are_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     common = again.results.query("method == @QUICK.name and seed < 20").reset_index(drop=True)
     pd.testing.assert_frame_equal(common, first.results)
     counted.clear()
-    trained = train(QUICK, 40, 3, SMALL.replace(deadline=0.5), execution=store)
+    trained = train(QUICK, seeds=40, episodes=3, scenario=SMALL.replace(deadline=0.5), execution=store)
     assert not counted
     assert len(trained.curves) == 40 * 3
-    train(QUICK.with_settings(discount=0.3), 1, 3, SMALL.replace(deadline=0.5), execution=store)
+    train(
+        QUICK.with_settings(discount=0.3),
+        seeds=1,
+        episodes=3,
+        scenario=SMALL.replace(deadline=0.5),
+        execution=store,
+    )
     assert sum(counted) == 1
 
 

@@ -99,7 +99,15 @@ def test_rollout_sums_beyond_32_bits():
 
     @jax.jit
     def long_running():
-        return rollout(shape, params, UNIFIED, OPTIMAL, bernoulli(params, 4, jnp.uint32(0)), key, start=start)
+        return rollout(
+            shape,
+            params,
+            UNIFIED,
+            method=OPTIMAL,
+            workload=bernoulli(params, 4, jnp.uint32(0)),
+            key=key,
+            start=start,
+        )
 
     fresh, found = run(), on_host(long_running())
     assert fresh.totals.servers_used > 20

@@ -52,7 +52,7 @@ def arrivals(
 ) -> Task:
     """All tasks, fields `[seeds, num_slots, num_servers, max_tasks]`."""
     shape = scenario.shape(max_tasks)
-    tables = tables_of([scenario], shape).of(0)  # pyright: ignore[reportArgumentType]
+    tables = tables_of([scenario], shape).of(0)
     numbers = jnp.arange(seeds, dtype=jnp.uint32)
     found = _arrivals(shape, scenario.params(), tables, numbers, episode, training)
     return jax.tree.map(np.asarray, found)
@@ -126,7 +126,7 @@ def test_bursty_counts_have_the_mean_and_the_variance_of_theory():
 
 def test_bursts_last_as_long_as_said_and_begin_in_equilibrium():
     shape = BURSTY.shape()
-    tables = tables_of([BURSTY], shape).of(0)  # pyright: ignore[reportArgumentType]
+    tables = tables_of([BURSTY], shape).of(0)
     seeds = jnp.arange(300, dtype=jnp.uint32)
     make = jax.vmap(lambda seed: workload_of(shape, BURSTY.params(), tables, seed, training=False).burst)  # pyright: ignore
     burst = np.asarray(make(seeds))

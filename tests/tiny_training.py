@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-from test_commands import ROOT
 
 from amco_jax.agents.methods import get_method
+from amco_jax.commands import start
 from amco_jax.experiment.evaluate import load_run
 from amco_jax.experiment.simulate import simulate
 from amco_jax.experiment.train import TrainResult, train
@@ -92,23 +91,17 @@ LEARN_QUICK = ["--learn", *(f"{name}={value}" for name, value in LEARN.items())]
 
 
 class Script:
-    """A script run within this process, which has its programs compiled already."""
+    """A command run within this process, which has its programs compiled already."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
         self._monkeypatch, self._capsys = monkeypatch, capsys
 
     def __call__(self, name: str, *arguments: object) -> tuple[int, str, str]:
         """Exit code, stdout, stderr."""
-        spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        self._monkeypatch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
         self._monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         code = 0
         try:
-            module.run(module.Arguments, module.main, "")
+            start(f"amco_jax.commands.{name}")
         except SystemExit as stop:
             code = int(stop.code or 0)
         out, err = self._capsys.readouterr()

@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +31,7 @@ MAX_ENUMERATED_SERVERS = 12
 _MAX_CHAIN = 64
 
 
+@runtime_checkable
 class ActionSpace(Protocol):
     """The protocol above."""
 

@@ -78,7 +78,7 @@ def _adam(steps: Int[Array, ""]) -> optax.GradientTransformation:
     return optax.scale_by_adam(_BETA1, _BETA2, eps=_EPSILON / jnp.sqrt(1 - _BETA2 ** (steps + 1)))  # pyright: ignore[reportArgumentType]
 
 
-def input_scale(hyper: Hyperparameters, params: Params) -> Float[Array, " 1+num_servers"]:
+def input_scale(hyper: Hyperparameters, params: Params) -> Float[Array, " inputs"]:
     """Factors of the observation [d, Q_0..Q_{B-1}]: 1 as published, or those of `scale_inputs`."""
     scaled = jnp.append(1 / params.task_size_max, 1 / (params.capacity * params.slot_duration))
     return jnp.where(hyper.scale_inputs, scaled, 1)
@@ -108,7 +108,7 @@ def acting(hyper: Hyperparameters, params: Params, learner: Learner) -> Acting:
     return Acting(fold_scale(weights, input_scale(hyper, params)), epsilon)
 
 
-def greedy_probability(hyper: Hyperparameters, steps: Int[Array, ""]) -> Float[Array, ""]:
+def greedy_probability(hyper: Hyperparameters, steps: Int[Array, "*agents"]) -> Float[Array, "*agents"]:
     """ε after a number of learning steps."""
     return jnp.minimum(steps * hyper.greedy_growth, hyper.greedy_max)
 

@@ -67,6 +67,7 @@ class Method:
     name: str
     policy: Policy
     allocator: Allocator = cwa
+    _: dataclasses.KW_ONLY
     published: Physics = UNIFIED
     """The row for the `published` variant: what the method's own published code does"""
     max_servers: int | None = None
@@ -151,6 +152,7 @@ def _trained(
 def trained_method(
     name: str,
     actions: Callable[[int], ActionSpace],
+    *,
     episodes: int = 300,
     allocator: str = "cwa",
     **settings: Any,
@@ -228,6 +230,12 @@ def get_method(method: str | Method) -> Method:
 
     Raises:
       InputError: no such method or allocator.
+
+    Example:
+      >>> get_method("randcoedge+hecwa").allocator.__name__
+      'hecwa'
+      >>> get_method("amcoedge").with_settings(discount=0).training.settings.discount
+      0.0
     """
     return method if isinstance(method, Method) else _named_method(method)
 

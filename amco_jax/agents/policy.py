@@ -109,7 +109,13 @@ class Policy:
 
 
 def per_task(choose: Callable[[TaskView], Array]) -> Policy:
-    """A policy that picks `[num_servers]` booleans for each task from its `TaskView`."""
+    """A policy that picks `[num_servers]` booleans for each task from its `TaskView`.
+
+    Example:
+      >>> idle = per_task(lambda view: view.wait == 0)
+      >>> idle.sees_slot
+      False
+    """
     return Policy(choose, sees_slot=False)
 
 

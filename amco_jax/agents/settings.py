@@ -40,7 +40,7 @@ class Hyperparameters:
     scale_inputs: Bool[Array, ""]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that can be set about the learning of a method; the defaults are AMCoEdge's, published.
 

@@ -28,6 +28,12 @@ def cwa(
 
     Source: AMCoEdge (ICDCS 2024), workload allocation stage; the published code solves the same system
     densely.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> wait, cost = jnp.array([0.0, 0.5]), jnp.array([1.0, 1.0])
+      >>> cwa(wait, cost, jnp.array([True, True]))  # both end at 0.75 s
+      Array([0.75, 0.25], dtype=float32)
     """
     chex.assert_equal_shape([wait, cost, selected])
     rate = jnp.where(selected, 1 / cost, 0)

@@ -25,6 +25,12 @@ def hecwa(
       `[num_servers]`, fractions ≥ 0 that sum to 1 over S and are 0 outside; all 0 where S is empty.
 
     Source: AMCoEdge (ICDCS 2024), heuristic allocation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> wait, cost = jnp.array([0.0, 0.5]), jnp.array([1.0, 3.0])
+      >>> hecwa(wait, cost, jnp.array([True, True]))
+      Array([0.75, 0.25], dtype=float32)
     """
     chex.assert_equal_shape([wait, cost, selected])
     rate = jnp.where(selected, 1 / cost, 0)

@@ -35,6 +35,14 @@ def waterfill(
 
     Returns:
       `[num_servers]`, fractions ≥ 0 that sum to 1 over S and are 0 outside; all 0 where S is empty.
+
+    Example:
+      The third server would start after the others end, at 0.75 s, and gets nothing:
+
+      >>> import jax.numpy as jnp
+      >>> wait, cost = jnp.array([0.0, 0.5, 2.0]), jnp.ones(3)
+      >>> waterfill(wait, cost, jnp.ones(3, bool))
+      Array([0.75, 0.25, 0.  ], dtype=float32)
     """
     chex.assert_equal_shape([wait, cost, selected])
     rate = jnp.where(selected, 1 / cost, 0)

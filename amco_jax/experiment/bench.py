@@ -55,6 +55,7 @@ class BenchResult:
 
 def bench(
     methods: Sequence[str],
+    *,
     seeds: int = 4096,
     repeats: int = 5,
     scenario: Scenario | None = None,

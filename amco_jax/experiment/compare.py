@@ -124,6 +124,7 @@ class Comparison:
 
 def compare(
     methods: Sequence[str | Method] = PAPER_METHODS,
+    *,
     seeds: int = 32,
     episodes: int = 300,
     last: int = 50,

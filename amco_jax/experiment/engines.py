@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -29,6 +29,7 @@ UNIT_SECONDS = 120.0
 """Nominal duration of a unit on two CPU cores"""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Computes units, in any order, and commits each to its store."""
 
@@ -49,7 +50,7 @@ class Work(NamedTuple):
     agents: AgentStore
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Execution:
     """How a study is carried out; nothing of it changes a result."""
 

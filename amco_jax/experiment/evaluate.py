@@ -73,7 +73,7 @@ class EvaluateResult:
 
 @own_numerics()
 def load_run(
-    directory: str | Path, method: str | Method | None = None, scenario: Scenario | None = None
+    directory: str | Path, *, method: str | Method | None = None, scenario: Scenario | None = None
 ) -> TrainedRun:
     """Read a finished training.
 
@@ -216,6 +216,7 @@ class Evaluation:
 
 def evaluate(
     run: str | Path | TrainedRun,
+    *,
     scenario: Scenario | None = None,
     methods: Sequence[str | Method] = BASELINES,
     seeds: int | None = None,

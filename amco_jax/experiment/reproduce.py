@@ -48,6 +48,7 @@ QUICK = Effort(seeds=32, convergence_episodes=60, sweep_episodes=20, points=2)
 
 def reproduce(
     out: str | Path,
+    *,
     quick: bool = False,
     execution: Execution = Execution(),  # noqa: B008  # immutable
     progress: bool = False,

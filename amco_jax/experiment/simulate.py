@@ -9,7 +9,7 @@ import logging
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -51,11 +51,12 @@ overlap checks; the working set of more does not stay in a core's first-level ca
 _MAX_FUSED_BLOCKS = 2**16
 
 CHUNK_BYTES = {"cpu": 2**26, "accelerator": 2**30}
-"""Memory for the makespans that a call computes, and for agents; those of two calls are held at a time. On CPUs,
-small chunks come from memory that the process has used before, and fresh pages would cost more than the
+"""Memory for the makespans that a call computes, and for agents; those of two calls are held at a time. On
+CPUs, small chunks come from memory that the process has used before, and fresh pages would cost more than the
 simulation."""
 
 
+@runtime_checkable
 class AgentSource(Protocol):
     """Where the agents of a trained method come from."""
 
@@ -235,8 +236,9 @@ def _block_program(
         def episode(common, laned):
             (params, physics, first), ((workload, key), agent, progress) = common, laned
             out = rollout(
-                shape, params, physics, method, workload, key, record, agent, first=first, start=progress
-            )
+                shape, params, physics, method=method, workload=workload, key=key, record=record,
+                agent=agent, first=first, start=progress,
+            )  # fmt: skip
             return out.end, out.decisions
 
         progress, carried = state

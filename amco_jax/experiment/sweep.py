@@ -187,6 +187,7 @@ class Sweep:
 
 def sweep(
     param: str,
+    *,
     values: Sequence[Any] | None = None,
     methods: Sequence[str | Method] = DEFAULT_METHODS,
     seeds: int = 1000,
@@ -209,7 +210,7 @@ def sweep(
     Args:
       param: a scenario field or a scale, see `amco_jax.experiment.axes.AXES`.
       values: by default those of the axis.
-      methods: names, or `Method`s of your own.
+      methods: names, or methods of your own, each a `Method`.
       seeds: number of seeds; seed k draws the same arrivals for every method and value.
       scenario: what is held fixed; by default the published setting.
       physics: `unified`, or `published` for each method's own published code.
@@ -225,6 +226,14 @@ def sweep(
     Raises:
       InputError: an unknown name, a value out of range, an empty list, an unwritable directory, or one that
         holds other results or damaged ones.
+
+    Example:
+      >>> small = Scenario(num_servers=2, num_tasks=5, num_slots=4)
+      >>> found = sweep("deadline", values=[0.5, 1], methods=["local", "optimal"], seeds=8, scenario=small)
+      >>> found.results[["method", "value", "seed"]].tail(2)
+           method  value  seed
+      30  optimal    1.0     6
+      31  optimal    1.0     7
     """
     study = Sweep(
         param=param, values=values, methods=methods, scenario=scenario or Scenario(), physics=physics,

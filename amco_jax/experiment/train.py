@@ -97,6 +97,7 @@ class Training:
 
 def train(
     method: str | Method,
+    *,
     seeds: int = 64,
     episodes: int | None = None,
     scenario: Scenario | None = None,

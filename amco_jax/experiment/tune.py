@@ -138,6 +138,7 @@ class Tuning:
 def tune(
     method: str | Method,
     settings: Mapping[str, Sequence[Any]],
+    *,
     seeds: int = 64,
     episodes: int = 300,
     within: float = 0.03,

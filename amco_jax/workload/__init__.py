@@ -16,7 +16,7 @@ beforehand: `Tables`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -33,6 +33,7 @@ from amco_jax.workload.recorded import Recorded
 from amco_jax.workload.trace import requests_of, slots_of, stretches_of, traced
 
 
+@runtime_checkable
 class Workload(Protocol):
     """The protocol above."""
 
@@ -49,7 +50,7 @@ class Tables(NamedTuple):
     own: Any = None
     """Of each: leaves `[scenarios, ...]`"""
 
-    def of(self, index: Int[Array, ""]) -> Tables:
+    def of(self, index: int | Int[Array, ""]) -> Tables:
         """Those of one scenario."""
         return Tables(self.common, jax.tree.map(lambda leaf: leaf[index], self.own))
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, Float, Int, UInt32
 
 from amco_jax.params import Params
 from amco_jax.random import Key, rehash, uniform, unit
@@ -25,7 +25,7 @@ def drawn_size(params: Params, draw: UInt32[Array, ""]) -> Float[Array, ""]:
     return _between(params, params.task_size_min, params.task_size_max, fraction)
 
 
-def drawn_density(params: Params, key: Key, n: Array) -> Float[Array, ""]:
+def drawn_density(params: Params, key: Key, n: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
     """ρ_n, Gcycles/Mbit, of one seed, uniform between the scenario's bounds."""
     fraction = uniform(key, n, params.density_min.dtype)
     return _between(params, params.density_min, params.density_max, fraction)

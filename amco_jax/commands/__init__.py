@@ -1,0 +1,79 @@
+"""The commands of `amco-jax`, a module each: `Arguments`, `main`, and a docstring that says what it does.
+
+Other packages add commands of their own by entry points of the group `amco_jax.commands`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from amco_jax import __version__
+
+
+def main() -> None:
+    """Run the command that the command line names; `amco-jax --help` lists all commands."""
+    name, *words = sys.argv[1:] or [""]
+    if name in ("-h", "--help"):
+        print(_help())
+    elif name == "--version":
+        print(__version__)
+    elif name in (modules := command_modules()):
+        start(modules[name], words, prog=f"amco-jax {name}")
+    else:
+        print(f"error: command: {name!r}; legal: {', '.join(modules)}, --help, --version", file=sys.stderr)
+        sys.exit(2)
+
+
+def start(module: str, words: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Run the command that a module holds.
+
+    Args:
+      module: its full name.
+      words: the arguments of the command; by default those of the process.
+      prog: the name of the command in its help; by default that of the file that was started.
+    """
+    from amco_jax.cli import run  # imports JAX, which the list of commands does without
+
+    command = importlib.import_module(module)
+    run(command.Arguments, command.main, command.__doc__ or "", words, prog)
+
+
+def command_modules() -> dict[str, str]:
+    """The modules of all installed commands, by the name of the command."""
+    own = {info.name: f"{__name__}.{info.name}" for info in pkgutil.iter_modules(__path__)}
+    others = {entry.name: entry.value for entry in importlib.metadata.entry_points(group=__name__)}
+    return dict(sorted((others | own).items()))
+
+
+def _help() -> str:
+    modules = command_modules()
+    width = max(map(len, modules))
+    lines = [f"  {name:{width}}  {_summary(module)}" for name, module in modules.items()]
+    return "\n".join(
+        [
+            "usage: amco-jax [-h] [--version] COMMAND ...",
+            "",
+            "Simulate collaborative edge computing for AI-generated-content services.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "amco-jax COMMAND --help lists the arguments of a command.",
+        ]
+    )
+
+
+def _summary(module: str) -> str:
+    """The first line of a module's docstring, read without importing the module, and with it JAX."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0]

@@ -1,0 +1,53 @@
+"""Sweep one quantity of the scenario over methods and seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from amco_jax.cli import ScenarioArguments, StudyArguments, load_method
+from amco_jax.experiment.axes import parse_value
+from amco_jax.experiment.sweep import DEFAULT_METHODS, EPISODES, TRAINED_SEEDS, sweep
+from amco_jax.report.terminal import print_summary
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(ScenarioArguments, StudyArguments):
+    param: str
+    """What to sweep: a scenario field (arrival_prob, deadline, num_tasks, num_servers, capacity, link_rate,
+    arrivals, time_scale of a trace, ...) or a scale (capacity_scale, link_rate_scale, task_size_scale,
+    density_scale)."""
+    values: tuple[str, ...] | None = None
+    """Values to take; capacities are written as 10-20-30-40-50. By default a range of the quantity."""
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    """Names, or module:attribute for an amco_jax.Method of your own."""
+    seeds: int = 1000
+    """Seeds per method and value; each draws the same arrivals for all of them."""
+    first_seed: int = 0
+    """The seeds are first_seed, first_seed + 1, ..."""
+    trained_seeds: int = TRAINED_SEEDS
+    """Most seeds of a trained method, the first ones."""
+    episodes: int = EPISODES
+    """Of training, for each value and seed."""
+    physics: str = "unified"
+    """unified: one model for all methods; published: each method's own published code."""
+
+
+def main(args: Arguments) -> None:
+    result = sweep(
+        args.param,
+        values=None if args.values is None else [parse_value(v) for v in args.values],
+        methods=[load_method(m) for m in args.methods],
+        seeds=args.seeds,
+        first_seed=args.first_seed,
+        trained_seeds=args.trained_seeds,
+        episodes=args.episodes,
+        scenario=args.load_scenario(),
+        physics=args.physics,
+        out=args.destination(args.param),
+        execution=args.execution,
+        overwrite=args.overwrite,
+        progress=not args.quiet,
+    )
+    if not args.ends(result.missing):
+        print_summary(result.summary, result.manifest)
+        print(f"Results, summary, figures and manifest are in {result.out}")

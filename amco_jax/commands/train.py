@@ -1,0 +1,45 @@
+"""Train one method over many seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from amco_jax.cli import ScenarioArguments, StudyArguments, load_trained_method
+from amco_jax.experiment.train import train
+from amco_jax.report.terminal import print_training
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(ScenarioArguments, StudyArguments):
+    method: str = "amcoedge"
+    """A trained method, or module:attribute for an amco_jax.Method of your own."""
+    seeds: int = 64
+    """Trained side by side."""
+    first_seed: int = 0
+    """The seeds are first_seed, first_seed + 1, ..."""
+    episodes: int | None = None
+    """Of training; by default those of the published run."""
+    physics: str = "unified"
+    """unified: one model for all methods; published: the method's own published code."""
+    allocator: str | None = None
+    """cwa, hecwa or waterfill; by default the method's own."""
+    learn: tuple[str, ...] = ()
+    """field=value ..., on top of the method's settings: discount=0 hidden=64-64 ..."""
+
+
+def main(args: Arguments) -> None:
+    result = train(
+        load_trained_method(args.method, args.learn, args.allocator),
+        seeds=args.seeds,
+        episodes=args.episodes,
+        scenario=args.load_scenario(),
+        physics=args.physics,
+        out=args.destination(f"train-{args.method}"),
+        first_seed=args.first_seed,
+        execution=args.execution,
+        overwrite=args.overwrite,
+        progress=not args.quiet,
+    )
+    if not args.ends(result.missing):
+        print_training(result.curves, result.manifest)
+        print(f"Curves, figure, agents and manifest are in {result.out}")

@@ -1,0 +1,1 @@
+"""The commands that `sd_repair` adds to `amco-jax`."""

@@ -1,0 +1,91 @@
+"""Measure how long each part of a repair with Stable Diffusion 1.5 takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from amco_jax.errors import InputError, check_whole
+from amco_jax.files import replacing
+from amco_jax.latency import write_table
+from sd_repair.packages import load_package
+from sd_repair.pipeline import HUB_ID, Model, check_device, check_dtype, load_diffusers, load_model, prepare
+from sd_repair.profile import Labels, Plan, describe_device, describe_software, print_profile, profile
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    out: Path
+    """The latency table to write, a .csv file; see docs/latency-tables.md."""
+    model: str = HUB_ID
+    """A diffusers directory, a single .safetensors file, or a hub id."""
+    config: Path | None = None
+    """For a single file: the directory of its configuration and tokenizer."""
+    variant: str | None = None
+    """For a directory or hub id: the variant of the weights, such as fp16; by default those without one, or
+    the only variant there is."""
+    random_weights: bool = False
+    """Random weights of full size instead of --model, as good for timing; the table says so."""
+    tiny: bool = False
+    """A tiny model with random weights, to try the command."""
+    sizes: tuple[int, ...] = (256, 512)
+    """Sides of the square images, pixels."""
+    steps: tuple[int, ...] = (2, 4)
+    """Of whole repairs; two or more numbers make a fit."""
+    batches: tuple[int, ...] = (1,)
+    """Images denoised at once."""
+    guidance: float = 9.0
+    """Scale of classifier-free guidance; up to 1 there is none, and a step costs half."""
+    repeats: int = 3
+    """Of each part and each whole repair; from 20 on there is a 95th percentile."""
+    warm_up: int = 1
+    """Whole repairs before the measured ones, for each size and batch; the first has its own rows."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps ..."""
+    dtype: str = "auto"
+    """auto, float32, float16 or bfloat16; auto is float16 on a GPU and float32 on a CPU."""
+    threads: int | None = None
+    """CPU threads; by default PyTorch's choice."""
+    quiet: bool = False
+    """No progress and no table."""
+
+
+def main(args: Arguments) -> None:
+    if args.out.suffix != ".csv" or not args.out.parent.is_dir():
+        raise InputError(f"out: {args.out}; legal: a .csv file in a directory that exists")
+    plan = Plan(args.sizes, args.steps, args.batches, args.repeats, args.warm_up, args.guidance)
+    torch = load_package("torch")
+    if args.threads is not None:
+        torch.set_num_threads(check_whole("threads", args.threads, 1, 1024))
+    device = check_device(args.device)
+    dtype = str(check_dtype(args.dtype, device)).removeprefix("torch.")
+    random = args.random_weights or args.tiny
+    load_diffusers().StableDiffusionPipeline  # noqa: B018  imported here, so that `load` is the loading alone
+
+    def load() -> Model:
+        if not random:
+            return load_model(args.model, args.config, device, dtype, args.variant)
+        from sd_repair.random_weights import random_pipeline
+
+        return prepare(random_pipeline(args.tiny, dtype=dtype), device)
+
+    where = torch.device(device)
+    weights = (
+        f"--model {args.model}" if args.variant is None else f"--model {args.model} --variant {args.variant}"
+    )
+    made_by = "--tiny" if args.tiny else "--random-weights" if random else weights
+    labels = Labels(
+        device=describe_device(where),
+        model="sd15-tiny" if args.tiny else "sd15",
+        weights="random" if random else "trained",
+        dtype=dtype,
+        software=describe_software(),
+        source=f"scripts/profile_repair.py {made_by}",
+    )
+    report = None if args.quiet else lambda line: print(line, file=sys.stderr, flush=True)
+    rows = profile(load, where, plan, labels, report)
+    with replacing(args.out) as file:
+        write_table(rows, file)
+    if not args.quiet:
+        print_profile(rows)

@@ -1,0 +1,101 @@
+"""Repair a corrupted image, with Stable Diffusion 1.5 or without a trained model."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from amco_jax.errors import InputError, check_choice, check_whole
+from amco_jax.experiment.progress import progress_bar
+from sd_repair.classical import CLASSICAL, repair_classical
+from sd_repair.job import Outputs, read_inputs
+from sd_repair.pipeline import HUB_ID, Model, load_model
+from sd_repair.repair import Settings, repair
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    image: Annotated[str, tyro.conf.Positional]
+    """An image file, or astronaut: scikit-image's photograph, in the public domain."""
+    mask: str
+    """A file, white in the hole and black elsewhere, or a mask made from --seed: thin, thick or box."""
+    out: Path
+    """The image to write. Beside it go ...-2, ...-3 (more samples), ...-corrupted and ...-sheet."""
+    mask_marks: str | None = None
+    """What the white (or painted) pixels of a mask file stand for: hole or known. By default the hole, unless
+    they are more than half of the image."""
+    method: str = "sd15"
+    """sd15, or without a trained model: telea, ns (Navier–Stokes) or biharmonic."""
+    truth: Path | None = None
+    """The undamaged image, to print PSNR and SSIM over the hole; by default IMAGE where the mask is made."""
+    size: int = 512
+    """Side in pixels; the largest centred square is cut out and resampled."""
+    seed: int = 0
+    """Of the mask; and of the first sample, the next ones have the next seeds."""
+    model: str = HUB_ID
+    """sd15: a diffusers directory, a single .safetensors file, or a hub id."""
+    config: Path | None = None
+    """sd15, for a single file: the directory of its configuration and tokenizer."""
+    variant: str | None = None
+    """sd15, for a directory or hub id: the variant of the weights, such as fp16 for files that end in
+    .fp16.safetensors; by default those without one, or the only variant there is."""
+    samples: int = 3
+    """sd15: repaired images."""
+    steps: int = 20
+    """sd15: denoising steps."""
+    guidance: float = 9.0
+    """sd15: scale of classifier-free guidance."""
+    eta: float = 0.0
+    """sd15: noise that DDIM adds at each step, from 0 to 1."""
+    strength: float = 1.0
+    """sd15: share of the steps that are taken."""
+    prompt: str = Settings.prompt
+    """sd15: what the picture shows."""
+    negative_prompt: str = Settings.negative_prompt
+    """sd15: what it does not show."""
+    batch: int = 1
+    """sd15: samples denoised at once; the results are the same."""
+    device: str = "auto"
+    """sd15: auto, cpu, cuda, cuda:1, mps ..."""
+    dtype: str = "auto"
+    """sd15: auto, float32, float16 or bfloat16; auto is float16 on a GPU and float32 on a CPU."""
+    quiet: bool = False
+    """No progress bar and no text."""
+
+
+def main(args: Arguments) -> None:
+    check_choice("method", args.method, ("sd15", *CLASSICAL))
+    settings = Settings(args.prompt, args.negative_prompt, args.steps, args.guidance, args.eta, args.strength)
+    check_whole("samples", args.samples, 1, 1000)
+    check_whole("batch", args.batch, 1, 1000)
+    inputs = read_inputs(args.image, args.mask, args.size, args.seed, args.truth, args.mask_marks)
+    outputs = Outputs(args.out, args.samples if args.method == "sd15" else 1)
+    outputs.check([args.image, args.mask, args.truth])
+    if not args.quiet:
+        print("\n".join(inputs.understood), flush=True)
+    if args.method in CLASSICAL:
+        repaired = repair_classical(args.method, inputs.image, inputs.mask)[None]
+    else:
+        model = _load_model(args)
+        if not args.quiet:
+            print(f"model: {args.model}, {model.described}", flush=True)
+        seeds = range(args.seed, args.seed + args.samples)
+        with progress_bar(not args.quiet, "steps") as bar:
+            task = bar.add_task("repair", total=None)
+            repaired = repair(
+                model, inputs.image, inputs.mask, seeds, settings, args.batch,
+                lambda done, total: bar.update(task, completed=done, total=total),
+            )  # fmt: skip
+    outputs.write(inputs, repaired, args.method)
+    if not args.quiet:
+        outputs.print(inputs, repaired)
+
+
+def _load_model(args: Arguments) -> Model:
+    try:
+        return load_model(args.model, args.config, args.device, args.dtype, args.variant)
+    except InputError as error:
+        raise InputError(f"{error}; without weights there is --method {' or '.join(CLASSICAL)}") from error
