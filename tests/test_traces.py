@@ -225,7 +225,7 @@ def test_traces_that_are_too_short_or_slots_too_fine_are_refused(small: Path):
         (b"gmt_create,predict_status\n2024-11-20,FAILED\nx,SUCCEED\n", "status FAILED 1, time: unreadable 1"),
         (b"gmt_create\n\xff\xfe\n", "is no table, neither CSV nor JSON"),
         (b"\x1f\x8b\x08\x00broken", "is damaged"),
-        (gzip.compress(b"gmt_create\n2024-11-20\n")[:-4], "is damaged"),
+        (gzip.compress(b"gmt_create\n2024-11-20\n", mtime=0)[:-4], "is damaged"),
         (b"\x00" * 100, "trace"),
         (b"PK\x03\x04" + bytes(range(256)), "trace"),
     ],
