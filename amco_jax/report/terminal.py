@@ -16,13 +16,14 @@ from amco_jax.report.tables import Table as SpeedTable
 from amco_jax.summaries import TASK, Episodes, summarise
 
 _ESTIMATES = "estimates with 95 % intervals"
+_FILE_WIDTH = 120
 
 
 def print_summary(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print means per task with 95 % intervals, one row per method and value, to stdout."""
     table = Table(title=f"{manifest['param']}: {_ESTIMATES}, {manifest['physics']} physics")
     table.add_column(manifest["param"])
-    table.add_column("method")
+    table.add_column("method", overflow="fold")
     table.add_column("seeds")
     for title in ("tasks", *SHOWN.values()):
         table.add_column(title, justify="right")
@@ -121,6 +122,8 @@ def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
 
 def _print(table: Table, manifest: dict[str, Any]) -> None:
     console, device = Console(markup=False), manifest["device"]
+    if not console.is_terminal:  # a file has no margin to keep to
+        console.width = max(console.width, _FILE_WIDTH)
     console.print(table)
     if "trace" in manifest:
         console.print(_trace_line(manifest["trace"]), soft_wrap=True)
