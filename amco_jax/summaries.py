@@ -59,7 +59,7 @@ class Episodes:
     seed: np.ndarray
     episode: np.ndarray
     cluster: np.ndarray
-    """A number for what depends on nothing outside: the stretches of a log, or the seeds"""
+    """The number of the stretch of a log, or of the seed; episodes of different ones are independent"""
     tasks: np.ndarray
     metrics: dict[str, np.ndarray]
     """By name; NaN where an episode has no such number"""

@@ -99,7 +99,7 @@ def print_comparison(final: pd.DataFrame, manifest: dict[str, Any]) -> None:
 def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print one row for each combination of settings, to stdout."""
     episodes, reference = manifest["episodes"], manifest["reference"]
-    title = f"{manifest['method']}, {episodes} episodes: gap of a seed to {reference} in %"
+    title = f"{manifest['method']}, {episodes} episodes: gap to {reference} in %, seed by seed"
     table = Table(title=title)
     shares = [name for name in summary.columns if name.startswith(("gap", "within"))]
     for column in (
