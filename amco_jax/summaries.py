@@ -60,7 +60,7 @@ class Episodes:
     seed: np.ndarray
     episode: np.ndarray
     cluster: np.ndarray
-    """A number for what depends on nothing outside: the stretches of a log, or the seeds"""
+    """The number of the stretch of a log, or of the seed; episodes of different ones are independent"""
     tasks: np.ndarray
     metrics: dict[str, np.ndarray]
     """By name; NaN where an episode has no such number"""
@@ -88,7 +88,7 @@ class Episodes:
         episodes = cls(seed, episode, seed, columns["num_tasks"], metrics, quantiles)
         stretch = columns.get("stretch")
         # Seeds may play the same stretch, and a seed several of them: what there are fewer of is the cluster.
-        if stretch is not None and len(np.unique(stretch)) <= len(np.unique(seed)):
+        if stretch is not None and _distinct(stretch) <= _distinct(seed):
             episodes = dataclasses.replace(episodes, cluster=stretch)
         order = np.lexsort((episode, seed))
         return episodes if np.all(order[1:] > order[:-1]) else episodes.take(order)
@@ -128,12 +128,16 @@ class Episodes:
     def counts(self, metric: str) -> tuple[int, int, int, int]:
         """`COUNTS` of an estimate of a metric."""
         some = ~np.isnan(self.metrics[metric])
-        return (
-            len(np.unique(self.seed[some])),
-            len(np.unique(self.seed)),
-            int(self.tasks[some].sum()),
-            len(np.unique(self.cluster[some])),
-        )
+        tasks = int(self.tasks[some].sum())
+        seeds, every = _distinct(self.seed[some]), _distinct(self.seed)
+        clusters = seeds if self.cluster is self.seed else _distinct(self.cluster[some])
+        return seeds, every, tasks, clusters
+
+
+def _distinct(labels: np.ndarray) -> int:
+    """How many different ones there are; much faster than `numpy.unique` where they are in order."""
+    ordered = np.sort(labels)
+    return int(np.count_nonzero(ordered[1:] != ordered[:-1])) + (len(labels) > 0)
 
 
 def weightings(metric: str, quantiles: bool) -> tuple[str, ...]:

@@ -62,8 +62,7 @@ def test_episodes_without_tasks_make_no_summary_nan(finished: Path):
     quiet = TINY.replace(arrival_prob=0.01)
     found = evaluate(finished, scenario=quiet, methods=["local"], episodes=3)
     tasks = found.results.query("method == 'local'")["num_tasks"]
-    assert (tasks == 0).any()
-    assert (tasks > 0).any()
+    assert 0 < np.count_nonzero(tasks) < len(tasks)
     rows = found.summary.set_index(["method", "metric", "per"]).loc["local"]
     assert rows.loc[("makespan_mean_s", "task"), "n_tasks"] == tasks.sum()
     assert rows.loc[("makespan_mean_s", "task"), "n_seeds_all"] == SEEDS

@@ -20,6 +20,8 @@ from amco_jax.report.analysis import baselines_of, comparisons, means, medians
 from amco_jax.report.page import make_report, write_report
 from amco_jax.report.published import write_published
 from amco_jax.report.studies import Study, load_studies
+from amco_jax.report.terminal import print_summary
+from amco_jax.report.warnings import warnings_of
 from amco_jax.saved import write_digests
 from amco_jax.scenario import Scenario
 from amco_jax.stats import (
@@ -32,6 +34,7 @@ from amco_jax.stats import (
     reduction_interval,
     seed_matrix,
 )
+from amco_jax.summaries import COUNTS
 
 TINY = Scenario(num_servers=3, num_tasks=6, num_slots=5, capacity=(10.0, 20.0, 30.0), link_rate=400.0)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -296,3 +299,46 @@ def test_file_names_are_readable_and_each_given_once():
         assert len(name.encode()) < 130
     other = FileNames()
     assert [other.take(text) for text in texts] == given
+
+
+def test_the_terminal_tells_bounds_seeds_and_tasks(capsys: pytest.CaptureFixture[str]):
+    rows = [
+        ("local", 0.3, "makespan_mean_s", "task", 30, 32, 14400, 7, 0.2, 0.19, 0.21),
+        ("local", 0.3, "miss_rate", "task", 30, 32, 14400, 7, 0.0, 0.0, 0.109),
+        ("local", 0.3, "miss_rate", "episode", 30, 32, 14400, 7, 0.5, 0.4, 0.6),
+        ("optimal", 0.3, "makespan_mean_s", "task", 32, 32, 14400, 32, 0.1, 0.09, 0.11),
+        ("optimal", 0.3, "miss_rate", "task", 32, 32, 14400, 32, 3e-6, 2e-6, 4e-6),
+    ]
+    columns = ["method", "value", "metric", "per", *COUNTS, "mean", "ci_low", "ci_high"]
+    manifest = {
+        "param": "arrival_prob", "physics": "unified", "values": [0.3], "methods": ["local", "optimal"],
+        "training": {"settings": {}}, "device": {"count": 1, "kind": "cpu"}, "wall_time_s": 1.0,
+    }  # fmt: skip
+    print_summary(pd.DataFrame(rows, columns=columns), manifest)
+    out = capsys.readouterr().out
+    lines = [line for line in out.splitlines() if "local" in line or "optimal" in line]
+    for text in ("30 of 32 on 7 stretches", "14,400", "0.2000 ± 0.0100", "0.0000 [0.0000, 0.1090]"):
+        assert text in lines[0], out
+    for text in ("│ 32 ", "0.000003 ± 0.000001"):
+        assert text in lines[1], out
+
+
+def test_stretches_of_a_log_are_counted_and_few_of_them_warned_of():
+    rng, rows = np.random.default_rng(0), []
+    for method, scale in (("optimal", 1.0), ("local", 1.2)):
+        rows += [
+            (method, 600, seed, seed % 4, 0 if seed == 5 else 50, scale * rng.uniform(1, 2), 0.1)
+            for seed in range(20)
+        ]
+    columns = ["method", "condition", "seed", "stretch", "num_tasks", "makespan_mean_s", "miss_rate"]
+    results = pd.DataFrame(rows, columns=columns)
+    results.loc[results["num_tasks"] == 0, ["makespan_mean_s", "miss_rate"]] = np.nan
+    manifest = {"training": {"settings": {}, "episodes": 1}}
+    study = Study("log", "sweep", manifest, "time scale", results)
+    row = comparisons([study], ["local"]).iloc[0]
+    assert (row["n_seeds"], row["n_clusters"]) == (19, 4)
+    assert row["improvement_low"] <= 0.4  # Wilson's, of four
+    text = "\n".join(warnings_of([study], comparisons([study], ["local"])))
+    assert "19 of 20 seeds had tasks at 600" in text
+    assert "from 4 distinct stretches of the log" in text
+    assert "fewer than 10 stretches of the log (optimal 4, local 4)" in text

@@ -55,7 +55,7 @@ def test_it_goes_on_where_it_stopped_and_ends_in_claims(tmp_path: Path, monkeypa
 
 
 def claims_of(
-    bounds: dict[str, tuple[float, float]], episodes: int = 300, miss_rate: float = 0.0
+    bounds: dict[Any, tuple[float, float]], episodes: int = 300, miss_rate: float = 0.0
 ) -> dict[str, dict[str, str]]:
     """The rows of the table by claim, where AMCoEdge's reductions have these bounds."""
     names = ("amcoedge", *bounds)

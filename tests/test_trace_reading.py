@@ -76,7 +76,7 @@ FORMS: dict[str, str | bytes] = {
     "empty lines first": "\n\n" + text(),
     "a byte order mark": text().encode("utf-8-sig"),
     "UTF-16": text(end="\r\n").encode("utf-16"),
-    "gzip": gzip.compress(text().encode()),
+    "gzip": gzip.compress(text().encode(), mtime=0),
     "unsorted": "\n".join([",".join(NAMES), *(",".join(row) for row in reversed(rows())), ""]),
     "a zero time": text(epoch(1e-3)) + "0,g0,SUCCEED\n",
     "JSON lines": "\n".join(map(json.dumps, RECORDS)),

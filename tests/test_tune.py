@@ -54,10 +54,10 @@ def test_seeds_without_tasks_are_no_failures():
     found = tune(
         METHOD, {"discount": [0.9]}, seeds=12, episodes=1, within=10.0, scenario=quiet, reference="local"
     )
-    some = found.results["num_tasks"] > 0
-    assert 0 < some.sum() < 12
+    some = np.count_nonzero(found.results["num_tasks"])
+    assert 0 < some < 12
     (row,) = found.summary.to_dict("records")
-    assert (row["n_seeds"], row["n_seeds_all"]) == (some.sum(), 12)
+    assert (row["n_seeds"], row["n_seeds_all"]) == (some, 12)
     assert row["within_10"] == 1.0
     assert np.isfinite([row["makespan_s"], row["miss_rate"], row["gap_mean"], row["gap_max"]]).all()
 

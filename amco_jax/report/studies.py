@@ -54,10 +54,11 @@ class Study:
         """Columns of `results` that are measured."""
         return list(next(iter(self.groups.values())).metrics)
 
-    @property
+    @functools.cached_property
     def cluster_name(self) -> str:
         """What the intervals take for independent."""
-        return "stretches of the log" if "stretch" in self.results else "seeds"
+        by_seed = all(np.array_equal(e.cluster, e.seed) for e in self.groups.values())
+        return "seeds" if by_seed else "stretches of the log"
 
     @functools.cached_property
     def groups(self) -> dict[tuple[str, Any], Episodes]:

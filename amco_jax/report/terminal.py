@@ -25,7 +25,7 @@ def print_summary(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print means per task with 95 % intervals, one row per method and value, to stdout."""
     table = Table(title=f"{manifest['param']}: {_ESTIMATES}, {manifest['physics']} physics")
     table.add_column(manifest["param"])
-    table.add_column("method")
+    table.add_column("method", overflow="fold")
     table.add_column("seeds")
     for title in ("tasks", *SHOWN.values()):
         table.add_column(title, justify="right")
@@ -101,7 +101,7 @@ def print_comparison(final: pd.DataFrame, manifest: dict[str, Any]) -> None:
 def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print one row for each combination of settings, to stdout."""
     episodes, reference = manifest["episodes"], manifest["reference"]
-    title = f"{manifest['method']}, {episodes} episodes: gap of a seed to {reference} in %"
+    title = f"{manifest['method']}, {episodes} episodes: gap to {reference} in %, seed by seed"
     table = Table(title=title)
     shares = [name for name in summary.columns if name.startswith(("gap", "within"))]
     for column in (

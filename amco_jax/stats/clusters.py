@@ -12,11 +12,12 @@ def cluster_totals(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     Args:
       clusters: `[rows]`, a number for each row.
     """
+    if np.all(clusters[1:] > clusters[:-1]):
+        return values
     order = np.argsort(clusters, kind="stable")
     ordered = clusters[order]
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    values = values[order]
-    return values if len(starts) == len(values) else np.add.reduceat(values, starts, axis=0)
+    return np.add.reduceat(values[order], starts, axis=0)
 
 
 def seed_matrix(table: pd.DataFrame, metric: str) -> np.ndarray:

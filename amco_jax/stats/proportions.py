@@ -139,13 +139,14 @@ def _upper(sample: _Sample, confidence: float) -> np.ndarray:
     events, tasks, excess, n, rate = sample
     total, all_tasks, tail = events.sum(axis=0), tasks.sum(axis=0), (1 - confidence) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        squares, fourths = (excess**2).sum(axis=0), (excess**4).sum(axis=0)
+        each = excess * excess
+        squares, fourths = each.sum(axis=0), (each * each).sum(axis=0)
         freedom = np.clip(np.nan_to_num(2 * n / (n * fourths / squares**2 - 1), nan=1.0), 1.0, n - 1)
         # No less than that of independent tasks.
         variance = np.maximum(n / (n - 1) * squares, rate * (1 - rate) * all_tasks)
         variance = variance * (special.stdtrit(freedom, tail) / special.ndtri(tail)) ** 2
         # One more event: as many tasks as count for one, or the size that those seen do not exclude.
-        cluster = (tasks**2).sum(axis=0) / all_tasks
+        cluster = (tasks * tasks).sum(axis=0) / all_tasks
         extra = np.maximum(
             variance / (all_tasks * rate * (1 - rate)), _unseen(events, excess, n, cluster, confidence)
         )

@@ -51,15 +51,18 @@ def pooled_quantiles(
     values, shares = _functions(values, levels, weights)
     knots, cumulative = _mixture(values, shares, weights / weights.sum())
     estimate = np.interp(at, cumulative, knots)
-    below = np.stack([_share_below(values, shares, q) for q in estimate], axis=1) * weights[:, None]
-    of_all = np.broadcast_to(weights[:, None], below.shape)
-    totals = (cluster_totals(x, np.asarray(clusters)[some]) for x in (below, of_all))
-    _, low, high = rate_interval(*totals, confidence=confidence)
-    low, high = (
-        np.where(np.isnan(share), np.nan, np.interp(np.nan_to_num(share), cumulative, knots))
-        for share in (low, high)
-    )
-    return Interval(estimate, np.fmin(low, estimate) + 0 * low, np.fmax(high, estimate) + 0 * high)
+    own = np.asarray(clusters)[some]
+    of_all = cluster_totals(np.broadcast_to(weights[:, None], (len(weights), len(at))), own)
+
+    def share(side: str) -> Interval:
+        """The share of the tasks below the quantiles, or also at them, as many makespans may be the same."""
+        below = np.stack([_share_below(values, shares, q, side) for q in estimate], axis=1)
+        return rate_interval(cluster_totals(below * weights[:, None], own), of_all, confidence)
+
+    under, until = share("left"), share("right")
+    reach = under.low + np.maximum(at - under.estimate, 0), until.high - np.maximum(until.estimate - at, 0)
+    low, high = (np.interp(np.nan_to_num(x), cumulative, knots) + 0 * x for x in reach)
+    return Interval(estimate, np.minimum(low, estimate), np.maximum(high, estimate))
 
 
 def _functions(quantiles: np.ndarray, levels: np.ndarray, tasks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -97,9 +100,10 @@ def _mixture(values: np.ndarray, shares: np.ndarray, weights: np.ndarray) -> tup
     return np.repeat(knots, 2), np.maximum.accumulate(steps) / steps[-1]
 
 
-def _share_below(values: np.ndarray, shares: np.ndarray, q: float) -> np.ndarray:
-    """The share of each episode's tasks at or below a value, `[episodes]`."""
-    rows, place = np.arange(len(values)), np.count_nonzero(values <= q, axis=1)
+def _share_below(values: np.ndarray, shares: np.ndarray, q: float, side: str) -> np.ndarray:
+    """The share of each episode's tasks below a value (`left`), or also at it (`right`), `[episodes]`."""
+    rows = np.arange(len(values))
+    place = np.count_nonzero(values < q if side == "left" else values <= q, axis=1)
     left, right = np.maximum(place - 1, 0), np.minimum(place, values.shape[1] - 1)
     start, end = values[rows, left], values[rows, right]
     with np.errstate(divide="ignore", invalid="ignore"):
