@@ -16,6 +16,7 @@ from amco_jax.errors import InputError
 from amco_jax.metrics import summarise
 from amco_jax.quantiles import Kept
 from amco_jax.scenario import Scenario
+from amco_jax.wide import on_host
 from amco_jax.workload import bernoulli
 
 LEVEL = 1e-4
@@ -125,7 +126,7 @@ def test_an_episode_without_tasks_has_no_makespan():
     makespans = Kept()
     makespans.add(np.where(e.decisions.present, e.decisions.makespan, np.inf).reshape(1, -1))
     totals = jax.tree.map(lambda x: x[None], e.totals)
-    metrics = summarise(totals, e.end.busy[None], makespans.quantiles())
+    metrics = summarise(totals, np.asarray(on_host(e.end.busy))[None], makespans.quantiles())
     assert metrics["num_tasks"] == 0
     assert metrics["utilisation_0"] == 0
     for name in ("makespan_mean_s", "makespan_p99_s", "miss_rate", "reject_rate", "mean_servers_used"):
