@@ -66,7 +66,7 @@ class Kept:
     def quantiles(self) -> np.ndarray:
         pieces = self._pieces
         ordered = np.sort(pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1), axis=1)
-        count = np.sum(np.isfinite(ordered), axis=1)
+        count = np.array([np.searchsorted(row, np.inf) for row in ordered])
         return _interpolated(count, lambda rank: np.take_along_axis(ordered, rank, axis=1))
 
 
