@@ -5,7 +5,7 @@ NumPy on the host, since its vectorised sort is twenty times faster than XLA's o
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -32,6 +32,7 @@ _SHIFT = 23 - _DIGITS
 """Lower bits of a float32 that make no difference"""
 
 
+@runtime_checkable
 class Makespans(Protocol):
     """The makespans of some episodes, taken in piece by piece."""
 

@@ -120,7 +120,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
 
 
 class GymnasiumVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
-    """Many `DecisionEnv`s side by side, all of them in one compiled call per step.
+    """Many environments like `DecisionEnv`, side by side, all of them in one compiled call per step.
 
     `reset(seed=s)` gives environment i the seed s + i; a list gives each its own. An environment that has
     ended goes on with the next episode of its seed, on the next step or on the same one, as the

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 
+@runtime_checkable
 class Space(Protocol):
     """A set of arrays of one shape and dtype."""
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -56,6 +56,7 @@ class Reduced:
     """What the study's own result holds beside these"""
 
 
+@runtime_checkable
 class Study(Protocol):
     """A grid, and what is made of its rows."""
 
