@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from amco_jax.errors import InputError, check_whole
 from amco_jax.experiment.agents import AgentStore, training_names
@@ -50,8 +49,8 @@ class Reduced:
 
     tables: Mapping[str, pd.DataFrame]
     """By the name of the CSV file"""
-    figures: Mapping[str, Callable[[], Figure]] = dataclasses.field(default_factory=dict)
-    """By the name of the files without their endings"""
+    figures: Mapping[str, Callable[[], Any]] = dataclasses.field(default_factory=dict)
+    """Functions that draw a figure, by the name of its files without their endings"""
     kept: Any = None
     """What the study's own result holds beside these"""
 
