@@ -68,7 +68,7 @@ RUN_ON = {
 }
 """Long commands that are run on another page."""
 
-LOOKED_AT = {"yaml", "csv", "json", "text", "latex"}
+LOOKED_AT = {"yaml", "csv", "json", "text", "latex", "{eval-rst}"}
 """Languages of blocks that need not be run."""
 
 COMMANDS = [
