@@ -137,7 +137,7 @@ def shown(time: str | float) -> str:
 
 def is_clock(seconds: float) -> bool:
     """Whether a time counts from 1970."""
-    return seconds > _EPOCH_S[0]
+    return bool(seconds > _EPOCH_S[0])
 
 
 def to_numbers(cells: pd.Series, decimal_comma: bool = False) -> np.ndarray:
