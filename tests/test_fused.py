@@ -39,6 +39,7 @@ def interpreted(monkeypatch) -> None:
     """Have episodes simulated by interpreted kernels."""
     monkeypatch.setattr(module, "fusing", lambda: True)
     monkeypatch.setattr(module, "fuse", INTERPRETED)
+    module.block_program.cache_clear()
 
 
 @pytest.fixture(autouse=True)

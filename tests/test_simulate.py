@@ -40,7 +40,7 @@ def assert_same_bits(left, right) -> None:
 def test_chunk_size_changes_no_bit(method, monkeypatch):
     scenarios = [SMALL.replace(arrival_prob=p) for p in (0.2, 0.9)]
     whole = metrics_of(scenarios, method, num_seeds=200)
-    monkeypatch.setitem(module.CHUNK_BYTES, "cpu", 1)  # one block at a time
+    monkeypatch.setitem(module.CHUNK_BYTES, "cpu", 1)  # a block on each device, slot by slot
     assert_same_bits(whole, metrics_of(scenarios, method, num_seeds=200))
 
 

@@ -103,7 +103,7 @@ def test_resuming_goes_on_within_the_right_chunk_of_seeds(
     tmp_path: Path, interrupt: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, call: int
 ):
     """Two chunks of three calls each; the unbroken run has them in one chunk."""
-    seeds = LANES + 3
+    seeds = jax.local_device_count() * LANES + 3  # a chunk has a block for each device at least
     whole = run(seeds=seeds)
     monkeypatch.setitem(trainer_module.TRAINING_BYTES, "cpu", 1)
     begin(tmp_path, interrupt, call, seeds=seeds)

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from amco_jax.agents.methods import Method
@@ -245,7 +246,10 @@ def _block_program(
         common = params, physics, 0 if whole else first
         if fused:
             starts = jax.vmap(start)(seeds, carried)
-            end, kept = fuse(episode)(common, (starts, agents, progress))
+            parts, kept = fuse(_in_scalars(episode))(common, (starts, agents, progress))
+            end = jax.tree.map(
+                lambda x, part: jnp.stack(part, axis=1) if x.ndim > 1 else part, progress, parts
+            )
             after = jax.vmap(process.after)(starts[0])
         else:
 
@@ -260,6 +264,16 @@ def _block_program(
 
     # Blocks that do not fit on a GPU wait for their turn.
     return over_blocks(block, _MAX_FUSED_BLOCKS if fused else ACCELERATOR_BLOCKS)
+
+
+def _in_scalars(episode: Callable[..., Any]) -> Callable[..., Any]:
+    """The same with the end of the episode in scalars, which is all that a kernel returns."""
+
+    def in_scalars(*args):
+        end, kept = episode(*args)
+        return jax.tree.map(lambda x: list(x) if x.ndim else x, end), kept
+
+    return in_scalars
 
 
 class _Block:
