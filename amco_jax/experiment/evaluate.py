@@ -91,9 +91,7 @@ def load_run(
     manifest = saved.manifest
     method = get_method(method or manifest["method"]).with_settings(**manifest["settings"])
     method = _allocating_by(method, manifest["allocator"])
-    if (found := identity_of(method, manifest["physics"]).to_dict()) != (
-        trained_with := manifest["depends_on"]
-    ):
+    if (found := identity_of(method).to_dict()) != (trained_with := manifest["depends_on"]):
         changed = _changed(trained_with["modules"], found["modules"]) or "values or functions that it uses"
         log.warning("%s is not as it was when its agents were trained: %s changed", method.name, changed)
     trained = manifest["scenario"]

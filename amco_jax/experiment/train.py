@@ -92,7 +92,7 @@ def train(
     episodes = training.episodes if episodes is None else episodes
     for name, value in (("episodes", episodes), ("checkpoint_every", checkpoint_every)):
         check_whole(name, value)
-    identity = identity_of(method, physics)
+    identity = identity_of(method)
     job = {
         "kind": "train",
         "method": method.name,
@@ -135,9 +135,9 @@ def train(
     return TrainResult(frame, manifest, agents, None if out is None else Path(out))
 
 
-def identity_of(method: Method, physics: str) -> Identity:
+def identity_of(method: Method) -> Identity:
     """What agents of a method depend on beyond its settings, the scenario and the package's code."""
-    return identify(method.policy, method.allocator, method.physics(physics))
+    return identify(method.policy, method.allocator, method.published)
 
 
 def _train_chunks(
