@@ -68,14 +68,13 @@ def test_arrivals_follow_their_distributions():
     assert stats.chisquare(here.sum(axis=(1, 2))).pvalue > LEVEL
     # Given arrival: sizes and arrivals come from one draw each, rehashed.
     assert stats.kstest(np.asarray(tasks.size)[here], stats.uniform(2, 3).cdf).pvalue > LEVEL
-    params = jax.tree.map(jnp.asarray, scenario.params())
-    density = [bernoulli(params, 50, jnp.uint32(s)).density for s in range(100)]
+    density = [bernoulli(scenario.params(), 50, jnp.uint32(s)).density for s in range(100)]
     uniform = stats.uniform(0.1024, 0.2048).cdf
     assert stats.kstest(np.concatenate(density), uniform).pvalue > LEVEL
 
 
 def test_densities_are_drawn_once_and_arrivals_anew_per_episode():
-    params = jax.tree.map(jnp.asarray, SMALL.params())
+    params = SMALL.params()
     first, second, stranger = (bernoulli(params, 4, jnp.uint32(s), e) for s, e in ((1, 0), (1, 1), (2, 0)))
     np.testing.assert_array_equal(first.density, second.density)
     assert (np.asarray(first.density) != np.asarray(stranger.density)).all()

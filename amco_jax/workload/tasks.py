@@ -6,14 +6,16 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, UInt32
 
 from amco_jax.params import Params
 from amco_jax.random import Key, rehash, uniform, unit
 
 
-def _between(params: Params, low: Array, high: Array, draw: Array) -> Array:
+def _between(params: Params, low: ArrayLike, high: ArrayLike, draw: Array) -> Array:
     """A draw from [0, 1) as a uniform one between two bounds, of whole numbers in a service."""
+    low, high = jnp.asarray(low), jnp.asarray(high)  # a scenario's own leaves are NumPy's
     if params.service is None:
         return low + (high - low) * draw
     return low + jnp.floor((high - low + 1) * draw)
