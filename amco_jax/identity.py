@@ -135,6 +135,15 @@ def code_version() -> str:
     return _digest([(name, hashlib.sha256(content).hexdigest()) for name, content in sorted(files.items())])
 
 
+def _unchecked(value: Any) -> Any:
+    """A function without the checks of its types that jaxtyping or beartype have put around it."""
+    while isinstance(value, types.FunctionType) and hasattr(value, "__wrapped__"):
+        if str(value.__globals__.get("__name__")).partition(".")[0] not in ("jaxtyping", "beartype"):
+            break
+        value = value.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
+    return value
+
+
 class _Walk:
     """One walk over a value and what it leads to. Everything becomes a short text: a constant or a digest."""
 
@@ -151,6 +160,7 @@ class _Walk:
             return f"{type(value).__name__} {value!r}"
         if isinstance(value, ByIdentity):
             return self.of(value.func, name)
+        value = _unchecked(value)
         if id(value) in self._open:
             return f"{_CYCLE} {len(self._open) - self._open.index(id(value))}"
         if id(value) not in self._found:

@@ -189,7 +189,7 @@ def close(number: str, other: float) -> bool:
 def parse(script: Path, arguments: list[str]) -> None:
     """Fail unless a script understands its arguments; nothing runs.
 
-    Scripts hand what they accept to `run` of `amco_jax.cli`, or a function to `tyro.cli`.
+    Scripts start a command, or hand what they accept to `run` of `amco_jax.cli`, or a function to `tyro.cli`.
     """
     parser, message = tyro.cli, io.StringIO()
 
@@ -200,7 +200,8 @@ def parse(script: Path, arguments: list[str]) -> None:
         with contextlib.redirect_stderr(message):
             parser(accepted, args=arguments, config=config)
 
-    if "cli" not in script.read_text("utf-8"):
+    text = script.read_text("utf-8")
+    if "cli" not in text and "start(" not in text:
         assert not arguments, f"{script.name} takes no arguments"
         return
     with pytest.MonkeyPatch.context() as patch:

@@ -59,7 +59,14 @@ def episodes_of(scenario: Scenario, method: Method, physics: Physics = UNIFIED, 
         key = stream(seed, Stream.POLICY)
         keep = lambda decision: decision  # noqa: E731
         return rollout(
-            env.shape, params.scenario, params.physics, method=method, workload=workload, key=key, record=keep
+            env.shape,
+            params.scenario,
+            params.physics,
+            method=method,
+            workload=workload,
+            key=key,
+            record=keep,
+            keep_queues=True,
         )
 
     return jax.tree.map(np.asarray, jax.jit(run)(env.default_params, SEEDS))

@@ -343,6 +343,7 @@ def test_methods_of_one_s_own_take_built_in_allocators_by_name(own: Callable[...
         (lambda: per_task(None), "policy: a NoneType; legal: a function"),  # pyright: ignore[reportArgumentType]
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_no_method_is_refused(make: Callable[[], Any], words: str):
     with pytest.raises(InputError, match=words):
         make()

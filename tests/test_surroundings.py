@@ -127,7 +127,7 @@ def test_a_signal_ends_it_and_the_way_to_go_on_is_told(number: signal.Signals, t
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert errors == f"interrupted; the same command with --out {tmp_path / 'out'} --resume goes on\n"
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"units"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"units", "results.parquet"}
 
 
 def test_trainings_round_as_ever_whatever_jax_is_set_to(result: TrainResult):

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from amco_jax import InputError, Method, Scenario, per_task, sweep
+from amco_jax import Execution, InputError, Method, Scenario, per_task, sweep
 from amco_jax.experiment.axes import apply_settings, parse_settings, parse_value
 from amco_jax.experiment.output import Output
 from amco_jax.stats import mean_interval, rate_interval, ratio_interval
@@ -59,7 +59,7 @@ def test_summary_holds_intervals_of_the_results():
 
 def test_a_value_that_is_cut_into_units_is_summarised_as_a_whole():
     whole = run(seeds=300)
-    pieces = run(seeds=300, unit_seconds=1e-6)
+    pieces = run(seeds=300, execution=Execution(unit_seconds=1e-6))
     assert pieces.manifest["units"] > whole.manifest["units"]
     pd.testing.assert_frame_equal(whole.summary, pieces.summary)
 

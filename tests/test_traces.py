@@ -290,14 +290,14 @@ def test_sweeps_resume_and_refuse_another_log(small: Path, tmp_path: Path):
     whole = run(small).results
     out = tmp_path / "out"
     for part in ("0/2", "1/2"):
-        run(small, out, Execution(shard=part), unit_seconds=1e-6)
-    assert run(small, out, Execution(resume=True), unit_seconds=1e-6).results.equals(whole)
+        run(small, out, Execution(shard=part, unit_seconds=1e-6))
+    assert run(small, out, Execution(resume=True, unit_seconds=1e-6)).results.equals(whole)
     moved = tmp_path / "moved.csv"
     moved.write_bytes(small.read_bytes())  # the same requests, elsewhere
-    assert run(moved, out, Execution(resume=True), unit_seconds=1e-6).missing == 0
+    assert run(moved, out, Execution(resume=True, unit_seconds=1e-6)).missing == 0
     write(moved, small_rows()[:-1])
     with pytest.raises(InputError, match=r"made for something else: scenario\.trace\.sha256"):
-        run(moved, out, Execution(resume=True), unit_seconds=1e-6)
+        run(moved, out, Execution(resume=True, unit_seconds=1e-6))
     with pytest.raises(InputError, match="arrival_prob means nothing to arrivals = trace"):
         sweep("arrival_prob", methods=["local"], scenario=scenario_of(small))
 

@@ -207,12 +207,12 @@ def test_methods_meet_the_same_arrivals_whatever_is_swept():
 def test_shards_and_resuming_change_no_number(tmp_path: Any):
     whole = run().results
     for part in ("0/2", "1/2"):
-        run(tmp_path, Execution(shard=part), unit_seconds=1e-6)
-    found = run(tmp_path, Execution(resume=True), unit_seconds=1e-6)
+        run(tmp_path, Execution(shard=part, unit_seconds=1e-6))
+    found = run(tmp_path, Execution(resume=True, unit_seconds=1e-6))
     assert found.missing == 0
     assert found.results.equals(whole)
     with pytest.raises(InputError, match=r"made for something else: scenario\.burst_slots"):
-        run(tmp_path, Execution(resume=True), unit_seconds=1e-6, scenario=SMALL.replace(burst_slots=3))
+        run(tmp_path, Execution(resume=True, unit_seconds=1e-6), scenario=SMALL.replace(burst_slots=3))
 
 
 def test_rows_of_the_replay_hold_what_they_should():

@@ -81,8 +81,8 @@ class Enumerated:
         """Uniform over the sets."""
         return (uniforms[0] * self.num_outputs).astype(jnp.int32)
 
-    def sets(self, action: Int[Array, " tasks"], local: Bool[Array, " num_servers"]) -> Array:
-        """`[tasks, num_servers]`."""
+    def sets(self, action: Int[Array, "*tasks"], local: Bool[Array, " num_servers"]) -> Array:
+        """`[*tasks, num_servers]`."""
         chosen = jnp.asarray(self.table())[action]
         return chosen | local if self.with_local else chosen
 
@@ -125,7 +125,7 @@ class Factorised:
         chosen = (uniforms < 0.5).T
         return chosen | ~jnp.any(chosen, axis=1, keepdims=True)
 
-    def sets(self, action: Bool[Array, "tasks servers"], local: Bool[Array, " servers"]) -> Array:
+    def sets(self, action: Bool[Array, "*tasks servers"], local: Bool[Array, " servers"]) -> Array:
         """The action as it is."""
         del local
         return action

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 from amco_jax.errors import InputError, check_number
@@ -168,7 +169,7 @@ def seeds_needed(values: np.ndarray, half_width: Any, confidence: float = CONFID
     return high
 
 
-def seeds_first(values: np.ndarray, confidence: float = CONFIDENCE) -> np.ndarray:
+def seeds_first(values: ArrayLike, confidence: float = CONFIDENCE) -> np.ndarray:
     """Values in float64, checked to have at least one seed on their first axis."""
     check_number("confidence", confidence, 1e-9, 1 - 1e-9)
     values = np.asarray(values, np.float64)
@@ -178,7 +179,7 @@ def seeds_first(values: np.ndarray, confidence: float = CONFIDENCE) -> np.ndarra
 
 
 def same_shape(
-    first: np.ndarray, second: np.ndarray, confidence: float = CONFIDENCE
+    first: ArrayLike, second: ArrayLike, confidence: float = CONFIDENCE
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both in float64, checked to have the same clusters on their first axis."""
     first, second = seeds_first(first, confidence), seeds_first(second, confidence)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 from amco_jax.errors import InputError
@@ -25,7 +26,7 @@ class _Sample(NamedTuple):
     rate: np.ndarray
 
 
-def rate_interval(events: np.ndarray, tasks: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
+def rate_interval(events: ArrayLike, tasks: ArrayLike, confidence: float = CONFIDENCE) -> Interval:
     """Interval of sum(events) / sum(tasks), `[clusters, ...]` each → `[...]`, in [0, 1].
 
     It is Clopper and Pearson's exact interval for as many independent tasks as have the variance that is
@@ -122,7 +123,7 @@ def rate_reduction_interval(
     )
 
 
-def _sample(events: np.ndarray, tasks: np.ndarray, confidence: float) -> _Sample:
+def _sample(events: ArrayLike, tasks: ArrayLike, confidence: float) -> _Sample:
     events, tasks = same_shape(events, tasks, confidence)
     absent = np.isnan(events) | ~(tasks > 0)
     events, tasks = np.where(absent, 0.0, events), np.where(absent, 0.0, tasks)

@@ -73,7 +73,7 @@ def slots_of(scenario: Scenario, max_tasks: int) -> Slots:
     return Slots(np.int32(scenario.num_positions), *map(np.int32, places), slot)  # pyright: ignore
 
 
-def stretch_at(count: Any, stride: Any, seed: Any, episode: Any) -> UInt32[Array, ""]:
+def stretch_at(count: Any, stride: Any, seed: Any, episode: Any) -> UInt32[Array, "*seeds"]:
     """Which of the `count` stretches for testing a seed plays in an episode, from 0.
 
     Consecutive seeds go through all of them by strides before one comes again. An episode shifts all seeds.
