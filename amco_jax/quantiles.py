@@ -67,7 +67,8 @@ class Kept:
     def quantiles(self) -> np.ndarray:
         pieces = self._pieces
         ordered = np.sort(pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1), axis=1)
-        count = np.array([np.searchsorted(row, np.inf) for row in ordered])
+        beyond = ordered.dtype.type(np.inf)  # of the same type, or each row would be converted
+        count = np.array([np.searchsorted(row, beyond) for row in ordered])
         return _interpolated(count, lambda rank: np.take_along_axis(ordered, rank, axis=1))
 
 
