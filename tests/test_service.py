@@ -328,7 +328,7 @@ def test_sweeps_of_the_prototype_and_of_a_trace(tmp_path: Path):
     log.to_csv(tmp_path / "log.csv", index=False)
     done = command(
         "sweep", "--scenario", "jetson-sd15", "--trace", str(tmp_path / "log.csv"), "--param", "time_scale",
-        "--values", "1", "4", "--methods", "optimal", "--seeds", "20", "--out", str(tmp_path / "t"),
+        "--values", "1", "2.5", "--methods", "optimal", "--seeds", "20", "--out", str(tmp_path / "t"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(pd.read_csv(tmp_path / "t" / "summary.csv"))
