@@ -38,6 +38,7 @@ NOT_RUN = {
     "python -m ruff check .": CHECKS,
     "python -m ruff format --check .": CHECKS,
     "python -m pyright": CHECKS,
+    "python -m sphinx -W -c docs . build/site": CHECKS,
     "python -m pytest": CHECKS,
     "pre-commit install": "changes the repository's hooks",
     "python scripts/sweep.py --param arrival_prob --out results/big --engine ray --address auto": CLUSTER,

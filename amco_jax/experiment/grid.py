@@ -131,13 +131,9 @@ class Cell:
         return digest_of(self._trained_from() | {"start": start})
 
     def _trained_from(self) -> dict[str, Any]:
-        scenario, training = self.scenario.to_dict(), self.method.training
-        if self.scenario.trace is not None:  # what counts is its digest
-            del scenario["trace"]["file"]
-        if self.scenario.service is not None:
-            del scenario["service"]["tables"]
+        training = self.method.training
         return {
-            "scenario": scenario,
+            "scenario": without_paths(self.scenario),
             "method": self.method.name,
             "settings": None if training is None else training.settings.to_dict(),
             "depends_on": self.identity.digest,
@@ -149,6 +145,16 @@ class Cell:
 def identity_of(method: Method, physics: str, *others: Any) -> Identity:
     """What a method's numbers depend on beyond its settings, the scenario and the package's code."""
     return identify(method.policy, method.allocator, method.physics(physics), *others)
+
+
+def without_paths(scenario: Scenario) -> dict[str, Any]:
+    """The fields of a scenario as plain data; files are told by the digest of their content."""
+    fields = scenario.to_dict()
+    if scenario.trace is not None:
+        del fields["trace"]["file"]
+    if scenario.service is not None:
+        del fields["service"]["tables"]
+    return fields
 
 
 def digest_of(described: Any) -> str:

@@ -20,7 +20,7 @@ import pandas as pd
 from amco_jax.errors import InputError, check_whole
 from amco_jax.experiment.agents import AgentStore, training_names
 from amco_jax.experiment.engines import Execution, Work
-from amco_jax.experiment.grid import Cell
+from amco_jax.experiment.grid import Cell, without_paths
 from amco_jax.experiment.output import Output
 from amco_jax.experiment.progress import progress_bar
 from amco_jax.experiment.provenance import package_versions, provenance
@@ -185,6 +185,7 @@ class _Run:
                 for identity in self._identities().values():
                     identity.require_seen("resume" if execution.resume else "shard")
             plan = study.describe() | {
+                "scenario": without_paths(study.scenario),
                 "format": FORMAT,
                 "unit_seconds": execution.unit_seconds,
                 "code": code_version(),
