@@ -68,8 +68,8 @@ def test_numbers_and_figures_depend_on_no_variable_and_no_configuration(plain: P
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "out", plain)
-    assert "mean +/- half width" in " ".join(done.stdout.split())
-    mean = pd.read_csv(plain / "summary.csv").query("metric == 'makespan_mean_s'")["mean"]
+    assert "estimates with 95 % intervals" in " ".join(done.stdout.split())
+    mean = pd.read_csv(plain / "summary.csv").query("metric == 'makespan_mean_s' and per == 'task'")["mean"]
     assert f"{mean.item():.4f}" in done.stdout  # not cut off in a narrow terminal
 
 
