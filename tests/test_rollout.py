@@ -6,6 +6,7 @@ import functools
 import importlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from episodes import OPTIMAL, SMALL, episode, run
@@ -40,8 +41,8 @@ def test_compiled_equals_eager(method: str):
             METHODS[method],
             scenario.params(),
             UNIFIED,
-            np.uint32(3),
-            np.uint32(0),
+            jnp.uint32(3),
+            jnp.uint32(0),
         )
     assert_same(run(METHODS[method], seed=3, scenario=scenario), on_host(eager), rtol=1e-5)
 

@@ -67,9 +67,9 @@ def test_tuning_keeps_results_with_their_settings(monkeypatch: pytest.MonkeyPatc
     """Combinations of several widths train in groups, and seeds come in pieces; the figures are made up."""
 
     def simulated(
-        scenarios: Any, method: Any, row: Any, first: int, count: int, source: Any, number: int
+        scenarios: Any, method: Any, row: Any, first: int, count: int, source: Any, *played: Any
     ) -> Any:
-        del method, row, number
+        del method, row, played
         all_seeds = np.arange(first, first + count)
         for index in range(len(scenarios)):
             value, pieces = 1.0, [all_seeds] if whole_reference else [all_seeds[:1], all_seeds[1:]]
