@@ -14,6 +14,7 @@ from .alloc import ALLOCATORS as ALLOCATORS
 from .alloc import cwa as cwa
 from .alloc import hecwa as hecwa
 from .alloc import waterfill as waterfill
+from .compile.runtime import configure as configure
 from .environment import AutoReset as AutoReset
 from .environment import DecisionEnv as DecisionEnv
 from .environment import EnvParams as EnvParams
@@ -25,27 +26,26 @@ from .environment.gymnax import GymnaxEnv as GymnaxEnv
 from .environment.pettingzoo import PettingZooEnv as PettingZooEnv
 from .environment.stable_baselines3 import StableBaselinesEnv as StableBaselinesEnv
 from .errors import InputError as InputError
-from .experiment.compare import CompareResult as CompareResult
-from .experiment.compare import compare as compare
-from .experiment.engines import Execution as Execution
-from .experiment.evaluate import EvaluateResult as EvaluateResult
-from .experiment.evaluate import evaluate as evaluate
-from .experiment.evaluate import load_run as load_run
-from .experiment.sweep import SweepResult as SweepResult
-from .experiment.sweep import sweep as sweep
-from .experiment.train import TrainResult as TrainResult
-from .experiment.train import train as train
-from .experiment.tune import TuneResult as TuneResult
-from .experiment.tune import tune as tune
 from .kernel import Episode as Episode
 from .kernel import rollout as rollout
+from .kernel.recording import load_recording as load_recording
+from .kernel.recording import replay as replay
 from .params import Params as Params
-from .presets import PRESETS as PRESETS
-from .presets import load_scenario as load_scenario
-from .recording import load_recording as load_recording
-from .recording import replay as replay
-from .runtime import configure as configure
 from .scenario import Scenario as Scenario
+from .scenario.presets import PRESETS as PRESETS
+from .scenario.presets import load_scenario as load_scenario
+from .study.compare import CompareResult as CompareResult
+from .study.compare import compare as compare
+from .study.engines import Execution as Execution
+from .study.evaluate import EvaluateResult as EvaluateResult
+from .study.evaluate import evaluate as evaluate
+from .study.evaluate import load_run as load_run
+from .study.sweep import SweepResult as SweepResult
+from .study.sweep import sweep as sweep
+from .study.train import TrainResult as TrainResult
+from .study.train import train as train
+from .study.tune import TuneResult as TuneResult
+from .study.tune import tune as tune
 
 __all__: list[str]
 __version__: str

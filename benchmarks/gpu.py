@@ -1,8 +1,8 @@
 """Measure the ways to simulate on a GPU, each in a process of its own.
 
 `python benchmarks/gpu.py --out h100.json` measures the plain scan, the scan over tasks unrolled, XLA's
-command buffers around loops, and the one kernel of `amco_jax/fused.py`, at each number of seeds. Each line
-also says how far the totals are off those of the first way.
+command buffers around loops, and the one kernel of `amco_jax/compile/fused.py`, at each number of seeds.
+Each line also says how far the totals are off those of the first way.
 """
 
 from __future__ import annotations
@@ -100,11 +100,11 @@ def _difference(row: dict[str, Any], other: dict[str, Any]) -> float:
 def _worker(job: dict[str, Any]) -> None:
     import jax
 
-    from amco_jax import kernel
     from amco_jax.agents.methods import get_method
-    from amco_jax.experiment.measure import Job, measure
-    from amco_jax.runtime import configure
+    from amco_jax.compile.runtime import configure
+    from amco_jax.kernel import episode
     from amco_jax.scenario import Scenario
+    from amco_jax.study.measure import Job, measure
 
     configure(compilation_cache=False)
     device = jax.local_devices()[0]
@@ -121,7 +121,7 @@ def _worker(job: dict[str, Any]) -> None:
         unroll = int(os.environ.get("UNROLL", "1")) if length == scenario.num_positions else 1
         return jax.lax.scan(body, init, xs, unroll=unroll)
 
-    kernel.lax = types.SimpleNamespace(scan=scan)  # pyright: ignore
+    episode.lax = types.SimpleNamespace(scan=scan)  # pyright: ignore
     warnings: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: warnings.append(record.getMessage())

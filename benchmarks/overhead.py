@@ -18,16 +18,16 @@ from typing import Any
 import pandas as pd
 import tyro
 
-from amco_jax.cli import run
-from amco_jax.experiment.agents import AgentStore
-from amco_jax.experiment.blocks import blocks_of
-from amco_jax.experiment.engines import Execution, LocalEngine, Work
-from amco_jax.experiment.simulate import simulate
-from amco_jax.experiment.store import LOG, Store
-from amco_jax.experiment.sweep import Sweep
-from amco_jax.experiment.trainer import LANES as TRAINING_LANES
-from amco_jax.experiment.trainer import Trainer
-from amco_jax.experiment.units import Unit, units_of
+from amco_jax.cli.arguments import run
+from amco_jax.results.store import LOG, Store
+from amco_jax.study.agents import AgentStore
+from amco_jax.study.blocks import blocks_of
+from amco_jax.study.engines import Execution, LocalEngine, Work
+from amco_jax.study.simulate import simulate
+from amco_jax.study.sweep import Sweep
+from amco_jax.study.trainer import LANES as TRAINING_LANES
+from amco_jax.study.trainer import Trainer
+from amco_jax.study.units import Unit, units_of
 
 
 @dataclasses.dataclass(frozen=True)

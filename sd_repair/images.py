@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from amco_jax.errors import InputError
-from amco_jax.files import replacing
+from amco_jax.results.files import replacing
 from sd_repair.packages import load_package
 
 Image = UInt8[np.ndarray, "height width 3"]

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from amco_jax.errors import InputError, check_whole
-from amco_jax.latency import LEAST_REPEATS_OF_P95, VERSION, fit_steps
+from amco_jax.service.latency import LEAST_REPEATS_OF_P95, VERSION, fit_steps
 from sd_repair.masks import box
 from sd_repair.packages import load_package
 from sd_repair.pipeline import Model

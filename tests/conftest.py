@@ -9,13 +9,13 @@ from typing import Any
 import jaxtyping
 import numpy as np
 import pytest
+from helpers.skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401  # hooks
+from helpers.tiny_training import Script, run
 from hypothesis import settings
-from skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401  # hooks
-from tiny_training import Script, run
 
-from amco_jax.experiment.train import TrainResult
-from amco_jax.experiment.trainer import Trainer
-from amco_jax.runtime import configure
+from amco_jax.compile.runtime import configure
+from amco_jax.study.train import TrainResult
+from amco_jax.study.trainer import Trainer
 
 # As the scripts run, and it halves the time to compile.
 configure()

@@ -39,7 +39,7 @@ def start(module: str, words: Sequence[str] | None = None, prog: str | None = No
       words: the arguments of the command; by default those of the process.
       prog: the name of the command in its help; by default that of the file that was started.
     """
-    from amco_jax.cli import run  # imports JAX, which the list of commands does without
+    from amco_jax.cli.arguments import run  # imports JAX, which the list of commands does without
 
     command = importlib.import_module(module)
     run(command.Arguments, command.main, command.__doc__ or "", words, prog)

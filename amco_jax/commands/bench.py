@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import tyro
 
-from amco_jax.cli import OutputArguments, ScenarioArguments, load_method
-from amco_jax.experiment.bench import GROWTH_SEEDS, GROWTH_SERVERS, bench
-from amco_jax.experiment.sweep import DEFAULT_METHODS
+from amco_jax.cli.arguments import OutputArguments, ScenarioArguments, load_method
 from amco_jax.report.terminal import print_bench
+from amco_jax.study.bench import GROWTH_SEEDS, GROWTH_SERVERS, bench
+from amco_jax.study.sweep import DEFAULT_METHODS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from amco_jax.cli import ScenarioArguments, StudyArguments, load_method
-from amco_jax.experiment.compare import PAPER_METHODS, compare
+from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_method
 from amco_jax.report.terminal import print_comparison
+from amco_jax.study.compare import PAPER_METHODS, compare
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import tyro
 
-from amco_jax.cli import ProgramArguments, StudyArguments, TraceArguments, load_method
-from amco_jax.experiment.axes import apply_settings, load_with_settings, parse_settings
-from amco_jax.experiment.evaluate import BASELINES, evaluate, load_run
+from amco_jax.cli.arguments import ProgramArguments, StudyArguments, TraceArguments, load_method
 from amco_jax.report.terminal import print_evaluation
+from amco_jax.scenario.axes import apply_settings, load_with_settings, parse_settings
+from amco_jax.study.evaluate import BASELINES, evaluate, load_run
 
 
 @dataclasses.dataclass(frozen=True)

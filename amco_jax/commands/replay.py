@@ -9,9 +9,9 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from amco_jax.cli import ProgramArguments, load_method
-from amco_jax.files import replacing
-from amco_jax.recording import load_recording, replay
+from amco_jax.cli.arguments import ProgramArguments, load_method
+from amco_jax.kernel.recording import load_recording, replay
+from amco_jax.results.files import replacing
 
 
 @dataclasses.dataclass(frozen=True)

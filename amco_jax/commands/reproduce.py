@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from amco_jax.cli import ProgramArguments
-from amco_jax.experiment.engines import Execution
-from amco_jax.experiment.reproduce import reproduce
+from amco_jax.cli.arguments import ProgramArguments
 from amco_jax.report.page import write_report
+from amco_jax.study.engines import Execution
+from amco_jax.study.reproduce import reproduce
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from amco_jax.cli import ScenarioArguments, StudyArguments, load_method
-from amco_jax.experiment.axes import parse_value
-from amco_jax.experiment.sweep import DEFAULT_METHODS, EPISODES, TRAINED_SEEDS, sweep
+from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_method
 from amco_jax.report.terminal import print_summary
+from amco_jax.scenario.axes import parse_value
+from amco_jax.study.sweep import DEFAULT_METHODS, EPISODES, TRAINED_SEEDS, sweep
 
 
 @dataclasses.dataclass(frozen=True)

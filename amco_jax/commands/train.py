@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from amco_jax.cli import ScenarioArguments, StudyArguments, load_trained_method
-from amco_jax.experiment.train import train
+from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_trained_method
 from amco_jax.report.terminal import print_training
+from amco_jax.study.train import train
 
 
 @dataclasses.dataclass(frozen=True)

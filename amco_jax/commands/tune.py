@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from amco_jax.cli import ScenarioArguments, StudyArguments, load_trained_method
-from amco_jax.experiment.axes import parse_assignments, parse_value
-from amco_jax.experiment.tune import tune
+from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_trained_method
 from amco_jax.report.terminal import print_tuning
+from amco_jax.scenario.axes import parse_assignments, parse_value
+from amco_jax.study.tune import tune
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from amco_jax.compile.unroll import unroll
 from amco_jax.env import Decision, Queues, Task, close_slot, site, waits
 from amco_jax.environment.base import Environment, EnvParams, Origin
 from amco_jax.environment.observation import Situation, observation, width
 from amco_jax.environment.spaces import Box, Discrete, MultiBinary
 from amco_jax.kernel import MAX_UNROLLED_SERVERS, serve_task
-from amco_jax.unroll import unroll
 from amco_jax.workload import Workload
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from amco_jax.errors import InputError
 from amco_jax.report.studies import Study
 from amco_jax.stats import bootstrap_interval, holm, paired_p_value
-from amco_jax.summaries import COUNTS, TASK, Episodes, Pairs, common, summarise
+from amco_jax.stats.summaries import COUNTS, TASK, Episodes, Pairs, common, summarise
 
 PAPER_BASELINES = ("randcoedge", "drlcoedge", "smcoedge", "optimal")
 COMPARED = ("makespan_mean_s", "miss_rate")

@@ -13,7 +13,7 @@ import pandas as pd
 from amco_jax.report.studies import Study
 from amco_jax.report.tables import Cell, Table, bracket
 from amco_jax.report.warnings import published_episodes, trainings_of
-from amco_jax.summaries import TASK
+from amco_jax.stats.summaries import TASK
 
 CONFERENCE, JOURNAL = "ICDCS 2024", "journal version"
 NEAR = 0.03

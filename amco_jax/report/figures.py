@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.stats import seed_matrix
-from amco_jax.summaries import EPISODE, TASK, learning_curve
+from amco_jax.stats.summaries import EPISODE, TASK, learning_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,14 +14,14 @@ import pandas as pd
 from markupsafe import Markup
 
 from amco_jax.errors import InputError, check_choice, check_list
-from amco_jax.files import FileNames, replacing
 from amco_jax.report.analysis import comparisons, distinct, means, medians
 from amco_jax.report.claims import CLAIMS_NOTE
 from amco_jax.report.figures import cdf_figure, convergence_figure, save_pdf, svg, sweep_figure
 from amco_jax.report.studies import Study
 from amco_jax.report.tables import Table, comparison_table, headline
 from amco_jax.report.warnings import warnings_of
-from amco_jax.summaries import TASK
+from amco_jax.results.files import FileNames, replacing
+from amco_jax.stats.summaries import TASK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from amco_jax.errors import InputError
-from amco_jax.files import FileNames, replacing
 from amco_jax.report.studies import Study
-from amco_jax.summaries import learning_curve
+from amco_jax.results.files import FileNames, replacing
+from amco_jax.stats.summaries import learning_curve
 
 _NAMES = {
     "amcoedge": "AMCoEdge",

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.errors import InputError
-from amco_jax.metrics import QUANTILES
-from amco_jax.quantiles import LEVELS
-from amco_jax.saved import SavedRun, open_run
+from amco_jax.kernel.metrics import QUANTILES
+from amco_jax.kernel.quantiles import LEVELS
+from amco_jax.results.saved import SavedRun, open_run
 from amco_jax.stats import jain_index
-from amco_jax.summaries import Episodes
+from amco_jax.stats.summaries import Episodes
 
 KINDS = ("sweep", "compare", "train", "evaluate")
 LAST_EPISODES = 50

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.report.studies import Study
-from amco_jax.summaries import EPISODE, TASK
+from amco_jax.stats.summaries import EPISODE, TASK
 
 SHOWN = {"makespan_mean_s": "mean makespan per task [s]", "miss_rate": "miss rate per task"}
 """Metrics that tables show, and how they call them"""

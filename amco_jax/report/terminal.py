@@ -14,7 +14,7 @@ from rich.table import Table
 from amco_jax.report.speed import device_line
 from amco_jax.report.tables import SHOWN, estimate_text, interval_text, seeds_text
 from amco_jax.report.tables import Table as SpeedTable
-from amco_jax.summaries import TASK, Episodes, summarise
+from amco_jax.stats.summaries import TASK, Episodes, summarise
 from amco_jax.traces import understood
 from amco_jax.traces.times import shown
 

@@ -13,7 +13,7 @@ from amco_jax.report.analysis import distinct
 from amco_jax.report.studies import Study
 from amco_jax.report.tables import bracket
 from amco_jax.stats import mean_interval, seed_matrix, seeds_needed
-from amco_jax.summaries import TASK
+from amco_jax.stats.summaries import TASK
 
 PUBLISHED = ("amcoedge", "smcoedge", "drlcoedge")
 """Methods with a published training"""

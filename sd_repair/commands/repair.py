@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from amco_jax.errors import InputError, check_choice, check_whole
-from amco_jax.experiment.progress import progress_bar
+from amco_jax.progress import progress_bar
 from sd_repair.classical import CLASSICAL, repair_classical
 from sd_repair.job import Outputs, read_inputs
 from sd_repair.pipeline import HUB_ID, Model, load_model

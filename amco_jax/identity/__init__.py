@@ -1,0 +1,19 @@
+"""What results depend on of the code that a user brings."""
+
+from amco_jax.identity.digest import (
+    Identity,
+    code_version,
+    hashable,
+    identify,
+    name_of,
+    program_cache,
+)
+
+__all__ = [
+    "Identity",
+    "code_version",
+    "hashable",
+    "identify",
+    "name_of",
+    "program_cache",
+]

@@ -1,0 +1,27 @@
+"""The episode kernel: `rollout`, its steps, and what it sums up."""
+
+from amco_jax.kernel.episode import (
+    MAX_UNROLLED_SERVERS,
+    Episode,
+    Progress,
+    Record,
+    Totals,
+    keep_nothing,
+    rollout,
+    serve_task,
+    slot_step,
+    tasks_of_slot,
+)
+
+__all__ = [
+    "MAX_UNROLLED_SERVERS",
+    "Episode",
+    "Progress",
+    "Record",
+    "Totals",
+    "keep_nothing",
+    "rollout",
+    "serve_task",
+    "slot_step",
+    "tasks_of_slot",
+]

@@ -1,0 +1,103 @@
+"""The files of a run. They appear all at once at the end: an interrupted run leaves no results behind."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from amco_jax.errors import InputError
+from amco_jax.report.figures import save_figure
+from amco_jax.results.files import draft_prefix, lock, remove_abandoned
+from amco_jax.results.saved import MANIFEST, write_digests
+
+log = logging.getLogger(__name__)
+
+
+class Output:
+    """A context that collects the files of a run in a hidden directory inside their destination."""
+
+    def __init__(self, directory: str | Path, overwrite: bool = False, shared: bool = False):
+        """Check the destination, so that a run does not fail at its end.
+
+        Args:
+          shared: other processes may work on the same run; otherwise it is this one's alone until the end.
+
+        Raises:
+          InputError: the directory cannot be written, holds results and `overwrite` is not set, or another
+            process is at it.
+        """
+        self._final = Path(directory)
+        self._lock: int | None = None
+        try:
+            self._final.mkdir(parents=True, exist_ok=True)
+            if not shared:
+                self._lock = lock(self._final)
+            if not overwrite and (self._final / MANIFEST).exists():
+                raise InputError(f"out: {self._final} holds results; legal: another directory, or overwrite")
+            remove_abandoned(self._final)
+            self._staging = Path(tempfile.mkdtemp(prefix=draft_prefix(), dir=self._final))
+        except BlockingIOError as error:
+            raise InputError(
+                f"out: another process writes to {self._final}; legal: another directory, or to wait"
+            ) from error
+        except OSError as error:
+            self._unlock()
+            raise InputError(f"out: {self._final} cannot be written: {error.strerror or error}") from error
+        except InputError:
+            self._unlock()
+            raise
+
+    def path(self, name: str) -> Path:
+        """Where to write a file, or a directory, that goes to the destination at the end."""
+        return self._staging / name
+
+    def draw(self, name: str, figure: Callable[[], Any]) -> None:
+        """Write a figure as NAME.png and NAME.pdf. Where that fails, a warning says so, and there is none."""
+        try:
+            save_figure(figure(), self.path(name))
+        except Exception as error:  # whatever stops it, the results are worth more than their picture
+            for suffix in (".png", ".pdf"):
+                self.path(name).with_suffix(suffix).unlink(missing_ok=True)
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            log.warning("%s could not be drawn, and the results go without it: %s", name, reason)
+
+    def finish(self, manifest: dict[str, Any], standing: Sequence[str] = ()) -> None:
+        """Write the manifest and the digests, and move all files to their destination.
+
+        Args:
+          standing: directories that stand at the destination already, and belong to the results.
+        """
+        text = json.dumps(manifest, indent=2, allow_nan=False)
+        self.path(MANIFEST).write_text(text + "\n", encoding="utf-8")
+        write_digests(self._staging, [self._final / name for name in standing])
+        try:
+            if self._lock is None:
+                self._lock = lock(self._final, wait=True)  # shards may end together
+            # The manifest goes last: where it stands, the rest stands too.
+            for name in sorted(os.listdir(self._staging), key=lambda n: n == MANIFEST):
+                target = self._final / name
+                if target.is_dir():
+                    shutil.rmtree(target)
+                os.replace(self._staging / name, target)
+        finally:
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        shutil.rmtree(self._staging, ignore_errors=True)
+        if not any(self._final.iterdir()):
+            self._final.rmdir()
+        self._unlock()

@@ -1,0 +1,302 @@
+"""What can be swept or set: every scenario field, and scales of the quantities that come in groups."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from amco_jax.errors import InputError, check_choice, check_number
+from amco_jax.scenario import ARRIVALS, Scenario, largest_time_scale
+from amco_jax.scenario.presets import load_scenario
+
+_SERVICE_UNITS = {"Mbit": "image batches", "Gcycles/Mbit": "steps", "Gcycles/s": "steps/s"}
+
+
+Values = Callable[[Scenario], Sequence[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """A quantity that a sweep varies."""
+
+    label: str
+    """For figures, with the unit"""
+    values: Values
+    """The values swept by default around a scenario, of which some may be illegal there"""
+    apply: Callable[[Scenario, Any], Scenario]
+    arrivals: tuple[str, ...] = ARRIVALS
+    """The arrival processes that it means something to"""
+
+    def check_meaning(self, param: str, scenario: Scenario) -> None:
+        """Raise InputError where the axis, whose name is `param`, means nothing to a scenario's arrivals."""
+        if scenario.arrivals not in self.arrivals:
+            raise InputError(
+                f"param: {param} means nothing to arrivals = {scenario.arrivals}; "
+                f"legal: arrivals = {' or '.join(self.arrivals)}"
+            )
+
+    def label_for(self, scenario: Scenario) -> str:
+        """The label in the units of the scenario: a service counts image batches and denoising steps."""
+        if scenario.service is None:
+            return self.label
+        for unit, of_service in _SERVICE_UNITS.items():
+            label = self.label.replace(f"[{unit}]", f"[{of_service}]")
+            if label != self.label:
+                return label
+        return self.label
+
+
+# Functions of a scenario that make the values of an axis.
+
+
+def _always(*values: Any) -> Values:
+    return lambda scenario: values
+
+
+def _times(of: str, *factors: float) -> Values:
+    """Multiples of a field."""
+    return lambda scenario: [_rounded(getattr(scenario, of) * factor) for factor in factors]
+
+
+def _whole(values: Values, always: bool = False) -> Values:
+    """Values as whole numbers, of a scenario with a service or always."""
+
+    def rounded(scenario: Scenario) -> Sequence[Any]:
+        if scenario.service is None and not always:
+            return values(scenario)
+        numbers = [max(round(value), 1) for value in values(scenario)]
+        return numbers if always else [float(number) for number in numbers]
+
+    return rounded
+
+
+def _rounded(value: float, digits: int = 6) -> float:
+    return float(f"{value:.{digits}g}")
+
+
+def _capacities(scenario: Scenario) -> Sequence[Any]:
+    """The published sets, for fleets of any size; of a service, multiples of its own capacities."""
+    if scenario.service is None:
+        tops = (30.0, 50.0, 70.0, 90.0)
+        return [
+            tuple(_rounded(c) for c in np.linspace(top, 10.0, scenario.num_servers)[::-1]) for top in tops
+        ]
+    return [tuple(_rounded(c * factor, 3) for c in scenario.capacities) for factor in (0.5, 1.0, 1.5, 2.0)]
+
+
+def _time_scales(scenario: Scenario) -> Sequence[float]:
+    """Scales that offer up to 0.8 of what the fleet can serve, as far as the log is long enough for them."""
+    top = _MOST_LOAD * scenario.time_scale / scenario.offered_load
+    top = min(top, largest_time_scale(scenario, _LEAST_STRETCHES))
+    return [_rounded(top * share, 3) for share in (0.125, 0.25, 0.5, 0.75, 1.0)]
+
+
+def _field(name: str, label: str, values: Values, arrivals: tuple[str, ...] = ARRIVALS) -> tuple[str, Axis]:
+    return name, Axis(label, values, lambda scenario, value: scenario.replace(**{name: value}), arrivals)
+
+
+def _scale(
+    name: str, label: str, *read: tuple[str, Callable[[Scenario], Any]], whole: bool = False
+) -> tuple[str, Axis]:
+    """An axis that multiplies fields, each named with a function that reads it as numbers.
+
+    Args:
+      whole: the fields of a service are small whole numbers.
+    """
+
+    def apply(scenario: Scenario, value: Any) -> Scenario:
+        factor = check_number(name, value)
+        return scenario.replace(**{field: np.multiply(get(scenario), factor).tolist() for field, get in read})
+
+    def values(scenario: Scenario) -> Sequence[float]:
+        return (1.0, 2.0, 3.0, 4.0) if whole and scenario.service else (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+
+    return name, Axis(label, values, apply)
+
+
+_TENTHS = tuple(k / 10 for k in range(1, 11))
+_DRAWN = ("bernoulli", "poisson", "bursty")
+_MOST_LOAD = 0.8
+_LEAST_STRETCHES = 16
+
+AXES: dict[str, Axis] = dict(
+    [
+        _field("arrival_prob", "arrival probability", _always(*_TENTHS), _DRAWN),
+        _field("deadline", "deadline [s]", _times("deadline", *_TENTHS)),
+        _field(
+            "num_tasks",
+            "task positions per base station and slot",
+            _whole(_times("num_tasks", *(k / 5 for k in range(1, 11))), always=True),
+        ),
+        _field("num_servers", "edge servers", _always(2, 3, 4, 5, 6, 8, 10)),
+        _field("num_slots", "time slots", _whole(_times("num_slots", 0.25, 0.5, 1.0, 2.0), always=True)),
+        _field("slot_duration", "slot duration [s]", _times("slot_duration", 0.25, 0.5, 1.0, 2.0)),
+        _field("capacity", "capacities [Gcycles/s]", _capacities),
+        _field("link_rate", "link rate [Mbit/s]", _always(50.0, 100.0, 200.0, 400.0, 800.0)),
+        _field(
+            "task_size_min",
+            "smallest task [Mbit]",
+            _whole(_times("task_size_max", 0.2, 0.4, 0.6, 0.8, 1.0)),
+        ),
+        _field(
+            "task_size_max",
+            "largest task [Mbit]",
+            _whole(_times("task_size_min", 1.0, 1.75, 2.5, 3.25, 4.0)),
+        ),
+        _field(
+            "density_min",
+            "least density [Gcycles/Mbit]",
+            _whole(_times("density_max", *(k / 6 for k in range(1, 7)))),
+        ),
+        _field(
+            "density_max",
+            "largest density [Gcycles/Mbit]",
+            _whole(_times("density_min", 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)),
+        ),
+        _field("arrivals", "arrivals", _always(*_DRAWN)),
+        _field("burst_intensity", "rate in bursts over that in calm", _always(1, 2, 5, 10, 20), ("bursty",)),
+        _field("burst_slots", "mean duration of a burst [slots]", _always(1, 2, 5, 10, 20), ("bursty",)),
+        _field("calm_slots", "mean duration of calm [slots]", _always(5, 10, 15, 20, 30), ("bursty",)),
+        _field("time_scale", "seconds of the trace in a second of the simulation", _time_scales, ("trace",)),
+        _scale("capacity_scale", "capacity scale", ("capacity", lambda s: s.capacities)),
+        _scale("link_rate_scale", "link rate scale", ("link_rate", lambda s: s.link_rates)),
+        _scale(
+            "task_size_scale",
+            "task size scale",
+            ("task_size_min", lambda s: s.task_size_min),
+            ("task_size_max", lambda s: s.task_size_max),
+            whole=True,
+        ),
+        _scale(
+            "density_scale",
+            "density scale",
+            ("density_min", lambda s: s.density_min),
+            ("density_max", lambda s: s.density_max),
+        ),
+    ]
+)
+
+
+def get_axis(param: str) -> Axis:
+    """The axis of a name.
+
+    Raises:
+      InputError: no such axis.
+    """
+    check_choice("param", param, AXES)
+    return AXES[param]
+
+
+def default_values(param: str, scenario: Scenario, check: Callable[[Scenario], None]) -> list[Any]:
+    """What a sweep takes around a scenario: the axis' own values, without those that are illegal there.
+
+    Args:
+      check: raises InputError where a scenario cannot be simulated.
+
+    Raises:
+      InputError: the axis means nothing to the scenario, or at most one of several values is legal.
+    """
+    axis, legal, refusal = get_axis(param), [], None
+    axis.check_meaning(param, scenario)
+    for value in dict.fromkeys(axis.values(scenario)):
+        try:
+            check(axis.apply(scenario, value))
+        except InputError as error:
+            refusal = error
+        else:
+            legal.append(value)
+    if refusal is not None and len(legal) < 2:
+        raise InputError(
+            f"param: {param} has no values to sweep by default around this scenario, as {refusal}"
+        )
+    return legal
+
+
+def parse_value(text: str) -> Any:
+    """A value as written on a command line: a TOML number or list, or a vector as 10-20-30 or 10,20,30.
+
+    What is none of these stays text, for the field to refuse in its own words.
+    """
+    number = r"\d+(?:\.\d+)?"
+    if re.fullmatch(rf"{number}(?:[-,]{number})+", text):
+        return tuple(float(x) for x in re.split("[-,]", text))
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):  # no TOML, a number of too many digits, lists nested too deep
+        return text
+
+
+def parse_assignments(option: str, assignments: Sequence[str]) -> dict[str, str]:
+    """`["deadline=0.5", ...]` as text by name.
+
+    Raises:
+      InputError: not of that form, or a repeated name.
+    """
+    parsed: dict[str, str] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise InputError(f"{option}: {assignment!r}; legal: field=value")
+        if name in parsed:
+            raise InputError(f"{option}: {name} is given twice; legal: each field once")
+        parsed[name] = value
+    return parsed
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """`["deadline=0.5", ...]` as values by axis name.
+
+    Raises:
+      InputError: not of that form, an unknown or a repeated name.
+    """
+    assignments = parse_assignments("set", settings)
+    for name in assignments:
+        get_axis(name)
+    return {name: parse_value(value) for name, value in assignments.items()}
+
+
+def apply_settings(scenario: Scenario, settings: Mapping[str, Any]) -> Scenario:
+    """The scenario with fields replaced in one go, then scales applied in the order given.
+
+    Raises:
+      InputError: a value that `Scenario` refuses.
+    """
+    fields, scales = _split(settings)
+    return _apply_scales(scenario.replace(**fields), scales)
+
+
+def load_with_settings(
+    source: str, settings: Mapping[str, Any], trace: str | Mapping[str, Any] | None = None
+) -> Scenario:
+    """What `load_scenario` loads, with settings applied as in `apply_settings`.
+
+    Raises:
+      InputError: a source or a value that is refused.
+    """
+    fields, scales = _split(settings)
+    return _apply_scales(load_scenario(source, fields, trace), scales)
+
+
+def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fields and scales."""
+    names = {f.name for f in dataclasses.fields(Scenario)}
+    fields = {name: value for name, value in settings.items() if name in names}
+    return fields, {name: value for name, value in settings.items() if name not in names}
+
+
+def _apply_scales(scenario: Scenario, scales: Mapping[str, Any]) -> Scenario:
+    for name, value in scales.items():
+        scenario = get_axis(name).apply(scenario, value)
+    return scenario
+
+
+def value_labels(values: Sequence[Any]) -> list[Any]:
+    """Swept values as they stand in tables: all numbers of one type, or all text such as 10-20-30."""
+    if any(np.ndim(v) for v in values):
+        return ["-".join(f"{x:g}" for x in np.ravel(v)) for v in values]
+    return list(np.asarray(values).tolist())

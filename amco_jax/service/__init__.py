@@ -1,0 +1,11 @@
+"""Image services: what repairing an image costs on a device."""
+
+from amco_jax.service.images import (
+    ImageService,
+    as_service,
+)
+
+__all__ = [
+    "ImageService",
+    "as_service",
+]

@@ -1,0 +1,301 @@
+"""Latency tables of image services: format, reader, fit and prediction.
+
+A table is a long CSV file: each row holds one number, what it is, how it came about, and its source. See
+docs/latency-tables.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from amco_jax.errors import InputError, check_choice, check_number, check_whole
+from amco_jax.results.files import text_of
+
+VERSION = 1
+SHIPPED = Path(__file__).parents[1] / "data" / "latency"
+
+ROW_KINDS = ("measured", "derived", "published", "estimated")
+"""From the firmest to the weakest."""
+COMPONENTS = {
+    "load": "time", "first_call": "time", "text_encode": "time", "vae_encode": "time", "unet_step": "time",
+    "vae_decode": "time", "total": "time", "fixed": "time", "per_step": "time", "fit_residual": "share",
+    "peak": "memory",
+}  # fmt: skip
+"""With what is said of them."""
+WITH_STEPS = ("first_call", "total")
+QUANTITIES = {"time": ("wall", "cpu"), "share": ("share",), "memory": ("memory",)}
+"""Of what is said; wall and CPU time in s, memory in MB."""
+STATISTICS = ("p50", "mean", "point", "low", "high", "min", "max", "p95")
+CENTRAL = STATISTICS[:3]
+"""The first that is there stands for the number; an estimate has a `point`, and perhaps `low` and `high`."""
+LEAST_REPEATS_OF_P95 = 20
+
+CONFIGURATION = ("device", "model", "weights", "dtype", "resolution", "guided", "software")
+"""What rows must share to be compared; with the batch, what a fit is of."""
+COLUMNS = (
+    "format_version", "row_kind", *CONFIGURATION, "batch", "steps", "component", "quantity", "statistic",
+    "value", "repeats", "source",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """T(steps) = fixed + steps · per_step, s."""
+
+    fixed: float
+    per_step: float
+    residual: float
+    """Largest `|T − fit| / T` over the points; says nothing with fewer than three of them."""
+    points: int
+    steps: tuple[int, int] | None
+    """Least and largest number of steps behind it; None where the table gives the line alone."""
+    row_kind: str
+
+    def seconds(self, steps: float) -> float:
+        return self.fixed + steps * self.per_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The time of one batch, as a latency table has it or as its line predicts it."""
+
+    seconds: float
+    """s"""
+    extrapolated: bool
+    """Outside the steps or batches behind the table, or it does not say what they were."""
+    row_kind: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Service:
+    """Latency of one configuration, with a fit for each batch size of the table."""
+
+    configuration: Mapping[str, Any]
+    fits: Mapping[int, Fit]
+
+    def predict(self, steps: int, batch: int = 1) -> Prediction:
+        """Seconds for one batch of images: the fit in steps, and straight lines between batch sizes.
+
+        Beyond the batch sizes of the table, time is proportional to the batch.
+
+        Raises:
+          InputError: steps or batch is no whole number from 1 to 1000000.
+        """
+        check_whole("steps", steps, 1, 1_000_000)
+        check_whole("batch", batch, 1, 1_000_000)
+        sizes = sorted(self.fits)
+        inner = min(max(batch, sizes[0]), sizes[-1])
+        below = max(size for size in sizes if size <= inner)
+        above = min(size for size in sizes if size >= inner)
+        share = (inner - below) / max(above - below, 1)
+        fits = [self.fits[below], self.fits[above]]
+        seconds = (1 - share) * fits[0].seconds(steps) + share * fits[1].seconds(steps)
+        return Prediction(
+            seconds * batch / inner,
+            batch != inner or not all(fit.steps and fit.steps[0] <= steps <= fit.steps[1] for fit in fits),
+            max((fit.row_kind for fit in fits), key=ROW_KINDS.index),
+        )
+
+
+def fit_steps(steps: Sequence[int], seconds: Sequence[float], row_kind: str = "derived") -> Fit:
+    """Least squares of T = fixed + steps · per_step, with fixed at least 0.
+
+    Raises:
+      InputError: fewer than two different numbers of steps, or time that does not grow with them.
+    """
+    x, y = np.asarray(steps, float), np.asarray(seconds, float)
+    if len(set(steps)) < 2:
+        raise InputError(f"steps: {sorted(set(steps))}; legal: at least two different numbers for a fit")
+    centred = x - x.mean()
+    per_step = (centred @ y) / (centred @ centred)
+    fixed = y.mean() - per_step * x.mean()
+    if fixed < 0:
+        fixed, per_step = 0.0, (x @ y) / (x @ x)
+    if per_step <= 0:
+        raise InputError("total: seconds that do not grow with the steps; measure with more repeats or steps")
+    residual = float(np.max(np.abs(fixed + x * per_step - y) / y))
+    return Fit(float(fixed), float(per_step), residual, len(x), (min(steps), max(steps)), row_kind)
+
+
+def read_table(table: str | Path) -> pd.DataFrame:
+    """The checked rows of a table: a file, or a shipped table by name.
+
+    Raises:
+      InputError: no such table, or a bad row, by its line in the file.
+    """
+    path = table_path(table)
+    try:
+        reader = csv.reader(io.StringIO(text_of(path.read_bytes())), strict=True)
+        header = [cell.strip() for cell in next(reader, [])]
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    except (OSError, ValueError, csv.Error) as error:  # a ValueError: no UTF-8, or a name that is none
+        reason = error.strerror if isinstance(error, OSError) else f"no CSV in UTF-8 or UTF-16, {error}"
+        legal = f"a CSV file, or one of {', '.join(shipped_tables())}"
+        raise InputError(f"table: {path}: {reason}; legal: {legal}") from error
+    wrong = sorted({*COLUMNS} ^ {*header}) or sorted({name for name in header if header.count(name) > 1})
+    if wrong:
+        shown = ", ".join(name[:40] for name in wrong[:5])
+        raise InputError(
+            f"table: {path}: columns missing, unknown or twice: {shown!r}; legal: {', '.join(COLUMNS)}"
+        )
+    for line, cells in lines:
+        if len(cells) != len(header):
+            raise InputError(f"table: {path}, line {line}: {len(cells)} cells; legal: {len(header)}")
+    return check_rows(
+        [dict(zip(header, cells, strict=True)) for _, cells in lines], str(path), [n for n, _ in lines]
+    )
+
+
+def check_rows(
+    rows: Sequence[Mapping[str, Any]], name: str = "rows", lines: Sequence[int] | None = None
+) -> pd.DataFrame:
+    """The rows, each with all columns, as a frame of typed columns.
+
+    Args:
+      name, lines: what messages call the table, and its rows.
+
+    Raises:
+      InputError: no rows, a bad value, or two rows for the same number.
+    """
+    if not rows:
+        raise InputError(f"table: {name} has no rows")
+    checked: list[dict[str, Any]] = []
+    seen: dict[tuple[Any, ...], int] = {}
+    for line, row in zip(lines or range(1, len(rows) + 1), rows, strict=True):
+        try:
+            values = _check_row(row)
+            key = tuple(values[column] for column in COLUMNS if column not in ("value", "repeats", "source"))
+            if key in seen:
+                raise InputError(f"the same number as in line {seen[key]}; legal: each once")
+        except InputError as error:
+            raise InputError(f"table: {name}, line {line}: {error}") from error
+        seen[key] = line
+        checked.append(values)
+    return pd.DataFrame(checked, columns=list(COLUMNS)).astype({"steps": "Int64", "repeats": "Int64"})
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write rows, checked first, as `read_table` reads them."""
+    check_rows(rows, str(path)).to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def is_shipped(table: str | Path) -> bool:
+    """Whether this names a table that comes with the package."""
+    return table in shipped_tables()
+
+
+def table_path(table: str | Path) -> Path:
+    """The file of a table: a file, or a shipped table by name."""
+    return SHIPPED / f"{table}.csv" if is_shipped(table) else Path(table)
+
+
+def shipped_tables() -> list[str]:
+    """Names of the tables that come with the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.csv"))
+
+
+def services(table: pd.DataFrame, bound: str = "point") -> list[Service]:
+    """One service per configuration of a table that says anything about whole images.
+
+    For each batch size the first that is there, in the firmest kind of row: a fit to totals of two or more
+    numbers of steps; rows `fixed` and `per_step`; the one total, as proportional to its steps.
+
+    Args:
+      bound: low and high take those ends of estimates in place of the point.
+
+    Raises:
+      InputError: an unknown bound, or totals that do not grow with the steps.
+    """
+    check_choice("bound", bound, ("point", "low", "high"))
+    groups: dict[tuple[Any, ...], dict[int, list[Any]]] = {}
+    for row in table.to_dict("records"):
+        by_batch = groups.setdefault(tuple(row[column] for column in CONFIGURATION), {})
+        by_batch.setdefault(row["batch"], []).append(row)
+    found = []
+    for key, by_batch in groups.items():
+        fits = {batch: fit for batch, rows in by_batch.items() if (fit := _fit_of(rows, bound)) is not None}
+        if fits:
+            found.append(Service(dict(zip(CONFIGURATION, key, strict=True)), fits))
+    return found
+
+
+def find_service(table: pd.DataFrame, bound: str = "point", **configuration: Any) -> Service:
+    """The one service of a table with these values.
+
+    Raises:
+      InputError: an unknown column, or none or several services; the message lists them.
+    """
+    for column in configuration:
+        check_choice("column", column, CONFIGURATION)
+    every = services(table, bound)
+    found = [s for s in every if all(s.configuration[name] == value for name, value in configuration.items())]
+    if len(found) != 1:
+        wanted = ", ".join(f"{name}={value}" for name, value in configuration.items()) or "nothing said"
+        listed = "; ".join(", ".join(map(str, s.configuration.values())) for s in found or every) or "none"
+        raise InputError(f"table: {len(found) or 'no'} services for {wanted}; legal: one of {listed}")
+    return found[0]
+
+
+def _fit_of(rows: Sequence[Mapping[str, Any]], bound: str) -> Fit | None:
+    order = [*reversed(CENTRAL), bound]
+    wall = [row for row in rows if row["quantity"] == "wall" and row["statistic"] in order]
+    wall.sort(key=lambda row: order.index(row["statistic"]))  # what stands last is what counts
+    for kind in ROW_KINDS:
+        of_kind = [row for row in wall if row["row_kind"] == kind]
+        totals = {row["steps"]: row["value"] for row in of_kind if row["component"] == "total"}
+        line = {row["component"]: row["value"] for row in of_kind}
+        if len(totals) > 1:
+            kind_of_fit = "derived" if kind == "measured" else kind
+            return fit_steps([*totals], [*totals.values()], kind_of_fit)
+        if {"fixed", "per_step"} <= {*line}:
+            return Fit(line["fixed"], line["per_step"], math.nan, 0, None, kind)
+        for steps, value in totals.items():
+            return Fit(0.0, value / steps, math.nan, 1, (steps, steps), kind)
+    return None
+
+
+def _check_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    cells = {column: " ".join(str(row[column]).split()) for column in COLUMNS}
+    for column in ("device", "model", "dtype", "software", "source"):
+        text = cells[column]
+        if not text or len(text) > 1000 or not text.isprintable():
+            raise InputError(f"{column}: {text[:40]!r}; legal: 1 to 1000 printable characters")
+    kind = COMPONENTS.get(cells["component"], "time")
+    legal = {
+        "format_version": (str(VERSION),), "row_kind": ROW_KINDS,
+        "weights": ("trained", "random", "unstated"), "guided": ("yes", "no", "unstated"),
+        "component": COMPONENTS, "quantity": QUANTITIES[kind], "statistic": STATISTICS,
+    }  # fmt: skip
+    for column, choices in legal.items():
+        check_choice(column, cells[column][:40], choices)
+    values: dict[str, Any] = cells | {"format_version": VERSION, "steps": None, "repeats": None}
+    whole = ["resolution", "batch"]
+    whole += ["repeats"] * (cells["row_kind"] == "measured" or cells["repeats"] != "")
+    if cells["component"] in WITH_STEPS:
+        whole.append("steps")
+    elif cells["steps"]:
+        raise InputError(f"steps: {cells['steps'][:40]!r}; legal: empty for {cells['component']}")
+    for column in whole:
+        values[column] = check_whole(column, _number(cells[column], int), 1, 1_000_000)
+    may_be_zero = cells["component"] in ("fixed", "fit_residual")
+    values["value"] = check_number("value", _number(cells["value"], float), 0 if may_be_zero else 1e-9)
+    if cells["statistic"] == "p95" and cells["row_kind"] == "measured":
+        check_whole("repeats of a p95", values["repeats"], LEAST_REPEATS_OF_P95)
+    return values
+
+
+def _number(text: str, kind: Callable[[str], float]) -> Any:
+    """The number that a cell holds, or the cell for a message."""
+    try:
+        return kind(text) if text.isascii() and "_" not in text and len(text) <= 40 else text
+    except ValueError:
+        return text

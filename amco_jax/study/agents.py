@@ -1,0 +1,193 @@
+"""Trained agents on disk: each training is done once, block of seeds by block of seeds.
+
+A block's name is a digest of everything that its agents depend on. So studies that need the same agents find
+them in a common directory, and a training that was stopped goes on with the blocks that are missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from amco_jax.agents.dqn import init
+from amco_jax.agents.methods import Method
+from amco_jax.errors import InputError
+from amco_jax.params import Shape
+from amco_jax.random import Stream, stream
+from amco_jax.results.checkpoints import journal_of, load_tree, save_tree
+from amco_jax.results.saved import is_intact
+from amco_jax.study.blocks import Block, blocks_of, chunks_of, padded_shapes, within_memory
+from amco_jax.study.grid import Cell, TrainedAgents, digest_of
+from amco_jax.study.trainer import CURVES, LANES, Trainer, state_bytes, training_memory
+
+
+class Trained(NamedTuple):
+    """What a training leaves of one block of seeds."""
+
+    weights: Any
+    """What the agents act by: leaves `[LANES, num_servers, ...]`"""
+    curves: dict[str, np.ndarray]
+    """The columns `trainer.CURVES`, each `[LANES, train_episodes]`"""
+
+
+class AgentStore:
+    """A directory of trained blocks. Each appears whole, with digests, and is never changed."""
+
+    def __init__(self, directory: Path):
+        """The store in `directory`, which need not exist yet."""
+        self.directory = directory
+
+    def has(self, name: str) -> bool:
+        """Whether the block stands here."""
+        return (self.directory / name).is_dir()
+
+    def load(self, name: str, method: Method, num_servers: int) -> Trained:
+        """A block.
+
+        Raises:
+          InputError: it is missing or damaged, or holds something else.
+        """
+        like = Trained(_weights_like(method, num_servers), dict.fromkeys(CURVES, 0.0))  # pyright: ignore
+        return load_tree(self.directory / name, like)
+
+    def load_all(self, names: Sequence[str], method: Method, num_servers: int) -> Trained:
+        """Consecutive blocks as one: leaves `[seeds, ...]`."""
+        blocks = [self.load(name, method, num_servers) for name in names]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *blocks)
+
+    def commit(self, name: str, trained: Trained) -> None:
+        """Keep a block, unless another process has by now."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            if not self.has(name):
+                save_tree(self.directory / name, trained)
+
+    def discard_damaged(self, cells: Sequence[Cell]) -> None:
+        """Remove damaged blocks that hold agents of these cells, which are then trained again."""
+        for cell in cells:
+            for name in training_names(cell) if cell.train_episodes else ():
+                if self.has(name) and not is_intact(self.directory / name):
+                    shutil.rmtree(self.directory / name)
+
+    def copy_from(self, other: AgentStore, names: Sequence[str]) -> None:
+        """Take over blocks that stand in another store."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            if not self.has(name):
+                shutil.copytree(other.directory / name, self.directory / name)
+
+
+def _weights_like(method: Method, num_servers: int) -> Any:
+    traced = method.require_training().settings.traced(1)
+    return jax.eval_shape(
+        lambda: init(method.dqn, traced, num_servers, stream(jnp.uint32(0), Stream.INIT)).weights
+    )
+
+
+def training_names(cell: Cell) -> list[str]:
+    """The names of the blocks that hold the agents of a cell's seeds."""
+    if cell.agents is not None:
+        return list(cell.agents.names)
+    return [cell.training_name(start) for start in _starts(cell)]
+
+
+def _starts(cell: Cell) -> range:
+    return range(cell.first_seed, cell.first_seed + cell.num_seeds, LANES)
+
+
+def train_missing(
+    cells: Sequence[Cell],
+    store: AgentStore,
+    checkpoints: Path,
+    tell: Callable[[int], None] = lambda episodes: None,
+) -> None:
+    """Train the agents of cells that are alike, where they do not stand in the store.
+
+    Args:
+      checkpoints: a directory from which an interrupted training goes on.
+      tell: called with a number of episodes, over all seeds, each time that some are done.
+    """
+    first = cells[0]
+    if first.agents is not None or first.train_episodes == 0:
+        return
+    blocks = blocks_of(len(cells), first.first_seed, first.num_seeds, LANES)
+    names = {block: cells[block.cell].training_name(block.start) for block in blocks}
+    shapes = padded_shapes([cell.scenario for cell in cells])
+    chunks = list(
+        chunks_of(blocks, shapes, LANES, lambda shape: state_bytes(cells, shape), training_memory())
+    )
+    missing = []
+    for shape, chunk, size in chunks:
+        left = [block for block in chunk if not store.has(names[block])]
+        tell((len(chunk) - len(left)) * LANES * first.train_episodes)
+        if left:
+            missing.append((shape, left, size if len(left) == len(chunk) else len(left)))
+    if not missing:
+        return
+    with contextlib.ExitStack() as stack:
+        journal = stack.enter_context(journal_of(checkpoints))
+
+        def launch(shape: Shape, chunk: Sequence[Block], size: int) -> list[Trained]:
+            trainer = Trainer(shape, cells, chunk, size)
+            name = digest_of([[names[block] for block in chunk], size, jax.local_device_count()])
+            curves = trainer.run(tell, name, journal)
+            weights = trainer.host_agents()
+            return [
+                Trained(jax.tree.map(lambda leaf: leaf[i], weights), {k: v[i] for k, v in curves.items()})  # noqa: B023
+                for i in range(len(chunk))
+            ]
+
+        for chunk, trained in within_memory(launch, missing):
+            for block, each in zip(chunk, trained, strict=True):
+                store.commit(names[block], each)
+
+
+class StoredAgents:
+    """The agents of cells as `simulate` takes them, read from a store."""
+
+    def __init__(self, cells: Sequence[Cell], store: AgentStore):
+        self._cells, self._store = cells, store
+
+    def bytes_per_lane(self, shape: Shape) -> int:
+        """Bytes of the agents of one seed."""
+        like = _weights_like(self._cells[0].method, shape.num_servers)
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like)) * shape.num_servers
+
+    def agents(self, shape: Shape, chunk: Sequence[Block], size: int) -> Any:
+        """Leaves `[blocks, LANES, num_servers, ...]`, padded with copies of the last block to `size`."""
+        blocks = [self._load(self._cells[block.cell], block.start, shape) for block in chunk]
+        size = -(-size // jax.local_device_count()) * jax.local_device_count()
+        blocks += [blocks[-1]] * (size - len(blocks))
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *blocks)
+
+    def _load(self, cell: Cell, start: int, shape: Shape) -> Any:
+        given = cell.agents
+        if given is None:
+            return self._store.load(cell.training_name(start), cell.method, shape.num_servers).weights
+        place = (start - given.first_seed) // LANES
+        return AgentStore(given.directory).load(given.names[place], cell.method, shape.num_servers).weights
+
+
+def trained_seeds(cell: Cell, store: AgentStore) -> Trained:
+    """The agents and the curves of a cell: leaves `[num_seeds, ...]`."""
+    blocks = store.load_all(training_names(cell), cell.method, cell.scenario.num_servers)
+    return jax.tree.map(lambda leaf: leaf[: cell.num_seeds], blocks)
+
+
+def agents_in(directory: Path, names: Any, first_seed: int) -> TrainedAgents:
+    """The agents of a finished training.
+
+    Raises:
+      InputError: they are not named as blocks are; so no name leads out of the directory.
+    """
+    if not isinstance(names, list) or not all(re.fullmatch("[0-9a-f]{16}", str(name)) for name in names):
+        raise InputError("agents: the manifest names no trained agents; legal: results of this version")
+    return TrainedAgents(directory, tuple(names), first_seed)

@@ -1,0 +1,237 @@
+"""Where units are computed: in this process, or on a Ray cluster. Results go to the store."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+
+from amco_jax.compile.runtime import configure
+from amco_jax.errors import InputError, check_choice, check_number, check_whole
+from amco_jax.identity import code_version
+from amco_jax.results.provenance import package_versions
+from amco_jax.results.store import Store
+from amco_jax.study.agents import AgentStore
+from amco_jax.study.units import Unit, run_unit
+
+ENGINES = ("local", "ray")
+
+UNIT_SECONDS = 120.0
+"""Nominal duration of a unit on two CPU cores"""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Computes units, in any order, and commits each to its store."""
+
+    def submit(self, work: Work) -> None:
+        """Ask for a unit."""
+        ...
+
+    def as_completed(self) -> Iterator[Unit]:
+        """Yield the units asked for, each once it is committed."""
+        ...
+
+
+class Work(NamedTuple):
+    """A unit, and where what it needs and what it makes stand."""
+
+    unit: Unit
+    store: Store
+    agents: AgentStore
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a study is carried out; nothing of it changes a result."""
+
+    engine: str = "local"
+    """local: in this process, on all its devices; ray: on a Ray cluster."""
+    address: str | None = None
+    """Of the Ray cluster: auto for the one that runs on this machine, or ray://host:port; by default a new
+    one is started here and ended with the sweep, whatever else runs and whatever RAY_ADDRESS says."""
+    cpus_per_unit: int = 1
+    """Cores that Ray sets aside for a unit; a unit takes a whole GPU where the cluster has some."""
+    shard: str = "0/1"
+    """i/n: compute the i-th of n parts, from 0, of the units. Who finds all units done writes the results."""
+    resume: bool = False
+    """Go on with what stands in the output directory."""
+    recompute: bool = False
+    """With resume: compute anew what is damaged in the output directory."""
+    unit_seconds: float = UNIT_SECONDS
+    """Nominal duration of a unit of work on two CPU cores; what is lost at most when a process is killed."""
+    store: Path | None = None
+    """A directory of trained agents that several runs share; by default each run has its own."""
+
+    def __post_init__(self):
+        check_choice("engine", self.engine, ENGINES)
+        check_whole("cpus_per_unit", self.cpus_per_unit)
+        check_number("unit_seconds", self.unit_seconds)
+        self.part()
+        if self.recompute and not self.resume:
+            raise InputError("recompute: true; legal: with resume")
+
+    def part(self) -> tuple[int, int]:
+        """The shard as numbers (i, n).
+
+        Raises:
+          InputError: it is no shard.
+        """
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", self.shard)
+        if found is None or not int(found[1]) < int(found[2]):
+            raise InputError(f"shard: {self.shard!r}; legal: i/n with i from 0 to n - 1")
+        return int(found[1]), int(found[2])
+
+    @property
+    def joins(self) -> bool:
+        """Whether it may find the units of others in the output directory."""
+        return self.resume or self.part()[1] > 1
+
+    def start(self, tell: Callable[[Unit, int], None]) -> Engine:
+        """The engine; `tell` is called with a unit and a number of episodes each time that some are done.
+
+        Raises:
+          InputError: Ray is not installed, or no cluster answers.
+        """
+        if self.engine == "ray":
+            return RayEngine(tell, self.address, self.cpus_per_unit)
+        return LocalEngine(tell)
+
+
+class LocalEngine:
+    """One unit after the other in this process, each on all local devices."""
+
+    def __init__(self, tell: Callable[[Unit, int], None]):
+        self._tell = tell
+        self._work: list[Work] = []
+
+    def submit(self, work: Work) -> None:
+        """Ask for a unit."""
+        self._work.append(work)
+
+    def as_completed(self) -> Iterator[Unit]:
+        """Compute the units in the order in which they were asked for."""
+        while self._work:
+            work = self._work.pop(0)
+            compute(work, functools.partial(self._tell, work.unit))
+            yield work.unit
+
+
+def compute(work: Work, tell: Callable[[int], None] = lambda episodes: None) -> None:
+    """Compute a unit and commit it, unless another process has by now."""
+    unit, store = work.unit, work.store
+    if store.committed(unit.id):
+        tell(unit.episodes)
+        return
+    store.log("started", unit.id)
+    store.commit(unit.id, run_unit(unit, work.agents, store.journal(unit.id), tell))
+    store.drop_journal(unit.id)
+    store.log("committed", unit.id)
+
+
+class RayEngine:
+    """One Ray task per unit, in worker processes that share the store's file system.
+
+    A task whose worker or node dies is run again on another. Only the unit's name comes back through Ray, so
+    that a lost object never leads to a recomputation.
+    """
+
+    def __init__(self, tell: Callable[[Unit, int], None], address: str | None, cpus_per_unit: int):
+        # Before Ray is imported: it would report its usage to the makers.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            import ray
+            from ray import cloudpickle
+        except ImportError as error:
+            raise InputError(
+                "engine: ray is not installed; legal: local, or install amco-jax[ray]"
+            ) from error
+        self._ray, self._tell = ray, tell
+        # Workers find the user's own modules as this process does, and share its cache of compiled programs.
+        paths = [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        cached = getattr(jax.config, "jax_enable_compilation_cache", True)
+        environment = {"PYTHONPATH": os.pathsep.join(paths), "JAX_ENABLE_COMPILATION_CACHE": str(cached)}
+        if (name := "JAX_COMPILATION_CACHE_DIR") in os.environ:
+            environment[name] = os.environ[name]
+        if not ray.is_initialized():
+            _check_address(address)
+            on_sigterm = signal.getsignal(signal.SIGTERM)
+            try:
+                # Without an address Ray would join a cluster that runs here, or follow RAY_ADDRESS.
+                ray.init(
+                    address=address or "local", runtime_env={"env_vars": environment}, log_to_driver=False
+                )
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise InputError(f"address: {address!r} gives no Ray cluster: {reason}") from error
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it for itself
+        gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+        # Retries have no end: a unit that cannot be computed raises, which is not retried.
+        self._task = ray.remote(num_cpus=cpus_per_unit, num_gpus=gpus, max_retries=-1)(_ray_task)
+        self._dumps: Callable[[list[Work]], bytes] = cloudpickle.dumps  # pyright: ignore[reportPrivateImportUsage]
+        self._cpus = cpus_per_unit
+        self._work: list[Work] = []
+
+    def submit(self, work: Work) -> None:
+        """Ask for a unit."""
+        self._work.append(work)
+
+    def as_completed(self) -> Iterator[Unit]:
+        """Yield units as their tasks end."""
+        pickled = self._dumps(self._work)
+        tasks = {self._task.remote(pickled, n, self._cpus, _code()): w.unit for n, w in enumerate(self._work)}
+        self._work = []
+        while tasks:
+            (done,), _ = self._ray.wait(list(tasks), num_returns=1)
+            unit = tasks.pop(done)
+            try:
+                self._ray.get(done)
+            except self._ray.exceptions.RayTaskError as error:
+                raise error.cause if isinstance(error.cause, InputError) else error from None
+            self._tell(unit, unit.episodes)
+            yield unit
+
+
+def _check_address(address: str | None) -> None:
+    """Raise InputError where nothing listens at host:port; Ray would try for minutes."""
+    found = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or "")
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"address: {address!r} gives no Ray cluster: {error}") from error
+
+
+def _ray_task(pickled: bytes, number: int, cpus: int, code: tuple[Any, ...]) -> str:
+    if code != _code():
+        raise InputError(
+            f"engine: {socket.gethostname()} has another version of this package, or of those that it needs; "
+            "legal: the same on all nodes"
+        )
+    configure(cpus)
+    work = _unpickled(pickled)[number]
+    compute(work)
+    return work.unit.id
+
+
+def _code() -> tuple[Any, ...]:
+    """What a worker must agree in with the process that named the units."""
+    return code_version(), package_versions()
+
+
+@functools.lru_cache(maxsize=2)  # one object for a method per process, so that nothing is compiled twice
+def _unpickled(pickled: bytes) -> list[Work]:
+    from ray import cloudpickle
+
+    return cloudpickle.loads(pickled)

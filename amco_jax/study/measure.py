@@ -1,0 +1,204 @@
+"""What a benchmark measures of one method. Each call is meant for a process of its own: see `bench.alone`."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from amco_jax.agents.methods import Method
+from amco_jax.compile.runtime import own_numerics
+from amco_jax.compile.wide import on_host
+from amco_jax.env import UNIFIED
+from amco_jax.kernel import keep_nothing, tasks_of_slot
+from amco_jax.kernel.reference import best_sets, cwa_by_solve, random_pairs
+from amco_jax.kernel.reference import simulate as simulate_plainly
+from amco_jax.scenario import Scenario
+from amco_jax.study.blocks import ACCELERATOR_BLOCKS, blocks_of, inputs_of
+from amco_jax.study.grid import Cell
+from amco_jax.study.simulate import LANES, block_program, simulate, start_state
+from amco_jax.study.trainer import LANES as TRAINING_LANES
+from amco_jax.study.trainer import SEGMENT, Trainer
+from amco_jax.workload import tables_of, workload_of
+
+JOB_EPISODES = 1000 * 500
+"""1,000 seeds of the published 500 episodes; its seconds follow from the measured speed."""
+
+PLAIN = {
+    "randcoedge": lambda num_servers: random_pairs(num_servers, np.random.default_rng(0)),
+    "optimal": lambda num_servers: best_sets(num_servers, cwa_by_solve),
+}
+"""The methods that the plain loop can play, with how it chooses the sets for a number of servers."""
+
+PLAIN_SERVERS, PLAIN_SLOTS = 8, 10
+"""Largest fleet whose 2^B-1 sets the loop enumerates, and slots of its episode: it does the same in each."""
+
+
+class Job(NamedTuple):
+    """A method, and the size at which it is measured."""
+
+    method: str
+    scenario: Scenario
+    seeds: int | None
+    """Side by side, rounded up to whole blocks on every device; None: as few as fill it, or one to train"""
+    repeats: int
+    """Of each measurement, after one that does not count"""
+    episodes: int = SEGMENT
+    """Of a repeat of training, at most `SEGMENT`"""
+
+
+@own_numerics()
+def measure(job: Job, load: Callable[[str], Method]) -> dict[str, Any]:
+    """The figures of a rule or of a trained method: what docs/files.md lists.
+
+    A decision is a task that arrived and was placed; empty positions, which the kernel steps over too, do
+    not count.
+
+    Args:
+      load: the method of a name.
+    """
+    method = load(job.method)
+    figures = (_rule if method.training is None else _training)(job, method)
+    size = {"method": method.name, "num_servers": job.scenario.num_servers}
+    return size | figures | {"peak_memory_mb": peak_memory_mb()}
+
+
+def _rule(job: Job, method: Method) -> dict[str, Any]:
+    """`rollout` is the kernel with its running totals, `sweep` all the way to metrics with percentiles."""
+    scenario, num_devices = job.scenario, jax.local_device_count()
+    busy = 1 if jax.default_backend() == "cpu" else ACCELERATOR_BLOCKS
+    blocks = num_devices * (busy if job.seeds is None else -(-job.seeds // (LANES * num_devices)))
+    given = inputs_of([scenario], [0], scenario.shape())
+    params = jax.tree.map(lambda leaf: np.stack([leaf] * blocks), given.cells[0])
+    numbers = np.arange(blocks * LANES, dtype=np.uint32).reshape(blocks, LANES)
+
+    start = time.perf_counter()
+    inputs = (params, numbers, None), (UNIFIED, np.int32(0), given.tables, np.int32(0))
+    state = start_state(scenario.shape(), numbers.shape)
+    compiled = (
+        block_program(scenario.shape(), method, keep_nothing, True, False).lower(*inputs, state).compile()
+    )
+    compile_s = time.perf_counter() - start
+    ((end, _), _), rollout_s = _timed(lambda: jax.block_until_ready(compiled(*inputs, state)), job.repeats)
+    totals = on_host(end.totals)
+    sums = {f.name: float(np.sum(getattr(totals, f.name), dtype=float)) for f in dataclasses.fields(totals)}
+    decisions = int(sums["num_tasks"])
+    _, sweep_s = _timed(lambda: list(simulate([scenario], method, UNIFIED, 0, numbers.size)), job.repeats)
+
+    positions = numbers.size * scenario.num_servers * scenario.num_positions * scenario.num_slots
+    return {
+        "seeds": numbers.size,
+        "decisions": decisions,
+        "totals": sums,
+        "compile_s": compile_s,
+        "rollout_s": rollout_s,
+        "rollout_decisions_per_s": decisions / statistics.median(rollout_s),
+        "rollout_positions_per_s": positions / statistics.median(rollout_s),
+        "sweep_s": sweep_s,
+        "sweep_decisions_per_s": decisions / statistics.median(sweep_s),
+    }
+
+
+def _training(job: Job, method: Method) -> dict[str, Any]:
+    """Whole episodes of training: acting, simulation, replay and learning, once learning has begun."""
+    settings = method.require_training().settings
+    blocks = blocks_of(1, 0, job.seeds or 1, TRAINING_LANES)
+    blocks += [blocks[-1]] * (-len(blocks) % jax.local_device_count())
+    first = 1 + settings.learn_after // job.scenario.num_slots
+    start = time.perf_counter()
+    cell = Cell(scenario=job.scenario, method=method, train_episodes=first + job.episodes * job.repeats)
+    trainer = Trainer(job.scenario.shape(), [cell], blocks, len(blocks))
+    while trainer.episode < first:
+        trainer.advance(min(first - trainer.episode, SEGMENT))
+    first_s = time.perf_counter() - start
+    seconds, decisions = [], []
+    for _ in range(job.repeats):
+        start = time.perf_counter()
+        curve = trainer.advance(job.episodes)
+        seconds.append(time.perf_counter() - start)
+        decisions.append(int(np.sum(on_host(curve.totals.num_tasks))))
+    lanes = len(blocks) * TRAINING_LANES
+    speed = lanes * job.episodes / statistics.median(seconds)
+    return {
+        "seeds": lanes,
+        "episodes": job.episodes,
+        "decisions": statistics.mean(decisions),
+        "first_episodes": first,
+        "first_s": first_s,
+        "train_s": seconds,
+        "episodes_per_s": speed,
+        "job_s": JOB_EPISODES / speed,
+    }
+
+
+@own_numerics()
+def measure_plain(job: Job) -> dict[str, Any]:
+    """The figures of the plain loop on the arrivals of one seed, on one core; see `can_play`."""
+    recording = arrivals(job.scenario.replace(num_slots=min(job.scenario.num_slots, PLAIN_SLOTS)), 0)
+    choose = PLAIN[job.method](job.scenario.num_servers)
+    _, seconds = _timed(lambda: simulate_plainly(recording, "unified", cwa_by_solve, choose), job.repeats)
+    decisions = int(np.count_nonzero(recording["task_mbit"]))
+    return {
+        "method": job.method,
+        "decisions": decisions,
+        "seconds": seconds,
+        "decisions_per_s": decisions / statistics.median(seconds),
+    }
+
+
+def can_play(method: str, scenario: Scenario) -> bool:
+    """Whether the plain loop knows the method and the scenario."""
+    published_model = scenario.service is None and scenario.arrivals == "bernoulli"
+    return method in PLAIN and published_model and scenario.num_servers <= PLAIN_SERVERS
+
+
+def arrivals(scenario: Scenario, seed: int) -> dict[str, np.ndarray]:
+    """The Bernoulli arrivals of a seed as a recording without sets."""
+    shape, params = scenario.shape(), scenario.params()
+
+    @jax.jit
+    def tasks(seed):
+        workload = workload_of(shape, params, tables_of([scenario], shape), seed, training=False)
+        each = jax.vmap(lambda t: tasks_of_slot(params, workload, t, shape.num_servers))
+        return each(np.arange(shape.num_slots))
+
+    found = jax.tree.map(np.asarray, tasks(np.uint32(seed)))
+    return {
+        "task_mbit": np.where(found.present, found.size, 0),
+        "density_gcycles_per_mbit": (found.work / found.size)[0, 0],
+        "capacity_gcycles_per_s": scenario.capacities,
+        "rate_mbit_per_s": scenario.link_rates,
+        "deadline_s": np.asarray(scenario.deadline),
+        "slot_s": np.asarray(scenario.slot_duration),
+    }
+
+
+def _timed(run: Callable[[], Any], repeats: int) -> tuple[Any, list[float]]:
+    """The last result and the seconds of each repeat, after a run that does not count."""
+    result, seconds = run(), []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = run()
+        seconds.append(time.perf_counter() - start)
+    return result, seconds
+
+
+def peak_memory_mb() -> float:
+    """Of the process, MiB; on accelerators of the device."""
+    if jax.default_backend() != "cpu" and (usage := jax.local_devices()[0].memory_stats()):
+        return usage["peak_bytes_in_use"] / 2**20
+    status = Path("/proc/self/status")
+    # Linux tells it here; its getrusage counts in what the parent process held when it started this one.
+    if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return int(found[1]) / 2**10
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, others KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -1,0 +1,116 @@
+"""The whole paper in one run: convergence, the published sweeps, allocators, set sizes, and the claims."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from amco_jax.agents.methods import PHYSICS
+from amco_jax.errors import InputError
+from amco_jax.report.claims import claims_table
+from amco_jax.report.page import Report, make_report
+from amco_jax.report.studies import load_studies
+from amco_jax.study.compare import PAPER_METHODS, Comparison
+from amco_jax.study.engines import Execution
+from amco_jax.study.run import Study, carry_out_all
+from amco_jax.study.sweep import Sweep
+
+STABLE_METHODS = ("amcoedge-stable", "smcoedge-stable", "drlcoedge-stable", "randcoedge", "optimal")
+ABLATIONS = {
+    "allocators": ("amcoedge-stable", "amcoedge-stable+hecwa", "randcoedge", "randcoedge+hecwa"),
+    "set-sizes": tuple(f"smcoedge-stable-{k}" for k in range(1, 6)),
+}
+"""What the claims do not speak of"""
+
+TITLE = "Reproduction of the AMCoEdge paper"
+QUICK_WARNING = (
+    "Made with --quick, at few values and with few episodes of training: it shows how the reproduction "
+    "works, and neither numbers nor verdicts are a basis for conclusions."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """How much of everything."""
+
+    seeds: int
+    convergence_episodes: int
+    sweep_episodes: int
+    points: int | None
+    """Values per sweep, spread over its range; None for all of them"""
+
+
+FULL = Effort(seeds=32, convergence_episodes=300, sweep_episodes=300, points=None)
+QUICK = Effort(seeds=32, convergence_episodes=60, sweep_episodes=20, points=2)
+
+
+def reproduce(
+    out: str | Path,
+    *,
+    quick: bool = False,
+    execution: Execution = Execution(),  # noqa: B008  # immutable
+    progress: bool = False,
+) -> Report | None:
+    """Run, or go on with, every study of the paper, each in a directory of its own in `out`.
+
+    All studies are one job: what has ended is not run again, and agents that several studies need are trained
+    once.
+
+    Args:
+      execution: engine and shard; it always goes on with what stands in `out`.
+
+    Returns:
+      The report; None while other shards have something left to compute.
+
+    Raises:
+      InputError: `out` cannot be written, or holds something else, results of other code, or damaged ones.
+    """
+    home, effort = Path(out), QUICK if quick else FULL
+    studies = studies_of(effort)
+    if home.is_dir() and any(home.iterdir()) and not any((home / name).is_dir() for name in studies):
+        raise InputError(f"out: {home} is not empty; legal: a new directory")
+    outcomes = carry_out_all(studies, home, dataclasses.replace(execution, resume=True), progress)
+    if any(outcome.missing for outcome in outcomes.values()):
+        return None
+    loaded = load_studies([home / name for name in studies])
+    # Their own first methods are the baselines of the studies that have none of the paper's.
+    report = make_report(loaded)
+    claims = claims_table([s for s in loaded if s.name not in ABLATIONS], report.compared)
+    warnings = [QUICK_WARNING, *report.warnings] if quick else report.warnings
+    return dataclasses.replace(report, title=TITLE, warnings=warnings, claims=claims)
+
+
+def studies_of(effort: Effort) -> dict[str, Study]:
+    """What to run, by the name of its directory."""
+    studies: dict[str, Study] = {}
+
+    def add_sweep(name: str, param: str, values: Sequence[Any], methods: Sequence[str], physics: str) -> None:
+        if effort.points is not None:
+            last = len(values) - 1
+            places = [round((i + 0.5) * last / effort.points) for i in range(effort.points)]
+            values = [values[place] for place in places]
+        studies[name] = Sweep(
+            param=param, values=values, methods=methods, num_seeds=effort.seeds, trained_seeds=effort.seeds,
+            physics=physics, episodes=effort.sweep_episodes,
+        )  # fmt: skip
+
+    for name, methods in (("convergence", PAPER_METHODS), ("convergence-stable", STABLE_METHODS)):
+        studies[name] = Comparison(
+            methods=methods, num_seeds=effort.seeds, episodes=effort.convergence_episodes,
+            last=max(effort.convergence_episodes // 6, 1),
+        )  # fmt: skip
+    tenths = [k / 10 for k in range(1, 11)]
+    fleets = [(10.0, *(10.0 + i * step for i in range(1, 5))) for step in (5, 10, 15, 20)]
+    for physics in PHYSICS:
+        for param, values in (
+            ("deadline", tenths),
+            ("arrival_prob", tenths),
+            ("num_tasks", list(range(10, 101, 10))),
+            ("capacity", fleets),
+        ):
+            add_sweep(f"{param}-{physics}", param, values, STABLE_METHODS, physics)
+    for name, methods in ABLATIONS.items():
+        add_sweep(name, "arrival_prob", tenths, methods, "unified")
+    return studies

@@ -1,0 +1,247 @@
+"""Train the agents of a chunk of blocks, some episodes at a time, on all local devices."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from amco_jax.agents.dqn import acting
+from amco_jax.agents.methods import Method
+from amco_jax.agents.replay import rows_for
+from amco_jax.agents.settings import Hyperparameters
+from amco_jax.compile.wide import on_host
+from amco_jax.errors import InputError
+from amco_jax.identity import program_cache
+from amco_jax.kernel.training import Curve, start_training, train_episode
+from amco_jax.params import Shape
+from amco_jax.results.checkpoints import Journal, Saved
+from amco_jax.study.blocks import Block, host_blocks, inputs_of, over_blocks, stack_blocks
+from amco_jax.study.grid import Cell
+
+LANES = 32
+"""Seeds of a block"""
+
+SEGMENT = 25
+"""The most episodes of one call"""
+
+CHECKPOINT_SECONDS = 60.0
+"""Time between checkpoints"""
+
+TRAINING_BYTES = {"cpu": 2**31, "accelerator": 2**34}
+"""Memory for the agents that train side by side."""
+
+CURVES = ("num_tasks", "makespan_mean_s", "miss_rate", "loss", "epsilon", "mean_servers_used")
+"""What is known of each episode of a training"""
+
+
+_COUNTERS = 2**31 - 1
+"""What the counters of slots, tasks and learning steps of a whole training can hold"""
+
+
+def check_training(cell: Cell) -> list[str]:
+    """Why the agents of a training may end as they began, one sentence each; mostly none.
+
+    Raises:
+      InputError: nothing can be learnt at all, or the training is too long for its counters.
+    """
+    cell.scenario.check_training()
+    scenario, settings, episodes, method = cell.scenario, cell.settings, cell.train_episodes, cell.method.name
+    if scenario.num_slots < 2:
+        raise InputError(
+            f"num_slots: {scenario.num_slots}; legal for training {method}: at least 2, since the tasks of "
+            "an episode's first slot are never stored"
+        )
+    slots = episodes * scenario.num_slots
+    each = max(scenario.num_positions, settings.learn_repeats)
+    if slots * each > _COUNTERS:
+        raise InputError(
+            f"episodes: {episodes} of {scenario.num_slots} slots with up to {each} tasks or learning steps; "
+            f"legal for training: at most {_COUNTERS // (each * scenario.num_slots)} such episodes"
+        )
+    found = []
+    due = slots // settings.learn_interval - min(settings.learn_after, slots) // settings.learn_interval
+    if due == 0:
+        found.append(
+            f"{method} makes no learning step: its training has {slots} slots, learn_after is "
+            f"{settings.learn_after} and learn_interval {settings.learn_interval}."
+        )
+    stored = scenario.count_moments[0] * (scenario.num_slots - 1) * episodes
+    if stored < 1:
+        found.append(
+            f"{method} has hardly anything to learn from: over the whole training {stored:.2g} tasks are "
+            "stored at a base station on average."
+        )
+    return found
+
+
+class Trainer:
+    """The state of all agents of a chunk of blocks, and the program that trains them.
+
+    The state stays on the devices. Any way to cut a training into calls of `advance` gives the same agents.
+    """
+
+    def __init__(self, shape: Shape, cells: Sequence[Cell], chunk: Sequence[Block], size: int):
+        """Make new agents.
+
+        Args:
+          cells: cells that are alike; their settings agree in the widths and the batch size of the method.
+          chunk: the blocks to train.
+          size: the number of blocks with padding.
+        """
+        first = cells[0]
+        rows = replay_rows(cells, [block.cell for block in chunk])
+        inputs = inputs_of([cell.scenario for cell in cells], (block.cell for block in chunk), shape)
+        traced = {cell: (own, hyper(cells[cell])) for cell, own in inputs.cells.items()}
+        self.episode = 0
+        self._episodes, self._chunk = first.train_episodes, chunk
+        self._programs = _programs(shape, first.method, rows)
+        self._physics, self._tables = first.row, inputs.tables
+        (self._params, self._hyper), self._seeds = stack_blocks(chunk, size, LANES, traced)
+        self.state = self._programs.start((self._params, self._hyper, self._seeds), None, None)
+
+    def advance(self, episodes: int) -> Curve:
+        """Train for at most `SEGMENT` episodes more; leaves `[blocks, LANES, episodes]` on the host."""
+        assert episodes <= SEGMENT
+        self.state, curves = self._programs.advance(
+            (self._params, self._hyper, self._seeds),
+            (self._physics, np.int32(self.episode), np.int32(episodes), self._tables),
+            self.state,
+        )
+        self.episode += episodes
+        # Written slot by slot of the segment: [blocks, SEGMENT, LANES], of which the first are filled.
+        return jax.tree.map(
+            lambda x: np.stack([b[:episodes].T for b, _ in zip(host_blocks(x), self._chunk, strict=False)]),
+            curves,
+        )
+
+    def run(
+        self,
+        tell: Callable[[int], None] = lambda episodes: None,
+        name: str = "",
+        journal: Journal | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Train to the end, from the newest checkpoint on where there is one.
+
+        Args:
+          tell: called with the number of episodes, over all seeds, each time that some are done.
+          name: the chunk's name in the journal.
+          journal: keeps the checkpoints.
+
+        Returns:
+          The columns `CURVES`, each `[blocks, LANES, episodes]` on the host.
+        """
+        lanes = len(self._chunk) * LANES
+        curves = {name: np.zeros((len(self._chunk), LANES, 0), _dtype(name)) for name in CURVES}
+        if journal is not None and (saved := journal.load(name, (self.state, curves))) is not None:
+            self.state, self.episode, curves = saved.state, saved.episode, saved.curves
+            tell(self.episode * lanes)
+        due = time.monotonic() + CHECKPOINT_SECONDS
+        while self.episode < self._episodes:
+            part = curve_columns(self.advance(min(SEGMENT, self._episodes - self.episode)))
+            curves = {column: np.concatenate([curves[column], part[column]], axis=-1) for column in CURVES}
+            tell(part["loss"].shape[-1] * lanes)
+            if journal is not None and time.monotonic() >= due and self.episode < self._episodes:
+                journal.save(name, Saved(self.episode, self.state, curves))
+                due = time.monotonic() + CHECKPOINT_SECONDS
+        return curves
+
+    def host_agents(self) -> Any:
+        """What the trained policies act by, on the host: leaves `[blocks, LANES, num_servers, ...]`."""
+        agents = self._programs.agents((self._params, self._hyper, self.state), None, None)
+        return jax.tree.map(lambda x: np.asarray(x)[: len(self._chunk)], agents)
+
+
+def curve_columns(curves: Curve) -> dict[str, np.ndarray]:
+    """The columns `CURVES` of episodes, over the tasks that arrived; NaN where there was none."""
+    curves = on_host(curves)
+    count = np.asarray(curves.totals.num_tasks, np.int64)
+    tasks = np.where(count > 0, count, np.nan)
+    columns = {
+        "num_tasks": count,
+        "makespan_mean_s": curves.totals.makespan / tasks,
+        "miss_rate": curves.totals.missed / tasks,
+        "loss": curves.loss,
+        "epsilon": curves.epsilon,
+        "mean_servers_used": curves.totals.servers_used / tasks,
+    }
+    return {name: np.asarray(columns[name], _dtype(name)) for name in CURVES}
+
+
+def _dtype(column: str) -> type:
+    return np.int64 if column == "num_tasks" else np.float64
+
+
+def hyper(cell: Cell) -> Hyperparameters:
+    """The traced part of a cell's settings."""
+    return cell.settings.traced(rows_for(cell.settings.replay_capacity, cell.scenario))
+
+
+def replay_rows(cells: Sequence[Cell], used: Sequence[int]) -> int:
+    """Rows of a replay that suit all of the cells, and no more than are ever written."""
+    return max(
+        min(
+            rows_for(c.settings.replay_capacity, c.scenario),
+            max(c.train_episodes * (c.scenario.num_slots - 1), 1),
+        )
+        for c in (cells[i] for i in used)
+    )
+
+
+def state_bytes(cells: Sequence[Cell], shape: Shape) -> int:
+    """Bytes of the state of one seed's training, for the cells of a shape."""
+    used = [i for i, c in enumerate(cells) if c.scenario.num_servers == shape.num_servers]
+    rows, first = replay_rows(cells, used), hyper(cells[used[0]])
+    state = jax.eval_shape(
+        lambda seed: start_training(shape, cells[0].method, first, rows, seed),
+        jax.ShapeDtypeStruct((), np.uint32),
+    )
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
+def training_memory() -> int:
+    """Bytes for agents, of this process's kind of device."""
+    return TRAINING_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
+
+
+class _Programs(NamedTuple):
+    start: Any
+    advance: Any
+    agents: Any
+
+
+@program_cache(32, lambda shape, method, rows: (method.policy, method.allocator))
+def _programs(shape: Shape, method: Method, rows: int) -> _Programs:
+    def start(blocked, _, __):
+        _, hyper, seeds = blocked
+        return jax.vmap(lambda seed: start_training(shape, method, hyper, rows, seed))(seeds)
+
+    def advance(blocked, shared, state):
+        (params, place), hyper, seeds = blocked
+        physics, first, episodes, tables = shared
+        own = tables.of(place)
+
+        def episode(i, carry):
+            state, curves = carry
+
+            def one(seed, of_seed):
+                return train_episode(shape, params, physics, method, hyper, seed, first + i, of_seed, own)
+
+            state, curve = jax.vmap(one)(seeds, state)
+            return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), curves, curve)
+
+        empty = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (SEGMENT, *seeds.shape)), Curve.zero(params.capacity.dtype)
+        )
+        return lax.fori_loop(0, episodes, episode, (state, empty))
+
+    def agents(blocked, _, __):
+        (params, _), hyper, state = blocked
+        return jax.vmap(jax.vmap(lambda learner: acting(hyper, params, learner).weights))(state.learner)
+
+    return _Programs(over_blocks(start), over_blocks(advance), over_blocks(agents))

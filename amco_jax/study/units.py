@@ -1,0 +1,141 @@
+"""Units of work: what a study is cut into, so that it can stop, go on, and be shared out.
+
+A unit is some cells that one program computes, or a range of seeds of one cell. Its rows depend on nothing
+else, and its name is a digest of everything that they depend on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from amco_jax.compile.runtime import own_numerics
+from amco_jax.kernel.metrics import as_columns
+from amco_jax.study.agents import AgentStore, StoredAgents, train_missing, trained_seeds
+from amco_jax.study.grid import Cell, digest_of
+from amco_jax.study.simulate import LANES, simulate
+from amco_jax.workload import stretches_of
+
+# What two cores make in a second (benchmarks/): a rule's task positions, and how many of them cost as much as
+# one in training. Constants, since the cut must be the same on every machine.
+_POSITIONS_PER_S = 7e7
+_TRAINING_COST = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """Cells of one study that are computed in one go; they are alike."""
+
+    id: str
+    """Its place in the study, and the digest"""
+    cells: tuple[Cell, ...]
+
+    @property
+    def method(self) -> str:
+        """The method's name, for the progress bar."""
+        return self.cells[0].method.name
+
+    @property
+    def episodes(self) -> int:
+        """Episodes of simulation and training."""
+        return sum(cell.episodes for cell in self.cells)
+
+
+def units_of(cells: Sequence[Cell], unit_seconds: float) -> list[Unit]:
+    """All units of a study, in the order of its cells and seeds.
+
+    Args:
+      unit_seconds: nominal duration of a unit on two CPU cores.
+    """
+    return [
+        Unit(f"{number:05d}-{digest_of([cell.describe() for cell in part])}", tuple(part))
+        for number, part in enumerate(_parts(cells, unit_seconds))
+    ]
+
+
+def _parts(cells: Sequence[Cell], unit_seconds: float) -> Iterator[list[Cell]]:
+    group: list[Cell] = []
+    spent = 0.0
+    for cell in cells:
+        per_seed = _seconds_per_seed(cell)
+        seconds = per_seed * cell.num_seeds
+        if group and (spent + seconds > unit_seconds or not cell.alike(group[0])):
+            yield group
+            group, spent = [], 0.0
+        if seconds <= unit_seconds:
+            group, spent = [*group, cell], spent + seconds
+            continue
+        # The cell is too much for a unit. Whole blocks of seeds, so that no lanes are left empty.
+        most = max(int(unit_seconds / per_seed) // LANES, 1) * LANES
+        for start in range(0, cell.num_seeds, most):
+            yield [cell.of_seeds(cell.first_seed + start, min(most, cell.num_seeds - start))]
+    if group:
+        yield group
+
+
+def _seconds_per_seed(cell: Cell) -> float:
+    scenario = cell.scenario
+    positions = scenario.num_servers * scenario.num_positions * scenario.num_slots
+    return positions * (len(cell.plays) + _TRAINING_COST * cell.train_episodes) / _POSITIONS_PER_S
+
+
+@own_numerics()
+def run_unit(
+    unit: Unit, store: AgentStore, checkpoints: Path, tell: Callable[[int], None] = lambda episodes: None
+) -> pd.DataFrame:
+    """Compute a unit's rows: the labels of its cells, seed, episode, and the columns that they ask for.
+
+    Args:
+      store: where trained agents stand, or will.
+      checkpoints: where a long training keeps its state, and goes on from it.
+      tell: called with the number of episodes each time that some are done.
+    """
+    first = unit.cells[0]
+    train_missing(unit.cells, store, checkpoints, tell)
+    if not first.plays:
+        return pd.concat([_curves(cell, store) for cell in unit.cells], ignore_index=True)
+    source = None if first.method.training is None else StoredAgents(unit.cells, store)
+    scenarios = [cell.scenario for cell in unit.cells]
+    frames: dict[tuple[int, int], list[pd.DataFrame]] = {}
+    for episode, number in enumerate(first.plays):
+        batches = simulate(
+            scenarios, first.method, first.row, first.first_seed, first.num_seeds, source, number,
+            first.plays_training,
+        )  # fmt: skip
+        for batch in batches:
+            cell, seeds = unit.cells[batch.index], batch.seeds
+            # A row without a log shares its arrivals with no other seed.
+            played = stretches_of(cell.scenario, seeds, number) if cell.plays_log else -1 - seeds
+            metrics = batch.metrics | {"stretch": played}
+            frame = _frame(cell, seeds, np.full(len(seeds), episode), metrics)
+            frames.setdefault((batch.index, episode), []).append(frame)
+            tell(len(frame))
+    return pd.concat([frame for key in sorted(frames) for frame in frames[key]], ignore_index=True)
+
+
+def _curves(cell: Cell, store: AgentStore) -> pd.DataFrame:
+    """Rows of a training, seed by seed."""
+    curves, episodes = trained_seeds(cell, store).curves, cell.train_episodes
+    seeds = np.arange(cell.first_seed, cell.first_seed + cell.num_seeds)
+    return _frame(
+        cell,
+        np.repeat(seeds, episodes),
+        np.tile(np.arange(episodes), len(seeds)),
+        {name: values.ravel() for name, values in curves.items()},
+    )
+
+
+def _frame(
+    cell: Cell, seeds: np.ndarray, episodes: np.ndarray, metrics: dict[str, np.ndarray]
+) -> pd.DataFrame:
+    """Tidy rows with all the columns that the cell asks for; what does not exist here is NaN."""
+    metrics = as_columns(metrics)
+    return pd.DataFrame(
+        dict(cell.labels)
+        | {"seed": seeds, "episode": episodes}
+        | {name: metrics.get(name, np.nan) for name in cell.columns}
+    )

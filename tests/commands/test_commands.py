@@ -1,0 +1,134 @@
+"""The command lines, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.command_lines import assert_refused, command
+from helpers.paths import GOLDEN, ROOT
+
+QUICK = ["--set", "num_tasks=5", "num_slots=4", "--seeds", "8"]
+
+
+def test_import_is_quick_and_touches_no_backend():
+    program = (
+        "import time; start = time.perf_counter(); import amco_jax; seconds = time.perf_counter() - start;"
+        "assert seconds < 2, seconds; import sys; assert 'jax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_sweep_writes_tables_figures_and_manifest(tmp_path):
+    out = tmp_path / "out"
+    methods = [
+        "--methods",
+        "optimal-admission",
+        "local",
+        "drlcoedge",
+        "--episodes",
+        "2",
+        "--trained-seeds",
+        "3",
+    ]
+    run = command("sweep", "--param", "deadline", "--values", "0.1", "0.5", *methods, *QUICK, "--out", out)
+    assert run.returncode == 0, run.stderr
+    assert "optimal-admission" in run.stdout
+    assert "trained for 2 episodes" in " ".join(run.stdout.split())
+    assert "eta" in run.stderr
+    assert len(pd.read_parquet(out / "results.parquet")) == 2 * (8 + 8 + 3)
+    assert json.loads((out / "manifest.json").read_text())["command"][0].endswith("sweep.py")
+    assert (out / "makespan.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_sweep_takes_a_scenario_file_and_a_policy_of_the_user(tmp_path):
+    (tmp_path / "fleet.toml").write_text("num_servers = 2\ncapacity = [5, 9]\nlink_rate = [[1, 2], [3, 4]]\n")
+    (tmp_path / "mine.py").write_text(
+        "import jax.numpy as jnp\nfrom amco_jax import Method, per_task\n"
+        "METHOD = Method('last', per_task(lambda view: jnp.arange(view.wait.size) == view.wait.size - 1))\n"
+    )
+    run = command(
+        "sweep", "--param", "link_rate_scale", "--values", 1, 2, "--scenario", "fleet.toml", *QUICK,
+        "--methods", "mine:METHOD", "local", "--out", "out", cwd=tmp_path,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    results = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    assert set(results["method"]) == {"last", "local"}
+    assert not np.any(results.query("method == 'last'")["utilisation_0"])
+
+
+def test_quiet_is_quiet(tmp_path):
+    run = command(
+        "sweep",
+        "--param",
+        "deadline",
+        "--values",
+        1,
+        *QUICK,
+        "--methods",
+        "local",
+        "--quiet",
+        "--out",
+        tmp_path,
+    )
+    assert run.returncode == 0
+    assert run.stdout == run.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["--param"]),
+        (["--param", "speed"], ["param: 'speed'", "arrival_prob"]),
+        (["--param", "deadline", "--values", "nan"], ["deadline: nan"]),
+        (["--param", "deadline", "--values"], ["values"]),
+        (["--param", "deadline", "--methods"], ["methods"]),
+        (["--param", "deadline", "--methods", "nowhere:METHOD"], ["nowhere:METHOD"]),
+        (["--param", "deadline", "--seeds", "many"], ["--seeds", "many"]),
+        (["--param", "deadline", "--set", "num_servers=3", "capacity=1-2"], ["capacity", "(3,)"]),
+        (["--param", "deadline", "--scenario", "nowhere.toml"], ["nowhere.toml"]),
+        (["--param", "deadline", "--out", "/dev/null/x"], ["/dev/null/x"]),
+    ],
+)
+def test_sweep_refuses_bad_input_in_one_line(arguments, words, tmp_path):
+    assert_refused(command("sweep", *arguments, cwd=tmp_path), *words)
+    assert not any(tmp_path.iterdir())
+
+
+def test_replay_reproduces_a_recording(tmp_path):
+    out = tmp_path / "out.npz"
+    run = command(
+        "replay", GOLDEN / "randcoedge.npz", "--out", out, "--physics", "published", "--precision", "float64"
+    )
+    assert run.returncode == 0, run.stderr
+    recorded, replayed = np.load(GOLDEN / "randcoedge.npz"), np.load(out)
+    for name in (
+        "fraction",
+        "makespan_s",
+        "missed",
+        "reward",
+        "backlog_gcycles",
+        "slot_load_gcycles",
+        "link_delay_s",
+    ):
+        assert replayed[name].shape == recorded[name].shape
+        np.testing.assert_allclose(replayed[name], recorded[name], rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+def test_replay_refuses_bad_files_in_one_line(tmp_path):
+    (tmp_path / "junk.npz").write_bytes(b"PK\x03\x04 junk")
+    np.savez(tmp_path / "pickled.npz", task_mbit=np.array([object()]))
+    np.savez(tmp_path / "empty.npz")
+    np.save(tmp_path / "array.npz", np.zeros(3))
+    for name in ("junk.npz", "pickled.npz", "empty.npz", "array.npz.npy", "missing.npz"):
+        assert_refused(command("replay", tmp_path / name, "--out", tmp_path / "out"), "")
+    good = GOLDEN / "optimal_overload.npz"
+    assert_refused(command("replay", good, "--out", tmp_path / "nowhere" / "out"), "nowhere")
+    assert_refused(command("replay", good, "--out", tmp_path / "out", "--allocator", "x"), "allocator: 'x'")
+    assert_refused(command("replay", good, "--out", tmp_path / "out", "--precision", "half"), "precision")
+    assert_refused(command("replay", good, "--out", tmp_path / "out", "--seed", -1), "seed: -1")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,154 @@
+"""The scripts that train, evaluate, compare and tune."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import jax
+import pandas as pd
+import pytest
+from helpers.command_lines import assert_refused, command
+from helpers.tiny_training import EPISODES, FILES, LEARN_QUICK, QUICK, Script, assert_same_files
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompletedProcess[str]]:
+    """The same training as a user runs it, in a process of its own with another number of devices."""
+    out = tmp_path_factory.mktemp("elsewhere")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_NUM_CPU_DEVICES", "3" if jax.local_device_count() == 2 else "2")
+        line = ["--method", "drlcoedge", *LEARN_QUICK, *QUICK, "--episodes", EPISODES, "--out", out]
+        return out, command("train", *line)
+
+
+def test_a_script_trains(elsewhere: tuple[Path, CompletedProcess[str]], finished: Path):
+    out, process = elsewhere
+    assert process.returncode == 0, process.stderr
+    assert "drlcoedge" in process.stdout
+    assert "eta" in process.stderr
+    assert {p.name for p in out.iterdir()} == FILES
+    here, there = (json.loads((home / "manifest.json").read_text()) for home in (finished, out))
+    assert there["command"][0].endswith("train.py")
+    assert there["device"]["count"] != here["device"]["count"]
+    assert all(here[key] == there[key] for key in ("settings", "scenario", "episodes", "num_seeds"))
+
+
+def test_a_script_warns_of_nothing(elsewhere: tuple[Path, CompletedProcess[str]]):
+    assert "warn" not in elsewhere[1].stderr.lower()
+
+
+def test_number_of_devices_changes_no_bit(elsewhere: tuple[Path, CompletedProcess[str]], finished: Path):
+    """From two devices on; with a single one, XLA compiles matrix products that round otherwise."""
+    if jax.local_device_count() > 1:
+        assert_same_files(elsewhere[0], finished)
+    else:
+        ours, theirs = (pd.read_parquet(out / "curves.parquet") for out in (elsewhere[0], finished))
+        pd.testing.assert_frame_equal(ours, theirs, rtol=1e-3)
+
+
+def test_scripts_evaluate_what_was_trained(script: Script, finished: Path, tmp_path: Path):
+    line = ["evaluate", finished, "--methods", "local", "--set", "arrival_prob=0.9", "--episodes", 2]
+    assert script(*line, "--quiet", "--out", tmp_path / "quiet") == (0, "", "")
+    code, shown, _ = script(*line, "--out", tmp_path / "told")
+    assert code == 0
+    assert "drlcoedge" in shown
+    manifest = json.loads((tmp_path / "told" / "manifest.json").read_text())
+    assert (manifest["scenario"]["arrival_prob"], manifest["scenario"]["deadline"]) == (0.9, 1.0)
+    quiet, told = (pd.read_parquet(tmp_path / name / "results.parquet") for name in ("quiet", "told"))
+    pd.testing.assert_frame_equal(quiet, told, check_exact=True)
+
+
+def test_scripts_compare_and_tune(script: Script, tmp_path: Path):
+    code, shown, _ = script(
+        "compare",
+        "--methods",
+        "local",
+        "all-servers",
+        *QUICK,
+        "--episodes",
+        3,
+        "--last",
+        2,
+        "--out",
+        tmp_path / "a",
+    )
+    assert code == 0
+    assert "reduction by local" in shown
+    assert (tmp_path / "a" / "convergence-unified.pdf").exists()
+    code, shown, _ = script(
+        "tune", "--method", "drlcoedge", *LEARN_QUICK, "--vary", "discount=0,0.9", *QUICK,
+        "--episodes", EPISODES, "--reference", "local", "--out", tmp_path / "b",
+    )  # fmt: skip
+    assert code == 0
+    assert "gap to local" in shown
+    assert len(pd.read_csv(tmp_path / "b" / "summary.csv")) == 2
+
+
+def test_an_interrupted_script_says_so_and_can_go_on(
+    script: Script, interrupt: Callable[[int], None], finished: Path, tmp_path: Path
+):
+    line = ["train", "--method", "drlcoedge", *LEARN_QUICK, *QUICK, "--episodes", EPISODES, "--out", tmp_path]
+    line += ["--quiet"]
+    interrupt(0)
+    assert script(*line) == (
+        130,
+        "",
+        f"interrupted; the same command with --out {tmp_path} --resume goes on\n",
+    )
+    interrupt(-1)
+    code, _, error = script(*line)
+    assert code == 2
+    assert "unfinished" in error
+    assert script(*line, "--resume") == (0, "", "")
+    assert_same_files(tmp_path, finished)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("train", ["--seeds", 0], ["seeds: 0"]),
+        ("train", ["--episodes", 0], ["episodes: 0", "from 1"]),
+        ("train", ["--physics", "x"], ["physics: 'x'", "published"]),
+        ("train", ["--allocator", "x"], ["allocator: 'x'", "hecwa"]),
+        ("train", ["--learn", "nonsense=1"], ["settings", "nonsense", "batch_size"]),
+        ("train", ["--learn", "discount"], ["learn: 'discount'", "field=value"]),
+        ("train", ["--learn", "discount=2"], ["discount: 2"]),
+        ("train", ["--learn", "hidden=x"], ["hidden: 'x'"]),
+        ("train", ["--learn", "discount=0", "discount=1"], ["discount is given twice"]),
+        ("train", ["--set", "num_servers=13"], ["num_servers: 13", "12"]),
+        ("train", ["--out", "/dev/null/x"], ["/dev/null/x"]),
+        ("evaluate", [], ["Missing", "wrote"]),
+        ("evaluate", ["/nonexistent"], ["/nonexistent", "train"]),
+        ("compare", ["--methods", "best"], ["method: 'best'"]),
+        ("compare", ["--last", 1000], ["last: 1000"]),
+        ("tune", ["--vary", "nonsense=1"], ["nonsense"]),
+        ("tune", ["--vary", "discount"], ["vary: 'discount'"]),
+        ("tune", ["--method", "optimal"], ["optimal is a rule"]),
+        ("tune", ["--reference", "amcoedge"], ["amcoedge is trained"]),
+    ],
+)
+def test_scripts_refuse_bad_input_in_one_line(
+    script: Script,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    arguments: list,
+    words: list[str],
+):
+    monkeypatch.chdir(tmp_path)
+    code, out, error = script(name, *arguments)
+    assert (code, out) == (2, "")
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    for word in words:
+        assert word in error
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_rule_is_not_trained(tmp_path: Path):
+    rule = command("train", "--method", "optimal", cwd=tmp_path)
+    assert_refused(rule, "method: optimal is a rule", "amcoedge", "smcoedge", "drlcoedge")
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,180 @@
+"""Episodes as one GPU kernel, as far as a machine without a GPU can tell.
+
+The kernel is built for CUDA, and Pallas' interpreter, which runs the same kernel, finds what the scan finds.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+
+from amco_jax.agents.methods import get_method
+from amco_jax.compile import fused
+from amco_jax.compile.fused import LANES, fuse
+from amco_jax.env import UNIFIED
+from amco_jax.kernel.metrics import keep_makespan
+from amco_jax.scenario import Scenario
+from amco_jax.study import simulate as module
+from amco_jax.study.blocks import inputs_of
+from amco_jax.study.simulate import simulate, start_state
+
+SMALL = Scenario(num_tasks=4, num_slots=3, arrival_prob=0.6)
+INTERPRETED = functools.partial(fuse, interpret=InterpretGPUParams())
+
+
+def metrics_of(scenarios, method: str, num_seeds: int) -> dict[str, np.ndarray]:
+    batches = list(simulate(scenarios, get_method(method), UNIFIED, 0, num_seeds))
+    return {name: np.concatenate([b.metrics[name] for b in batches]) for name in batches[0].metrics}
+
+
+def interpreted(monkeypatch) -> None:
+    """Have episodes simulated by interpreted kernels."""
+    monkeypatch.setattr(module, "fusing", lambda: True)
+    monkeypatch.setattr(module, "fuse", INTERPRETED)
+    module.block_program.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def programs_of_this_test():
+    module.block_program.cache_clear()
+    yield
+    module.block_program.cache_clear()
+
+
+@pytest.mark.parametrize("method", ["randcoedge", "optimal", "two-choices"])
+def test_kernel_equals_scan(method, monkeypatch, caplog):
+    scenarios = [SMALL, SMALL.replace(deadline=0.04, num_tasks=3)]
+    scanned = metrics_of(scenarios, method, LANES + 2)
+    interpreted(monkeypatch)
+    found = metrics_of(scenarios, method, LANES + 2)
+    assert not caplog.records  # nothing fell back
+    assert scanned["num_tasks"].sum() > 1000
+    assert 0 < scanned["miss_rate"].mean() < 1
+    for name in ("num_tasks", "miss_rate", "reject_rate", "mean_servers_used"):
+        np.testing.assert_array_equal(found[name], scanned[name], err_msg=name)
+    for name in scanned:
+        np.testing.assert_allclose(found[name], scanned[name], rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("randcoedge", {}),
+        ("optimal-admission", {}),
+        ("least-wait", {"arrivals": "poisson"}),
+        ("least-wait", {"arrivals": "bursty", "num_tasks": 3, "arrival_prob": 0.2}),
+        ("fastest-3", {"num_servers": 20, "num_tasks": 10}),
+    ],
+)
+def test_episode_is_one_kernel_on_cuda(method, changes, monkeypatch):
+    lowered = lowered_for_cuda(Scenario(**changes), method, monkeypatch)
+    assert lowered.count("custom_call @mosaic_gpu") == 1
+    # All loops are inside, but for the bursts, which are drawn beforehand.
+    assert lowered.count("stablehlo.while") == (changes.get("arrivals") == "bursty")
+
+
+def lowered_for_cuda(scenario: Scenario, method: str, monkeypatch) -> str:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # blocks side by side
+    blocks = jax.local_device_count()
+    given = inputs_of([scenario], [0], scenario.shape())
+    params = jax.tree.map(lambda leaf: np.stack([leaf] * blocks), given.cells[0])
+    seeds = np.arange(blocks * LANES, dtype=np.uint32).reshape(blocks, LANES)
+    program = module._block_program(scenario.shape(), get_method(method), keep_makespan, True, False, True)
+    shared = UNIFIED, np.int32(0), given.tables, np.int32(0)
+    traced = program.trace((params, seeds, None), shared, start_state(scenario.shape(), seeds.shape))
+    return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_servers": 33, "num_tasks": 1}])
+def test_falls_back_to_the_scan_with_one_line(changes, monkeypatch, caplog):
+    """A CPU compiles no such kernel, and with so many servers none is built at all."""
+    scenario = SMALL.replace(**changes)
+    scanned = metrics_of([scenario], "randcoedge", 3)
+    monkeypatch.setattr(module, "fusing", lambda: True)
+    module.block_program.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        found = [metrics_of([scenario], "randcoedge", 3) for _ in range(2)]
+    assert [r.getMessage().startswith("randcoedge is simulated by a scan") for r in caplog.records] == [True]
+    for metrics in found:
+        np.testing.assert_array_equal(metrics["num_tasks"], scanned["num_tasks"])
+        np.testing.assert_allclose(metrics["makespan_mean_s"], scanned["makespan_mean_s"], rtol=1e-6)
+
+
+def test_kernels_are_for_those_who_ask_and_have_the_gpu(monkeypatch, caplog):
+    class Device:
+        def __init__(self, **attributes: Any):
+            self.__dict__ |= attributes
+
+    def asked(value: str, **attributes: Any) -> bool:
+        fused.fusing.cache_clear()
+        monkeypatch.setenv(fused.SWITCH, value)
+        monkeypatch.setattr(jax, "local_devices", lambda: [Device(**attributes)])
+        return fused.fusing()
+
+    assert asked("1", compute_capability="9.0")
+    assert asked("1", compute_capability="10.0")
+    assert not asked("0", compute_capability="9.0")
+    assert not caplog.records
+    assert not asked("1", compute_capability="8.9")
+    assert not asked("1", compute_capability="gfx90a")
+    assert not asked("1")
+    assert len(caplog.records) == 3
+    fused.fusing.cache_clear()
+
+
+def weighted_rows(common, laned):
+    """Indexed rows, nested scans, one of them backwards, and what both keep."""
+    matrix, flag = common
+    weight, start, on = laned
+    rows = jnp.stack([start, start * 2, matrix[0, 0], start - 1])
+
+    def row(total, entry):
+        b, added = entry
+
+        def column(inner, x):
+            n, w = x
+            inner = jnp.where(flag & on, inner + w * matrix[b, 1], inner - n)
+            return inner, inner * 2
+
+        inner, kept = lax.scan(column, total, (jnp.arange(weight.shape[0]), weight), reverse=True)
+        return inner + added, (kept, inner > total)
+
+    total, (kept, grown) = lax.scan(row, start, (jnp.arange(matrix.shape[0]), rows))
+    return {"total": total, "kept": kept, "grown": grown, "steps": jnp.int32(3)}
+
+
+@pytest.mark.parametrize("columns", [3, 40])
+def test_fuse_equals_vmap(columns):
+    random = np.random.default_rng(columns)
+    common = random.random((2, 4, 3), np.float32), np.asarray([True, False])
+    weight = random.random((2, LANES, columns), np.float32)
+    laned = weight, random.random((2, LANES), np.float32), random.random((2, LANES)) < 0.5
+    expected = jax.vmap(jax.vmap(weighted_rows, (None, 0)))(common, laned)
+    found = jax.jit(jax.vmap(INTERPRETED(weighted_rows)))(common, laned)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda common, laned: jnp.sum(laned),  # a reduction over an array that is not unrolled
+        lambda common, laned: lax.scan(lambda c, x: (c + x, None), 0.0, laned * 2)[0],
+        lambda common, laned: lax.while_loop(lambda c: c < 5, lambda c: c + laned[0], 0.0),
+        lambda common, laned: jnp.sum(lax.scan(lambda c, x: (c, x + 1), 0.0, laned)[1]),
+    ],
+)
+def test_fuse_refuses_what_a_kernel_cannot(fn):
+    laned = np.ones((LANES, 40), np.float32)
+    with pytest.raises(NotImplementedError):
+        jax.jit(fuse(fn)).trace((), laned).lower(lowering_platforms=("cuda",))

@@ -1,0 +1,54 @@
+"""Trainings in one compiled call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from amco_jax.agents.methods import Method, get_method
+from amco_jax.compile.wide import on_host
+from amco_jax.env import UNIFIED
+from amco_jax.kernel.training import (
+    Curve,
+    TrainingState,
+    start_training,
+    train_episode,
+)
+from amco_jax.scenario import Scenario
+
+METHOD = get_method("amcoedge").with_settings(
+    hidden=(8,), batch_size=4, replay_capacity=12, learn_after=8, learn_interval=2, greedy_growth=0.01
+)
+
+
+EPISODES = 100
+"""Of every training here, as far as the length of the replay is concerned: so they share one program."""
+
+
+def compiled_training(method: Method, scenario: Scenario, rows: int, episodes: int) -> Any:
+    """`hyper, seed -> initial state, state, last curve`, of one seed."""
+    shape, params = scenario.shape(), jax.tree.map(jnp.asarray, scenario.params())
+
+    def run(hyper: Any, seed: Any) -> tuple[TrainingState, TrainingState, Curve]:
+        def one(episode: Any, state: TrainingState) -> tuple[TrainingState, Curve]:
+            return train_episode(shape, params, UNIFIED, method, hyper, seed, episode, state)
+
+        first = start_training(shape, method, hyper, rows, seed)
+        empty = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: one(0, first))[1])
+        state, curve = lax.fori_loop(0, episodes, lambda e, carry: one(e, carry[0]), (first, empty))
+        return first, state, curve
+
+    compiled = jax.jit(run)
+
+    def run_on_host(hyper: Any, seed: Any) -> tuple[TrainingState, TrainingState, Curve]:
+        first, state, curve = compiled(hyper, seed)
+        return first, state, on_host(curve)
+
+    return run_on_host
+
+
+def hyper_of(method: Method, **changes: Any) -> Any:
+    return method.require_training().settings.replace(**changes).traced(EPISODES)

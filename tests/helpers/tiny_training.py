@@ -1,0 +1,115 @@
+"""A training of a second or two, which the tests of the commands around it share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+from amco_jax.agents.methods import get_method
+from amco_jax.commands import start
+from amco_jax.scenario import Scenario
+from amco_jax.study.evaluate import load_run
+from amco_jax.study.simulate import simulate
+from amco_jax.study.train import TrainResult, train
+
+TINY = Scenario(
+    num_servers=2,
+    num_tasks=4,
+    num_slots=6,
+    arrival_prob=0.6,
+    capacity=(3, 12),
+    density_min=0.2,
+    density_max=0.8,
+)
+
+
+LEARN = {
+    "hidden": 8,
+    "batch_size": 4,
+    "replay_capacity": 12,
+    "learn_after": 8,
+    "learn_interval": 2,
+    "greedy_growth": 0.02,
+}
+
+
+METHOD = get_method("drlcoedge").with_settings(**LEARN)
+
+
+SEEDS, EPISODES = 4, 6
+
+
+COLUMNS = [
+    "method",
+    "seed",
+    "episode",
+    "num_tasks",
+    "makespan_mean_s",
+    "miss_rate",
+    "loss",
+    "epsilon",
+    "mean_servers_used",
+]
+
+
+FILES = {
+    "curves.parquet",
+    "convergence.png",
+    "convergence.pdf",
+    "manifest.json",
+    "SHA256SUMS",
+    "agents",
+    "units",
+}
+
+
+def run(**changes: Any) -> TrainResult:
+    options: dict[str, Any] = {"seeds": SEEDS, "episodes": EPISODES, "scenario": TINY}
+    options |= {"method": METHOD} | changes
+    return train(**options)
+
+
+def local_metrics(scenario: Scenario, episode: int) -> dict[str, np.ndarray]:
+    local = get_method("local")
+    (batch,) = simulate([scenario], local, local.physics("unified"), 0, SEEDS, episode=episode)
+    return batch.metrics
+
+
+QUICK = [
+    "--set", "num_servers=2", "num_tasks=4", "num_slots=6", "arrival_prob=0.6", "capacity=3-12",
+    "density_min=0.2", "density_max=0.8", "--seeds", SEEDS,
+]  # fmt: skip
+
+
+LEARN_QUICK = ["--learn", *(f"{name}={value}" for name, value in LEARN.items())]
+
+
+class Script:
+    """A command run within this process, which has its programs compiled already."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+
+    def __call__(self, name: str, *arguments: object) -> tuple[int, str, str]:
+        """Exit code, stdout, stderr."""
+        self._monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        code = 0
+        try:
+            start(f"amco_jax.commands.{name}")
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = self._capsys.readouterr()
+        return code, out, err
+
+
+def assert_same_files(left: Path, right: Path) -> None:
+    assert {p.name for p in left.iterdir()} == {p.name for p in right.iterdir()}
+    curves = (pd.read_parquet(home / "curves.parquet") for home in (left, right))
+    pd.testing.assert_frame_equal(next(curves), next(curves), check_exact=True)
+    jax.tree.map(np.testing.assert_array_equal, load_run(left).weights, load_run(right).weights)

@@ -1,0 +1,90 @@
+"""Metrics of episodes, against NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from amco_jax.kernel import Totals
+from amco_jax.kernel.metrics import PERCENTILES, QUANTILES, as_columns, summarise
+from amco_jax.kernel.quantiles import LEVELS, Kept
+
+
+def padded(rows: list[np.ndarray], width: int = 12) -> np.ndarray:
+    """Makespans as the rollout leaves them: inf at empty positions, anywhere in the row."""
+    random = np.random.default_rng(0)
+    full = np.full((len(rows), width), np.inf, np.float32)
+    for row, values in zip(full, rows, strict=True):
+        row[random.choice(width, len(values), replace=False)] = values
+    return full
+
+
+def random_rows() -> list[np.ndarray]:
+    random = np.random.default_rng(1)
+    return [random.uniform(0, 1, n).astype(np.float32) for n in (0, 1, 2, 3, 7, 11, 12, 0)]
+
+
+def totals_of(rows: list[np.ndarray]) -> Totals:
+    """Totals in which every third task is missed, one of them rejected, and each uses two servers."""
+    count = np.array([len(row) for row in rows])
+    return Totals(
+        num_tasks=count,  # pyright: ignore
+        missed=count // 3,  # pyright: ignore
+        rejected=(count >= 3).astype(int),  # pyright: ignore
+        servers_used=2 * count,  # pyright: ignore
+        makespan=np.array([row.sum() for row in rows]),  # pyright: ignore
+    )
+
+
+def quantiles_of(rows: list[np.ndarray]) -> np.ndarray:
+    kept = Kept()
+    kept.add(padded(rows))
+    return kept.quantiles()
+
+
+def test_summaries_are_means_over_the_tasks_that_arrived():
+    rows = random_rows()
+    utilisation = np.random.default_rng(2).uniform(0, 1, (len(rows), 3)).astype(np.float32)
+    metrics = summarise(totals_of(rows), utilisation, quantiles_of(rows))
+    for k, row in enumerate(rows):
+        if len(row) == 0:
+            continue
+        assert metrics["makespan_mean_s"][k] == pytest.approx(row.mean(), rel=1e-6)
+        assert metrics["makespan_p95_s"][k] == pytest.approx(np.percentile(row, 95), rel=1e-6)
+        assert metrics["miss_rate"][k] == len(row) // 3 / len(row)
+        assert metrics["reject_rate"][k] == (len(row) >= 3) / len(row)
+        assert metrics["mean_servers_used"][k] == 2
+    np.testing.assert_array_equal(metrics["num_tasks"], [len(row) for row in rows])
+    for i in range(3):
+        np.testing.assert_array_equal(metrics[f"utilisation_{i}"], utilisation[:, i].astype(np.float64))
+
+
+def test_a_quantity_over_no_task_is_nan():
+    rows = random_rows()
+    metrics = summarise(totals_of(rows), np.full((len(rows), 3), 0.5), quantiles_of(rows))
+    empty = np.array([len(row) == 0 for row in rows])
+    of_tasks = {name for name in metrics if not name.startswith(("num_tasks", "utilisation"))}
+    assert len(of_tasks) == 4 + len(PERCENTILES) + 1
+    for name in of_tasks:
+        expected = np.broadcast_to(empty, metrics[name].T.shape).T
+        np.testing.assert_array_equal(np.isnan(metrics[name]), expected, err_msg=name)
+    assert (metrics["num_tasks"][empty] == 0).all()
+    assert (metrics["utilisation_0"] == 0.5).all()
+
+
+def test_quantiles_are_one_column_of_lists():
+    rows = random_rows()
+    metrics = summarise(totals_of(rows), np.full((len(rows), 3), 0.5), quantiles_of(rows))
+    columns = as_columns(metrics)
+    assert {name for name, column in columns.items() if isinstance(column, list)} == {QUANTILES}
+    assert len(columns[QUANTILES]) == len(rows)
+    for k, row in enumerate(rows):
+        told = columns[QUANTILES][k]
+        assert (told.dtype, told.shape) == (np.float32, LEVELS.shape)
+        if len(row):
+            np.testing.assert_allclose(told, np.quantile(row.astype(np.float64), LEVELS), rtol=1e-6)
+    # The percentiles of the other columns are among them.
+    for p in PERCENTILES:
+        np.testing.assert_array_equal(
+            metrics[f"makespan_p{p}_s"].astype(np.float32), metrics[QUANTILES][:, p / 100 == LEVELS][:, 0]
+        )

@@ -1,0 +1,216 @@
+"""Every command and program of the pages, run as printed.
+
+A block is run unless something here says otherwise, so that no new one is forgotten:
+
+- `<!-- long -->` above a block keeps it out of the default suite. `python -m pytest -m docs_long` runs the
+  pages that have such blocks, from top to bottom.
+- `NOT_RUN` lists commands that cannot be run, with the reason. Their options are checked all the same.
+- A block is saved, not run, where the paragraph above names its file and ends in a colon: "In `mine.py`:".
+- A block without a language is a command after `$` with what it prints; or it is what the block above it
+  prints, and the paragraph between them ends in "prints".
+- Decimals in a comment behind a `print` are compared with what is printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import re
+import runpy
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tyro
+from helpers.documented import PAGES, ROOT, Block, blocks, make_checkout, run_shell, script_calls
+
+from amco_jax import load_scenario
+
+CHECKS = "`.ci/run` runs it, and this test is part of it"
+CLUSTER = "needs a cluster; tests/study/test_ray.py starts one of its own"
+
+NOT_RUN = {
+    'python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e ".[dev]"'
+    " && .venv/bin/python -m pytest": CHECKS,
+    "python -m ruff check .": CHECKS,
+    "python -m ruff format --check .": CHECKS,
+    "python -m pyright": CHECKS,
+    "python -m sphinx -W -c docs . build/site": CHECKS,
+    "python -m pytest": CHECKS,
+    "pre-commit install": "changes the repository's hooks",
+    "python scripts/sweep.py --param arrival_prob --out results/big --engine ray --address auto": CLUSTER,
+    "python scripts/sweep.py --param arrival_prob --seeds 100000 --out results/big"
+    " --engine ray --address auto": CLUSTER,
+    "python scripts/sweep.py --param arrival_prob --seeds 100000 --out results/big"
+    " --shard $SLURM_ARRAY_TASK_ID/8": "is a batch script of many processors for a day",
+    "python scripts/profile_repair.py --random-weights --repeats 20 --steps 5 10 20"
+    " --out my-gpu.csv": "takes hours",
+    "python scripts/profile_repair.py --model my-weights.safetensors --batches 1 2 4 --out my-gpu.csv":
+        "needs trained weights",
+    "python scripts/reproduce.py": "takes hours",
+    "python scripts/bench.py --growth randcoedge optimal amcoedge-factorised --out benchmarks/cpu-2-cores"
+    " --overwrite": "takes an hour of a machine that does nothing else",
+    "pip install --no-deps flashbax==0.1.3 && JAX_NUM_CPU_DEVICES=1 taskset -c 0 python benchmarks/replay.py":
+        "needs a package that nothing else needs",
+    "python benchmarks/gpu.py --out h100.json": "needs a GPU",
+}  # fmt: skip
+"""Commands that are not run, each with the reason."""
+
+RUN_ON = {
+    ("docs/reproducing-the-paper.md", "python scripts/reproduce.py --quick"): "README.md",
+    ("docs/reproducing-the-paper.md", "python scripts/compare.py --seeds 32 --episodes 300"): "README.md",
+    (
+        "docs/scaling-out.md",
+        "python scripts/sweep.py --param arrival_prob --out results/big --resume",
+    ): "README.md",
+}
+"""Long commands that are run on another page."""
+
+LOOKED_AT = {"yaml", "csv", "json", "text", "latex", "{eval-rst}"}
+"""Languages of blocks that need not be run."""
+
+COMMANDS = [
+    pytest.param(command, id=f"{block.name}-{number}")
+    for page in PAGES
+    for block in blocks(page)
+    for number, command in enumerate(block.commands, 1)
+]
+RELATIVE = 2e-3
+"""Tolerance of printed numbers: processors differ in the last digits, and queues amplify that."""
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of compiled programs that all pages share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_quick_blocks_run_as_printed(page: str, tmp_path: Path, cache: Path):
+    read([block for block in blocks(page) if not block.long], tmp_path, cache)
+
+
+@pytest.mark.docs_long
+@pytest.mark.parametrize("page", [page for page in PAGES if any(block.long for block in blocks(page))])
+def test_pages_run_as_printed(page: str, tmp_path: Path, cache: Path):
+    read(blocks(page), tmp_path, cache)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_of_commands_exist(command: str):
+    for extra in re.findall(r'"\.\[(\w+)\]"', command):
+        assert (
+            extra in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        )
+    for script, arguments in script_calls(command):
+        parse(ROOT / script, arguments)
+
+
+def test_only_commands_of_the_pages_are_left_out():
+    commands = {page: {command for block in blocks(page) for command in block.commands} for page in PAGES}
+    assert NOT_RUN.keys() <= set.union(*commands.values())
+    for (page, command), other in RUN_ON.items():
+        assert command in commands[page] & commands[other]
+        assert not_run(other, command) is None
+
+
+def test_unknown_options_are_found():
+    for script in ("scripts/sweep.py", "benchmarks/gpu.py"):
+        with pytest.raises(pytest.fail.Exception, match="--speed"):
+            parse(ROOT / script, ["--speed", "1"])
+
+
+def read(page: list[Block], directory: Path, cache: Path) -> None:
+    """Do with the blocks what a reader does, in order."""
+    environment = make_checkout(directory, cache)
+    printed = ""
+    for block in page:
+        if block.file is not None:
+            (directory / block.file).write_text(block.text)
+        elif block.language == "toml":
+            (directory / "block.toml").write_text(block.text)
+            load_scenario(str(directory / "block.toml"))
+        elif block.language == "python":
+            (directory / "block.py").write_text(block.text)
+            printed = succeed(block, "python block.py", directory, environment)
+            for line in re.findall(r"^ *print\(.*\)  # (.*)$", block.text, re.M):
+                assert_printed(re.findall(r"-?\d+\.\d+", line), printed, block)
+        elif block.is_transcript:
+            done = run_shell(block.commands[0], directory, environment)
+            printed = done.stdout + done.stderr
+            assert printed.split() == block.text.split("\n", 1)[1].split(), block.name
+        elif block.shows_output:
+            assert_same(block, printed)
+        elif block.language in ("bash", "sh"):
+            left = [command for command in block.commands if not_run(block.page, command) is None]
+            succeed(block, block.text if left == block.commands else "\n".join(left), directory, environment)
+        else:
+            assert block.language in LOOKED_AT, f"{block.name}: nothing says what to do with this block"
+
+
+def not_run(page: str, command: str) -> str | None:
+    """Why a command is not run on a page, None if it is."""
+    return NOT_RUN.get(command, RUN_ON.get((page, command)))
+
+
+def succeed(block: Block, text: str, directory: Path, environment: dict[str, str]) -> str:
+    """The standard output of shell commands that must not fail."""
+    done = run_shell(text, directory, environment)
+    assert done.returncode == 0, f"{block.name}: exit code {done.returncode}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+def assert_printed(numbers: list[str], printed: str, block: Block) -> None:
+    found = [float(number) for number in re.findall(r"-?\d+\.\d+", printed)]
+    for number in numbers:
+        assert any(close(number, other) for other in found), f"{block.name}: no {number} in\n{printed}"
+
+
+def assert_same(block: Block, printed: str) -> None:
+    """The words of a block are what was printed, and numbers agree."""
+    expected, actual = block.text.split(), printed.split()
+    assert len(expected) == len(actual), f"{block.name}:\n{printed}"
+    for word, other in zip(expected, actual, strict=True):
+        try:
+            same = close(word.strip("[],"), float(other.strip("[],")))
+        except ValueError:
+            same = word == other
+        assert same, f"{block.name}: {word} is now {other} in\n{printed}"
+
+
+def close(number: str, other: float) -> bool:
+    """Whether a number agrees with a printed one, to a unit of its last digit or the tolerance."""
+    digits = len(number.partition(".")[2])
+    return abs(float(number) - other) <= max(1.01 * 10**-digits * (digits > 0), RELATIVE * abs(other))
+
+
+def parse(script: Path, arguments: list[str]) -> None:
+    """Fail unless a script understands its arguments; nothing runs.
+
+    Scripts start a command, or hand what they accept to `run` of `amco_jax.cli.arguments`, or a function to
+    `tyro.cli`.
+    """
+    parser, message = tyro.cli, io.StringIO()
+
+    def parse_only(accepted: Any, *_: Any, **__: Any) -> None:
+        config = (tyro.conf.OmitArgPrefixes,)
+        if not isinstance(accepted, type):
+            accepted, config = functools.wraps(accepted)(lambda **_: None), ()
+        with contextlib.redirect_stderr(message):
+            parser(accepted, args=arguments, config=config)
+
+    text = script.read_text("utf-8")
+    if "cli" not in text and "start(" not in text:
+        assert not arguments, f"{script.name} takes no arguments"
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(script)])
+        patch.setattr("amco_jax.cli.arguments.run", parse_only)
+        patch.setattr(tyro, "cli", parse_only)
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except SystemExit:
+            pytest.fail(f"{script.name} {' '.join(arguments)}: {message.getvalue()}")

@@ -1,0 +1,344 @@
+"""Reports from saved results: the numbers, every format, and the page in a real browser."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from amco_jax.errors import InputError
+from amco_jax.report.analysis import baselines_of, comparisons, means, medians
+from amco_jax.report.page import make_report, write_report
+from amco_jax.report.published import write_published
+from amco_jax.report.studies import Study, load_studies
+from amco_jax.report.terminal import print_summary
+from amco_jax.report.warnings import warnings_of
+from amco_jax.results.files import FileNames
+from amco_jax.results.saved import write_digests
+from amco_jax.scenario import Scenario
+from amco_jax.stats import (
+    bootstrap_interval,
+    holm,
+    jain_index,
+    mean_interval,
+    paired_p_value,
+    ratio_interval,
+    reduction_interval,
+    seed_matrix,
+)
+from amco_jax.stats.summaries import COUNTS
+from amco_jax.study.compare import compare
+from amco_jax.study.sweep import sweep
+
+TINY = Scenario(num_servers=3, num_tasks=6, num_slots=5, capacity=(10.0, 20.0, 30.0), link_rate=400.0)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    home = tmp_path_factory.mktemp("saved")
+    methods = ["optimal", "randcoedge", "local"]
+    sweep("arrival_prob", values=(0.3, 0.6), methods=methods, seeds=12, scenario=TINY, out=home / "load")
+    compare(["optimal", "randcoedge"], seeds=4, episodes=20, last=5, scenario=TINY, out=home / "episodes")
+    return [home / "load", home / "episodes"]
+
+
+def rows_of(results: pd.DataFrame, method: str, value: float) -> tuple[np.ndarray, np.ndarray]:
+    """Makespans and numbers of tasks, `[seeds]` each."""
+    rows = results.loc[(results["method"] == method) & (results["value"] == value)].sort_values("seed")
+    return rows["makespan_mean_s"].to_numpy(np.float64), rows["num_tasks"].to_numpy(np.float64)
+
+
+def test_the_numbers_are_those_of_the_statistics(saved: list[Path]):
+    studies = load_studies(saved)
+    results = pd.read_parquet(saved[0] / "results.parquet")
+    keys = ["condition", "method", "metric", "per", "statistic"]
+    found = pd.concat([means(studies[0]), medians(studies[0])]).set_index(keys).sort_index()
+    makespans, tasks = rows_of(results, "local", 0.6)
+    for per, expected in (
+        ("task", ratio_interval(makespans * tasks, tasks)),
+        ("episode", mean_interval(makespans)),
+    ):
+        row = found.loc[0.6, "local", "makespan_mean_s", per, "mean"]
+        np.testing.assert_allclose(row[["estimate", "ci_low", "ci_high"]].to_numpy(float), expected)
+    summary = pd.read_csv(saved[0] / "summary.csv").set_index(["value", "method", "metric", "per"])
+    row = found.loc[0.6, "local", "miss_rate", "task", "mean"]
+    for name, column in (("mean", "estimate"), ("ci_low", "ci_low"), ("ci_high", "ci_high")):
+        assert row[column] == pytest.approx(summary.loc[(0.6, "local", "miss_rate", "task"), name], rel=1e-12)
+    compared = comparisons(studies)
+    row = compared.set_index(["study", "condition", "metric", "method", "baseline"]).sort_index()
+    row = row.loc["load", 0.6, "makespan_mean_s", "optimal", "randcoedge"]
+    ours, theirs = (np.multiply(*rows_of(results, m, 0.6)) for m in ("optimal", "randcoedge"))
+    found = row[["reduction", "reduction_low", "reduction_high"]].to_numpy(float)
+    np.testing.assert_allclose(found, reduction_interval(ours, theirs))
+    assert row["p"] == pytest.approx(float(paired_p_value(ours, theirs)))
+    assert row["n_seeds"] == 12
+
+
+def test_a_seed_without_a_number_at_one_value_counts_at_the_others():
+    makespans = np.random.default_rng(0).uniform(1, 2, (2, 3, 20))  # method, value, seed
+    makespans[0, 1, :4] = np.nan  # episodes without a task
+    rows = [
+        (
+            value,
+            method,
+            seed,
+            0 if np.isnan(makespans[place, column, seed]) else 7,
+            makespans[place, column, seed],
+        )
+        for column, value in enumerate((0.1, 0.2, 0.3))
+        for place, method in enumerate(("a", "b"))
+        for seed in range(20)
+    ]
+    results = pd.DataFrame(rows, columns=["condition", "method", "seed", "num_tasks", "makespan_mean_s"])
+    study = Study("study", "sweep", {}, "value", results)
+    for frame in (means(study), medians(study)):
+        frame = frame.loc[frame["metric"] == "makespan_mean_s"]
+        assert set(frame["n_seeds_all"]) == {20}
+        counts = set(frame[["method", "condition", "n_seeds"]].itertuples(index=False, name=None))
+        full = {(method, value, 20) for method in "ab" for value in (0.1, 0.2, 0.3)}
+        assert counts == full - {("a", 0.2, 20)} | {("a", 0.2, 16)}
+    row = comparisons([study], ["b"]).set_index("condition").loc[0.2]
+    ours, theirs = makespans[:, 1, 4:]
+    assert row["n_seeds"] == 16
+    np.testing.assert_allclose(
+        row[["reduction", "reduction_low", "reduction_high"]].to_numpy(float),
+        reduction_interval(ours, theirs),
+    )
+    found = medians(study).set_index(["condition", "method", "statistic"]).loc[0.2, "a", "iqm"]
+    assert found["estimate"] == pytest.approx(
+        bootstrap_interval(ours, np.random.default_rng(0), "iqm").estimate
+    )
+
+
+def test_p_values_are_corrected_over_all_distinct_tests_of_the_report(saved: list[Path]):
+    studies = load_studies(saved)
+    # Both optimal and randcoedge are baselines, so that their test stands there both ways round.
+    frame = comparisons(studies)
+    assert baselines_of(studies[0]) == ["randcoedge", "optimal"]
+    pair = ["optimal", "randcoedge"]
+    both = frame.loc[frame["method"].isin(pair) & frame["baseline"].isin(pair)]
+    mirrored = both.groupby(["study", "condition", "metric"])
+    assert all(len(rows) == 2 and rows["p_holm"].nunique(dropna=False) == 1 for _, rows in mirrored)
+    single = frame.drop(index=both.index[both["method"] == "optimal"])
+    np.testing.assert_array_equal(single["p_holm"], holm(single["p"].to_numpy(float)))
+
+
+def test_asked_baselines_are_the_only_ones(saved: list[Path]):
+    studies = load_studies(saved[:1])
+    assert set(comparisons(studies, ["local"])["baseline"]) == {"local"}
+    with pytest.raises(InputError, match="baseline: amcoedge is not in load; legal: optimal, randcoedge"):
+        make_report(studies, ["amcoedge"])
+
+
+def test_warnings_say_what_limits_the_results(saved: list[Path]):
+    text = "\n".join(make_report(load_studies(saved)).warnings)
+    assert "episodes: fewer than 10 seeds (optimal 4, randcoedge 4)" in text
+    assert re.search(r"load: for means to ± 1 % it takes up to \d+ seeds; the fewest here are 12", text)
+    assert "cannot be told from chance" in text
+
+
+def test_same_results_give_the_same_bytes_in_every_format(saved: list[Path], tmp_path: Path):
+    formats = ["html", "md", "latex", "csv"]
+    for name in ("a", "b"):
+        write_report(make_report(load_studies(saved)), tmp_path / name, formats)
+    names = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert {"report.html", "report.md", "estimates.csv", "comparisons.csv", "load-means.tex"} <= set(names)
+    assert "load-makespan-mean-s.pdf" in names
+    assert "episodes-convergence-published.pdf" in names
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_tables_are_booktabs_and_pipes_with_the_best_in_bold(saved: list[Path], tmp_path: Path):
+    write_report(make_report(load_studies(saved[:1])), tmp_path, ["latex", "md"])
+    latex = (tmp_path / "load-means.tex").read_text()
+    assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 1
+    assert re.search(
+        r"^0\.3 & optimal & .*12.* tasks.* & .*\\textbf\{0\.\d{4} \$\\pm\$ 0\.\d{4}\}.*per episode",
+        latex,
+        re.MULTILINE,
+    )
+    assert not re.search(r"(?<!\\)[%_#]", latex)
+    markdown = (tmp_path / "report.md").read_text()
+    assert re.search(
+        r"^\| 0\.3 \| optimal \| 12, \d+ tasks \| \*\*0\.\d{4} ± 0\.\d{4}\*\*, per episode",
+        markdown,
+        re.MULTILINE,
+    )
+
+
+def test_curves_are_exported_as_the_authors_files(saved: list[Path], tmp_path: Path):
+    paths = write_published(load_studies(saved), tmp_path)
+    name = "AveMakeSpan_RandCoEdge_tasks6_prob0.3_deadline1.0_f10-30_episode20.csv"
+    path = tmp_path / "episodes" / "published" / name
+    assert path in paths
+    lines = path.read_text().splitlines()
+    curves = pd.read_parquet(saved[1] / "curves.parquet")
+    curves = curves.loc[(curves["physics"] == "published") & (curves["method"] == "randcoedge")]
+    makespans, tasks = (seed_matrix(curves, name) for name in ("makespan_mean_s", "num_tasks"))
+    means = (makespans * tasks).sum(axis=0) / tasks.sum(axis=0)
+    assert lines == [f"{mean:.4f}" for mean in means]
+    with pytest.raises(InputError, match="published_csv: no episodes of training"):
+        write_published(load_studies(saved[:1]), tmp_path)
+
+
+def test_names_in_results_of_others_lead_nowhere(saved: list[Path], tmp_path: Path):
+    home = shutil.copytree(saved[1], tmp_path / "theirs")
+    curves = pd.read_parquet(home / "curves.parquet")
+    shutil.rmtree(home / "curves.parquet")
+    curves["physics"] = curves["physics"].replace({"published": "../../up", "unified": ".."})
+    curves["method"] = curves["method"].replace({"optimal": "/over/there"})
+    (home / "curves.parquet").mkdir()
+    curves.to_parquet(home / "curves.parquet" / "0.parquet")
+    write_digests(home)
+    out = tmp_path / "one" / "two"
+    for path in write_published(load_studies([home]), out):
+        assert path.resolve().is_relative_to(out / "theirs")
+        assert path.exists()
+
+
+def test_the_command_writes_next_to_the_results_and_refuses_in_a_line(saved: list[Path], tmp_path: Path):
+    home = tmp_path / "load"
+    shutil.copytree(saved[0], home)
+
+    def report(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "scripts/report.py", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+    done = report(home)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(home / "report" / "report.html")
+    next((home / "results.parquet").iterdir()).write_bytes(b"PAR1")
+    for arguments, words in (
+        ((home,), "is not as it was written"),
+        ((tmp_path,), "holds no finished results"),
+        ((saved[0], "--format", "docx"), "format: 'docx'"),
+        ((saved[0], saved[0]), "given twice"),
+    ):
+        done = report(*arguments)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert words in done.stderr
+
+
+def test_jain_s_index_of_known_shares():
+    shares = np.array([[0.5, 0.5, np.nan], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    np.testing.assert_allclose(jain_index(shares), [1, 1 / 3, np.nan])
+
+
+SORT_AND_FILTER = """<script>
+  const table = document.querySelector("section table"), column = 3;
+  const shown = () => [...table.tBodies[0].rows].map(row => parseFloat(row.cells[column].textContent));
+  const button = table.tHead.rows[0].cells[column].querySelector("button");
+  button.click(); const up = shown(); button.click(); const down = shown();
+  const ordered = (xs, sign) => xs.every((x, i) => i === 0 || sign * (x - xs[i - 1]) >= 0);
+  const select = document.querySelectorAll("select")[1];
+  select.value = "local"; select.dispatchEvent(new Event("change"));
+  const rows = [...document.querySelector(".filtered table").tBodies[0].rows].filter(row => !row.hidden);
+  const filtered = rows.length > 0 && rows.every(row => row.cells[1].textContent === "local");
+  document.title = `up ${ordered(up, 1)} down ${ordered(down, -1)} filtered ${filtered}`;
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_the_page_works_in_a_browser(saved: list[Path], tmp_path: Path):
+    (path,) = write_report(make_report(load_studies(saved)), tmp_path)
+    page = path.read_text()
+    assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//|@import|url\(["']?http""", page)
+    trial = tmp_path / "trial.html"
+    trial.write_text(page.replace("</body>", f"{SORT_AND_FILTER}</body>"))
+    command = [
+        CHROMIUM or "", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--dump-dom", trial.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr
+    assert "<title>up true down true filtered true</title>" in done.stdout
+    for words in ("mean makespan per task [s]", "arrival probability", "episode"):
+        assert re.search(rf"<text[^>]*>{re.escape(words)}</text>", done.stdout), words
+
+
+def test_names_in_any_script_give_files_of_their_own(saved: list[Path], tmp_path: Path):
+    names = ["方法", "実験", "--", "a_b", "A-B"]
+    report = make_report(load_studies([shutil.copytree(saved[1], tmp_path / name) for name in names]))
+    write_report(report, tmp_path / "out", ["latex"])
+    written = [path.name for path in (tmp_path / "out").iterdir()]
+    assert {"方法-means.tex", "実験-means.tex", "means.tex", "a-b-means.tex"} <= set(written)
+    for item in ("means", "comparisons", "convergence-published", "convergence-unified"):
+        assert len({name.casefold() for name in written if item in name}) == len(names)
+
+
+def test_file_names_are_readable_and_each_given_once():
+    names = FileNames()
+    texts = [
+        "méthode",
+        "方法",
+        "cdf-0.3",
+        "a/b",
+        "a b",
+        "A-B",
+        "..",
+        "",
+        "x" * 300,
+        "x" * 300,
+        "../up",
+        "a/b",
+    ]
+    given = [names.take(text) for text in texts]
+    assert given[:4] == ["méthode", "方法", "cdf-0.3", "a-b"]
+    assert len({name.casefold() for name in given}) == len(texts)
+    for name in given:
+        assert re.fullmatch(r"\w([\w.-]*\w)?", name)
+        assert ".." not in name
+        assert len(name.encode()) < 130
+    other = FileNames()
+    assert [other.take(text) for text in texts] == given
+
+
+def test_the_terminal_tells_bounds_seeds_and_tasks(capsys: pytest.CaptureFixture[str]):
+    rows = [
+        ("local", 0.3, "makespan_mean_s", "task", 30, 32, 14400, 7, 0.2, 0.19, 0.21),
+        ("local", 0.3, "miss_rate", "task", 30, 32, 14400, 7, 0.0, 0.0, 0.109),
+        ("local", 0.3, "miss_rate", "episode", 30, 32, 14400, 7, 0.5, 0.4, 0.6),
+        ("optimal", 0.3, "makespan_mean_s", "task", 32, 32, 14400, 32, 0.1, 0.09, 0.11),
+        ("optimal", 0.3, "miss_rate", "task", 32, 32, 14400, 32, 3e-6, 2e-6, 4e-6),
+    ]
+    columns = ["method", "value", "metric", "per", *COUNTS, "mean", "ci_low", "ci_high"]
+    manifest = {
+        "param": "arrival_prob", "physics": "unified", "values": [0.3], "methods": ["local", "optimal"],
+        "training": {"settings": {}}, "device": {"count": 1, "kind": "cpu"}, "wall_time_s": 1.0,
+    }  # fmt: skip
+    print_summary(pd.DataFrame(rows, columns=columns), manifest)
+    out = capsys.readouterr().out
+    lines = [line for line in out.splitlines() if "local" in line or "optimal" in line]
+    for text in ("30 of 32 on 7 stretches", "14,400", "0.2000 ± 0.0100", "0.0000 [0.0000, 0.1090]"):
+        assert text in lines[0], out
+    for text in ("│ 32 ", "0.000003 ± 0.000001"):
+        assert text in lines[1], out
+
+
+def test_stretches_of_a_log_are_counted_and_few_of_them_warned_of():
+    rng, rows = np.random.default_rng(0), []
+    for method, scale in (("optimal", 1.0), ("local", 1.2)):
+        rows += [
+            (method, 600, seed, seed % 4, 0 if seed == 5 else 50, scale * rng.uniform(1, 2), 0.1)
+            for seed in range(20)
+        ]
+    columns = ["method", "condition", "seed", "stretch", "num_tasks", "makespan_mean_s", "miss_rate"]
+    results = pd.DataFrame(rows, columns=columns)
+    results.loc[results["num_tasks"] == 0, ["makespan_mean_s", "miss_rate"]] = np.nan
+    manifest = {"training": {"settings": {}, "episodes": 1}}
+    study = Study("log", "sweep", manifest, "time scale", results)
+    row = comparisons([study], ["local"]).iloc[0]
+    assert (row["n_seeds"], row["n_clusters"]) == (19, 4)
+    assert row["improvement_low"] <= 0.4  # Wilson's, of four
+    text = "\n".join(warnings_of([study], comparisons([study], ["local"])))
+    assert "19 of 20 seeds had tasks at 600" in text
+    assert "from 4 distinct stretches of the log" in text
+    assert "fewer than 10 stretches of the log (optimal 4, local 4)" in text

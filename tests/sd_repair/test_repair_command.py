@@ -1,0 +1,119 @@
+"""`scripts/repair.py`, as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.paths import ROOT
+from helpers.profiles import P3_TO_XYZ, rgb_profile
+from PIL import Image
+
+from sd_repair.images import save_image
+from sd_repair.pipeline import HUB_ID
+from sd_repair.random_weights import random_pipeline
+from sd_repair.reading import load_image
+
+
+def repair(*arguments: object, hub: Path) -> subprocess.CompletedProcess[str]:
+    """The command, with a directory in place of the hub's own cache, and no network."""
+    line = [sys.executable, str(ROOT / "scripts" / "repair.py"), *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(hub)}
+    return subprocess.run(line, cwd=hub, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_repairs_with_a_model_that_the_hub_has_left_in_its_cache(tmp_path):
+    repository = tmp_path / f"models--{HUB_ID.replace('/', '--')}"
+    random_pipeline(tiny=True).save_pretrained(repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    done = repair(
+        "astronaut",
+        "--mask",
+        "thin",
+        "--out",
+        "out.png",
+        "--size",
+        64,
+        "--steps",
+        2,
+        "--samples",
+        2,
+        hub=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:3] == [
+        "image: astronaut",
+        "square: the centred 512 x 512 pixels, resampled to 64 x 64; the hole is 5.8%",
+        f"model: {HUB_ID}, float32 on cpu",
+    ]
+    assert done.stdout.count("PSNR") == 2
+    assert "Warning" not in done.stderr
+    first, second, corrupted, sheet = (
+        load_image(tmp_path / f"out{suffix}.png").pixels for suffix in ("", "-2", "-corrupted", "-sheet")
+    )
+    known = (corrupted != 128).any(axis=-1)
+    np.testing.assert_array_equal(first[known], corrupted[known])
+    np.testing.assert_array_equal(second[known], corrupted[known])
+    assert (first != second).any()
+    np.testing.assert_array_equal(sheet[20:, :64], corrupted)
+    assert sheet.shape == (84, 4 * 68 - 4, 3)
+
+
+def test_says_how_files_were_understood_before_the_repair(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "image.png", icc_profile=rgb_profile(P3_TO_XYZ, 2.2))
+    mask = np.full((64, 96), 1, np.uint8)
+    mask[20:30, 10:30] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    command = ["image.png", "--mask", "mask.png", "--out", "out.png", "--method", "ns", "--size", 64]
+    done = repair(*command, "--mask-marks", "known", hub=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:4] == [
+        "image: image.png, 96 x 64 pixels, RGB, converted from its colour profile (made up) to sRGB",
+        "mask: mask.png, 96 x 64 pixels, L, values 0 and 1, 1 counts as white, white marks the known part,"
+        " the hole is 3.3%",
+        "outside of the square: 30.0% of the hole, which is left out",
+        "square: the centred 64 x 64 pixels, resampled to 64 x 64; the hole is 3.4%",
+    ]
+    corrupted = load_image(tmp_path / "out-corrupted.png").pixels
+    np.testing.assert_array_equal((corrupted == 128).all(-1), mask[:, 16:80] == 0)
+    quiet = repair(*command, "--mask-marks", "known", "--quiet", hub=tmp_path)
+    assert quiet.stdout == quiet.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["astronaut", "--mask", "box", "--out", "out.png"], ["model", "--method telea or ns or biharmonic"]),
+        (["image.png", "--mask", "box", "--out", "out.jpg", "--method", "ns"], ["out", ".png"]),
+        (["image.png", "--mask", "left.png", "--out", "out.png", "--method", "ns"], ["mask", "square"]),
+        (["image.png", "--mask", "box", "--out", "image.png", "--method", "ns"], ["out", "image.png"]),
+        (["text.png", "--mask", "box", "--out", "out.png", "--method", "ns"], ["image", "not an image"]),
+        (["image.png", "--mask", "white.png", "--out", "out.png", "--method", "ns"], ["mask-marks", "99.5%"]),
+        (["astronaut", "--mask", "box", "--mask-marks", "hole", "--out", "out.png"], ["mask-marks", "file"]),
+        (["image.png", "--mask", "turned.png", "--out", "out.png", "--method", "ns"], ["200 x 64", "EXIF"]),
+        (["astronaut", "--mask", "thick", "--out", "out.png", "--steps", "0"], ["steps", "0"]),
+    ],
+)
+def test_refuses_bad_input_in_one_line(arguments, words, tmp_path):
+    wide = np.full((64, 200, 3), 90, np.uint8)
+    save_image(tmp_path / "image.png", wide)
+    wide[:, :8] = 255
+    wide[:, 8:] = 0
+    save_image(tmp_path / "left.png", wide)
+    save_image(tmp_path / "turned.png", np.rot90(wide))
+    white = np.full_like(wide, 255)
+    white[:1, :64] = 0
+    save_image(tmp_path / "white.png", white)
+    (tmp_path / "text.png").write_text("no image")
+    done = repair(*arguments, hub=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    for word in words:
+        assert word in done.stderr

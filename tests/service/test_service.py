@@ -1,0 +1,338 @@
+"""Image services: whole images, against brute force and a calculation by hand; fields, tables, commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.command_lines import command
+from helpers.episodes import arrivals, run
+
+from amco_jax import env
+from amco_jax.agents.methods import METHODS, TRAINED, get_method
+from amco_jax.agents.policy import TaskView
+from amco_jax.alloc import ALLOCATORS
+from amco_jax.alloc.whole import whole_items
+from amco_jax.errors import InputError
+from amco_jax.random import Stream, stream
+from amco_jax.scenario import Scenario
+from amco_jax.scenario.presets import load_scenario
+from amco_jax.service.latency import write_table
+
+MACHINES = {"slow": (1.5, 0.30), "fast": (0.4, 0.05), "even": (0.0, 0.10)}
+"""fixed and per_step of an image, s"""
+INPUT_MBIT, RESULT_MBIT = 8.0, 6.0
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A latency table of three machines, each measured at 10 and 20 steps."""
+    path = tmp_path / "machines.csv"
+    common = {
+        "format_version": 1, "row_kind": "measured", "model": "sd15", "weights": "random", "dtype": "float16",
+        "resolution": 512, "guided": "yes", "software": "none", "batch": 1, "component": "total",
+        "quantity": "wall", "statistic": "p50", "repeats": 3, "source": "made up",
+    }  # fmt: skip
+    write_table(
+        [
+            common | {"device": device, "steps": steps, "value": fixed + steps * per_step}
+            for device, (fixed, per_step) in MACHINES.items()
+            for steps in (10, 20)
+        ],
+        path,
+    )
+    return path
+
+
+def scenario_of(table: Path, split: str = "whole", **fields: Any) -> Scenario:
+    """Three machines, loaded so that queues build up and drain."""
+    service = {
+        "devices": [*MACHINES], "tables": [str(table)], "split": split,
+        "input_mbit": INPUT_MBIT, "result_mbit": RESULT_MBIT,
+    }  # fmt: skip
+    values: dict[str, Any] = {
+        "num_tasks": 3, "num_slots": 12, "slot_duration": 8.0, "deadline": 5.0, "arrival_prob": 0.5,
+        "link_rate": (20.0, 30.0, 40.0), "task_size_min": 1.0, "task_size_max": 5.0,
+        "density_min": 10.0, "density_max": 14.0,
+    }  # fmt: skip
+    values |= {"service": service} | fields
+    return Scenario(**values)
+
+
+def compositions(items: int, parts: int) -> list[tuple[int, ...]]:
+    """All ways to hand out so many items."""
+    return [c for c in itertools.product(range(items + 1), repeat=parts) if sum(c) == items]
+
+
+@pytest.mark.parametrize("num_servers", [1, 3, 4])
+def test_rounded_water_filling_is_the_best_of_all_whole_splits(num_servers: int):
+    random = np.random.default_rng(num_servers)
+    rounded = jax.jit(
+        lambda w, c, s, k: whole_items(ALLOCATORS["waterfill"](w, c, s), w, c, s, k), inline=False
+    )
+    with jax.enable_x64(True):
+        for items in (1, 2, 3, 7):
+            for _ in range(25):
+                wait, cost = random.uniform(0, 3, num_servers), random.uniform(0.5, 9, num_servers)
+                selected = random.random(num_servers) < 0.7
+                selected[random.integers(num_servers)] = True
+                count = np.asarray(rounded(wait, cost, selected, float(items))) * items
+                np.testing.assert_allclose(count, np.round(count), atol=1e-9)
+                assert round(count.sum()) == items
+                assert np.all(count[~selected] == 0)
+                ends = [
+                    max(w + n * c / items for n, w, c in zip(part, wait, cost, strict=True) if n)
+                    for part in compositions(items, num_servers)
+                    if not any(n and not s for n, s in zip(part, selected, strict=True))
+                ]
+                end = np.max(np.where(count > 0.5, wait + count * cost / items, 0))
+                assert end == pytest.approx(min(ends), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["best-1", "best-2", "best-3", "best-2-local", "best-9"])
+def test_best_k_is_the_best_of_all_whole_splits_over_few_servers(name: str, table: Path):
+    k, local = int(name.split("-")[1]), name.endswith("local")
+    params, method, random = scenario_of(table).params(np.float64), get_method(name), np.random.default_rng(3)
+
+    @jax.jit
+    def outcome(items, wait, cost, here):
+        task = env.Task(present=jnp.asarray(True), size=items, work=items)
+        view = TaskView(task, wait, cost, here, params, stream(jnp.uint32(0), Stream.POLICY), jnp.int32(0))
+        chosen = method.policy.function(view)
+        return chosen, env.split(params, method.allocator, items, wait, cost, chosen)[1]
+
+    with jax.enable_x64(True):
+        for items in (1, 2, 3, 7):
+            for _ in range(25):
+                wait, cost = random.uniform(0, 3, 3), random.uniform(0.5, 9, 3)
+                here = np.arange(3) == random.integers(3)
+                chosen, end = outcome(float(items), wait, cost, here)
+                assert chosen.sum() <= k
+                assert (chosen & here).any() or not local
+                ends = [
+                    max(w + n * c / items for n, w, c in zip(part, wait, cost, strict=True) if n)
+                    for part in compositions(items, 3)
+                    if np.count_nonzero((np.array(part) > 0) | (here & local)) <= k
+                ]
+                assert end == pytest.approx(min(ends), rel=1e-6)
+
+
+@pytest.mark.parametrize("allocator", sorted(ALLOCATORS))
+@pytest.mark.parametrize("num_servers", [5, 12])
+def test_every_split_rounds_to_its_items_and_stays_close(allocator: str, num_servers: int):
+    random = np.random.default_rng(7)
+    allocate = ALLOCATORS[allocator]
+    both = jax.jit(lambda w, c, s, k: (x := allocate(w, c, s), whole_items(x, w, c, s, k)))
+    for items in (1, 4, 1000):
+        for _ in range(20):
+            wait = random.uniform(0, 3, num_servers).astype(np.float32)
+            cost = random.uniform(0.5, 9, num_servers).astype(np.float32)
+            selected = random.random(num_servers) < 0.6
+            fluid, whole = (np.asarray(x) for x in both(wait, cost, selected, np.float32(items)))
+            assert round(float(whole.sum() * items)) == (items if selected.any() else 0)
+            np.testing.assert_allclose(whole * items, np.round(whole * items), atol=1e-3)
+            assert np.all(whole[~selected] == 0)
+            assert np.all(whole * items > np.floor(fluid * items) - 0.5)  # nothing taken back
+
+
+def by_hand(scenario: Scenario, tasks: Any, decisions: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Makespans of the decided splits, and the least possible ones, event by event and image by image."""
+    machines = list(MACHINES.values())
+    rates, mbit = scenario.link_rates[0], INPUT_MBIT + RESULT_MBIT
+    free = [0.0] * len(machines)  # when each machine has done what it has taken on
+    makespans, least = np.zeros(tasks.size.shape), np.zeros(tasks.size.shape)
+    for t in range(scenario.num_slots):
+        now = t * scenario.slot_duration
+        for b in range(len(machines)):
+            link_free = now
+            for n in range(scenario.num_tasks):
+                if not tasks.present[t, b, n]:
+                    continue
+                images = round(float(tasks.size[t, b, n]))
+                steps = round(float(tasks.work[t, b, n]) / images)
+
+                def end(i, count, steps=steps, link_free=link_free, b=b, now=now):
+                    clock = max(free[i], now)
+                    if i != b:  # the queue of the link, then its own images' way there and back
+                        clock += (link_free - now) + count * mbit / rates[i]
+                    for _ in range(count):
+                        clock += machines[i][0]
+                        for _ in range(steps):
+                            clock += machines[i][1]
+                    return clock - now
+
+                counts = [round(float(x) * images) for x in decisions.fraction[t, b, n]]
+                makespans[t, b, n] = max(end(i, count) for i, count in enumerate(counts) if count)
+                least[t, b, n] = min(
+                    max(end(i, count) for i, count in enumerate(split) if count)
+                    for split in compositions(images, len(machines))
+                )
+                for i, count in enumerate(counts):
+                    free[i] = max(free[i], now) + count * (machines[i][0] + steps * machines[i][1])
+                    link_free += count * mbit / rates[i] if i != b else 0
+                if decisions.selected[t, b, n].sum() > 1:
+                    link_free = min(link_free, now + scenario.slot_duration)
+    return np.minimum(makespans, scenario.deadline), np.minimum(least, scenario.deadline)
+
+
+@pytest.mark.parametrize("method", ["optimal", "all-servers", "randcoedge"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_kernel_agrees_with_a_calculation_by_hand(table: Path, method: str, seed: int):
+    scenario = scenario_of(table)
+    with jax.enable_x64(True):
+        tasks = arrivals(scenario.shape(), scenario.params(np.float64), np.uint32(seed))
+        tasks = jax.tree.map(np.asarray, tasks)
+    decisions = run(METHODS[method], seed, scenario=scenario, dtype=np.float64).decisions
+    present = tasks.present
+    assert present.sum() > 20
+    assert set(np.unique(tasks.size)) <= set(range(1, 6))
+    assert set(np.unique(np.round(tasks.work / tasks.size, 9))) <= set(range(10, 15))
+    makespans, least = by_hand(scenario, tasks, decisions)
+    np.testing.assert_allclose(decisions.makespan[present], makespans[present], rtol=1e-12)
+    assert 0 < decisions.missed[present].mean() < 1
+    if method == "optimal":
+        np.testing.assert_allclose(decisions.makespan[present], least[present], rtol=1e-12)
+        assert np.array_equal(decisions.selected[present], decisions.fraction[present] > 0)
+
+
+def test_a_fluid_split_is_the_lower_bound_of_a_whole_one(table: Path):
+    first = []  # of the first slot, where both start from empty queues and only the first task is the same
+    for split in ("whole", "fluid"):
+        decisions = run(METHODS["optimal"], scenario=scenario_of(table, split), dtype=np.float64).decisions
+        present = np.argwhere(decisions.present)[0]
+        first.append(float(decisions.makespan[tuple(present)]))
+    assert first[1] < first[0]
+
+
+def test_the_optimal_of_enumeration_agrees(table: Path):
+    scenario = scenario_of(table, arrival_prob=0.3)
+    best, enumerated = (
+        run(METHODS[name], scenario=scenario, dtype=np.float64).decisions
+        for name in ("optimal", "optimal-enumeration")
+    )
+    np.testing.assert_allclose(best.makespan, enumerated.makespan, rtol=1e-9)
+
+
+def test_the_fleet_of_the_paper():
+    scenario = load_scenario("jetson-sd15")
+    assert scenario.num_servers == 5
+    low, high = (
+        dataclasses.replace(scenario.service, bound=bound).capacity  # pyright: ignore
+        for bound in ("low", "high")
+    )
+    assert np.all(np.asarray(high) < scenario.capacities)
+    assert np.all(scenario.capacities < np.asarray(low))
+    report = scenario.service.report(20, 20)  # pyright: ignore[reportOptionalMemberAccess]
+    assert all(server["row_kind"] == "estimated" and server["extrapolated"] for server in report)
+    assert pickle.loads(pickle.dumps(scenario)) == scenario
+    assert Scenario(**json.loads(json.dumps(scenario.to_dict()))).to_dict() == scenario.to_dict()
+
+
+def test_a_table_says_what_lies_within_it(table: Path):
+    service = scenario_of(table).service
+    assert service is not None
+    assert service.capacity == pytest.approx([1 / per_step for _, per_step in MACHINES.values()])
+    assert service.overhead == pytest.approx([fixed / per_step for fixed, per_step in MACHINES.values()])
+    assert [server["extrapolated"] for server in service.report(10, 20)] == [False] * 3
+    assert [server["extrapolated"] for server in service.report(10, 21)] == [True] * 3
+
+
+def test_a_service_in_a_scenario_file(tmp_path: Path, table: Path):
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'preset = "jetson-sd15"\n[service]\n'
+        'devices = ["fast", "NVIDIA Jetson AGX Orin"]\ntables = ["machines.csv", "estimated"]\n'
+    )
+    scenario = load_scenario(file)
+    assert scenario.capacities == pytest.approx([20, 1 / 0.15])
+    assert scenario.deadline == 60
+    table.write_text(table.read_text().replace("0.9", "0.8"))
+    with pytest.raises(InputError, match="SHA-256"):
+        Scenario(**scenario.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"service": {"devices": []}}, "service.devices: .*at least one"),
+        ({"service": {"devices": "fast"}}, "service.devices: "),
+        ({"service": {}}, "service: no devices"),
+        ({"service": 3}, "service: 3; legal: a table"),
+        ({"service": {"devices": ["fast"], "colour": 1}}, "unknown field 'colour'"),
+        ({"service": {"devices": ["TPU"]}}, "no services for device=TPU"),
+        ({"service": {"devices": ["fast"], "tables": ["no.csv"]}}, "table: .*no.csv"),
+        ({"service": {"devices": ["NVIDIA Jetson AGX Orin"], "batch": 4}}, "service.batch: 4"),
+        ({"service": {"devices": ["NVIDIA Jetson AGX Orin"], "batch": True}}, "service.batch: True"),
+        ({"service": {"devices": ["NVIDIA Jetson AGX Orin"], "split": "half"}}, "service.split: 'half'"),
+        ({"service": {"devices": ["NVIDIA Jetson AGX Orin"], "bound": 1}}, "service.bound: 1"),
+        ({"service": {"devices": ["NVIDIA Jetson AGX Orin"], "dtype": 16}}, "service.dtype: 16"),
+        ({"service": {"devices": ["NVIDIA Jetson AGX Orin"], "input_mbit": -1}}, "service.input_mbit: -1"),
+        ({"num_servers": 2}, "num_servers: 2; legal: 5"),
+        ({"task_size_min": 1.5}, "task_size_min: 1.5; legal with a service: a whole number"),
+        ({"density_max": 20.25}, "density_max: 20.25; legal with a service: .*of steps"),
+    ],
+)
+def test_bad_services_are_refused_in_one_line(fields: dict[str, Any], message: str):
+    with pytest.raises(InputError, match=message) as error:
+        load_scenario("jetson-sd15", fields)
+    assert "\n" not in str(error.value)
+
+
+def test_every_rule_runs_on_a_service(table: Path):
+    for name in set(METHODS) - set(TRAINED):
+        episode = run(METHODS[name], scenario=scenario_of(table))
+        assert episode.totals.num_tasks > 0, name
+        assert np.all(np.isfinite(episode.backlog)), name
+
+
+def test_a_learner_trains_on_a_service(tmp_path: Path):
+    done = command(
+        "compare", "--scenario", "jetson-sd15", "--methods", "amcoedge", "drlcoedge", "randcoedge",
+        "--seeds", "2", "--episodes", "2", "--set", "num_slots=5", "--last", "1", "--out", str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_sweeps_of_the_prototype_and_of_a_trace(tmp_path: Path):
+    done = command(
+        "sweep", "--scenario", "jetson-sd15", "--param", "arrival_prob", "--values", "0.2", "0.6",
+        "--methods", "optimal", "randcoedge", "--seeds", "40", "--out", str(tmp_path / "p"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = pd.read_csv(tmp_path / "p" / "summary.csv")
+    assert len(summary)
+    manifest = json.loads((tmp_path / "p" / "manifest.json").read_text())
+    assert [server["device"] for server in manifest["service"]] == ["NVIDIA Jetson AGX Orin"] * 3 + [
+        "NVIDIA Jetson Xavier NX"
+    ] * 2
+
+    random = np.random.default_rng(0)
+    log = pd.DataFrame(
+        {
+            "gmt_create": np.cumsum(random.exponential(20, 2000)),
+            "predict_status": "SUCCEED",
+            "groupId": random.integers(0, 30, 2000),
+            "num_images_per_prompt": random.integers(1, 5, 2000),
+            "num_inference_steps": random.choice([20, 30], 2000),
+        }
+    )
+    log.to_csv(tmp_path / "log.csv", index=False)
+    done = command(
+        "sweep", "--scenario", "jetson-sd15", "--trace", str(tmp_path / "log.csv"), "--param", "time_scale",
+        "--values", "1", "2.5", "--methods", "optimal", "--seeds", "20", "--out", str(tmp_path / "t"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(tmp_path / "t" / "summary.csv"))
+    log["num_images_per_prompt"] = 1.5
+    log.to_csv(tmp_path / "log.csv", index=False)
+    with pytest.raises(InputError, match=r"trace.size: some are no whole numbers"):
+        load_scenario("jetson-sd15", trace=str(tmp_path / "log.csv"))

@@ -1,0 +1,156 @@
+"""Summaries of episodes: per task and per episode, over seeds or stretches, with quantiles of all tasks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from amco_jax.errors import InputError
+from amco_jax.kernel.metrics import PERCENTILES, QUANTILES
+from amco_jax.kernel.quantiles import LEVELS
+from amco_jax.stats import mean_interval, pooled_quantiles, ratio_interval, reduction_interval
+from amco_jax.stats.summaries import Episodes, Pairs, summarise
+
+
+def episodes_of(
+    counts: list[int], seed: int = 0, scale: float = 1.0
+) -> tuple[pd.DataFrame, list[np.ndarray]]:
+    """Rows of results of one method, and the makespans behind them."""
+    rng = np.random.default_rng(seed)
+    tasks = [scale * rng.lognormal(0, 0.5, n) for n in counts]
+    rows = {
+        "method": "m",
+        "seed": np.arange(len(counts)),
+        "makespan_mean_s": [x.mean() if len(x) else np.nan for x in tasks],
+        "miss_rate": [(x > 1.5).mean() if len(x) else np.nan for x in tasks],
+        "num_tasks": counts,
+        "utilisation_0": rng.uniform(0.9, 1, len(counts)),
+    }
+    quantiles = [np.quantile(x, LEVELS) if len(x) else np.full(len(LEVELS), np.nan) for x in tasks]
+    rows |= {
+        f"makespan_p{p}_s": [q[np.searchsorted(LEVELS, p / 100)] for q in quantiles] for p in PERCENTILES
+    }
+    return pd.DataFrame(rows | {QUANTILES: [q.astype(np.float32) for q in quantiles]}), tasks
+
+
+def summary_of(rows: pd.DataFrame) -> pd.DataFrame:
+    return summarise([((), Episodes.of(rows))], ()).set_index(["metric", "per"])
+
+
+NUMBERS = ["mean", "ci_low", "ci_high"]
+COUNTS = [40, 500, 0, 120, 3, 900, 260, 60, 0, 310]
+
+
+def test_per_task_is_a_ratio_of_sums_and_per_episode_a_mean():
+    rows, tasks = episodes_of(COUNTS)
+    found = summary_of(rows)
+    pooled = np.concatenate(tasks)
+    assert found.loc[("makespan_mean_s", "task"), "mean"] == pytest.approx(pooled.mean())
+    assert found.loc[("miss_rate", "task"), "mean"] == pytest.approx((pooled > 1.5).mean())
+    some = np.array(COUNTS) > 0
+    sums, counts = (np.array([f(x) for x in tasks])[some] for f in (np.sum, len))
+    np.testing.assert_allclose(
+        found.loc[("makespan_mean_s", "task"), NUMBERS].to_numpy(float), ratio_interval(sums, counts)
+    )
+    np.testing.assert_allclose(
+        found.loc[("makespan_mean_s", "episode"), NUMBERS].to_numpy(float), mean_interval(sums / counts)
+    )
+    assert set(found["n_seeds_all"]) == {10}
+    row = found.loc["makespan_mean_s", "task"]
+    assert (row["n_seeds"], row["n_tasks"], row["n_clusters"]) == (8, sum(COUNTS), 8)
+    assert found.loc[("utilisation_0", "episode"), "n_seeds"] == 10
+    assert found.loc[("utilisation_0", "episode"), "ci_high"] <= 1
+    assert list(found.index[:2]) == [("makespan_mean_s", "task"), ("makespan_mean_s", "episode")]
+
+
+def test_percentiles_per_task_are_those_of_all_tasks():
+    rows, tasks = episodes_of(40 * COUNTS, seed=1)
+    found, pooled = summary_of(rows), np.concatenate(tasks)
+    for p in PERCENTILES:
+        row = found.loc[f"makespan_p{p}_s", "task"]
+        assert row["mean"] == pytest.approx(np.percentile(pooled, p), rel=0.01)
+        assert row["ci_low"] < row["mean"] < row["ci_high"]
+        own = rows[f"makespan_p{p}_s"].dropna()
+        assert found.loc[(f"makespan_p{p}_s", "episode"), "mean"] == pytest.approx(own.mean())
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 400])
+def test_pooled_quantiles_of_episodes_of_one_size(size: int):
+    rng = np.random.default_rng(size)
+    tasks = rng.exponential(1, (4000 // size, size))
+    table = np.quantile(tasks, LEVELS, axis=1).T.astype(np.float32)
+    counts, at = np.full(len(tasks), size), np.array([0.1, 0.5, 0.95, 0.99])
+    found = pooled_quantiles(table, LEVELS, counts, np.arange(len(tasks)), at).estimate
+    np.testing.assert_allclose(found, np.quantile(tasks, at), rtol=0.05)
+
+
+def test_pooled_quantiles_of_equal_makespans():
+    table = np.tile(np.array([[1.0], [2.0], [np.nan]], np.float32), len(LEVELS))
+    found = pooled_quantiles(table, LEVELS, np.array([300, 100, 0]), np.arange(3), np.array([0.5, 0.9]))
+    np.testing.assert_allclose(found.estimate, [1, 2])
+    empty = pooled_quantiles(table[2:], LEVELS, np.array([0]), np.arange(1), np.array([0.5]))
+    assert np.isnan(empty).all()
+
+
+def test_quantiles_of_makespans_that_end_at_a_deadline():
+    rng = np.random.default_rng(1)
+    tasks = np.minimum(rng.lognormal(0, 1, (40, 1)) * rng.lognormal(0, 0.3, (40, 60)), 1.2)
+    assert 0.5 < np.mean(tasks < 1.2) < 0.6
+    table = np.quantile(tasks, LEVELS, axis=1).T.astype(np.float32)
+    at = np.array([0.5, 0.6, 0.99])
+    found = pooled_quantiles(table, LEVELS, np.full(40, 60), np.arange(40), at)
+    assert found.estimate[0] < 1.2
+    np.testing.assert_allclose(found.high, 1.2, rtol=1e-6)  # it may be the deadline in all cases
+    np.testing.assert_allclose(found.estimate[1:], 1.2, rtol=1e-6)
+    assert found.low[1] < 1.19  # the share of the tasks in time may be above 0.6
+    assert found.low[2] == found.estimate[2]
+
+
+def test_intervals_of_pooled_quantiles_cover_them():
+    rng, n, at = np.random.default_rng(0), 32, np.array([0.5, 0.95, 0.99])
+
+    def draw(n: int) -> np.ndarray:
+        return np.exp(0.3 * rng.standard_normal((n, 1))) * rng.lognormal(0, 0.5, (n, 60))
+
+    truth, hits = np.quantile(draw(100_000), at), np.zeros(3)
+    for _ in range(200):
+        table = np.quantile(draw(n), LEVELS, axis=1).T.astype(np.float32)
+        found = pooled_quantiles(table, LEVELS, np.full(n, 60), np.arange(n), at)
+        hits += (found.low <= truth) & (truth <= found.high)
+    assert np.all(hits >= 180)  # P(fewer | 95 %) < 0.3 %
+
+
+def test_seeds_on_the_same_stretch_are_one_cluster():
+    rows, tasks = episodes_of([40] * 12, seed=3)
+    found = summary_of(rows.assign(stretch=np.arange(12) % 4))
+    row = found.loc["makespan_mean_s", "task"]
+    assert (row["n_seeds"], row["n_clusters"]) == (12, 4)
+    sums = np.array([np.concatenate(tasks[k::4]).sum() for k in range(4)])
+    np.testing.assert_allclose(row[NUMBERS].to_numpy(float), ratio_interval(sums, np.full(4, 120.0)))
+    assert found.loc[("makespan_p50_s", "task"), "n_clusters"] == 4
+    # Episodes of one seed on many stretches depend on each other through its agents.
+    several = summary_of(
+        rows.assign(seed=np.arange(12) % 3, episode=np.arange(12) // 3, stretch=np.arange(12))
+    )
+    assert several.loc[("makespan_mean_s", "task"), "n_clusters"] == 3
+
+
+def test_pairs_are_of_common_episodes_and_clusters():
+    ours, mine = episodes_of([40, 0, 60, 20], seed=4)
+    theirs, other = episodes_of([40, 0, 60, 20, 30], seed=5, scale=2.0)
+    pair = Episodes.of(ours.iloc[::-1]), Episodes.of(theirs)
+    pairs = Pairs.of("makespan_mean_s", [pair, (pair[1], pair[0])])
+    assert pairs.clusters.tolist() == pairs.seeds.tolist() == [3, 3]
+    own, others = (np.array([x[k].sum() for k in (0, 2, 3)]) for x in (mine, other))
+    found = pairs.reduction()
+    np.testing.assert_allclose(np.array(found)[:, 0], reduction_interval(own, others))
+    np.testing.assert_allclose(np.array(found)[:, 1], reduction_interval(others, own))
+    tasks = np.array([40.0, 60.0, 20.0])
+    np.testing.assert_allclose(np.array(pairs.difference())[:, 0], ratio_interval(own - others, tasks))
+
+
+def test_rows_that_do_not_say_how_many_tasks_there_were_are_refused():
+    rows, _ = episodes_of([3, 4])
+    with pytest.raises(InputError, match="num_tasks"):
+        Episodes.of(rows.drop(columns="num_tasks"))

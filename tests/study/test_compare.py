@@ -1,0 +1,93 @@
+"""Comparisons of trained methods and rules."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.tiny_training import EPISODES, METHOD, SEEDS, TINY, local_metrics
+
+from amco_jax.errors import InputError
+from amco_jax.kernel.metrics import EPISODE_METRICS
+from amco_jax.study.compare import compare
+from amco_jax.study.train import TrainResult
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    out = tmp_path_factory.mktemp("compare")
+    methods = [METHOD, "local", "all-servers"]
+    return compare(methods, seeds=SEEDS, episodes=EPISODES, last=2, scenario=TINY, out=out)
+
+
+def test_a_comparison_covers_both_physics_and_all_methods(comparison: Any):
+    curves, final = comparison.curves, comparison.final
+    for table in (curves, final):
+        assert list(dict.fromkeys(table["physics"])) == ["published", "unified"]
+        assert list(dict.fromkeys(table["method"])) == ["drlcoedge", "local", "all-servers"]
+    assert len(curves) == 2 * 3 * SEEDS * EPISODES
+    assert not curves.duplicated(["physics", "method", "seed", "episode"]).any()
+    assert np.isfinite(curves[list(EPISODE_METRICS)]).all(axis=None)
+    own = curves.query("method == 'drlcoedge'").pivot(index=["seed", "episode"], columns="physics")
+    assert np.any(own["makespan_mean_s", "published"] != own["makespan_mean_s", "unified"])
+    names = {"curves.parquet", "final.csv", "manifest.json", "SHA256SUMS", "units", "agents"}
+    figures = {f"convergence-{p}.{s}" for p in ("published", "unified") for s in ("png", "pdf")}
+    assert {p.name for p in comparison.out.iterdir()} == names | figures
+    pd.testing.assert_frame_equal(pd.read_csv(comparison.out / "final.csv"), final)
+
+
+def test_rules_run_through_the_arrivals_of_the_training(comparison: Any, result: TrainResult):
+    unified = comparison.curves.query("physics == 'unified'").set_index(["method", "episode", "seed"])
+    unified = unified.sort_index()
+    for episode in range(EPISODES):
+        metrics = local_metrics(TINY, 1 + episode)
+        for name in EPISODE_METRICS:
+            np.testing.assert_array_equal(unified.loc["local", episode][name], metrics[name])
+    own = unified.loc["drlcoedge"].reset_index().sort_values(["seed", "episode"])
+    for name in (*EPISODE_METRICS, "loss", "epsilon"):
+        np.testing.assert_array_equal(own[name], result.curves[name])
+
+
+def test_reductions_are_those_of_the_means(comparison: Any):
+    final = comparison.final.set_index(["physics", "method", "per"])
+    curves = comparison.curves.assign(sum=lambda c: c["makespan_mean_s"] * c["num_tasks"])
+    for variant, per in itertools.product(("published", "unified"), ("task", "episode")):
+        tail = curves.query(f"physics == '{variant}' and episode >= {EPISODES - 2}")
+        sums = tail.groupby("method")[["sum", "num_tasks"]].sum()
+        makespan = {
+            "task": sums["sum"] / sums["num_tasks"],
+            "episode": tail.groupby("method")["makespan_mean_s"].mean(),
+        }[per]
+        own = final.loc[variant, "drlcoedge", per]
+        assert (own["reduction"], own["reduction_low"], own["reduction_high"]) == (0, 0, 0)
+        for method in ("local", "all-servers"):
+            row = final.loc[variant, method, per]
+            gain = 1 - makespan["drlcoedge"] / makespan[method]
+            np.testing.assert_allclose(row["makespan_s"], makespan[method])
+            assert row["n_tasks"] == sums.loc[method, "num_tasks"]
+            np.testing.assert_allclose(row["reduction"], gain)
+            assert row["reduction_low"] <= row["reduction"] <= row["reduction_high"]
+            assert row["n_seeds"] == SEEDS
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"methods": []}, "methods: "),
+        ({"methods": ["local", "local"]}, "methods: local, local; legal: each method once"),
+        ({"physics": []}, "physics: []"),
+        ({"physics": ["newtonian"]}, "physics: 'newtonian'"),
+        ({"last": 0}, "last: 0"),
+        ({"last": EPISODES + 1}, f"last: {EPISODES + 1}; legal: a whole number from 1 to {EPISODES}"),
+        ({"episodes": 0}, "episodes: 0"),
+        ({"seeds": 0}, "seeds: 0"),
+    ],
+)
+def test_bad_comparisons_are_refused(changes: dict[str, Any], words: str):
+    options: dict[str, Any] = {"methods": ["local"], "seeds": 2, "episodes": EPISODES, "last": 1} | changes
+    with pytest.raises(InputError) as error:
+        compare(scenario=TINY, **options)
+    assert str(error.value).startswith(words)

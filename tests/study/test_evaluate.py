@@ -1,0 +1,161 @@
+"""Trained agents loaded again, on arrivals and scenarios that they have not seen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.tiny_training import EPISODES, METHOD, SEEDS, TINY, local_metrics, run
+
+from amco_jax.agents.actions import partners
+from amco_jax.agents.methods import get_method, trained_method
+from amco_jax.alloc import ALLOCATORS
+from amco_jax.errors import InputError
+from amco_jax.results.saved import write_digests
+from amco_jax.scenario import Scenario
+from amco_jax.study.evaluate import evaluate, load_run
+from amco_jax.study.sweep import sweep
+
+
+def test_agents_are_evaluated_on_arrivals_that_no_training_has_seen(finished: Path, tmp_path: Path):
+    found = evaluate(finished, methods=["local"], episodes=3, out=tmp_path / "out")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "results.parquet",
+        "summary.csv",
+        "manifest.json",
+        "SHA256SUMS",
+        "units",
+    }
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out" / "results.parquet"), found.results)
+    table = found.results.set_index(["method", "episode", "seed"]).sort_index()
+    assert len(table) == 2 * 3 * SEEDS
+    trained = [local_metrics(TINY, 1 + e)["makespan_mean_s"] for e in range(EPISODES)]
+    for count, number in enumerate((0, EPISODES + 1, EPISODES + 2)):
+        metrics = local_metrics(TINY, number)
+        np.testing.assert_array_equal(
+            table.loc["local", count]["makespan_mean_s"], metrics["makespan_mean_s"]
+        )
+        np.testing.assert_array_equal(table.loc["drlcoedge", count]["num_tasks"], metrics["num_tasks"])
+        assert all((metrics["makespan_mean_s"] != other).any() for other in trained)
+    assert found.manifest["trained"]["episodes"] == EPISODES
+
+
+def test_summaries_are_over_each_seed_s_episodes(finished: Path):
+    found = evaluate(finished, methods=["local"], episodes=2)
+    rows = found.summary.set_index(["method", "metric", "per"]).loc["drlcoedge"]
+    own = found.results.query("method == 'drlcoedge'")
+    missed, tasks = own["miss_rate"] * own["num_tasks"], own["num_tasks"]
+    np.testing.assert_allclose(rows.loc[("miss_rate", "task"), "mean"], missed.sum() / tasks.sum())
+    np.testing.assert_allclose(rows.loc[("miss_rate", "episode"), "mean"], own["miss_rate"].mean())
+    for _, row in rows.iterrows():
+        assert row["n_clusters"] == row["n_seeds"] == SEEDS
+        assert row["ci_low"] <= row["mean"] <= row["ci_high"]
+
+
+def test_episodes_without_tasks_make_no_summary_nan(finished: Path):
+    quiet = TINY.replace(arrival_prob=0.01)
+    found = evaluate(finished, scenario=quiet, methods=["local"], episodes=3)
+    tasks = found.results.query("method == 'local'")["num_tasks"]
+    assert 0 < np.count_nonzero(tasks) < len(tasks)
+    rows = found.summary.set_index(["method", "metric", "per"]).loc["local"]
+    assert rows.loc[("makespan_mean_s", "task"), "n_tasks"] == tasks.sum()
+    assert rows.loc[("makespan_mean_s", "task"), "n_seeds_all"] == SEEDS
+    assert np.isfinite(rows.loc["makespan_mean_s", "mean"]).all()
+    assert np.isfinite(rows.loc["miss_rate", "mean"]).all()
+
+
+def test_agents_keep_the_allocator_that_they_were_trained_with(tmp_path: Path):
+    mine = trained_method("mine", partners)
+    run(method=mine.with_allocator("hecwa"), seeds=1, episodes=1, out=tmp_path)
+    assert load_run(tmp_path, method=mine).method.allocator is ALLOCATORS["hecwa"]
+    assert load_run(tmp_path, method=mine.with_allocator("hecwa")).method.name == "mine+hecwa"
+
+
+def test_another_allocator_takes_the_place_of_the_first():
+    named = get_method("randcoedge+hecwa").with_allocator("waterfill")
+    assert named.name == "randcoedge+waterfill"
+    assert get_method(named.name) == named
+
+
+def test_each_seed_is_decided_by_its_own_agents(finished: Path, tmp_path: Path):
+    """The agents of a training are those of a sweep."""
+    wanted = sweep(
+        "deadline", values=[1.0], methods=[METHOD], seeds=SEEDS, scenario=TINY, episodes=EPISODES
+    ).results
+    assert len(set(wanted["mean_servers_used"])) > 1
+    run(out=tmp_path, first_seed=1, seeds=2)
+    for directory, seeds, chosen in (
+        (finished, None, slice(None)),
+        (finished, 2, slice(2)),
+        (load_run(finished), 1, slice(1)),
+        (tmp_path, None, slice(1, 3)),
+    ):
+        found = evaluate(directory, methods=[], seeds=seeds).results
+        assert found["seed"].tolist() == wanted["seed"][chosen].tolist()
+        for name in ("makespan_mean_s", "mean_servers_used", "num_tasks"):
+            np.testing.assert_array_equal(found[name], wanted[name][chosen])
+
+
+def test_agents_are_evaluated_under_another_scenario_and_physics(finished: Path):
+    usual = evaluate(finished, methods=["local"]).results
+    busier = evaluate(
+        finished, scenario=TINY.replace(arrival_prob=0.9), methods=["local"], physics="published"
+    )
+    assert np.all(busier.results["num_tasks"] > usual["num_tasks"])
+    assert busier.manifest["scenario"]["arrival_prob"] == 0.9
+    assert busier.manifest["trained"]["scenario"]["arrival_prob"] == 0.6
+    assert (busier.manifest["physics"], busier.manifest["trained"]["physics"]) == ("published", "unified")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"scenario": Scenario(num_servers=3)}, "num_servers: 3; legal for these agents: 2"),
+        ({"methods": ["amcoedge"]}, "methods: amcoedge is trained; legal: rules"),
+        ({"methods": ["best"]}, "method: 'best'"),
+        ({"seeds": SEEDS + 1}, f"seeds: {SEEDS + 1}; legal: a whole number from 1 to {SEEDS}"),
+        ({"episodes": 0}, "episodes: 0"),
+        ({"physics": "newtonian"}, "physics: 'newtonian'"),
+    ],
+)
+def test_bad_evaluations_are_refused(finished: Path, changes: dict[str, Any], words: str):
+    with pytest.raises(InputError) as error:
+        evaluate(finished, **changes)
+    assert str(error.value).startswith(words)
+    assert "\n" not in str(error.value)
+
+
+def test_directories_without_a_finished_training_are_refused_in_a_line(finished: Path, tmp_path: Path):
+    sweep("deadline", values=(0.5,), methods=["local"], seeds=2, scenario=TINY, out=tmp_path / "sweep")
+    shutil.copytree(finished, tmp_path / "torn")
+    shutil.rmtree(tmp_path / "torn" / "agents")
+    for name, text in (("junk", "{"), ("list", "[]"), ("empty", "{}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(text)
+        write_digests(tmp_path / name)
+    for name in ("missing", "sweep", "torn", "junk", "list", "empty"):
+        with pytest.raises(InputError) as error:
+            evaluate(tmp_path / name)
+        assert str(tmp_path / name) in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_agents_of_a_method_of_one_s_own_are_loaded_with_it(finished: Path, tmp_path: Path):
+    out = tmp_path / "own"
+    shutil.copytree(finished, out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps(manifest | {"method": "mine"}))
+    write_digests(out)
+    with pytest.raises(InputError, match="method: 'mine'"):
+        load_run(out)
+    mine = trained_method("mine", partners)
+    loaded = load_run(out, method=mine)
+    assert loaded.method.name == "mine"
+    assert loaded.method.require_training().settings == METHOD.require_training().settings
+    jax.tree.map(np.testing.assert_array_equal, loaded.weights, load_run(finished).weights)

@@ -1,0 +1,110 @@
+"""Sweeps whose process is killed at random moments, and several processes on one directory."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from helpers.kills import (
+    KILLS,
+    SmallDisk,
+    assert_complete,
+    ended_well,
+    log,
+    newest_checkpoint,
+    start,
+    wait_for_a_unit,
+    was_cut_short,
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same sweep, undisturbed."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    ended_well(start(out))
+    return out
+
+
+def test_killed_again_and_again_it_ends_as_if_undisturbed(whole: Path, tmp_path: Path):
+    rng, out, kills = random.Random(0), tmp_path / "out", 0
+    for _ in range(3 * KILLS):
+        process = start(out, "--resume")
+        before = len(log(out))
+        try:
+            wait_for_a_unit(out, process, after=before + rng.randrange(8))
+        except AssertionError:
+            # It came to the end: begin another one.
+            ended_well(process)
+            assert_complete(out, whole)
+            out = tmp_path / f"out-{kills}-{time.monotonic_ns()}"
+            continue
+        time.sleep(rng.random() * 0.02)
+        process.kill()
+        process.communicate()
+        *_, pid, event, unit = log(out)[-1]
+        if event == "started" and was_cut_short(out, int(pid), unit):
+            kills += 1
+            assert not (out / "manifest.json").exists()
+        if kills == KILLS:
+            break
+    assert kills == KILLS
+    ended_well(start(out, "--resume"))
+    assert_complete(out, whole)
+
+
+def test_a_training_killed_within_its_unit_goes_on_from_its_checkpoint(tmp_path: Path):
+    whole, out, rng, began_at = tmp_path / "whole", tmp_path / "out", random.Random(1), [-1]
+    ended_well(start(whole, training=True))
+    for _ in range(KILLS):
+        process, before = start(out, "--resume", training=True), newest_checkpoint(out)
+        while newest_checkpoint(out) <= before:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.002)
+        time.sleep(rng.random() * 0.1)
+        process.kill()
+        _, errors = process.communicate()
+        began_at.append(int(errors.split()[0]))
+        *_, pid, _, unit = log(out)[-1]
+        assert was_cut_short(out, int(pid), unit)
+    ended_well(start(out, "--resume", training=True))
+    assert_complete(out, whole)
+    assert not list((out / "units").glob("*.checkpoints"))
+    assert all(one < next_ for one, next_ in itertools.pairwise(began_at))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_two_processes_on_one_directory_commit_each_unit_once(training: bool, tmp_path: Path):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    ended_well(start(whole, training=training))
+    both = [start(out, "--resume", training=training) for _ in range(2)]
+    for process in both:
+        ended_well(process)
+    assert_complete(out, whole)
+
+
+@pytest.mark.parametrize(("training", "size"), [(False, "300k"), (True, "150k")])
+def test_a_full_disk_is_told_in_one_line_and_resumed_from(training: bool, size: str, tmp_path: Path):
+    whole, home = tmp_path / "whole", tmp_path / "disk"
+    if shutil.which("unshare") is None:
+        pytest.skip("no namespaces, which Linux has; test_store has a failing write that needs none")
+    ended_well(start(whole, training=training))
+    home.mkdir()
+    with SmallDisk(home, size) as disk:
+        if not disk.mounted:
+            pytest.skip("no right to a namespace; test_store has a failing write that needs none")
+        process = start(home / "out", training=training, within=disk.within)
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 2, errors
+        *calls, line = errors.splitlines()
+        assert line.startswith("error: ")
+        assert "No space left on device" in line
+        assert all(call.isdigit() for call in calls)
+        assert training or list((disk.seen / "out" / "units").glob("*.sha256"))
+        disk.grow("50m")
+        ended_well(start(home / "out", "--resume", training=training, within=disk.within))
+        assert_complete(disk.seen / "out", whole)

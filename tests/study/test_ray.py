@@ -1,0 +1,106 @@
+"""Sweeps on Ray: a real cluster of two nodes on this machine, whose workers, nodes and drivers are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from helpers.kills import assert_complete, ended_well, log, start, wait_for_a_unit, was_cut_short
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same sweep in one process."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    ended_well(start(out))
+    return out
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Two nodes of one core each; the head has none."""
+    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}.items():
+        monkeypatch.setenv(name, value)
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.mark.parametrize("victim", ["worker", "node"])
+def test_a_killed_worker_or_node_costs_nothing_but_time(
+    victim: str, cluster: Any, whole: Path, tmp_path: Path
+):
+    for attempt in range(5):
+        out = tmp_path / f"out-{attempt}"
+        driver = start(out, "--engine", "ray", "--address", cluster.address)
+        pid, unit = wait_for_a_unit(out, driver)
+        if victim == "worker":
+            os.kill(pid, signal.SIGKILL)
+        else:
+            raylet = psutil.Process(pid).parent()
+            assert raylet is not None
+            assert "raylet" in raylet.name()
+            for process in [raylet, *raylet.children(recursive=True)]:
+                process.send_signal(signal.SIGKILL)
+        ended_well(driver)
+        assert_complete(out, whole)
+        if was_cut_short(out, pid, unit):
+            return
+        if victim == "node":
+            cluster.add_node(num_cpus=1)
+    raise AssertionError("no kill met a unit in progress")
+
+
+def test_a_killed_driver_can_be_started_again(cluster: Any, whole: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    driver = start(out, "--engine", "ray", "--address", cluster.address)
+    wait_for_a_unit(out, driver)
+    driver.kill()
+    driver.communicate()
+    assert not (out / "manifest.json").exists()
+    ended_well(start(out, "--engine", "ray", "--address", cluster.address, "--resume"))
+    assert_complete(out, whole)
+
+
+def test_a_unit_takes_a_whole_gpu_where_the_cluster_has_some(cluster: Any, whole: Path, tmp_path: Path):
+    cluster.add_node(num_cpus=4, num_gpus=1)
+    out = tmp_path / "out"
+    ended_well(start(out, "--engine", "ray", "--address", cluster.address))
+    assert_complete(out, whole)
+    events = [event for *_, event, _ in log(out)]
+    assert events == ["started", "committed"] * (len(events) // 2)  # one after the other, on six cores
+    assert not list((out / "units").glob(".unfinished-*"))
+
+
+@pytest.mark.parametrize(("arguments", "joins"), [((), False), (("--address", "auto"), True)])
+def test_a_sweep_has_a_cluster_of_its_own_unless_it_is_told_to_join(
+    arguments: tuple[str, ...], joins: bool, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    driver = start(tmp_path / "out", "--engine", "ray", *arguments)
+    pid, _ = wait_for_a_unit(tmp_path / "out", driver, after=0)
+    raylet = psutil.Process(pid).parent()
+    assert raylet is not None
+    assert (f"--gcs-address={cluster.address}" in raylet.cmdline()) == joins
+    driver.terminate()
+    _, errors = driver.communicate(timeout=120)
+    assert (driver.returncode, errors.splitlines()[-1]) == (
+        143, f"interrupted; the same command with --out {tmp_path / 'out'} --resume goes on"
+    )  # fmt: skip
+
+
+def test_no_cluster_is_refused_in_one_line(tmp_path: Path):
+    driver = start(tmp_path / "out", "--engine", "ray", "--address", "127.0.0.1:1")
+    _, errors = driver.communicate(timeout=240)
+    assert driver.returncode == 2
+    assert errors.startswith("error: address: '127.0.0.1:1' gives no Ray cluster")
+    assert errors.count("\n") == 1

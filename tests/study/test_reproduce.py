@@ -1,0 +1,114 @@
+"""The whole paper in one command: its studies, going on after an interruption, and the verdicts on claims."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from amco_jax.errors import InputError
+from amco_jax.report.claims import CLAIMS, claims_table
+from amco_jax.report.studies import Study
+from amco_jax.study import reproduce as module
+from amco_jax.study.reproduce import FULL, QUICK, reproduce, studies_of
+
+TINY = dataclasses.replace(QUICK, seeds=3, convergence_episodes=6, sweep_episodes=2, points=1)
+
+
+def test_the_full_run_has_every_study_of_the_paper():
+    names = set(studies_of(FULL))
+    swept = {
+        f"{p}-{v}" for p in ("deadline", "arrival_prob", "num_tasks", "capacity") for v in module.PHYSICS
+    }
+    assert names == swept | {"convergence", "convergence-stable", "allocators", "set-sizes"}
+
+
+def test_it_goes_on_where_it_stopped_and_ends_in_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # Few studies, real ones: the others differ from them in their parameter alone.
+    every = studies_of(TINY)
+    chosen = {name: every[name] for name in ("convergence-stable", "set-sizes")}
+    monkeypatch.setattr(module, "QUICK", TINY)
+    monkeypatch.setattr(module, "studies_of", lambda effort: chosen)
+    first = reproduce(tmp_path / "out", quick=True)
+    before = os.stat(tmp_path / "out" / "set-sizes" / "manifest.json").st_mtime_ns
+    again = reproduce(tmp_path / "out", quick=True)
+    assert first is not None
+    assert again is not None
+    assert os.stat(tmp_path / "out" / "set-sizes" / "manifest.json").st_mtime_ns == before
+    pd.testing.assert_frame_equal(first.compared, again.compared)
+    assert first.claims is not None
+    claims = {row[0].text for row in first.claims.rows}
+    assert claims == {c.text for c in CLAIMS if c.metric == "makespan_mean_s"}
+    used = pd.read_parquet(tmp_path / "out" / "set-sizes" / "results.parquet")
+    for k in range(1, 6):
+        assert set(used.loc[used["method"] == f"smcoedge-stable-{k}", "mean_servers_used"]) == {k}
+    monkeypatch.setattr(module, "studies_of", studies_of)
+    with pytest.raises(InputError, match="made for something else: episodes = 6, not 300, last = 1"):
+        reproduce(tmp_path / "out")
+    with pytest.raises(InputError, match="is not empty"):
+        reproduce(tmp_path)
+
+
+def claims_of(
+    bounds: dict[Any, tuple[float, float]], episodes: int = 300, miss_rate: float = 0.0
+) -> dict[str, dict[str, str]]:
+    """The rows of the table by claim, where AMCoEdge's reductions have these bounds."""
+    names = ("amcoedge", *bounds)
+    rows = [("unified", m, s, 50, 0.2, miss_rate) for m in names for s in range(3)]
+    columns = ["condition", "method", "seed", "num_tasks", "makespan_mean_s", "miss_rate"]
+    settings = {m: {} for m in names if m != "randcoedge"}
+    manifest = {"settings": settings, "episodes": episodes}
+    study = Study("convergence", "compare", manifest, "physics", pd.DataFrame(rows, columns=columns))
+    records = [
+        {"study": "convergence", "condition": "unified", "metric": metric, "method": "amcoedge",
+         "baseline": b, "reduction": (low + high) / 2, "reduction_low": low, "reduction_high": high}
+        for b, (low, high) in bounds.items() for metric in ("makespan_mean_s", "miss_rate")
+    ]  # fmt: skip
+    table = claims_table([study], pd.DataFrame(records))
+    return {row[0].text: dict(zip(table.columns, (c.text for c in row), strict=True)) for row in table.rows}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"), [(0.13, 0.2, "holds"), (0.1, 0.2, "open"), (-0.1, 0.119, "fails")]
+)
+def test_verdicts_follow_the_interval(low: float, high: float, verdict: str):
+    assert claims_of({"smcoedge": (low, high)})["12 % less makespan than SMCoEdge"]["verdict"] == verdict
+
+
+ALL = "at least 11.04 % less makespan"
+
+
+@pytest.mark.parametrize(
+    ("others", "verdict", "decisive"),
+    [
+        # The baseline of the smallest estimate passes, another may still fall short.
+        ({"drlcoedge": (0.12, 0.14), "smcoedge": (0.014, 0.5)}, "open", "smcoedge"),
+        ({"drlcoedge": (0.12, 0.14), "smcoedge": (0.12, 0.5)}, "holds", "drlcoedge"),
+        ({"drlcoedge": (0.12, 0.14), "smcoedge": (0.01, 0.11)}, "fails", "smcoedge"),
+        ({"drlcoedge": (-0.5, 0.4), "smcoedge": (0.09, 0.11)}, "fails", "smcoedge"),
+        ({"drlcoedge": (0.12, 0.14)}, "open", "drlcoedge"),  # a baseline of the claim is missing
+        ({"drlcoedge": (np.nan, np.nan), "smcoedge": (0.2, 0.3)}, "open", "drlcoedge"),
+    ],
+)
+def test_a_claim_over_baselines_needs_every_one(others: dict[str, Any], verdict: str, decisive: str):
+    row = claims_of({"randcoedge": (0.15, 0.2)} | others)[ALL]
+    assert (row["verdict"], row["decisive baseline"]) == (verdict, decisive)
+
+
+def test_claims_say_which_published_runs_were_longer_or_shorter():
+    bounds = dict.fromkeys(("randcoedge", "drlcoedge", "smcoedge"), (0.2, 0.3))
+    assert claims_of(bounds)[ALL]["episodes of training"] == "300 (published: amcoedge 500, drlcoedge 400)"
+    one = claims_of({"randcoedge": (0.2, 0.3)}, episodes=500)["28 % less makespan than RandCoEdge"]
+    assert one["episodes of training"] == "500"
+
+
+def test_failure_rates_are_judged_where_all_baselines_fail_at_times():
+    bounds = dict.fromkeys(("randcoedge", "drlcoedge", "smcoedge"), (0.5, 0.6))
+    claim = "at least 44.86 % lower failure rate"
+    assert claim not in claims_of(bounds, miss_rate=0.009)
+    assert claims_of(bounds, miss_rate=0.011)[claim]["verdict"] == "holds"

@@ -1,0 +1,220 @@
+"""A log cut in two: agents are evaluated where they were not trained; test stretches are one or apart."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.request_logs import QUICK, scenario_of, small_rows, write
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amco_jax import InputError, Scenario, compare, evaluate, get_method, sweep, train, tune
+from amco_jax.report.studies import load_studies
+from amco_jax.study.simulate import simulate
+from amco_jax.traces.stretches import MOST_STRETCHES, cut, longest_slot, stretch_stride
+from amco_jax.workload import stretches_of, tables_of, workload_of
+
+SEEDS, EPISODES = 300, 40
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    return write(tmp_path / "log.csv", small_rows())
+
+
+def windows(scenario: Scenario, episodes: range, training: bool) -> Any:
+    """`[seeds, episodes, num_slots+2]`, the first request of each slot, and of the two after the episode."""
+    shape, params = scenario.shape(), scenario.params()
+    tables = tables_of([scenario], shape).of(0)  # pyright: ignore[reportArgumentType]
+
+    def first(seed: Any, episode: Any) -> Any:
+        return workload_of(shape, params, tables, seed, episode, training=training).first  # pyright: ignore
+
+    each = jax.jit(jax.vmap(jax.vmap(first, (None, 0)), (0, None)))
+    return np.asarray(each(np.arange(SEEDS, dtype=np.uint32), np.asarray(episodes)))
+
+
+@pytest.mark.parametrize(
+    "table", [{}, {"train_share": 0.3}, {"gap": 0.0}, {"gap": 600.0, "train_share": 0.6}]
+)
+def test_no_request_is_trained_on_and_evaluated(small: Path, table: dict[str, Any]):
+    scenario = scenario_of(small, table=table, time_scale=45.0)
+    trained = windows(scenario, range(1, EPISODES), training=True)
+    evaluated = windows(scenario, range(EPISODES), training=False)
+    # Training looks at the slot after an episode too.
+    assert trained[..., -1].max() <= evaluated[..., 0].min()
+    assert len(np.unique(trained[..., 0])) > 5
+    log = scenario.require_trace().log
+    last, first = log.seconds[trained[..., -1].max() - 1], log.seconds[evaluated[..., 0].min()]
+    assert first - last >= table.get("gap", 6 * 45.0)
+
+
+def test_training_and_testing_under_different_time_scales_share_nothing(small: Path):
+    scales = (7.0, 31.0, 45.0, 60.0, 77.0)
+    last = max(
+        windows(scenario_of(small, time_scale=s), range(EPISODES), True)[..., -1].max() for s in scales
+    )
+    first = min(windows(scenario_of(small, time_scale=s), range(2), False)[..., 0].min() for s in scales)
+    assert last <= first
+
+
+def test_test_stretches_are_the_same_or_disjoint_and_rows_tell_which(small: Path):
+    scenario = scenario_of(small, time_scale=30.0)
+    cuts = scenario.stretches
+    assert cuts.num_stretches > 5
+    for episode in (0, 3):
+        first = windows(scenario, range(episode, episode + 1), training=False)[:, 0]
+        number = stretches_of(scenario, np.arange(SEEDS), episode)
+        slots = cuts.first + cuts.spacing * number[:, None] + np.arange(6 + 1)
+        np.testing.assert_array_equal(first[:, :-1], np.searchsorted(scenario.trace_slots, slots))
+        # Any run of seeds is spread as evenly as can be.
+        for start, count in ((0, 3), (17, cuts.num_stretches), (100, 100)):
+            times = np.bincount(number[start : start + count], minlength=cuts.num_stretches)
+            assert times.max() - times.min() <= 1
+    assert cuts.spacing >= 6
+    shifted = [stretches_of(scenario, np.arange(1), episode)[0] for episode in range(30)]
+    assert len(set(shifted)) > 3
+
+
+@given(count=st.integers(1, MOST_STRETCHES))
+def test_strides_go_through_all_stretches(count: int):
+    stride = stretch_stride(count)
+    assert len(np.unique(np.arange(count, dtype=np.int64) * stride % count)) == count
+    assert count < 10 or abs(stride / count - 0.618) < 0.25
+
+
+@given(
+    span=st.floats(1, 1e7), slot=st.floats(1e-2, 1e4), num_slots=st.integers(1, 500), share=st.floats(0, 1),
+    gap=st.none() | st.floats(0, 1e5),
+)  # fmt: skip
+def test_cuts_lie_on_the_log(span: float, slot: float, num_slots: int, share: float, gap: float | None):
+    cuts = cut(span, slot, num_slots, share, gap)
+    assert cuts.training * slot <= share * span
+    if share:
+        wanted = num_slots * slot if gap is None else gap
+        assert cuts.first * slot >= (share * span + wanted) * (1 - 1e-12)
+    if cuts.num_stretches:
+        assert cuts.spacing >= num_slots
+        assert cuts.first + cuts.spacing * (cuts.num_stretches - 1) + num_slots <= math.floor(span / slot) + 1
+    longest = longest_slot(span, num_slots, share, gap, 3) * (1 - 1e-9)
+    if longest > 0:
+        assert cut(span, longest, num_slots, share, gap).num_stretches >= 3
+        assert share == 0 or cut(span, longest, num_slots, share, gap).starts(num_slots) >= 1
+
+
+def test_many_stretches_are_counted_in_32_bits(tmp_path: Path):
+    path = write(tmp_path / "long.csv", ["0,g", "40000,g", "80000,g"], "gmt_create,groupId")
+    scenario = Scenario(trace={"file": str(path), "train_share": 0, "unit": "s"}, num_slots=1, num_servers=1)  # pyright: ignore
+    assert scenario.stretches.num_stretches == MOST_STRETCHES
+    found = stretches_of(scenario, np.arange(MOST_STRETCHES) + 2**32 - MOST_STRETCHES, 7)
+    assert len(np.unique(found)) == MOST_STRETCHES
+
+
+def test_results_name_the_stretch_of_each_row(small: Path, tmp_path: Path):
+    scenario = scenario_of(small, time_scale=30.0)
+    result = sweep(
+        "time_scale",
+        values=[20, 30],
+        methods=["local", QUICK],
+        seeds=12,
+        scenario=scenario,
+        trained_seeds=5,
+        episodes=2,
+        out=tmp_path / "s",
+    )
+    assert result.results["stretch"].dtype == np.int64
+    assert set(result.summary["metric"]).isdisjoint({"stretch"})
+    for value, rows in result.results.groupby("value"):
+        number = stretches_of(scenario.replace(time_scale=value), np.asarray(rows["seed"]), 0)
+        np.testing.assert_array_equal(rows["stretch"], number)
+    splits = result.manifest["trace"]["splits"]
+    assert [split["test"]["stretches"] for split in splits] == [
+        scenario.replace(time_scale=s).stretches.num_stretches for s in (20, 30)
+    ]
+    assert splits[0]["training"]["last"] < splits[0]["test"]["first"]
+    assert splits[0]["training"]["requests"] + splits[0]["test"]["requests"] <= 400
+    assert splits[0]["gap_s"] >= 6 * 20
+    assert "stretch" not in load_studies([tmp_path / "s"])[0].metrics
+    plain = sweep(
+        "deadline", values=[0.5, 1.0], methods=["local"], seeds=4, scenario=Scenario(num_tasks=3, num_slots=4)
+    )
+    assert "stretch" not in plain.results
+
+
+def test_rows_without_a_log_stand_for_themselves(small: Path):
+    rows = sweep(
+        "arrivals", values=["trace", "poisson"], methods=["local"], seeds=5, scenario=scenario_of(small)
+    ).results
+    drawn = rows.loc[rows["value"] == "poisson", "stretch"]
+    np.testing.assert_array_equal(drawn, [-1, -2, -3, -4, -5])
+    assert (rows.loc[rows["value"] == "trace", "stretch"] >= 0).all()
+
+
+def test_agents_are_evaluated_behind_their_training(small: Path, tmp_path: Path):
+    scenario = scenario_of(small, time_scale=20.0)
+    train(QUICK, seeds=3, episodes=2, scenario=scenario, out=tmp_path / "agents")
+    found = evaluate(tmp_path / "agents", scenario=scenario, methods=["local"], episodes=2)
+    numbers = [stretches_of(scenario, np.arange(3), e) for e in (0, 3)]
+    np.testing.assert_array_equal(
+        found.results.loc[found.results["method"] == "local", "stretch"], np.concatenate(numbers)
+    )
+    assert set(found.summary["metric"]).isdisjoint({"stretch"})
+    with pytest.raises(
+        InputError, match=r"trace\.train_share: 0\.2, and episodes would begin .*; legal: 0\.5"
+    ):
+        evaluate(
+            tmp_path / "agents", scenario=scenario_of(small, time_scale=20.0, table={"train_share": 0.2})
+        )
+    tuned = tune(QUICK, {"discount": [0.5]}, seeds=3, episodes=1, scenario=scenario, reference="local")
+    np.testing.assert_array_equal(tuned.results["stretch"], numbers[0])
+
+
+def test_rules_beside_training_play_its_episodes(small: Path):
+    scenario = scenario_of(small, time_scale=20.0)
+    curves = compare(
+        ["local", QUICK], seeds=3, episodes=2, last=1, scenario=scenario, physics=["unified"]
+    ).curves
+    assert "stretch" not in curves
+    local = get_method("local")
+    rule = next(simulate([scenario], local, local.physics("unified"), 0, 3, episode=1, training=True))
+    first = windows(scenario, range(1, 2), training=True)[:3, 0]
+    np.testing.assert_array_equal(rule.metrics["num_tasks"], first[:, -2] - first[:, 0])
+    makespan = curves.loc[(curves["method"] == "local") & (curves["episode"] == 0), "makespan_mean_s"]
+    np.testing.assert_array_equal(makespan, rule.metrics["makespan_mean_s"])
+
+
+def test_logs_too_short_are_refused_with_what_would_do(small: Path, tmp_path: Path):
+    nothing = scenario_of(small, table={"train_share": 0.0})
+    for attempt in (
+        lambda: train(QUICK, seeds=1, episodes=1, scenario=nothing),
+        lambda: compare(["local"], seeds=1, episodes=1, last=1, scenario=nothing),
+        lambda: tune(QUICK, {"discount": [0.5]}, seeds=1, episodes=1, scenario=nothing),
+        lambda: sweep("time_scale", values=[60], methods=[QUICK], seeds=1, scenario=nothing),
+    ):
+        with pytest.raises(
+            InputError, match=r"trace\.train_share: 0 of \d+ s holds no episode .*legal for training"
+        ):
+            attempt()
+    assert len(sweep("time_scale", values=[60], methods=["local"], seeds=2, scenario=nothing).results) == 2
+    with pytest.raises(InputError, match=r"num_slots: 6 of 60 s .*, of which 0 is for testing; legal: fewer"):
+        scenario_of(small, table={"train_share": 1})
+    point = write(tmp_path / "point.csv", ["2025-03-01,g"] * 3, "gmt_create,groupId")
+    with pytest.raises(InputError, match=r"legal: .*a longer trace"):
+        scenario_of(point)
+
+
+def test_the_split_does_not_depend_on_what_else_runs(small: Path):
+    scenario = scenario_of(small, time_scale=30.0)
+    whole = sweep("time_scale", values=[30], methods=["local"], seeds=9, scenario=scenario).results
+    part = sweep(
+        "time_scale", values=[30], methods=["local"], seeds=4, scenario=scenario, first_seed=5
+    ).results
+    pd.testing.assert_frame_equal(whole.iloc[5:].reset_index(drop=True), part)
+    assert json.dumps(scenario.split) == json.dumps(Scenario(**scenario.to_dict()).split)
