@@ -93,9 +93,10 @@ def test_a_sweep_has_a_cluster_of_its_own_unless_it_is_told_to_join(
     assert (f"--gcs-address={cluster.address}" in raylet.cmdline()) == joins
     driver.terminate()
     _, errors = driver.communicate(timeout=120)
-    assert (driver.returncode, errors.splitlines()[-1]) == (
-        143, f"interrupted; the same command with --out {tmp_path / 'out'} --resume goes on"
-    )  # fmt: skip
+    assert driver.returncode == 143
+    # Among them, as Ray's own threads may write after the driver's last word.
+    line = f"interrupted; the same command with --out {tmp_path / 'out'} --resume goes on"
+    assert line in errors.splitlines(), errors
 
 
 def test_no_cluster_is_refused_in_one_line(tmp_path: Path):
