@@ -30,6 +30,13 @@ from .kernel import Episode as Episode
 from .kernel import rollout as rollout
 from .kernel.recording import load_recording as load_recording
 from .kernel.recording import replay as replay
+from .metrics import METRICS as METRICS
+from .metrics import Column as Column
+from .metrics import Metric as Metric
+from .metrics import Reduction as Reduction
+from .metrics import Shown as Shown
+from .metrics import SlotOutcome as SlotOutcome
+from .metrics import TaskOutcome as TaskOutcome
 from .params import Params as Params
 from .scenario import Scenario as Scenario
 from .scenario.presets import PRESETS as PRESETS

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from amco_jax.kernel.quantiles import LEVELS
+from amco_jax.metrics import LEVELS
 from amco_jax.stats import (
     Interval,
     mean_interval,

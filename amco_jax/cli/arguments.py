@@ -21,12 +21,14 @@ from amco_jax.agents.methods import Method, get_allocator, get_method
 from amco_jax.cli import console  # before all that imports JAX
 from amco_jax.compile.runtime import check_devices, check_xla_flags, configure
 from amco_jax.errors import InputError
+from amco_jax.metrics import Metric
 from amco_jax.results.files import FileNames, new_directory
 from amco_jax.scenario import Scenario
 from amco_jax.scenario.axes import load_with_settings, parse_assignments, parse_settings, parse_value
 from amco_jax.study.engines import Execution
 
 Args = TypeVar("Args")
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,6 +133,8 @@ class OutputArguments:
 class StudyArguments(OutputArguments):
     """The arguments of every script that carries out a study."""
 
+    metrics: tuple[str, ...] = ()
+    """Metrics to measure beside the usual: names, or module:attribute for an amco_jax.Metric of your own."""
     execution: Execution = dataclasses.field(default_factory=Execution)
     resumes: ClassVar[bool] = True
 
@@ -190,23 +194,39 @@ def load_method(name: str) -> Method:
     Raises:
       InputError: no such module or attribute, or not a `Method`.
     """
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         return get_method(name)
-    attribute, plus, allocator = attribute.partition("+")
+    path, plus, allocator = name.partition("+")
+    method = _imported("method", path, Method)
+    return method.with_allocator(allocator) if plus else method
+
+
+def load_metrics(names: Sequence[str]) -> list[str | Metric]:
+    """Names of metrics as they are, and users' own metrics from `module:attribute`.
+
+    Raises:
+      InputError: no such module or attribute, or not a `Metric`.
+    """
+    return [_imported("metrics", name, Metric) if ":" in name else name for name in names]
+
+
+def _imported(field: str, name: str, kind: type[T]) -> T:
+    """The object that `module:attribute` names; modules are looked up in the working directory first."""
+    module, _, attribute = name.partition(":")
     sys.path.insert(0, "")
     try:
-        method = getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # importing runs the user's code, which may raise anything
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(f"method: '{name}' cannot be imported: {reason}") from error
+        raise InputError(f"{field}: '{name}' cannot be imported: {reason}") from error
     finally:
         sys.path.remove("")
         if "" not in sys.path:  # for what the module imports later; what is installed goes first from here on
             sys.path.append("")
-    if not isinstance(method, Method):
-        raise InputError(f"method: '{name}' is a {type(method).__name__}; legal: an amco_jax.Method")
-    return method.with_allocator(allocator) if plus else method
+    if not isinstance(found, kind):
+        legal = f"an amco_jax.{kind.__name__}"
+        raise InputError(f"{field}: '{name}' is a {type(found).__name__}; legal: {legal}")
+    return found
 
 
 def load_trained_method(name: str, settings: Sequence[str], allocator: str | None = None) -> Method:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_method
+from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_method, load_metrics
 from amco_jax.report.terminal import print_comparison
 from amco_jax.study.compare import PAPER_METHODS, compare
 
@@ -35,6 +35,7 @@ def main(args: Arguments) -> None:
         physics=args.physics,
         out=args.destination("compare"),
         first_seed=args.first_seed,
+        metrics=load_metrics(args.metrics),
         execution=args.execution,
         overwrite=args.overwrite,
         progress=not args.quiet,

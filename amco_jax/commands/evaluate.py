@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from amco_jax.cli.arguments import ProgramArguments, StudyArguments, TraceArguments, load_method
+from amco_jax.cli.arguments import ProgramArguments, StudyArguments, TraceArguments, load_method, load_metrics
 from amco_jax.report.terminal import print_evaluation
 from amco_jax.scenario.axes import apply_settings, load_with_settings, parse_settings
 from amco_jax.study.evaluate import BASELINES, evaluate, load_run
@@ -53,6 +53,7 @@ def main(args: Arguments) -> None:
         episodes=args.episodes,
         physics=args.physics,
         out=args.destination("evaluate"),
+        metrics=load_metrics(args.metrics),
         execution=args.execution,
         overwrite=args.overwrite,
         progress=not args.quiet,

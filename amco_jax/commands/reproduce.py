@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from amco_jax.cli.arguments import ProgramArguments
+from amco_jax.cli.arguments import ProgramArguments, load_metrics
 from amco_jax.report.page import write_report
 from amco_jax.study.engines import Execution
 from amco_jax.study.reproduce import reproduce
@@ -20,6 +20,8 @@ class Arguments(ProgramArguments):
     """Few episodes and values, to see how it works; no basis for conclusions."""
     format: tuple[str, ...] = ("html", "md")
     """Of the report: html, md, latex, csv."""
+    metrics: tuple[str, ...] = ()
+    """Metrics to measure beside the usual: names, or module:attribute for an amco_jax.Metric of your own."""
     execution: Execution = dataclasses.field(default_factory=Execution)
     quiet: bool = False
     """No progress bars."""
@@ -27,7 +29,13 @@ class Arguments(ProgramArguments):
 
 def main(args: Arguments) -> None:
     out = args.out or Path("results", "paper-quick" if args.quick else "paper")
-    report = reproduce(out, quick=args.quick, execution=args.execution, progress=not args.quiet)
+    report = reproduce(
+        out,
+        quick=args.quick,
+        metrics=load_metrics(args.metrics),
+        execution=args.execution,
+        progress=not args.quiet,
+    )
     if report is None:
         print("some units are not computed yet; the shard that ends last writes the report")
         return

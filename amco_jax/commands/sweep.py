@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_method
+from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_method, load_metrics
 from amco_jax.report.terminal import print_summary
 from amco_jax.scenario.axes import parse_value
 from amco_jax.study.sweep import DEFAULT_METHODS, EPISODES, TRAINED_SEEDS, sweep
@@ -44,6 +44,7 @@ def main(args: Arguments) -> None:
         scenario=args.load_scenario(),
         physics=args.physics,
         out=args.destination(args.param),
+        metrics=load_metrics(args.metrics),
         execution=args.execution,
         overwrite=args.overwrite,
         progress=not args.quiet,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_trained_method
+from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_metrics, load_trained_method
 from amco_jax.report.terminal import print_training
 from amco_jax.study.train import train
 
@@ -36,6 +36,7 @@ def main(args: Arguments) -> None:
         physics=args.physics,
         out=args.destination(f"train-{args.method}"),
         first_seed=args.first_seed,
+        metrics=load_metrics(args.metrics),
         execution=args.execution,
         overwrite=args.overwrite,
         progress=not args.quiet,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_trained_method
+from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_metrics, load_trained_method
 from amco_jax.report.terminal import print_tuning
 from amco_jax.scenario.axes import parse_assignments, parse_value
 from amco_jax.study.tune import tune
@@ -45,6 +45,7 @@ def main(args: Arguments) -> None:
         reference=args.reference,
         out=args.destination("tune"),
         first_seed=args.first_seed,
+        metrics=load_metrics(args.metrics),
         execution=args.execution,
         overwrite=args.overwrite,
         progress=not args.quiet,

@@ -32,14 +32,15 @@ class Wide:
         return cls(jnp.zeros_like(like), jnp.zeros_like(like, jnp.uint32 if whole else like.dtype))
 
     def add(self, term: Array) -> Wide:
-        """The sum with one more term; a whole one must be int32 and at least 0.
+        """The sum with one more term; a whole one must be int32.
 
         Source for floats: Dekker, "A floating-point technique for extending the available precision" (1971);
         the exact error of a sum is from Knuth, TAOCP vol. 2, section 4.2.2, theorem B.
         """
         if jnp.issubdtype(self.high.dtype, jnp.integer):
             low = self.low + term.astype(jnp.uint32)
-            return Wide(self.high + (low < self.low), low)
+            # A negative term is one less in the upper word, and its complement in the lower one.
+            return Wide(self.high + (low < self.low) - (term < 0), low)
         total = self.high + term
         taken = total - self.high
         low = self.low + ((self.high - (total - taken)) + (term - taken))

@@ -46,6 +46,8 @@ class Decision:
     """False at a position without a task, where nothing else means anything."""
     selected: Bool[Array, " num_servers"]
     fraction: Float[Array, " num_servers"]
+    finish: Float[Array, ""]
+    """s until the last part ends, also beyond the deadline; 0 of an empty set"""
     makespan: Float[Array, ""]
     """s, at most the deadline"""
     missed: Bool[Array, ""]
@@ -94,6 +96,7 @@ def decide(
         present=task.present,
         selected=selected & task.present,
         fraction=jnp.where(task.present, fraction, 0),
+        finish=finish,
         makespan=makespan,
         missed=missed,
         rejected=rejected,

@@ -156,7 +156,7 @@ class DecisionEnv(Environment):
                 return serve_task(
                     params.scenario, params.physics, self.allocator, here, at.backlog, at.task, queues,
                     lambda wait, cost: selected,
-                )  # fmt: skip
+                )[:2]  # fmt: skip
 
             nothing = jax.tree.map(
                 lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(decide, at.queues)[1]

@@ -19,8 +19,20 @@ from amco_jax.agents.methods import Method
 from amco_jax.agents.policy import SlotView, TaskView
 from amco_jax.alloc import Allocator
 from amco_jax.compile.unroll import unroll
-from amco_jax.compile.wide import Wide
 from amco_jax.env import Decision, Physics, Queues, Site, Task, close_slot, costs, decide, site, waits
+from amco_jax.metrics import (
+    EPISODE_METRICS,
+    Metrics,
+    SlotOutcome,
+    Sums,
+    TaskOutcome,
+    add_slot,
+    add_task,
+    none_of_slots,
+    none_of_tasks,
+    of_each_task,
+    of_slot,
+)
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key, fold_in
 from amco_jax.workload import Workload
@@ -32,56 +44,8 @@ Record = Callable[[Decision], Any]
 """What to keep of each decision: a function to a pytree of arrays."""
 
 
-Sum = Any
-"""An int32 or float within a slot, `Wide` over slots, and a NumPy array of 64 bits on the host"""
-
-
 def keep_nothing(decision: Decision) -> None:
     """The record of a caller to whom the totals are enough."""
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Totals:
-    """Sums over the tasks that arrived; divide by `num_tasks` for means.
-
-    `Wide` over slots, one word within a slot.
-    """
-
-    num_tasks: Sum
-    missed: Sum
-    rejected: Sum
-    servers_used: Sum
-    """Sizes of the selected sets"""
-    makespan: Sum
-    """s"""
-
-    @classmethod
-    def zero(cls, dtype: Any) -> Totals:
-        """Nothing has arrived yet."""
-        none = jnp.int32(0)
-        return cls(none, none, none, none, jnp.zeros((), dtype))
-
-    @classmethod
-    def over_slots(cls, dtype: Any) -> Totals:
-        """No slot has been added yet."""
-        return jax.tree.map(Wide.zero, cls.zero(dtype))
-
-    def add_slot(self, slot: Totals) -> Totals:
-        """The totals over slots with one more slot."""
-        names = [f.name for f in dataclasses.fields(self)]
-        return Totals(**{name: getattr(self, name).add(getattr(slot, name)) for name in names})
-
-    def add(self, decision: Decision) -> Totals:
-        """The totals of a slot with one more decision."""
-        here = decision.present
-        return Totals(
-            num_tasks=self.num_tasks + here,
-            missed=self.missed + (here & decision.missed),
-            rejected=self.rejected + (here & decision.rejected),
-            servers_used=self.servers_used + jnp.sum(decision.selected, dtype=jnp.int32),
-            makespan=self.makespan + jnp.where(here, decision.makespan, 0),
-        )
 
 
 @jax.tree_util.register_dataclass
@@ -93,7 +57,10 @@ class Slot:
     """q at the end of the slot, Gcycles"""
     link_delay: Float[Array, " num_servers"]
     """L of each base station at the end of the slot, s"""
-    totals: Totals
+    totals: Sums
+    """Of the metrics, within the slot"""
+    of_tasks: dict[str, Array]
+    """By name what metrics with quantiles give, `[num_servers, max_tasks]`; inf without a task"""
     decisions: Any
     """What `record` kept, with leading axes `[num_servers, max_tasks]`"""
 
@@ -105,15 +72,13 @@ class Progress:
 
     backlog: Float[Array, " num_servers"]
     """Q, Gcycles"""
-    totals: Totals
-    busy: Wide
-    """`[num_servers]`, slots that each server was busy, in parts of a slot"""
+    totals: Sums
+    """By the name of the metric, in two words each"""
 
     @classmethod
-    def start(cls, num_servers: int, dtype: Any) -> Progress:
+    def start(cls, num_servers: int, dtype: Any, metrics: Metrics) -> Progress:
         """The start of an episode."""
-        none = jnp.zeros(num_servers, dtype)
-        return cls(none, Totals.over_slots(dtype), Wide.zero(none))
+        return cls(jnp.zeros(num_servers, dtype), none_of_slots(metrics, num_servers, dtype))
 
 
 @jax.tree_util.register_dataclass
@@ -123,6 +88,8 @@ class Episode:
 
     end: Progress
     """After the last slot"""
+    of_tasks: dict[str, Array]
+    """By name what metrics with quantiles give, `[num_slots, num_servers, max_tasks]`; inf without a task"""
     decisions: Any
     """What `record` kept, with leading axes `[num_slots, num_servers, max_tasks]`"""
     backlog: Any
@@ -133,8 +100,8 @@ class Episode:
     """`[num_slots, num_servers]`, L at the end of each slot, s; likewise"""
 
     @property
-    def totals(self) -> Totals:
-        """Sums over the tasks that arrived until the end."""
+    def totals(self) -> Sums:
+        """Sums by the name of the metric, over the tasks and slots until the end."""
         return self.end.totals
 
 
@@ -147,16 +114,19 @@ def serve_task(
     task: Task,
     queues: Queues,
     choose: Callable[[Array, Array], Array],
-) -> tuple[Queues, Decision]:
+) -> tuple[Queues, Decision, Array, Array]:
     """Decide one task at the base station of `site`: waits, costs, the set, and what it does to the queues.
 
     Args:
       backlog: `[num_servers]`, Gcycles, at the start of the slot.
       choose: from wait and cost, `[num_servers]`, s, to the set S, `[num_servers]` booleans.
+
+    Returns:
+      The queues after it, the decision, wait and cost.
     """
     wait = waits(site, backlog, queues.slot_load, queues.link_delay)
     cost = costs(site, task.size, task.work)
-    return decide(params, physics, site, task, wait, cost, choose(wait, cost), allocator, queues)
+    return *decide(params, physics, site, task, wait, cost, choose(wait, cost), allocator, queues), wait, cost
 
 
 def serve_slot(
@@ -169,6 +139,7 @@ def serve_slot(
     backlog: Float[Array, " num_servers"],
     planned: Any,
     record: Record,
+    metrics: Metrics,
 ) -> Slot:
     """Decide all tasks of slot `t`, base station by base station, position by position.
 
@@ -178,7 +149,9 @@ def serve_slot(
       planned: `[num_servers, max_tasks, num_servers]` booleans of a per-slot policy, or None.
     """
 
-    def serve_position(site_b, task_at, key_b, carry, position):
+    num_servers, dtype = backlog.shape[0], backlog.dtype
+
+    def serve_position(site_b, b, task_at, key_b, carry, position):
         queues, totals = carry
         n, entry, planned_n = position
         task = task_at(entry)
@@ -188,10 +161,15 @@ def serve_slot(
                 return planned_n
             return method.policy.select(TaskView(task, wait, cost, site_b.local, params, key_b, n))
 
-        queues, decision = serve_task(
+        queues, decision, wait, cost = serve_task(
             params, physics, method.allocator, site_b, backlog, task, queues, choose
         )
-        return (queues, totals.add(decision)), record(decision)
+        outcome = TaskOutcome(
+            params, t, b, site_b.local, task.size, task.work, wait, cost, decision.selected,
+            decision.fraction, decision.finish, decision.makespan, decision.missed, decision.rejected,
+        )  # fmt: skip
+        totals = add_task(metrics, totals, task.present, outcome)
+        return (queues, totals), (of_each_task(metrics, task.present, outcome), record(decision))
 
     def serve_base_station(carry, b_and_plan):
         slot_load, totals = carry
@@ -201,14 +179,14 @@ def serve_slot(
         positions = jnp.arange(jax.tree.leaves(entries)[0].shape[0]), entries, planned_b
         queues = Queues(slot_load, jnp.zeros_like(params.deadline))
         (queues, totals), kept = lax.scan(
-            lambda c, x: serve_position(site_b, task_at, key_b, c, x), (queues, totals), positions
+            lambda c, x: serve_position(site_b, b, task_at, key_b, c, x), (queues, totals), positions
         )
         return (queues.slot_load, totals), (queues.link_delay, kept)
 
-    carry = jnp.zeros_like(backlog), Totals.zero(backlog.dtype)
-    stations = jnp.arange(backlog.shape[0]), planned
+    carry = jnp.zeros_like(backlog), none_of_tasks(metrics, num_servers, dtype)
+    stations = jnp.arange(num_servers), planned
     (slot_load, totals), (link_delay, kept) = lax.scan(serve_base_station, carry, stations)
-    return Slot(slot_load, link_delay, totals, kept)
+    return Slot(slot_load, link_delay, totals, *kept)
 
 
 def tasks_of_slot(params: Params, workload: Workload, t: Int[Array, ""], num_servers: int) -> Task:
@@ -226,12 +204,18 @@ SlotStep = Callable[[Key, Array, Array, Any], tuple[Array, Array, Slot]]
 
 
 def slot_step(
-    shape: Shape, params: Params, physics: Physics, method: Method, workload: Workload, record: Record
+    shape: Shape,
+    params: Params,
+    physics: Physics,
+    method: Method,
+    workload: Workload,
+    record: Record,
+    metrics: Metrics = (),
 ) -> SlotStep:
     """The step from one slot to the next that every rollout and every training makes."""
 
     def serve(params, physics, workload, key, t, backlog, planned):
-        return serve_slot(params, physics, method, workload, key, t, backlog, planned, record)
+        return serve_slot(params, physics, method, workload, key, t, backlog, planned, record, metrics)
 
     if shape.num_servers <= MAX_UNROLLED_SERVERS:
         serve = unroll(serve)
@@ -239,7 +223,9 @@ def slot_step(
     def step(key, t, backlog, planned):
         slot = serve(params, physics, workload, key, t, backlog, planned)
         next_backlog, busy = close_slot(params, backlog, slot.slot_load)
-        return next_backlog, busy, slot
+        closed = SlotOutcome(params, t, backlog, slot.slot_load, slot.link_delay, next_backlog, busy)
+        totals = slot.totals | of_slot(metrics, closed)
+        return next_backlog, busy, dataclasses.replace(slot, totals=totals)
 
     return step
 
@@ -253,6 +239,7 @@ def rollout(
     workload: Workload,
     key: Key,
     record: Record = keep_nothing,
+    metrics: Metrics = EPISODE_METRICS,
     agent: Any = None,
     keep_queues: bool = False,
     first: Int[Array, ""] | int = 0,
@@ -270,12 +257,13 @@ def rollout(
       workload: what arrives.
       key: of the policy's draws.
       record: what to keep of each decision; by default nothing.
+      metrics: what to sum up, static; by default what sweeps do.
       agent: what a per-slot policy has learnt, for its view; None for rules.
       keep_queues: whether to keep the queues of each slot.
       first: the first slot to run; must be the same for all seeds of a batch.
       start: where the episode stands before it, from `Episode.end` of the segment before; None at slot 0.
     """
-    step = slot_step(shape, params, physics, method, workload, record)
+    step = slot_step(shape, params, physics, method, workload, record, metrics)
 
     def slot(now, i):
         t = first + i
@@ -283,11 +271,12 @@ def rollout(
         if method.policy.sees_slot:
             tasks = tasks_of_slot(params, workload, t, shape.num_servers)
             planned = method.policy.select(SlotView(t, now.backlog, tasks, params, key_t, agent))
-        backlog, busy, served = step(key_t, t, now.backlog, planned)
+        backlog, _, served = step(key_t, t, now.backlog, planned)
         queues = (now.backlog, served.slot_load, served.link_delay) if keep_queues else (None,) * 3
-        later = Progress(backlog, now.totals.add_slot(served.totals), now.busy.add(busy))
-        return later, (served.decisions, *queues)
+        later = Progress(backlog, add_slot(now.totals, served.totals))
+        return later, (served.of_tasks, served.decisions, *queues)
 
-    start = Progress.start(shape.num_servers, params.capacity.dtype) if start is None else start
+    if start is None:
+        start = Progress.start(shape.num_servers, params.capacity.dtype, metrics)
     end, kept = lax.scan(slot, start, jnp.arange(shape.num_slots))
     return Episode(end, *kept)

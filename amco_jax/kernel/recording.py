@@ -94,6 +94,7 @@ def _program(shape: Shape, policy: Policy | None, allocator: Allocator) -> Any:
             workload=workload,
             key=key,
             record=lambda decision: decision,
+            metrics=(),
             keep_queues=True,
         )
 

@@ -31,7 +31,8 @@ from amco_jax.agents.replay import Replay, empty_replay, sample, store
 from amco_jax.agents.settings import Hyperparameters
 from amco_jax.compile.wide import Wide
 from amco_jax.env import Decision, Physics
-from amco_jax.kernel import Totals, slot_step, tasks_of_slot
+from amco_jax.kernel import slot_step, tasks_of_slot
+from amco_jax.metrics import CURVE_METRICS, Metrics, Sums, add_slot, none_of_slots
 from amco_jax.params import Params, Shape
 from amco_jax.random import Stream, fold_in, stream, uniform
 from amco_jax.workload import Tables, Workload, workload_of
@@ -52,17 +53,18 @@ class TrainingState(NamedTuple):
 class Curve:
     """What is told of one episode of training; `wide.on_host` reads its sums."""
 
-    totals: Totals
+    totals: Sums
+    """By the name of the metric"""
     loss: Float[Array, ""]
     """Mean over agents and learning steps; NaN where none was made"""
     epsilon: Float[Array, ""]
     """Probability of the greedy action at the end of the episode"""
 
     @classmethod
-    def zero(cls, dtype: Any) -> Curve:
-        """Of an episode that has not been trained yet."""
+    def zero(cls, num_servers: int, dtype: Any, metrics: Metrics) -> Curve:
+        """The curve of an episode that has not been trained yet."""
         none = jnp.zeros((), dtype)
-        return cls(Totals.over_slots(dtype), none, none)
+        return cls(none_of_slots(metrics, num_servers, dtype), none, none)
 
 
 def start_training(
@@ -91,10 +93,12 @@ def train_episode(
     episode: int | Int[Array, ""],
     state: TrainingState,
     tables: Tables = Tables(),  # noqa: B008  # immutable
+    metrics: Metrics = CURVE_METRICS,
 ) -> tuple[TrainingState, Curve]:
     """One episode of training.
 
     Args:
+      metrics: what to sum up, static; none of them with quantiles.
       episode: from 0; must be the same for all seeds of a batch.
       tables: what the workload takes from the host, see `amco_jax.workload`.
 
@@ -104,7 +108,7 @@ def train_episode(
     space = dqn.actions(num_servers)
     workload = workload_of(shape, params, tables, seed, FIRST_TRAINING_EPISODE + episode, training=True)
     num_positions = workload.num_positions(params)
-    step = slot_step(shape, params, physics, method, workload, _keep_reward)
+    step = slot_step(shape, params, physics, method, workload, _keep_reward, metrics)
     scale = input_scale(hyper, params)
     exploration, draws = (
         fold_in(stream(seed, purpose), episode) for purpose in (Stream.EXPLORATION, Stream.REPLAY)
@@ -157,12 +161,13 @@ def train_episode(
         learner, agents, losses = lax.fori_loop(
             0, jnp.where(due, hyper.learn_repeats, 0), learn_once, (state.learner, agents, losses)
         )
-        totals = totals.add_slot(served.totals)
+        totals = add_slot(totals, served.totals)
         return (next_backlog, totals, losses, agents, TrainingState(learner, replay)), None
 
     none = jnp.zeros_like(params.capacity)
     losses = Wide.zero(jnp.zeros((), none.dtype)), Wide.zero(jnp.int32(0))
-    carry = none, Totals.over_slots(none.dtype), losses, acting_of(state.learner), state
+    totals = none_of_slots(metrics, num_servers, none.dtype)
+    carry = none, totals, losses, acting_of(state.learner), state
     (_, totals, (loss, made), _, state), _ = lax.scan(slot, carry, jnp.arange(shape.num_slots))
     epsilon = jnp.mean(greedy_probability(hyper, state.learner.steps))
     return state, Curve(totals, loss.rounded(none.dtype) / made.rounded(none.dtype), epsilon)

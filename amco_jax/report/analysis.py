@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.errors import InputError
+from amco_jax.metrics import TASK, Shown, shown_in
 from amco_jax.report.studies import Study
 from amco_jax.stats import bootstrap_interval, holm, paired_p_value
-from amco_jax.stats.summaries import COUNTS, TASK, Episodes, Pairs, common, summarise
+from amco_jax.stats.summaries import COUNTS, Episodes, Pairs, common, summarise
 
 PAPER_BASELINES = ("randcoedge", "drlcoedge", "smcoedge", "optimal")
-COMPARED = ("makespan_mean_s", "miss_rate")
 _ESTIMATES = ("condition", "method", "metric", "per", "statistic", *COUNTS, "estimate", "ci_low", "ci_high")
 _SEED = 0
 """Of the resampling, so that the same results give the same tables"""
@@ -44,21 +44,24 @@ def means(study: Study) -> pd.DataFrame:
     Returns:
       Columns condition, method, metric, per, statistic, `summaries.COUNTS`, estimate, ci_low, ci_high (95 %).
     """
-    found = summarise(study.groups.items(), ("method", "condition"))
-    pooled = (found["per"] == TASK) & found["metric"].str.fullmatch(r"makespan_p\d+_s")
+    found = summarise(study.groups.items(), ("method", "condition"), study.estimated)
+    levels = [column.name for column in study.estimated if column.level is not None]
+    pooled = (found["per"] == TASK) & found["metric"].isin(levels)
     found = found.rename(columns={"mean": "estimate"})
     return _in_order(study, found.assign(statistic=np.where(pooled, "percentile", "mean")))
 
 
 def medians(study: Study) -> pd.DataFrame:
-    """Median and interquartile mean over clusters of the makespan per task, with BCa bootstrap intervals.
+    """Median and interquartile mean over clusters of the first metric, with BCa bootstrap intervals.
 
     Returns:
       As `means`.
     """
+    first = study.first
+    per = first.weightings[0]
     parts: dict[int, list[tuple[tuple[str, Any], np.ndarray]]] = {}
     for key, episodes in study.groups.items():
-        if len(values := episodes.means("makespan_mean_s")):
+        if len(values := episodes.means(first, per)):
             parts.setdefault(len(values), []).append((key, values))
     rows = []
     for of in parts.values():  # the same resamples serve all
@@ -66,8 +69,8 @@ def medians(study: Study) -> pd.DataFrame:
         for statistic in ("median", "iqm"):
             intervals = bootstrap_interval(columns, np.random.default_rng(_SEED), statistic)
             for ((method, condition), _), *numbers in zip(of, *intervals, strict=True):
-                counts = study.groups[method, condition].counts("makespan_mean_s")
-                rows.append((condition, method, "makespan_mean_s", TASK, statistic, *counts, *numbers))
+                counts = study.groups[method, condition].counts(first)
+                rows.append((condition, method, first.name, per, statistic, *counts, *numbers))
     return _in_order(study, pd.DataFrame(rows, columns=list(_ESTIMATES)))
 
 
@@ -77,8 +80,9 @@ def comparisons(studies: Sequence[Study], baselines: Sequence[str] = ()) -> pd.D
     Returns:
       Columns study, condition, metric, method, baseline, n_seeds, n_clusters; reduction (1 − mean per task /
       baseline's), difference (method − baseline, in the metric's unit) and improvement (how probably the
-      method is lower in a cluster), each with _low and _high (95 %); p of the paired t-test over clusters,
-      and p_holm. The same pair the other way round is the same test, and is counted once.
+      method is better in a cluster, or lower where neither is better), each with _low and _high (95 %); p of
+      the paired t-test over clusters, and p_holm. The same pair the other way round is the same test, and is
+      counted once.
 
     Raises:
       InputError: no study has any of `baselines`.
@@ -105,25 +109,26 @@ def _pairs(frame: pd.DataFrame) -> pd.Series:
 
 def _compare(study: Study, baselines: Sequence[str]) -> pd.DataFrame:
     rows = []
-    for metric, baseline, method in itertools.product(COMPARED, baselines, study.methods):
-        if method == baseline or metric not in study.metrics:
+    columns = shown_in(study.columns, Shown.TABLES)
+    for column, baseline, method in itertools.product(columns, baselines, study.methods):
+        if method == baseline:
             continue
         found = _pairs_of(study, method, baseline)
         if not found:
             continue
-        pairs = Pairs.of(metric, list(found.values()))
+        pairs = Pairs.of(column, list(found.values()), column.weightings[0])
         intervals = pairs.reduction(), pairs.difference(), pairs.improvement()
         numbers = np.stack([x for interval in intervals for x in interval], axis=1)
         p = paired_p_value(pairs.ours, pairs.theirs)
-        for column, condition in enumerate(found):
-            if pairs.clusters[column]:
-                names = (study.name, condition, metric, method, baseline)
-                counts = (int(pairs.seeds[column]), int(pairs.clusters[column]))
-                rows.append((*names, *counts, *numbers[column], p[column]))
-    columns = ["study", "condition", "metric", "method", "baseline", "n_seeds", "n_clusters"]
+        for place, condition in enumerate(found):
+            if pairs.clusters[place]:
+                names = (study.name, condition, column.name, method, baseline)
+                counts = (int(pairs.seeds[place]), int(pairs.clusters[place]))
+                rows.append((*names, *counts, *numbers[place], p[place]))
+    names = ["study", "condition", "metric", "method", "baseline", "n_seeds", "n_clusters"]
     for name in ("reduction", "difference", "improvement"):
-        columns += [name, f"{name}_low", f"{name}_high"]
-    return _in_order(study, pd.DataFrame(rows, columns=[*columns, "p"]), columns)
+        names += [name, f"{name}_low", f"{name}_high"]
+    return _in_order(study, pd.DataFrame(rows, columns=[*names, "p"]), names)
 
 
 def _pairs_of(study: Study, method: str, baseline: str) -> dict[Any, tuple[Episodes, Episodes]]:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from amco_jax.metrics import MAKESPAN, MISS_RATE, TASK, Column
 from amco_jax.report.studies import Study
 from amco_jax.report.tables import Cell, Table, bracket
 from amco_jax.report.warnings import published_episodes, trainings_of
-from amco_jax.stats.summaries import TASK
 
 CONFERENCE, JOURNAL = "ICDCS 2024", "journal version"
 NEAR = 0.03
@@ -35,7 +35,7 @@ class Claim:
     share: float
     baselines: tuple[str, ...]
     """By their names without `-stable`"""
-    metric: str = "makespan_mean_s"
+    metric: Column = MAKESPAN
 
 
 CLAIMS = (
@@ -48,7 +48,7 @@ CLAIMS = (
     ),
     Claim(
         "at least 44.86 % lower failure rate", JOURNAL, 0.4486,
-        ("randcoedge", "drlcoedge", "smcoedge"), "miss_rate",
+        ("randcoedge", "drlcoedge", "smcoedge"), MISS_RATE,
     ),
 )  # fmt: skip
 
@@ -62,9 +62,9 @@ def claims_table(studies: Sequence[Study], compared: pd.DataFrame) -> Table:
     """
     rows = []
     for claim, study in itertools.product(CLAIMS, studies):
-        if claim.metric == "makespan_mean_s" and study.kind == "sweep":
+        if claim.metric is MAKESPAN and study.kind == "sweep":
             continue
-        of_study = compared.loc[(compared["study"] == study.name) & (compared["metric"] == claim.metric)]
+        of_study = compared.loc[(compared["study"] == study.name) & (compared["metric"] == claim.metric.name)]
         records: list[dict[str, Any]] = of_study.to_dict("records")
         for condition, method in itertools.product(study.conditions, ("amcoedge", "amcoedge-stable")):
             found = [
@@ -73,7 +73,7 @@ def claims_table(studies: Sequence[Study], compared: pd.DataFrame) -> Table:
                 and r["method"] == method
                 and r["baseline"].removesuffix("-stable") in claim.baselines
             ]  # fmt: skip
-            rare = claim.metric == "miss_rate" and any(
+            rare = claim.metric is MISS_RATE and any(
                 _misses(study, condition, r["baseline"]) < 0.01 for r in found
             )
             if found and not rare:
@@ -114,5 +114,5 @@ def _episodes(study: Study, methods: Sequence[str]) -> str:
 
 def _misses(study: Study, condition: Any, method: str) -> float:
     episodes = study.groups[method, condition]
-    missed, tasks = episodes.sums([("miss_rate", TASK)])
+    missed, tasks = episodes.sums([(MISS_RATE, TASK)])
     return float(np.nansum(missed) / np.nansum(tasks))

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from amco_jax.stats import seed_matrix
-from amco_jax.stats.summaries import EPISODE, TASK, learning_curve
+from amco_jax.metrics import Column, Shown, shown_in
+from amco_jax.stats.summaries import learning_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-AXIS_LABELS = {
-    ("makespan_mean_s", TASK): "mean makespan per task [s]",
-    ("makespan_p95_s", TASK): "95th percentile of the makespan, all tasks [s]",
-    ("makespan_p95_s", EPISODE): "95th percentile of the makespan, mean of episodes [s]",
-    ("miss_rate", TASK): "miss rate per task",
-    ("mean_servers_used", TASK): "servers per task",
-    ("utilisation", EPISODE): "mean utilisation of the servers",
-    ("fairness", EPISODE): "fairness of utilisation (Jain)",
-}
-"""By metric, and by what counts as one in its mean"""
-_LEAST_TOP = {"miss_rate": 0.01, "fairness": 1.02}
-"""How far an axis reaches at least: a few misses in a million tasks are not to fill a figure"""
 
 # Okabe and Ito's palette and four more; markers and dashes tell the methods apart where colours do not. The
 # ways to train one method share its colour.
@@ -105,19 +93,23 @@ def _canvas(width: float, height: float) -> Iterator[Figure]:
         yield figure
 
 
-def sweep_figure(summary: pd.DataFrame, metric: str, axis_label: str) -> Figure:
+_RARE, _ROOM = 0.01, 0.02
+"""How far the axis of a rate reaches at least, as a few misses in a million tasks are not to fill a figure;
+and how far one reaches beyond a best value that is also the largest"""
+
+
+def sweep_figure(summary: pd.DataFrame, column: Column, axis_label: str) -> Figure:
     """A metric over the swept values, one line per method with the band of its 95 % interval.
 
-    It is shown per task where the summary has it so, else per episode. Values that are not numbers get a
+    It is shown per task where it can be, else per episode. Values that are not numbers get a
     point each, with the interval as a bar.
 
     Args:
       summary: columns method, value, metric, per, mean, ci_low, ci_high.
       axis_label: of the swept quantity, with its unit.
     """
-    rows = summary[summary["metric"] == metric]
-    per = TASK if TASK in set(rows["per"]) else EPISODE
-    rows = rows[rows["per"] == per]
+    per = column.weightings[0]
+    rows = summary[(summary["metric"] == column.name) & (summary["per"] == per)]
     methods = list(dict.fromkeys(rows["method"]))
     with _canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
@@ -135,52 +127,74 @@ def sweep_figure(summary: pd.DataFrame, metric: str, axis_label: str) -> Figure:
                 axes.errorbar(beside, mean, (mean - low, high - mean), label=method, **points)
                 axes.set_xticks(x, values)
         axes.set_xlabel(axis_label)
-        axes.set_ylabel(AXIS_LABELS.get((metric, per), f"{metric} per {per}"))
-        axes.set_ylim(0, max(axes.get_ylim()[1], _LEAST_TOP.get(metric, 0)))
+        axes.set_ylabel(column.title(per))
+        if column.bounds[0] >= 0:
+            least = _RARE if column.is_rate else 0.0
+            highest = column.bounds[1] + _ROOM if column.better == "higher" else 0.0
+            top = axes.get_ylim()[1]
+            axes.set_ylim(0, max(top, least, highest if np.isfinite(highest) else 0.0))
         figure.legend(loc="outside right upper")
     return figure
 
 
-def convergence_figure(curves: pd.DataFrame) -> Figure:
-    """Mean makespan per task over the episodes of training, one line per method.
+def convergence_figures(
+    curves: pd.DataFrame, columns: Iterable[Column], variant: str = ""
+) -> dict[str, Callable[[], Figure]]:
+    """Functions that draw the metrics over the episodes of training, by the name of the figure.
+
+    Args:
+      columns: of the metrics; the first has the plain name.
+      variant: what the names end in.
+    """
+    shown = shown_in(columns, Shown.EVERYWHERE)
+    return {
+        f"convergence{variant}{f'-{column.name}' if place else ''}": functools.partial(
+            convergence_figure, curves, column
+        )
+        for place, column in enumerate(shown)
+    }
+
+
+def convergence_figure(curves: pd.DataFrame, column: Column) -> Figure:
+    """A metric over the episodes of training, one line per method.
 
     The darker band is the 95 % interval of the mean over seeds, the lighter one holds 80 % of the seeds.
 
     Args:
-      curves: columns method, seed, episode, num_tasks, makespan_mean_s.
+      curves: columns method, seed, episode, and those of metrics.
     """
     with _canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
         methods = list(dict.fromkeys(curves["method"]))
         for method, style in method_styles(methods).items():
             rows = curves.loc[curves["method"] == method]
-            episode, (mean, low, high) = learning_curve(rows)
+            episode, by_seed, (mean, low, high) = learning_curve(rows, column)
             every, colour = max(len(episode) // 8, 1), style["color"]
             axes.plot(episode, mean, label=method, linewidth=1.2, markevery=every, **style)
             axes.fill_between(episode, low, high, color=colour, alpha=0.35, linewidth=0)
-            by_seed = seed_matrix(rows, "makespan_mean_s")
             low, high = np.full((2, len(episode)), np.nan)
             some = ~np.all(np.isnan(by_seed), axis=0)
             low[some], high[some] = np.nanpercentile(by_seed[:, some], (10, 90), axis=0)
             axes.fill_between(episode, low, high, color=colour, alpha=0.12, linewidth=0)
         axes.set_xlabel("episode")
-        axes.set_ylabel(AXIS_LABELS["makespan_mean_s", TASK])
+        axes.set_ylabel(column.title(column.weightings[0]))
         figure.legend(loc="outside right upper")
     return figure
 
 
-def cdf_figure(quantiles: pd.DataFrame, title: str) -> Figure:
-    """Share of the tasks over their makespan, from quantiles.
+def cdf_figure(quantiles: pd.DataFrame, column: Column, title: str) -> Figure:
+    """Share of the tasks over a number that each has, from quantiles.
 
     Args:
-      quantiles: columns method, level (in (0, 1)), makespan_s.
+      quantiles: columns method, level (in (0, 1)), value.
+      column: what the quantiles are of.
     """
     with _canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
         for method, style in method_styles(list(dict.fromkeys(quantiles["method"]))).items():
             rows = quantiles.loc[quantiles["method"] == method]
-            axes.plot(rows["makespan_s"], rows["level"], label=method, linewidth=1.3, **style)
-        axes.set_xlabel("makespan of a task [s]")
+            axes.plot(rows["value"], rows["level"], label=method, linewidth=1.3, **style)
+        axes.set_xlabel(column.title())
         axes.set_ylabel("share of the tasks")
         axes.set_xlim(left=0)
         axes.set_ylim(0, 1)

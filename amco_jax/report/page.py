@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,27 +15,17 @@ import pandas as pd
 from markupsafe import Markup
 
 from amco_jax.errors import InputError, check_choice, check_list
+from amco_jax.metrics import TASK, Column, Shown, shown_in
 from amco_jax.report.analysis import comparisons, distinct, means, medians
 from amco_jax.report.claims import CLAIMS_NOTE
-from amco_jax.report.figures import cdf_figure, convergence_figure, save_pdf, svg, sweep_figure
+from amco_jax.report.figures import cdf_figure, convergence_figures, save_pdf, svg, sweep_figure
 from amco_jax.report.studies import Study
 from amco_jax.report.tables import Table, comparison_table, headline
 from amco_jax.report.warnings import warnings_of
 from amco_jax.results.files import FileNames, replacing
-from amco_jax.stats.summaries import TASK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-OVER_CONDITIONS = {
-    "makespan_mean_s": "Mean makespan per task.",
-    "makespan_p95_s": "95th percentile of the makespan.",
-    "miss_rate": "Share of all tasks that miss their deadline.",
-    "mean_servers_used": "Servers per task.",
-    "utilisation": "Share of the time that the servers are busy.",
-    "fairness": "Jain's fairness index of the servers' utilisation; 1 is equal.",
-}
-"""Metrics with a figure over the conditions of a study, and what the caption says"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +45,11 @@ class Report:
     def tables(self, study: int) -> dict[str, Table]:
         """The tables of a study by name."""
         of = self.studies[study]
+        first, *others = shown_in(of.columns, Shown.EVERYWHERE)
         return {
             "means": headline(of, self.estimated[study], self.compared),
-            "comparisons": comparison_table(of, self.compared),
+            "comparisons": comparison_table(of, first, self.compared),
+            **{f"comparisons-{each.name}": comparison_table(of, each, self.compared) for each in others},
         }
 
     def figures(self, study: int) -> dict[str, tuple[Figure, str]]:
@@ -65,26 +58,29 @@ class Report:
         found = {}
         if len(of.conditions) > 1:
             rows = estimated.rename(columns={"condition": "value", "estimate": "mean"})
-            for metric, caption in OVER_CONDITIONS.items():
-                if metric in of.metrics:
-                    figure = sweep_figure(rows, metric, of.axis_label)
-                    marks = "Bands" if _numeric(of.conditions) else "Bars"
-                    found[metric] = figure, f"{caption} {marks}: 95 % intervals over {of.cluster_name}."
+            for column in shown_in(of.columns, Shown.FIGURES):
+                figure = sweep_figure(rows, column, of.axis_label)
+                marks = "Bands" if _numeric(of.conditions) else "Bars"
+                caption = column.caption or f"{column.label[0].upper()}{column.label[1:]}."
+                found[column.name] = figure, f"{caption} {marks}: 95 % intervals over {of.cluster_name}."
         if of.curves is not None:
             for condition in of.conditions:
                 curves = of.curves.loc[of.curves["condition"] == condition]
-                found[f"convergence-{condition}"] = (
-                    convergence_figure(curves),
-                    f"Episodes of training, {condition} physics. Dark bands: 95 % intervals of the mean; "
-                    "light bands: 80 % of the seeds.",
-                )
-        for condition in _spread(of.conditions):
-            quantiles = _quantiles(estimated.loc[estimated["condition"] == condition])
+                for name, draw in convergence_figures(curves, of.columns, f"-{condition}").items():
+                    found[name] = (
+                        draw(),
+                        f"Episodes of training, {condition} physics. Dark bands: 95 % intervals of the mean; "
+                        "light bands: 80 % of the seeds.",
+                    )
+        lists = [column for column in of.columns if column.is_list]
+        for condition, (place, column) in itertools.product(_spread(of.conditions), enumerate(lists)):
+            levels = [each for each in of.columns if each.of == column.name]
+            quantiles = _quantiles(estimated.loc[estimated["condition"] == condition], levels)
             if len(quantiles):
                 title = f"{of.axis_label}: {condition}" if of.axis_label else ""
-                name = f"cdf-{condition}" if of.axis_label else "cdf"
-                caption = "Makespans of all tasks of all seeds: quantiles."
-                found[name] = cdf_figure(quantiles, title), caption
+                names = ["cdf", *([column.name] if place else []), *([condition] if of.axis_label else [])]
+                caption = column.caption or f"{column.label[0].upper()}{column.label[1:]}: quantiles."
+                found["-".join(map(str, names))] = cdf_figure(quantiles, column, title), caption
         return found
 
 
@@ -136,7 +132,7 @@ def _write_html(report: Report, out: Path) -> Path:
                 "summary": _summary(study),
                 "scenario": _scenario(study.manifest),
                 "headline": tables["means"],
-                "comparisons": tables["comparisons"],
+                "comparisons": [table for name, table in tables.items() if name.startswith("comparisons")],
                 "figures": figures,
                 "provenance_line": _provenance(study.manifest),
                 "manifest": json.dumps(study.manifest, indent=2),
@@ -265,9 +261,9 @@ def _spread(conditions: Sequence[Any]) -> Iterable[Any]:
     return [conditions[place] for place in sorted(places)]
 
 
-def _quantiles(estimated: pd.DataFrame) -> pd.DataFrame:
-    """The pooled percentiles of each method."""
-    level = estimated["metric"].str.extract(r"^makespan_p(\d+)_s$")[0].astype(float) / 100
-    rows = estimated.assign(level=level, makespan_s=estimated["estimate"])
-    rows = rows.loc[(rows["per"] == TASK) & np.isfinite(level) & np.isfinite(rows["makespan_s"])]
-    return rows[["method", "level", "makespan_s"]]
+def _quantiles(estimated: pd.DataFrame, columns: Iterable[Column]) -> pd.DataFrame:
+    """The pooled percentiles of each method that are columns of one metric."""
+    levels = {column.name: column.level for column in columns}
+    rows = estimated.loc[(estimated["per"] == TASK) & estimated["metric"].isin(list(levels))]
+    rows = rows.assign(level=rows["metric"].map(levels), value=rows["estimate"])
+    return rows.loc[np.isfinite(rows["value"]), ["method", "level", "value"]]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from amco_jax.errors import InputError
+from amco_jax.metrics import MAKESPAN
 from amco_jax.report.studies import Study
 from amco_jax.results.files import FileNames, replacing
 from amco_jax.stats.summaries import learning_curve
@@ -53,7 +54,7 @@ def write_published(studies: Sequence[Study], out: Path) -> list[Path]:
             except OSError as error:
                 raise InputError(f"out: {out} cannot be written: {error.strerror}") from error
             with replacing(path) as draft:
-                np.savetxt(draft, learning_curve(rows)[1].estimate, fmt="%.4f")
+                np.savetxt(draft, learning_curve(rows, MAKESPAN)[2].estimate, fmt="%.4f")
             paths.append(path)
     if not paths:
         raise InputError("published_csv: no episodes of training; legal: results of compare or train")

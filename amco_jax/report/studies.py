@@ -11,10 +11,8 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.errors import InputError
-from amco_jax.kernel.metrics import QUANTILES
-from amco_jax.kernel.quantiles import LEVELS
+from amco_jax.metrics import LEVELS, NUM_TASKS, Column, Shown, columns_in, estimated, shown_in
 from amco_jax.results.saved import SavedRun, open_run
-from amco_jax.stats import jain_index
 from amco_jax.stats.summaries import Episodes
 
 KINDS = ("sweep", "compare", "train", "evaluate")
@@ -32,12 +30,14 @@ class Study:
     manifest: dict[str, Any]
     axis_label: str
     """What the conditions are, with the unit; empty where there is only one"""
+    columns: tuple[Column, ...]
+    """Its metrics"""
     results: pd.DataFrame
-    """One row per episode: columns condition, method, seed, num_tasks, metrics; also episode, stretch"""
+    """One row per episode: columns condition, method, seed, those of metrics; also episode, stretch"""
     curves: pd.DataFrame | None = None
     """Columns condition, method, seed, episode and metrics; None where no episodes of training were kept"""
-    quantiles: np.ndarray | None = None
-    """`[rows, levels]`, of the makespan, s, at `quantiles.LEVELS`"""
+    quantiles: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    """`[rows, levels]` at `metrics.LEVELS`, by the name of the metric"""
 
     @functools.cached_property
     def conditions(self) -> list[Any]:
@@ -49,10 +49,15 @@ class Study:
         """In the order of the run."""
         return self.results["method"].unique().tolist()
 
-    @functools.cached_property
-    def metrics(self) -> list[str]:
-        """Columns of `results` that are measured."""
-        return list(next(iter(self.groups.values())).metrics)
+    @property
+    def estimated(self) -> list[Column]:
+        """The metrics of which there are estimates; of those of servers, what is made of all of them."""
+        return estimated(self.columns)
+
+    @property
+    def first(self) -> Column:
+        """The metric that a report speaks of first."""
+        return shown_in(self.columns, Shown.EVERYWHERE)[0]
 
     @functools.cached_property
     def cluster_name(self) -> str:
@@ -71,7 +76,7 @@ class Study:
         groups = {}
         for places in np.split(order, ends[:-1]):
             method, condition = divmod(int(code[places[0]]), len(self.conditions))
-            quantiles = None if self.quantiles is None else self.quantiles[places]
+            quantiles = {name: table[places] for name, table in self.quantiles.items()}
             rows = self.results.iloc[places]
             groups[self.methods[method], self.conditions[condition]] = Episodes.of(rows, quantiles)
         return groups
@@ -96,13 +101,14 @@ def load_studies(directories: list[Path]) -> list[Study]:
 
 
 def _study(run: SavedRun) -> Study:
-    manifest, kind, label, curves, quantiles = run.manifest, run.manifest["kind"], "", None, None
+    manifest, kind, label, curves, quantiles = run.manifest, run.manifest["kind"], "", None, {}
+    columns = columns_in(manifest)
     if kind == "sweep":
-        results, quantiles = _results(run)
+        results, quantiles = _results(run, columns)
         label = manifest["param_label"]
         results = results.rename(columns={"value": "condition"}).drop(columns="param")
     elif kind == "evaluate":
-        results, quantiles = _results(run)
+        results, quantiles = _results(run, columns)
         results.insert(0, "condition", "")
     else:
         curves = run.table("curves.parquet")
@@ -112,34 +118,24 @@ def _study(run: SavedRun) -> Study:
             curves.insert(0, "condition", manifest["physics"])
         last = manifest.get("last", min(LAST_EPISODES, manifest["episodes"]))
         results = curves.loc[curves["episode"] >= manifest["episodes"] - last]
-        results = results.drop(columns=["loss", "epsilon"], errors="ignore")
-    if "num_tasks" not in results:
-        raise InputError(f"run: {run.directory} has no column num_tasks; legal: results of this version")
-    name = run.directory.resolve().name
-    return Study(name, kind, manifest, label, _with_utilisation(results), curves, quantiles)
-
-
-def _results(run: SavedRun) -> tuple[pd.DataFrame, np.ndarray | None]:
-    """The rows of a run without the quantiles, and those, `[rows, levels]`."""
-    table = run.arrow("results.parquet")
-    if QUANTILES not in table.column_names:
-        return table.to_pandas(use_threads=False), None
-    column = table.column(QUANTILES).combine_chunks()
-    quantiles = np.asarray(column.flatten()).reshape(len(column), -1)
-    if quantiles.shape[1] != len(LEVELS):
+    if NUM_TASKS.name not in results:
         raise InputError(
-            f"run: {run.directory} has quantiles at other levels; legal: results of this version"
+            f"run: {run.directory} has no column {NUM_TASKS.name}; legal: results of this version"
         )
-    return table.drop_columns([QUANTILES]).to_pandas(use_threads=False), quantiles
+    name = run.directory.resolve().name
+    return Study(name, kind, manifest, label, columns, results, curves, quantiles)
 
 
-def _with_utilisation(results: pd.DataFrame) -> pd.DataFrame:
-    """The utilisation of the fleet and its fairness in place of the servers'."""
-    servers = [c for c in results.columns if c.startswith("utilisation_")]
-    if not servers:
-        return results
-    shares = np.asarray(results[servers], np.float64)
-    mean = np.nanmean(shares, axis=1)
-    return results.drop(columns=servers).assign(
-        utilisation=mean, utilisation_max=np.nanmax(shares, axis=1), fairness=jain_index(shares)
-    )
+def _results(run: SavedRun, columns: tuple[Column, ...]) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """The rows of a run without the quantiles, and those, `[rows, levels]` by the name of the metric."""
+    table = run.arrow("results.parquet")
+    lists = [column.name for column in columns if column.is_list and column.name in table.column_names]
+    quantiles = {}
+    for name in lists:
+        column = table.column(name).combine_chunks()
+        quantiles[name] = np.asarray(column.flatten()).reshape(len(column), -1)
+        if quantiles[name].shape[1] != len(LEVELS):
+            raise InputError(
+                f"run: {run.directory} has quantiles at other levels; legal: results of this version"
+            )
+    return table.drop_columns(lists).to_pandas(use_threads=False), quantiles

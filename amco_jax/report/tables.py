@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from amco_jax.metrics import EPISODE, Column, Shown, shown_in
 from amco_jax.report.studies import Study
-from amco_jax.stats.summaries import EPISODE, TASK
-
-SHOWN = {"makespan_mean_s": "mean makespan per task [s]", "miss_rate": "miss rate per task"}
-"""Metrics that tables show, and how they call them"""
 
 _MOST_DIGITS = 9
+_SMALL = {"s": ("ms", 1e3)}
+"""Units of differences, and how many of them make one of the metric's"""
 _HEAD_WIDTH = 20
 """Of the lines of a column's title in LaTeX, characters"""
 
@@ -92,31 +91,29 @@ class Table:
 
 
 def headline(study: Study, estimated: pd.DataFrame, compared: pd.DataFrame) -> Table:
-    """Means of each method at each condition, and its reductions of makespan per task."""
+    """Means of each method at each condition, and its reductions of the first metric."""
+    first = study.first
     lookup = {(r["condition"], r["method"], r["metric"], r["per"]): r for r in estimated.to_dict("records")}
-    compared = compared.loc[(compared["study"] == study.name) & (compared["metric"] == "makespan_mean_s")]
+    compared = compared.loc[(compared["study"] == study.name) & (compared["metric"] == first.name)]
     pairs = {(r["condition"], r["method"], r["baseline"]): r for r in compared.to_dict("records")}
     baselines = list(dict.fromkeys(compared["baseline"]))
-    shown = {name: title for name, title in SHOWN.items() if name in study.metrics}
-    columns = [study.axis_label or "condition", "method", "seeds", *shown.values()]
+    shown = shown_in(study.columns, Shown.TABLES)
+    columns = [study.axis_label or "condition", "method", "seeds", *(each.title() for each in shown)]
     columns += [f"reduction against {b} [%]" for b in baselines]
     rows = []
     for condition in study.conditions:
-        methods = [m for m in study.methods if (condition, m, "makespan_mean_s", TASK) in lookup]
-        texts = {
-            metric: {f"{lookup[condition, m, metric, TASK]['estimate']:.4f}" for m in methods} - {"nan"}
-            for metric in shown
-        }
+        methods = [m for m in study.methods if (condition, m, first.name, first.weightings[0]) in lookup]
+        best = {each.name: _best(each, [lookup[condition, m, each.name, each.weightings[0]] for m in methods])
+                for each in shown}  # fmt: skip
         for method in methods:
             row = [Cell(str(condition), _number(condition)), Cell(method)]
-            counted = lookup[condition, method, "makespan_mean_s", TASK]
+            counted = lookup[condition, method, first.name, first.weightings[0]]
             row.append(Cell(seeds_text(counted), below=f"{counted['n_tasks']:,} tasks"))
-            for metric in shown:
-                found, other = (lookup[condition, method, metric, per] for per in (TASK, EPISODE))
-                text = f"{found['estimate']:.4f}"
-                best = len(texts[metric]) > 1 and text == min(texts[metric], key=float)
-                below = f"per episode {estimate_text(other)}"
-                row.append(Cell(estimate_text(found), found["estimate"], best, below))
+            for each in shown:
+                found, *others = (lookup[condition, method, each.name, per] for per in each.weightings)
+                is_best = f"{found['estimate']:.4f}" == best[each.name]
+                below = "".join(f"per {EPISODE} {estimate_text(other)}" for other in others)
+                row.append(Cell(estimate_text(found), found["estimate"], is_best, below))
             for baseline in baselines:
                 pair = pairs.get((condition, method, baseline))
                 row.append(Cell("") if pair is None else _reduction(pair))
@@ -124,25 +121,35 @@ def headline(study: Study, estimated: pd.DataFrame, compared: pd.DataFrame) -> T
     return Table(columns, rows, texts=3)
 
 
-def comparison_table(study: Study, compared: pd.DataFrame) -> Table:
-    """Every comparison of makespan in full."""
+def _best(column: Column, rows: Sequence[dict[str, Any]]) -> str | None:
+    """The text of the best estimate; None where all are alike, or neither is better."""
+    texts = {f"{row['estimate']:.4f}" for row in rows} - {"nan"}
+    if len(texts) < 2 or column.better is None:
+        return None
+    return (min if column.better == "lower" else max)(texts, key=float)
+
+
+def comparison_table(study: Study, column: Column, compared: pd.DataFrame) -> Table:
+    """Every comparison of a metric in full."""
     rows = []
-    of_study = compared.loc[(compared["study"] == study.name) & (compared["metric"] == "makespan_mean_s")]
+    of_study = compared.loc[(compared["study"] == study.name) & (compared["metric"] == column.name)]
+    unit, scale = _SMALL.get(column.unit, (column.unit, 1.0))
     for r in of_study.to_dict("records"):
         share = f"{r['improvement']:.3f} [{abs(r['improvement_low']):.3f}, {r['improvement_high']:.3f}]"
-        milliseconds = [1e3 * r[k] for k in ("difference", "difference_low", "difference_high")]
+        difference = (scale * r["difference"], scale * r["difference_low"], scale * r["difference_high"])
         percent = [100 * r[k] for k in ("reduction", "reduction_low", "reduction_high")]
         rows.append(
             [
                 Cell(str(r["condition"]), _number(r["condition"])), Cell(r["method"]), Cell(r["baseline"]),
                 Cell(_clusters(r)), Cell(bracket(*percent), percent[0]),
-                Cell(bracket(*milliseconds), milliseconds[0]), Cell(share, r["improvement"]),
-                Cell(_p(r["p_holm"]), r["p_holm"]),
+                Cell(bracket(*difference, digits=2 if unit else 4), difference[0]),
+                Cell(share, r["improvement"]), Cell(_p(r["p_holm"]), r["p_holm"]),
             ]
         )  # fmt: skip
     columns = [
-        study.axis_label or "condition", "method", "baseline", "seeds", "reduction of makespan per task [%]",
-        "difference [ms]", f"lower in a share of {study.cluster_name}", "corrected p",
+        study.axis_label or "condition", "method", "baseline", "seeds", f"reduction of {column.label} [%]",
+        f"difference [{unit}]" if unit else "difference",
+        f"{column.better or 'lower'} in a share of {study.cluster_name}", "corrected p",
     ]  # fmt: skip
     return Table(columns, rows, texts=4, filters=3)
 

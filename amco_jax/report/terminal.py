@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from amco_jax.metrics import Column, Shown, columns_in, shown_in
 from amco_jax.report.speed import device_line
-from amco_jax.report.tables import SHOWN, estimate_text, interval_text, seeds_text
 from amco_jax.report.tables import Table as SpeedTable
-from amco_jax.stats.summaries import TASK, Episodes, summarise
+from amco_jax.report.tables import estimate_text, interval_text, seeds_text
+from amco_jax.stats.summaries import Episodes, summarise
 from amco_jax.traces import understood
 from amco_jax.traces.times import shown
 
@@ -22,17 +23,18 @@ _ESTIMATES = "estimates with 95 % intervals"
 
 
 def print_summary(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
-    """Print means per task with 95 % intervals, one row per method and value, to stdout."""
+    """Print means with 95 % intervals, one row per method and value, to stdout."""
+    columns = shown_in(columns_in(manifest), Shown.TABLES)
     table = Table(title=f"{manifest['param']}: {_ESTIMATES}, {manifest['physics']} physics")
     table.add_column(manifest["param"])
     table.add_column("method", overflow="fold")
     table.add_column("seeds")
-    for title in ("tasks", *SHOWN.values()):
+    for title in ("tasks", *(column.title() for column in columns)):
         table.add_column(title, justify="right")
-    lookup = _per_task(summary, ("value", "method"))
+    lookup = _estimates(summary, columns, ("value", "method"))
     for value in manifest["values"]:
         for method in manifest["methods"]:
-            rows = [lookup[value, method, metric] for metric in SHOWN]
+            rows = [lookup[value, method, column.name] for column in columns]
             table.add_row(str(value), method, *_counts(rows[0]), *map(estimate_text, rows))
         table.add_section()
     training = manifest["training"]
@@ -45,78 +47,78 @@ def print_summary(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
 
 
 def print_training(curves: pd.DataFrame, manifest: dict[str, Any]) -> None:
-    """Print means per task over seeds at a few episodes of a training, to stdout."""
+    """Print means over seeds at a few episodes of a training, to stdout."""
+    columns = shown_in(columns_in(manifest), Shown.CURVES)
+    logged = {"loss": "loss", "epsilon": "ε"}
     seeds, episodes = manifest["num_seeds"], manifest["episodes"]
     table = Table(
         title=f"{manifest['method']}: {_ESTIMATES} over {seeds} seeds, {manifest['physics']} physics"
     )
-    for column in ("episode", *SHOWN.values(), "loss", "ε", "servers used"):
-        table.add_column(column, justify="right")
+    for title in ("episode", *(column.title() for column in columns), *logged.values()):
+        table.add_column(title, justify="right")
     for episode in sorted({round(i * (episodes - 1) / 8) for i in range(9)}):
         rows = curves.loc[curves["episode"] == episode]
-        summary = summarise([((), Episodes.of(rows))], (), (*SHOWN, "mean_servers_used"))
-        lookup = _per_task(summary, ())
-        others = [np.mean(np.asarray(rows[name])) for name in ("loss", "epsilon")]
-        others.append(lookup["mean_servers_used",]["mean"])
-        intervals = (estimate_text(lookup[metric,]) for metric in SHOWN)
+        lookup = _estimates(summarise([((), Episodes.of(rows))], (), columns), columns, ())
+        intervals = (estimate_text(lookup[column.name,]) for column in columns)
+        others = (np.mean(np.asarray(rows[name])) for name in logged)
         table.add_row(str(episode), *intervals, *(f"{value:.3g}" for value in others))
     _print(table, manifest)
 
 
 def print_evaluation(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
-    """Print means per task with 95 % intervals of an evaluation, one row per method, to stdout."""
+    """Print means with 95 % intervals of an evaluation, one row per method, to stdout."""
+    columns = shown_in(columns_in(manifest), Shown.CURVES)
     table = Table(
         title=f"{_ESTIMATES}, {manifest['episodes']} unseen episodes, {manifest['physics']} physics"
     )
-    titles = SHOWN | {"mean_servers_used": "servers used"}
-    for column in ("method", "seeds", "tasks", *titles.values()):
-        table.add_column(column, justify="left" if column in ("method", "seeds") else "right")
-    lookup = _per_task(summary, ("method",))
+    for title in ("method", "seeds", "tasks", *(column.title() for column in columns)):
+        table.add_column(title, justify="left" if title in ("method", "seeds") else "right")
+    lookup = _estimates(summary, columns, ("method",))
     for method in dict.fromkeys(summary["method"]):
-        rows = [lookup[method, metric] for metric in titles]
+        rows = [lookup[method, column.name] for column in columns]
         table.add_row(method, *_counts(rows[0]), *map(estimate_text, rows))
     _print(table, manifest)
 
 
 def print_comparison(final: pd.DataFrame, manifest: dict[str, Any]) -> None:
-    """Print the final makespans and the reductions of a comparison, to stdout."""
+    """Print the final means and the reductions of a comparison, to stdout."""
+    columns = shown_in(columns_in(manifest), Shown.EVERYWHERE)
     first, last = manifest["methods"][0], manifest["last"]
     table = Table(title=f"last {last} of {manifest['episodes']} episodes: {_ESTIMATES}")
     for column in ("physics", "method", "seeds"):
         table.add_column(column)
-    for column in ("tasks", "makespan per task [s]", f"reduction by {first} [%]"):
-        table.add_column(column, justify="right")
-    for row in final.loc[final["per"] == TASK].to_dict("records"):
-        reduction = [100 * row[name] for name in ("reduction", "reduction_low", "reduction_high")]
-        table.add_row(
-            row["physics"],
-            row["method"],
-            *_counts(row),
-            interval_text(row["makespan_s"], row["ci_low"], row["ci_high"]),
-            "" if row["method"] == first else interval_text(*reduction, digits=2),
-        )
+    for title in ("tasks", *(t for c in columns for t in (c.title(), f"reduction by {first} [%]"))):
+        table.add_column(title, justify="right")
+    lookup = _estimates(final, columns, ("physics", "method"))
+    for physics, method in dict.fromkeys(zip(final["physics"], final["method"], strict=True)):
+        rows = [lookup[physics, method, column.name] for column in columns]
+        texts = []
+        for row in rows:
+            reduction = [100 * row[name] for name in ("reduction", "reduction_low", "reduction_high")]
+            texts += [estimate_text(row), "" if method == first else interval_text(*reduction, digits=2)]
+        table.add_row(physics, method, *_counts(rows[0]), *texts)
     _print(table, manifest)
 
 
 def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print one row for each combination of settings, to stdout."""
+    columns = shown_in(columns_in(manifest), Shown.EVERYWHERE)
     episodes, reference = manifest["episodes"], manifest["reference"]
-    title = f"{manifest['method']}, {episodes} episodes: gap to {reference} in %, seed by seed"
-    table = Table(title=title)
+    table = Table(title=f"{manifest['method']}, {episodes} episodes: gap to {reference} in %, seed by seed")
     shares = [name for name in summary.columns if name.startswith(("gap", "within"))]
-    for column in (
+    for title in (
         *manifest["settings"],
         "seeds",
-        "makespan [s]",
+        *(column.title() for column in columns),
         *(name.removeprefix("gap_") for name in shares),
     ):
-        table.add_column(column, justify="right")
+        table.add_column(title, justify="right")
     for row in summary.to_dict("records"):
         settings = (str(row[name]) for name in manifest["settings"])
         table.add_row(
             *settings,
             seeds_text(row),
-            f"{row['makespan_s']:.4f}",
+            *(f"{row[column.name]:.4f}" for column in columns),
             *(f"{100 * row[name]:.2f}" for name in shares),
         )
     _print(table, manifest)
@@ -154,9 +156,12 @@ def _counts(row: Mapping[str, Any]) -> tuple[str, str]:
     return seeds_text(row), f"{row['n_tasks']:,}"
 
 
-def _per_task(summary: pd.DataFrame, keys: Sequence[str]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """The rows of a summary per task, by keys and metric."""
-    rows = summary.loc[summary["per"] == TASK].to_dict("records")
+def _estimates(
+    summary: pd.DataFrame, columns: Sequence[Column], keys: Sequence[str]
+) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The rows of a summary by keys and metric, per task where that is possible."""
+    per = {column.name: column.weightings[0] for column in columns}
+    rows = summary.loc[summary["per"] == [per.get(name) for name in summary["metric"]]].to_dict("records")
     return {(*(row[key] for key in keys), row["metric"]): row for row in rows}
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.agents.methods import METHODS
+from amco_jax.metrics import MISS_RATE, SATURATION
 from amco_jax.report.analysis import distinct
 from amco_jax.report.studies import Study
 from amco_jax.report.tables import bracket
-from amco_jax.stats import mean_interval, seed_matrix, seeds_needed
-from amco_jax.stats.summaries import TASK
+from amco_jax.stats import mean_interval, seeds_needed
+from amco_jax.stats.summaries import learning_sums
 
 PUBLISHED = ("amcoedge", "smcoedge", "drlcoedge")
 """Methods with a published training"""
@@ -29,11 +30,14 @@ def warnings_of(studies: Sequence[Study], compared: pd.DataFrame) -> list[str]:
         for text in _study_warnings(study):
             of.setdefault(text, []).append(study.name)
     found = [f"{', '.join(names)}: {text}" for text, names in of.items()]
-    tests = distinct(compared.loc[compared["metric"] == "makespan_mean_s"])
+    first = {(study.name, study.first.name) for study in studies}
+    names = zip(compared["study"], compared["metric"], strict=True)
+    tests = distinct(compared.loc[[pair in first for pair in names]])
     unclear = tests.loc[~(tests["p_holm"] < SIGNIFICANT)]
     if len(unclear):
         found.append(
-            f"{len(unclear)} of {len(tests)} comparisons of makespan cannot be told from chance "
+            f"{len(unclear)} of {len(tests)} comparisons of {studies[0].first.label} "
+            "cannot be told from chance "
             f"(corrected p of {SIGNIFICANT} or more); their intervals say how large a difference may be."
         )
     for key in ("versions", "git_commit", "device"):
@@ -49,10 +53,11 @@ def _study_warnings(study: Study) -> list[str]:
 
 def _seed_warnings(study: Study) -> list[str]:
     found, skewed, wanted, unit = [], [], 0, study.cluster_name
+    first, per = study.first, study.first.weightings[0]
     seeds, clusters, carried = {}, {}, {}
     empty: dict[Any, str] = {}
     for (method, condition), episodes in study.groups.items():
-        some, every, _, n = episodes.counts("makespan_mean_s")
+        some, every, _, n = episodes.counts(first)
         seeds[method] = max(seeds.get(method, 0), every)
         clusters[method] = min(clusters.get(method, n), n)
         if some < every:
@@ -60,9 +65,9 @@ def _seed_warnings(study: Study) -> list[str]:
             empty.setdefault(condition, f"{some} of {every} seeds had tasks{where}")
         if n < 2:
             continue
-        tasks = episodes.sums([("makespan_mean_s", TASK)])[1]
+        tasks = episodes.sums([(first, per)])[1]
         carried[method] = min(carried.get(method, np.inf), np.nansum(tasks) ** 2 / np.nansum(tasks**2))
-        values = episodes.means("makespan_mean_s")
+        values = episodes.means(first, per)
         # Cochran's rule: Student's interval would miss in more than 6 % of samples.
         if n < 100 and n < 25 * _skewness(values) ** 2 and method not in skewed:
             skewed.append(method)
@@ -96,14 +101,15 @@ def _seed_warnings(study: Study) -> list[str]:
 
 def _workload_warnings(study: Study) -> list[str]:
     found = []
-    if "miss_rate" in study.metrics and not np.any(study.results["miss_rate"] > 0):
+    names = [column.name for column in study.columns]
+    if MISS_RATE.name in names and not np.any(study.results[MISS_RATE.name] > 0):
         found.append("no task missed its deadline, so the miss rate cannot separate the methods.")
-    if "utilisation_max" in study.metrics:
+    if SATURATION.name in names:
         full = [
             condition
             for condition in study.conditions
             if any(
-                c == condition and np.nanmean(episodes.metrics["utilisation_max"]) > 0.99
+                c == condition and np.nanmean(episodes.values(SATURATION)) > 0.99
                 for (_, c), episodes in study.groups.items()
             )
         ]
@@ -134,8 +140,7 @@ def _training_warnings(study: Study) -> list[str]:
     for (condition, method), rows in groups:
         if method not in trained:
             continue
-        values, tasks = (seed_matrix(rows, name) for name in ("makespan_mean_s", "num_tasks"))
-        sums = np.where(tasks > 0, values * tasks, 0.0)
+        sums, tasks = learning_sums(rows, study.first)
         with np.errstate(invalid="ignore"):
             before, after = (
                 sums[:, part].sum(axis=1) / tasks[:, part].sum(axis=1)
@@ -148,7 +153,7 @@ def _training_warnings(study: Study) -> list[str]:
     if moving:
         found.append(
             "training has not converged: from the last but one fifth of the episodes to the last "
-            f"the makespan changes by {', '.join(moving)}."
+            f"the {study.first.label} changes by {', '.join(moving)}."
         )
     return found
 

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from amco_jax.errors import InputError
-from amco_jax.kernel.metrics import QUANTILES
-from amco_jax.kernel.quantiles import LEVELS
+from amco_jax.metrics import EPISODE, LEVELS, NUM_TASKS, TASK, Column
 from amco_jax.stats import (
     Interval,
     RatioMoments,
     cluster_totals,
+    jain_index,
     pooled_quantiles,
     probability_of_improvement,
     rate_difference_interval,
@@ -34,11 +33,6 @@ from amco_jax.stats import (
     seed_matrix,
 )
 
-RATES = ("miss_rate", "reject_rate")
-PER_TASK = ("makespan_mean_s", *RATES, "mean_servers_used")
-"""Metrics that are means over an episode's tasks"""
-TASK, EPISODE = "task", "episode"
-"""What counts as one in an estimate"""
 COUNTS = ("n_seeds", "n_seeds_all", "n_tasks", "n_clusters")
 """Columns that say how much is behind an estimate: seeds that have such a number, all seeds, their tasks, and
 independent clusters, which are seeds or stretches of a request log"""
@@ -46,8 +40,13 @@ SUMMARY = ("metric", "per", *COUNTS, "mean", "ci_low", "ci_high")
 """Columns of a summary; intervals are of 95 %"""
 
 _KEYS = ("method", "param", "value", "condition", "physics", "seed", "episode", "stretch")
-_SHARES = re.compile(r"utilisation.*|fairness")
-_PERCENTILE = re.compile(r"makespan_p(\d+)_s")
+_OVER_SERVERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "": lambda values: np.nanmean(values, axis=-1),
+    "max": lambda values: np.nanmax(values, axis=-1),
+    "min": lambda values: np.nanmin(values, axis=-1),
+    "jain": jain_index,
+}
+"""How a column is made of those of the servers, `[episodes, servers]`"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,29 +62,32 @@ class Episodes:
     """The number of the stretch of a log, or of the seed; episodes of different ones are independent"""
     tasks: np.ndarray
     metrics: dict[str, np.ndarray]
-    """By name; NaN where an episode has no such number"""
-    quantiles: np.ndarray | None = None
-    """`[episodes, levels]`, of the makespan, s, at `quantiles.LEVELS`"""
+    """The columns of rows by name; NaN where an episode has no such number"""
+    quantiles: dict[str, np.ndarray]
+    """`[episodes, levels]` at `LEVELS`, by the name of the metric"""
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, quantiles: np.ndarray | None = None) -> Episodes:
+    def of(cls, rows: pd.DataFrame, quantiles: dict[str, np.ndarray] | None = None) -> Episodes:
         """The episodes of some rows of results or curves.
 
         Args:
-          quantiles: `[rows, levels]`, where they do not stand in a column of `rows`.
+          quantiles: `[rows, levels]` by the name of the metric; by default columns of `rows` that hold lists.
 
         Raises:
           InputError: the rows do not say how many tasks they have.
         """
-        if "num_tasks" not in rows:
-            raise InputError("num_tasks: no such column in the results; legal: results of this version")
-        if quantiles is None and QUANTILES in rows:
-            quantiles = np.stack(list(rows[QUANTILES]))
-        columns = {str(name): np.asarray(rows[name]) for name in rows.columns if name != QUANTILES}
+        if NUM_TASKS.name not in rows:
+            raise InputError(
+                f"{NUM_TASKS.name}: no such column in the results; legal: results of this version"
+            )
+        columns = {str(name): np.asarray(rows[name]) for name in rows.columns}
+        lists = [name for name, values in columns.items() if _holds_lists(values)]
+        taken = {name: np.stack(list(columns.pop(name))) for name in lists}
+        quantiles = taken if quantiles is None else quantiles
         seed = columns["seed"]
         episode = columns.get("episode", np.zeros_like(seed))
         metrics = {name: column for name, column in columns.items() if name not in _KEYS}
-        episodes = cls(seed, episode, seed, columns["num_tasks"], metrics, quantiles)
+        episodes = cls(seed, episode, seed, columns[NUM_TASKS.name], metrics, quantiles)
         stretch = columns.get("stretch")
         # Seeds may play the same stretch, and a seed several of them: what there are fewer of is the cluster.
         if stretch is not None and _distinct(stretch) <= _distinct(seed):
@@ -101,33 +103,56 @@ class Episodes:
             self.cluster[places],
             self.tasks[places],
             {name: column[places] for name, column in self.metrics.items()},
-            None if self.quantiles is None else self.quantiles[places],
+            {name: table[places] for name, table in self.quantiles.items()},
         )
 
-    def sums(self, metrics: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
-        """Numerators and denominators of metrics, each `[clusters, metrics]`; NaN in a cluster that has none.
+    def values(self, column: Column) -> np.ndarray:
+        """The number of each episode, `[episodes]`; NaN where it has none.
+
+        Raises:
+          InputError: the rows have no such column.
+        """
+        if column.of_servers:
+            prefix = f"{column.of or column.name}_"
+            servers = [
+                values for name, values in self.metrics.items() if name.removeprefix(prefix).isdecimal()
+            ]
+            if servers:
+                return _OVER_SERVERS[column.how](np.stack(servers, axis=1).astype(np.float64))
+        elif column.name in self.metrics:
+            return self.metrics[column.name]
+        raise InputError(f"{column.name}: no such column in the results; legal: results of this version")
+
+    def weight(self, column: Column, per: str) -> np.ndarray:
+        """How much each episode counts in an estimate, `[episodes]`."""
+        if per == EPISODE:
+            return np.ones(len(self.tasks))
+        weight = self.tasks if column.weight == NUM_TASKS.name else self.metrics[column.weight]
+        return np.nan_to_num(weight.astype(np.float64))
+
+    def sums(self, columns: Sequence[tuple[Column, str]]) -> tuple[np.ndarray, np.ndarray]:
+        """Numerators and denominators of means, each `[clusters, columns]`; NaN in a cluster that has none.
 
         Args:
-          metrics: names, each with `TASK` or `EPISODE`.
+          columns: each with `TASK` or `EPISODE`.
         """
-        weights = {TASK: self.tasks.astype(np.float64), EPISODE: np.ones(len(self.tasks))}
-        values = np.stack([self.metrics[name] for name, _ in metrics], axis=1).astype(np.float64)
-        weight = np.stack([weights[per] for _, per in metrics], axis=1)
+        values = np.stack([self.values(column) for column, _ in columns], axis=1).astype(np.float64)
+        weight = np.stack([self.weight(column, per) for column, per in columns], axis=1)
         weight = np.where(np.isnan(values), 0.0, weight)
         numerator = cluster_totals(np.where(weight > 0, values, 0.0) * weight, self.cluster)
         denominator = cluster_totals(weight, self.cluster)
         none = denominator == 0
         return np.where(none, np.nan, numerator), np.where(none, np.nan, denominator)
 
-    def means(self, metric: str, per: str = TASK) -> np.ndarray:
+    def means(self, column: Column, per: str = TASK) -> np.ndarray:
         """The mean of each cluster that has one, `[clusters with tasks]`."""
-        numerator, denominator = self.sums([(metric, per)])
+        numerator, denominator = self.sums([(column, per)])
         ratio = (numerator / denominator)[:, 0]
         return ratio[~np.isnan(ratio)]
 
-    def counts(self, metric: str) -> tuple[int, int, int, int]:
-        """`COUNTS` of an estimate of a metric."""
-        some = ~np.isnan(self.metrics[metric])
+    def counts(self, column: Column) -> tuple[int, int, int, int]:
+        """`COUNTS` of an estimate."""
+        some = ~np.isnan(self.values(column))
         tasks = int(self.tasks[some].sum())
         seeds, every = _distinct(self.seed[some]), _distinct(self.seed)
         clusters = seeds if self.cluster is self.seed else _distinct(self.cluster[some])
@@ -140,10 +165,8 @@ def _distinct(labels: np.ndarray) -> int:
     return int(np.count_nonzero(ordered[1:] != ordered[:-1])) + (len(labels) > 0)
 
 
-def weightings(metric: str, quantiles: bool) -> tuple[str, ...]:
-    """What may count as one in estimates of a metric, the first of them first."""
-    both = metric in PER_TASK or (quantiles and _PERCENTILE.fullmatch(metric) is not None)
-    return (TASK, EPISODE) if both else (EPISODE,)
+def _holds_lists(values: np.ndarray) -> bool:
+    return values.dtype == object and len(values) > 0 and isinstance(values[0], list | np.ndarray)
 
 
 def grouped(
@@ -175,14 +198,14 @@ def grouped(
 def summarise(
     groups: Iterable[tuple[tuple[Any, ...], Episodes]],
     keys: Sequence[str],
-    metrics: Sequence[str] | None = None,
+    columns: Sequence[Column],
 ) -> pd.DataFrame:
-    """Estimates of all metrics with 95 % intervals, group by group.
+    """Estimates of metrics with 95 % intervals, group by group.
 
     Args:
-      groups: what tells a group, a value for each of `keys`, and its episodes. All have the same metrics.
-      keys: names of columns.
-      metrics: those to summarise, by default all.
+      groups: what tells a group, a value for each of `keys`, and its episodes.
+      keys: names of columns that tell groups apart.
+      columns: what to estimate, see `metrics.estimated`.
 
     Returns:
       Columns `keys` and `SUMMARY`; per task before per episode. A metric that is a mean over tasks has a row
@@ -190,99 +213,136 @@ def summarise(
       episodes.
     """
     names, moments, direct = [], [], []
-    columns: list[tuple[str, str]] = []
+    pairs = [(column, per) for column in columns for per in column.weightings]
+    is_direct = np.array([_is_direct(*pair) for pair in pairs], bool)
     for key, episodes in groups:
-        chosen = list(episodes.metrics) if metrics is None else list(metrics)
-        columns = [(m, per) for m in chosen for per in weightings(m, episodes.quantiles is not None)]
-        counts = {metric: episodes.counts(metric) for metric in chosen}
-        names += [(*key, metric, per, *counts[metric]) for metric, per in columns]
-        means = [column for column in columns if not _is_direct(*column)]
-        moments.append(RatioMoments.of(*episodes.sums(means)))
-        direct.append(_direct(episodes, [column for column in columns if _is_direct(*column)]))
+        for column in columns:
+            counts = episodes.counts(column)
+            names += [(*key, column.name, per, *counts) for per in column.weightings]
+        means = [pair for pair in pairs if not _is_direct(*pair)]
+        moments.append(RatioMoments.of(*episodes.sums(means)) if means else None)
+        direct.append(_direct(episodes, [pair for pair in pairs if _is_direct(*pair)]))
     if not names:
         return pd.DataFrame(columns=[*keys, *SUMMARY])
-    ratios = np.stack(RatioMoments.stack(moments).interval(), axis=-1)
-    is_direct = np.array([_is_direct(*column) for column in columns])
-    numbers = np.empty((len(moments), len(columns), 3))
-    numbers[:, ~is_direct], numbers[:, is_direct] = ratios, np.stack(direct)
-    most = np.array([1.0 if _SHARES.fullmatch(metric) else np.inf for metric, _ in columns])
-    numbers[..., 1] = np.maximum(numbers[..., 1], 0.0)
+    numbers = np.empty((len(direct), len(pairs), 3))
+    numbers[:, is_direct] = np.stack(direct)
+    if not np.all(is_direct):
+        numbers[:, ~is_direct] = np.stack(RatioMoments.stack(moments).interval(), axis=-1)
+    least, most = (np.array([column.bounds[end] for column, _ in pairs]) for end in (0, 1))
+    numbers[..., 1] = np.maximum(numbers[..., 1], least)
     numbers[..., 2] = np.minimum(numbers[..., 2], most)
     frame = pd.DataFrame(names, columns=[*keys, *SUMMARY[:-3]])
     return frame.assign(**dict(zip(SUMMARY[-3:], numbers.reshape(-1, 3).T, strict=True)))
 
 
-def learning_curve(rows: pd.DataFrame, metric: str = "makespan_mean_s") -> tuple[np.ndarray, Interval]:
-    """A metric per task over the episodes of training of one method, with intervals over its seeds.
+def learning_sums(rows: pd.DataFrame, column: Column) -> tuple[np.ndarray, np.ndarray]:
+    """Numerators and denominators of a metric in the episodes of training, `[seeds, episodes]`; 0 where none.
 
     Args:
-      rows: columns seed, episode, num_tasks and the metric.
+      rows: of one method: columns seed, episode, and those of metrics.
+    """
+    episodes = Episodes.of(rows)
+    per = column.weightings[0]
+    table = pd.DataFrame({"seed": episodes.seed, "episode": episodes.episode})
+    table = table.assign(value=episodes.values(column), weight=episodes.weight(column, per))
+    values, weights = (seed_matrix(table, name) for name in ("value", "weight"))
+    weights = np.where(np.isnan(values), 0.0, weights)
+    return np.where(weights > 0, values * weights, 0.0), weights
+
+
+def learning_curve(rows: pd.DataFrame, column: Column) -> tuple[np.ndarray, np.ndarray, Interval]:
+    """A metric over the episodes of training of one method, with intervals over its seeds.
+
+    It is per task where that is possible.
+
+    Args:
+      rows: columns seed, episode, and those of metrics.
 
     Returns:
-      The numbers of the episodes, and estimates and bounds, `[episodes]` each.
+      The numbers of the episodes `[episodes]`; the values `[seeds, episodes]`, NaN where there is none; and
+      estimates and bounds, `[episodes]` each.
     """
-    values, tasks = (seed_matrix(rows, name) for name in (metric, "num_tasks"))
-    tasks = np.where(tasks > 0, tasks, np.nan)
-    interval = rate_interval if metric in RATES else ratio_interval
-    return np.unique(np.asarray(rows["episode"])), interval(values * tasks, tasks)
+    sums, weights = learning_sums(rows, column)
+    weights = np.where(weights > 0, weights, np.nan)
+    interval = rate_interval if column.is_rate else ratio_interval
+    estimates = interval(np.where(np.isnan(weights), np.nan, sums), weights)
+    return np.unique(np.asarray(rows["episode"])), sums / weights, estimates
 
 
-def _is_direct(metric: str, per: str) -> bool:
+def _is_direct(column: Column, per: str) -> bool:
     """Whether an estimate is not that of `ratio_interval`."""
-    return metric in RATES or (per == TASK and metric not in PER_TASK)
+    return column.is_rate or (per == TASK and column.level is not None)
 
 
-def _direct(episodes: Episodes, columns: Sequence[tuple[str, str]]) -> np.ndarray:
+def _direct(episodes: Episodes, columns: Sequence[tuple[Column, str]]) -> np.ndarray:
     """Rates and pooled percentiles: estimates and bounds, `[columns, 3]`."""
     found = np.empty((len(columns), 3))
-    rates = np.array([metric in RATES for metric, _ in columns], bool)
+    rates = np.array([column.is_rate for column, _ in columns], bool)
     if np.any(rates):
         found[rates] = np.stack(
-            rate_interval(*_events(episodes, [c for c in columns if c[0] in RATES])), axis=-1
+            rate_interval(*_events(episodes, [pair for pair in columns if pair[0].is_rate])), axis=-1
         )
-    if not np.all(rates):
-        assert episodes.quantiles is not None
-        at = [int(match[1]) / 100 for metric, _ in columns if (match := _PERCENTILE.fullmatch(metric))]
-        pooled = pooled_quantiles(episodes.quantiles, LEVELS, episodes.tasks, episodes.cluster, np.array(at))
-        found[~rates] = np.stack(pooled, axis=-1)
+    for name in dict.fromkeys(column.of for column, _ in columns if column.level is not None):
+        of_name = np.array([column.level is not None and column.of == name for column, _ in columns])
+        at = np.array(
+            [column.level for column, _ in columns if column.level is not None and column.of == name]
+        )
+        table = episodes.quantiles[name]
+        pooled = pooled_quantiles(table, LEVELS, episodes.tasks, episodes.cluster, at)
+        found[of_name] = np.stack(pooled, axis=-1)
     return found
 
 
-def _events(episodes: Episodes, columns: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+def _events(episodes: Episodes, columns: Sequence[tuple[Column, str]]) -> tuple[np.ndarray, np.ndarray]:
     """Events and tasks of rates; where an episode counts as one, as if all had their mean number of tasks."""
+
+    def scale(column: Column, per: str) -> float:
+        if per == TASK:
+            return 1.0
+        tasks = episodes.weight(column, TASK)
+        return tasks[tasks > 0].mean() if np.any(tasks > 0) else 1.0
+
     events, tasks = episodes.sums(columns)
-    some = episodes.tasks > 0
-    alike = episodes.tasks[some].mean() if np.any(some) else 1.0
-    scale = np.array([1.0 if per == TASK else alike for _, per in columns])
-    return events * scale, tasks * scale
+    scales = np.array([scale(*pair) for pair in columns])
+    return events * scales, tasks * scales
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Clusters of a method and a baseline on the episodes that both have; arrays `[clusters, pairs]`."""
+    """Clusters of a method and a baseline on the episodes that both have; arrays `[clusters, pairs]`.
 
-    metric: str
+    Where the two count the same tasks, `ours` and `theirs` are sums, and `tasks` their number. Where each has
+    tasks of its own, such as those that it accepts, `theirs` is set on our tasks: what it deviates from the
+    baseline's mean is scaled to them. So the mean stays, and intervals are those of the delta method.
+    """
+
+    column: Column
     ours: np.ndarray
     theirs: np.ndarray
     tasks: np.ndarray
+    same_tasks: bool
     seeds: np.ndarray
     """Seeds with tasks, `[pairs]`"""
 
     @classmethod
-    def of(cls, metric: str, pairs: Sequence[tuple[Episodes, Episodes]], per: str = TASK) -> Pairs:
+    def of(cls, column: Column, pairs: Sequence[tuple[Episodes, Episodes]], per: str) -> Pairs:
         """Those of several pairs, with NaNs below the shorter ones."""
-        columns, seeds = [], []
+        columns, seeds, same = [], [], True
         for ours, theirs in pairs:
             a, b = common(ours, theirs)
             b = dataclasses.replace(b, cluster=a.cluster)
-            of = _events if metric in RATES else Episodes.sums
-            (x, tasks), (y, _) = of(a, [(metric, per)]), of(b, [(metric, per)])
+            of = _events if column.is_rate else Episodes.sums
+            (x, tasks), (y, others) = of(a, [(column, per)]), of(b, [(column, per)])
+            if not np.array_equal(tasks, others, equal_nan=True):
+                same = False
+                y = _on_tasks(y, others, np.where(np.isnan(others), np.nan, tasks))
             columns.append(np.concatenate([x, y, tasks], axis=1))
-            seeds.append(a.counts(metric)[0])
+            seeds.append(a.counts(column)[0])
         full = np.full((max(map(len, columns)), len(pairs), 3), np.nan)
-        for place, column in enumerate(columns):
-            full[: len(column), place] = column
-        return cls(metric, full[..., 0], full[..., 1], full[..., 2], np.array(seeds))
+        for place, each in enumerate(columns):
+            full[: len(each), place] = each
+        full[np.isnan(full).any(axis=-1)] = np.nan
+        return cls(column, full[..., 0], full[..., 1], full[..., 2], same, np.array(seeds))
 
     @property
     def clusters(self) -> np.ndarray:
@@ -291,19 +351,34 @@ class Pairs:
 
     def reduction(self) -> Interval:
         """1 - mean / baseline's mean."""
-        if self.metric in RATES:
+        if self._of_events:
             return rate_reduction_interval(self.ours, self.theirs, self.tasks)
         return reduction_interval(self.ours, self.theirs)
 
     def difference(self) -> Interval:
         """Mean - baseline's mean."""
-        if self.metric in RATES:
+        if self._of_events:
             return rate_difference_interval(self.ours, self.theirs, self.tasks)
         return ratio_interval(self.ours - self.theirs, self.tasks)
 
     def improvement(self) -> Interval:
-        """How probably the method is below the baseline on a cluster."""
+        """How probably the method is better than the baseline on a cluster; lower, where neither is better."""
+        if self.column.better == "higher":
+            return probability_of_improvement(self.theirs, self.ours)
         return probability_of_improvement(self.ours, self.theirs)
+
+    @property
+    def _of_events(self) -> bool:
+        return self.column.is_rate and self.same_tasks
+
+
+def _on_tasks(sums: np.ndarray, own: np.ndarray, tasks: np.ndarray) -> np.ndarray:
+    """Sums over a method's own tasks, as if over other ones, `[clusters, 1]` each; their mean stays."""
+    some = ~np.isnan(tasks)
+    if not np.any(some):
+        return sums
+    mean = sums[some].sum() / own[some].sum()
+    return mean * tasks + (sums - mean * own) * (tasks[some].sum() / own[some].sum())
 
 
 def common(ours: Episodes, theirs: Episodes) -> tuple[Episodes, Episodes]:

@@ -26,7 +26,7 @@ from amco_jax.results.checkpoints import journal_of, load_tree, save_tree
 from amco_jax.results.saved import is_intact
 from amco_jax.study.blocks import Block, blocks_of, chunks_of, padded_shapes, within_memory
 from amco_jax.study.grid import Cell, TrainedAgents, digest_of
-from amco_jax.study.trainer import CURVES, LANES, Trainer, state_bytes, training_memory
+from amco_jax.study.trainer import LANES, Trainer, state_bytes, training_memory
 
 
 class Trained(NamedTuple):
@@ -34,8 +34,8 @@ class Trained(NamedTuple):
 
     weights: Any
     """What the agents act by: leaves `[LANES, num_servers, ...]`"""
-    curves: dict[str, np.ndarray]
-    """The columns `trainer.CURVES`, each `[LANES, train_episodes]`"""
+    curves: np.ndarray
+    """`[LANES, train_episodes, columns]`, the columns `trainer.curve_names`"""
 
 
 class AgentStore:
@@ -55,7 +55,7 @@ class AgentStore:
         Raises:
           InputError: it is missing or damaged, or holds something else.
         """
-        like = Trained(_weights_like(method, num_servers), dict.fromkeys(CURVES, 0.0))  # pyright: ignore
+        like = Trained(_weights_like(method, num_servers), np.zeros(()))
         return load_tree(self.directory / name, like)
 
     def load_all(self, names: Sequence[str], method: Method, num_servers: int) -> Trained:
@@ -141,8 +141,8 @@ def train_missing(
             curves = trainer.run(tell, name, journal)
             weights = trainer.host_agents()
             return [
-                Trained(jax.tree.map(lambda leaf: leaf[i], weights), {k: v[i] for k, v in curves.items()})  # noqa: B023
-                for i in range(len(chunk))
+                Trained(jax.tree.map(lambda leaf: leaf[i], weights), np.stack(each, axis=-1))  # noqa: B023
+                for i, each in enumerate(zip(*curves.values(), strict=True))
             ]
 
         for chunk, trained in within_memory(launch, missing):

@@ -13,13 +13,14 @@ import pandas as pd
 from amco_jax.agents.methods import PHYSICS, Method, get_methods
 from amco_jax.errors import check_choice, check_list, check_whole
 from amco_jax.kernel.training import FIRST_TRAINING_EPISODE
-from amco_jax.report.figures import convergence_figure
+from amco_jax.metrics import Column, Metric, Metrics, Shown, columns_of, of_curves, shown_in
+from amco_jax.report.figures import convergence_figures
 from amco_jax.scenario import Scenario
-from amco_jax.stats.summaries import COUNTS, EPISODE, TASK, Pairs, grouped, summarise
+from amco_jax.stats.summaries import Pairs, grouped, summarise
 from amco_jax.study.engines import Execution
-from amco_jax.study.grid import Cell
+from amco_jax.study.grid import Cell, columns_of_rows
 from amco_jax.study.run import Outcome, Reduced, carry_out, check_size
-from amco_jax.study.trainer import CURVES
+from amco_jax.study.trainer import LOGGED
 
 PAPER_METHODS = ("amcoedge", "smcoedge", "drlcoedge", "randcoedge", "optimal")
 
@@ -29,11 +30,11 @@ class CompareResult:
     """The outcome of a comparison."""
 
     curves: pd.DataFrame
-    """Columns physics, method, seed, episode and `trainer.CURVES`; NaN where a rule has no such number"""
+    """Columns physics, method, seed, episode, `trainer.curve_names`; NaN where a rule has no such number"""
     final: pd.DataFrame
-    """Two rows per physics and method, per task and per episode: `summaries.COUNTS`, and makespan_s, ci_low,
-    ci_high over the last episodes; and the reduction of the first method's makespan against this one, seed by
-    seed: reduction, reduction_low, reduction_high"""
+    """Columns physics, method and `summaries.SUMMARY` over the last episodes, for the makespan and what was
+    asked for beside it; and the reduction of the first method's metric against this one, seed by seed:
+    reduction, reduction_low, reduction_high"""
     manifest: dict[str, Any]
     missing: int = 0
     """Units that other shards have not computed yet. Where there are some, the rest is empty."""
@@ -58,8 +59,10 @@ class Comparison:
     scenario: Scenario = dataclasses.field(default_factory=lambda: Scenario())
     physics: Sequence[str] = PHYSICS[::-1]
     first_seed: int = 0
+    metrics: Sequence[str | Metric] = ()
 
     def __post_init__(self):
+        _ = self.measured
         for variant in check_list("physics", self.physics):
             check_choice("physics", variant, PHYSICS)
         check_size(self.first_seed, self.num_seeds, self.episodes)
@@ -73,6 +76,11 @@ class Comparison:
         """The methods."""
         return get_methods(self.methods)
 
+    @property
+    def measured(self) -> Metrics:
+        """The metrics."""
+        return of_curves(self.metrics)
+
     def cells(self) -> list[Cell]:
         """Variant by variant, method by method; rules play the episodes that the others train on."""
         first = FIRST_TRAINING_EPISODE
@@ -84,7 +92,8 @@ class Comparison:
                 physics=variant,
                 first_seed=self.first_seed,
                 num_seeds=self.num_seeds,
-                columns=CURVES,
+                metrics=self.measured,
+                columns=(*columns_of_rows([self.scenario], self.measured), *LOGGED),
                 plays_training=True,
                 plays=() if method.training else tuple(range(first, first + self.episodes)),
                 train_episodes=self.episodes if method.training else 0,
@@ -110,15 +119,14 @@ class Comparison:
         }
 
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
-        """The table of the last episodes, and a convergence figure for each variant."""
-        curves = pd.concat(list(frames), ignore_index=True)
-        final = _final(curves, self.chosen[0].name, self.episodes - self.last)
-        figures = {
-            f"convergence-{variant}": functools.partial(
-                convergence_figure, curves.loc[curves["physics"] == variant]
-            )
-            for variant in self.physics
-        }
+        """The table of the last episodes, and convergence figures for each variant."""
+        curves, columns = pd.concat(list(frames), ignore_index=True), columns_of(self.measured)
+        tail = curves.loc[curves["episode"] >= self.episodes - self.last]
+        final = _final(tail, self.chosen[0].name, shown_in(columns, Shown.EVERYWHERE))
+        figures: dict[str, Any] = {}
+        for variant in self.physics:
+            rows = curves.loc[curves["physics"] == variant]
+            figures |= convergence_figures(rows, columns, f"-{variant}")
         return Reduced({"final.csv": final}, figures, curves)
 
 
@@ -132,6 +140,7 @@ def compare(
     physics: Sequence[str] = ("published", "unified"),
     out: str | Path | None = None,
     first_seed: int = 0,
+    metrics: Sequence[str | Metric] = (),
     execution: Execution = Execution(),  # noqa: B008  # immutable
     overwrite: bool = False,
     progress: bool = False,
@@ -147,6 +156,7 @@ def compare(
       physics: variants to compare under, each on its own.
       out: a directory for curves.parquet, final.csv, manifest.json and a convergence figure per variant.
       first_seed: the seeds are first_seed, first_seed + 1, ...
+      metrics: what to measure beside the usual: names, or metrics of your own, each a `Metric`.
       execution: engine, shard, resume.
       overwrite: replace the results that stand in `out`.
       progress: show bars with the remaining time on stderr.
@@ -156,7 +166,7 @@ def compare(
     """
     study = Comparison(
         methods=methods, num_seeds=seeds, episodes=episodes, last=last, scenario=scenario or Scenario(),
-        physics=physics, first_seed=first_seed,
+        physics=physics, first_seed=first_seed, metrics=metrics,
     )  # fmt: skip
     return carry_out(study, out, execution, overwrite, progress, _result)
 
@@ -168,18 +178,17 @@ def _result(outcome: Outcome) -> CompareResult:
     return CompareResult(curves, final, outcome.manifest, outcome.missing, outcome.out)
 
 
-def _final(curves: pd.DataFrame, reference: str, start: int) -> pd.DataFrame:
-    tail = curves.loc[curves["episode"] >= start]
+def _final(tail: pd.DataFrame, reference: str, columns: Sequence[Column]) -> pd.DataFrame:
+    """Estimates over some episodes, and the reductions of a method's metrics against each of the others."""
     groups = dict(grouped([tail], ("physics", "method")))
-    summary = summarise(groups.items(), ("physics", "method"), ("makespan_mean_s",))
-    reductions = {}
-    for per in (TASK, EPISODE):
-        pairs = [(groups[variant, reference], episodes) for (variant, _), episodes in groups.items()]
-        found = zip(*Pairs.of("makespan_mean_s", pairs, per).reduction(), strict=True)
-        reductions |= {(*key, per): numbers for key, numbers in zip(groups, found, strict=True)}
-    keys = zip(summary["physics"], summary["method"], summary["per"], strict=True)
-    columns = pd.DataFrame(
-        [reductions[key] for key in keys], columns=["reduction", "reduction_low", "reduction_high"]
-    )
-    kept = ["physics", "method", "per", *COUNTS, "makespan_s", "ci_low", "ci_high"]
-    return pd.concat([summary.rename(columns={"mean": "makespan_s"})[kept], columns], axis=1)
+    summary = summarise(groups.items(), ("physics", "method"), columns)
+    reductions: dict[tuple[Any, ...], Any] = {}
+    pairs = [(groups[variant, reference], episodes) for (variant, _), episodes in groups.items()]
+    for column in columns:
+        for per in column.weightings:
+            found = zip(*Pairs.of(column, pairs, per).reduction(), strict=True)
+            names = ((*key, column.name, per) for key in groups)
+            reductions |= dict(zip(names, found, strict=True))
+    keys = zip(*(summary[name] for name in ("physics", "method", "metric", "per")), strict=True)
+    names = ["reduction", "reduction_low", "reduction_high"]
+    return pd.concat([summary, pd.DataFrame([reductions[key] for key in keys], columns=names)], axis=1)

@@ -17,14 +17,14 @@ from amco_jax.alloc import ALLOCATORS
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.errors import InputError, check_whole
 from amco_jax.identity import name_of
-from amco_jax.kernel.metrics import metric_names
+from amco_jax.metrics import Metric, Metrics, choose, columns_of, estimated
 from amco_jax.results.saved import open_run
 from amco_jax.scenario import Scenario
 from amco_jax.service.latency import is_shipped
 from amco_jax.stats.summaries import grouped, summarise
 from amco_jax.study.agents import AgentStore, agents_in
 from amco_jax.study.engines import Execution
-from amco_jax.study.grid import Cell, TrainedAgents, columns_of, identity_of
+from amco_jax.study.grid import Cell, TrainedAgents, columns_of_rows, identity_of
 from amco_jax.study.run import AGENTS, Outcome, Reduced, carry_out
 from amco_jax.traces import as_trace
 
@@ -153,8 +153,10 @@ class Evaluation:
     num_seeds: int
     episodes: int = 1
     physics: str
+    metrics: Sequence[str | Metric] = ()
 
     def __post_init__(self):
+        _ = self.measured
         servers = self.run.trained["num_servers"]
         if self.scenario.num_servers != servers:
             raise InputError(f"num_servers: {self.scenario.num_servers}; legal for these agents: {servers}")
@@ -172,6 +174,11 @@ class Evaluation:
         """The rules."""
         return [get_method(m) for m in self.methods]
 
+    @property
+    def measured(self) -> Metrics:
+        """The metrics."""
+        return choose(self.metrics)
+
     def cells(self) -> list[Cell]:
         """The agents, and the rules on the same arrivals."""
         # Episode 0 is kept from training, and so are those after its last.
@@ -184,7 +191,8 @@ class Evaluation:
                 physics=self.physics,
                 first_seed=self.run.first_seed,
                 num_seeds=self.num_seeds,
-                columns=columns_of([self.scenario], metric_names(self.scenario.num_servers)),
+                metrics=self.measured,
+                columns=columns_of_rows([self.scenario], self.measured),
                 plays=numbers,
                 agents=self.run.agents if method is self.run.method else None,
             )
@@ -210,7 +218,8 @@ class Evaluation:
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
         """Means over seeds, with intervals."""
         results = pd.concat(list(frames), ignore_index=True)
-        summary = summarise(grouped([results], ("method",)), ("method",))
+        columns = estimated(columns_of(self.measured), self.scenario.num_servers)
+        summary = summarise(grouped([results], ("method",)), ("method",), columns)
         return Reduced({"summary.csv": summary}, kept=results)
 
 
@@ -222,6 +231,7 @@ def evaluate(
     seeds: int | None = None,
     episodes: int = 1,
     physics: str | None = None,
+    metrics: Sequence[str | Metric] = (),
     out: str | Path | None = None,
     execution: Execution = Execution(),  # noqa: B008  # immutable
     overwrite: bool = False,
@@ -238,6 +248,7 @@ def evaluate(
       seeds: by default all that were trained, else the first ones.
       episodes: for each seed.
       physics: by default that of the training.
+      metrics: what to measure beside the usual: names, or metrics of your own, each a `Metric`.
       out: a directory for results.parquet, summary.csv and manifest.json.
       execution: engine, shard, resume.
       overwrite: replace the results that stand in `out`.
@@ -251,7 +262,7 @@ def evaluate(
     study = Evaluation(
         run=run, scenario=scenario or run.scenario, methods=methods,
         num_seeds=run.num_seeds if seeds is None else seeds, episodes=episodes,
-        physics=physics or run.physics,
+        physics=physics or run.physics, metrics=metrics,
     )  # fmt: skip
     return carry_out(study, out, execution, overwrite, progress, _result)
 

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from amco_jax.agents.methods import Method
 from amco_jax.agents.settings import Settings
 from amco_jax.env import Physics
 from amco_jax.identity import Identity, code_version, identify
+from amco_jax.metrics import CURVE_METRICS, Metrics, columns_of, row_names
 from amco_jax.results.provenance import package_versions
 from amco_jax.scenario import Scenario
 from amco_jax.workload import PROCESSES
@@ -33,10 +34,11 @@ KEYS = ("seed", "episode", "stretch")
 """Columns behind a cell's labels that are no metrics; `stretch` where arrivals come from a request log"""
 
 
-def columns_of(scenarios: Iterable[Scenario], metrics: Sequence[str]) -> tuple[str, ...]:
-    """What to ask of the cells of one study, whose rows have the same columns."""
+def columns_of_rows(scenarios: Sequence[Scenario], metrics: Metrics) -> tuple[str, ...]:
+    """The columns of the cells of one study, whose rows have the same ones."""
     of_log = any(scenario.arrivals == "trace" for scenario in scenarios)
-    return ("stretch", *metrics) if of_log else tuple(metrics)
+    names = row_names(columns_of(metrics), max(scenario.num_servers for scenario in scenarios))
+    return ("stretch", *names) if of_log else names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,8 +57,10 @@ class Cell:
     """A variant, see `Method.physics`"""
     first_seed: int = 0
     num_seeds: int = 1
+    metrics: Metrics = CURVE_METRICS
+    """What is measured of its episodes"""
     columns: tuple[str, ...] = ()
-    """The metrics in its rows, NaN where one does not exist here"""
+    """The columns of its rows behind the labels, NaN where one does not exist here"""
     plays: tuple[int, ...] = ()
     """Numbers of the episodes of a seed that are played"""
     plays_training: bool = False
@@ -68,7 +72,24 @@ class Cell:
     @functools.cached_property
     def identity(self) -> Identity:
         """What the rows depend on beyond the scenario and the package's code."""
-        return identity_of(self.method, self.physics, PROCESSES[self.scenario.arrivals])
+        return self._identity(self.metrics)
+
+    def _identity(self, metrics: Metrics) -> Identity:
+        return identity_of(self.method, self.physics, PROCESSES[self.scenario.arrivals], *metrics)
+
+    @property
+    def trained_metrics(self) -> Metrics:
+        """What is measured of the episodes of its training.
+
+        Where the agents go on to play, the rows are not those of the training, and the agents are the same
+        whatever else is measured.
+        """
+        return CURVE_METRICS if self.plays else self.metrics
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether its rows hold quantiles."""
+        return any(not metric.is_sum for metric in self.metrics)
 
     @property
     def row(self) -> Physics:
@@ -102,8 +123,8 @@ class Cell:
             dqn = None if cell.method.training is None else cell.method.dqn
             seeds = cell.first_seed, cell.num_seeds
             return (
-                cell.method, dqn, cell.row, seeds, cell.columns, cell.plays, cell.plays_training,
-                cell.train_episodes, cell.agents,
+                cell.method, dqn, cell.row, seeds, cell.metrics, cell.columns, cell.plays,
+                cell.plays_training, cell.train_episodes, cell.agents,
             )  # fmt: skip
 
         return common(self) == common(other)
@@ -114,7 +135,7 @@ class Cell:
 
     def describe(self) -> dict[str, Any]:
         """Everything that the rows depend on, as plain data."""
-        return self._trained_from() | {
+        return self._trained_from(self.identity) | {
             "labels": [[name, value] for name, value in self.labels.items()],
             "seeds": [self.first_seed, self.num_seeds],
             "columns": list(self.columns),
@@ -128,15 +149,15 @@ class Cell:
         Args:
           start: the first seed of the block.
         """
-        return digest_of(self._trained_from() | {"start": start})
+        return digest_of(self._trained_from(self._identity(self.trained_metrics)) | {"start": start})
 
-    def _trained_from(self) -> dict[str, Any]:
+    def _trained_from(self, identity: Identity) -> dict[str, Any]:
         training = self.method.training
         return {
             "scenario": without_paths(self.scenario),
             "method": self.method.name,
             "settings": None if training is None else training.settings.to_dict(),
-            "depends_on": self.identity.digest,
+            "depends_on": identity.digest,
             "physics": dataclasses.asdict(self.row),
             "train_episodes": self.train_episodes,
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import resource
 import statistics
@@ -19,9 +18,10 @@ from amco_jax.agents.methods import Method
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.compile.wide import on_host
 from amco_jax.env import UNIFIED
-from amco_jax.kernel import keep_nothing, tasks_of_slot
+from amco_jax.kernel import tasks_of_slot
 from amco_jax.kernel.reference import best_sets, cwa_by_solve, random_pairs
 from amco_jax.kernel.reference import simulate as simulate_plainly
+from amco_jax.metrics import EPISODE_METRICS, NUM_TASKS
 from amco_jax.scenario import Scenario
 from amco_jax.study.blocks import ACCELERATOR_BLOCKS, blocks_of, inputs_of
 from amco_jax.study.grid import Cell
@@ -83,22 +83,20 @@ def _rule(job: Job, method: Method) -> dict[str, Any]:
 
     start = time.perf_counter()
     inputs = (params, numbers, None), (UNIFIED, np.int32(0), given.tables, np.int32(0))
-    state = start_state(scenario.shape(), numbers.shape)
-    compiled = (
-        block_program(scenario.shape(), method, keep_nothing, True, False).lower(*inputs, state).compile()
-    )
+    sums = tuple(metric for metric in EPISODE_METRICS if metric.is_sum)
+    state = start_state(scenario.shape(), numbers.shape, sums)
+    compiled = block_program(scenario.shape(), method, sums, True, False).lower(*inputs, state).compile()
     compile_s = time.perf_counter() - start
     ((end, _), _), rollout_s = _timed(lambda: jax.block_until_ready(compiled(*inputs, state)), job.repeats)
-    totals = on_host(end.totals)
-    sums = {f.name: float(np.sum(getattr(totals, f.name), dtype=float)) for f in dataclasses.fields(totals)}
-    decisions = int(sums["num_tasks"])
+    totals = {name: float(np.sum(total, dtype=float)) for name, total in on_host(end.totals).items()}
+    decisions = int(totals[NUM_TASKS.name])
     _, sweep_s = _timed(lambda: list(simulate([scenario], method, UNIFIED, 0, numbers.size)), job.repeats)
 
     positions = numbers.size * scenario.num_servers * scenario.num_positions * scenario.num_slots
     return {
         "seeds": numbers.size,
         "decisions": decisions,
-        "totals": sums,
+        "totals": totals,
         "compile_s": compile_s,
         "rollout_s": rollout_s,
         "rollout_decisions_per_s": decisions / statistics.median(rollout_s),
@@ -125,7 +123,7 @@ def _training(job: Job, method: Method) -> dict[str, Any]:
         start = time.perf_counter()
         curve = trainer.advance(job.episodes)
         seconds.append(time.perf_counter() - start)
-        decisions.append(int(np.sum(on_host(curve.totals.num_tasks))))
+        decisions.append(int(np.sum(on_host(curve.totals[NUM_TASKS.name]))))
     lanes = len(blocks) * TRAINING_LANES
     speed = lanes * job.episodes / statistics.median(seconds)
     return {

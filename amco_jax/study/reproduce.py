@@ -9,6 +9,7 @@ from typing import Any
 
 from amco_jax.agents.methods import PHYSICS
 from amco_jax.errors import InputError
+from amco_jax.metrics import Metric
 from amco_jax.report.claims import claims_table
 from amco_jax.report.page import Report, make_report
 from amco_jax.report.studies import load_studies
@@ -50,6 +51,7 @@ def reproduce(
     out: str | Path,
     *,
     quick: bool = False,
+    metrics: Sequence[str | Metric] = (),
     execution: Execution = Execution(),  # noqa: B008  # immutable
     progress: bool = False,
 ) -> Report | None:
@@ -59,6 +61,7 @@ def reproduce(
     once.
 
     Args:
+      metrics: what all studies measure beside the usual: names, or metrics of your own, each a `Metric`.
       execution: engine and shard; it always goes on with what stands in `out`.
 
     Returns:
@@ -68,7 +71,7 @@ def reproduce(
       InputError: `out` cannot be written, or holds something else, results of other code, or damaged ones.
     """
     home, effort = Path(out), QUICK if quick else FULL
-    studies = studies_of(effort)
+    studies = studies_of(effort, metrics)
     if home.is_dir() and any(home.iterdir()) and not any((home / name).is_dir() for name in studies):
         raise InputError(f"out: {home} is not empty; legal: a new directory")
     outcomes = carry_out_all(studies, home, dataclasses.replace(execution, resume=True), progress)
@@ -82,7 +85,7 @@ def reproduce(
     return dataclasses.replace(report, title=TITLE, warnings=warnings, claims=claims)
 
 
-def studies_of(effort: Effort) -> dict[str, Study]:
+def studies_of(effort: Effort, metrics: Sequence[str | Metric] = ()) -> dict[str, Study]:
     """What to run, by the name of its directory."""
     studies: dict[str, Study] = {}
 
@@ -93,13 +96,13 @@ def studies_of(effort: Effort) -> dict[str, Study]:
             values = [values[place] for place in places]
         studies[name] = Sweep(
             param=param, values=values, methods=methods, num_seeds=effort.seeds, trained_seeds=effort.seeds,
-            physics=physics, episodes=effort.sweep_episodes,
+            physics=physics, episodes=effort.sweep_episodes, metrics=metrics,
         )  # fmt: skip
 
     for name, methods in (("convergence", PAPER_METHODS), ("convergence-stable", STABLE_METHODS)):
         studies[name] = Comparison(
             methods=methods, num_seeds=effort.seeds, episodes=effort.convergence_episodes,
-            last=max(effort.convergence_episodes // 6, 1),
+            last=max(effort.convergence_episodes // 6, 1), metrics=metrics,
         )  # fmt: skip
     tenths = [k / 10 for k in range(1, 11)]
     fleets = [(10.0, *(10.0 + i * step for i in range(1, 5))) for step in (5, 10, 15, 20)]

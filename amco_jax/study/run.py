@@ -20,7 +20,7 @@ import pandas as pd
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.errors import InputError, check_whole
 from amco_jax.identity import Identity, code_version
-from amco_jax.kernel.metrics import QUANTILES, accuracy
+from amco_jax.metrics import Metrics, accuracy, columns_of, described
 from amco_jax.progress import progress_bar
 from amco_jax.random import check_seeds
 from amco_jax.results.output import Output
@@ -36,7 +36,7 @@ from amco_jax.study.units import Unit, units_of
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """The version of the files of a run, in its manifest"""
 
 UNITS, AGENTS = "units", "agents"
@@ -66,6 +66,11 @@ class Study(Protocol):
     @property
     def scenario(self) -> Scenario:
         """The scenario that the cells vary."""
+        ...
+
+    @property
+    def measured(self) -> Metrics:
+        """The metrics of its rows."""
         ...
 
     def cells(self) -> Sequence[Cell]:
@@ -184,7 +189,7 @@ class _Run:
             if execution.joins and self.store.begun:
                 for identity in self._identities().values():
                     identity.require_seen("resume" if execution.resume else "shard")
-            plan = study.describe() | {
+            plan = self._described() | {
                 "scenario": without_paths(study.scenario),
                 "format": FORMAT,
                 "unit_seconds": execution.unit_seconds,
@@ -196,6 +201,9 @@ class _Run:
             for text in self._warnings:
                 log.warning(text)
             yield
+
+    def _described(self) -> dict[str, Any]:
+        return self._study.describe() | {"metrics": described(columns_of(self._study.measured))}
 
     def _identities(self) -> dict[str, Identity]:
         return {cell.method.name: cell.identity for cell in self.cells}
@@ -215,9 +223,9 @@ class _Run:
     def finish(self) -> Outcome:
         """Reduce the rows and write everything, if all units are committed."""
         study, where = self._study, self._home if self._written else None
-        described = study.describe()
+        manifest = self._described()
         if missing := sum(not self.store.committed(unit.id) for unit in self.units):
-            return Outcome(Reduced({}), described, missing, out=where)
+            return Outcome(Reduced({}), manifest, missing, out=where)
         self.store.tidy([unit.id for unit in self.units])
         frames: list[pd.DataFrame] = []
         silent: dict[str, list[bool]] = {}
@@ -244,10 +252,10 @@ class _Run:
         ]
         for text in unlearned:
             log.warning(text)
-        manifest = described | {
+        manifest |= {
             "format": FORMAT,
             "units": len(self.units),
-            "percentiles": accuracy([cell.scenario for cell in self.cells if QUANTILES in cell.columns]),
+            "percentiles": accuracy(c.scenario.episode_positions for c in self.cells if c.has_lists),
             "warnings": self._warnings + unlearned,
         }
         standing = [study.rows]

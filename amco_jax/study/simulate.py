@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import itertools
 import logging
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, runtime_checkable
@@ -21,9 +20,9 @@ from amco_jax.compile.fused import fuse, fusing
 from amco_jax.compile.wide import on_host
 from amco_jax.env import Physics
 from amco_jax.identity import program_cache
-from amco_jax.kernel import Progress, Record, rollout
-from amco_jax.kernel.metrics import keep_makespan, summarise
-from amco_jax.kernel.quantiles import Makespans, makespans_of
+from amco_jax.kernel import Progress, rollout
+from amco_jax.metrics import EPISODE_METRICS, Metrics, columns
+from amco_jax.metrics.quantiles import Values, values_of
 from amco_jax.params import Shape
 from amco_jax.random import Stream, fold_in, stream
 from amco_jax.scenario import Scenario
@@ -52,9 +51,9 @@ overlap checks; the working set of more does not stay in a core's first-level ca
 _MAX_FUSED_BLOCKS = 2**16
 
 CHUNK_BYTES = {"cpu": 2**26, "accelerator": 2**30}
-"""Memory for the makespans that a call computes, and for agents; those of two calls are held at a time. On
-CPUs, small chunks come from memory that the process has used before, and fresh pages would cost more than the
-simulation."""
+"""Memory for the values of tasks that a call computes, such as makespans, and for agents; those of two calls
+are held at a time. On CPUs, small chunks come from memory that the process has used before, and fresh pages
+would cost more than the simulation."""
 
 
 @runtime_checkable
@@ -79,7 +78,7 @@ class Batch:
     seeds: np.ndarray
     """`[episodes]`"""
     metrics: dict[str, np.ndarray]
-    """What `metrics.summarise` gives"""
+    """What `metrics.columns` gives"""
 
 
 def simulate(
@@ -91,6 +90,7 @@ def simulate(
     source: AgentSource | None = None,
     episode: int = 0,
     training: bool = False,
+    metrics: Metrics = EPISODE_METRICS,
 ) -> Iterator[Batch]:
     """Yield the results of each scenario in turn, its seeds in order.
 
@@ -101,15 +101,21 @@ def simulate(
       source: the agents of a trained method.
       episode: which of a seed's arrivals; training takes those from 1 on.
       training: whether they are those that agents train on, see `amco_jax.workload.workload_of`.
+      metrics: what is measured.
     """
     lanes = LANES if source is None else TRAINING_LANES
     memory = CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
     shapes = padded_shapes(scenarios)
     blocks = blocks_of(len(scenarios), first_seed, num_seeds, lanes)
+    lists = [metric.name for metric in metrics if not metric.is_sum]
+
+    def slot_bytes(shape: Shape) -> int:
+        # Of one number for each task at least, so that metrics without quantiles run in the same chunks.
+        return 4 * shape.num_servers * shape.max_tasks * max(len(lists), 1)
 
     def lane_bytes(shape: Shape) -> int:
-        makespans = _slot_bytes(shape) * shape.num_slots
-        return makespans + (0 if source is None else source.bytes_per_lane(shape))
+        values = slot_bytes(shape) * shape.num_slots
+        return values + (0 if source is None else source.bytes_per_lane(shape))
 
     chunks = chunks_of(blocks, shapes, lanes, lane_bytes, memory)
     end = first_seed + num_seeds
@@ -122,34 +128,30 @@ def simulate(
         agents = None if source is None else source.agents(shape, chunk, size)
         cells, tables = inputs(shape)
         stacked, seeds = stack_blocks(chunk, size, lanes, cells)
-        taken = [_Block(scenarios[each.cell], each, min(lanes, end - each.start)) for each in chunk]
-        segments = segments_of(shape.num_slots, memory // (_slot_bytes(shape) * seeds.size))
-        state, taking = start_state(shape, seeds.shape), None
+        taken = [_Block(scenarios[each.cell], each, min(lanes, end - each.start), lists) for each in chunk]
+        segments = segments_of(shape.num_slots, memory // (slot_bytes(shape) * seeds.size))
+        state, taking = start_state(shape, seeds.shape, metrics), None
         for first, num_slots in segments:
             program = block_program(
-                shape._replace(num_slots=num_slots), method, keep_makespan, len(segments) == 1, training
+                shape._replace(num_slots=num_slots), method, metrics, len(segments) == 1, training
             )
             shared = physics, np.int32(episode), tables, np.int32(first)
-            state, records = jax.block_until_ready(program((stacked, seeds, agents), shared, state))
-            # The host takes in one segment's makespans while the devices compute the next.
+            state, values = jax.block_until_ready(program((stacked, seeds, agents), shared, state))
+            # The host takes in one segment's values while the devices compute the next.
             if taking is not None:
                 taking.result()
-            taking = host.submit(_take, taken, records, len(segments) == 1)
-        return host.submit(_collect, taken, state[0], shape.num_slots)
+            taking = host.submit(_take, taken, values, len(segments) == 1)
+        return host.submit(_collect, metrics, taken, state[0], shape.num_slots)
 
     with ThreadPoolExecutor(max_workers=1) as host:
         pending = None
         for _, collecting in within_memory(launch, chunks):
-            # The host sorts one chunk's makespans while the devices compute the next chunk.
+            # The host sorts one chunk's values while the devices compute the next chunk.
             if pending is not None:
                 yield from pending.result()
             pending = collecting
         if pending is not None:
             yield from pending.result()
-
-
-def _slot_bytes(shape: Shape) -> int:
-    return 4 * shape.num_servers * shape.max_tasks
 
 
 def segments_of(num_slots: int, most: int) -> list[tuple[int, int]]:
@@ -163,15 +165,15 @@ def segments_of(num_slots: int, most: int) -> list[tuple[int, int]]:
     return [(first, min(length, num_slots - first)) for first in range(0, num_slots, length)]
 
 
-def start_state(shape: Shape, lanes: tuple[int, ...]) -> Any:
+def start_state(shape: Shape, lanes: tuple[int, ...], metrics: Metrics) -> Any:
     """The state of `block_program` at slot 0: leaves `[*lanes, ...]`, NumPy."""
     before = PROCESSES[shape.arrivals].before(shape.num_servers)
-    state = Progress.start(shape.num_servers, np.float32), before
+    state = Progress.start(shape.num_servers, np.float32, metrics), before
     return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (*lanes, *leaf.shape)), state)
 
 
-@program_cache(64, lambda shape, method, *others: (method.policy, method.allocator))
-def block_program(shape: Shape, method: Method, record: Record, whole: bool, training: bool) -> Any:
+@program_cache(64, lambda shape, method, metrics, *others: (method.policy, method.allocator, metrics))
+def block_program(shape: Shape, method: Method, metrics: Metrics, whole: bool, training: bool) -> Any:
     """The jitted simulation of blocks of seeds, sharded over the local devices.
 
     Args:
@@ -180,14 +182,14 @@ def block_program(shape: Shape, method: Method, record: Record, whole: bool, tra
 
     Returns:
       A function of ((params, place), seeds, agents), leaves `[blocks, ...]`, where seeds and agents have a
-      second axis over lanes, of (physics, episode, tables, first slot) and of the state, to (state, records):
-      leaves `[blocks, lanes, ...]`, the records of an episode in one axis. The state is a `Progress` and what
-      the arrivals carry, at first `start_state`.
+      second axis over lanes, of (physics, episode, tables, first slot) and of the state, to (state, values of
+      tasks): leaves `[blocks, lanes, ...]`, the tasks of an episode in one axis. The state is a `Progress` and
+      what the arrivals carry, at first `start_state`.
     """
-    scanned = _block_program(shape, method, record, whole, training, False)
+    scanned = _block_program(shape, method, metrics, whole, training, False)
     if not fusing():
         return scanned
-    return _Fallback(_block_program(shape, method, record, whole, training, True), scanned, method.name)
+    return _Fallback(_block_program(shape, method, metrics, whole, training, True), scanned, method.name)
 
 
 class _Fallback:
@@ -216,7 +218,7 @@ class _Fallback:
 
 
 def _block_program(
-    shape: Shape, method: Method, record: Record, whole: bool, training: bool, fused: bool
+    shape: Shape, method: Method, metrics: Metrics, whole: bool, training: bool, fused: bool
 ) -> Any:
     process = PROCESSES[shape.arrivals]
 
@@ -237,10 +239,10 @@ def _block_program(
         def episode(common, laned):
             (params, physics, first), ((workload, key), agent, progress) = common, laned
             out = rollout(
-                shape, params, physics, method=method, workload=workload, key=key, record=record,
-                agent=agent, first=first, start=progress,
+                shape, params, physics, method=method, workload=workload, key=key,
+                metrics=metrics, agent=agent, first=first, start=progress,
             )  # fmt: skip
-            return out.end, out.decisions
+            return out.end, out.of_tasks
 
         progress, carried = state
         common = params, physics, 0 if whole else first
@@ -259,8 +261,8 @@ def _block_program(
                 return end, kept, process.after(workload)
 
             end, kept, after = jax.vmap(alone)(seeds, carried, agents, progress)
-        records = jax.tree.map(lambda x: x.reshape(x.shape[0], -1), kept)
-        return (end, after), records
+        values = jax.tree.map(lambda x: x.reshape(x.shape[0], -1), kept)
+        return (end, after), values
 
     # Blocks that do not fit on a GPU wait for their turn.
     return over_blocks(block, _MAX_FUSED_BLOCKS if fused else ACCELERATOR_BLOCKS)
@@ -279,32 +281,33 @@ def _in_scalars(episode: Callable[..., Any]) -> Callable[..., Any]:
 class _Block:
     """What the host keeps of a block until its episodes end."""
 
-    def __init__(self, scenario: Scenario, block: Block, num_seeds: int):
+    def __init__(self, scenario: Scenario, block: Block, num_seeds: int, lists: Sequence[str]):
         self.cell = block.cell
         self.seeds = np.arange(block.start, block.start + num_seeds)
-        self.makespans: Makespans = makespans_of(scenario.episode_positions)
+        self.values: dict[str, Values] = {name: values_of(scenario.episode_positions) for name in lists}
 
 
-def _take(blocks: Sequence[_Block], records: Any, whole: bool) -> None:
-    """Take in the makespans of a segment, without those of lanes beyond the last seed."""
+def _take(blocks: Sequence[_Block], values: dict[str, jax.Array], whole: bool) -> None:
+    """Take in the values of a segment's tasks, without those of lanes beyond the last seed."""
     # Block by block, without a copy of the whole: what is sorted stays in the processor's caches.
-    for block, makespans in zip(blocks, host_blocks(records), strict=False):
-        of_seeds = makespans[: len(block.seeds)]
-        block.makespans.add(of_seeds if whole else of_seeds.copy())
+    for name, sharded in values.items():
+        for block, of_lanes in zip(blocks, host_blocks(sharded), strict=False):
+            of_seeds = of_lanes[: len(block.seeds)]
+            block.values[name].add(of_seeds if whole else of_seeds.copy())
 
 
-def _collect(blocks: Sequence[_Block], progress: Progress, num_slots: int) -> list[Batch]:
+def _collect(metrics: Metrics, blocks: Sequence[_Block], progress: Progress, num_slots: int) -> list[Batch]:
     """Metrics of a chunk, one batch per scenario."""
     leaves, structure = jax.tree.flatten(progress)
     ends = (jax.tree.unflatten(structure, each) for each in zip(*map(host_blocks, leaves), strict=False))
     batches = []
     for cell, group in itertools.groupby(zip(blocks, ends, strict=False), key=lambda pair: pair[0].cell):
-        seeds, metrics = [], []
+        seeds, rows = [], []
         for block, end in group:
-            end, own = on_host(end), slice(len(block.seeds))
-            totals = jax.tree.map(operator.itemgetter(own), end.totals)
+            totals = {name: total[: len(block.seeds)] for name, total in on_host(end.totals).items()}
+            quantiles = {name: values.quantiles() for name, values in block.values.items()}
             seeds.append(block.seeds)
-            metrics.append(summarise(totals, end.busy[own] / num_slots, block.makespans.quantiles()))
-        columns = {name: np.concatenate([m[name] for m in metrics]) for name in metrics[0]}
-        batches.append(Batch(cell, np.concatenate(seeds), columns))
+            rows.append(columns(metrics, totals, num_slots, quantiles))
+        of_cell = {name: np.concatenate([each[name] for each in rows]) for name in rows[0]}
+        batches.append(Batch(cell, np.concatenate(seeds), of_cell))
     return batches

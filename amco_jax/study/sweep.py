@@ -12,13 +12,13 @@ import pandas as pd
 
 from amco_jax.agents.methods import Method, get_methods
 from amco_jax.errors import InputError, check_list, check_whole
-from amco_jax.kernel.metrics import metric_names
+from amco_jax.metrics import Metric, Metrics, Shown, choose, columns_of, estimated, shown_in
 from amco_jax.report.figures import sweep_figure
 from amco_jax.scenario import Scenario
 from amco_jax.scenario.axes import Axis, default_values, get_axis, value_labels
 from amco_jax.stats.summaries import grouped, summarise
 from amco_jax.study.engines import Execution
-from amco_jax.study.grid import Cell, columns_of
+from amco_jax.study.grid import Cell, columns_of_rows
 from amco_jax.study.run import Outcome, Reduced, carry_out, check_size
 
 DEFAULT_METHODS = (
@@ -38,9 +38,6 @@ TRAINED_SEEDS = 32
 EPISODES = 50
 
 _LABELS = ("method", "param", "value")
-
-FIGURES = {"makespan": "makespan_mean_s", "miss_rate": "miss_rate"}
-"""Metrics by the name of the file that shows them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +79,10 @@ class Sweep:
     num_seeds: int = 1000
     trained_seeds: int = TRAINED_SEEDS
     episodes: int = EPISODES
+    metrics: Sequence[str | Metric] = ()
 
     def __post_init__(self):
+        _ = self.measured
         check_size(self.first_seed, self.num_seeds, self.episodes)
         check_whole("trained_seeds", self.trained_seeds)
         for each in self.scenarios:  # which checks the values
@@ -115,6 +114,11 @@ class Sweep:
         """The methods."""
         return get_methods(self.methods)
 
+    @property
+    def measured(self) -> Metrics:
+        """The metrics."""
+        return choose(self.metrics)
+
     @functools.cached_property
     def points(self) -> list[Any]:
         """The values."""
@@ -135,8 +139,7 @@ class Sweep:
 
     def cells(self) -> list[Cell]:
         """Method by method, value by value."""
-        metrics = metric_names(max(s.num_servers for s in self.scenarios))
-        columns = columns_of(self.scenarios, metrics)
+        columns = columns_of_rows(self.scenarios, self.measured)
         trained = min(self.num_seeds, self.trained_seeds)
         return [
             Cell(
@@ -146,6 +149,7 @@ class Sweep:
                 physics=self.physics,
                 first_seed=self.first_seed,
                 num_seeds=self.num_seeds if method.training is None else trained,
+                metrics=self.measured,
                 columns=columns,
                 plays=(0,),
                 train_episodes=0 if method.training is None else self.episodes,
@@ -177,10 +181,13 @@ class Sweep:
 
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
         """Means with intervals, and figures of them."""
-        summary = summarise(grouped(frames, _LABELS), _LABELS)
+        columns = columns_of(self.measured)
+        servers = max(scenario.num_servers for scenario in self.scenarios)
+        summary = summarise(grouped(frames, _LABELS), _LABELS, estimated(columns, servers))
         label = self.axis.label_for(self.scenario)
         figures = {
-            name: functools.partial(sweep_figure, summary, metric, label) for name, metric in FIGURES.items()
+            column.figure or column.name: functools.partial(sweep_figure, summary, column, label)
+            for column in shown_in(columns, Shown.TABLES)
         }
         return Reduced({"summary.csv": summary}, figures)
 
@@ -197,6 +204,7 @@ def sweep(
     first_seed: int = 0,
     trained_seeds: int = TRAINED_SEEDS,
     episodes: int = EPISODES,
+    metrics: Sequence[str | Metric] = (),
     execution: Execution = Execution(),  # noqa: B008  # frozen
     overwrite: bool = False,
     progress: bool = False,
@@ -219,6 +227,7 @@ def sweep(
       first_seed: the seeds are first_seed, first_seed + 1, ...
       trained_seeds: most seeds of a trained method, the first ones of `seeds`.
       episodes: of training, for each value and seed.
+      metrics: what to measure beside the usual: names, or metrics of your own, each a `Metric`.
       execution: engine, shard, resume.
       overwrite: replace what stands in `out`.
       progress: show a bar with the remaining time on stderr.
@@ -238,6 +247,7 @@ def sweep(
     study = Sweep(
         param=param, values=values, methods=methods, scenario=scenario or Scenario(), physics=physics,
         first_seed=first_seed, num_seeds=seeds, trained_seeds=trained_seeds, episodes=episodes,
+        metrics=metrics,
     )  # fmt: skip
     return carry_out(study, out, execution, overwrite, progress, _result)
 

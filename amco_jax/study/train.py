@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,14 @@ import pandas as pd
 
 from amco_jax.agents.methods import Method, get_method
 from amco_jax.identity import name_of
-from amco_jax.report.figures import convergence_figure
+from amco_jax.metrics import Metric, Metrics, columns_of, of_curves
+from amco_jax.report.figures import convergence_figures
 from amco_jax.scenario import Scenario
 from amco_jax.study.agents import trained_seeds
 from amco_jax.study.engines import Execution
-from amco_jax.study.grid import Cell, identity_of
+from amco_jax.study.grid import Cell, columns_of_rows, identity_of
 from amco_jax.study.run import Outcome, Reduced, carry_out, check_size
-from amco_jax.study.trainer import CURVES
+from amco_jax.study.trainer import LOGGED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class TrainResult:
     """The outcome of a training."""
 
     curves: pd.DataFrame
-    """Columns method, seed, episode and `trainer.CURVES`"""
+    """Columns method, seed, episode and `trainer.curve_names`"""
     manifest: dict[str, Any]
     agents: Any = dataclasses.field(repr=False)
     """The networks' parameters, leaves `[seeds, num_servers, ...]`"""
@@ -52,12 +52,19 @@ class Training:
     scenario: Scenario = dataclasses.field(default_factory=lambda: Scenario())
     physics: str = "unified"
     first_seed: int = 0
+    metrics: Sequence[str | Metric] = ()
 
     def __post_init__(self):
+        _ = self.measured
         self.method.require_training()
         self.method.physics(self.physics)
         self.method.check(self.scenario.num_servers)
         check_size(self.first_seed, self.num_seeds, self.episodes)
+
+    @property
+    def measured(self) -> Metrics:
+        """The metrics."""
+        return of_curves(self.metrics)
 
     def cells(self) -> list[Cell]:
         """One cell."""
@@ -69,7 +76,8 @@ class Training:
                 physics=self.physics,
                 first_seed=self.first_seed,
                 num_seeds=self.num_seeds,
-                columns=CURVES,
+                metrics=self.measured,
+                columns=(*columns_of_rows([self.scenario], self.measured), *LOGGED),
                 train_episodes=self.episodes,
             )
         ]
@@ -90,9 +98,9 @@ class Training:
         }
 
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
-        """The convergence figure."""
+        """The convergence figures."""
         curves = pd.concat(list(frames), ignore_index=True)
-        return Reduced({}, {"convergence": functools.partial(convergence_figure, curves)}, curves)
+        return Reduced({}, convergence_figures(curves, columns_of(self.measured)), curves)
 
 
 def train(
@@ -104,6 +112,7 @@ def train(
     physics: str = "unified",
     out: str | Path | None = None,
     first_seed: int = 0,
+    metrics: Sequence[str | Metric] = (),
     execution: Execution = Execution(),  # noqa: B008  # immutable
     overwrite: bool = False,
     progress: bool = False,
@@ -119,6 +128,7 @@ def train(
       physics: `unified`, or `published` for the method's own published code.
       out: a directory for curves.parquet, the convergence figure, the agents and manifest.json.
       first_seed: the seeds are first_seed, first_seed + 1, ...
+      metrics: what to measure beside the usual: names, or metrics of your own, each a `Metric`.
       execution: engine, shard, resume.
       overwrite: replace what stands in `out`.
       progress: show a bar with the remaining time on stderr.
@@ -135,6 +145,7 @@ def train(
         scenario=scenario or Scenario(),
         physics=physics,
         first_seed=first_seed,
+        metrics=metrics,
     )
 
     def result(outcome: Outcome) -> TrainResult:

@@ -19,6 +19,7 @@ from amco_jax.compile.wide import on_host
 from amco_jax.errors import InputError
 from amco_jax.identity import program_cache
 from amco_jax.kernel.training import Curve, start_training, train_episode
+from amco_jax.metrics import Metrics, columns, columns_of, row_names
 from amco_jax.params import Shape
 from amco_jax.results.checkpoints import Journal, Saved
 from amco_jax.study.blocks import Block, host_blocks, inputs_of, over_blocks, stack_blocks
@@ -36,9 +37,8 @@ CHECKPOINT_SECONDS = 60.0
 TRAINING_BYTES = {"cpu": 2**31, "accelerator": 2**34}
 """Memory for the agents that train side by side."""
 
-CURVES = ("num_tasks", "makespan_mean_s", "miss_rate", "loss", "epsilon", "mean_servers_used")
-"""What is known of each episode of a training"""
-
+LOGGED = ("loss", "epsilon")
+"""What is known of each episode of a training beside its metrics"""
 
 _COUNTERS = 2**31 - 1
 """What the counters of slots, tasks and learning steps of a whole training can hold"""
@@ -99,8 +99,10 @@ class Trainer:
         inputs = inputs_of([cell.scenario for cell in cells], (block.cell for block in chunk), shape)
         traced = {cell: (own, hyper(cells[cell])) for cell, own in inputs.cells.items()}
         self.episode = 0
-        self._episodes, self._chunk = first.train_episodes, chunk
-        self._programs = _programs(shape, first.method, rows)
+        self._metrics = first.trained_metrics
+        self._columns = curve_names(first.trained_metrics, shape.num_servers)
+        self._episodes, self._slots, self._chunk = first.train_episodes, shape.num_slots, chunk
+        self._programs = _programs(shape, first.method, rows, first.trained_metrics)
         self._physics, self._tables = first.row, inputs.tables
         (self._params, self._hyper), self._seeds = stack_blocks(chunk, size, LANES, traced)
         self.state = self._programs.start((self._params, self._hyper, self._seeds), None, None)
@@ -114,9 +116,11 @@ class Trainer:
             self.state,
         )
         self.episode += episodes
-        # Written slot by slot of the segment: [blocks, SEGMENT, LANES], of which the first are filled.
+        # Written slot by slot of the segment: [blocks, SEGMENT, LANES, ...], of which the first are filled.
         return jax.tree.map(
-            lambda x: np.stack([b[:episodes].T for b, _ in zip(host_blocks(x), self._chunk, strict=False)]),
+            lambda x: np.stack(
+                [b[:episodes].swapaxes(0, 1) for b, _ in zip(host_blocks(x), self._chunk, strict=False)]
+            ),
             curves,
         )
 
@@ -134,18 +138,19 @@ class Trainer:
           journal: keeps the checkpoints.
 
         Returns:
-          The columns `CURVES`, each `[blocks, LANES, episodes]` on the host.
+          The columns `curve_names`, each `[blocks, LANES, episodes]` on the host.
         """
         lanes = len(self._chunk) * LANES
-        curves = {name: np.zeros((len(self._chunk), LANES, 0), _dtype(name)) for name in CURVES}
+        curves = {name: np.zeros((len(self._chunk), LANES, 0)) for name in self._columns}
         if journal is not None and (saved := journal.load(name, (self.state, curves))) is not None:
             self.state, self.episode, curves = saved.state, saved.episode, saved.curves
             tell(self.episode * lanes)
         due = time.monotonic() + CHECKPOINT_SECONDS
         while self.episode < self._episodes:
-            part = curve_columns(self.advance(min(SEGMENT, self._episodes - self.episode)))
-            curves = {column: np.concatenate([curves[column], part[column]], axis=-1) for column in CURVES}
-            tell(part["loss"].shape[-1] * lanes)
+            episodes = min(SEGMENT, self._episodes - self.episode)
+            part = curve_columns(self._metrics, self.advance(episodes), self._slots)
+            curves = {name: np.concatenate([curve, part[name]], axis=-1) for name, curve in curves.items()}
+            tell(episodes * lanes)
             if journal is not None and time.monotonic() >= due and self.episode < self._episodes:
                 journal.save(name, Saved(self.episode, self.state, curves))
                 due = time.monotonic() + CHECKPOINT_SECONDS
@@ -157,24 +162,17 @@ class Trainer:
         return jax.tree.map(lambda x: np.asarray(x)[: len(self._chunk)], agents)
 
 
-def curve_columns(curves: Curve) -> dict[str, np.ndarray]:
-    """The columns `CURVES` of episodes, over the tasks that arrived; NaN where there was none."""
+def curve_names(metrics: Metrics, num_servers: int) -> tuple[str, ...]:
+    """The columns of the episodes of a training."""
+    return (*row_names(columns_of(metrics), num_servers), *LOGGED)
+
+
+def curve_columns(metrics: Metrics, curves: Curve, num_slots: int) -> dict[str, np.ndarray]:
+    """The columns `curve_names` of episodes, float64; NaN where nothing arrived."""
     curves = on_host(curves)
-    count = np.asarray(curves.totals.num_tasks, np.int64)
-    tasks = np.where(count > 0, count, np.nan)
-    columns = {
-        "num_tasks": count,
-        "makespan_mean_s": curves.totals.makespan / tasks,
-        "miss_rate": curves.totals.missed / tasks,
-        "loss": curves.loss,
-        "epsilon": curves.epsilon,
-        "mean_servers_used": curves.totals.servers_used / tasks,
-    }
-    return {name: np.asarray(columns[name], _dtype(name)) for name in CURVES}
-
-
-def _dtype(column: str) -> type:
-    return np.int64 if column == "num_tasks" else np.float64
+    found = columns(metrics, curves.totals, num_slots, {})
+    found |= {name: getattr(curves, name) for name in LOGGED}
+    return {name: np.asarray(values, np.float64) for name, values in found.items()}
 
 
 def hyper(cell: Cell) -> Hyperparameters:
@@ -215,8 +213,8 @@ class _Programs(NamedTuple):
     agents: Any
 
 
-@program_cache(32, lambda shape, method, rows: (method.policy, method.allocator))
-def _programs(shape: Shape, method: Method, rows: int) -> _Programs:
+@program_cache(32, lambda shape, method, rows, metrics: (method.policy, method.allocator, metrics))
+def _programs(shape: Shape, method: Method, rows: int, metrics: Metrics) -> _Programs:
     def start(blocked, _, __):
         _, hyper, seeds = blocked
         return jax.vmap(lambda seed: start_training(shape, method, hyper, rows, seed))(seeds)
@@ -230,13 +228,16 @@ def _programs(shape: Shape, method: Method, rows: int) -> _Programs:
             state, curves = carry
 
             def one(seed, of_seed):
-                return train_episode(shape, params, physics, method, hyper, seed, first + i, of_seed, own)
+                return train_episode(
+                    shape, params, physics, method, hyper, seed, first + i, of_seed, own, metrics
+                )
 
             state, curve = jax.vmap(one)(seeds, state)
             return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), curves, curve)
 
         empty = jax.tree.map(
-            lambda x: jnp.broadcast_to(x, (SEGMENT, *seeds.shape)), Curve.zero(params.capacity.dtype)
+            lambda x: jnp.broadcast_to(x, (SEGMENT, *seeds.shape, *x.shape)),
+            Curve.zero(shape.num_servers, params.capacity.dtype, metrics),
         )
         return lax.fori_loop(0, episodes, episode, (state, empty))
 

@@ -14,10 +14,11 @@ import pandas as pd
 
 from amco_jax.agents.methods import Method, get_method
 from amco_jax.errors import InputError, check_list
+from amco_jax.metrics import MAKESPAN, TASK, Column, Metric, Metrics, Shown, choose, columns_of, shown_in
 from amco_jax.scenario import Scenario
-from amco_jax.stats.summaries import COUNTS, EPISODE, TASK, Episodes, summarise
+from amco_jax.stats.summaries import COUNTS, Episodes, summarise
 from amco_jax.study.engines import Execution
-from amco_jax.study.grid import Cell, columns_of
+from amco_jax.study.grid import Cell, columns_of_rows
 from amco_jax.study.run import Outcome, Reduced, carry_out, check_size
 
 GAP_PERCENTILES = (50, 90, 99)
@@ -28,10 +29,10 @@ class TuneResult:
     """The outcome of a sweep over settings."""
 
     results: pd.DataFrame
-    """One row per combination and seed: the settings, seed, num_tasks, makespan_mean_s, miss_rate, gap"""
+    """One row per combination and seed: the settings, seed, columns of metrics, gap"""
     summary: pd.DataFrame
-    """One row per combination: the settings, `summaries.COUNTS`, makespan_s and miss_rate per task, the same
-    per episode (makespan_s_per_episode, ...), and of the gaps of the seeds with tasks the mean, percentiles
+    """One row per combination: the settings, `summaries.COUNTS`, each metric of tables per task, the same per
+    episode (makespan_mean_s_per_episode, ...), and of the gaps of the seeds with tasks the mean, percentiles
     (gap_p50, ...), the largest, and the share within `within`"""
     manifest: dict[str, Any]
     missing: int = 0
@@ -59,8 +60,10 @@ class Tuning:
     physics: str = "unified"
     reference: Method
     first_seed: int = 0
+    metrics: Sequence[str | Metric] = ()
 
     def __post_init__(self):
+        _ = self.measured
         if self.reference.training is not None:
             raise InputError(f"reference: {self.reference.name} is trained; legal: a rule")
         check_size(self.first_seed, self.num_seeds, self.episodes)
@@ -79,6 +82,11 @@ class Tuning:
         """The method under each combination."""
         return [self.method.with_settings(**changes) for changes in self.grid]
 
+    @property
+    def measured(self) -> Metrics:
+        """The metrics."""
+        return choose(self.metrics, Shown.TABLES)
+
     def cells(self) -> list[Cell]:
         """The reference, and each combination, those that share a program side by side."""
 
@@ -90,7 +98,8 @@ class Tuning:
                 physics=self.physics,
                 first_seed=self.first_seed,
                 num_seeds=self.num_seeds,
-                columns=columns_of([self.scenario], ("num_tasks", "makespan_mean_s", "miss_rate")),
+                metrics=self.measured,
+                columns=columns_of_rows([self.scenario], self.measured),
                 plays=(0,),
                 train_episodes=self.episodes if method.training else 0,
             )
@@ -119,17 +128,19 @@ class Tuning:
         rows = pd.concat(list(frames), ignore_index=True)
         names = list(self.settings)
         is_reference = np.arange(len(rows)) < self.num_seeds
-        target = rows.loc[is_reference].set_index("seed")["makespan_mean_s"]
+        target = rows.loc[is_reference].set_index("seed")[MAKESPAN.name]
         found = rows.loc[~is_reference].drop(columns=["method", "episode"])
-        found["gap"] = np.asarray(found["makespan_mean_s"]) / np.asarray(target.loc[found["seed"]]) - 1
+        found["gap"] = np.asarray(found[MAKESPAN.name]) / np.asarray(target.loc[found["seed"]]) - 1
         tables = []
         for changes in self.grid:
             chosen = np.ones(len(found), bool)
             for name in names:
                 chosen &= np.asarray(found[name] == str(changes[name]))
             tables.append(found.loc[chosen])
+        columns = shown_in(columns_of(self.measured), Shown.TABLES)
         summary = [
-            _summarise(changes, table, self.within) for changes, table in zip(self.grid, tables, strict=True)
+            _summarise(changes, table, columns, self.within)
+            for changes, table in zip(self.grid, tables, strict=True)
         ]
         results = pd.concat(tables, ignore_index=True)
         return Reduced({"summary.csv": pd.DataFrame(summary)}, kept=results)
@@ -147,6 +158,7 @@ def tune(
     reference: str | Method = "optimal",
     out: str | Path | None = None,
     first_seed: int = 0,
+    metrics: Sequence[str | Metric] = (),
     execution: Execution = Execution(),  # noqa: B008  # immutable
     overwrite: bool = False,
     progress: bool = False,
@@ -166,6 +178,7 @@ def tune(
       reference: a rule. The gap of a seed is makespan / makespan of the reference - 1 in the same episode.
       out: a directory for results.parquet, summary.csv and manifest.json.
       first_seed: the seeds are first_seed, first_seed + 1, ...
+      metrics: what to measure beside the usual: names, or metrics of your own, each a `Metric`.
       execution: engine, shard, resume.
       overwrite: replace the results that stand in `out`.
       progress: show a bar with the remaining time on stderr.
@@ -176,7 +189,7 @@ def tune(
     study = Tuning(
         method=get_method(method), settings=settings, num_seeds=seeds, episodes=episodes, within=within,
         scenario=scenario or Scenario(), physics=physics, reference=get_method(reference),
-        first_seed=first_seed,
+        first_seed=first_seed, metrics=metrics,
     )  # fmt: skip
     return carry_out(study, out, execution, overwrite, progress, _result)
 
@@ -187,20 +200,21 @@ def _result(outcome: Outcome) -> TuneResult:
     return TuneResult(results, summary, outcome.manifest, outcome.missing, outcome.out)
 
 
-def _summarise(changes: Mapping[str, Any], table: pd.DataFrame, within: float) -> dict[str, Any]:
-    names = {"makespan_mean_s": "makespan_s", "miss_rate": "miss_rate"}
-    rows = summarise([((), Episodes.of(table))], (), tuple(names)).set_index(["metric", "per"])
+def _summarise(
+    changes: Mapping[str, Any], table: pd.DataFrame, columns: Sequence[Column], within: float
+) -> dict[str, Any]:
+    rows = summarise([((), Episodes.of(table))], (), columns).set_index(["metric", "per"])
     means = {
-        f"{names[metric]}{suffix}": rows.loc[(metric, per), "mean"]
-        for per, suffix in ((TASK, ""), (EPISODE, "_per_episode"))
-        for metric in names
+        f"{column.name}{suffix}": rows.loc[(column.name, per), "mean"]
+        for column in columns
+        for per, suffix in zip(column.weightings, ("", "_per_episode"), strict=False)
     }
     gap = np.asarray(table["gap"])
     gap = gap[~np.isnan(gap)]  # a seed without tasks has none
     known = gap if len(gap) else np.array([np.nan])
     return {
         **{name: str(value) for name, value in changes.items()},
-        **{name: rows.loc[("makespan_mean_s", TASK), name] for name in COUNTS},
+        **{name: rows.loc[(MAKESPAN.name, TASK), name] for name in COUNTS},
         **means,
         "gap_mean": np.mean(known),
         **{f"gap_p{q}": np.percentile(known, q) for q in GAP_PERCENTILES},

@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.compile.runtime import own_numerics
-from amco_jax.kernel.metrics import as_columns
+from amco_jax.metrics import as_columns
 from amco_jax.study.agents import AgentStore, StoredAgents, train_missing, trained_seeds
 from amco_jax.study.grid import Cell, digest_of
 from amco_jax.study.simulate import LANES, simulate
+from amco_jax.study.trainer import curve_names
 from amco_jax.workload import stretches_of
 
 # What two cores make in a second (benchmarks/): a rule's task positions, and how many of them cost as much as
@@ -104,7 +105,7 @@ def run_unit(
     for episode, number in enumerate(first.plays):
         batches = simulate(
             scenarios, first.method, first.row, first.first_seed, first.num_seeds, source, number,
-            first.plays_training,
+            first.plays_training, first.metrics,
         )  # fmt: skip
         for batch in batches:
             cell, seeds = unit.cells[batch.index], batch.seeds
@@ -119,13 +120,18 @@ def run_unit(
 
 def _curves(cell: Cell, store: AgentStore) -> pd.DataFrame:
     """Rows of a training, seed by seed."""
+    names = curve_names(cell.trained_metrics, cell.scenario.num_servers)
+    counts = {metric.name for metric in cell.trained_metrics if metric.is_count}
     curves, episodes = trained_seeds(cell, store).curves, cell.train_episodes
     seeds = np.arange(cell.first_seed, cell.first_seed + cell.num_seeds)
     return _frame(
         cell,
         np.repeat(seeds, episodes),
         np.tile(np.arange(episodes), len(seeds)),
-        {name: values.ravel() for name, values in curves.items()},
+        {
+            name: values.ravel().astype(np.int64 if name in counts else np.float64)
+            for name, values in zip(names, np.moveaxis(curves, -1, 0), strict=True)
+        },
     )
 
 

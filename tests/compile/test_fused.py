@@ -20,7 +20,7 @@ from amco_jax.agents.methods import get_method
 from amco_jax.compile import fused
 from amco_jax.compile.fused import LANES, fuse
 from amco_jax.env import UNIFIED
-from amco_jax.kernel.metrics import keep_makespan
+from amco_jax.metrics import EPISODE_METRICS
 from amco_jax.scenario import Scenario
 from amco_jax.study import simulate as module
 from amco_jax.study.blocks import inputs_of
@@ -87,9 +87,11 @@ def lowered_for_cuda(scenario: Scenario, method: str, monkeypatch) -> str:
     given = inputs_of([scenario], [0], scenario.shape())
     params = jax.tree.map(lambda leaf: np.stack([leaf] * blocks), given.cells[0])
     seeds = np.arange(blocks * LANES, dtype=np.uint32).reshape(blocks, LANES)
-    program = module._block_program(scenario.shape(), get_method(method), keep_makespan, True, False, True)
+    program = module._block_program(scenario.shape(), get_method(method), EPISODE_METRICS, True, False, True)
     shared = UNIFIED, np.int32(0), given.tables, np.int32(0)
-    traced = program.trace((params, seeds, None), shared, start_state(scenario.shape(), seeds.shape))
+    traced = program.trace(
+        (params, seeds, None), shared, start_state(scenario.shape(), seeds.shape, EPISODE_METRICS)
+    )
     return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 

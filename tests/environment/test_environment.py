@@ -121,7 +121,7 @@ def assert_same_slots(scenario: Scenario, method: Method, physics: Physics = UNI
         assert np.all(np.asarray(over) == (t + 1 == scenario.num_slots))
         busy = busy + np.asarray(info["utilisation"])
     np.testing.assert_allclose(
-        busy / scenario.num_slots, on_host(kernel.end.busy) / scenario.num_slots, rtol=1e-6
+        busy / scenario.num_slots, on_host(kernel.totals)["utilisation"] / scenario.num_slots, rtol=1e-6
     )
 
 

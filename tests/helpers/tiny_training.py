@@ -49,12 +49,12 @@ COLUMNS = [
     "method",
     "seed",
     "episode",
-    "num_tasks",
     "makespan_mean_s",
     "miss_rate",
+    "mean_servers_used",
+    "num_tasks",
     "loss",
     "epsilon",
-    "mean_servers_used",
 ]
 
 

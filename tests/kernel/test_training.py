@@ -22,12 +22,12 @@ from amco_jax.agents.settings import Settings
 from amco_jax.compile.wide import on_host
 from amco_jax.env import UNIFIED
 from amco_jax.errors import InputError
-from amco_jax.kernel.metrics import metric_names
 from amco_jax.kernel.training import (
     FIRST_TRAINING_EPISODE,
     Curve,
     TrainingState,
 )
+from amco_jax.metrics import EPISODE_METRICS
 from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario
 from amco_jax.study import trainer as module
@@ -55,7 +55,7 @@ TINY = Scenario(
 def cell_of(scenario: Scenario, settings: Settings) -> Cell:
     method = METHOD.with_settings(**dataclasses.asdict(settings))
     return Cell(
-        scenario=scenario, method=method, num_seeds=LANES, columns=metric_names(2), plays=(0,),
+        scenario=scenario, method=method, num_seeds=LANES, metrics=EPISODE_METRICS, plays=(0,),
         train_episodes=EPISODES,
     )  # fmt: skip
 
@@ -137,10 +137,10 @@ def test_neighbouring_cells_change_no_bit(base: Trained):
     assert_same_bits(beside.state.learner, base.state.learner)
     for other in (busy, longer):
         assert np.isfinite(other.curves.loss[:, 1:]).all()
-        assert (other.curves.totals.makespan != base.curves.totals.makespan).any()
+        assert (other.curves.totals["makespan_mean_s"] != base.curves.totals["makespan_mean_s"]).any()
     assert np.isnan(empty.curves.loss).all()
     assert not empty.curves.epsilon.any()
-    assert not empty.curves.totals.num_tasks.any()
+    assert not empty.curves.totals["num_tasks"].any()
 
 
 def test_a_sweep_over_traced_settings_compiles_nothing(base: Trained):
@@ -367,7 +367,7 @@ def test_episodes_of_one_slot_teach_nothing():
     first, last, curve = run(hyper_of(METHOD, learn_after=0, learn_interval=1), np.uint32(0))
     assert np.isnan(curve.loss)
     assert curve.epsilon == 0
-    assert curve.totals.num_tasks == 2
+    assert curve.totals["num_tasks"] == 2
     assert (last.learner.steps == 0).all()
     assert not last.replay.stored.any()
     assert_same_bits(last.learner.weights, first.learner.weights)
@@ -412,7 +412,7 @@ def test_training_meets_the_arrivals_that_rules_meet(base: Trained):
     local = get_method("local")
     for e in range(3):
         (batch,) = simulate([TINY], local, UNIFIED, 0, LANES, episode=FIRST_TRAINING_EPISODE + e)
-        np.testing.assert_array_equal(base.curves.totals.num_tasks[:, e], batch.metrics["num_tasks"])
+        np.testing.assert_array_equal(base.curves.totals["num_tasks"][:, e], batch.metrics["num_tasks"])
     assert FIRST_TRAINING_EPISODE == 1
 
 
@@ -425,7 +425,7 @@ def test_factorised_agents_train_in_fleets_that_cannot_be_enumerated():
     assert first.learner.weights["_Layer_1"]["kernel"].shape == (33, 66, 8)
     assert (last.learner.steps == 3).all()
     assert np.isfinite(curve.loss)
-    assert curve.totals.num_tasks == 33 * 3
+    assert curve.totals["num_tasks"] == 33 * 3
     assert (last.replay.action.any(axis=-1) == (last.replay.size[..., :1] > 0)).all()
     with pytest.raises(InputError, match=r"num_servers: 33.*at most 12.*amcoedge-factorised"):
         train("amcoedge", seeds=1, episodes=1, scenario=fleet)

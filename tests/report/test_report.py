@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from amco_jax.errors import InputError
+from amco_jax.metrics import METRICS, described
 from amco_jax.report.analysis import baselines_of, comparisons, means, medians
 from amco_jax.report.page import make_report, write_report
 from amco_jax.report.published import write_published
@@ -97,7 +98,7 @@ def test_a_seed_without_a_number_at_one_value_counts_at_the_others():
         for seed in range(20)
     ]
     results = pd.DataFrame(rows, columns=["condition", "method", "seed", "num_tasks", "makespan_mean_s"])
-    study = Study("study", "sweep", {}, "value", results)
+    study = Study("study", "sweep", {}, "value", (METRICS["makespan_mean_s"],), results)
     for frame in (means(study), medians(study)):
         frame = frame.loc[frame["metric"] == "makespan_mean_s"]
         assert set(frame["n_seeds_all"]) == {20}
@@ -313,6 +314,7 @@ def test_the_terminal_tells_bounds_seeds_and_tasks(capsys: pytest.CaptureFixture
     manifest = {
         "param": "arrival_prob", "physics": "unified", "values": [0.3], "methods": ["local", "optimal"],
         "training": {"settings": {}}, "device": {"count": 1, "kind": "cpu"}, "wall_time_s": 1.0,
+        "metrics": described(METRICS[name] for name in ("makespan_mean_s", "miss_rate")),
     }  # fmt: skip
     print_summary(pd.DataFrame(rows, columns=columns), manifest)
     out = capsys.readouterr().out
@@ -334,7 +336,8 @@ def test_stretches_of_a_log_are_counted_and_few_of_them_warned_of():
     results = pd.DataFrame(rows, columns=columns)
     results.loc[results["num_tasks"] == 0, ["makespan_mean_s", "miss_rate"]] = np.nan
     manifest = {"training": {"settings": {}, "episodes": 1}}
-    study = Study("log", "sweep", manifest, "time scale", results)
+    measured = METRICS["makespan_mean_s"], METRICS["miss_rate"]
+    study = Study("log", "sweep", manifest, "time scale", measured, results)
     row = comparisons([study], ["local"]).iloc[0]
     assert (row["n_seeds"], row["n_clusters"]) == (19, 4)
     assert row["improvement_low"] <= 0.4  # Wilson's, of four

@@ -290,7 +290,7 @@ def test_bad_services_are_refused_in_one_line(fields: dict[str, Any], message: s
 def test_every_rule_runs_on_a_service(table: Path):
     for name in set(METHODS) - set(TRAINED):
         episode = run(METHODS[name], scenario=scenario_of(table))
-        assert episode.totals.num_tasks > 0, name
+        assert episode.totals["num_tasks"] > 0, name
         assert np.all(np.isfinite(episode.backlog)), name
 
 

@@ -7,10 +7,14 @@ import pandas as pd
 import pytest
 
 from amco_jax.errors import InputError
-from amco_jax.kernel.metrics import PERCENTILES, QUANTILES
-from amco_jax.kernel.quantiles import LEVELS
+from amco_jax.metrics import LEVELS, METRICS, columns_of, estimated
 from amco_jax.stats import mean_interval, pooled_quantiles, ratio_interval, reduction_interval
 from amco_jax.stats.summaries import Episodes, Pairs, summarise
+
+QUANTILES = "makespan_quantiles_s"
+PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
+CHOSEN = ("makespan_mean_s", "miss_rate", "num_tasks", "utilisation", QUANTILES)
+COLUMNS = estimated(columns_of(METRICS[name] for name in CHOSEN), 1)
 
 
 def episodes_of(
@@ -35,7 +39,7 @@ def episodes_of(
 
 
 def summary_of(rows: pd.DataFrame) -> pd.DataFrame:
-    return summarise([((), Episodes.of(rows))], ()).set_index(["metric", "per"])
+    return summarise([((), Episodes.of(rows))], (), COLUMNS).set_index(["metric", "per"])
 
 
 NUMBERS = ["mean", "ci_low", "ci_high"]
@@ -140,7 +144,7 @@ def test_pairs_are_of_common_episodes_and_clusters():
     ours, mine = episodes_of([40, 0, 60, 20], seed=4)
     theirs, other = episodes_of([40, 0, 60, 20, 30], seed=5, scale=2.0)
     pair = Episodes.of(ours.iloc[::-1]), Episodes.of(theirs)
-    pairs = Pairs.of("makespan_mean_s", [pair, (pair[1], pair[0])])
+    pairs = Pairs.of(METRICS["makespan_mean_s"], [pair, (pair[1], pair[0])], "task")
     assert pairs.clusters.tolist() == pairs.seeds.tolist() == [3, 3]
     own, others = (np.array([x[k].sum() for k in (0, 2, 3)]) for x in (mine, other))
     found = pairs.reduction()

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from amco_jax.errors import InputError
+from amco_jax.metrics import METRICS
 from amco_jax.report.claims import CLAIMS, claims_table
 from amco_jax.report.studies import Study
 from amco_jax.study import reproduce as module
@@ -43,7 +44,7 @@ def test_it_goes_on_where_it_stopped_and_ends_in_claims(tmp_path: Path, monkeypa
     pd.testing.assert_frame_equal(first.compared, again.compared)
     assert first.claims is not None
     claims = {row[0].text for row in first.claims.rows}
-    assert claims == {c.text for c in CLAIMS if c.metric == "makespan_mean_s"}
+    assert claims == {c.text for c in CLAIMS if c.metric.name == "makespan_mean_s"}
     used = pd.read_parquet(tmp_path / "out" / "set-sizes" / "results.parquet")
     for k in range(1, 6):
         assert set(used.loc[used["method"] == f"smcoedge-stable-{k}", "mean_servers_used"]) == {k}
@@ -63,7 +64,10 @@ def claims_of(
     columns = ["condition", "method", "seed", "num_tasks", "makespan_mean_s", "miss_rate"]
     settings = {m: {} for m in names if m != "randcoedge"}
     manifest = {"settings": settings, "episodes": episodes}
-    study = Study("convergence", "compare", manifest, "physics", pd.DataFrame(rows, columns=columns))
+    measured = METRICS["makespan_mean_s"], METRICS["miss_rate"]
+    study = Study(
+        "convergence", "compare", manifest, "physics", measured, pd.DataFrame(rows, columns=columns)
+    )
     records = [
         {"study": "convergence", "condition": "unified", "metric": metric, "method": "amcoedge",
          "baseline": b, "reduction": (low + high) / 2, "reduction_low": low, "reduction_high": high}

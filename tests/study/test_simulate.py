@@ -15,6 +15,7 @@ from helpers.tiny_training import METHOD, TINY
 
 from amco_jax.agents.methods import get_method
 from amco_jax.env import UNIFIED
+from amco_jax.metrics import EPISODE_METRICS
 from amco_jax.scenario import Scenario
 from amco_jax.study import simulate as module
 from amco_jax.study.agents import AgentStore, StoredAgents, train_missing
@@ -58,7 +59,7 @@ def test_segments_of_slots_change_no_bit(arrivals, slots, monkeypatch, tmp_path)
     whole = metrics_of([scenario], num_seeds=5)
     assert (whole["num_tasks"] > 20).all()
     assert len(module.segments_of(8, slots)) > 2
-    per_slot = module._slot_bytes(scenario.shape()) * LANES * jax.local_device_count()
+    per_slot = 4 * scenario.num_servers * scenario.num_positions * LANES * jax.local_device_count()
     monkeypatch.setitem(module.CHUNK_BYTES, "cpu", slots * per_slot)
     assert_same_bits(whole, metrics_of([scenario], num_seeds=5))
 
@@ -155,5 +156,5 @@ def test_one_compilation_serves_a_grid_of_values():
     metrics_of(grid, "least-wait", num_seeds=100)
     assert module.block_program.cache_info().misses == before + 1
     shapes = padded_shapes(grid)
-    program = module.block_program(shapes[0], get_method("least-wait"), module.keep_makespan, True, False)
+    program = module.block_program(shapes[0], get_method("least-wait"), EPISODE_METRICS, True, False)
     assert program._cache_size() == 1

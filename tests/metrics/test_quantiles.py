@@ -7,11 +7,12 @@ import pytest
 
 from amco_jax.agents.methods import get_method
 from amco_jax.env import UNIFIED
-from amco_jax.kernel.metrics import QUANTILES, accuracy
-from amco_jax.kernel.quantiles import EXACT_POSITIONS, LEVELS, RELATIVE_ERROR, Counted, Kept, is_exact
+from amco_jax.metrics import accuracy
+from amco_jax.metrics.quantiles import EXACT_POSITIONS, LEVELS, RELATIVE_ERROR, Counted, Kept, is_exact
 from amco_jax.scenario import Scenario
 from amco_jax.study.simulate import simulate
 
+QUANTILES = "makespan_quantiles_s"
 RANDOM = np.random.default_rng(0)
 ROWS = {
     "uniform": RANDOM.uniform(0.01, 1, 5000),
@@ -69,12 +70,12 @@ def test_levels():
 def test_what_is_exact_depends_on_the_scenario_alone(monkeypatch: pytest.MonkeyPatch):
     scenarios = [Scenario(num_slots=n) for n in (60, 1048, 1049)]
     assert [is_exact(s.episode_positions) for s in scenarios] == [True, True, False]
-    assert accuracy(scenarios) == {
+    assert accuracy(s.episode_positions for s in scenarios) == {
         "exact": False,
         "exact_up_to_positions": EXACT_POSITIONS,
         "relative_error_beyond": RELATIVE_ERROR,
     }
-    assert accuracy(scenarios[:2])["exact"]
+    assert accuracy(s.episode_positions for s in scenarios[:2])["exact"]
 
 
 @pytest.mark.parametrize("num_seeds", [1, 130])
@@ -86,7 +87,7 @@ def test_long_episodes_are_counted(num_seeds: int, monkeypatch: pytest.MonkeyPat
         return batch.metrics
 
     short = metrics()
-    monkeypatch.setattr("amco_jax.kernel.quantiles.EXACT_POSITIONS", scenario.episode_positions - 1)
+    monkeypatch.setattr("amco_jax.metrics.quantiles.EXACT_POSITIONS", scenario.episode_positions - 1)
     long = metrics()
     assert (long[QUANTILES] != short[QUANTILES]).any()
     for name, values in short.items():

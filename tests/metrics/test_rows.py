@@ -1,12 +1,10 @@
-"""Metrics of episodes, against NumPy."""
+"""The columns of rows, against NumPy."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from amco_jax.kernel import Totals
-from amco_jax.kernel.metrics import PERCENTILES, QUANTILES, as_columns, summarise
+from amco_jax.kernel.metrics import PERCENTILES, QUANTILES, as_columns
 from amco_jax.kernel.quantiles import LEVELS, Kept
 
 
@@ -24,28 +22,30 @@ def random_rows() -> list[np.ndarray]:
     return [random.uniform(0, 1, n).astype(np.float32) for n in (0, 1, 2, 3, 7, 11, 12, 0)]
 
 
-def totals_of(rows: list[np.ndarray]) -> Totals:
+def totals_of(rows: list[np.ndarray], utilisation: np.ndarray) -> dict[str, np.ndarray]:
     """Totals in which every third task is missed, one of them rejected, and each uses two servers."""
     count = np.array([len(row) for row in rows])
-    return Totals(
-        num_tasks=count,  # pyright: ignore
-        missed=count // 3,  # pyright: ignore
-        rejected=(count >= 3).astype(int),  # pyright: ignore
-        servers_used=2 * count,  # pyright: ignore
-        makespan=np.array([row.sum() for row in rows]),  # pyright: ignore
-    )
+    return {
+        "num_tasks": count,
+        "miss_rate": count // 3,
+        "reject_rate": (count >= 3).astype(int),
+        "mean_servers_used": 2 * count,
+        "makespan_mean_s": np.array([row.sum() for row in rows]),
+        "utilisation": utilisation * NUM_SLOTS,
+    }
 
 
-def quantiles_of(rows: list[np.ndarray]) -> np.ndarray:
+def columns_of_rows(rows: list[np.ndarray], utilisation: np.ndarray) -> dict[str, np.ndarray]:
     kept = Kept()
     kept.add(padded(rows))
-    return kept.quantiles()
+    totals = totals_of(rows, utilisation)
+    return columns(EPISODE_METRICS, totals, NUM_SLOTS, {QUANTILES: kept.quantiles()})
 
 
 def test_summaries_are_means_over_the_tasks_that_arrived():
     rows = random_rows()
     utilisation = np.random.default_rng(2).uniform(0, 1, (len(rows), 3)).astype(np.float32)
-    metrics = summarise(totals_of(rows), utilisation, quantiles_of(rows))
+    metrics = columns_of_rows(rows, utilisation)
     for k, row in enumerate(rows):
         if len(row) == 0:
             continue
@@ -61,7 +61,7 @@ def test_summaries_are_means_over_the_tasks_that_arrived():
 
 def test_a_quantity_over_no_task_is_nan():
     rows = random_rows()
-    metrics = summarise(totals_of(rows), np.full((len(rows), 3), 0.5), quantiles_of(rows))
+    metrics = columns_of_rows(rows, np.full((len(rows), 3), 0.5))
     empty = np.array([len(row) == 0 for row in rows])
     of_tasks = {name for name in metrics if not name.startswith(("num_tasks", "utilisation"))}
     assert len(of_tasks) == 4 + len(PERCENTILES) + 1
@@ -74,12 +74,12 @@ def test_a_quantity_over_no_task_is_nan():
 
 def test_quantiles_are_one_column_of_lists():
     rows = random_rows()
-    metrics = summarise(totals_of(rows), np.full((len(rows), 3), 0.5), quantiles_of(rows))
-    columns = as_columns(metrics)
-    assert {name for name, column in columns.items() if isinstance(column, list)} == {QUANTILES}
-    assert len(columns[QUANTILES]) == len(rows)
+    metrics = columns_of_rows(rows, np.full((len(rows), 3), 0.5))
+    found = as_columns(metrics)
+    assert {name for name, column in found.items() if isinstance(column, list)} == {QUANTILES}
+    assert len(found[QUANTILES]) == len(rows)
     for k, row in enumerate(rows):
-        told = columns[QUANTILES][k]
+        told = found[QUANTILES][k]
         assert (told.dtype, told.shape) == (np.float32, LEVELS.shape)
         if len(row):
             np.testing.assert_allclose(told, np.quantile(row.astype(np.float64), LEVELS), rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Quantiles of the makespans of episodes: exact, or of a histogram where an episode is too long to be kept.
+"""Quantiles of what each task of an episode has, such as its makespan: exact, or of a histogram.
 
 NumPy on the host, since its vectorised sort is twenty times faster than XLA's on CPUs.
 """
@@ -16,14 +16,14 @@ _PER_MILLE = (
 )
 
 LEVELS = np.asarray(_PER_MILLE) / 1000
-"""`[K]`, the levels of the quantiles that are told of each episode: 0 is its least makespan, 1 its largest"""
+"""`[K]`, the levels of the quantiles of each episode: 0 is its least value, 1 its largest"""
 
 EXACT_POSITIONS = 2**18
-"""Most task positions of an episode, over all slots and base stations, whose makespans are kept. It looks
+"""Most task positions of an episode, over all slots and base stations, whose values are kept. It looks
 at the scenario alone, so that a seed's numbers do not depend on how many seeds run."""
 
 _DIGITS = 12
-"""Binary digits after the first by which a histogram tells makespans apart"""
+"""Binary digits after the first by which a histogram tells values apart"""
 
 RELATIVE_ERROR = 2.0 ** -(_DIGITS + 1)
 """Largest error of a quantile from a histogram, as a share of it"""
@@ -33,15 +33,15 @@ _SHIFT = 23 - _DIGITS
 
 
 @runtime_checkable
-class Makespans(Protocol):
-    """The makespans of some episodes, taken in piece by piece."""
+class Values(Protocol):
+    """A number of each task of some episodes, taken in piece by piece."""
 
-    def add(self, makespans: np.ndarray) -> None:
-        """Take in `[episodes, positions]`, s, float32, inf at empty positions."""
+    def add(self, values: np.ndarray) -> None:
+        """Take in `[episodes, positions]`, float32 of at least 0, inf at empty positions."""
         ...
 
     def quantiles(self) -> np.ndarray:
-        """`[episodes, K]`, s, float64: quantiles at `LEVELS`, NaN where nothing arrived."""
+        """`[episodes, K]`, float64: quantiles at `LEVELS`, NaN where nothing arrived."""
         ...
 
 
@@ -50,19 +50,19 @@ def is_exact(num_positions: int) -> bool:
     return num_positions <= EXACT_POSITIONS
 
 
-def makespans_of(num_positions: int) -> Makespans:
-    """What takes in the makespans of episodes of so many positions."""
+def values_of(num_positions: int) -> Values:
+    """What takes in the values of episodes of so many positions."""
     return Kept() if is_exact(num_positions) else Counted()
 
 
 class Kept:
-    """All makespans; quantiles are those of `numpy.quantile`."""
+    """All values; quantiles are those of `numpy.quantile`."""
 
     def __init__(self):
         self._pieces: list[np.ndarray] = []
 
-    def add(self, makespans: np.ndarray) -> None:
-        self._pieces.append(makespans)
+    def add(self, values: np.ndarray) -> None:
+        self._pieces.append(values)
 
     def quantiles(self) -> np.ndarray:
         pieces = self._pieces
@@ -73,11 +73,11 @@ class Kept:
 
 
 class Counted:
-    """How many makespans fall between any two neighbouring numbers of `_DIGITS` binary digits.
+    """How many values fall between any two neighbouring numbers of `_DIGITS` binary digits.
 
-    The bits of positive floats are in the order of their values, so that the upper bits of a makespan number
-    its bin, and a bin is at most 2^-`_DIGITS` of its values wide. Makespans of one bin are all taken for its
-    middle. The least and the largest makespan are exact, in all the tasks that have the largest.
+    The bits of positive floats are in the order of their values, so that the upper bits of a value number its
+    bin, and a bin is at most 2^-`_DIGITS` of its values wide. Values of one bin are all taken for its middle.
+    The least and the largest value are exact, in all the tasks that have the largest.
 
     Source: the logarithmic bins are those of DDSketch (Masson, Rim and Lee, 2019).
     """
@@ -85,10 +85,10 @@ class Counted:
     def __init__(self):
         self._episodes: list[_Histogram] = []
 
-    def add(self, makespans: np.ndarray) -> None:
+    def add(self, values: np.ndarray) -> None:
         if not self._episodes:
-            self._episodes = [_Histogram() for _ in makespans]
-        for histogram, row in zip(self._episodes, makespans, strict=True):
+            self._episodes = [_Histogram() for _ in values]
+        for histogram, row in zip(self._episodes, values, strict=True):
             histogram.add(row[np.isfinite(row)])
 
     def quantiles(self) -> np.ndarray:
@@ -127,7 +127,7 @@ class _Histogram:
         place = self.first + np.searchsorted(np.cumsum(self.counts), rank, side="right")
         middle = ((place << _SHIFT) + (1 << (_SHIFT - 1))).astype(np.int32).view(np.float32)
         middle = np.where(rank == 0, self.least, np.clip(middle, self.least, self.most))
-        # The largest is mostly the deadline, which all makespans of missed tasks are.
+        # The largest makespan is mostly the deadline, which those of all missed tasks are.
         return np.where(rank >= np.sum(self.counts) - self.num_most, self.most, middle)
 
 

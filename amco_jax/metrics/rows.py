@@ -1,0 +1,78 @@
+"""From the sums of episodes to the columns of rows; a quantity over no task is NaN, never 0.
+
+This is the end of the device's work: NumPy on the host, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from amco_jax.metrics.metric import Metric, Metrics, Reduction
+from amco_jax.metrics.quantiles import EXACT_POSITIONS, LEVELS, RELATIVE_ERROR, is_exact
+
+
+def columns(
+    metrics: Metrics, totals: Mapping[str, Any], num_slots: int, quantiles: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The columns of rows by name, each `[episodes]`, and lists of quantiles.
+
+    Args:
+      totals: by the name of the metric, `[episodes]`, or `[episodes, num_servers]` of one for each server.
+      num_slots: slots of an episode.
+      quantiles: `[episodes, levels]` by the name of the metric, at `quantiles.LEVELS`.
+
+    Returns:
+      float64 and int64; the lists are float32 `[episodes, levels]`.
+    """
+    found: dict[str, np.ndarray] = {}
+    for metric in metrics:
+        if not metric.is_sum:
+            values = quantiles[metric.name]
+            found |= {
+                each.name: values[:, _place(each.level)] for each in metric.also if each.level is not None
+            }
+            found[metric.name] = values.astype(np.float32)
+            continue
+        values = _of_episodes(metric, totals, num_slots)
+        if metric.per_server:
+            found |= {f"{metric.name}_{i}": values[..., i] for i in range(values.shape[-1])}
+        else:
+            found[metric.name] = values
+    return found
+
+
+def as_columns(metrics: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The metrics of episodes as columns of a frame, in which a list is one entry."""
+    return {name: list(values) if values.ndim > 1 else values for name, values in metrics.items()}
+
+
+def accuracy(positions: Iterable[int]) -> dict[str, Any]:
+    """How exact the percentiles of results are, for a manifest.
+
+    Args:
+      positions: the task positions of an episode in each scenario.
+    """
+    return {
+        "exact": all(map(is_exact, positions)),
+        "exact_up_to_positions": EXACT_POSITIONS,
+        "relative_error_beyond": RELATIVE_ERROR,
+    }
+
+
+def _of_episodes(metric: Metric, totals: Mapping[str, Any], num_slots: int) -> np.ndarray:
+    total = np.asarray(totals[metric.name])
+    if metric.reduction is Reduction.SUM:
+        return total.astype(np.int64 if metric.whole else np.float64)
+    total = total.astype(np.float64)
+    if metric.reduction is Reduction.MEAN_OF_SLOTS:
+        return total / num_slots
+    weight = np.asarray(totals[metric.weight], np.float64)
+    weight = np.broadcast_to(weight if weight.ndim == total.ndim else weight[..., None], total.shape)
+    return np.divide(total, weight, out=np.full(total.shape, np.nan), where=weight != 0)
+
+
+def _place(level: float | None) -> int:
+    return int(np.flatnonzero(level == LEVELS)[0])

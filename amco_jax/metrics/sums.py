@@ -1,0 +1,88 @@
+"""The sums of an episode's metrics on the device: dictionaries by the name of the metric.
+
+Within a slot a sum is one word, over slots it is two (`compile/wide.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from amco_jax.compile.wide import Wide
+from amco_jax.errors import InputError
+from amco_jax.metrics.metric import Metric, Metrics, Reduction
+from amco_jax.metrics.outcomes import SlotOutcome, TaskOutcome
+
+Sums = dict[str, Any]
+"""An int32 or float within a slot, `Wide` over slots, and a NumPy array of 64 bits on the host"""
+
+
+def none_of_tasks(metrics: Metrics, num_servers: int, dtype: Any) -> Sums:
+    """The sums over the tasks of a slot before the first one."""
+    return {m.name: _zero(m, num_servers, dtype) for m in metrics if m.is_sum and m.of_task is not None}
+
+
+def none_of_slots(metrics: Metrics, num_servers: int, dtype: Any) -> Sums:
+    """The sums over the slots of an episode before the first one."""
+    return {m.name: Wide.zero(_zero(m, num_servers, dtype)) for m in metrics if m.is_sum}
+
+
+def add_task(metrics: Metrics, sums: Sums, here: Bool[Array, ""], task: TaskOutcome) -> Sums:
+    """The sums over the tasks of a slot with one more, where there is one."""
+
+    def add(metric: Metric) -> Array:
+        value = value_of(metric, task)
+        if value.dtype == bool:
+            return sums[metric.name] + (here & value)
+        return sums[metric.name] + jnp.where(here, value, 0)
+
+    by_name = {metric.name: metric for metric in metrics}
+    return {name: add(by_name[name]) for name in sums}
+
+
+def of_slot(metrics: Metrics, slot: SlotOutcome) -> Sums:
+    """The values of the metrics of slots in one slot."""
+    values = {m.name: value_of(m, slot) for m in metrics if m.is_sum and m.of_slot is not None}
+    return {name: x.astype(jnp.int32) if x.dtype == bool else x for name, x in values.items()}
+
+
+def add_slot(sums: Sums, slot: Sums) -> Sums:
+    """The sums over slots with one more slot."""
+    return {name: total.add(slot[name]) for name, total in sums.items()}
+
+
+def of_each_task(metrics: Metrics, here: Bool[Array, ""], task: TaskOutcome) -> dict[str, Array]:
+    """What the host takes quantiles of, by the name of the metric; inf at a position without a task."""
+    chosen = (m for m in metrics if not m.is_sum)
+    return {m.name: jnp.where(here, value_of(m, task), jnp.inf) for m in chosen}
+
+
+def value_of(metric: Metric, outcome: TaskOutcome | SlotOutcome) -> Array:
+    """What the function of a metric gives: a boolean, an int32, or a float of the simulation's precision.
+
+    Raises:
+      InputError: it is not one number, or one for each server, or not of the right kind.
+    """
+    dtype, rate = outcome.params.capacity.dtype, metric.reduction is Reduction.RATE
+    shape = outcome.params.capacity.shape if metric.per_server else ()
+    given = metric.function(outcome)
+    try:
+        value = jnp.asarray(given)
+    except (TypeError, ValueError):
+        kind = type(given).__name__
+        raise InputError(f"metrics: {metric.name} gives a {kind}; legal: a number") from None
+    if value.shape != shape:
+        legal = "one number for each server" if metric.per_server else "one number, or per_server = True"
+        raise InputError(f"metrics: {metric.name} gives shape {list(value.shape)}; legal: {legal}")
+    if not metric.whole:
+        return value.astype(dtype)
+    if jnp.issubdtype(value.dtype, jnp.floating) or (rate and value.dtype != bool):
+        legal = "booleans" if rate else "whole numbers or booleans"
+        raise InputError(f"metrics: {metric.name} gives {value.dtype}; legal: {legal}")
+    return value if value.dtype == bool else value.astype(jnp.int32)
+
+
+def _zero(metric: Metric, num_servers: int, dtype: Any) -> Array:
+    return jnp.zeros((num_servers,) if metric.per_server else (), jnp.int32 if metric.whole else dtype)
