@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import importlib
 import io
 import os
 import re
@@ -21,6 +20,7 @@ from amco_jax.agents.methods import Method, get_allocator, get_method
 from amco_jax.cli import console  # before all that imports JAX
 from amco_jax.compile.runtime import check_devices, check_xla_flags, configure
 from amco_jax.errors import InputError
+from amco_jax.identity import attribute_of
 from amco_jax.results.files import FileNames, new_directory
 from amco_jax.scenario import Scenario
 from amco_jax.scenario.axes import load_with_settings, parse_assignments, parse_settings, parse_value
@@ -190,20 +190,10 @@ def load_method(name: str) -> Method:
     Raises:
       InputError: no such module or attribute, or not a `Method`.
     """
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         return get_method(name)
-    attribute, plus, allocator = attribute.partition("+")
-    sys.path.insert(0, "")
-    try:
-        method = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # importing runs the user's code, which may raise anything
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(f"method: '{name}' cannot be imported: {reason}") from error
-    finally:
-        sys.path.remove("")
-        if "" not in sys.path:  # for what the module imports later; what is installed goes first from here on
-            sys.path.append("")
+    attribute, plus, allocator = name.partition("+")
+    method = attribute_of("method", attribute)
     if not isinstance(method, Method):
         raise InputError(f"method: '{name}' is a {type(method).__name__}; legal: an amco_jax.Method")
     return method.with_allocator(allocator) if plus else method

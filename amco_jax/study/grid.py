@@ -16,7 +16,6 @@ from amco_jax.env import Physics
 from amco_jax.identity import Identity, code_version, identify
 from amco_jax.results.provenance import package_versions
 from amco_jax.scenario import Scenario
-from amco_jax.workload import PROCESSES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +29,13 @@ class TrainedAgents:
 
 
 KEYS = ("seed", "episode", "stretch")
-"""Columns behind a cell's labels that are no metrics; `stretch` where arrivals come from a request log"""
+"""Columns behind a cell's labels that are no metrics; `stretch` where seeds may share their arrivals"""
 
 
 def columns_of(scenarios: Iterable[Scenario], metrics: Sequence[str]) -> tuple[str, ...]:
     """What to ask of the cells of one study, whose rows have the same columns."""
-    of_log = any(scenario.arrivals == "trace" for scenario in scenarios)
-    return ("stretch", *metrics) if of_log else tuple(metrics)
+    shared = any(scenario.process.has_stretches for scenario in scenarios)
+    return ("stretch", *metrics) if shared else tuple(metrics)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ class Cell:
     @functools.cached_property
     def identity(self) -> Identity:
         """What the rows depend on beyond the scenario and the package's code."""
-        return identity_of(self.method, self.physics, PROCESSES[self.scenario.arrivals])
+        return identity_of(self.method, self.physics, self.scenario.arrivals)
 
     @property
     def row(self) -> Physics:
@@ -76,9 +75,9 @@ class Cell:
         return self.method.physics(self.physics)
 
     @property
-    def plays_log(self) -> bool:
-        """Whether its arrivals come from the test stretches of a request log."""
-        return self.scenario.arrivals == "trace" and not self.plays_training
+    def plays_stretches(self) -> bool:
+        """Whether seeds may share their arrivals, see `ArrivalProcess.stretches`."""
+        return self.scenario.process.has_stretches and not self.plays_training
 
     @property
     def settings(self) -> Settings:

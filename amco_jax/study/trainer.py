@@ -215,7 +215,7 @@ class _Programs(NamedTuple):
     agents: Any
 
 
-@program_cache(32, lambda shape, method, rows: (method.policy, method.allocator))
+@program_cache(32, lambda shape, method, rows: (shape.arrivals, method.policy, method.allocator))
 def _programs(shape: Shape, method: Method, rows: int) -> _Programs:
     def start(blocked, _, __):
         _, hyper, seeds = blocked

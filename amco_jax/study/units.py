@@ -18,7 +18,6 @@ from amco_jax.kernel.metrics import as_columns
 from amco_jax.study.agents import AgentStore, StoredAgents, train_missing, trained_seeds
 from amco_jax.study.grid import Cell, digest_of
 from amco_jax.study.simulate import LANES, simulate
-from amco_jax.workload import stretches_of
 
 # What two cores make in a second (benchmarks/): a rule's task positions, and how many of them cost as much as
 # one in training. Constants, since the cut must be the same on every machine.
@@ -108,8 +107,9 @@ def run_unit(
         )  # fmt: skip
         for batch in batches:
             cell, seeds = unit.cells[batch.index], batch.seeds
-            # A row without a log shares its arrivals with no other seed.
-            played = stretches_of(cell.scenario, seeds, number) if cell.plays_log else -1 - seeds
+            played = -1 - seeds  # the seed has arrivals of its own
+            if cell.plays_stretches:
+                played = cell.scenario.process.stretches(cell.scenario, seeds, number)
             metrics = batch.metrics | {"stretch": played}
             frame = _frame(cell, seeds, np.full(len(seeds), episode), metrics)
             frames.setdefault((batch.index, episode), []).append(frame)
