@@ -167,7 +167,7 @@ AXES: dict[str, Axis] = dict(
 
 
 def axes_of(process: ArrivalProcess) -> dict[str, Axis]:
-    """What can be swept with an arrival process: the axes of any scenario, and those that the process names."""
+    """What can be swept with an arrival process: the axes of any scenario, and those of the process."""
     own = {
         name: _field(name, quantity.label, lambda s, quantity=quantity: quantity.values_for(s.process, s))[1]
         for name, quantity in process.varied.items()

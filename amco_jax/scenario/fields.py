@@ -71,9 +71,9 @@ class Scenario(Parameters):
     density_max: float = 300 * MBIT_DENSITY
     """Gcycles/Mbit"""
     arrivals: str | ArrivalProcess = None  # pyright: ignore[reportAssignmentType]  # inferred by __post_init__
-    """A name in `PROCESSES` of `amco_jax.workload`, or a process of one's own: the object, or module:attribute.
-    By default trace where one is given, else bernoulli. The parameters of the named ones are fields of the
-    scenario, which keeps them whichever process it has; an object has its own"""
+    """A name in `PROCESSES` of `amco_jax.workload`, or a process of one's own, as an object or as
+    module:attribute; by default trace where one is given, else bernoulli. The parameters of the named ones
+    are fields of the scenario, which keeps them whichever process it has; an object has its own"""
     service: ImageService | None = None
     """An image service, or a table of the fields of `ImageService`. Sizes are then whole numbers of image
     batches, densities are whole numbers of denoising steps, and the capacity is counted in steps/s"""
@@ -114,27 +114,21 @@ class Scenario(Parameters):
             )
 
     def _choose_arrivals(self) -> None:
-        """Check the parameters of all processes, fill them in, and check the scenario with its own process."""
+        """Check the parameters of all processes, fill them in, and check the scenario with its process."""
         arrivals = None if self.arrivals is None else process_of(self.arrivals)
         if isinstance(arrivals, ArrivalProcess) and PROCESSES.get(arrivals.name) is type(arrivals):
             self._take(arrivals)
             arrivals = arrivals.name
         if isinstance(arrivals, ArrivalProcess):
-            kept = {f.name for f in dataclasses.fields(self)} - {
-                f.name for f in dataclasses.fields(Parameters)
-            }
-            for name in sorted(kept & {f.name for f in dataclasses.fields(arrivals)}):
-                raise InputError(
-                    f"arrivals: {arrivals.name} has a parameter {name}, as the scenario has; legal: another name"
-                )
-        for kind in PROCESSES.values():
-            self._take(self._built(kind))
+            for name in sorted((_names(self) - _names(Parameters)) & _names(arrivals)):
+                raise InputError(f"arrivals: {arrivals.name} has the parameter {name}; legal: another name")
+        processes = {name: self._built(kind) for name, kind in PROCESSES.items()}
         if arrivals is None:
-            implied = (name for name, kind in PROCESSES.items() if self._built(kind).implied)
+            implied = (name for name, process in processes.items() if process.implied)
             arrivals = next(implied, next(iter(PROCESSES)))
         object.__setattr__(self, "arrivals", arrivals)
-        for kind in PROCESSES.values():
-            self._take(self._built(kind).settled(self))
+        for process in processes.values():
+            self._take(process.settled(self))
         self.process.check(self)
 
     def _built(self, kind: type[ArrivalProcess]) -> ArrivalProcess:
@@ -160,9 +154,13 @@ class Scenario(Parameters):
         rates = np.asarray(default if self.link_rate is None else self.link_rate, float)
         return np.broadcast_to(rates, (self.num_servers, self.num_servers))
 
-    @functools.cached_property
+    @property
     def process(self) -> ArrivalProcess:
         """The arrival process, with its parameters."""
+        return self._process
+
+    @functools.cached_property
+    def _process(self) -> ArrivalProcess:
         if isinstance(self.arrivals, ArrivalProcess):
             return self.arrivals.settled(self)
         return self._built(PROCESSES[self.arrivals])
@@ -243,19 +241,21 @@ def as_fields(given: Mapping[str, Any], arrivals: Any = None) -> dict[str, Any]:
     """
     fields, arrivals = dict(given), given.get("arrivals", arrivals)
     process = None if arrivals is None else process_of(arrivals)
-    parameters = {}
+    legal = [f.name for f in dataclasses.fields(Scenario)]
     if isinstance(process, ArrivalProcess):
-        own = [f.name for f in dataclasses.fields(process)]
-        parameters = {name: fields.pop(name) for name in own if name in fields}
+        legal += [f.name for f in dataclasses.fields(process)]
+        parameters = {name: fields.pop(name) for name in _names(process) & fields.keys()}
         if parameters or "arrivals" in fields:
             fields["arrivals"] = dataclasses.replace(process, **parameters)
-    else:
-        own = []
-    legal = [*dict.fromkeys([*(f.name for f in dataclasses.fields(Scenario)), *own])]
     for name in fields:
         if name not in legal:
             raise InputError(f"scenario: unknown field '{name}'; legal fields: {', '.join(legal)}")
     return fields
+
+
+def _names(kind: Any) -> set[str]:
+    """The names of the fields of a dataclass."""
+    return {field.name for field in dataclasses.fields(kind)}
 
 
 def _numbers(name: str, value: Any) -> Any:

@@ -44,8 +44,8 @@ def load_scenario(
 ) -> Scenario:
     """A scenario from a preset's name or a TOML file, with some fields replaced.
 
-    A file holds fields of `Scenario` at its top level, and parameters of its arrival process where that is one
-    of one's own. It may name a preset to start from:
+    A file holds fields of `Scenario` at its top level, and the parameters of an arrival process of one's own.
+    It may name a preset to start from:
 
         preset = "capacity-10-30-50-70-90"
         arrival_prob = 0.5

@@ -100,8 +100,8 @@ def load_run(
     if scenario is None:
         if _names_files(trained):
             raise InputError(
-                f"scenario: that of {directory} needs a request log, latency tables, or an arrival process of "
-                "one's own; legal: the scenario and the trace given anew"
+                f"scenario: that of {directory} needs a request log, latency tables or an arrival process; "
+                "legal: the scenario and the trace given anew"
             )
         scenario = Scenario(**trained)
     servers = trained["num_servers"]

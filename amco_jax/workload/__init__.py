@@ -54,9 +54,8 @@ def process_of(arrivals: Any) -> str | ArrivalProcess:
     if isinstance(found, ArrivalProcess) or (isinstance(found, str) and found in PROCESSES):
         return found
     shown = repr(arrivals) if found is arrivals else f"{arrivals!r} is a {type(found).__name__}"
-    raise InputError(
-        f"arrivals: {shown}; legal: {', '.join(PROCESSES)}, or an ArrivalProcess, which module:attribute names"
-    )
+    legal = f"{', '.join(PROCESSES)}, or an ArrivalProcess, also as module:attribute"
+    raise InputError(f"arrivals: {shown}; legal: {legal}")
 
 
 @runtime_checkable

@@ -51,7 +51,7 @@ class CountTables(NamedTuple):
     """See `thresholds`; of each rate that the process may have"""
 
 
-def count_tables(rates: Sequence[float], max_tasks: int) -> CountTables:
+def count_tables(rates: Sequence[float] | np.ndarray, max_tasks: int) -> CountTables:
     """The tables of Poisson counts, as NumPy arrays.
 
     Args:

@@ -7,7 +7,7 @@ A workload is a pytree with two methods,
 
 `positions` is a pytree of arrays with a leading axis over the task positions of base station `b` in slot
 `t`, and `task_at` makes the `Task` of one position from its entry. The kernel scans over `positions`. Those
-from `M` on never hold a task: they are padding. Learning looks at slot `num_slots` too, the one after the end.
+from `M` on never hold a task: they are padding. Learning looks at the slot after the end, `num_slots`, too.
 
 An `ArrivalProcess` makes workloads, and knows what the host must know of them beforehand.
 """
@@ -121,9 +121,8 @@ class ArrivalProcess:
     """Base class of arrival processes, which are frozen dataclasses: their fields are their parameters.
 
     A process checks its parameters in `__post_init__` and raises `InputError` where one is out of range. The
-    methods on instances run on the host, in float64. The class methods and static methods around `workload` are
-    traced by JAX. They see no parameter, so that one program serves all values of a sweep; what they need
-    comes through `own` and `common`.
+    methods on instances run on the host, in float64. The static methods are traced by JAX. They see no
+    parameter, so that one program serves all values of a sweep; what they need comes from `own` and `common`.
     """
 
     name: ClassVar[str]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +115,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         return dataclasses.replace(self, time_scale=min(1.0, largest or 1.0))
 
     def largest_time_scale(self, setting: Setting, num_stretches: int = 1) -> float:
-        """The largest with which an episode of training and so many of testing fit on the log, to 3 digits."""
+        """The largest with which an episode of training and so many of testing fit the log, to 3 digits."""
         assert self.trace is not None
         slot = longest_slot(
             self.log.span, setting.num_slots, self.trace.train_share, self.trace.gap, num_stretches
@@ -153,9 +153,9 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
             trace, scale = self.trace, self.largest_time_scale(setting)
             share = f", of which {1 - trace.train_share:g} is for testing" if trace.train_share else ""
             raise InputError(
-                f"num_slots: {setting.num_slots} of {length:g} s of the trace, which covers {span:g} s{share}; "
-                f"legal: fewer, {f'a time_scale up to {scale:g}' if scale else 'a longer trace'}, or another "
-                "train_share"
+                f"num_slots: {setting.num_slots} of {length:g} s of the trace, which covers {span:g} s{share}"
+                f"; legal: fewer, {f'a time_scale up to {scale:g}' if scale else 'a longer trace'}, or "
+                "another train_share"
             )
         for name, column in (("size", self.log.size), ("density", self.log.density)):
             if setting.service is None or column is None:
@@ -186,8 +186,9 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         first = self.log.origin + self.cuts(setting).first * self.slot_seconds(setting)
         if first < before.training_end:
             raise InputError(
-                f"trace.train_share: {self.trace.train_share:g}, and episodes would begin in what these agents "
-                f"were trained on; legal: {before.train_share:g}, with since and until as in the training"
+                f"trace.train_share: {self.trace.train_share:g}, and episodes would begin in what these "
+                f"agents were trained on; legal: {before.train_share:g}, with since and until as in the "
+                "training"
             )
 
     def num_positions(self, setting: Setting) -> int:
@@ -225,23 +226,21 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         cls, processes: Sequence[TraceArrivals], settings: Sequence[Setting], max_tasks: int
     ) -> Requests:
         """The log; InputError where it is not the same for all of them."""
-        first = processes[0]
-        if any(process.trace != first.trace for process in processes):
+        log = processes[0].log
+        if any(process.trace != processes[0].trace for process in processes):
             raise InputError("trace: different ones; legal: one in all scenarios that are simulated together")
 
         def padded(column: np.ndarray | None, dtype: Any) -> Any:
             return None if column is None else np.pad(column.astype(dtype), (0, max_tasks), mode="edge")
 
-        numbers = (
-            padded(column, np.float32) for column in (first.log.size, first.log.density, first.log.work)
-        )
-        return Requests(padded(first.log.user, np.int32), *numbers)
+        numbers = (padded(column, np.float32) for column in (log.size, log.density, log.work))
+        return Requests(padded(log.user, np.int32), *numbers)
 
     def own(self, setting: Setting, max_tasks: int) -> Slots:
         """How the slots lie on the log."""
         cuts, slot = self.cuts(setting), self._slots(setting).astype(np.int32)
         places = (cuts.starts(setting.num_slots), cuts.first, cuts.num_stretches, cuts.spacing, cuts.stride)
-        return Slots(np.int32(self.num_positions(setting)), *map(np.int32, places), slot)  # pyright: ignore[reportArgumentType]
+        return Slots(np.int32(self.num_positions(setting)), *map(np.int32, places), slot)  # pyright: ignore
 
     @staticmethod
     def workload(shape, params, tables, seed, episode, segment, training) -> Traced:
