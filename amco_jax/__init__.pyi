@@ -53,6 +53,8 @@ from .study.train import TrainResult as TrainResult
 from .study.train import train as train
 from .study.tune import TuneResult as TuneResult
 from .study.tune import tune as tune
+from .workload import ArrivalProcess as ArrivalProcess
+from .workload import Quantity as Quantity
 
 __all__: list[str]
 __version__: str

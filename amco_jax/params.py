@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array, Float, Int
@@ -15,7 +15,12 @@ class Shape(NamedTuple):
     num_servers: int
     max_tasks: int
     num_slots: int
-    arrivals: str = "bernoulli"
+    arrivals: type[Any]
+    """The class of the arrival process, whose parameters are no part of it"""
+
+    def words(self) -> str:
+        """The shape as users read it."""
+        return str((*self[:-1], self.arrivals.name))
 
 
 @jax.tree_util.register_dataclass

@@ -203,7 +203,7 @@ def _kth_bit(words: UInt32[Array, "batch words"], k: Int[Array, " batch"]) -> In
 def rows_for(capacity: int, scenario: Scenario) -> int:
     """Rows that hold the last `capacity` tasks of a base station, up to five standard deviations.
 
-    Of a trace, those of all its slots: in a quiet stretch of it, the rows hold fewer tasks.
+    Of a request log, those of all its slots: in a quiet stretch of it, the rows hold fewer tasks.
     """
     mean, variance = scenario.count_moments
     if mean == 0:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import importlib
 import io
 import os
 import re
@@ -21,6 +20,7 @@ from amco_jax.agents.methods import Method, get_allocator, get_method
 from amco_jax.cli import console  # before all that imports JAX
 from amco_jax.compile.runtime import check_devices, check_xla_flags, configure
 from amco_jax.errors import InputError
+from amco_jax.identity import attribute_of
 from amco_jax.metrics import Metric
 from amco_jax.results.files import FileNames, new_directory
 from amco_jax.scenario import Scenario
@@ -211,18 +211,8 @@ def load_metrics(names: Sequence[str]) -> list[str | Metric]:
 
 
 def _imported(field: str, name: str, kind: type[T]) -> T:
-    """The object that `module:attribute` names; modules are looked up in the working directory first."""
-    module, _, attribute = name.partition(":")
-    sys.path.insert(0, "")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # importing runs the user's code, which may raise anything
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(f"{field}: '{name}' cannot be imported: {reason}") from error
-    finally:
-        sys.path.remove("")
-        if "" not in sys.path:  # for what the module imports later; what is installed goes first from here on
-            sys.path.append("")
+    """The object that `module:attribute` names, which must be of a kind."""
+    found = attribute_of(field, name)
     if not isinstance(found, kind):
         legal = f"an amco_jax.{kind.__name__}"
         raise InputError(f"{field}: '{name}' is a {type(found).__name__}; legal: {legal}")

@@ -150,7 +150,7 @@ class Environment:
         shape = scenario.shape(self.shape.max_tasks)
         if shape != self.shape:
             raise InputError(
-                f"scenario: {tuple(shape)}; legal in this environment: {tuple(self.shape)} "
+                f"scenario: {shape.words()}; legal in this environment: {self.shape.words()} "
                 "(num_servers, positions, num_slots, arrivals)"
             )
         physics = self.physics if physics is None else physics

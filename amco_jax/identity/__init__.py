@@ -1,5 +1,6 @@
 """What results depend on of the code that a user brings."""
 
+from amco_jax.identity.attributes import attribute_of
 from amco_jax.identity.digest import (
     Identity,
     code_version,
@@ -11,6 +12,7 @@ from amco_jax.identity.digest import (
 
 __all__ = [
     "Identity",
+    "attribute_of",
     "code_version",
     "hashable",
     "identify",

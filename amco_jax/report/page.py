@@ -239,13 +239,10 @@ def _scenario(manifest: dict[str, Any]) -> str:
     scenario, swept = manifest["scenario"], manifest.get("param")
     fleet = scenario["capacity"]
     of = "" if fleet is None else f" of {min(fleet):g} to {max(fleet):g} Gcycles/s"
-    load = f", probability {scenario['arrival_prob']:g}" if scenario["arrivals"] != "trace" else ""
-    arrivals = scenario["arrivals"]
-    arrivals = arrivals.capitalize() if arrivals in ("bernoulli", "poisson") else arrivals
     parts = [
         f"{scenario['num_servers']} servers{of}",
         f"{scenario['num_slots']} slots of {scenario['slot_duration']:g} s",
-        f"{arrivals} arrivals at {scenario['num_tasks']} positions per base station{load}",
+        manifest["arrivals"],
         f"deadline {scenario['deadline']:g} s",
     ]
     return f"Scenario{'' if swept is None else f', where {swept} is not swept'}: {'; '.join(parts)}."

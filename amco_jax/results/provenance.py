@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 from amco_jax.scenario import Scenario
+from amco_jax.workload import ArrivalProcess
 
 _PACKAGES = ("amco-jax", "jax", "jaxlib", "numpy", "scipy", "pandas", "pyarrow")
 
@@ -28,16 +29,18 @@ def provenance(started: float, scenario: Scenario, swept: Sequence[Scenario] = (
       started: a `time.time()`.
       swept: the scenarios of a sweep, one for each value.
     """
-    device, trace = jax.devices()[0], {}
-    if scenario.trace is not None and (
-        splits := [s.split for s in swept or [scenario] if s.arrivals == "trace"]
-    ):
-        trace = {"trace": scenario.trace.log.report | {"splits": splits}}
+    device = jax.devices()[0]
+    by_process: dict[type[ArrivalProcess], list[Scenario]] = {}
+    for each in swept or [scenario]:
+        by_process.setdefault(type(each.process), []).append(each)
+    arrivals = {"arrivals": scenario.process.words(scenario)}
+    for process, members in by_process.items():
+        arrivals |= process.provenance([each.process for each in members], members)
     service = {}
     if scenario.service is not None:
         service["service"] = scenario.service.report(scenario.density_min, scenario.density_max)
     return (
-        trace
+        arrivals
         | service
         | {
             "versions": package_versions(),

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from amco_jax.errors import InputError, check_choice, check_number
-from amco_jax.scenario import ARRIVALS, Scenario, largest_time_scale
+from amco_jax.scenario import Scenario
 from amco_jax.scenario.presets import load_scenario
+from amco_jax.workload import PROCESSES, ArrivalProcess
 
 _SERVICE_UNITS = {"Mbit": "image batches", "Gcycles/Mbit": "steps", "Gcycles/s": "steps/s"}
 
@@ -29,16 +30,6 @@ class Axis:
     values: Values
     """The values swept by default around a scenario, of which some may be illegal there"""
     apply: Callable[[Scenario, Any], Scenario]
-    arrivals: tuple[str, ...] = ARRIVALS
-    """The arrival processes that it means something to"""
-
-    def check_meaning(self, param: str, scenario: Scenario) -> None:
-        """Raise InputError where the axis, whose name is `param`, means nothing to a scenario's arrivals."""
-        if scenario.arrivals not in self.arrivals:
-            raise InputError(
-                f"param: {param} means nothing to arrivals = {scenario.arrivals}; "
-                f"legal: arrivals = {' or '.join(self.arrivals)}"
-            )
 
     def label_for(self, scenario: Scenario) -> str:
         """The label in the units of the scenario: a service counts image batches and denoising steps."""
@@ -89,15 +80,15 @@ def _capacities(scenario: Scenario) -> Sequence[Any]:
     return [tuple(_rounded(c * factor, 3) for c in scenario.capacities) for factor in (0.5, 1.0, 1.5, 2.0)]
 
 
-def _time_scales(scenario: Scenario) -> Sequence[float]:
-    """Scales that offer up to 0.8 of what the fleet can serve, as far as the log is long enough for them."""
-    top = _MOST_LOAD * scenario.time_scale / scenario.offered_load
-    top = min(top, largest_time_scale(scenario, _LEAST_STRETCHES))
-    return [_rounded(top * share, 3) for share in (0.125, 0.25, 0.5, 0.75, 1.0)]
+def _processes(scenario: Scenario) -> Sequence[Any]:
+    """Those of the same mean load, N·p tasks per base station and slot; the scenario's own one among them."""
+    names: list[Any] = [name for name, kind in PROCESSES.items() if "arrival_prob" in kind.varied]
+    own = scenario.arrivals not in PROCESSES and "arrival_prob" in scenario.process.varied
+    return [*names, scenario.arrivals] if own else names
 
 
-def _field(name: str, label: str, values: Values, arrivals: tuple[str, ...] = ARRIVALS) -> tuple[str, Axis]:
-    return name, Axis(label, values, lambda scenario, value: scenario.replace(**{name: value}), arrivals)
+def _field(name: str, label: str, values: Values) -> tuple[str, Axis]:
+    return name, Axis(label, values, lambda scenario, value: scenario.replace(**{name: value}))
 
 
 def _scale(
@@ -120,13 +111,9 @@ def _scale(
 
 
 _TENTHS = tuple(k / 10 for k in range(1, 11))
-_DRAWN = ("bernoulli", "poisson", "bursty")
-_MOST_LOAD = 0.8
-_LEAST_STRETCHES = 16
 
 AXES: dict[str, Axis] = dict(
     [
-        _field("arrival_prob", "arrival probability", _always(*_TENTHS), _DRAWN),
         _field("deadline", "deadline [s]", _times("deadline", *_TENTHS)),
         _field(
             "num_tasks",
@@ -158,11 +145,7 @@ AXES: dict[str, Axis] = dict(
             "largest density [Gcycles/Mbit]",
             _whole(_times("density_min", 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)),
         ),
-        _field("arrivals", "arrivals", _always(*_DRAWN)),
-        _field("burst_intensity", "rate in bursts over that in calm", _always(1, 2, 5, 10, 20), ("bursty",)),
-        _field("burst_slots", "mean duration of a burst [slots]", _always(1, 2, 5, 10, 20), ("bursty",)),
-        _field("calm_slots", "mean duration of calm [slots]", _always(5, 10, 15, 20, 30), ("bursty",)),
-        _field("time_scale", "seconds of the trace in a second of the simulation", _time_scales, ("trace",)),
+        _field("arrivals", "arrivals", _processes),
         _scale("capacity_scale", "capacity scale", ("capacity", lambda s: s.capacities)),
         _scale("link_rate_scale", "link rate scale", ("link_rate", lambda s: s.link_rates)),
         _scale(
@@ -180,16 +163,33 @@ AXES: dict[str, Axis] = dict(
         ),
     ]
 )
+"""What can be swept around any scenario"""
 
 
-def get_axis(param: str) -> Axis:
-    """The axis of a name.
+def axes_of(process: ArrivalProcess) -> dict[str, Axis]:
+    """What can be swept with an arrival process: the axes of any scenario, and those of the process."""
+    own = {
+        name: _field(name, quantity.label, lambda s, quantity=quantity: quantity.values_for(s.process, s))[1]
+        for name, quantity in process.varied.items()
+    }
+    return own | AXES
+
+
+def get_axis(param: str, scenario: Scenario) -> Axis:
+    """The axis of a name around a scenario.
 
     Raises:
-      InputError: no such axis.
+      InputError: there is no such axis, or it means nothing to the scenario's arrivals.
     """
-    check_choice("param", param, AXES)
-    return AXES[param]
+    axes = axes_of(scenario.process)
+    others = [name for name, kind in PROCESSES.items() if param in kind.varied]
+    if param not in axes and others:
+        raise InputError(
+            f"param: {param} means nothing to arrivals = {scenario.process.name}; "
+            f"legal: arrivals = {' or '.join(others)}"
+        )
+    check_choice("param", param, axes)
+    return axes[param]
 
 
 def default_values(param: str, scenario: Scenario, check: Callable[[Scenario], None]) -> list[Any]:
@@ -201,8 +201,7 @@ def default_values(param: str, scenario: Scenario, check: Callable[[Scenario], N
     Raises:
       InputError: the axis means nothing to the scenario, or at most one of several values is legal.
     """
-    axis, legal, refusal = get_axis(param), [], None
-    axis.check_meaning(param, scenario)
+    axis, legal, refusal = get_axis(param, scenario), [], None
     for value in dict.fromkeys(axis.values(scenario)):
         try:
             check(axis.apply(scenario, value))
@@ -249,22 +248,19 @@ def parse_assignments(option: str, assignments: Sequence[str]) -> dict[str, str]
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """`["deadline=0.5", ...]` as values by axis name.
+    """`["deadline=0.5", ...]` as values by name.
 
     Raises:
-      InputError: not of that form, an unknown or a repeated name.
+      InputError: not of that form, or a repeated name.
     """
-    assignments = parse_assignments("set", settings)
-    for name in assignments:
-        get_axis(name)
-    return {name: parse_value(value) for name, value in assignments.items()}
+    return {name: parse_value(value) for name, value in parse_assignments("set", settings).items()}
 
 
 def apply_settings(scenario: Scenario, settings: Mapping[str, Any]) -> Scenario:
     """The scenario with fields replaced in one go, then scales applied in the order given.
 
     Raises:
-      InputError: a value that `Scenario` refuses.
+      InputError: an unknown name, or a value that `Scenario` refuses.
     """
     fields, scales = _split(settings)
     return _apply_scales(scenario.replace(**fields), scales)
@@ -283,20 +279,21 @@ def load_with_settings(
 
 
 def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fields and scales."""
-    names = {f.name for f in dataclasses.fields(Scenario)}
-    fields = {name: value for name, value in settings.items() if name in names}
-    return fields, {name: value for name, value in settings.items() if name not in names}
+    """Fields, and scales, which are the axes that are no fields."""
+    names = AXES.keys() - {f.name for f in dataclasses.fields(Scenario)}
+    fields = {name: value for name, value in settings.items() if name not in names}
+    return fields, {name: value for name, value in settings.items() if name in names}
 
 
 def _apply_scales(scenario: Scenario, scales: Mapping[str, Any]) -> Scenario:
     for name, value in scales.items():
-        scenario = get_axis(name).apply(scenario, value)
+        scenario = AXES[name].apply(scenario, value)
     return scenario
 
 
 def value_labels(values: Sequence[Any]) -> list[Any]:
     """Swept values as they stand in tables: all numbers of one type, or all text such as 10-20-30."""
+    values = [v.name if isinstance(v, ArrivalProcess) else v for v in values]
     if any(np.ndim(v) for v in values):
         return ["-".join(f"{x:g}" for x in np.ravel(v)) for v in values]
     return list(np.asarray(values).tolist())

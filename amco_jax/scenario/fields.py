@@ -10,27 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from amco_jax.counts import burst_rates, burst_share, positions_for
-from amco_jax.errors import InputError, check_choice, check_number, check_whole
+from amco_jax.errors import InputError, check_number, check_whole
 from amco_jax.params import Params, ServiceParams, Shape
-from amco_jax.service import ImageService, as_service
-from amco_jax.traces import Trace, as_trace
-from amco_jax.traces.stretches import Stretches, longest_slot
+from amco_jax.service import MAX_ITEMS, ImageService, as_service
+from amco_jax.workload import PROCESSES, ArrivalProcess, Parameters, offered_load, process_of
 
 MBIT_DENSITY = 1.024e-3
 """Gcycles/Mbit per cycle/bit in the published code, which counts 1024 kbit and 1000 Mcycles."""
 
-ARRIVALS = ("bernoulli", "poisson", "bursty", "trace")
-"""The arrival processes, see docs/model.md"""
-
 MOST_POSITIONS = 1_000_000
-_MOST_ITEMS = 1_000_000
 _MOST_COUNTED = 2**31 - 1
 """Servers that the tasks of a slot may be given, all in all: these are counted in 32 bits."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scenario:
+class Scenario(Parameters):
     """A fleet of edge servers, each at its base station, and the tasks that arrive there.
 
     The defaults are the published setting. `num_servers` may be left out: it is then the number of
@@ -76,18 +70,10 @@ class Scenario:
     """Gcycles/Mbit"""
     density_max: float = 300 * MBIT_DENSITY
     """Gcycles/Mbit"""
-    arrivals: str = None  # pyright: ignore[reportAssignmentType]  # inferred by __post_init__
-    """One of `ARRIVALS`; by default trace where one is given, else bernoulli"""
-    burst_intensity: float = 5.0
-    """κ, rate in a burst as a multiple of that in calm"""
-    burst_slots: float = 5.0
-    """Mean duration of a burst"""
-    calm_slots: float = 15.0
-    """Mean duration of calm"""
-    trace: Trace | None = None
-    """A request log, or a table of the fields of `Trace`"""
-    time_scale: float = None  # pyright: ignore[reportAssignmentType]  # inferred by __post_init__
-    """Seconds of the trace in a second of the simulation; by default 1, or less if the trace is short"""
+    arrivals: str | ArrivalProcess = None  # pyright: ignore[reportAssignmentType]  # inferred by __post_init__
+    """A name in `PROCESSES` of `amco_jax.workload`, or a process of one's own, as an object or as
+    module:attribute; by default trace where one is given, else bernoulli. The parameters of the named ones
+    are fields of the scenario, which keeps them whichever process it has; an object has its own"""
     service: ImageService | None = None
     """An image service, or a table of the fields of `ImageService`. Sizes are then whole numbers of image
     batches, densities are whole numbers of denoising steps, and the capacity is counted in steps/s"""
@@ -113,18 +99,7 @@ class Scenario:
         clean("arrival_prob", check_number, 0, 1)
         clean("task_size_max", check_number, self.task_size_min)
         clean("density_max", check_number, self.density_min)
-        if self.trace is not None:
-            object.__setattr__(self, "trace", as_trace(self.trace))
-        if self.arrivals is None:
-            object.__setattr__(self, "arrivals", "bernoulli" if self.trace is None else "trace")
-        check_choice("arrivals", self.arrivals, ARRIVALS)
-        for name in ("burst_intensity", "burst_slots", "calm_slots"):
-            clean(name, check_number, 1, 1e6)
-        if self.time_scale is None:
-            object.__setattr__(self, "time_scale", min(1.0, largest_time_scale(self)))
-        clean("time_scale", check_number)
-        if self.arrivals == "trace":
-            _check_slots(self)
+        self._choose_arrivals()
         if self.service is not None:
             _check_items(self, self.service)
         if self.num_positions > MOST_POSITIONS:
@@ -137,6 +112,33 @@ class Scenario:
                 f"num_servers: {self.num_servers} with up to {self.num_positions} tasks at a base station "
                 f"in a slot; legal: at most {math.isqrt(_MOST_COUNTED // self.num_positions)} servers"
             )
+
+    def _choose_arrivals(self) -> None:
+        """Check the parameters of all processes, fill them in, and check the scenario with its process."""
+        arrivals = None if self.arrivals is None else process_of(self.arrivals)
+        if isinstance(arrivals, ArrivalProcess) and PROCESSES.get(arrivals.name) is type(arrivals):
+            self._take(arrivals)
+            arrivals = arrivals.name
+        if isinstance(arrivals, ArrivalProcess):
+            for name in sorted((_names(self) - _names(Parameters)) & _names(arrivals)):
+                raise InputError(f"arrivals: {arrivals.name} has the parameter {name}; legal: another name")
+        processes = {name: self._built(kind) for name, kind in PROCESSES.items()}
+        if arrivals is None:
+            implied = (name for name, process in processes.items() if process.implied)
+            arrivals = next(implied, next(iter(PROCESSES)))
+        object.__setattr__(self, "arrivals", arrivals)
+        for process in processes.values():
+            self._take(process.settled(self))
+        self.process.check(self)
+
+    def _built(self, kind: type[ArrivalProcess]) -> ArrivalProcess:
+        """A process whose parameters are fields of the scenario."""
+        return kind(**{f.name: getattr(self, f.name) for f in dataclasses.fields(kind)})
+
+    def _take(self, process: ArrivalProcess) -> None:
+        """Set the fields that are parameters of a process."""
+        for field in dataclasses.fields(process):
+            object.__setattr__(self, field.name, getattr(process, field.name))
 
     @property
     def capacities(self) -> np.ndarray:
@@ -152,14 +154,21 @@ class Scenario:
         rates = np.asarray(default if self.link_rate is None else self.link_rate, float)
         return np.broadcast_to(rates, (self.num_servers, self.num_servers))
 
+    @property
+    def process(self) -> ArrivalProcess:
+        """The arrival process, with its parameters."""
+        return self._process
+
+    @functools.cached_property
+    def _process(self) -> ArrivalProcess:
+        if isinstance(self.arrivals, ArrivalProcess):
+            return self.arrivals.settled(self)
+        return self._built(PROCESSES[self.arrivals])
+
     @functools.cached_property
     def num_positions(self) -> int:
         """Positions of a base station in a slot that may hold a task; no more than so many ever come."""
-        if self.arrivals == "bernoulli":
-            return self.num_tasks
-        if self.arrivals == "trace":
-            return int(self._trace_counts.max())
-        return positions_for(max(self._rates))
+        return self.process.num_positions(self)
 
     @property
     def episode_positions(self) -> int:
@@ -168,92 +177,22 @@ class Scenario:
 
     @functools.cached_property
     def count_moments(self) -> tuple[float, float]:
-        """Mean and variance of the tasks of a base station in a slot.
-
-        Of bursty arrivals and of traces, the variance is that of a sum over many slots, per slot.
-        """
-        mean = self.num_tasks * self.arrival_prob
-        if self.arrivals == "bernoulli":
-            return mean, mean * (1 - self.arrival_prob)
-        if self.arrivals == "trace":
-            counts, slots = self._trace_counts, float(self.trace_slots[-1]) + 1
-            total = float(counts.sum()) / slots
-            spread = float(np.square(counts).sum()) / slots - total**2
-            share = 1 / self.num_servers
-            return total * share, total * share * (1 - share) + spread * share**2
-        if self.arrivals == "poisson":
-            return mean, mean
-        calm, burst = self._rates
-        share = burst_share(self.burst_slots, self.calm_slots)
-        switches = 1 / self.burst_slots + 1 / self.calm_slots
-        return mean, mean + share * (1 - share) * (burst - calm) ** 2 * (2 - switches) / switches
-
-    @property
-    def _rates(self) -> tuple[float, ...]:
-        """Tasks of a base station in a slot, in each state of the arrival process."""
-        mean = self.num_tasks * self.arrival_prob
-        if self.arrivals == "poisson":
-            return (mean,)
-        return burst_rates(mean, self.burst_intensity, burst_share(self.burst_slots, self.calm_slots))
-
-    def require_trace(self) -> Trace:
-        """The trace, of a scenario that has one."""
-        assert self.trace is not None
-        return self.trace
-
-    @functools.cached_property
-    def stretches(self) -> Stretches:
-        """Where the episodes of training and of testing lie on the trace."""
-        return self.require_trace().stretches(self.slot_duration * self.time_scale, self.num_slots)
-
-    @property
-    def split(self) -> dict[str, Any]:
-        """The stretches of the trace as plain data, for a manifest."""
-        return self.require_trace().split(self.slot_duration * self.time_scale, self.num_slots)
-
-    def check_training(self) -> None:
-        """Raise InputError where nothing of the trace is left to train on."""
-        if self.arrivals == "trace" and not self.stretches.starts(self.num_slots):
-            trace = self.require_trace()
-            raise InputError(
-                f"trace.train_share: {trace.train_share:g} of {trace.log.span:g} s holds no episode of "
-                f"{self.num_slots} slots of {self.slot_duration * self.time_scale:g} s; legal for training: "
-                "a larger share, fewer slots, or a smaller time_scale"
-            )
+        """Mean and variance of the tasks of a base station in a slot, see `ArrivalProcess.moments`."""
+        return self.process.moments(self)
 
     @property
     def offered_load(self) -> float:
         """The mean work that arrives in a second, over the work that the whole fleet can do in one."""
-        size: Any = (self.task_size_min + self.task_size_max) / 2
-        density: Any = (self.density_min + self.density_max) / 2
-        work = size * density
-        if self.arrivals == "trace":
-            log = self.require_trace().log
-            size = size if log.size is None else log.size
-            density = density if log.density is None else log.density
-            work = float(np.mean(size * density if log.work is None else log.work))
-        capacities = self.capacities
-        if self.service is not None:  # whose images cost some steps beside their own
-            steps = work / float(np.mean(size))
-            capacities = capacities * steps / (steps + self.service.overhead)
-        arriving = self.count_moments[0] * self.num_servers / self.slot_duration
-        return arriving * work / float(np.sum(capacities))
+        return offered_load(self.process, self)
 
-    @property
-    def trace_slots(self) -> np.ndarray:
-        """`[requests]`, whole floats: the slot of each request of the trace, from 0."""
-        return self.require_trace().log.slots(self.slot_duration * self.time_scale)
-
-    @property
-    def _trace_counts(self) -> np.ndarray:
-        """Requests of each slot of the trace that has some."""
-        starts = np.flatnonzero(np.diff(self.trace_slots, prepend=-1.0))
-        return np.diff(starts, append=len(self.trace_slots)).astype(float)
+    def check_training(self) -> None:
+        """Raise InputError where agents cannot be trained in this scenario."""
+        self.process.check_training(self)
 
     def shape(self, max_tasks: int | None = None) -> Shape:
         """The static part; `max_tasks` pads the task positions, so that their number can be swept."""
         max_tasks = max(self.num_positions, max_tasks or 0)
-        return Shape(self.num_servers, max_tasks, self.num_slots, self.arrivals)
+        return Shape(self.num_servers, max_tasks, self.num_slots, type(self.process))
 
     def params(self, dtype: Any = np.float32) -> Params:
         """The traced part, as NumPy arrays of one dtype."""
@@ -275,23 +214,48 @@ class Scenario:
         Raises:
           InputError: an unknown field, or a value that `Scenario` refuses.
         """
-        check_fields(changes)
-        return dataclasses.replace(self, **changes)
+        return dataclasses.replace(self, **as_fields(changes, self.arrivals))
 
     def to_dict(self) -> dict[str, Any]:
         """All fields with the fleet written out, as plain numbers and lists."""
-        return dataclasses.asdict(self) | {
-            "capacity": self.capacities.tolist(),
-            "link_rate": self.link_rates.tolist(),
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        tables = {
+            name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # pyright: ignore[reportArgumentType]
+            for name, value in values.items()
+            if not isinstance(value, ArrivalProcess)
         }
+        own = {"arrivals": self.arrivals.to_dict()} if isinstance(self.arrivals, ArrivalProcess) else {}
+        fleet = {"capacity": self.capacities.tolist(), "link_rate": self.link_rates.tolist()}
+        return tables | own | fleet
 
 
-def check_fields(fields: Mapping[str, Any]) -> None:
-    """Raise InputError if one of the names is no field of `Scenario`."""
+def as_fields(given: Mapping[str, Any], arrivals: Any = None) -> dict[str, Any]:
+    """Fields of `Scenario`, and parameters of its own arrival process, as fields of `Scenario` alone.
+
+    Args:
+      given: values by name.
+      arrivals: the process, where they hold none.
+
+    Raises:
+      InputError: one of the names is neither.
+    """
+    fields, arrivals = dict(given), given.get("arrivals", arrivals)
+    process = None if arrivals is None else process_of(arrivals)
     legal = [f.name for f in dataclasses.fields(Scenario)]
+    if isinstance(process, ArrivalProcess):
+        legal += [f.name for f in dataclasses.fields(process)]
+        parameters = {name: fields.pop(name) for name in _names(process) & fields.keys()}
+        if parameters or "arrivals" in fields:
+            fields["arrivals"] = dataclasses.replace(process, **parameters)
     for name in fields:
         if name not in legal:
             raise InputError(f"scenario: unknown field '{name}'; legal fields: {', '.join(legal)}")
+    return fields
+
+
+def _names(kind: Any) -> set[str]:
+    """The names of the fields of a dataclass."""
+    return {field.name for field in dataclasses.fields(kind)}
 
 
 def _numbers(name: str, value: Any) -> Any:
@@ -312,51 +276,11 @@ def _check_items(scenario: Scenario, service: ImageService) -> None:
         )
     for name in ("task_size_min", "task_size_max", "density_min", "density_max"):
         value = getattr(scenario, name)
-        if not value.is_integer() or not 1 <= value <= _MOST_ITEMS:
+        if not value.is_integer() or not 1 <= value <= MAX_ITEMS:
             raise InputError(
-                f"{name}: {value:g}; legal with a service: a whole number from 1 to {_MOST_ITEMS}, "
+                f"{name}: {value:g}; legal with a service: a whole number from 1 to {MAX_ITEMS}, "
                 f"of {'image batches' if name.startswith('task') else 'steps'}"
             )
-    if scenario.arrivals == "trace":
-        log = scenario.require_trace().log
-        for name, column in (("size", log.size), ("density", log.density)):
-            if column is not None and (np.any(column % 1) or column.max() > _MOST_ITEMS):
-                raise InputError(
-                    f"trace.{name}: some are no whole numbers up to {_MOST_ITEMS}; "
-                    "legal with a service: these alone"
-                )
-
-
-def _check_slots(scenario: Scenario) -> None:
-    """The trace must hold an episode, and its slots be few enough to be counted."""
-    if scenario.trace is None:
-        raise InputError(
-            "arrivals: 'trace'; legal with a trace: --trace FILE, or a table [trace] with its file"
-        )
-    length, span = scenario.slot_duration * scenario.time_scale, scenario.trace.log.seconds[-1]
-    if span / length >= 2**30:
-        raise InputError(
-            f"time_scale: {scenario.time_scale:g}; legal for this trace: from {span / 2**30 / length:g}"
-        )
-    if not scenario.stretches.num_stretches:
-        trace, scale = scenario.trace, largest_time_scale(scenario)
-        share = f", of which {1 - trace.train_share:g} is for testing" if trace.train_share else ""
-        raise InputError(
-            f"num_slots: {scenario.num_slots} of {length:g} s of the trace, which covers {span:g} s{share}; "
-            f"legal: fewer, {f'a time_scale up to {scale:g}' if scale else 'a longer trace'}, or another "
-            "train_share"
-        )
-
-
-def largest_time_scale(scenario: Scenario, num_stretches: int = 1) -> float:
-    """The largest with which an episode of training and so many of testing fit on the trace, to 3 digits."""
-    if scenario.arrivals != "trace" or scenario.trace is None:
-        return math.inf
-    trace = scenario.trace
-    slot = longest_slot(trace.log.span, scenario.num_slots, trace.train_share, trace.gap, num_stretches)
-    scale = slot / scenario.slot_duration
-    digits = 10.0 ** (math.floor(math.log10(scale)) - 2) if scale else 1.0
-    return math.floor(scale / digits) * digits
 
 
 def _check_length(name: str, value: Any, num_servers: int, max_depth: int) -> None:

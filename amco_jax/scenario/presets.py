@@ -9,7 +9,7 @@ from typing import Any
 
 from amco_jax.errors import InputError
 from amco_jax.results.files import text_of
-from amco_jax.scenario import Scenario, check_fields
+from amco_jax.scenario import Scenario, as_fields
 from amco_jax.service.latency import is_shipped
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -44,7 +44,8 @@ def load_scenario(
 ) -> Scenario:
     """A scenario from a preset's name or a TOML file, with some fields replaced.
 
-    A file holds fields of `Scenario` at its top level, and may name a preset to start from:
+    A file holds fields of `Scenario` at its top level, and the parameters of an arrival process of one's own.
+    It may name a preset to start from:
 
         preset = "capacity-10-30-50-70-90"
         arrival_prob = 0.5
@@ -74,9 +75,7 @@ def load_scenario(
     if trace is not None:
         table, fields = base.get("trace", {}), {"file": trace} if isinstance(trace, str) else dict(trace)
         base |= {"arrivals": "trace", "trace": table | fields if isinstance(table, dict) else table}
-    fields = {**base, **(overrides or {})}
-    check_fields(fields)
-    return Scenario(**fields)
+    return Scenario(**as_fields({**base, **(overrides or {})}))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -21,6 +21,9 @@ from amco_jax.service.latency import CONFIGURATION, Fit, find_service, is_shippe
 SPLITS = ("whole", "fluid")
 """How a request may be split over servers: in whole image batches, or anywhere"""
 
+MAX_ITEMS = 1_000_000
+"""Image batches of a task, and denoising steps of a batch, at most"""
+
 _INPUT_BITS, _RESULT_BITS = 32, 24
 """Of a pixel, uncompressed: an RGB image with its mask, and an RGB image"""
 _CHOSEN = tuple(name for name in CONFIGURATION if name not in ("device", "resolution"))

@@ -26,7 +26,7 @@ from amco_jax.study.agents import AgentStore, agents_in
 from amco_jax.study.engines import Execution
 from amco_jax.study.grid import Cell, TrainedAgents, columns_of_rows, identity_of
 from amco_jax.study.run import AGENTS, Outcome, Reduced, carry_out
-from amco_jax.traces import as_trace
+from amco_jax.workload import PROCESSES
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +80,8 @@ def load_run(
     Args:
       directory: what `train` wrote.
       method: of your own, where its name is not one of `METHODS`.
-      scenario: in place of that of the training, and needed where that names files, a request log or latency
-        tables of one's own: no path that stands in a manifest is followed.
+      scenario: in place of that of the training, and needed where that names a request log, latency tables or
+        an arrival process of one's own: nothing that a manifest names is read or imported.
 
     Raises:
       InputError: no finished training in the directory, a damaged one, an unknown method, another number of
@@ -100,7 +100,7 @@ def load_run(
     if scenario is None:
         if _names_files(trained):
             raise InputError(
-                f"scenario: that of {directory} needs a request log or latency tables; "
+                f"scenario: that of {directory} needs a request log, latency tables or an arrival process; "
                 "legal: the scenario and the trace given anew"
             )
         scenario = Scenario(**trained)
@@ -131,7 +131,9 @@ def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
 
 
 def _names_files(scenario: Mapping[str, Any]) -> bool:
-    """Whether a scenario as a table names files of the user's."""
+    """Whether a scenario as a table names files or code of the user's."""
+    if scenario["arrivals"] not in list(PROCESSES):  # a table, if it is an object
+        return True
     service = scenario.get("service") or {"tables": []}
     return bool(scenario.get("trace")) or not all(is_shipped(table) for table in service["tables"])
 
@@ -167,7 +169,7 @@ class Evaluation:
             if other.training is not None:
                 raise InputError(f"methods: {other.name} is trained; legal: rules, or a run of its own")
         self.run.method.physics(self.physics)
-        _check_unseen(self.run, self.scenario)
+        self.scenario.process.check_unseen(self.scenario, self.run.trained)
 
     @functools.cached_property
     def others(self) -> list[Method]:
@@ -271,20 +273,3 @@ def _result(outcome: Outcome) -> EvaluateResult:
     results = pd.DataFrame() if outcome.missing else outcome.reduced.kept
     summary = outcome.reduced.tables.get("summary.csv", pd.DataFrame())
     return EvaluateResult(results, summary, outcome.manifest, outcome.missing, outcome.out)
-
-
-def _check_unseen(run: TrainedRun, scenario: Scenario) -> None:
-    """Raise InputError where episodes would be played on requests that the agents were trained on."""
-    trained = run.trained.get("trace")
-    if run.trained["arrivals"] != "trace" or scenario.arrivals != "trace" or not trained:
-        return
-    trace = scenario.require_trace()
-    if trained["sha256"] != trace.sha256:
-        return
-    before = as_trace(trained | {"file": trace.file})
-    first = trace.log.origin + scenario.stretches.first * scenario.slot_duration * scenario.time_scale
-    if first < before.training_end:
-        raise InputError(
-            f"trace.train_share: {trace.train_share:g}, and episodes would begin in what these agents were "
-            f"trained on; legal: {before.train_share:g}, with since and until as in the training"
-        )

@@ -17,7 +17,6 @@ from amco_jax.identity import Identity, code_version, identify
 from amco_jax.metrics import CURVE_METRICS, Metrics, columns_of, row_names
 from amco_jax.results.provenance import package_versions
 from amco_jax.scenario import Scenario
-from amco_jax.workload import PROCESSES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +30,14 @@ class TrainedAgents:
 
 
 KEYS = ("seed", "episode", "stretch")
-"""Columns behind a cell's labels that are no metrics; `stretch` where arrivals come from a request log"""
+"""Columns behind a cell's labels that are no metrics; `stretch` where seeds may share their arrivals"""
 
 
 def columns_of_rows(scenarios: Sequence[Scenario], metrics: Metrics) -> tuple[str, ...]:
     """The columns of the cells of one study, whose rows have the same ones."""
-    of_log = any(scenario.arrivals == "trace" for scenario in scenarios)
+    shared = any(scenario.process.has_stretches for scenario in scenarios)
     names = row_names(columns_of(metrics), max(scenario.num_servers for scenario in scenarios))
-    return ("stretch", *names) if of_log else names
+    return ("stretch", *names) if shared else names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +74,7 @@ class Cell:
         return self._identity(self.metrics)
 
     def _identity(self, metrics: Metrics) -> Identity:
-        return identity_of(self.method, self.physics, PROCESSES[self.scenario.arrivals], *metrics)
+        return identity_of(self.method, self.physics, self.scenario.arrivals, *metrics)
 
     @property
     def trained_metrics(self) -> Metrics:
@@ -97,9 +96,9 @@ class Cell:
         return self.method.physics(self.physics)
 
     @property
-    def plays_log(self) -> bool:
-        """Whether its arrivals come from the test stretches of a request log."""
-        return self.scenario.arrivals == "trace" and not self.plays_training
+    def plays_stretches(self) -> bool:
+        """Whether seeds may share their arrivals, see `ArrivalProcess.stretches`."""
+        return self.scenario.process.has_stretches and not self.plays_training
 
     @property
     def settings(self) -> Settings:

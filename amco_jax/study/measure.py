@@ -155,12 +155,12 @@ def measure_plain(job: Job) -> dict[str, Any]:
 
 def can_play(method: str, scenario: Scenario) -> bool:
     """Whether the plain loop knows the method and the scenario."""
-    published_model = scenario.service is None and scenario.arrivals == "bernoulli"
+    published_model = scenario.service is None and scenario.process.recordable
     return method in PLAIN and published_model and scenario.num_servers <= PLAIN_SERVERS
 
 
 def arrivals(scenario: Scenario, seed: int) -> dict[str, np.ndarray]:
-    """The Bernoulli arrivals of a seed as a recording without sets."""
+    """The arrivals of a seed as a recording without sets; see `ArrivalProcess.recordable`."""
     shape, params = scenario.shape(), scenario.params()
 
     @jax.jit

@@ -19,7 +19,7 @@ import pandas as pd
 
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.errors import InputError, check_whole
-from amco_jax.identity import Identity, code_version
+from amco_jax.identity import Identity, code_version, identify
 from amco_jax.metrics import Metrics, accuracy, columns_of, described
 from amco_jax.progress import progress_bar
 from amco_jax.random import check_seeds
@@ -33,6 +33,7 @@ from amco_jax.study.engines import Execution, Work
 from amco_jax.study.grid import Cell, without_paths
 from amco_jax.study.trainer import check_training
 from amco_jax.study.units import Unit, units_of
+from amco_jax.workload import ArrivalProcess
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +207,11 @@ class _Run:
         return self._study.describe() | {"metrics": described(columns_of(self._study.measured))}
 
     def _identities(self) -> dict[str, Identity]:
-        return {cell.method.name: cell.identity for cell in self.cells}
+        """What the rows depend on of the user's code, by method, and by process of one's own."""
+        own = [c.scenario.arrivals for c in self.cells if isinstance(c.scenario.arrivals, ArrivalProcess)]
+        return {f"{process.name} arrivals": identify(process) for process in own} | {
+            cell.method.name: cell.identity for cell in self.cells
+        }
 
     def todo(self) -> list[Work]:
         """The units of this shard that are not committed yet."""

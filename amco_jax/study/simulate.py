@@ -40,7 +40,7 @@ from amco_jax.study.blocks import (
     within_memory,
 )
 from amco_jax.study.trainer import LANES as TRAINING_LANES
-from amco_jax.workload import PROCESSES, Segment, workload_of
+from amco_jax.workload import Segment, workload_of
 
 log = logging.getLogger(__name__)
 
@@ -167,12 +167,14 @@ def segments_of(num_slots: int, most: int) -> list[tuple[int, int]]:
 
 def start_state(shape: Shape, lanes: tuple[int, ...], metrics: Metrics) -> Any:
     """The state of `block_program` at slot 0: leaves `[*lanes, ...]`, NumPy."""
-    before = PROCESSES[shape.arrivals].before(shape.num_servers)
+    before = shape.arrivals.before(shape.num_servers)
     state = Progress.start(shape.num_servers, np.float32, metrics), before
     return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (*lanes, *leaf.shape)), state)
 
 
-@program_cache(64, lambda shape, method, metrics, *others: (method.policy, method.allocator, metrics))
+@program_cache(
+    64, lambda shape, method, metrics, *others: (shape.arrivals, method.policy, method.allocator, metrics)
+)
 def block_program(shape: Shape, method: Method, metrics: Metrics, whole: bool, training: bool) -> Any:
     """The jitted simulation of blocks of seeds, sharded over the local devices.
 
@@ -220,13 +222,13 @@ class _Fallback:
 def _block_program(
     shape: Shape, method: Method, metrics: Metrics, whole: bool, training: bool, fused: bool
 ) -> Any:
-    process = PROCESSES[shape.arrivals]
+    process = shape.arrivals
 
     def block(blocked, shared, state):
-        if fused and (shape.arrivals == "trace" or method.policy.sees_slot):
-            raise NotImplementedError("it decides slot by slot, or replays a trace")
-        if fused and shape.arrivals == "bursty" and not whole:
-            raise NotImplementedError("it is a segment of bursty arrivals")
+        if fused and method.policy.sees_slot:
+            raise NotImplementedError("it decides slot by slot")
+        if fused and not (process.fuses and (whole or process.fuses_segments)):
+            raise NotImplementedError(f"its arrivals are {process.name}")
         (params, place), seeds, agents = blocked
         physics, number, tables, first = shared
         own = tables.of(place)

@@ -93,12 +93,7 @@ class Sweep:
             method.physics(self.physics)
 
     def _check(self, scenario: Scenario) -> None:
-        """Raise InputError unless all methods can be simulated there, and the axis means something."""
-        if scenario.arrivals not in self.axis.arrivals:
-            raise InputError(
-                f"param: {self.param} means nothing to arrivals = {scenario.arrivals}; "
-                f"legal: arrivals = {' or '.join(self.axis.arrivals)}"
-            )
+        """Raise InputError unless all methods can be simulated there."""
         for method in self.chosen:
             method.check(scenario.num_servers)
             if method.training is not None:
@@ -107,7 +102,7 @@ class Sweep:
     @functools.cached_property
     def axis(self) -> Axis:
         """What is swept."""
-        return get_axis(self.param)
+        return get_axis(self.param, self.scenario)
 
     @functools.cached_property
     def chosen(self) -> list[Method]:
@@ -216,7 +211,8 @@ def sweep(
     interrupted sweep goes on from there.
 
     Args:
-      param: a scenario field or a scale, see `amco_jax.scenario.axes.AXES`.
+      param: a scenario field, a scale, see `amco_jax.scenario.axes.AXES`, or a quantity that the arrival
+        process of the scenario may vary.
       values: by default those of the axis.
       methods: names, or methods of your own, each a `Method`.
       seeds: number of seeds; seed k draws the same arrivals for every method and value.

@@ -213,7 +213,9 @@ class _Programs(NamedTuple):
     agents: Any
 
 
-@program_cache(32, lambda shape, method, rows, metrics: (method.policy, method.allocator, metrics))
+@program_cache(
+    32, lambda shape, method, rows, metrics: (shape.arrivals, method.policy, method.allocator, metrics)
+)
 def _programs(shape: Shape, method: Method, rows: int, metrics: Metrics) -> _Programs:
     def start(blocked, _, __):
         _, hyper, seeds = blocked

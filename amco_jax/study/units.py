@@ -19,7 +19,6 @@ from amco_jax.study.agents import AgentStore, StoredAgents, train_missing, train
 from amco_jax.study.grid import Cell, digest_of
 from amco_jax.study.simulate import LANES, simulate
 from amco_jax.study.trainer import curve_names
-from amco_jax.workload import stretches_of
 
 # What two cores make in a second (benchmarks/): a rule's task positions, and how many of them cost as much as
 # one in training. Constants, since the cut must be the same on every machine.
@@ -109,8 +108,9 @@ def run_unit(
         )  # fmt: skip
         for batch in batches:
             cell, seeds = unit.cells[batch.index], batch.seeds
-            # A row without a log shares its arrivals with no other seed.
-            played = stretches_of(cell.scenario, seeds, number) if cell.plays_log else -1 - seeds
+            played = -1 - seeds  # the seed has arrivals of its own
+            if cell.plays_stretches:
+                played = cell.scenario.process.stretches(cell.scenario, seeds, number)
             metrics = batch.metrics | {"stretch": played}
             frame = _frame(cell, seeds, np.full(len(seeds), episode), metrics)
             frames.setdefault((batch.index, episode), []).append(frame)

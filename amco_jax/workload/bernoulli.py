@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,32 @@ from jaxtyping import Array, Float, UInt32
 from amco_jax.env import Task
 from amco_jax.params import Params
 from amco_jax.random import Key, Stream, bits, fold_in, stream, unit
+from amco_jax.workload.process import ARRIVAL_PROB, ArrivalProcess, Quantity, Setting
 from amco_jax.workload.tasks import drawn_density, drawn_size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BernoulliArrivals(ArrivalProcess):
+    """A task at each of the N positions with probability p."""
+
+    name, title = "bernoulli", "Bernoulli"
+    varied: ClassVar[Mapping[str, Quantity]] = {"arrival_prob": ARRIVAL_PROB}
+    recordable = True
+
+    def num_positions(self, setting: Setting) -> int:
+        """N."""
+        return setting.num_tasks
+
+    def moments(self, setting: Setting) -> tuple[float, float]:
+        """Those of a binomial distribution."""
+        mean = setting.num_tasks * setting.arrival_prob
+        return mean, mean * (1 - setting.arrival_prob)
+
+    @staticmethod
+    def workload(shape, params, tables, seed, episode, segment, training) -> Bernoulli:
+        """The whole episode, of which any segment is a part."""
+        del tables, segment, training
+        return bernoulli(params, shape.max_tasks, seed, episode)
 
 
 @jax.tree_util.register_dataclass

@@ -7,8 +7,9 @@ stretches of the later part, so that two seeds have the very same stretch or no 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,17 @@ from jax import lax
 from jaxtyping import Array, Float, Int, UInt32
 
 from amco_jax.env import Task
-from amco_jax.params import Params, Shape
+from amco_jax.errors import InputError, check_number
+from amco_jax.params import Params
 from amco_jax.random import Key, Stream, bits, fold_in, stream, unit
-from amco_jax.scenario import Scenario
+from amco_jax.service import MAX_ITEMS
+from amco_jax.traces import RequestLog, Trace, as_trace
+from amco_jax.traces.stretches import Stretches, longest_slot
+from amco_jax.workload.process import ArrivalProcess, MeanTask, Quantity, Setting, offered_load
 from amco_jax.workload.tasks import DrawnTasks
+
+_MAX_LOAD = 0.8
+_MIN_STRETCHES = 16
 
 
 class Requests(NamedTuple):
@@ -54,23 +62,226 @@ class Slots(NamedTuple):
     """The slot of each request"""
 
 
-def requests_of(scenario: Scenario, max_tasks: int) -> Requests:
-    """The log of a scenario."""
-    log = scenario.require_trace().log
-
-    def padded(column: np.ndarray | None, dtype: Any) -> Any:
-        return None if column is None else np.pad(column.astype(dtype), (0, max_tasks), mode="edge")
-
-    numbers = (padded(column, np.float32) for column in (log.size, log.density, log.work))
-    return Requests(padded(log.user, np.int32), *numbers)
+def _time_scales(process: TraceArrivals, setting: Setting) -> Sequence[float]:
+    """Scales that offer up to 0.8 of what the fleet can serve, as far as the log is long enough for them."""
+    top = _MAX_LOAD * process.time_scale / offered_load(process, setting)
+    top = min(top, process.largest_time_scale(setting, _MIN_STRETCHES))
+    return [float(f"{top * share:.3g}") for share in (0.125, 0.25, 0.5, 0.75, 1.0)]
 
 
-def slots_of(scenario: Scenario, max_tasks: int) -> Slots:
-    """The slots of a scenario."""
-    del max_tasks
-    cuts, slot = scenario.stretches, scenario.trace_slots.astype(np.int32)
-    places = (cuts.starts(scenario.num_slots), cuts.first, cuts.num_stretches, cuts.spacing, cuts.stride)
-    return Slots(np.int32(scenario.num_positions), *map(np.int32, places), slot)  # pyright: ignore
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TraceParameters:
+    """The parameters of arrivals from a request log."""
+
+    trace: Trace | None = None
+    """A request log, or a table of the fields of `Trace`"""
+    time_scale: float = None  # pyright: ignore[reportAssignmentType]  # follows from the scenario
+    """Seconds of the trace in a second of the simulation; by default 1, or less if the trace is short"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TraceArrivals(TraceParameters, ArrivalProcess):
+    """The requests of a log, each user's at one base station that is drawn for each seed."""
+
+    name = "trace"
+    varied: ClassVar[Mapping[str, Quantity]] = {
+        "time_scale": Quantity("seconds of the trace in a second of the simulation", _time_scales)
+    }
+    fuses = False
+    has_stretches = True
+
+    def __post_init__(self):
+        if self.trace is not None:
+            object.__setattr__(self, "trace", as_trace(self.trace))
+        if self.time_scale is not None:
+            object.__setattr__(self, "time_scale", check_number("time_scale", self.time_scale))
+
+    @property
+    def implied(self) -> bool:
+        """Where a log is given, it is meant to be played."""
+        return self.trace is not None
+
+    @property
+    def log(self) -> RequestLog:
+        """The requests."""
+        assert self.trace is not None
+        return self.trace.log
+
+    def settled(self, setting: Setting) -> TraceArrivals:
+        """With the time scale 1, or the largest one that the log allows."""
+        if self.time_scale is not None:
+            return self
+        largest = math.inf if self.trace is None else self.largest_time_scale(setting)
+        return dataclasses.replace(self, time_scale=min(1.0, largest or 1.0))
+
+    def largest_time_scale(self, setting: Setting, num_stretches: int = 1) -> float:
+        """The largest with which an episode of training and so many of testing fit the log, to 3 digits."""
+        assert self.trace is not None
+        slot = longest_slot(
+            self.log.span, setting.num_slots, self.trace.train_share, self.trace.gap, num_stretches
+        )
+        scale = slot / setting.slot_duration
+        digits = 10.0 ** (math.floor(math.log10(scale)) - 2) if scale else 1.0
+        return math.floor(scale / digits) * digits
+
+    def slot_seconds(self, setting: Setting) -> float:
+        """s of the log in a slot."""
+        return setting.slot_duration * self.time_scale
+
+    def cuts(self, setting: Setting) -> Stretches:
+        """Where the episodes of training and of testing lie on the log."""
+        assert self.trace is not None
+        return self.trace.stretches(self.slot_seconds(setting), setting.num_slots)
+
+    def split(self, setting: Setting) -> dict[str, Any]:
+        """The stretches as plain data, for a manifest."""
+        assert self.trace is not None
+        return self.trace.split(self.slot_seconds(setting), setting.num_slots)
+
+    def check(self, setting: Setting) -> None:
+        """The log must hold an episode, its slots be few enough to be counted, and items be whole."""
+        if self.trace is None:
+            raise InputError(
+                "arrivals: 'trace'; legal with a trace: --trace FILE, or a table [trace] with its file"
+            )
+        length, span = self.slot_seconds(setting), self.log.seconds[-1]
+        if span / length >= 2**30:
+            raise InputError(
+                f"time_scale: {self.time_scale:g}; legal for this trace: from {span / 2**30 / length:g}"
+            )
+        if not self.cuts(setting).num_stretches:
+            trace, scale = self.trace, self.largest_time_scale(setting)
+            share = f", of which {1 - trace.train_share:g} is for testing" if trace.train_share else ""
+            raise InputError(
+                f"num_slots: {setting.num_slots} of {length:g} s of the trace, which covers {span:g} s{share}"
+                f"; legal: fewer, {f'a time_scale up to {scale:g}' if scale else 'a longer trace'}, or "
+                "another train_share"
+            )
+        for name, column in (("size", self.log.size), ("density", self.log.density)):
+            if setting.service is None or column is None:
+                continue
+            if np.any(column % 1) or column.max() > MAX_ITEMS:
+                raise InputError(
+                    f"trace.{name}: some are no whole numbers up to {MAX_ITEMS}; "
+                    "legal with a service: these alone"
+                )
+
+    def check_training(self, setting: Setting) -> None:
+        """The training stretch must hold an episode."""
+        assert self.trace is not None
+        if not self.cuts(setting).starts(setting.num_slots):
+            raise InputError(
+                f"trace.train_share: {self.trace.train_share:g} of {self.log.span:g} s holds no episode of "
+                f"{setting.num_slots} slots of {self.slot_seconds(setting):g} s; legal for training: "
+                "a larger share, fewer slots, or a smaller time_scale"
+            )
+
+    def check_unseen(self, setting: Setting, trained: Mapping[str, Any]) -> None:
+        """No request of the training stretch may be evaluated."""
+        table = trained.get("trace")
+        assert self.trace is not None
+        if trained["arrivals"] != self.name or not table or table["sha256"] != self.trace.sha256:
+            return
+        before = as_trace(table | {"file": self.trace.file})
+        first = self.log.origin + self.cuts(setting).first * self.slot_seconds(setting)
+        if first < before.training_end:
+            raise InputError(
+                f"trace.train_share: {self.trace.train_share:g}, and episodes would begin in what these "
+                f"agents were trained on; legal: {before.train_share:g}, with since and until as in the "
+                "training"
+            )
+
+    def num_positions(self, setting: Setting) -> int:
+        """The most requests of a slot of the log, at all base stations together."""
+        return int(self._counts(setting).max())
+
+    def moments(self, setting: Setting) -> tuple[float, float]:
+        """Those of the slots of the whole log, each request of which comes at any base station."""
+        counts, slots = self._counts(setting), float(self._slots(setting)[-1]) + 1
+        total = float(counts.sum()) / slots
+        spread = float(np.square(counts).sum()) / slots - total**2
+        share = 1 / setting.num_servers
+        return total * share, total * share * (1 - share) + spread * share**2
+
+    def mean_task(self, setting: Setting) -> MeanTask:
+        """The mean of the log, as far as it says something of sizes, densities and work."""
+        log = self.log
+        size: Any = (setting.task_size_min + setting.task_size_max) / 2 if log.size is None else log.size
+        density: Any = (setting.density_min + setting.density_max) / 2 if log.density is None else log.density
+        work = size * density if log.work is None else log.work
+        return MeanTask(float(np.mean(size)), float(np.mean(work)))
+
+    def _slots(self, setting: Setting) -> np.ndarray:
+        """`[requests]`, whole floats: the slot of each request, from 0."""
+        return self.log.slots(self.slot_seconds(setting))
+
+    def _counts(self, setting: Setting) -> np.ndarray:
+        """Requests of each slot of the log that has some."""
+        slots = self._slots(setting)
+        starts = np.flatnonzero(np.diff(slots, prepend=-1.0))
+        return np.diff(starts, append=len(slots)).astype(float)
+
+    @classmethod
+    def common(
+        cls, processes: Sequence[TraceArrivals], settings: Sequence[Setting], max_tasks: int
+    ) -> Requests:
+        """The log; InputError where it is not the same for all of them."""
+        log = processes[0].log
+        if any(process.trace != processes[0].trace for process in processes):
+            raise InputError("trace: different ones; legal: one in all scenarios that are simulated together")
+
+        def padded(column: np.ndarray | None, dtype: Any) -> Any:
+            return None if column is None else np.pad(column.astype(dtype), (0, max_tasks), mode="edge")
+
+        numbers = (padded(column, np.float32) for column in (log.size, log.density, log.work))
+        return Requests(padded(log.user, np.int32), *numbers)
+
+    def own(self, setting: Setting, max_tasks: int) -> Slots:
+        """How the slots lie on the log."""
+        cuts, slot = self.cuts(setting), self._slots(setting).astype(np.int32)
+        places = (cuts.starts(setting.num_slots), cuts.first, cuts.num_stretches, cuts.spacing, cuts.stride)
+        return Slots(np.int32(self.num_positions(setting)), *map(np.int32, places), slot)  # pyright: ignore
+
+    @staticmethod
+    def workload(shape, params, tables, seed, episode, segment, training) -> Traced:
+        """Users and kinds of requests drawn once, the stretch anew in each episode."""
+        del params
+        slots: Slots = tables.own
+        key = stream(seed, Stream.TRACE)
+        windows, stations, draws = (fold_in(key, purpose) for purpose in range(3))
+        fraction = unit(bits(windows, episode), jnp.float32)
+        # Beyond 2²⁴ slots the product may round up to their number.
+        window = jnp.minimum((fraction * slots.starts).astype(jnp.int32), slots.starts - 1)
+        stretch = stretch_at(slots.num_stretches, slots.stride, seed, episode).astype(jnp.int32)
+        start = jnp.where(training, window, slots.first + stretch * slots.spacing)
+        since = None if segment is None else segment.first
+        edges = start + (0 if since is None else since) + jnp.arange(shape.num_slots + 2)
+        return Traced(
+            requests=tables.common,
+            most=slots.num_positions,
+            first=jnp.searchsorted(slots.slot, edges).astype(jnp.int32),
+            since=since,
+            stations=stations,
+            draws=draws,
+            tasks=DrawnTasks(stream(seed, Stream.DENSITY)),
+            max_tasks=shape.max_tasks,
+        )
+
+    def stretches(self, setting: Setting, seeds: np.ndarray, episode: int) -> np.ndarray:
+        """The stretch of the log that each seed plays in an episode that is evaluated."""
+        cuts = self.cuts(setting)
+        played = stretch_at(cuts.num_stretches, cuts.stride, seeds.astype(np.uint32), episode)
+        return np.asarray(played).astype(np.int64)
+
+    @classmethod
+    def provenance(cls, processes: Sequence[TraceArrivals], settings: Sequence[Setting]) -> dict[str, Any]:
+        """How the log was read, and how it is split for each scenario."""
+        splits = [p.split(setting) for p, setting in zip(processes, settings, strict=True)]
+        return {"trace": processes[0].log.report | {"splits": splits}}
+
+    def words(self, setting: Setting) -> str:
+        """The arrivals of a scenario, as a part of a sentence."""
+        return f"arrivals of a request log, {self.time_scale:g} s of it in a second"
 
 
 def stretch_at(count: Any, stride: Any, seed: Any, episode: Any) -> UInt32[Array, "*seeds"]:
@@ -81,14 +292,6 @@ def stretch_at(count: Any, stride: Any, seed: Any, episode: Any) -> UInt32[Array
     count, stride, seed = (jnp.asarray(x).astype(jnp.uint32) for x in (count, stride, seed))
     shift = bits(fold_in(stream(jnp.uint32(0), Stream.TRACE), 3), episode)
     return (seed % count * stride % count + shift % count) % count
-
-
-def stretches_of(scenario: Scenario, seeds: np.ndarray, episode: int) -> np.ndarray:
-    """`[seeds]`, the stretch of the log that each seed plays in an episode that is evaluated."""
-    cuts = scenario.stretches
-    return np.asarray(stretch_at(cuts.num_stretches, cuts.stride, seeds.astype(np.uint32), episode)).astype(
-        np.int64
-    )
 
 
 @jax.tree_util.register_dataclass
@@ -135,39 +338,3 @@ class Traced:
             return Task(present=(n < count) & (station == b), size=size, work=work)
 
         return (jnp.arange(self.max_tasks), slot), task_at
-
-
-def traced(
-    shape: Shape,
-    params: Params,
-    requests: Requests,
-    slots: Slots,
-    seed: UInt32[Array, ""],
-    episode: int | Array,
-    training: bool | Array,
-    since: Int[Array, ""] | None = None,
-) -> Traced:
-    """The workload of a seed: users and kinds of requests drawn once, the stretch anew in each episode.
-
-    Args:
-      since: the first slot, of a segment of the episode.
-    """
-    del params
-    key = stream(seed, Stream.TRACE)
-    windows, stations, draws = (fold_in(key, purpose) for purpose in range(3))
-    fraction = unit(bits(windows, episode), jnp.float32)
-    # Beyond 2²⁴ slots the product may round up to their number.
-    window = jnp.minimum((fraction * slots.starts).astype(jnp.int32), slots.starts - 1)
-    stretch = stretch_at(slots.num_stretches, slots.stride, seed, episode).astype(jnp.int32)
-    start = jnp.where(training, window, slots.first + stretch * slots.spacing)
-    edges = start + (0 if since is None else since) + jnp.arange(shape.num_slots + 2)
-    return Traced(
-        requests=requests,
-        most=slots.num_positions,
-        first=jnp.searchsorted(slots.slot, edges).astype(jnp.int32),
-        since=since,
-        stations=stations,
-        draws=draws,
-        tasks=DrawnTasks(stream(seed, Stream.DENSITY)),
-        max_tasks=shape.max_tasks,
-    )

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from amco_jax import Scenario, get_method
+from amco_jax.traces.stretches import Stretches
+from amco_jax.workload.trace import TraceArrivals
 
 HEADER = "gmt_create,predict_type,predict_status,exec_time_seconds,groupId,num_images_per_prompt"
 
@@ -39,3 +41,17 @@ def scenario_of(path: Path, **changes: Any) -> Scenario:
     fields = {"num_servers": 3, "num_slots": 6, "time_scale": 60.0} | changes
     table = fields.pop("table", {})
     return Scenario(trace={"file": str(path)} | table, **fields)  # pyright: ignore[reportArgumentType]
+
+
+def played(scenario: Scenario) -> TraceArrivals:
+    """The arrivals of a scenario that plays a log."""
+    assert isinstance(scenario.process, TraceArrivals)
+    return scenario.process
+
+
+def cuts_of(scenario: Scenario) -> Stretches:
+    return played(scenario).cuts(scenario)
+
+
+def stretches_of(scenario: Scenario, seeds: np.ndarray, episode: int) -> np.ndarray:
+    return scenario.process.stretches(scenario, seeds, episode)

@@ -34,7 +34,6 @@ from amco_jax.agents.actions import Enumerated, partners
 from amco_jax.cli.arguments import load_method
 from amco_jax.env import Physics
 from amco_jax.identity import identify, name_of
-from amco_jax.workload import PROCESSES
 
 EVERYONE = get_method("all-servers").policy
 TABLE = np.arange(3.0)
@@ -166,23 +165,6 @@ def test_code_from_a_prompt_is_seen():
     before = identify(one)
     one.__globals__["K"] = 2.0
     assert identify(one).digest != before.digest
-
-
-def test_an_arrival_process_of_one_s_own_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    sweep("deadline", values=[0.5], methods=["local"], seeds=1, scenario=TINY, out=tmp_path)
-    of_package = PROCESSES["bernoulli"]
-    mine = of_package._replace(workload=lambda *given: of_package.workload(*given))
-    monkeypatch.setitem(PROCESSES, "bernoulli", mine)
-    with pytest.raises(InputError, match=r"depends_on\.local\.digest"):
-        sweep(
-            "deadline",
-            values=[0.5],
-            methods=["local"],
-            seeds=1,
-            scenario=TINY,
-            out=tmp_path,
-            execution=RESUMING,
-        )
 
 
 RESUMING = Execution(resume=True)

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.paths import ROOT
+from helpers.request_logs import played
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -38,6 +39,7 @@ from amco_jax.service import ImageService
 from amco_jax.service.latency import COLUMNS
 from amco_jax.study import bench, engines
 from amco_jax.traces import Trace
+from amco_jax.workload import PROCESSES
 from sd_repair import pipeline
 
 pytestmark = [
@@ -63,7 +65,8 @@ LITERALS = st.one_of(
     st.sampled_from(["", "{}", "{a = 1}", "2024-01-01", '"5"', "[" * 3000, "9" * 6000, "[1, [2]]", "="]),
     st.text(max_size=12),
 )
-FIELDS = st.sampled_from([*AXES, "preset", "arival_prob", "", "a.b", "capacity[0]"])
+QUANTITIES = [name for process in PROCESSES.values() for name in process.varied]
+FIELDS = st.sampled_from([*AXES, *QUANTITIES, "preset", "arival_prob", "", "a.b", "capacity[0]"])
 
 LOG = """gmt_create,groupId,predict_status,size,work
 2024-05-01 10:00:00,a,SUCCEED,1,10
@@ -192,7 +195,7 @@ def test_request_logs(tmp_path: Path, content: bytes, fields: dict[str, Any]):
     (tmp_path / "log.csv").write_bytes(content)
     try:
         trace = Trace(str(tmp_path / "log.csv"), size="size", **fields)
-        log = Scenario(trace=trace, num_slots=1).require_trace().log
+        log = played(Scenario(trace=trace, num_slots=1)).log
     except InputError as error:
         one_line(error)
     else:

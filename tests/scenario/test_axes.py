@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.request_logs import HEADER, small_rows, write
+from helpers.request_logs import HEADER, cuts_of, small_rows, write
 
 from amco_jax import InputError, Method, Scenario, get_method, load_scenario
-from amco_jax.scenario.axes import AXES, get_axis
+from amco_jax.scenario.axes import axes_of, get_axis
 from amco_jax.scenario.presets import PRESETS
 from amco_jax.study.sweep import Sweep
 
@@ -51,12 +51,11 @@ def job(param: str, scenario: Scenario, methods: tuple[str | Method, ...] = ("lo
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_default_values_are_legal_around_any_scenario(name: str):
     fields = {key: value for key, value in SCENARIOS[name].items() if key != "trace"}
-    for param, axis in AXES.items():
-        if param == "time_scale":
-            continue
-        base = Scenario(**fields)
-        if base.arrivals not in axis.arrivals:
-            base = base.replace(arrivals=axis.arrivals[0], num_tasks=min(base.num_tasks, 1000))
+    plain = Scenario(**fields)
+    bursty = plain.replace(arrivals="bursty", num_tasks=min(plain.num_tasks, 1000))
+    params = {param: plain for param in axes_of(plain.process)}
+    params |= {param: bursty for param in bursty.process.varied if param not in params}
+    for param, base in params.items():
         if param == "num_servers" and name in FIXED:
             with pytest.raises(
                 InputError, match=r"param: num_servers has no values to sweep by default .* as "
@@ -99,7 +98,7 @@ def test_time_scales_follow_from_the_span_and_the_load_of_a_log(
     base = load_scenario(preset, {"num_slots": 10}, {"file": str(path), "unit": "s", "train_share": share})
     swept = job("time_scale", base, ("local", "drlcoedge") if share else ("local",))
     loads = [scenario.offered_load for scenario in swept.scenarios]
-    stretches = [scenario.stretches.num_stretches for scenario in swept.scenarios]
+    stretches = [cuts_of(scenario).num_stretches for scenario in swept.scenarios]
     assert len(swept.points) == 5
     assert 0 < max(loads) < 0.82
     assert max(loads) > 0.7 or stretches[-1] < 20  # as far as the log goes
@@ -110,7 +109,7 @@ def test_a_log_shorter_than_an_episode_is_played_more_slowly(tmp_path: Path):
     path = write(tmp_path / "log.csv", [f"{k / 10:.1f},g{k % 7}" for k in range(300)], "gmt_create,groupId")
     scenario = Scenario(trace={"file": str(path)})  # pyright: ignore[reportArgumentType]
     assert scenario.time_scale < 0.25
-    assert scenario.stretches.num_stretches >= 1
+    assert cuts_of(scenario).num_stretches >= 1
     scenario.check_training()
     assert len(job("time_scale", scenario).points) == 5
     assert load_scenario("default").time_scale == 1
@@ -122,4 +121,4 @@ def test_what_a_sweep_cannot_be_over_is_told():
     with pytest.raises(InputError, match="burst_slots means nothing to arrivals = poisson"):
         job("burst_slots", Scenario(arrivals="poisson"))
     with pytest.raises(InputError, match="param: 'trace'"):
-        get_axis("trace")
+        get_axis("trace", Scenario())

@@ -191,9 +191,10 @@ def test_settings_are_read_and_applied_in_order():
     scenario = apply_settings(Scenario(), settings)
     assert scenario.capacities.tolist() == [20, 40, 60]
     assert scenario.link_rates[0].tolist() == [1, 2, 3]
-    for bad in ("deadline", "speed=1"):
-        with pytest.raises(InputError):
-            parse_settings([bad])
+    with pytest.raises(InputError):
+        parse_settings(["deadline"])
+    with pytest.raises(InputError, match=r"unknown field 'speed'; legal fields: .*deadline"):
+        apply_settings(Scenario(), parse_settings(["speed=1"]))
     with pytest.raises(InputError, match="twice"):
         parse_settings(["deadline=1", "deadline=2"])
 

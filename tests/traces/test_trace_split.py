@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.request_logs import QUICK, scenario_of, small_rows, write
+from helpers.request_logs import QUICK, cuts_of, played, scenario_of, small_rows, stretches_of, write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +19,7 @@ from amco_jax import InputError, Scenario, compare, evaluate, get_method, sweep,
 from amco_jax.report.studies import load_studies
 from amco_jax.study.simulate import simulate
 from amco_jax.traces.stretches import MOST_STRETCHES, cut, longest_slot, stretch_stride
-from amco_jax.workload import stretches_of, tables_of, workload_of
+from amco_jax.workload import tables_of, workload_of
 
 SEEDS, EPISODES = 300, 40
 
@@ -51,7 +51,7 @@ def test_no_request_is_trained_on_and_evaluated(small: Path, table: dict[str, An
     # Training looks at the slot after an episode too.
     assert trained[..., -1].max() <= evaluated[..., 0].min()
     assert len(np.unique(trained[..., 0])) > 5
-    log = scenario.require_trace().log
+    log = played(scenario).log
     last, first = log.seconds[trained[..., -1].max() - 1], log.seconds[evaluated[..., 0].min()]
     assert first - last >= table.get("gap", 6 * 45.0)
 
@@ -67,13 +67,13 @@ def test_training_and_testing_under_different_time_scales_share_nothing(small: P
 
 def test_test_stretches_are_the_same_or_disjoint_and_rows_tell_which(small: Path):
     scenario = scenario_of(small, time_scale=30.0)
-    cuts = scenario.stretches
+    cuts = cuts_of(scenario)
     assert cuts.num_stretches > 5
     for episode in (0, 3):
         first = windows(scenario, range(episode, episode + 1), training=False)[:, 0]
         number = stretches_of(scenario, np.arange(SEEDS), episode)
         slots = cuts.first + cuts.spacing * number[:, None] + np.arange(6 + 1)
-        np.testing.assert_array_equal(first[:, :-1], np.searchsorted(scenario.trace_slots, slots))
+        np.testing.assert_array_equal(first[:, :-1], np.searchsorted(played(scenario).log.slots(30.0), slots))
         # Any run of seeds is spread as evenly as can be.
         for start, count in ((0, 3), (17, cuts.num_stretches), (100, 100)):
             times = np.bincount(number[start : start + count], minlength=cuts.num_stretches)
@@ -112,7 +112,7 @@ def test_cuts_lie_on_the_log(span: float, slot: float, num_slots: int, share: fl
 def test_many_stretches_are_counted_in_32_bits(tmp_path: Path):
     path = write(tmp_path / "long.csv", ["0,g", "40000,g", "80000,g"], "gmt_create,groupId")
     scenario = Scenario(trace={"file": str(path), "train_share": 0, "unit": "s"}, num_slots=1, num_servers=1)  # pyright: ignore
-    assert scenario.stretches.num_stretches == MOST_STRETCHES
+    assert cuts_of(scenario).num_stretches == MOST_STRETCHES
     found = stretches_of(scenario, np.arange(MOST_STRETCHES) + 2**32 - MOST_STRETCHES, 7)
     assert len(np.unique(found)) == MOST_STRETCHES
 
@@ -136,7 +136,7 @@ def test_results_name_the_stretch_of_each_row(small: Path, tmp_path: Path):
         np.testing.assert_array_equal(rows["stretch"], number)
     splits = result.manifest["trace"]["splits"]
     assert [split["test"]["stretches"] for split in splits] == [
-        scenario.replace(time_scale=s).stretches.num_stretches for s in (20, 30)
+        cuts_of(scenario.replace(time_scale=s)).num_stretches for s in (20, 30)
     ]
     assert splits[0]["training"]["last"] < splits[0]["test"]["first"]
     assert splits[0]["training"]["requests"] + splits[0]["test"]["requests"] <= 400
@@ -217,4 +217,5 @@ def test_the_split_does_not_depend_on_what_else_runs(small: Path):
         "time_scale", values=[30], methods=["local"], seeds=4, scenario=scenario, first_seed=5
     ).results
     pd.testing.assert_frame_equal(whole.iloc[5:].reset_index(drop=True), part)
-    assert json.dumps(scenario.split) == json.dumps(Scenario(**scenario.to_dict()).split)
+    again = Scenario(**scenario.to_dict())
+    assert json.dumps(played(scenario).split(scenario)) == json.dumps(played(again).split(again))

@@ -16,12 +16,11 @@ import pandas as pd
 import pytest
 from helpers.command_lines import assert_refused, command
 from helpers.drawn import arrivals
-from helpers.request_logs import HEADER, QUICK, scenario_of, small_rows, write
+from helpers.request_logs import HEADER, QUICK, cuts_of, played, scenario_of, small_rows, stretches_of, write
 
 from amco_jax import Execution, InputError, Scenario, evaluate, load_scenario, sweep, train
 from amco_jax.random import Stream, bits, fold_in, stream
 from amco_jax.traces import Trace
-from amco_jax.workload.trace import stretches_of
 
 REAL = os.environ.get("AMCO_JAX_TRACE", "")
 """A request log in the form of GenTD26, which is too large to ship"""
@@ -104,7 +103,7 @@ def test_columns_are_mapped_and_numbers_are_times(tmp_path: Path):
     )
     scenario = load_scenario(tmp_path / "mine.toml")
     assert scenario.arrivals == "trace"
-    log = scenario.require_trace().log
+    log = played(scenario).log
     np.testing.assert_array_equal(log.seconds, np.arange(20))  # a log that begins at 0 keeps its first row
     assert log.size is not None
     np.testing.assert_array_equal(log.size, 0.25 * (10 + np.arange(20)))
@@ -112,7 +111,8 @@ def test_columns_are_mapped_and_numbers_are_times(tmp_path: Path):
     assert log.report["columns"] == columns
     again = Scenario(**scenario.to_dict())
     assert again.to_dict() == scenario.to_dict()
-    assert again.require_trace().file == str(path)
+    assert again.trace is not None
+    assert again.trace.file == str(path)
     elsewhere = load_scenario(tmp_path / "mine.toml", trace=str(path))
     assert elsewhere == scenario
 
@@ -150,9 +150,9 @@ def test_the_simulation_plays_the_log_as_a_plain_loop_says(small: Path):
 
 def test_no_request_of_a_window_is_lost_or_doubled(small: Path):
     scenario = scenario_of(small)
-    log = scenario.require_trace().log
+    log = played(scenario).log
     per_slot = np.bincount(log.slots(60.0).astype(int))
-    cuts = scenario.stretches
+    cuts = cuts_of(scenario)
     starts = cuts.first + cuts.spacing * stretches_of(scenario, np.arange(40), 0)
     found = arrivals(scenario, 40).present.sum(axis=(1, 2, 3))
     np.testing.assert_array_equal(found, [per_slot[start : start + 6].sum() for start in starts])
@@ -180,7 +180,7 @@ def test_traces_that_are_too_short_or_slots_too_fine_are_refused(small: Path):
     ) as refused:
         scenario_of(small, time_scale=10_000.0)
     legal = float(str(refused.value).partition("up to ")[2].partition(",")[0])
-    assert scenario_of(small, time_scale=legal).stretches.num_stretches == 1
+    assert cuts_of(scenario_of(small, time_scale=legal)).num_stretches == 1
     scenario_of(small, time_scale=legal).check_training()
     with pytest.raises(InputError, match="time_scale up to"):
         scenario_of(small, time_scale=1.5 * legal)
@@ -244,10 +244,10 @@ def test_a_changed_file_is_refused_everywhere(small: Path):
     scenario = scenario_of(small)
     travelled = pickle.dumps(scenario)
     assert len(travelled) < 2000  # by path and digest, not with the requests
-    assert pickle.loads(travelled).require_trace().log.report == scenario.require_trace().log.report
+    assert played(pickle.loads(travelled)).log.report == played(scenario).log.report
     write(small, small_rows()[1:])
     with pytest.raises(InputError, match="has changed: its SHA-256 is"):
-        pickle.loads(travelled).require_trace().log  # noqa: B018
+        played(pickle.loads(travelled)).log  # noqa: B018
     with pytest.raises(InputError, match="has changed"):
         Scenario(**scenario.to_dict())
 
@@ -311,7 +311,7 @@ if REAL:  # else there is no such test, rather than one that is skipped
 
     def test_the_real_log_is_read_and_played():
         scenario = Scenario(trace={"file": REAL, "work": "exec_time_seconds"}, time_scale=600.0)  # pyright: ignore
-        report = scenario.require_trace().log.report
+        report = played(scenario).log.report
         assert report["used"] + sum(report["left_out"].values()) == report["rows"]
         assert report["left_out"]["status FAILED"] > 0
         assert report["users"] > 1000

@@ -16,8 +16,8 @@ from scipy import stats
 
 from amco_jax import Execution, InputError, Scenario, get_method, load_scenario, sweep
 from amco_jax.agents.replay import rows_for
-from amco_jax.counts import DRAWS, positions_for, thresholds
 from amco_jax.workload import tables_of, workload_of
+from amco_jax.workload.counts import DRAWS, positions_for, thresholds
 
 LEVEL = 1e-3
 POISSON = Scenario(arrivals="poisson", num_servers=3, num_slots=20, num_tasks=10)

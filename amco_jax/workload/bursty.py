@@ -1,0 +1,150 @@
+"""Bursty arrivals: Poisson at a rate that switches between calm and burst."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from amco_jax.errors import check_number
+from amco_jax.random import Key, Stream, fold_in, stream, uniform
+from amco_jax.workload.counts import Counted, CountTables, count_tables, positions_for
+from amco_jax.workload.process import ARRIVAL_PROB, ArrivalProcess, Quantity, Setting
+
+
+class Chain(NamedTuple):
+    """The two-state Markov chain of each base station, by slots."""
+
+    share: Float[Array, ""]
+    """π, probability of a burst in the first slot, and so in every one"""
+    begin: Float[Array, ""]
+    """Probability that a burst follows on calm"""
+    end: Float[Array, ""]
+    """Probability that calm follows on a burst"""
+
+
+class BurstyTables(NamedTuple):
+    """What the host computes of one scenario."""
+
+    counts: CountTables
+    """The laws in calm and in a burst"""
+    chain: Chain
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BurstyParameters:
+    """The parameters of bursty arrivals."""
+
+    burst_intensity: float = 5.0
+    """κ, rate in a burst as a multiple of that in calm"""
+    burst_slots: float = 5.0
+    """Mean duration of a burst"""
+    calm_slots: float = 15.0
+    """Mean duration of calm"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BurstyArrivals(BurstyParameters, ArrivalProcess):
+    """Poisson arrivals of mean N·p whose rate is κ times as high in bursts as in calm.
+
+    Each base station has bursts of its own, of geometric durations.
+    """
+
+    name = "bursty"
+    varied: ClassVar[Mapping[str, Quantity]] = {
+        "arrival_prob": ARRIVAL_PROB,
+        "burst_intensity": Quantity("rate in bursts over that in calm", (1, 2, 5, 10, 20)),
+        "burst_slots": Quantity("mean duration of a burst [slots]", (1, 2, 5, 10, 20)),
+        "calm_slots": Quantity("mean duration of calm [slots]", (5, 10, 15, 20, 30)),
+    }
+    fuses_segments = False
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            number = check_number(field.name, getattr(self, field.name), 1, 1e6)
+            object.__setattr__(self, field.name, number)
+
+    @property
+    def share(self) -> float:
+        """π, the share of slots in a burst."""
+        return self.burst_slots / (self.burst_slots + self.calm_slots)
+
+    def rates(self, setting: Setting) -> tuple[float, float]:
+        """(λ₀, λ₁) in calm and in burst: λ₁ = κ·λ₀ and (1 − π)·λ₀ + π·λ₁ = N·p."""
+        mean = setting.num_tasks * setting.arrival_prob
+        calm = mean / (1 - self.share + self.share * self.burst_intensity)
+        return calm, self.burst_intensity * calm
+
+    def num_positions(self, setting: Setting) -> int:
+        """No draw of 32 bits gives a larger count in a burst."""
+        return positions_for(max(self.rates(setting)))
+
+    def moments(self, setting: Setting) -> tuple[float, float]:
+        """N·p, and what Poisson counts and the changes of their rate add up to over many slots."""
+        mean = setting.num_tasks * setting.arrival_prob
+        calm, burst = self.rates(setting)
+        switches = 1 / self.burst_slots + 1 / self.calm_slots
+        spread = self.share * (1 - self.share) * (burst - calm) ** 2
+        return mean, mean + spread * (2 - switches) / switches
+
+    def own(self, setting: Setting, max_tasks: int) -> BurstyTables:
+        """The laws of the counts, and the chain."""
+        chain = (np.float32(p) for p in (self.share, 1 / self.calm_slots, 1 / self.burst_slots))
+        return BurstyTables(count_tables(self.rates(setting), max_tasks), Chain(*chain))  # pyright: ignore[reportArgumentType]
+
+    @staticmethod
+    def workload(shape, params, tables, seed, episode, segment, training) -> Counted:
+        """The bursts of the slots of the shape, and arrivals that follow them."""
+        del params, training
+        key = fold_in(stream(seed, Stream.BURST), episode)
+        before = BurstyArrivals.before(shape.num_servers) if segment is None else segment.carried
+        first = None if segment is None else segment.first
+        burst = bursts(tables.own.chain, key, shape.num_slots + 1, 0 if first is None else first, before)
+        return Bursting.drawn(tables.own.counts, seed, episode, burst=burst, first=first)
+
+    @staticmethod
+    def before(num_servers: int) -> Bool[Array, " num_servers"]:
+        """What stands before slot 0, and means nothing there."""
+        return jnp.zeros(num_servers, bool)
+
+    @staticmethod
+    def after(workload: Any) -> Bool[Array, " num_servers"]:
+        """Whether the last slot of a segment is one of a burst, at each base station."""
+        return workload.burst[-2]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Bursting(Counted):
+    """Counts at the rates of calm and burst."""
+
+    burst: Bool[Array, "num_slots+1 num_servers"]
+    """Of the slots of the episode, or of the segment of it, and the one after"""
+    first: Int[Array, ""] | None
+    """The first slot of the segment; None where that is slot 0"""
+
+    def threshold(self, t: Array, b: Array) -> UInt32[Array, " max_tasks"]:
+        """The row of the tables that holds in slot `t` at base station `b`."""
+        here = t if self.first is None else t - self.first
+        return jnp.where(self.burst[here, b], self.tables.threshold[1], self.tables.threshold[0])
+
+
+def bursts(
+    chain: Chain, key: Key, num_slots: int, first: Int[Array, ""] | int, before: Bool[Array, " num_servers"]
+) -> Bool[Array, "num_slots num_servers"]:
+    """Whether each slot from `first` on is one of a burst, at each base station on its own."""
+    stations = jnp.arange(before.shape[0])
+
+    def step(burst, t):
+        draw = uniform(fold_in(key, t), stations, chain.share.dtype)
+        follows = draw < jnp.where(burst, 1 - chain.end, chain.begin)
+        burst = jnp.where(t == 0, draw < chain.share, follows)
+        return burst, burst
+
+    return lax.scan(step, before, first + jnp.arange(num_slots))[1]

@@ -1,0 +1,116 @@
+"""Counts of tasks: Poisson, drawn from 32 random bits each through tables that the host computes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, UInt32
+from scipy.special import pdtrc
+
+from amco_jax.env import Task
+from amco_jax.params import Params
+from amco_jax.random import Key, Stream, bits, fold_in, stream
+from amco_jax.workload.tasks import DrawnTasks
+
+DRAWS = 2.0**32
+"""Values of a draw"""
+
+
+def positions_for(rate: float) -> int:
+    """The least M ≥ 1 with P(K > M) < 2⁻³² for K ~ Poisson(rate): no draw gives a larger count."""
+    low, high = 1, 2
+    while pdtrc(high, rate) * DRAWS >= 1:
+        low, high = high, 2 * high
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if pdtrc(middle, rate) * DRAWS >= 1 else (low, middle)
+    return low
+
+
+def thresholds(rate: float, num_positions: int) -> np.ndarray:
+    """`[num_positions]` of `uint32`: K > n where a draw of 32 bits is larger than entry n.
+
+    So the draw is inverted through the distribution function: P(K > n) is that of Poisson(rate) rounded down
+    to a multiple of 2⁻³², and a larger rate never makes a count smaller.
+    """
+    above = np.floor(pdtrc(np.arange(num_positions), rate) * DRAWS)
+    return np.maximum(DRAWS - 1 - above, 0).astype(np.uint32)
+
+
+class CountTables(NamedTuple):
+    """The laws of the counts of one scenario."""
+
+    num_positions: Int[Array, ""]
+    """Positions beyond which no count reaches"""
+    threshold: UInt32[Array, "rates max_tasks"]
+    """See `thresholds`; of each rate that the process may have"""
+
+
+def count_tables(rates: Sequence[float] | np.ndarray, max_tasks: int) -> CountTables:
+    """The tables of Poisson counts, as NumPy arrays.
+
+    Args:
+      rates: mean tasks of a base station in a slot, for each state that a process may be in.
+      max_tasks: positions, padding included.
+    """
+    threshold = np.stack([thresholds(rate, max_tasks) for rate in rates])
+    return CountTables(np.int32(positions_for(max(rates))), threshold)  # pyright: ignore[reportArgumentType]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """A count for each slot and base station, whose tasks take the first positions.
+
+    The rate is the first one of the tables everywhere; subclasses say which it is where.
+    """
+
+    arrivals: Key
+    counts: Key
+    tasks: DrawnTasks
+    tables: CountTables
+
+    @classmethod
+    def drawn(
+        cls, tables: CountTables, seed: UInt32[Array, ""], episode: int | Array, **fields: Any
+    ) -> Counted:
+        """The workload of a seed: kinds of tasks drawn once, arrivals anew in each episode.
+
+        Args:
+          fields: those that a subclass has beyond these.
+        """
+        return cls(
+            arrivals=fold_in(stream(seed, Stream.ARRIVAL), episode),
+            counts=fold_in(stream(seed, Stream.COUNT), episode),
+            tasks=DrawnTasks(stream(seed, Stream.DENSITY)),
+            tables=tables,
+            **fields,
+        )
+
+    def threshold(self, t: Array, b: Array) -> UInt32[Array, " max_tasks"]:
+        """The row of the tables that holds in slot `t` at base station `b`."""
+        del t, b
+        return self.tables.threshold[0]
+
+    def num_positions(self, params: Params) -> Array:
+        """No count is larger: see `positions_for`."""
+        del params
+        return self.tables.num_positions
+
+    def row(self, params: Params, t: Array, b: Array) -> tuple[tuple[Array, Array], Callable[..., Task]]:
+        """The tasks of base station `b` in slot `t`."""
+        key = fold_in(fold_in(self.arrivals, t), b)
+        draw = bits(fold_in(self.counts, t), b)
+        threshold = self.threshold(t, b)
+
+        def task_at(position: tuple[Array, Array]) -> Task:
+            n, threshold = position
+            size, density = self.tasks.draw(params, bits(key, n))
+            return Task(present=draw > threshold, size=size, work=size * density)
+
+        return (jnp.arange(threshold.shape[0]), threshold), task_at

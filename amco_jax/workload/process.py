@@ -1,0 +1,270 @@
+"""Arrival processes: what each of them says of itself, on the host and to the programs.
+
+A workload is a pytree with two methods,
+
+    row(params, t, b) -> (positions, task_at)
+    num_positions(params) -> M
+
+`positions` is a pytree of arrays with a leading axis over the task positions of base station `b` in slot
+`t`, and `task_at` makes the `Task` of one position from its entry. The kernel scans over `positions`. Those
+from `M` on never hold a task: they are padding. Learning looks at the slot after the end, `num_slots`, too.
+
+An `ArrivalProcess` makes workloads, and knows what the host must know of them beforehand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jax import Array
+from jaxtyping import Int, UInt32
+
+from amco_jax.env import Task
+from amco_jax.identity import identify, name_of
+from amco_jax.params import Params, Shape
+from amco_jax.service import ImageService
+
+
+@runtime_checkable
+class Workload(Protocol):
+    """The protocol above."""
+
+    def row(self, params: Params, t: Array, b: Array) -> tuple[Any, Callable[[Any], Task]]: ...
+
+    def num_positions(self, params: Params) -> Any: ...
+
+
+class Tables(NamedTuple):
+    """What the host computes for scenarios of one shape."""
+
+    common: Any = None
+    """What all of them share: leaves of any shape"""
+    own: Any = None
+    """What each of them has: leaves `[scenarios, ...]`"""
+
+    def of(self, index: int | Int[Array, ""]) -> Tables:
+        """The tables of one scenario."""
+        return Tables(self.common, jax.tree.map(lambda leaf: leaf[index], self.own))
+
+
+class Segment(NamedTuple):
+    """A part of an episode: as many slots as the shape says, from `first` on."""
+
+    first: Int[Array, ""]
+    """Must be the same for all seeds of a batch"""
+    carried: Any
+    """What the process carries into it, see `ArrivalProcess.before`"""
+
+
+@runtime_checkable
+class Setting(Protocol):
+    """What a process may ask of its scenario, whose fields these are."""
+
+    @property
+    def num_servers(self) -> int: ...
+    @property
+    def num_tasks(self) -> int: ...
+    @property
+    def num_slots(self) -> int: ...
+    @property
+    def slot_duration(self) -> float: ...
+    @property
+    def arrival_prob(self) -> float: ...
+    @property
+    def task_size_min(self) -> float: ...
+    @property
+    def task_size_max(self) -> float: ...
+    @property
+    def density_min(self) -> float: ...
+    @property
+    def density_max(self) -> float: ...
+    @property
+    def capacities(self) -> np.ndarray: ...
+    @property
+    def service(self) -> ImageService | None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantity:
+    """A number that a sweep may vary: a parameter of a process, or the scenario's `arrival_prob`."""
+
+    label: str
+    """For figures, with the unit"""
+    values: Sequence[Any] | Callable[[Any, Any], Sequence[Any]]
+    """The values swept by default, or a function of the process and its scenario that gives them. Some may be
+    illegal there, and are then left out"""
+
+    def values_for(self, process: ArrivalProcess, setting: Setting) -> Sequence[Any]:
+        """The values swept by default around a scenario."""
+        return self.values(process, setting) if callable(self.values) else self.values
+
+
+ARRIVAL_PROB = Quantity("arrival probability", tuple(k / 10 for k in range(1, 11)))
+"""What a process varies whose mean is N·p tasks per base station and slot"""
+
+
+class MeanTask(NamedTuple):
+    """The mean of the tasks that arrive."""
+
+    size: float
+    """Mbit, or image batches with a service"""
+    work: float
+    """Gcycles, or denoising steps with a service"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArrivalProcess:
+    """Base class of arrival processes, which are frozen dataclasses: their fields are their parameters.
+
+    A process checks its parameters in `__post_init__` and raises `InputError` where one is out of range. The
+    methods on instances run on the host, in float64. The static methods are traced by JAX. They see no
+    parameter, so that one program serves all values of a sweep; what they need comes from `own` and `common`.
+    """
+
+    name: ClassVar[str]
+    """The name in tables and messages"""
+    title: ClassVar[str] = ""
+    """The name within a sentence, where that is written otherwise"""
+    varied: ClassVar[Mapping[str, Quantity]] = {}
+    """What a sweep may vary: parameters, and `arrival_prob` where the mean is N·p tasks per base station and
+    slot"""
+    fuses: ClassVar[bool] = True
+    """Whether a program of it may be one GPU kernel"""
+    fuses_segments: ClassVar[bool] = True
+    """Whether the same holds for a segment of an episode"""
+    has_stretches: ClassVar[bool] = False
+    """Whether seeds may share their arrivals, see `stretches`"""
+    recordable: ClassVar[bool] = False
+    """Whether each position has one density in all slots and at all base stations, as recordings have"""
+
+    def num_positions(self, setting: Setting) -> int:
+        """Positions of a base station in a slot that may hold a task; no draw gives more tasks."""
+        raise NotImplementedError
+
+    def moments(self, setting: Setting) -> tuple[float, float]:
+        """Mean and variance of the tasks of a base station in a slot; the variance is that of a sum over many
+        slots, per slot."""
+        raise NotImplementedError
+
+    def mean_task(self, setting: Setting) -> MeanTask:
+        """The mean of the tasks that arrive; by default that of the sizes and densities of the scenario."""
+        size = (setting.task_size_min + setting.task_size_max) / 2
+        return MeanTask(size, size * ((setting.density_min + setting.density_max) / 2))
+
+    @property
+    def implied(self) -> bool:
+        """Whether a scenario that names no process but has these parameters means this one."""
+        return False
+
+    def settled(self, setting: Setting) -> ArrivalProcess:
+        """The process with those parameters filled in that follow from the scenario."""
+        del setting
+        return self
+
+    def check(self, setting: Setting) -> None:
+        """Raise InputError where the scenario cannot be simulated with this process."""
+
+    def check_training(self, setting: Setting) -> None:
+        """Raise InputError where agents cannot be trained on it."""
+
+    def check_unseen(self, setting: Setting, trained: Mapping[str, Any]) -> None:
+        """Raise InputError where agents would be evaluated on what they were trained on.
+
+        Args:
+          trained: the scenario of their training, as a table.
+        """
+
+    def own(self, setting: Setting, max_tasks: int) -> Any:
+        """This scenario's part of `Tables.own`: a pytree of arrays, whose shapes no parameter changes.
+
+        Args:
+          max_tasks: positions, padding included.
+        """
+
+    @classmethod
+    def common(cls, processes: Sequence[Any], settings: Sequence[Setting], max_tasks: int) -> Any:
+        """`Tables.common` for scenarios that are simulated together."""
+
+    @staticmethod
+    def workload(
+        shape: Shape,
+        params: Params,
+        tables: Tables,
+        seed: UInt32[Array, ""],
+        episode: int | Array,
+        segment: Segment | None,
+        training: bool | Array,
+    ) -> Workload:
+        """The workload of a seed's episode, or of a segment of it.
+
+        Args:
+          tables: what `common` and `own` gave for the scenario.
+          segment: the part of the episode that is asked for; None for all of it.
+          training: whether agents are trained on it.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def before(num_servers: int) -> Any:
+        """What is carried into an episode's first segment."""
+
+    @staticmethod
+    def after(workload: Any) -> Any:
+        """What the workload of a segment carries into the next one."""
+
+    def stretches(self, setting: Setting, seeds: np.ndarray, episode: int) -> np.ndarray:
+        """`[seeds]`, numbers from 0: seeds of one number are evaluated on the same arrivals."""
+        raise NotImplementedError
+
+    @classmethod
+    def provenance(cls, processes: Sequence[Any], settings: Sequence[Setting]) -> dict[str, Any]:
+        """What a manifest says of the files behind the scenarios of a study."""
+        del processes, settings
+        return {}
+
+    def words(self, setting: Setting) -> str:
+        """The arrivals of a scenario, as a part of a sentence."""
+        load = f", probability {setting.arrival_prob:g}" if "arrival_prob" in self.varied else ""
+        return f"{self.title or self.name} arrivals at {setting.num_tasks} positions per base station{load}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The class, its parameters and the digest of its code, as plain data."""
+        kind = type(self)
+        return {
+            "process": f"{kind.__module__}.{kind.__qualname__}",
+            "digest": identify(self).digest,
+            "parameters": {name: _plain(value) for name, value in self.__getstate__().items()},
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The parameters alone: what is cached beside them tells nothing more."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+def _plain(value: Any) -> Any:
+    """A parameter as JSON can hold it; an object of another kind by its name, as the digest covers it."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return np.asarray(value).tolist()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return name_of(value)
+
+
+def offered_load(process: ArrivalProcess, setting: Setting) -> float:
+    """The mean work that arrives in a second, over the work that the whole fleet can do in one."""
+    task, capacities = process.mean_task(setting), setting.capacities
+    if setting.service is not None:  # whose images cost some steps beside their own
+        steps = task.work / task.size
+        capacities = capacities * steps / (steps + setting.service.overhead)
+    arriving = process.moments(setting)[0] * setting.num_servers / setting.slot_duration
+    return arriving * task.work / float(np.sum(capacities))
