@@ -22,9 +22,9 @@ MSER_BATCH = 5
 def mser_truncation(series: ArrayLike, batch: int = MSER_BATCH) -> int:
     """The number of slots to leave out as warm-up, by the rule MSER-5.
 
-    Each `batch` of slots is averaged to one of m observations y_i. The rule leaves out the first d of them, for
-    the d that makes the standard error of the mean of the rest least: argmin Σ_{i>d} (y_i - ȳ_d)² / (m - d)².
-    d is at most m/2, as the rule is unreliable where little is left.
+    Each `batch` of slots is averaged to one of m observations y_i. The rule leaves out the first d of them,
+    for the d that makes the standard error of the mean of the rest least:
+    argmin Σ_{i>d} (y_i - ȳ_d)² / (m - d)². d is at most m/2, as the rule is unreliable where little is left.
 
     Args:
       series: `[slots]`, such as the mean over seeds; NaN in a slot without observations.
