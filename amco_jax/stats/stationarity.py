@@ -86,11 +86,11 @@ def batch_means_interval(
     length = len(numerator) // batches
     if not length:
         raise InputError(f"num_slots: {len(numerator)}; legal for {batches} batches: at least {batches}")
-    sums = (
+    top, bottom = (
         x[len(x) - batches * length :].reshape(batches, length, *x.shape[1:]).sum(axis=1)
         for x in (numerator, denominator)
     )
-    return ratio_interval(*sums, confidence)
+    return ratio_interval(top, bottom, confidence)
 
 
 def lag_one_correlation(series: ArrayLike) -> float:
