@@ -6,6 +6,15 @@ values, are worked on side by side. A cluster without tasks, which has a NaN or 
 randomness enters, the caller hands in the generator.
 """
 
+from amco_jax.stats.aggregates import (
+    aggregate_interval,
+    improvement,
+    interquartile_mean,
+    mean_cost,
+    median_cost,
+    optimality_gap,
+    performance_profile,
+)
 from amco_jax.stats.bootstrap import RESAMPLES, STATISTICS, bootstrap_interval
 from amco_jax.stats.clusters import cluster_totals, seed_matrix
 from amco_jax.stats.comparisons import holm, paired_p_value, probability_of_improvement, reduction_interval
@@ -21,6 +30,12 @@ from amco_jax.stats.intervals import (
 from amco_jax.stats.proportions import rate_difference_interval, rate_interval, rate_reduction_interval
 from amco_jax.stats.quantiles import pooled_quantiles
 from amco_jax.stats.shares import jain_index
+from amco_jax.stats.stationarity import (
+    batch_means_interval,
+    lag_one_correlation,
+    mser_truncation,
+    trend_p_value,
+)
 
 __all__ = [
     "CONFIDENCE",
@@ -28,12 +43,22 @@ __all__ = [
     "STATISTICS",
     "Interval",
     "RatioMoments",
+    "aggregate_interval",
+    "batch_means_interval",
     "bootstrap_interval",
     "cluster_totals",
     "holm",
+    "improvement",
+    "interquartile_mean",
     "jain_index",
+    "lag_one_correlation",
+    "mean_cost",
     "mean_interval",
+    "median_cost",
+    "mser_truncation",
+    "optimality_gap",
     "paired_p_value",
+    "performance_profile",
     "pooled_quantiles",
     "probability_of_improvement",
     "rate_difference_interval",
@@ -44,4 +69,5 @@ __all__ = [
     "seed_matrix",
     "seeds_needed",
     "t_interval",
+    "trend_p_value",
 ]
