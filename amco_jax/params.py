@@ -8,6 +8,13 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, Float, Int
 
+ORDERS = ("stations", "turns", "random")
+"""Orders of service: one base station after the other, as published; position by position, the base stations
+taking turns; or an order drawn anew for each slot"""
+
+TIMINGS = ("slotted", "continuous")
+"""All tasks of a slot arrive at its start, as published; or each at its own time, and is served then"""
+
 
 class Shape(NamedTuple):
     """What fixes array shapes, and so is static under jit."""
@@ -17,10 +24,14 @@ class Shape(NamedTuple):
     num_slots: int
     arrivals: type[Any]
     """The class of the arrival process, whose parameters are no part of it"""
+    order: str = "stations"
+    """In which order the tasks of a slot are served, one of `ORDERS`"""
+    timing: str = "slotted"
+    """When tasks arrive within a slot, one of `TIMINGS`"""
 
     def words(self) -> str:
         """The shape as users read it."""
-        return str((*self[:-1], self.arrivals.name))
+        return str((*self[:3], self.arrivals.name, *self[4:]))
 
 
 @jax.tree_util.register_dataclass

@@ -31,6 +31,7 @@ class Stream(enum.IntEnum):
     COUNT = 7
     BURST = 8
     TRACE = 9
+    TIME = 10
 
 
 class Key(NamedTuple):

@@ -20,7 +20,7 @@ from amco_jax.agents.dqn import DQN, greedy_policy
 from amco_jax.agents.policy import Policy, per_task
 from amco_jax.agents.settings import Settings
 from amco_jax.alloc import ALLOCATORS, Allocator, cwa
-from amco_jax.env import UNIFIED, Physics
+from amco_jax.env import CONSERVING, UNIFIED, Physics
 from amco_jax.errors import InputError, check_choice, check_list
 from amco_jax.identity import hashable, name_of
 
@@ -38,7 +38,7 @@ PUBLISHED_PHYSICS: dict[str, Physics] = {
 }
 """The physics of each published code, for recordings of it; rules without one use the unified physics."""
 
-PHYSICS = ("unified", "published")
+PHYSICS = ("unified", "published", "conserving")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,13 +120,13 @@ class Method:
         return dataclasses.replace(self, name=f"{own_name}+{allocator}", allocator=chosen)
 
     def physics(self, variant: str) -> Physics:
-        """The row of the method under a variant of the physics, `unified` or `published`.
+        """The row of the method under a variant of the physics, a name in `PHYSICS`.
 
         Raises:
           InputError: an unknown variant.
         """
         check_choice("physics", variant, PHYSICS)
-        return self.published if variant == "published" else UNIFIED
+        return {"unified": UNIFIED, "published": self.published, "conserving": CONSERVING}[variant]
 
     def check(self, num_servers: int) -> None:
         """Raise InputError where the method cannot handle a fleet of that size."""

@@ -1,16 +1,19 @@
 """The environment: physics of a base station, one decision, the end of a slot."""
 
-from amco_jax.env.physics import UNIFIED, Physics, Site, costs, site, waits
+from amco_jax.env.physics import CONSERVING, UNIFIED, Physics, Site, costs, site, waits
 from amco_jax.env.split import split
-from amco_jax.env.step import Decision, Queues, Task, close_slot, decide
+from amco_jax.env.step import Backlog, Decision, Queues, Task, advance, close_slot, decide
 
 __all__ = [
+    "CONSERVING",
     "UNIFIED",
+    "Backlog",
     "Decision",
     "Physics",
     "Queues",
     "Site",
     "Task",
+    "advance",
     "close_slot",
     "costs",
     "decide",

@@ -30,6 +30,8 @@ class Physics:
     """The link delay grows by the local share too."""
     link_capped: bool = True
     """The link delay is capped at the slot duration where two servers or more are selected."""
+    link_carried: bool = False
+    """What a link has not sent by the end of a slot waits in the next one; else it is forgotten."""
     rewarded: bool = True
     """The method has a reward at all."""
     miss_penalty: float = 10.0
@@ -38,6 +40,9 @@ class Physics:
 
 UNIFIED = Physics()
 """One model for every method: the only fair comparison. It is also AMCoEdge's published physics."""
+
+CONSERVING = Physics(link_capped=False, link_carried=True)
+"""The unified physics with links that neither forget nor cut what they have to send."""
 
 
 @jax.tree_util.register_dataclass

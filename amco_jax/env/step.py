@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from amco_jax.alloc import Allocator
@@ -26,6 +28,21 @@ class Task:
     """w, Gcycles"""
 
 
+class Backlog(NamedTuple):
+    """What waits at the start of a slot."""
+
+    servers: Float[Array, " num_servers"]
+    """Q, work left on each server, Gcycles"""
+    links: Float[Array, " num_servers"]
+    """Time that the outgoing link of each base station still has to send, s"""
+
+    @classmethod
+    def empty(cls, num_servers: int, dtype: Any) -> Backlog:
+        """Nothing waits: the start of an episode."""
+        none = jnp.zeros(num_servers, dtype)
+        return cls(none, none)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Queues:
@@ -34,7 +51,7 @@ class Queues:
     slot_load: Float[Array, " num_servers"]
     """q_i, Gcycles put on each server so far within the slot"""
     link_delay: Float[Array, ""]
-    """L_b, s already queued at the base station's outgoing link within the slot"""
+    """L_b, s that a task waits for the base station's outgoing link"""
 
 
 @jax.tree_util.register_dataclass
@@ -104,15 +121,36 @@ def decide(
     )
 
 
+def advance(params: Params, backlog: Backlog, elapsed: ArrayLike) -> Backlog:
+    """What waits after some time: servers and links have worked off what they could.
+
+    Q_i ← max(Q_i - f_i·τ, 0) and L_b ← max(L_b - τ, 0).
+
+    Args:
+      elapsed: τ, s.
+    """
+    servers = jnp.maximum(backlog.servers - params.capacity * elapsed, 0)
+    return Backlog(servers, jnp.maximum(backlog.links - elapsed, 0))
+
+
 def close_slot(
     params: Params,
-    backlog: Float[Array, " num_servers"],
+    physics: Physics,
+    backlog: Backlog,
     slot_load: Float[Array, " num_servers"],
-) -> tuple[Float[Array, " num_servers"], Float[Array, " num_servers"]]:
-    """Q_i ← max(Q_i + q_i - f_i·Δ, 0).
+    link_delay: Float[Array, " num_servers"],
+) -> tuple[Backlog, Float[Array, " num_servers"]]:
+    """The end of a slot: Q_i ← max(Q_i + q_i - f_i·Δ, 0); L_b ← 0, or max(L_b - Δ, 0) where links carry over.
+
+    Args:
+      backlog: at the start of the slot.
+      slot_load: q, what the slot's tasks have put on each server, Gcycles.
+      link_delay: L of each base station at the end of the slot, s.
 
     Returns:
-      The next backlog, Gcycles, and the share of the slot that each server was busy, in [0, 1].
+      What waits at the start of the next slot, and the share of this one that each server was busy.
     """
-    work, served = backlog + slot_load, params.capacity * params.slot_duration
-    return jnp.maximum(work - served, 0), jnp.minimum(work / served, 1)
+    full = Backlog(backlog.servers + slot_load, link_delay)
+    left = advance(params, full, params.slot_duration)
+    busy = jnp.minimum(full.servers / (params.capacity * params.slot_duration), 1)
+    return left._replace(links=jnp.where(physics.link_carried, left.links, 0)), busy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from amco_jax.env import UNIFIED, Physics
 from amco_jax.environment.observation import PUBLISHED, check_features
 from amco_jax.environment.spaces import Discrete, MultiBinary
 from amco_jax.errors import InputError
-from amco_jax.params import Params
+from amco_jax.params import ORDERS, TIMINGS, Params
 from amco_jax.random import check_seed
 from amco_jax.scenario import Scenario
 from amco_jax.workload import Tables, Workload, tables_of, workload_of
@@ -100,6 +100,9 @@ class Environment:
       InputError: an unknown name, or an action space without a list of sets.
     """
 
+    any_order: ClassVar[bool] = True
+    """Whether tasks may be served in another order than station by station"""
+
     def __init__(
         self,
         scenario: Scenario | None = None,
@@ -112,6 +115,11 @@ class Environment:
     ):
         scenario = Scenario() if scenario is None else scenario
         self.shape = scenario.shape()
+        if not self.any_order and (self.shape.order, self.shape.timing) != (ORDERS[0], TIMINGS[0]):
+            raise InputError(
+                f"scenario: order = {self.shape.order}, timing = {self.shape.timing}; "
+                f"legal in {self.name}: {ORDERS[0]}, {TIMINGS[0]}"
+            )
         self.allocator = get_allocator(allocator) if isinstance(allocator, str) else allocator
         self.observe = check_features(observe)
         self.sets = None if actions is None else actions(self.shape.num_servers)
@@ -151,7 +159,7 @@ class Environment:
         if shape != self.shape:
             raise InputError(
                 f"scenario: {shape.words()}; legal in this environment: {self.shape.words()} "
-                "(num_servers, positions, num_slots, arrivals)"
+                "(num_servers, positions, num_slots, arrivals, order, timing)"
             )
         physics = self.physics if physics is None else physics
         row = jax.tree.map(lambda x: np.asarray(x, bool if isinstance(x, bool) else np.float32), physics)

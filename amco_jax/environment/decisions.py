@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from amco_jax.compile.unroll import unroll
-from amco_jax.env import Decision, Queues, Task, close_slot, site, waits
+from amco_jax.env import Backlog, Decision, Queues, Task, close_slot, site, waits
 from amco_jax.environment.base import Environment, EnvParams, Origin
 from amco_jax.environment.observation import Situation, observation, width
 from amco_jax.environment.spaces import Box, Discrete, MultiBinary
@@ -29,9 +29,23 @@ class Place:
     base_station: Int[Array, ""]
     position: Int[Array, ""]
     task: Task
-    backlog: Float[Array, " num_servers"]
-    """Q at the start of the slot, Gcycles"""
-    queues: Queues
+    backlog: Backlog
+    """At the start of the slot"""
+    slot_load: Float[Array, " num_servers"]
+    """q, Gcycles put on each server so far within the slot"""
+    links: Float[Array, " num_servers"]
+    """L of each base station, s"""
+
+    @property
+    def queues(self) -> Queues:
+        """What a decision at the base station sees."""
+        return Queues(self.slot_load, self.links[self.base_station])
+
+    def after(self, queues: Queues) -> Place:
+        """The same place with what a decision there has changed."""
+        here = jnp.arange(self.links.shape[0]) == self.base_station
+        links = jnp.where(here, queues.link_delay, self.links)
+        return dataclasses.replace(self, slot_load=queues.slot_load, links=links)
 
 
 @jax.tree_util.register_dataclass
@@ -51,9 +65,12 @@ class DecisionEnv(Environment):
     observation is that of the first task after it, if one arrives in the slot that follows. The reward of a
     step is that of the model: -makespan in s, and for a missed or rejected task -deadline · miss_penalty.
 
-    The constructor is that of `Environment`. All methods are pure and may be vmapped; `step` draws nothing,
+    The constructor is that of `Environment`; scenarios with another order of service or with continuous
+    timing are refused. All methods are pure and may be vmapped; `step` draws nothing,
     and takes a key for the sake of the common signature.
     """
+
+    any_order = False
 
     def observation_space(self, params: EnvParams) -> Box:
         """Numbers of at least 0, one array of the features in order."""
@@ -77,9 +94,8 @@ class DecisionEnv(Environment):
         """
         at = state.at
         here = site(params.scenario, params.physics, at.base_station)
-        hopeless = (
-            waits(here, at.backlog, at.queues.slot_load, at.queues.link_delay) > params.scenario.deadline
-        )
+        wait = waits(here, at.backlog.servers, at.slot_load, at.queues.link_delay)
+        hopeless = wait > params.scenario.deadline
         if self.sets is None:
             useful = ~hopeless
         else:
@@ -99,7 +115,8 @@ class DecisionEnv(Environment):
         none, zero = jnp.zeros_like(params.scenario.capacity), jnp.zeros_like(params.scenario.deadline)
         start = jnp.int32(0)
         empty = Task(jnp.bool_(False), zero, zero)
-        at = self._seek(params, workload, Place(start, start, start, empty, none, Queues(none, zero)))
+        first = Place(start, start, start, empty, Backlog(none, none), none, none)
+        at = self._seek(params, workload, first)
         return self._observe(at, params), DecisionState(origin, at)
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -118,7 +135,7 @@ class DecisionEnv(Environment):
         queues, decision = self._serve(params, at, self._selected(action, local))
         # After the end nothing is decided, and the search finds the same place again.
         following = dataclasses.replace(
-            at, position=at.position + decision.present, task=_absent(at.task), queues=queues
+            at.after(queues), position=at.position + decision.present, task=_absent(at.task)
         )
         then = self._seek(params, self._resume(state.origin, params), following)
         state = DecisionState(state.origin, then)
@@ -143,7 +160,8 @@ class DecisionEnv(Environment):
 
     def _observe(self, at: Place, params: EnvParams) -> Array:
         here = site(params.scenario, params.physics, at.base_station)
-        return observation(self.observe, Situation(params.scenario, here, at.task, at.backlog, at.queues))
+        now = Situation(params.scenario, here, at.task, at.backlog.servers, at.queues)
+        return observation(self.observe, now)
 
     def _serve(self, params: EnvParams, at: Place, selected: Array) -> tuple[Queues, Decision]:
         """The queues after the task's decision; all of it is 0 where the episode holds no task."""
@@ -154,8 +172,8 @@ class DecisionEnv(Environment):
 
             def decide(queues):
                 return serve_task(
-                    params.scenario, params.physics, self.allocator, here, at.backlog, at.task, queues,
-                    lambda wait, cost: selected,
+                    params.scenario, params.physics, self.allocator, here, at.backlog.servers, at.task,
+                    queues, lambda wait, cost: selected,
                 )[:2]  # fmt: skip
 
             nothing = jax.tree.map(
@@ -184,17 +202,16 @@ class DecisionEnv(Environment):
             found, position = jnp.any(coming), jnp.argmax(coming).astype(jnp.int32)
             task = task_at(jax.tree.map(lambda entry: entry[position], entries))
             ends = ~found & (at.base_station == self.num_servers - 1)
-            backlog, _ = close_slot(params.scenario, at.backlog, at.queues.slot_load)
+            left, _ = close_slot(params.scenario, params.physics, at.backlog, at.slot_load, at.links)
+            backlog = jax.tree.map(lambda new, old: jnp.where(ends, new, old), left, at.backlog)
             return Place(
                 slot=at.slot + ends,
                 base_station=jnp.where(ends, 0, at.base_station + ~found),
                 position=jnp.where(found, position, 0),
                 task=Task(found, task.size, task.work),
-                backlog=jnp.where(ends, backlog, at.backlog),
-                queues=Queues(
-                    slot_load=jnp.where(ends, 0, at.queues.slot_load),
-                    link_delay=jnp.where(found, at.queues.link_delay, 0),
-                ),
+                backlog=backlog,
+                slot_load=jnp.where(ends, 0, at.slot_load),
+                links=jnp.where(ends, backlog.links, at.links),
             )
 
         return lax.while_loop(lambda at: ~at.task.present & (at.slot <= self.shape.num_slots), look, start)

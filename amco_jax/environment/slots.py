@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from amco_jax.agents.methods import Method
 from amco_jax.agents.policy import per_slot
-from amco_jax.env import Decision, Queues, Task, site
+from amco_jax.env import Backlog, Decision, Queues, Task, site
 from amco_jax.environment.base import Environment, EnvParams, Origin
 from amco_jax.environment.observation import Situation, observation, width
 from amco_jax.environment.spaces import Box, Discrete, MultiBinary
@@ -28,8 +28,7 @@ class SlotState:
 
     origin: Origin
     slot: Int[Array, ""]
-    backlog: Float[Array, " num_servers"]
-    """Gcycles"""
+    backlog: Backlog
 
 
 class SlotEnv(Environment):
@@ -67,7 +66,8 @@ class SlotEnv(Environment):
             `episode_key`.
         """
         origin, workload = self._begin(key, params)
-        state = SlotState(origin, jnp.int32(0), jnp.zeros_like(params.scenario.capacity))
+        capacity = params.scenario.capacity
+        state = SlotState(origin, jnp.int32(0), Backlog.empty(self.num_servers, capacity.dtype))
         return self._observe(state, workload, params), state
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -89,21 +89,21 @@ class SlotEnv(Environment):
         method = Method(self.name, per_slot(lambda view: None), self.allocator)  # pyright: ignore
         advance = slot_step(self.shape, params.scenario, params.physics, method, workload, _outcome)
         unused = stream(state.origin.seed, Stream.POLICY)
-        backlog, busy, served = advance(unused, state.slot, state.backlog, selected)
+        backlog, served = advance(unused, state.slot, state.backlog, selected)
         outcome: dict[str, Array] = served.decisions
         then = SlotState(state.origin, state.slot + 1, backlog)
         over = then.slot >= self.shape.num_slots
-        info = outcome | {"utilisation": busy, "slot": state.slot, "truncated": over}
+        info = outcome | {"utilisation": served.busy, "slot": state.slot, "truncated": over}
         rewards = jnp.sum(outcome["reward"], axis=1)
         return self._observe(then, workload, params), then, rewards, over, info
 
     def _observe(self, state: SlotState, workload: Workload, params: EnvParams) -> Array:
         def of_station(b: Array, tasks: Task) -> Array:
             here = site(params.scenario, params.physics, b)
-            idle = Queues(jnp.zeros_like(state.backlog), jnp.zeros_like(params.scenario.deadline))
+            idle = Queues(jnp.zeros_like(state.backlog.servers), state.backlog.links[b])
 
             def of_task(task: Task, *, of_tasks: bool) -> Array:
-                now = Situation(params.scenario, here, task, state.backlog, idle)
+                now = Situation(params.scenario, here, task, state.backlog.servers, idle)
                 return observation(self.observe, now, of_tasks=of_tasks)
 
             each = jax.vmap(functools.partial(of_task, of_tasks=True))(tasks)

@@ -9,8 +9,8 @@ from amco_jax.kernel.episode import (
     rollout,
     serve_task,
     slot_step,
-    tasks_of_slot,
 )
+from amco_jax.kernel.order import tasks_of_slot
 
 __all__ = [
     "MAX_UNROLLED_SERVERS",

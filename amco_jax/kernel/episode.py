@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,21 @@ from amco_jax.agents.methods import Method
 from amco_jax.agents.policy import SlotView, TaskView
 from amco_jax.alloc import Allocator
 from amco_jax.compile.unroll import unroll
-from amco_jax.env import Decision, Physics, Queues, Site, Task, close_slot, costs, decide, site, waits
+from amco_jax.env import (
+    Backlog,
+    Decision,
+    Physics,
+    Queues,
+    Site,
+    Task,
+    advance,
+    close_slot,
+    costs,
+    decide,
+    site,
+    waits,
+)
+from amco_jax.kernel.order import Turn, by_position, queue_of_slot, tasks_of_slot
 from amco_jax.metrics import (
     EPISODE_METRICS,
     Metrics,
@@ -57,6 +71,8 @@ class Slot:
     """q at the end of the slot, Gcycles"""
     link_delay: Float[Array, " num_servers"]
     """L of each base station at the end of the slot, s"""
+    busy: Float[Array, " num_servers"]
+    """Share of the slot that each server was busy, in [0, 1]"""
     totals: Sums
     """Of the metrics, within the slot"""
     of_tasks: dict[str, Array]
@@ -70,15 +86,14 @@ class Slot:
 class Progress:
     """Where an episode stands between two slots, and what it has summed up so far."""
 
-    backlog: Float[Array, " num_servers"]
-    """Q, Gcycles"""
+    backlog: Backlog
     totals: Sums
     """By the name of the metric, in two words each"""
 
     @classmethod
     def start(cls, num_servers: int, dtype: Any, metrics: Metrics) -> Progress:
         """The start of an episode."""
-        return cls(jnp.zeros(num_servers, dtype), none_of_slots(metrics, num_servers, dtype))
+        return cls(Backlog.empty(num_servers, dtype), none_of_slots(metrics, num_servers, dtype))
 
 
 @jax.tree_util.register_dataclass
@@ -129,78 +144,145 @@ def serve_task(
     return *decide(params, physics, site, task, wait, cost, choose(wait, cost), allocator, queues), wait, cost
 
 
+class _Served(NamedTuple):
+    """What the tasks of a slot leave behind."""
+
+    slot_load: Float[Array, " num_servers"]
+    link_delay: Float[Array, " num_servers"]
+    totals: Sums
+    kept: Any
+    """Values of metrics with quantiles, and what `record` kept, `[num_servers, max_tasks, ...]` each"""
+    passed: Any = None
+    """In continuous time: until when, s from the start of the slot, what waits then, and how long each server
+    was busy, s"""
+
+
 def serve_slot(
+    shape: Shape,
     params: Params,
     physics: Physics,
     method: Method,
     workload: Workload,
     key: Key,
     t: Int[Array, ""],
-    backlog: Float[Array, " num_servers"],
+    backlog: Backlog,
     planned: Any,
     record: Record,
     metrics: Metrics,
-) -> Slot:
-    """Decide all tasks of slot `t`, base station by base station, position by position.
+) -> _Served:
+    """Decide all tasks of slot `t` in the scenario's order.
 
     Args:
       key: the policy's draws in this slot.
-      backlog: `[num_servers]`, Gcycles, at the start of the slot.
+      backlog: at the start of the slot.
       planned: `[num_servers, max_tasks, num_servers]` booleans of a per-slot policy, or None.
     """
+    num_servers = shape.num_servers
+    no_totals = none_of_tasks(metrics, num_servers, backlog.servers.dtype)
 
-    num_servers, dtype = backlog.shape[0], backlog.dtype
-
-    def serve_position(site_b, b, task_at, key_b, carry, position):
-        queues, totals = carry
-        n, entry, planned_n = position
-        task = task_at(entry)
-
+    def serve(site_b, key_b, servers, queues, totals, turn):
         def choose(wait, cost):
             if method.policy.sees_slot:
-                return planned_n
-            return method.policy.select(TaskView(task, wait, cost, site_b.local, params, key_b, n))
+                return turn.planned
+            view = TaskView(turn.task, wait, cost, site_b.local, params, key_b, turn.position)
+            return method.policy.select(view)
 
+        task = turn.task
         queues, decision, wait, cost = serve_task(
-            params, physics, method.allocator, site_b, backlog, task, queues, choose
+            params, physics, method.allocator, site_b, servers, task, queues, choose
         )
         outcome = TaskOutcome(
-            params, t, b, site_b.local, task.size, task.work, wait, cost, decision.selected,
+            params, t, turn.station, site_b.local, task.size, task.work, wait, cost, decision.selected,
             decision.fraction, decision.finish, decision.makespan, decision.missed, decision.rejected,
         )  # fmt: skip
         totals = add_task(metrics, totals, task.present, outcome)
-        return (queues, totals), (of_each_task(metrics, task.present, outcome), record(decision))
+        return queues, totals, (of_each_task(metrics, task.present, outcome), record(decision))
 
-    def serve_base_station(carry, b_and_plan):
-        slot_load, totals = carry
-        b, planned_b = b_and_plan
-        site_b, key_b = site(params, physics, b), fold_in(key, b)
-        entries, task_at = workload.row(params, t, b)
-        positions = jnp.arange(jax.tree.leaves(entries)[0].shape[0]), entries, planned_b
-        queues = Queues(slot_load, jnp.zeros_like(params.deadline))
-        (queues, totals), kept = lax.scan(
-            lambda c, x: serve_position(site_b, b, task_at, key_b, c, x), (queues, totals), positions
-        )
-        return (queues.slot_load, totals), (queues.link_delay, kept)
+    def station_by_station() -> _Served:
+        """As published; the station is the outer loop, so that what it fixes is computed once."""
 
-    carry = jnp.zeros_like(backlog), none_of_tasks(metrics, num_servers, dtype)
-    stations = jnp.arange(num_servers), planned
-    (slot_load, totals), (link_delay, kept) = lax.scan(serve_base_station, carry, stations)
-    return Slot(slot_load, link_delay, totals, *kept)
+        def serve_base_station(carry, row):
+            slot_load, totals = carry
+            b, link, planned_b = row
+            site_b, key_b = site(params, physics, b), fold_in(key, b)
+            entries, task_at = workload.row(params, t, b)
+
+            def serve_position(carry, position):
+                n, entry, planned_n = position
+                turn = Turn(b, n, jnp.zeros_like(link), task_at(entry), planned_n)
+                queues, totals = carry
+                queues, totals, kept = serve(site_b, key_b, backlog.servers, queues, totals, turn)
+                return (queues, totals), kept
+
+            positions = jnp.arange(jax.tree.leaves(entries)[0].shape[0]), entries, planned_b
+            (queues, totals), kept = lax.scan(serve_position, (Queues(slot_load, link), totals), positions)
+            return (queues.slot_load, totals), (queues.link_delay, kept)
+
+        rows = jnp.arange(num_servers), backlog.links, planned
+        carry = jnp.zeros_like(backlog.servers), no_totals
+        (slot_load, totals), (link_delay, kept) = lax.scan(serve_base_station, carry, rows)
+        return _Served(slot_load, link_delay, totals, kept)
+
+    def turn_by_turn() -> _Served:
+        """In any other order, from a queue of all positions."""
+        stations = jnp.arange(num_servers)
+
+        def serve_turn(carry, turn):
+            links, slot_load, totals = carry
+            here = stations == turn.station
+            queues = Queues(slot_load, jnp.sum(jnp.where(here, links, 0)))
+            site_b, key_b = site(params, physics, turn.station), fold_in(key, turn.station)
+            queues, totals, kept = serve(site_b, key_b, backlog.servers, queues, totals, turn)
+            return (jnp.where(here, queues.link_delay, links), queues.slot_load, totals), kept
+
+        queue, places = queue_of_slot(shape, params, workload, t, planned)
+        carry = backlog.links, jnp.zeros_like(backlog.servers), no_totals
+        (links, slot_load, totals), kept = lax.scan(serve_turn, carry, queue)
+        return _Served(slot_load, links, totals, by_position(kept, places))
+
+    def as_they_arrive() -> _Served:
+        """In the order of time, which passes from one task to the next."""
+        stations, idle = jnp.arange(num_servers), jnp.zeros_like(backlog.servers)
+        # A cap of a slot's length would be a cap at 0 for short slots.
+        carrying = dataclasses.replace(physics, link_capped=False, link_carried=True)
+
+        def serve_turn(carry, turn):
+            clock, waiting, busy, slot_load, totals = carry
+            elapsed = turn.time - clock
+            busy = busy + jnp.minimum(waiting.servers / params.capacity, elapsed)
+            waiting = advance(params, waiting, elapsed)
+            here = stations == turn.station
+            queues = Queues(idle, jnp.sum(jnp.where(here, waiting.links, 0)))
+            site_b, key_b = site(params, carrying, turn.station), fold_in(key, turn.station)
+            queues, totals, kept = serve(site_b, key_b, waiting.servers, queues, totals, turn)
+            links = jnp.where(here, queues.link_delay, waiting.links)
+            waiting = Backlog(waiting.servers + queues.slot_load, links)
+            return (turn.time, waiting, busy, slot_load + queues.slot_load, totals), kept
+
+        queue, places = queue_of_slot(shape, params, workload, t, planned)
+        carry = jnp.zeros_like(params.slot_duration), backlog, idle, idle, no_totals
+        (clock, waiting, busy, slot_load, totals), kept = lax.scan(serve_turn, carry, queue)
+        return _Served(slot_load, waiting.links, totals, by_position(kept, places), (clock, waiting, busy))
+
+    if shape.timing == "continuous":
+        return as_they_arrive()
+    return station_by_station() if shape.order == "stations" else turn_by_turn()
 
 
-def tasks_of_slot(params: Params, workload: Workload, t: Int[Array, ""], num_servers: int) -> Task:
-    """The tasks of slot `t`: fields `[num_servers, max_tasks]`, base station and position."""
+def _pass_slot(
+    params: Params, physics: Physics, backlog: Backlog, served: _Served
+) -> tuple[Backlog, Float[Array, " num_servers"]]:
+    """What waits at the start of the next slot, and the share of this one that each server was busy."""
+    if served.passed is None:
+        return close_slot(params, physics, backlog, served.slot_load, served.link_delay)
+    clock, waiting, busy = served.passed
+    rest = params.slot_duration - clock
+    busy = busy + jnp.minimum(waiting.servers / params.capacity, rest)
+    return advance(params, waiting, rest), busy / params.slot_duration
 
-    def row(b) -> Task:
-        entries, task_at = workload.row(params, t, b)
-        return jax.vmap(task_at)(entries)
 
-    return jax.vmap(row)(jnp.arange(num_servers))
-
-
-SlotStep = Callable[[Key, Array, Array, Any], tuple[Array, Array, Slot]]
-"""`(key, t, backlog, planned) -> (next backlog, busy share of the slot, what happened)`"""
+SlotStep = Callable[[Key, Array, Backlog, Any], tuple[Backlog, Slot]]
+"""`(key, t, backlog, planned) -> (next backlog, what happened)`"""
 
 
 def slot_step(
@@ -215,17 +297,19 @@ def slot_step(
     """The step from one slot to the next that every rollout and every training makes."""
 
     def serve(params, physics, workload, key, t, backlog, planned):
-        return serve_slot(params, physics, method, workload, key, t, backlog, planned, record, metrics)
+        return serve_slot(shape, params, physics, method, workload, key, t, backlog, planned, record, metrics)
 
     if shape.num_servers <= MAX_UNROLLED_SERVERS:
         serve = unroll(serve)
 
     def step(key, t, backlog, planned):
-        slot = serve(params, physics, workload, key, t, backlog, planned)
-        next_backlog, busy = close_slot(params, backlog, slot.slot_load)
-        closed = SlotOutcome(params, t, backlog, slot.slot_load, slot.link_delay, next_backlog, busy)
-        totals = slot.totals | of_slot(metrics, closed)
-        return next_backlog, busy, dataclasses.replace(slot, totals=totals)
+        served = serve(params, physics, workload, key, t, backlog, planned)
+        left, busy = _pass_slot(params, physics, backlog, served)
+        closed = SlotOutcome(
+            params, t, backlog.servers, served.slot_load, served.link_delay, left.servers, busy
+        )
+        totals = served.totals | of_slot(metrics, closed)
+        return left, Slot(served.slot_load, served.link_delay, busy, totals, *served.kept)
 
     return step
 
@@ -270,9 +354,9 @@ def rollout(
         key_t, planned = fold_in(key, t), None
         if method.policy.sees_slot:
             tasks = tasks_of_slot(params, workload, t, shape.num_servers)
-            planned = method.policy.select(SlotView(t, now.backlog, tasks, params, key_t, agent))
-        backlog, _, served = step(key_t, t, now.backlog, planned)
-        queues = (now.backlog, served.slot_load, served.link_delay) if keep_queues else (None,) * 3
+            planned = method.policy.select(SlotView(t, now.backlog.servers, tasks, params, key_t, agent))
+        backlog, served = step(key_t, t, now.backlog, planned)
+        queues = (now.backlog.servers, served.slot_load, served.link_delay) if keep_queues else (None,) * 3
         later = Progress(backlog, add_slot(now.totals, served.totals))
         return later, (served.of_tasks, served.decisions, *queues)
 

@@ -14,7 +14,7 @@ from amco_jax.agents.methods import PHYSICS, PUBLISHED_PHYSICS, Method, get_allo
 from amco_jax.agents.policy import Policy, per_slot
 from amco_jax.alloc import Allocator
 from amco_jax.compile.runtime import own_numerics
-from amco_jax.env import UNIFIED, Decision, Physics
+from amco_jax.env import CONSERVING, UNIFIED, Decision, Physics
 from amco_jax.errors import InputError, check_choice
 from amco_jax.identity import program_cache
 from amco_jax.kernel import Episode, rollout
@@ -155,8 +155,9 @@ def _scheduled_only(size: np.ndarray, selected: np.ndarray) -> np.ndarray:
 def _recorded_physics(recording: Mapping[str, Any], variant: str) -> Physics:
     """The physics of the method that the recorded sets come from."""
     check_choice("physics", variant, PHYSICS)
-    if variant == "unified":
-        return UNIFIED
+    common = {"unified": UNIFIED, "conserving": CONSERVING}
+    if variant in common:
+        return common[variant]
     name = _label(recording, "method")
     if name not in PUBLISHED_PHYSICS:
         legal = ", ".join(PUBLISHED_PHYSICS)

@@ -30,7 +30,7 @@ from amco_jax.agents.methods import Method
 from amco_jax.agents.replay import Replay, empty_replay, sample, store
 from amco_jax.agents.settings import Hyperparameters
 from amco_jax.compile.wide import Wide
-from amco_jax.env import Decision, Physics
+from amco_jax.env import Backlog, Decision, Physics
 from amco_jax.kernel import slot_step, tasks_of_slot
 from amco_jax.metrics import CURVE_METRICS, Metrics, Sums, add_slot, none_of_slots
 from amco_jax.params import Params, Shape
@@ -128,16 +128,16 @@ def train_episode(
         backlog, totals, losses, agents, state = carry
         tasks = tasks_of_slot(params, workload, t, num_servers)
         sizes = jnp.where(tasks.present, tasks.size, 0)
-        action = act(agents, sizes, backlog, fold_in(exploration, t))
+        action = act(agents, sizes, backlog.servers, fold_in(exploration, t))
         planned = jax.vmap(space.sets)(action, local)
-        next_backlog, _, served = step(fold_in(exploration, t), t, backlog, planned)
+        next_backlog, served = step(fold_in(exploration, t), t, backlog, planned)
 
         row_number = episode * (shape.num_slots - 1) + t - 1
         coming = _first_sizes(params, workload, t + 1, num_servers)
         write = jax.vmap(store, in_axes=(0, None, None, None, 0, 0, None, None, 0, 0))
         replay = write(
-            state.replay, t > 0, row_number, num_positions, sizes, coming, backlog, next_backlog,
-            action, served.decisions,
+            state.replay, t > 0, row_number, num_positions, sizes, coming, backlog.servers,
+            next_backlog.servers, action, served.decisions,
         )  # fmt: skip
 
         def learn_once(repeat, changed):
@@ -145,7 +145,7 @@ def train_episode(
             keys = fold_in(fold_in(fold_in(draws, t), repeat), stations)
 
             def of_station(learner, replay, key):
-                uniforms = uniform(key, jnp.arange(dqn.batch_size), backlog.dtype)
+                uniforms = uniform(key, jnp.arange(dqn.batch_size), backlog.servers.dtype)
                 batch, filled = sample(
                     replay, row_number, hyper.replay_rows, num_positions, hyper.replay_capacity, uniforms
                 )
@@ -167,7 +167,7 @@ def train_episode(
     none = jnp.zeros_like(params.capacity)
     losses = Wide.zero(jnp.zeros((), none.dtype)), Wide.zero(jnp.int32(0))
     totals = none_of_slots(metrics, num_servers, none.dtype)
-    carry = none, totals, losses, acting_of(state.learner), state
+    carry = Backlog.empty(num_servers, none.dtype), totals, losses, acting_of(state.learner), state
     (_, totals, (loss, made), _, state), _ = lax.scan(slot, carry, jnp.arange(shape.num_slots))
     epsilon = jnp.mean(greedy_probability(hyper, state.learner.steps))
     return state, Curve(totals, loss.rounded(none.dtype) / made.rounded(none.dtype), epsilon)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from amco_jax.errors import InputError, check_number, check_whole
-from amco_jax.params import Params, ServiceParams, Shape
+from amco_jax.errors import InputError, check_choice, check_number, check_whole
+from amco_jax.params import ORDERS, TIMINGS, Params, ServiceParams, Shape
 from amco_jax.service import MAX_ITEMS, ImageService, as_service
 from amco_jax.workload import PROCESSES, ArrivalProcess, Parameters, offered_load, process_of
 
@@ -74,6 +74,12 @@ class Scenario(Parameters):
     """A name in `PROCESSES` of `amco_jax.workload`, or a process of one's own, as an object or as
     module:attribute; by default trace where one is given, else bernoulli. The parameters of the named ones
     are fields of the scenario, which keeps them whichever process it has; an object has its own"""
+    order: str = "stations"
+    """Order in which the tasks of a slot are served: `stations` (one base station after the other, as
+    published), `turns` (position by position) or `random`"""
+    timing: str = "slotted"
+    """Arrivals within a slot: `slotted` (all at its start, as published), or `continuous` (each task at its
+    own time, while servers and links work on)"""
     service: ImageService | None = None
     """An image service, or a table of the fields of `ImageService`. Sizes are then whole numbers of image
     batches, densities are whole numbers of denoising steps, and the capacity is counted in steps/s"""
@@ -99,6 +105,13 @@ class Scenario(Parameters):
         clean("arrival_prob", check_number, 0, 1)
         clean("task_size_max", check_number, self.task_size_min)
         clean("density_max", check_number, self.density_min)
+        check_choice("order", self.order, ORDERS)
+        check_choice("timing", self.timing, TIMINGS)
+        if self.timing != TIMINGS[0] and self.order != ORDERS[0]:
+            raise InputError(
+                f"order: {self.order}; legal with timing = {self.timing}: {ORDERS[0]}, as tasks are then "
+                "served in the order in which they arrive"
+            )
         self._choose_arrivals()
         if self.service is not None:
             _check_items(self, self.service)
@@ -192,7 +205,7 @@ class Scenario(Parameters):
     def shape(self, max_tasks: int | None = None) -> Shape:
         """The static part; `max_tasks` pads the task positions, so that their number can be swept."""
         max_tasks = max(self.num_positions, max_tasks or 0)
-        return Shape(self.num_servers, max_tasks, self.num_slots, type(self.process))
+        return Shape(self.num_servers, max_tasks, self.num_slots, type(self.process), self.order, self.timing)
 
     def params(self, dtype: Any = np.float32) -> Params:
         """The traced part, as NumPy arrays of one dtype."""

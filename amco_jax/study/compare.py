@@ -57,7 +57,7 @@ class Comparison:
     episodes: int = 300
     last: int = 50
     scenario: Scenario = dataclasses.field(default_factory=lambda: Scenario())
-    physics: Sequence[str] = PHYSICS[::-1]
+    physics: Sequence[str] = ("published", "unified")
     first_seed: int = 0
     metrics: Sequence[str | Metric] = ()
 

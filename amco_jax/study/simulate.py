@@ -23,7 +23,7 @@ from amco_jax.identity import program_cache
 from amco_jax.kernel import Progress, rollout
 from amco_jax.metrics import EPISODE_METRICS, Metrics, columns
 from amco_jax.metrics.quantiles import Values, values_of
-from amco_jax.params import Shape
+from amco_jax.params import ORDERS, TIMINGS, Shape
 from amco_jax.random import Stream, fold_in, stream
 from amco_jax.scenario import Scenario
 from amco_jax.study.blocks import (
@@ -184,9 +184,9 @@ def block_program(shape: Shape, method: Method, metrics: Metrics, whole: bool, t
 
     Returns:
       A function of ((params, place), seeds, agents), leaves `[blocks, ...]`, where seeds and agents have a
-      second axis over lanes, of (physics, episode, tables, first slot) and of the state, to (state, values of
-      tasks): leaves `[blocks, lanes, ...]`, the tasks of an episode in one axis. The state is a `Progress` and
-      what the arrivals carry, at first `start_state`.
+      second axis over lanes, of (physics, episode, tables, first slot) and of the state, to (state, values
+      of tasks): leaves `[blocks, lanes, ...]`, the tasks of an episode in one axis. The state is a `Progress`
+      and what the arrivals carry, at first `start_state`.
     """
     scanned = _block_program(shape, method, metrics, whole, training, False)
     if not fusing():
@@ -227,6 +227,8 @@ def _block_program(
     def block(blocked, shared, state):
         if fused and method.policy.sees_slot:
             raise NotImplementedError("it decides slot by slot")
+        if fused and (shape.order, shape.timing) != (ORDERS[0], TIMINGS[0]):
+            raise NotImplementedError(f"its tasks are served in another order: {shape.order}, {shape.timing}")
         if fused and not (process.fuses and (whole or process.fuses_segments)):
             raise NotImplementedError(f"its arrivals are {process.name}")
         (params, place), seeds, agents = blocked

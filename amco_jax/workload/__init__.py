@@ -14,6 +14,7 @@ from jaxtyping import UInt32
 from amco_jax.errors import InputError
 from amco_jax.identity import attribute_of
 from amco_jax.params import Params, Shape
+from amco_jax.random import Stream, fold_in, stream
 from amco_jax.workload.bernoulli import Bernoulli, BernoulliArrivals, bernoulli
 from amco_jax.workload.bursty import BurstyArrivals, BurstyParameters
 from amco_jax.workload.counts import Counted, CountTables, count_tables, positions_for
@@ -31,6 +32,7 @@ from amco_jax.workload.process import (
 )
 from amco_jax.workload.recorded import Recorded
 from amco_jax.workload.tasks import DrawnTasks
+from amco_jax.workload.timed import Timed
 from amco_jax.workload.trace import TraceArrivals, TraceParameters
 
 PROCESSES: dict[str, type[ArrivalProcess]] = {
@@ -56,6 +58,10 @@ def process_of(arrivals: Any) -> str | ArrivalProcess:
     shown = repr(arrivals) if found is arrivals else f"{arrivals!r} is a {type(found).__name__}"
     legal = f"{', '.join(PROCESSES)}, or an ArrivalProcess, also as module:attribute"
     raise InputError(f"arrivals: {shown}; legal: {legal}")
+
+
+_TIMELESS = (("stations", "slotted"), ("turns", "slotted"))
+"""Orders and timings in which nobody asks when a task arrives within its slot"""
 
 
 @runtime_checkable
@@ -96,7 +102,10 @@ def workload_of(
       training: whether agents are trained on it. Drawn arrivals differ by the episode's number alone; of a
         request log, training and everything else play separate parts.
     """
-    return shape.arrivals.workload(shape, params, tables, seed, episode, segment, training)
+    workload = shape.arrivals.workload(shape, params, tables, seed, episode, segment, training)
+    if (shape.order, shape.timing) in _TIMELESS:
+        return workload
+    return Timed(workload, fold_in(stream(seed, Stream.TIME), episode), shape.max_tasks)
 
 
 __all__ = [
@@ -114,6 +123,7 @@ __all__ = [
     "Segment",
     "Setting",
     "Tables",
+    "Timed",
     "Workload",
     "bernoulli",
     "count_tables",

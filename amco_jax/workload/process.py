@@ -38,6 +38,17 @@ class Workload(Protocol):
     def num_positions(self, params: Params) -> Any: ...
 
 
+@runtime_checkable
+class TimedWorkload(Workload, Protocol):
+    """A workload that knows when its tasks arrive within a slot, such as that of a request log.
+
+    `times(params, t, b)` is the time of each position of base station `b` in slot `t`, as a share of the slot
+    in [0, 1).
+    """
+
+    def times(self, params: Params, t: Array, b: Array) -> Array: ...
+
+
 class Tables(NamedTuple):
     """What the host computes for scenarios of one shape."""
 

@@ -60,6 +60,9 @@ class Slots(NamedTuple):
     """Stretches from that of one seed to that of the next"""
     slot: Int[Array, " requests"]
     """The slot of each request"""
+    share: Float[Array, " requests"]
+    """When each request comes within its slot, as a share of it, with as many further entries as there are
+    positions"""
 
 
 def _time_scales(process: TraceArrivals, setting: Setting) -> Sequence[float]:
@@ -238,9 +241,13 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
 
     def own(self, setting: Setting, max_tasks: int) -> Slots:
         """How the slots lie on the log."""
-        cuts, slot = self.cuts(setting), self._slots(setting).astype(np.int32)
+        cuts, slot = self.cuts(setting), self._slots(setting)
+        # In float32 the last moment of a slot would be the first of the next one.
+        share = np.minimum(self.log.seconds / self.slot_seconds(setting) - slot, 1 - 2.0**-24)
+        share = np.pad(share.astype(np.float32), (0, max_tasks), mode="edge")
         places = (cuts.starts(setting.num_slots), cuts.first, cuts.num_stretches, cuts.spacing, cuts.stride)
-        return Slots(np.int32(self.num_positions(setting)), *map(np.int32, places), slot)  # pyright: ignore
+        num_positions = np.int32(self.num_positions(setting))
+        return Slots(num_positions, *map(np.int32, places), slot.astype(np.int32), share)  # pyright: ignore
 
     @staticmethod
     def workload(shape, params, tables, seed, episode, segment, training) -> Traced:
@@ -258,6 +265,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         edges = start + (0 if since is None else since) + jnp.arange(shape.num_slots + 2)
         return Traced(
             requests=tables.common,
+            share=slots.share,
             most=slots.num_positions,
             first=jnp.searchsorted(slots.slot, edges).astype(jnp.int32),
             since=since,
@@ -304,6 +312,8 @@ class Traced:
     """
 
     requests: Requests
+    share: Float[Array, " requests"]
+    """See `Slots`"""
     most: Int[Array, ""]
     """Requests of a slot"""
     first: Int[Array, " num_slots+2"]
@@ -320,6 +330,12 @@ class Traced:
         """No slot of the log has more requests."""
         del params
         return self.most
+
+    def times(self, params: Params, t: Array, b: Array) -> Float[Array, " max_tasks"]:
+        """When the requests of slot `t` come, as shares of it; base stations have the same positions."""
+        del params, b
+        first = self.first[t if self.since is None else t - self.since]
+        return lax.dynamic_slice(self.share, (first,), (self.max_tasks,))
 
     def row(self, params: Params, t: Array, b: Array) -> tuple[Any, Callable[..., Task]]:
         """The requests of slot `t` whose users are at base station `b`."""

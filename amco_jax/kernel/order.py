@@ -1,0 +1,72 @@
+"""The queue of a slot: its tasks in the order of service, where that is not station by station."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from amco_jax.env import Task
+from amco_jax.params import Params, Shape
+from amco_jax.workload import Timed, Workload
+
+
+class Turn(NamedTuple):
+    """A task position when its turn comes; in a queue, leaves have a leading axis."""
+
+    station: Int[Array, ""]
+    position: Int[Array, ""]
+    time: Float[Array, ""]
+    """When its task arrives, s from the start of the slot; 0 where all arrive there"""
+    task: Task
+    planned: Any
+    """The set that a per-slot policy has chosen for it, `[num_servers]` booleans, or None"""
+
+
+def tasks_of_slot(params: Params, workload: Workload, t: Int[Array, ""], num_servers: int) -> Task:
+    """The tasks of slot `t`: fields `[num_servers, max_tasks]`, base station and position."""
+
+    def row(b) -> Task:
+        entries, task_at = workload.row(params, t, b)
+        return jax.vmap(task_at)(entries)
+
+    return jax.vmap(row)(jnp.arange(num_servers))
+
+
+def queue_of_slot(
+    shape: Shape, params: Params, workload: Workload, t: Int[Array, ""], planned: Any
+) -> tuple[Turn, Int[Array, "num_servers max_tasks"]]:
+    """All positions of slot `t` in the order of the scenario, `[num_servers * max_tasks]`.
+
+    Args:
+      planned: `[num_servers, max_tasks, num_servers]` booleans of a per-slot policy, or None.
+
+    Returns:
+      The queue, and the place of each position in it.
+    """
+    tasks = tasks_of_slot(params, workload, t, shape.num_servers)
+    num_servers, max_tasks = tasks.present.shape
+    stations, positions = jnp.indices((num_servers, max_tasks), jnp.int32)
+    if shape.order == "turns":
+        order = jnp.arange(num_servers * max_tasks).reshape(num_servers, max_tasks).T.ravel()
+        times = jnp.zeros(tasks.size.shape, tasks.size.dtype)
+    else:
+        assert isinstance(workload, Timed)
+        times = jax.vmap(lambda b: workload.times(params, t, b))(jnp.arange(num_servers))
+        order = jnp.argsort(times.ravel())  # which is stable
+    if shape.timing == "slotted":
+        times = jnp.zeros_like(times)
+    columns = Turn(stations, positions, times * params.slot_duration, tasks, planned)
+    queue = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[order], columns)
+    places = jnp.zeros(order.shape, jnp.int32).at[order].set(jnp.arange(order.shape[0], dtype=jnp.int32))
+    return queue, places.reshape(num_servers, max_tasks)
+
+
+def by_position(served: Any, places: Int[Array, "num_servers max_tasks"]) -> Any:
+    """What was kept of each turn, `[turns, ...]`, as `[num_servers, max_tasks, ...]`."""
+    return jax.tree.map(lambda x: x[places], served)
+
+
+__all__ = ["Turn", "by_position", "queue_of_slot", "tasks_of_slot"]

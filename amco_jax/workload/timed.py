@@ -1,0 +1,46 @@
+"""When tasks arrive within their slot."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from amco_jax.env import Task
+from amco_jax.params import Params
+from amco_jax.random import Key, fold_in, uniform
+from amco_jax.workload.process import TimedWorkload
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Timed:
+    """A workload whose tasks have times of arrival within their slot.
+
+    A workload with a method `times` of its own, such as a request log, knows them. Else they are uniform and
+    independent, which is the law of Poisson arrivals given their number; those of Bernoulli positions are its
+    order statistics.
+    """
+
+    workload: Any
+    draws: Key
+    max_tasks: int = dataclasses.field(metadata={"static": True})
+
+    def row(self, params: Params, t: Array, b: Array) -> tuple[Any, Callable[[Any], Task]]:
+        """The positions of base station `b` in slot `t`."""
+        return self.workload.row(params, t, b)
+
+    def num_positions(self, params: Params) -> Any:
+        """Positions that may hold a task."""
+        return self.workload.num_positions(params)
+
+    def times(self, params: Params, t: Array, b: Array) -> Float[Array, " max_tasks"]:
+        """The time of arrival at each position, as a share of the slot in [0, 1)."""
+        if isinstance(self.workload, TimedWorkload):
+            return self.workload.times(params, t, b)
+        draws = fold_in(fold_in(self.draws, t), b)
+        return uniform(draws, jnp.arange(self.max_tasks), params.slot_duration.dtype)

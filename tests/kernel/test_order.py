@@ -1,0 +1,184 @@
+"""Orders of service and arrivals within the slot: against an event loop in plain Python."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from amco_jax.agents.methods import METHODS
+from amco_jax.compile.wide import on_host
+from amco_jax.env import CONSERVING, UNIFIED, Physics
+from amco_jax.errors import InputError
+from amco_jax.kernel import rollout, tasks_of_slot
+from amco_jax.random import Stream, stream
+from amco_jax.scenario import Scenario
+from amco_jax.workload import Tables, tables_of, workload_of
+
+LOADED = Scenario(
+    num_servers=3, num_tasks=6, num_slots=6, arrival_prob=0.7, density_min=0.5, density_max=1.4, deadline=0.6,
+    capacity=(10, 20, 30), link_rate=(20, 30, 40),
+)  # fmt: skip
+KINDS: list[dict[str, Any]] = [
+    {}, {"order": "turns"}, {"order": "random"}, {"timing": "continuous"},
+    {"timing": "continuous", "arrivals": "poisson"},
+]  # fmt: skip
+
+
+def inputs(scenario: Scenario, seed: int = 0) -> tuple[Any, Any, Any]:
+    """Shape, params and workload of a seed's episode, in float64."""
+    shape = scenario.shape()
+    tables: Tables = tables_of([scenario], shape).of(0)
+    params = jax.tree.map(jnp.asarray, scenario.params(np.float64))
+    return shape, params, workload_of(shape, params, tables, jnp.uint32(seed), training=False)
+
+
+def play(scenario: Scenario, physics: Physics = UNIFIED, method: str = "optimal", seed: int = 0) -> Any:
+    """An episode of the kernel with makespans and fractions kept."""
+    shape, params, workload = inputs(scenario, seed)
+    key = stream(jnp.uint32(seed), Stream.POLICY)
+
+    def run() -> Any:
+        return rollout(
+            shape, params, physics, method=METHODS[method], workload=workload, key=key, keep_queues=True,
+            record=lambda decision: decision,
+        )  # fmt: skip
+
+    return on_host(jax.jit(run)())
+
+
+def best_split(wait: np.ndarray, cost: np.ndarray) -> np.ndarray:
+    """The fractions of least makespan over all servers, by bisection."""
+    low, high = wait.min(), (wait + cost).max()
+    for _ in range(200):
+        level = (low + high) / 2
+        low, high = (low, level) if np.maximum((level - wait) / cost, 0).sum() > 1 else (level, high)
+    return np.maximum((high - wait) / cost, 0)
+
+
+def oracle(scenario: Scenario, physics: Physics, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Makespans of `optimal`, NaN without a task, and the busy share of each server."""
+    _, params, workload = inputs(scenario, seed)
+    num_servers, delta, deadline = scenario.num_servers, scenario.slot_duration, scenario.deadline
+    capacity, rate = scenario.capacities, scenario.link_rates
+    continuous = scenario.timing == "continuous"
+    queue, link = np.zeros(num_servers), np.zeros(num_servers)
+    found = np.full((scenario.num_slots, num_servers, scenario.num_positions), np.nan)
+    busy = np.zeros(num_servers)
+    for t in range(scenario.num_slots):
+        tasks = jax.tree.map(np.asarray, tasks_of_slot(params, workload, jnp.int32(t), num_servers))
+        places = [(b, n) for b in range(num_servers) for n in range(scenario.num_positions)]
+        times = {place: 0.0 for place in places}
+        if scenario.order == "turns":
+            places.sort(key=lambda place: (place[1], place[0]))
+        elif scenario.order == "random" or continuous:
+            shares = [
+                np.asarray(workload.times(params, jnp.int32(t), jnp.int32(b))) for b in range(num_servers)
+            ]
+            places.sort(key=lambda place: shares[place])
+            if continuous:
+                times = {place: shares[place] * delta for place in places}
+        clock = 0.0
+        for b, n in places:
+            if not tasks.present[b, n]:
+                continue
+            elapsed = times[b, n] - clock
+            busy += np.minimum(queue / capacity, elapsed)
+            queue, link = np.maximum(queue - capacity * elapsed, 0), np.maximum(link - elapsed, 0)
+            clock = times[b, n]
+            remote = np.arange(num_servers) != b
+            transfer = remote * tasks.size[b, n] / rate[b]
+            wait = queue / capacity + remote * link[b]
+            cost = tasks.work[b, n] / capacity + transfer
+            fraction = best_split(wait, cost)
+            used = fraction > 1e-12
+            found[t, b, n] = min(np.max((fraction * cost + wait)[used]), deadline)
+            queue = queue + fraction * tasks.work[b, n]
+            link[b] += np.sum(fraction * transfer)
+            if physics.link_capped and not continuous and np.count_nonzero(used) >= 2:
+                link[b] = min(link[b], delta)
+        busy += np.minimum(queue / capacity, delta - clock)
+        queue = np.maximum(queue - capacity * (delta - clock), 0)
+        link = np.maximum(link - (delta - clock), 0) if physics.link_carried or continuous else 0 * link
+    return found, busy / (scenario.num_slots * delta)
+
+
+@pytest.mark.parametrize("physics", [UNIFIED, CONSERVING], ids=["unified", "conserving"])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()) or "stations")
+def test_the_kernel_is_the_event_loop(kind: dict[str, Any], physics: Physics):
+    scenario = LOADED.replace(**kind)
+    with jax.enable_x64(True):
+        episode = play(scenario, physics)
+        expected, busy = oracle(scenario, physics)
+    decisions, present = episode.decisions, ~np.isnan(expected)
+    np.testing.assert_array_equal(decisions.present, present)
+    np.testing.assert_allclose(decisions.makespan[present], expected[present], atol=1e-9)
+    np.testing.assert_allclose(episode.totals["utilisation"] / scenario.num_slots, busy, atol=1e-6)
+    assert 0 < np.mean(decisions.missed[decisions.present]) < 0.9  # the loads matter
+
+
+def test_orders_serve_the_same_tasks():
+    """What arrives is the same in all orders, and so is the work that is done where nothing is left over."""
+    quiet = LOADED.replace(arrival_prob=0.2)
+    episodes = [play(quiet.replace(**kind)) for kind in KINDS[:4]]
+    for episode in episodes[1:]:
+        np.testing.assert_array_equal(episode.decisions.present, episodes[0].decisions.present)
+        assert not np.array_equal(episode.decisions.makespan, episodes[0].decisions.makespan)
+
+
+def test_per_slot_policies_keep_their_places():
+    """A planned set belongs to its position, wherever in the queue that is."""
+    from amco_jax.agents.policy import per_slot
+
+    def plan(view: Any) -> Any:
+        stations, positions = jnp.indices(view.tasks.present.shape)
+        return jax.nn.one_hot((stations + positions) % 3, 3, dtype=bool)
+
+    method = dataclasses.replace(METHODS["optimal"], name="planned", policy=per_slot(plan))
+    for kind in KINDS[:4]:
+        shape, params, workload = inputs(LOADED.replace(**kind))
+        episode = jax.jit(
+            lambda s=shape, p=params, w=workload: rollout(
+                s, p, UNIFIED, method=method, workload=w, key=stream(jnp.uint32(0), Stream.POLICY),
+                record=lambda decision: (decision.present, decision.selected),
+            )
+        )()  # fmt: skip
+        present, selected = map(np.asarray, episode.decisions)
+        _, b, n = np.nonzero(present)
+        np.testing.assert_array_equal(np.argmax(selected[present], axis=-1), (b + n) % 3)
+
+
+def test_continuous_timing_converges_as_slots_get_shorter():
+    """The same load in slots of a half and a sixteenth of a second: slotted makespans fall with the slot."""
+    means = {}
+    for timing in ("slotted", "continuous"):
+        for slots_per_second in (2, 16):
+            scenario = LOADED.replace(
+                timing=timing, arrivals="poisson", num_tasks=1, arrival_prob=min(1.0, 3 / slots_per_second),
+                slot_duration=1 / slots_per_second, num_slots=60 * slots_per_second, deadline=5.0,
+                density_max=1.4,
+            )  # fmt: skip
+            if slots_per_second == 2:
+                scenario = scenario.replace(num_tasks=3, arrival_prob=0.5)
+            episodes = [play(scenario, CONSERVING, seed=seed) for seed in range(6)]
+            total = sum(float(e.totals["makespan_mean_s"]) for e in episodes)
+            means[timing, slots_per_second] = total / sum(int(e.totals["num_tasks"]) for e in episodes)
+    assert abs(means["continuous", 2] / means["continuous", 16] - 1) < 0.12
+    assert means["slotted", 2] > 1.25 * means["continuous", 2]
+
+
+def test_bad_orders_are_refused():
+    for changes, words in (
+        ({"order": "lifo"}, "order: 'lifo'; legal: stations, turns, random"),
+        ({"timing": "real"}, "timing: 'real'; legal: slotted, continuous"),
+        (
+            {"timing": "continuous", "order": "turns"},
+            "order: turns; legal with timing = continuous: stations",
+        ),
+    ):
+        with pytest.raises(InputError, match=words):
+            LOADED.replace(**changes)
