@@ -183,8 +183,8 @@ def block_program(shape: Shape, method: Method, metrics: Metrics, whole: bool, t
     Returns:
       A function of ((params, place), seeds, agents), leaves `[blocks, ...]`, where seeds and agents have a
       second axis over lanes, of (physics, episode, tables, first slot) and of the state, to (state, values of
-      tasks): leaves `[blocks, lanes, ...]`, the tasks of an episode in one axis. The state is a `Progress` and
-      what the arrivals carry, at first `start_state`.
+      tasks): leaves `[blocks, lanes, ...]`, the tasks of an episode in one axis. The state is a `Progress`
+      and what the arrivals carry, at first `start_state`.
     """
     scanned = _block_program(shape, method, metrics, whole, training, False)
     if not fusing():
