@@ -362,7 +362,7 @@ class Pairs:
         return ratio_interval(self.ours - self.theirs, self.tasks)
 
     def improvement(self) -> Interval:
-        """How probably the method is better than the baseline on a cluster; where neither is, lower."""
+        """How probably the method is better than the baseline on a cluster, or lower where neither is."""
         if self.column.better == "higher":
             return probability_of_improvement(self.theirs, self.ours)
         return probability_of_improvement(self.ours, self.theirs)

@@ -31,9 +31,9 @@ class TuneResult:
     results: pd.DataFrame
     """One row per combination and seed: the settings, seed, columns of metrics, gap"""
     summary: pd.DataFrame
-    """One row per combination: the settings, `summaries.COUNTS`, each metric of tables per task, the same per
-    episode (makespan_mean_s_per_episode, ...), and of the gaps of the seeds with tasks the mean, percentiles
-    (gap_p50, ...), the largest, and the share within `within`"""
+    """One row per combination: the settings, `summaries.COUNTS`, each metric of tables, per task where that
+    is possible, and then also per episode, with `_per_episode` behind its name; and of the gaps of the seeds
+    with tasks the mean, percentiles (gap_p50, ...), the largest, and the share within `within`"""
     manifest: dict[str, Any]
     missing: int = 0
     """Units that other shards have not computed yet. Where there are some, the rest is empty."""

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from amco_jax.kernel.metrics import PERCENTILES, QUANTILES, as_columns
-from amco_jax.kernel.quantiles import LEVELS, Kept
+
+from amco_jax.metrics import EPISODE_METRICS, LEVELS, as_columns, columns
+from amco_jax.metrics.quantiles import Kept
+
+QUANTILES = "makespan_quantiles_s"
+PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
+NUM_SLOTS = 4
 
 
 def padded(rows: list[np.ndarray], width: int = 12) -> np.ndarray:
