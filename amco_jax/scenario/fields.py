@@ -99,9 +99,9 @@ class Scenario(Parameters):
         clean("arrival_prob", check_number, 0, 1)
         clean("task_size_max", check_number, self.task_size_min)
         clean("density_max", check_number, self.density_min)
-        self._choose_arrivals()
         if self.service is not None:
             _check_items(self, self.service)
+        self._choose_arrivals()
         if self.num_positions > MOST_POSITIONS:
             raise InputError(
                 f"arrivals: up to {self.num_positions} tasks at a base station in a slot; "
