@@ -24,7 +24,7 @@ def attribute_of(field: str, name: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except Exception as error:  # importing runs the user's code, which may raise anything
         reason = next(iter(f"{type(error).__name__}: {error}".splitlines()))
-        raise InputError(f"{field}: '{name}' cannot be imported: {reason}") from error
+        raise InputError(f"{field}: {name!r} cannot be imported: {reason}") from error
     finally:
         sys.path.remove("")
         if "" not in sys.path:  # for what the module imports later; what is installed goes first from here on

@@ -83,7 +83,7 @@ def _capacities(scenario: Scenario) -> Sequence[Any]:
 def _processes(scenario: Scenario) -> Sequence[Any]:
     """Those of the same mean load, N·p tasks per base station and slot; the scenario's own one among them."""
     names: list[Any] = [name for name, kind in PROCESSES.items() if "arrival_prob" in kind.varied]
-    own = scenario.arrivals not in PROCESSES and "arrival_prob" in scenario.process.varied
+    own = isinstance(scenario.arrivals, ArrivalProcess) and "arrival_prob" in scenario.process.varied
     return [*names, scenario.arrivals] if own else names
 
 

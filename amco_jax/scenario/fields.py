@@ -112,9 +112,9 @@ class Scenario(Parameters):
                 f"order: {self.order}; legal with timing = {self.timing}: {ORDERS[0]}, as tasks are then "
                 "served in the order in which they arrive"
             )
-        self._choose_arrivals()
         if self.service is not None:
             _check_items(self, self.service)
+        self._choose_arrivals()
         if self.num_positions > MOST_POSITIONS:
             raise InputError(
                 f"arrivals: up to {self.num_positions} tasks at a base station in a slot; "

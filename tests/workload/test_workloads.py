@@ -5,6 +5,7 @@ Statistical tests are at level 1e-3 each, with fixed seeds.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from scipy import stats
 
 from amco_jax import Execution, InputError, Scenario, get_method, load_scenario, sweep
 from amco_jax.agents.replay import rows_for
-from amco_jax.workload import tables_of, workload_of
+from amco_jax.workload import PROCESSES, Parameters, tables_of, workload_of
 from amco_jax.workload.counts import DRAWS, positions_for, thresholds
 
 LEVEL = 1e-3
@@ -114,6 +115,11 @@ def test_bursts_of_no_intensity_are_poisson():
     even = BURSTY.replace(burst_intensity=1.0, num_slots=20)
     for one, other in zip(*map(jax.tree.leaves, (arrivals(even), arrivals(POISSON))), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_scenarios_hold_the_parameters_of_all_processes():
+    for kind in PROCESSES.values():
+        assert {f.name for f in dataclasses.fields(kind)} <= {f.name for f in dataclasses.fields(Parameters)}
 
 
 def test_all_processes_bring_the_same_load():
