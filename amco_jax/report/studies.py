@@ -112,7 +112,7 @@ def _study(run: SavedRun) -> Study:
             curves.insert(0, "condition", manifest["physics"])
         last = manifest.get("last", min(LAST_EPISODES, manifest["episodes"]))
         results = curves.loc[curves["episode"] >= manifest["episodes"] - last]
-        results = results.drop(columns=["loss", "epsilon"], errors="ignore")
+        results = results.drop(columns=manifest["logs"], errors="ignore")
     if "num_tasks" not in results:
         raise InputError(f"run: {run.directory} has no column num_tasks; legal: results of this version")
     name = run.directory.resolve().name

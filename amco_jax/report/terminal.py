@@ -50,13 +50,13 @@ def print_training(curves: pd.DataFrame, manifest: dict[str, Any]) -> None:
     table = Table(
         title=f"{manifest['method']}: {_ESTIMATES} over {seeds} seeds, {manifest['physics']} physics"
     )
-    for column in ("episode", *SHOWN.values(), "loss", "ε", "servers used"):
+    for column in ("episode", *SHOWN.values(), *manifest["logs"], "servers used"):
         table.add_column(column, justify="right")
     for episode in sorted({round(i * (episodes - 1) / 8) for i in range(9)}):
         rows = curves.loc[curves["episode"] == episode]
         summary = summarise([((), Episodes.of(rows))], (), (*SHOWN, "mean_servers_used"))
         lookup = _per_task(summary, ())
-        others = [np.mean(np.asarray(rows[name])) for name in ("loss", "epsilon")]
+        others = [np.mean(np.asarray(rows[name])) for name in manifest["logs"]]
         others.append(lookup["mean_servers_used",]["mean"])
         intervals = (estimate_text(lookup[metric,]) for metric in SHOWN)
         table.add_row(str(episode), *intervals, *(f"{value:.3g}" for value in others))

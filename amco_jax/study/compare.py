@@ -19,7 +19,7 @@ from amco_jax.stats.summaries import COUNTS, EPISODE, TASK, Pairs, grouped, summ
 from amco_jax.study.engines import Execution
 from amco_jax.study.grid import Cell
 from amco_jax.study.run import Outcome, Reduced, carry_out, check_size
-from amco_jax.study.trainer import CURVES
+from amco_jax.study.trainer import CURVES, logs_of
 
 PAPER_METHODS = ("amcoedge", "smcoedge", "drlcoedge", "randcoedge", "optimal")
 
@@ -29,7 +29,8 @@ class CompareResult:
     """The outcome of a comparison."""
 
     curves: pd.DataFrame
-    """Columns physics, method, seed, episode and `trainer.CURVES`; NaN where a rule has no such number"""
+    """Columns physics, method, seed, episode and `trainer.CURVES`, and what the learners log: NaN where a
+    method does not"""
     final: pd.DataFrame
     """Two rows per physics and method, per task and per episode: `summaries.COUNTS`, and makespan_s, ci_low,
     ci_high over the last episodes; and the reduction of the first method's makespan against this one, seed by
@@ -84,7 +85,7 @@ class Comparison:
                 physics=variant,
                 first_seed=self.first_seed,
                 num_seeds=self.num_seeds,
-                columns=CURVES,
+                columns=(*CURVES, *logs_of(self.chosen)),
                 plays_training=True,
                 plays=() if method.training else tuple(range(first, first + self.episodes)),
                 train_episodes=self.episodes if method.training else 0,
@@ -101,6 +102,7 @@ class Comparison:
             "settings": {
                 m.name: m.training.settings.to_dict() for m in self.chosen if m.training is not None
             },
+            "logs": logs_of(self.chosen),
             "physics": list(self.physics),
             "first_seed": self.first_seed,
             "num_seeds": self.num_seeds,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,14 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from amco_jax.agents.dqn import acting
 from amco_jax.agents.methods import Method
-from amco_jax.agents.replay import rows_for
-from amco_jax.agents.settings import Hyperparameters
 from amco_jax.compile.wide import on_host
 from amco_jax.errors import InputError
 from amco_jax.identity import program_cache
-from amco_jax.kernel.training import Curve, start_training, train_episode
+from amco_jax.kernel.training import Curve, Hyper, start_training, train_episode
 from amco_jax.params import Shape
 from amco_jax.results.checkpoints import Journal, Saved
 from amco_jax.study.blocks import Block, host_blocks, inputs_of, over_blocks, stack_blocks
@@ -36,8 +33,8 @@ CHECKPOINT_SECONDS = 60.0
 TRAINING_BYTES = {"cpu": 2**31, "accelerator": 2**34}
 """Memory for the agents that train side by side."""
 
-CURVES = ("num_tasks", "makespan_mean_s", "miss_rate", "loss", "epsilon", "mean_servers_used")
-"""What is known of each episode of a training"""
+CURVES = ("num_tasks", "makespan_mean_s", "miss_rate", "mean_servers_used")
+"""What is known of each episode of a training, beside what its learner logs"""
 
 
 _COUNTERS = 2**31 - 1
@@ -51,33 +48,20 @@ def check_training(cell: Cell) -> list[str]:
       InputError: nothing can be learnt at all, or the training is too long for its counters.
     """
     cell.scenario.check_training()
-    scenario, settings, episodes, method = cell.scenario, cell.settings, cell.train_episodes, cell.method.name
-    if scenario.num_slots < 2:
-        raise InputError(
-            f"num_slots: {scenario.num_slots}; legal for training {method}: at least 2, since the tasks of "
-            "an episode's first slot are never stored"
-        )
-    slots = episodes * scenario.num_slots
-    each = max(scenario.num_positions, settings.learn_repeats)
-    if slots * each > _COUNTERS:
+    scenario, episodes, learner = cell.scenario, cell.train_episodes, cell.method.require_training()
+    found = learner.check_training(scenario, episodes, cell.method.name)
+    each = max(scenario.num_positions, learner.max_rounds)
+    if episodes * scenario.num_slots * each > _COUNTERS:
         raise InputError(
             f"episodes: {episodes} of {scenario.num_slots} slots with up to {each} tasks or learning steps; "
             f"legal for training: at most {_COUNTERS // (each * scenario.num_slots)} such episodes"
         )
-    found = []
-    due = slots // settings.learn_interval - min(settings.learn_after, slots) // settings.learn_interval
-    if due == 0:
-        found.append(
-            f"{method} makes no learning step: its training has {slots} slots, learn_after is "
-            f"{settings.learn_after} and learn_interval {settings.learn_interval}."
-        )
-    stored = scenario.count_moments[0] * (scenario.num_slots - 1) * episodes
-    if stored < 1:
-        found.append(
-            f"{method} has hardly anything to learn from: over the whole training {stored:.2g} tasks are "
-            "stored at a base station on average."
-        )
     return found
+
+
+def logs_of(methods: Iterable[Method]) -> list[str]:
+    """What the learners of some methods log, each name once."""
+    return list(dict.fromkeys(name for m in methods if m.training is not None for name in m.training.logs))
 
 
 class Trainer:
@@ -90,16 +74,17 @@ class Trainer:
         """Make new agents.
 
         Args:
-          cells: cells that are alike; their settings agree in the widths and the batch size of the method.
+          cells: cells that are alike; their learners are equal but for settings that are not static.
           chunk: the blocks to train.
           size: the number of blocks with padding.
         """
         first = cells[0]
-        rows = replay_rows(cells, [block.cell for block in chunk])
+        rows = memory_rows(cells, [block.cell for block in chunk])
         inputs = inputs_of([cell.scenario for cell in cells], (block.cell for block in chunk), shape)
         traced = {cell: (own, hyper(cells[cell])) for cell, own in inputs.cells.items()}
         self.episode = 0
         self._episodes, self._chunk = first.train_episodes, chunk
+        self._columns = (*CURVES, *logs_of([first.method]))
         self._programs = _programs(shape, first.method, rows)
         self._physics, self._tables = first.row, inputs.tables
         (self._params, self._hyper), self._seeds = stack_blocks(chunk, size, LANES, traced)
@@ -134,18 +119,18 @@ class Trainer:
           journal: keeps the checkpoints.
 
         Returns:
-          The columns `CURVES`, each `[blocks, LANES, episodes]` on the host.
+          The columns `CURVES` and those of `logs_of`, each `[blocks, LANES, episodes]` on the host.
         """
         lanes = len(self._chunk) * LANES
-        curves = {name: np.zeros((len(self._chunk), LANES, 0), _dtype(name)) for name in CURVES}
+        curves = {name: np.zeros((len(self._chunk), LANES, 0), _dtype(name)) for name in self._columns}
         if journal is not None and (saved := journal.load(name, (self.state, curves))) is not None:
             self.state, self.episode, curves = saved.state, saved.episode, saved.curves
             tell(self.episode * lanes)
         due = time.monotonic() + CHECKPOINT_SECONDS
         while self.episode < self._episodes:
             part = curve_columns(self.advance(min(SEGMENT, self._episodes - self.episode)))
-            curves = {column: np.concatenate([curves[column], part[column]], axis=-1) for column in CURVES}
-            tell(part["loss"].shape[-1] * lanes)
+            curves = {name: np.concatenate([curves[name], part[name]], axis=-1) for name in self._columns}
+            tell(part["num_tasks"].shape[-1] * lanes)
             if journal is not None and time.monotonic() >= due and self.episode < self._episodes:
                 journal.save(name, Saved(self.episode, self.state, curves))
                 due = time.monotonic() + CHECKPOINT_SECONDS
@@ -158,7 +143,7 @@ class Trainer:
 
 
 def curve_columns(curves: Curve) -> dict[str, np.ndarray]:
-    """The columns `CURVES` of episodes, over the tasks that arrived; NaN where there was none."""
+    """The columns `CURVES` of episodes, over the tasks that arrived, NaN where there was none; and the logs."""
     curves = on_host(curves)
     count = np.asarray(curves.totals.num_tasks, np.int64)
     tasks = np.where(count > 0, count, np.nan)
@@ -166,37 +151,33 @@ def curve_columns(curves: Curve) -> dict[str, np.ndarray]:
         "num_tasks": count,
         "makespan_mean_s": curves.totals.makespan / tasks,
         "miss_rate": curves.totals.missed / tasks,
-        "loss": curves.loss,
-        "epsilon": curves.epsilon,
         "mean_servers_used": curves.totals.servers_used / tasks,
     }
-    return {name: np.asarray(columns[name], _dtype(name)) for name in CURVES}
+    return {name: np.asarray(values, _dtype(name)) for name, values in (columns | curves.logs).items()}
 
 
 def _dtype(column: str) -> type:
     return np.int64 if column == "num_tasks" else np.float64
 
 
-def hyper(cell: Cell) -> Hyperparameters:
-    """The traced part of a cell's settings."""
-    return cell.settings.traced(rows_for(cell.settings.replay_capacity, cell.scenario))
+def hyper(cell: Cell) -> Hyper:
+    """What programs take of a cell's settings."""
+    return Hyper(cell.settings.traced(), np.int32(_memory(cell)))
 
 
-def replay_rows(cells: Sequence[Cell], used: Sequence[int]) -> int:
-    """Rows of a replay that suit all of the cells, and no more than are ever written."""
-    return max(
-        min(
-            rows_for(c.settings.replay_capacity, c.scenario),
-            max(c.train_episodes * (c.scenario.num_slots - 1), 1),
-        )
-        for c in (cells[i] for i in used)
-    )
+def memory_rows(cells: Sequence[Cell], used: Sequence[int]) -> int:
+    """Rows of memory that suit all of the cells."""
+    return max(_memory(cells[i]) for i in used)
+
+
+def _memory(cell: Cell) -> int:
+    return cell.method.require_training().memory(cell.scenario, cell.train_episodes)
 
 
 def state_bytes(cells: Sequence[Cell], shape: Shape) -> int:
     """Bytes of the state of one seed's training, for the cells of a shape."""
     used = [i for i, c in enumerate(cells) if c.scenario.num_servers == shape.num_servers]
-    rows, first = replay_rows(cells, used), hyper(cells[used[0]])
+    rows, first = memory_rows(cells, used), hyper(cells[used[0]])
     state = jax.eval_shape(
         lambda seed: start_training(shape, cells[0].method, first, rows, seed),
         jax.ShapeDtypeStruct((), np.uint32),
@@ -217,6 +198,8 @@ class _Programs(NamedTuple):
 
 @program_cache(32, lambda shape, method, rows: (method.policy, method.allocator))
 def _programs(shape: Shape, method: Method, rows: int) -> _Programs:
+    learner = method.require_training().static()
+
     def start(blocked, _, __):
         _, hyper, seeds = blocked
         return jax.vmap(lambda seed: start_training(shape, method, hyper, rows, seed))(seeds)
@@ -235,13 +218,12 @@ def _programs(shape: Shape, method: Method, rows: int) -> _Programs:
             state, curve = jax.vmap(one)(seeds, state)
             return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), curves, curve)
 
-        empty = jax.tree.map(
-            lambda x: jnp.broadcast_to(x, (SEGMENT, *seeds.shape)), Curve.zero(params.capacity.dtype)
-        )
+        zero = Curve.zero(learner.logs, params.capacity.dtype)
+        empty = jax.tree.map(lambda x: jnp.broadcast_to(x, (SEGMENT, *seeds.shape)), zero)
         return lax.fori_loop(0, episodes, episode, (state, empty))
 
     def agents(blocked, _, __):
         (params, _), hyper, state = blocked
-        return jax.vmap(jax.vmap(lambda learner: acting(hyper, params, learner).weights))(state.learner)
+        return jax.vmap(jax.vmap(lambda learnt: learner.deployed(hyper.settings, params, learnt)))(state.learnt)
 
     return _Programs(over_blocks(start), over_blocks(advance), over_blocks(agents))
