@@ -43,7 +43,7 @@ class PPOSettings(Settings):
     """Widths of the hidden layers, of the policy and of the value network"""
     leak: float = setting(0.3, 0, 1, static=True)
     """Slope of the hidden units below 0"""
-    rollout_slots: int = setting(50, 1, 10**6, static=True)
+    rollout_slots: int = setting(60, 1, 10**6, static=True)
     """Slots between learning steps; an agent learns from the tasks of all of them, once"""
     batch_size: int = setting(256, 1, 65536, static=True)
     """Tasks in a minibatch, drawn from the rollout with replacement"""
