@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,8 @@ from amco_jax.agents.settings import Settings
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key
 from amco_jax.scenario import Scenario
+
+Own = TypeVar("Own", bound="Learner")
 
 
 @jax.tree_util.register_dataclass
@@ -115,6 +117,7 @@ class Learner(abc.ABC):
 
     def check(self, num_servers: int) -> None:
         """Raise InputError where the agents cannot handle a fleet of that size."""
+        return
 
     def check_training(self, scenario: Scenario, episodes: int, name: str) -> list[str]:
         """Why the agents of a training may end as they began, one sentence each; mostly none.
@@ -196,12 +199,12 @@ class Learner(abc.ABC):
     def decide(self, agent: Any, seen: Observation) -> Bool[Array, "max_tasks num_servers"]:
         """The sets that a trained agent selects, without exploration."""
 
-    def static(self) -> Self:
+    def static(self: Own) -> Own:
         """The learner as programs are told apart by it: equal for all that one program can train."""
         return dataclasses.replace(self, settings=self.settings.static(), episodes=0)
 
     def policy(self) -> Policy:
-        """The policy of trained agents; the view's `agent` is what they deploy, leaves `[num_servers, ...]`."""
+        """The policy of trained agents, whose view's `agent` has leaves `[num_servers, ...]`."""
         return per_slot(_Deployed(self.static()))
 
 
@@ -217,13 +220,16 @@ class _Deployed:
 
 
 def over_stations(backlog: Float[Array, " num_servers"], function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function(agent, seen, ...)` for all base stations: of agents, sizes and more, leaves `[num_servers, ...]`."""
+    """`function(state, seen, ...)` of one agent, as a function for all base stations.
+
+    In place of `seen` it takes sizes; all that it takes has leaves `[num_servers, ...]`.
+    """
     local = jnp.eye(backlog.shape[0], dtype=bool)
 
-    def mapped(agents: Any, sizes: Array, *others: Any) -> Any:
-        def of_station(agent: Any, size: Array, own: Array, *others: Any) -> Any:
-            return function(agent, Observation(size, backlog, own), *others)
+    def mapped(states: Any, sizes: Array, *others: Any) -> Any:
+        def of_station(state: Any, size: Array, own: Array, *others: Any) -> Any:
+            return function(state, Observation(size, backlog, own), *others)
 
-        return jax.vmap(of_station)(agents, sizes, local, *others)
+        return jax.vmap(of_station)(states, sizes, local, *others)
 
     return mapped

@@ -66,7 +66,7 @@ class Method:
     def __post_init__(self):
         if self.training is not None:
             if not isinstance(self.training, Learner):
-                raise InputError(f"training: {name_of(self.training)}; legal: an object of a class of Learner")
+                raise InputError(f"training: {name_of(self.training)}; legal: an amco_jax.Learner")
             learnt = self.training.policy()
             if self.policy not in (None, learnt):
                 raise InputError(f"policy: {name_of(self.policy.function)}; legal with training: none")

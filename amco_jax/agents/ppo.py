@@ -33,7 +33,7 @@ _FIRST_LOGITS = 0.01
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PPOSettings(Settings):
-    """Everything that can be set about PPO over sets; the defaults were found by the search in docs/methods.md.
+    """Everything that can be set about PPO over sets; docs/methods.md tells how the defaults were found.
 
     Raises:
       InputError: a setting of the wrong type or out of its legal range.
@@ -47,7 +47,7 @@ class PPOSettings(Settings):
     """Slots between learning steps; an agent learns from the tasks of all of them, once"""
     batch_size: int = setting(256, 1, 65536, static=True)
     """Tasks in a minibatch, drawn from the rollout with replacement"""
-    updates: int = setting(20, 1, 10**5)
+    updates: int = setting(10, 1, 10**5)
     """Minibatches in a learning step, an update of the networks each"""
     learning_rate: float = setting(3e-3, 0, 1e3)
     learning_rate_decay: float = setting(0.0, 0, 1e3)
@@ -203,13 +203,12 @@ class PPO(Learner):
             step = settings.learning_rate / (1 + settings.learning_rate_decay * learnt.updates)
             moved = jax.tree.map(lambda w, d: w - step * d, networks, direction)
             logs = jax.tree.map(lambda total, new: total + new / settings.updates, logs, told)
-            return Learnt(*moved, optimiser, learnt.updates + 1), logs
+            return Learnt(moved[0], moved[1], optimiser, learnt.updates + 1), logs
 
         nothing = dict.fromkeys(self.step_logs, jnp.zeros((), size.dtype))
-        updated = lax.fori_loop(0, settings.updates, update, (learnt, nothing))
-        made = count > 0
-        kept = jax.tree.map(lambda new, old: jnp.where(made, new, old), updated, (learnt, nothing))
-        return *kept, made
+        updated, made = lax.fori_loop(0, settings.updates, update, (learnt, nothing)), count > 0
+        learnt, logs = jax.tree.map(lambda new, old: jnp.where(made, new, old), updated, (learnt, nothing))
+        return learnt, logs, made
 
     def deployed(self, settings: PPOSettings, params: Params, learnt: Learnt) -> Weights:
         return self.acting(settings, params, learnt)
@@ -242,27 +241,27 @@ def _bounded(logits: Array) -> Array:
 
 
 def log_probability(
-    logits: Float[Array, "num_servers *tasks"], selected: Bool[Array, "num_servers *tasks"]
-) -> Float[Array, "*tasks"]:
+    logits: Float[Array, "num_servers tasks"], selected: Bool[Array, "num_servers tasks"]
+) -> Float[Array, " tasks"]:
     """log P(S) = Σ_{i∈S} l_i - A, for a set that is not empty."""
     return jnp.sum(jnp.where(selected, logits, 0), axis=0) - _log_partition(logits)
 
 
-def _log_partition(logits: Float[Array, "num_servers *tasks"]) -> Float[Array, "*tasks"]:
+def _log_partition(logits: Float[Array, "num_servers tasks"]) -> Float[Array, " tasks"]:
     """A = log(Π_i (1 + exp l_i) - 1)."""
     whole = jnp.sum(jax.nn.softplus(logits), axis=0)
     return whole + jnp.log(-jnp.expm1(-whole))
 
 
-def entropy(logits: Float[Array, "num_servers *tasks"]) -> Float[Array, "*tasks"]:
+def entropy(logits: Float[Array, "num_servers tasks"]) -> Float[Array, " tasks"]:
     """-Σ_S P(S) log P(S) = A - Σ_i l_i P(i ∈ S), over the sets that are not empty."""
     share = jax.nn.sigmoid(logits) / -jnp.expm1(-jnp.sum(jax.nn.softplus(logits), axis=0))
     return _log_partition(logits) - jnp.sum(logits * share, axis=0)
 
 
 def draw(
-    logits: Float[Array, "num_servers *tasks"], uniforms: Float[Array, "num_servers *tasks"]
-) -> Bool[Array, "num_servers *tasks"]:
+    logits: Float[Array, "num_servers tasks"], uniforms: Float[Array, "num_servers tasks"]
+) -> Bool[Array, "num_servers tasks"]:
     """A set from the policy: server by server, each under the condition that the set will not be empty."""
     plain = jax.nn.sigmoid(logits)
     # P(no server from i on): until there is one in the set, the others must yield one.
@@ -277,9 +276,9 @@ def draw(
     return jnp.stack(chosen)
 
 
-def most_probable(logits: Float[Array, "num_servers *tasks"]) -> Bool[Array, "num_servers *tasks"]:
+def most_probable(logits: Float[Array, "num_servers tasks"]) -> Bool[Array, "num_servers tasks"]:
     """The most probable set: the servers of positive logit, or where there is none, the first of largest."""
-    best = jnp.arange(logits.shape[0]).reshape(-1, *[1] * (logits.ndim - 1)) == jnp.argmax(logits, axis=0)
+    best = jnp.arange(logits.shape[0])[:, None] == jnp.argmax(logits, axis=0)
     return (logits > 0) | best
 
 
@@ -308,9 +307,7 @@ def advantages(
     """
     own = reward - value
     count = _row_sums(present.astype(value.dtype))
-    mean_own, mean_value = (
-        _row_sums(jnp.where(present, x, 0)) / jnp.maximum(count, 1) for x in (own, value)
-    )
+    mean_own, mean_value = (_row_sums(jnp.where(present, x, 0)) / jnp.maximum(count, 1) for x in (own, value))
     ends = last.at[-1].set(True)
 
     def backwards(later: tuple[Array, Array], row: Any) -> tuple[tuple[Array, Array], Array]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from amco_jax.errors import InputError, check_number, check_whole
+
+Own = TypeVar("Own", bound="Settings")
 
 _MOST = 10**9
 
@@ -46,7 +48,7 @@ class Settings:
             value = getattr(self, field.name)
             object.__setattr__(self, field.name, _checked(field, value))
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self: Own, **changes: Any) -> Own:
         """A copy with some settings changed.
 
         Raises:
@@ -58,12 +60,12 @@ class Settings:
                 raise InputError(f"settings: unknown field '{name}'; legal fields: {', '.join(legal)}")
         return dataclasses.replace(self, **changes)
 
-    def traced(self) -> Self:
+    def traced(self: Own) -> Own:
         """The settings as programs take them: NumPy scalars of 32 bits in place of what is not static."""
         dtypes = {int: np.int32, float: np.float32, bool: np.bool_}
         return jax.tree.map(lambda value: dtypes[type(value)](value), self)
 
-    def static(self) -> Self:
+    def static(self: Own) -> Own:
         """What is static of the settings, hashable; the others are None, so that no program can use them."""
         return jax.tree.map(lambda _: None, self)
 
@@ -81,7 +83,7 @@ class Settings:
         return leaves, tuple(kept)
 
     @classmethod
-    def _unflatten(cls, kept: tuple[Any, ...], leaves: Any) -> Self:
+    def _unflatten(cls, kept: tuple[Any, ...], leaves: Any) -> Any:
         made = object.__new__(cls)  # without the checks, which only what users give can pass
         for static, values in ((False, leaves), (True, kept)):
             for name, value in zip(cls._names(static), values, strict=True):

@@ -41,8 +41,8 @@ class Hyper(NamedTuple):
 
     settings: Any
     """From `Settings.traced`"""
-    memory: Int[Array, ""]
-    """From `Learner.memory`"""
+    memory: Any
+    """From `Learner.memory`, int32"""
 
 
 @jax.tree_util.register_dataclass
@@ -116,18 +116,14 @@ def train_episode(
         coming = _first_sizes(params, workload, t + 1, num_servers)
 
         def observe(memory, seen, action, reward, next_size):
-            return learner.observe(
-                context, memory, Experience(seen, action, reward, next_size, next_backlog)
-            )
+            return learner.observe(context, memory, Experience(seen, action, reward, next_size, next_backlog))
 
         memory = over_stations(backlog, observe)(state.memory, sizes, action, served.decisions, coming)
 
         def learn_once(repeat, changed):
             learnt, _, (sums, steps) = changed
             keys = fold_in(fold_in(fold_in(draws, t), repeat), stations)
-            learnt, logs, made = jax.vmap(lambda *given: learner.learn(context, *given))(
-                learnt, memory, keys
-            )
+            learnt, logs, made = jax.vmap(lambda *given: learner.learn(context, *given))(learnt, memory, keys)
             sums = {name: sums[name].add(jnp.sum(logs[name])) for name in learner.step_logs}
             return learnt, acting_of(learnt), (sums, steps.add(jnp.sum(made, dtype=jnp.int32)))
 

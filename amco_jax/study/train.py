@@ -113,8 +113,8 @@ def train(
 
     Args:
       method: a trained method; `Method.with_settings` changes how it learns.
-      seeds: number of seeds; each has densities, arrivals, initial weights and draws of its own for acting and
-        learning.
+      seeds: number of seeds; each has densities, arrivals, initial weights, and draws for acting and
+        learning of its own.
       episodes: by default those of the published run.
       scenario: by default the published setting.
       physics: `unified`, or `published` for the method's own published code.

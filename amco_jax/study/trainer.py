@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -143,7 +144,7 @@ class Trainer:
 
 
 def curve_columns(curves: Curve) -> dict[str, np.ndarray]:
-    """The columns `CURVES` of episodes, over the tasks that arrived, NaN where there was none; and the logs."""
+    """The columns `CURVES` of episodes, over the tasks that arrived, NaN without any; and the logs."""
     curves = on_host(curves)
     count = np.asarray(curves.totals.num_tasks, np.int64)
     tasks = np.where(count > 0, count, np.nan)
@@ -224,6 +225,7 @@ def _programs(shape: Shape, method: Method, rows: int) -> _Programs:
 
     def agents(blocked, _, __):
         (params, _), hyper, state = blocked
-        return jax.vmap(jax.vmap(lambda learnt: learner.deployed(hyper.settings, params, learnt)))(state.learnt)
+        of_agent = partial(learner.deployed, hyper.settings, params)
+        return jax.vmap(jax.vmap(of_agent))(state.learnt)
 
     return _Programs(over_blocks(start), over_blocks(advance), over_blocks(agents))

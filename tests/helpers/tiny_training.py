@@ -52,9 +52,9 @@ COLUMNS = [
     "num_tasks",
     "makespan_mean_s",
     "miss_rate",
+    "mean_servers_used",
     "loss",
     "epsilon",
-    "mean_servers_used",
 ]
 
 
