@@ -32,6 +32,7 @@ CONTENTS = """
 docs/methods
 docs/model
 docs/adding-a-policy
+docs/adding-a-learner
 docs/workloads
 docs/files
 docs/reports
