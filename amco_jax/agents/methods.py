@@ -69,7 +69,7 @@ class Method:
                 raise InputError(f"training: {name_of(self.training)}; legal: an amco_jax.Learner")
             learnt = self.training.policy()
             if self.policy not in (None, learnt):
-                raise InputError(f"policy: {name_of(self.policy.function)}; legal with training: none")
+                raise InputError("policy: one beside a learner; legal with training: none")
             object.__setattr__(self, "policy", learnt)
         if not isinstance(self.policy, Policy):
             raise InputError(
