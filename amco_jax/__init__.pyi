@@ -1,5 +1,9 @@
 # The public names, each declared once: one line per name, which imports it under the same name to export it.
 
+from .agents.learner import Context as Context
+from .agents.learner import Experience as Experience
+from .agents.learner import Learner as Learner
+from .agents.learner import Observation as Observation
 from .agents.methods import METHODS as METHODS
 from .agents.methods import Method as Method
 from .agents.methods import get_method as get_method
@@ -9,7 +13,9 @@ from .agents.policy import SlotView as SlotView
 from .agents.policy import TaskView as TaskView
 from .agents.policy import per_slot as per_slot
 from .agents.policy import per_task as per_task
+from .agents.qlearning import QSettings as QSettings
 from .agents.settings import Settings as Settings
+from .agents.settings import setting as setting
 from .alloc import ALLOCATORS as ALLOCATORS
 from .alloc import cwa as cwa
 from .alloc import hecwa as hecwa

@@ -27,7 +27,7 @@ class Stream(enum.IntEnum):
     POLICY = 3
     INIT = 4
     EXPLORATION = 5
-    REPLAY = 6
+    LEARNING = 6
     COUNT = 7
     BURST = 8
     TRACE = 9

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from amco_jax.agents.replay import empty_replay, rows_for, sample, store
+from amco_jax.agents.qlearning.replay import empty_replay, rows_for, sample, store
 from amco_jax.scenario import Scenario
 
 SEEDS, SLOTS, REPEATS = 8, 40, 3
@@ -27,7 +27,7 @@ def total(tree: Any) -> jax.Array:
 
 
 def ours(replay: Any, t: jax.Array, size: jax.Array, key: jax.Array) -> Any:
-    """One slot of one agent through `agents/replay.py`."""
+    """One slot of one agent through `agents/qlearning/replay.py`."""
     replay = store(replay, jnp.bool_(True), t, TASKS, size, jnp.float32(0), BACKLOG, BACKLOG, size, -size)  # pyright: ignore
     uniforms = jax.random.uniform(jax.random.wrap_key_data(key), (BATCH,))
     batch, _ = sample(replay, t, rows_for(CAPACITY, SCENARIO), TASKS, CAPACITY, uniforms)  # pyright: ignore
@@ -84,5 +84,5 @@ def microseconds(slot: Any, empty: Any) -> float:
 if __name__ == "__main__":
     zero = jnp.float32(0)
     replay = empty_replay(rows_for(CAPACITY, SCENARIO), TASKS, AGENTS, zero, jnp.float32)
-    print(f"agents/replay.py: {microseconds(ours, replay):.1f} µs per slot and agent")
+    print(f"agents/qlearning/replay.py: {microseconds(ours, replay):.1f} µs per slot and agent")
     print(f"flashbax: {microseconds(theirs, BUFFER.init(item(zero, zero))):.1f} µs per slot and agent")

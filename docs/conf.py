@@ -33,6 +33,7 @@ docs/methods
 docs/model
 docs/adding-a-policy
 docs/metrics
+docs/adding-a-learner
 docs/workloads
 docs/files
 docs/reports

@@ -16,9 +16,10 @@ from amco_jax.agents.actions import (
     partners,
     sets_of,
 )
-from amco_jax.agents.dqn import DQN, greedy_policy
+from amco_jax.agents.learner import Learner
 from amco_jax.agents.policy import Policy, per_task
-from amco_jax.agents.settings import Settings
+from amco_jax.agents.ppo import PPO
+from amco_jax.agents.qlearning import QLearning, QSettings
 from amco_jax.alloc import ALLOCATORS, Allocator, cwa
 from amco_jax.env import CONSERVING, UNIFIED, Physics
 from amco_jax.errors import InputError, check_choice, check_list
@@ -42,49 +43,42 @@ PHYSICS = ("unified", "published", "conserving")
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
-    """How a method learns its policy."""
-
-    actions: Callable[[int], ActionSpace]
-    """The action space for a number of servers"""
-    settings: Settings
-    episodes: int
-    """Of the published run"""
-
-    def __post_init__(self):
-        object.__setattr__(self, "actions", hashable("actions", self.actions))
-
-    @property
-    def dqn(self) -> DQN:
-        """The agents."""
-        return DQN(self.actions, self.settings.hidden, self.settings.batch_size, self.settings.leak)
-
-
-@dataclasses.dataclass(frozen=True)
 class Method:
-    """A way to decide: stage 1 (policy) and stage 2 (allocator)."""
+    """A way to decide: stage 1, a policy that is given or learnt, and stage 2, an allocator.
+
+    Raises:
+      InputError: neither a policy nor a learner, both, or an allocator that cannot be called.
+    """
 
     name: str
-    policy: Policy
+    policy: Policy = None  # pyright: ignore[reportAssignmentType]  # in a made method it is never None
+    """Left out where it is learnt: then it is the learner's"""
     allocator: Allocator = cwa
     _: dataclasses.KW_ONLY
     published: Physics = UNIFIED
     """The row for the `published` variant: what the method's own published code does"""
     max_servers: int | None = None
     """Largest fleet that a rule can handle"""
-    training: Training | None = dataclasses.field(default=None, compare=False)
-    """None for rules. What it changes in the program is in the policy, so that methods that differ in the
-    traced part of the settings alone share a compilation."""
+    training: Learner | None = dataclasses.field(default=None, compare=False)
+    """The learner and its settings; None for rules. What it changes in the program is in the policy, so that
+    methods that differ in the traced part of the settings alone share a compilation."""
 
     def __post_init__(self):
+        if self.training is not None:
+            if not isinstance(self.training, Learner):
+                raise InputError(f"training: {name_of(self.training)}; legal: an amco_jax.Learner")
+            learnt = self.training.policy()
+            if self.policy not in (None, learnt):
+                raise InputError("policy: one beside a learner; legal with training: none")
+            object.__setattr__(self, "policy", learnt)
         if not isinstance(self.policy, Policy):
             raise InputError(
                 f"policy: {name_of(self.policy)}; legal: per_task or per_slot of a function that chooses sets"
             )
         object.__setattr__(self, "allocator", hashable("allocator", self.allocator))
 
-    def require_training(self) -> Training:
-        """How the method learns.
+    def require_training(self) -> Learner:
+        """The learner.
 
         Raises:
           InputError: the method is a rule.
@@ -93,20 +87,15 @@ class Method:
             raise InputError(f"method: {self.name} is a rule; legal: {', '.join(TRAINED)}")
         return self.training
 
-    @property
-    def dqn(self) -> DQN:
-        """The agents of a trained method; InputError where the method is a rule."""
-        return self.require_training().dqn
-
     def with_settings(self, **changes: Any) -> Method:
         """The method trained with other settings.
 
         Raises:
           InputError: the method is a rule, or the settings are bad.
         """
-        training = self.require_training()
-        training = dataclasses.replace(training, settings=training.settings.replace(**changes))
-        return dataclasses.replace(self, policy=greedy_policy(training.dqn), training=training)
+        learner = self.require_training()
+        learner = dataclasses.replace(learner, settings=learner.settings.replace(**changes))
+        return dataclasses.replace(self, policy=None, training=learner)
 
     def with_allocator(self, allocator: str) -> Method:
         """The method with another allocator, and its name behind the method's own.
@@ -135,18 +124,18 @@ class Method:
                 f"num_servers: {num_servers}; legal for the method {self.name}: at most {self.max_servers}"
             )
         if self.training is not None:
-            self.training.actions(num_servers)
+            self.training.check(num_servers)
 
 
-def _trained(
+def _q_learning(
     name: str,
     actions: Callable[[int], ActionSpace],
     episodes: int,
-    settings: Settings,
+    settings: QSettings,
     published: Physics = UNIFIED,
 ) -> Method:
-    training = Training(actions, settings, episodes)
-    return Method(name, greedy_policy(training.dqn), published=published, training=training)
+    learner = QLearning(actions=actions, settings=settings, episodes=episodes)
+    return Method(name, published=published, training=learner)
 
 
 def trained_method(
@@ -164,17 +153,17 @@ def trained_method(
       actions: the action space for a number of servers; a function, so that equal methods share programs.
       episodes: of training, unless another number is asked for.
       allocator: by name.
-      settings: fields of `Settings`; the others are AMCoEdge's, published.
+      settings: fields of `QSettings`; the others are AMCoEdge's, published.
 
     Raises:
       InputError: an unknown allocator or setting, or a value out of range.
     """
-    method = _trained(name, actions, episodes, Settings().replace(**settings))
+    method = _q_learning(name, actions, episodes, QSettings().replace(**settings))
     return dataclasses.replace(method, allocator=get_allocator(allocator))
 
 
-_AEQN = Settings()
-_PAIR = Settings(hidden=(20, 20), init_std=0.5, replay_capacity=1024, target_interval=200)
+_AEQN = QSettings()
+_PAIR = QSettings(hidden=(20, 20), init_std=0.5, replay_capacity=1024, target_interval=200)
 
 _STABLE = {
     "leak": 0.3,
@@ -193,13 +182,14 @@ _STABLE = {
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        _trained("amcoedge", nonempty_sets, 500, _AEQN),
-        _trained("smcoedge", sets_of(3), 300, _PAIR, _SMC),
-        _trained("drlcoedge", partners, 400, _PAIR, _DRL),
-        _trained("amcoedge-stable", nonempty_sets, 300, _AEQN.replace(**_STABLE)),
-        _trained("smcoedge-stable", sets_of(3), 300, _PAIR.replace(**_STABLE), _SMC),
-        _trained("drlcoedge-stable", partners, 300, _PAIR.replace(**_STABLE), _DRL),
-        _trained("amcoedge-factorised", Factorised, 300, _AEQN.replace(**_STABLE)),
+        _q_learning("amcoedge", nonempty_sets, 500, _AEQN),
+        _q_learning("smcoedge", sets_of(3), 300, _PAIR, _SMC),
+        _q_learning("drlcoedge", partners, 400, _PAIR, _DRL),
+        _q_learning("amcoedge-stable", nonempty_sets, 300, _AEQN.replace(**_STABLE)),
+        _q_learning("smcoedge-stable", sets_of(3), 300, _PAIR.replace(**_STABLE), _SMC),
+        _q_learning("drlcoedge-stable", partners, 300, _PAIR.replace(**_STABLE), _DRL),
+        _q_learning("amcoedge-factorised", Factorised, 300, _AEQN.replace(**_STABLE)),
+        Method("ppo-sets", training=PPO()),
         Method("randcoedge", per_task(rules.random_pair), published=_RAND),
         Method("local", per_task(rules.local_only)),
         Method("all-servers", per_task(rules.all_servers)),
@@ -262,8 +252,8 @@ def _named_method(name: str) -> Method:
     if match := re.fullmatch(r"best-([1-9]\d{0,5})(-local)?", name):
         return Method(name, per_task(rules.best(int(match[1]), match[2] is not None)), published=_OPTIMAL)
     if match := re.fullmatch(r"(smcoedge(?:-stable)?)-([1-9]\d?)", name):
-        training = METHODS[match[1]].require_training()
-        return _trained(name, sets_of(int(match[2])), training.episodes, training.settings, _SMC)
+        learner = dataclasses.replace(METHODS[match[1]].require_training(), actions=sets_of(int(match[2])))
+        return Method(name, published=_SMC, training=learner)
     if name not in METHODS:
         legal = f"{', '.join(METHODS)}, fastest-k, best-k, best-k-local, smcoedge-k, smcoedge-stable-k"
         raise InputError(f"method: {name!r}; legal: {legal}, and with +allocator")

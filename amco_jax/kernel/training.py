@@ -1,4 +1,4 @@
-"""The one training loop: act, simulate, store, learn, slot by slot, for every trained method.
+"""The one training loop: act, simulate, observe, learn, slot by slot, for every learner.
 
 Written for one seed; callers vmap it. Counters of slots and rows come from the loops themselves, the same
 for all seeds: a batched counter would make every slot learn and throw the result away.
@@ -7,7 +7,6 @@ for all seeds: a batched counter would make every slot learn and throw the resul
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,26 +14,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt32
 
-from amco_jax.agents.dqn import (
-    Acting,
-    Learner,
-    acting,
-    explore,
-    greedy,
-    greedy_probability,
-    init,
-    input_scale,
-    learn,
-)
+from amco_jax.agents.learner import Context, Experience, over_stations
 from amco_jax.agents.methods import Method
-from amco_jax.agents.replay import Replay, empty_replay, sample, store
-from amco_jax.agents.settings import Hyperparameters
 from amco_jax.compile.wide import Wide
 from amco_jax.env import Backlog, Decision, Physics
 from amco_jax.kernel import slot_step, tasks_of_slot
 from amco_jax.metrics import CURVE_METRICS, Metrics, Sums, add_slot, none_of_slots
 from amco_jax.params import Params, Shape
-from amco_jax.random import Stream, fold_in, stream, uniform
+from amco_jax.random import Stream, fold_in, stream
 from amco_jax.workload import Tables, Workload, workload_of
 
 FIRST_TRAINING_EPISODE = 1
@@ -44,8 +31,19 @@ FIRST_TRAINING_EPISODE = 1
 class TrainingState(NamedTuple):
     """All agents of one seed: leaves `[num_servers, ...]`."""
 
-    learner: Learner
-    replay: Replay
+    learnt: Any
+    """Changed by learning alone"""
+    memory: Any
+    """Changed by what happens alone"""
+
+
+class Hyper(NamedTuple):
+    """What a training takes of its settings, traced, so that a whole sweep of them is one program."""
+
+    settings: Any
+    """From `Settings.traced`"""
+    memory: Any
+    """From `Learner.memory`, int32"""
 
 
 @jax.tree_util.register_dataclass
@@ -55,32 +53,23 @@ class Curve:
 
     totals: Sums
     """By the name of the metric"""
-    loss: Float[Array, ""]
-    """Mean over agents and learning steps; NaN where none was made"""
-    epsilon: Float[Array, ""]
-    """Probability of the greedy action at the end of the episode"""
+    logs: dict[str, Float[Array, ""]]
+    """Means over agents, and where it is so logged over learning steps, by `Learner.logs`; NaN over none"""
 
     @classmethod
-    def zero(cls, num_servers: int, dtype: Any, metrics: Metrics) -> Curve:
+    def zero(cls, num_servers: int, dtype: Any, metrics: Metrics, logs: tuple[str, ...]) -> Curve:
         """The curve of an episode that has not been trained yet."""
         none = jnp.zeros((), dtype)
-        return cls(none_of_slots(metrics, num_servers, dtype), none, none)
+        return cls(none_of_slots(metrics, num_servers, dtype), dict.fromkeys(logs, none))
 
 
 def start_training(
-    shape: Shape, method: Method, hyper: Hyperparameters, rows: int, seed: UInt32[Array, ""]
+    shape: Shape, method: Method, hyper: Hyper, rows: int, seed: UInt32[Array, ""]
 ) -> TrainingState:
-    """New agents with empty replays of `rows` slots."""
-    dqn, num_servers = method.dqn, shape.num_servers
-    keys = fold_in(stream(seed, Stream.INIT), jnp.arange(num_servers))
-    space = dqn.actions(num_servers)
-    example = jax.tree.map(lambda a: a[0], space.draw(jnp.zeros((space.num_draws, 1))))
-
-    def agent(key) -> TrainingState:
-        replay = empty_replay(rows, shape.max_tasks, num_servers, example, jnp.float32)
-        return TrainingState(init(dqn, hyper, num_servers, key), replay)
-
-    return jax.vmap(agent)(keys)
+    """New agents with empty memories of at least `rows` rows."""
+    learner = method.require_training().static()
+    keys = fold_in(stream(seed, Stream.INIT), jnp.arange(shape.num_servers))
+    return jax.vmap(lambda key: TrainingState(*learner.init(hyper.settings, shape, rows, key)))(keys)
 
 
 def train_episode(
@@ -88,7 +77,7 @@ def train_episode(
     params: Params,
     physics: Physics,
     method: Method,
-    hyper: Hyperparameters,
+    hyper: Hyper,
     seed: UInt32[Array, ""],
     episode: int | Int[Array, ""],
     state: TrainingState,
@@ -101,76 +90,67 @@ def train_episode(
       metrics: what to sum up, static; none of them with quantiles.
       episode: from 0; must be the same for all seeds of a batch.
       tables: what the workload takes from the host, see `amco_jax.workload`.
-
-    Source: published code. The target network, exploration and replay follow `agents/dqn.py`.
     """
-    dqn, num_servers = method.dqn, shape.num_servers
-    space = dqn.actions(num_servers)
+    learner, num_servers = method.require_training().static(), shape.num_servers
     workload = workload_of(shape, params, tables, seed, FIRST_TRAINING_EPISODE + episode, training=True)
-    num_positions = workload.num_positions(params)
     step = slot_step(shape, params, physics, method, workload, _keep_reward, metrics)
-    scale = input_scale(hyper, params)
     exploration, draws = (
-        fold_in(stream(seed, purpose), episode) for purpose in (Stream.EXPLORATION, Stream.REPLAY)
+        fold_in(stream(seed, purpose), episode) for purpose in (Stream.EXPLORATION, Stream.LEARNING)
     )
-    acting_of = jax.vmap(partial(acting, hyper, params))
     stations = jnp.arange(num_servers)
-    local = jnp.eye(num_servers, dtype=bool)
+    start = Context(
+        settings=hyper.settings, memory=hyper.memory, params=params,
+        num_positions=workload.num_positions(params), episode=jnp.asarray(episode), t=jnp.int32(0),
+        num_slots=shape.num_slots, max_tasks=shape.max_tasks,
+    )  # fmt: skip
 
-    def act(agents: Acting, sizes: Array, backlog: Array, key_t) -> Any:
-        def of_station(agent, size, key_b):
-            action = greedy(dqn, agent.weights, size, backlog)
-            return explore(dqn, num_servers, agent.epsilon, key_b, action, backlog.dtype)
-
-        return jax.vmap(of_station)(agents, sizes, fold_in(key_t, stations))
+    def acting_of(learnt: Any) -> Any:
+        return jax.vmap(lambda own: learner.acting(hyper.settings, params, own))(learnt)
 
     def slot(carry, t):
-        backlog, totals, losses, agents, state = carry
+        backlog, totals, logged, acting, state = carry
+        context = dataclasses.replace(start, t=t)
         tasks = tasks_of_slot(params, workload, t, num_servers)
         sizes = jnp.where(tasks.present, tasks.size, 0)
-        action = act(agents, sizes, backlog.servers, fold_in(exploration, t))
-        planned = jax.vmap(space.sets)(action, local)
-        next_backlog, served = step(fold_in(exploration, t), t, backlog, planned)
+        key_t = fold_in(exploration, t)
+        agents = over_stations(backlog.servers, lambda *given: learner.act(context, *given))
+        action = agents(acting, sizes, fold_in(key_t, stations))
+        planned = over_stations(backlog.servers, learner.sets)(action, sizes)
+        next_backlog, served = step(key_t, t, backlog, planned)
 
-        row_number = episode * (shape.num_slots - 1) + t - 1
         coming = _first_sizes(params, workload, t + 1, num_servers)
-        write = jax.vmap(store, in_axes=(0, None, None, None, 0, 0, None, None, 0, 0))
-        replay = write(
-            state.replay, t > 0, row_number, num_positions, sizes, coming, backlog.servers,
-            next_backlog.servers, action, served.decisions,
-        )  # fmt: skip
+
+        def observe(memory, seen, action, reward, next_size):
+            then = next_backlog.servers
+            return learner.observe(context, memory, Experience(seen, action, reward, next_size, then))
+
+        memory = over_stations(backlog.servers, observe)(
+            state.memory, sizes, action, served.decisions, coming
+        )
 
         def learn_once(repeat, changed):
-            learners, _, (losses, steps) = changed
+            learnt, _, (sums, steps) = changed
             keys = fold_in(fold_in(fold_in(draws, t), repeat), stations)
+            learnt, logs, made = jax.vmap(lambda *given: learner.learn(context, *given))(learnt, memory, keys)
+            sums = {name: sums[name].add(jnp.sum(logs[name])) for name in learner.step_logs}
+            return learnt, acting_of(learnt), (sums, steps.add(jnp.sum(made, dtype=jnp.int32)))
 
-            def of_station(learner, replay, key):
-                uniforms = uniform(key, jnp.arange(dqn.batch_size), backlog.servers.dtype)
-                batch, filled = sample(
-                    replay, row_number, hyper.replay_rows, num_positions, hyper.replay_capacity, uniforms
-                )
-                return *learn(dqn, hyper, scale, learner, batch, filled > 0), filled > 0
-
-            learners, loss, made = jax.vmap(of_station)(learners, replay, keys)
-            sums = losses.add(jnp.sum(loss)), steps.add(jnp.sum(made, dtype=jnp.int32))
-            return learners, acting_of(learners), sums
-
-        slots_done = episode * shape.num_slots + t + 1
-        due = (slots_done > hyper.learn_after) & (slots_done % hyper.learn_interval == 0)
         # A loop of no or some rounds, where a conditional would copy what passes through it.
-        learner, agents, losses = lax.fori_loop(
-            0, jnp.where(due, hyper.learn_repeats, 0), learn_once, (state.learner, agents, losses)
+        learnt, acting, logged = lax.fori_loop(
+            0, learner.rounds(context), learn_once, (state.learnt, acting, logged)
         )
         totals = add_slot(totals, served.totals)
-        return (next_backlog, totals, losses, agents, TrainingState(learner, replay)), None
+        return (next_backlog, totals, logged, acting, TrainingState(learnt, memory)), None
 
     none = jnp.zeros_like(params.capacity)
-    losses = Wide.zero(jnp.zeros((), none.dtype)), Wide.zero(jnp.int32(0))
+    sums = {name: Wide.zero(jnp.zeros((), none.dtype)) for name in learner.step_logs}
+    logged = sums, Wide.zero(jnp.int32(0))
     totals = none_of_slots(metrics, num_servers, none.dtype)
-    carry = Backlog.empty(num_servers, none.dtype), totals, losses, acting_of(state.learner), state
-    (_, totals, (loss, made), _, state), _ = lax.scan(slot, carry, jnp.arange(shape.num_slots))
-    epsilon = jnp.mean(greedy_probability(hyper, state.learner.steps))
-    return state, Curve(totals, loss.rounded(none.dtype) / made.rounded(none.dtype), epsilon)
+    carry = Backlog.empty(num_servers, none.dtype), totals, logged, acting_of(state.learnt), state
+    (_, totals, (sums, steps), _, state), _ = lax.scan(slot, carry, jnp.arange(shape.num_slots))
+    logs = {name: total.rounded(none.dtype) / steps.rounded(none.dtype) for name, total in sums.items()}
+    reports = jax.vmap(lambda own: learner.report(hyper.settings, own))(state.learnt)
+    return state, Curve(totals, logs | {name: jnp.mean(reports[name]) for name in learner.episode_logs})
 
 
 def _keep_reward(decision: Decision) -> Array:

@@ -118,6 +118,7 @@ def _study(run: SavedRun) -> Study:
             curves.insert(0, "condition", manifest["physics"])
         last = manifest.get("last", min(LAST_EPISODES, manifest["episodes"]))
         results = curves.loc[curves["episode"] >= manifest["episodes"] - last]
+        results = results.drop(columns=manifest["logs"], errors="ignore")
     if NUM_TASKS.name not in results:
         raise InputError(
             f"run: {run.directory} has no column {NUM_TASKS.name}; legal: results of this version"

@@ -54,7 +54,8 @@ def print_training(curves: pd.DataFrame, manifest: dict[str, Any]) -> None:
     table = Table(
         title=f"{manifest['method']}: {_ESTIMATES} over {seeds} seeds, {manifest['physics']} physics"
     )
-    for title in ("episode", *(column.title() for column in columns), *logged.values()):
+    logged = manifest["logs"]
+    for title in ("episode", *(column.title() for column in columns), *logged):
         table.add_column(title, justify="right")
     for episode in sorted({round(i * (episodes - 1) / 8) for i in range(9)}):
         rows = curves.loc[curves["episode"] == episode]

@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from amco_jax.agents.dqn import init
 from amco_jax.agents.methods import Method
 from amco_jax.errors import InputError
 from amco_jax.params import Shape
 from amco_jax.random import Stream, stream
 from amco_jax.results.checkpoints import journal_of, load_tree, save_tree
 from amco_jax.results.saved import is_intact
+from amco_jax.scenario import Scenario
 from amco_jax.study.blocks import Block, blocks_of, chunks_of, padded_shapes, within_memory
 from amco_jax.study.grid import Cell, TrainedAgents, digest_of
 from amco_jax.study.trainer import LANES, Trainer, state_bytes, training_memory
@@ -32,8 +32,8 @@ from amco_jax.study.trainer import LANES, Trainer, state_bytes, training_memory
 class Trained(NamedTuple):
     """What a training leaves of one block of seeds."""
 
-    weights: Any
-    """What the agents act by: leaves `[LANES, num_servers, ...]`"""
+    agents: Any
+    """What `Learner.deployed` keeps of them: leaves `[LANES, num_servers, ...]`"""
     curves: np.ndarray
     """`[LANES, train_episodes, columns]`, the columns `trainer.curve_names`"""
 
@@ -55,7 +55,7 @@ class AgentStore:
         Raises:
           InputError: it is missing or damaged, or holds something else.
         """
-        like = Trained(_weights_like(method, num_servers), np.zeros(()))
+        like = Trained(_agent_like(method, num_servers), np.zeros(()))
         return load_tree(self.directory / name, like)
 
     def load_all(self, names: Sequence[str], method: Method, num_servers: int) -> Trained:
@@ -85,11 +85,16 @@ class AgentStore:
                 shutil.copytree(other.directory / name, self.directory / name)
 
 
-def _weights_like(method: Method, num_servers: int) -> Any:
-    traced = method.require_training().settings.traced(1)
-    return jax.eval_shape(
-        lambda: init(method.dqn, traced, num_servers, stream(jnp.uint32(0), Stream.INIT)).weights
-    )
+def _agent_like(method: Method, num_servers: int) -> Any:
+    """The structure of what one trained agent deploys, which no other part of a scenario changes."""
+    learner, scenario = method.require_training(), Scenario(num_servers=num_servers)
+
+    def deployed() -> Any:
+        settings, key = learner.settings.traced(), stream(jnp.uint32(0), Stream.INIT)
+        learnt, _ = learner.static().init(settings, scenario.shape(), 1, key)
+        return learner.static().deployed(settings, scenario.params(), learnt)
+
+    return jax.eval_shape(deployed)
 
 
 def training_names(cell: Cell) -> list[str]:
@@ -139,9 +144,9 @@ def train_missing(
             trainer = Trainer(shape, cells, chunk, size)
             name = digest_of([[names[block] for block in chunk], size, jax.local_device_count()])
             curves = trainer.run(tell, name, journal)
-            weights = trainer.host_agents()
+            agents = trainer.host_agents()
             return [
-                Trained(jax.tree.map(lambda leaf: leaf[i], weights), np.stack(each, axis=-1))  # noqa: B023
+                Trained(jax.tree.map(lambda leaf: leaf[i], agents), np.stack(each, axis=-1))  # noqa: B023
                 for i, each in enumerate(zip(*curves.values(), strict=True))
             ]
 
@@ -158,7 +163,7 @@ class StoredAgents:
 
     def bytes_per_lane(self, shape: Shape) -> int:
         """Bytes of the agents of one seed."""
-        like = _weights_like(self._cells[0].method, shape.num_servers)
+        like = _agent_like(self._cells[0].method, shape.num_servers)
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like)) * shape.num_servers
 
     def agents(self, shape: Shape, chunk: Sequence[Block], size: int) -> Any:
@@ -171,9 +176,9 @@ class StoredAgents:
     def _load(self, cell: Cell, start: int, shape: Shape) -> Any:
         given = cell.agents
         if given is None:
-            return self._store.load(cell.training_name(start), cell.method, shape.num_servers).weights
+            return self._store.load(cell.training_name(start), cell.method, shape.num_servers).agents
         place = (start - given.first_seed) // LANES
-        return AgentStore(given.directory).load(given.names[place], cell.method, shape.num_servers).weights
+        return AgentStore(given.directory).load(given.names[place], cell.method, shape.num_servers).agents
 
 
 def trained_seeds(cell: Cell, store: AgentStore) -> Trained:

@@ -20,7 +20,7 @@ from amco_jax.stats.summaries import Pairs, grouped, summarise
 from amco_jax.study.engines import Execution
 from amco_jax.study.grid import Cell, columns_of_rows
 from amco_jax.study.run import Outcome, Reduced, carry_out, check_size
-from amco_jax.study.trainer import LOGGED
+from amco_jax.study.trainer import logs_of
 
 PAPER_METHODS = ("amcoedge", "smcoedge", "drlcoedge", "randcoedge", "optimal")
 
@@ -30,7 +30,8 @@ class CompareResult:
     """The outcome of a comparison."""
 
     curves: pd.DataFrame
-    """Columns physics, method, seed, episode, `trainer.curve_names`; NaN where a rule has no such number"""
+    """Columns physics, method, seed, episode, those of the metrics, and what the learners log: NaN where a
+    method does not"""
     final: pd.DataFrame
     """Columns physics, method and `summaries.SUMMARY` over the last episodes, for the makespan and what was
     asked for beside it; and the reduction of the first method's metric against this one, seed by seed:
@@ -93,7 +94,7 @@ class Comparison:
                 first_seed=self.first_seed,
                 num_seeds=self.num_seeds,
                 metrics=self.measured,
-                columns=(*columns_of_rows([self.scenario], self.measured), *LOGGED),
+                columns=(*columns_of_rows([self.scenario], self.measured), *logs_of(self.chosen)),
                 plays_training=True,
                 plays=() if method.training else tuple(range(first, first + self.episodes)),
                 train_episodes=self.episodes if method.training else 0,
@@ -110,6 +111,7 @@ class Comparison:
             "settings": {
                 m.name: m.training.settings.to_dict() for m in self.chosen if m.training is not None
             },
+            "logs": logs_of(self.chosen),
             "physics": list(self.physics),
             "first_seed": self.first_seed,
             "num_seeds": self.num_seeds,

@@ -50,11 +50,11 @@ class TrainedRun:
 
     @property
     def weights(self) -> Any:
-        """The networks' parameters, leaves `[num_seeds, num_servers, ...]`."""
+        """What the agents decide by, from `Learner.deployed`: leaves `[num_seeds, num_servers, ...]`."""
         blocks = AgentStore(self.agents.directory).load_all(
             self.agents.names, self.method, self.trained["num_servers"]
         )
-        return jax.tree.map(lambda leaf: leaf[: self.num_seeds], blocks.weights)
+        return jax.tree.map(lambda leaf: leaf[: self.num_seeds], blocks.agents)
 
 
 @dataclasses.dataclass(frozen=True)

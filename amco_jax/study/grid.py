@@ -119,11 +119,10 @@ class Cell:
         """Whether one program can compute both, with their seeds side by side."""
 
         def common(cell: Cell) -> tuple[Any, ...]:
-            dqn = None if cell.method.training is None else cell.method.dqn
             seeds = cell.first_seed, cell.num_seeds
             return (
-                cell.method, dqn, cell.row, seeds, cell.metrics, cell.columns, cell.plays,
-                cell.plays_training, cell.train_episodes, cell.agents,
+                cell.method, cell.row, seeds, cell.metrics, cell.columns, cell.plays, cell.plays_training,
+                cell.train_episodes, cell.agents,
             )  # fmt: skip
 
         return common(self) == common(other)

@@ -107,11 +107,10 @@ def _rule(job: Job, method: Method) -> dict[str, Any]:
 
 
 def _training(job: Job, method: Method) -> dict[str, Any]:
-    """Whole episodes of training: acting, simulation, replay and learning, once learning has begun."""
-    settings = method.require_training().settings
+    """Whole episodes of training: acting, simulation, memory and learning, once learning has begun."""
     blocks = blocks_of(1, 0, job.seeds or 1, TRAINING_LANES)
     blocks += [blocks[-1]] * (-len(blocks) % jax.local_device_count())
-    first = 1 + settings.learn_after // job.scenario.num_slots
+    first = method.require_training().warm_up(job.scenario.num_slots)
     start = time.perf_counter()
     cell = Cell(scenario=job.scenario, method=method, train_episodes=first + job.episodes * job.repeats)
     trainer = Trainer(job.scenario.shape(), [cell], blocks, len(blocks))

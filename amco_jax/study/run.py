@@ -238,9 +238,11 @@ class _Run:
         def read() -> Iterator[pd.DataFrame]:
             for unit in self.units:
                 frame = self.store.read(unit.id)
-                if unit.cells[0].train_episodes and "loss" in frame:
+                learner = unit.cells[0].method.training
+                steps = () if learner is None else learner.step_logs
+                if steps and steps[0] in frame:
                     silent.setdefault(": ".join([*_where(unit.cells[0]), unit.method]), []).extend(
-                        frame.groupby("seed")["loss"].count() == 0
+                        frame.groupby("seed")[steps[0]].count() == 0
                     )
                 if not self._written:
                     frames.append(frame)

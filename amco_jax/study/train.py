@@ -18,7 +18,7 @@ from amco_jax.study.agents import trained_seeds
 from amco_jax.study.engines import Execution
 from amco_jax.study.grid import Cell, columns_of_rows, identity_of
 from amco_jax.study.run import Outcome, Reduced, carry_out, check_size
-from amco_jax.study.trainer import LOGGED
+from amco_jax.study.trainer import logs_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +26,10 @@ class TrainResult:
     """The outcome of a training."""
 
     curves: pd.DataFrame
-    """Columns method, seed, episode and `trainer.curve_names`"""
+    """Columns method, seed, episode, those of the metrics, and what the learner logs"""
     manifest: dict[str, Any]
     agents: Any = dataclasses.field(repr=False)
-    """The networks' parameters, leaves `[seeds, num_servers, ...]`"""
+    """What the agents decide by, from `Learner.deployed`: leaves `[seeds, num_servers, ...]`"""
     missing: int = 0
     """Units that other shards have not computed yet. Where there are some, the rest is empty."""
     out: Path | None = None
@@ -77,7 +77,7 @@ class Training:
                 first_seed=self.first_seed,
                 num_seeds=self.num_seeds,
                 metrics=self.measured,
-                columns=(*columns_of_rows([self.scenario], self.measured), *LOGGED),
+                columns=(*columns_of_rows([self.scenario], self.measured), *logs_of([self.method])),
                 train_episodes=self.episodes,
             )
         ]
@@ -89,6 +89,7 @@ class Training:
             "method": self.method.name,
             "allocator": name_of(self.method.allocator),
             "settings": self.method.require_training().settings.to_dict(),
+            "logs": logs_of([self.method]),
             "physics": self.physics,
             "first_seed": self.first_seed,
             "num_seeds": self.num_seeds,
@@ -121,8 +122,8 @@ def train(
 
     Args:
       method: a trained method; `Method.with_settings` changes how it learns.
-      seeds: number of seeds; each has densities, arrivals, initial weights, exploration and replay draws of
-        its own.
+      seeds: number of seeds; each has densities, arrivals, initial weights, and draws for acting and
+        learning of its own.
       episodes: by default those of the published run.
       scenario: by default the published setting.
       physics: `unified`, or `published` for the method's own published code.
@@ -151,7 +152,7 @@ def train(
     def result(outcome: Outcome) -> TrainResult:
         if outcome.missing or outcome.agents is None:
             return TrainResult(pd.DataFrame(), outcome.manifest, None, outcome.missing, outcome.out)
-        agents = trained_seeds(study.cells()[0], outcome.agents).weights
+        agents = trained_seeds(study.cells()[0], outcome.agents).agents
         return TrainResult(outcome.reduced.kept, outcome.manifest, agents, out=outcome.out)
 
     return carry_out(study, out, execution, overwrite, progress, result)

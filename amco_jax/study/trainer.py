@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,14 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from amco_jax.agents.dqn import acting
 from amco_jax.agents.methods import Method
-from amco_jax.agents.replay import rows_for
-from amco_jax.agents.settings import Hyperparameters
 from amco_jax.compile.wide import on_host
 from amco_jax.errors import InputError
 from amco_jax.identity import program_cache
-from amco_jax.kernel.training import Curve, start_training, train_episode
+from amco_jax.kernel.training import Curve, Hyper, start_training, train_episode
 from amco_jax.metrics import Metrics, columns, columns_of, row_names
 from amco_jax.params import Shape
 from amco_jax.results.checkpoints import Journal, Saved
@@ -37,8 +35,6 @@ CHECKPOINT_SECONDS = 60.0
 TRAINING_BYTES = {"cpu": 2**31, "accelerator": 2**34}
 """Memory for the agents that train side by side."""
 
-LOGGED = ("loss", "epsilon")
-"""What is known of each episode of a training beside its metrics"""
 
 _COUNTERS = 2**31 - 1
 """What the counters of slots, tasks and learning steps of a whole training can hold"""
@@ -51,33 +47,20 @@ def check_training(cell: Cell) -> list[str]:
       InputError: nothing can be learnt at all, or the training is too long for its counters.
     """
     cell.scenario.check_training()
-    scenario, settings, episodes, method = cell.scenario, cell.settings, cell.train_episodes, cell.method.name
-    if scenario.num_slots < 2:
-        raise InputError(
-            f"num_slots: {scenario.num_slots}; legal for training {method}: at least 2, since the tasks of "
-            "an episode's first slot are never stored"
-        )
-    slots = episodes * scenario.num_slots
-    each = max(scenario.num_positions, settings.learn_repeats)
-    if slots * each > _COUNTERS:
+    scenario, episodes, learner = cell.scenario, cell.train_episodes, cell.method.require_training()
+    found = learner.check_training(scenario, episodes, cell.method.name)
+    each = max(scenario.num_positions, learner.max_rounds)
+    if episodes * scenario.num_slots * each > _COUNTERS:
         raise InputError(
             f"episodes: {episodes} of {scenario.num_slots} slots with up to {each} tasks or learning steps; "
             f"legal for training: at most {_COUNTERS // (each * scenario.num_slots)} such episodes"
         )
-    found = []
-    due = slots // settings.learn_interval - min(settings.learn_after, slots) // settings.learn_interval
-    if due == 0:
-        found.append(
-            f"{method} makes no learning step: its training has {slots} slots, learn_after is "
-            f"{settings.learn_after} and learn_interval {settings.learn_interval}."
-        )
-    stored = scenario.count_moments[0] * (scenario.num_slots - 1) * episodes
-    if stored < 1:
-        found.append(
-            f"{method} has hardly anything to learn from: over the whole training {stored:.2g} tasks are "
-            "stored at a base station on average."
-        )
     return found
+
+
+def logs_of(methods: Iterable[Method]) -> list[str]:
+    """What the learners of some methods log, each name once."""
+    return list(dict.fromkeys(name for m in methods if m.training is not None for name in m.training.logs))
 
 
 class Trainer:
@@ -90,18 +73,18 @@ class Trainer:
         """Make new agents.
 
         Args:
-          cells: cells that are alike; their settings agree in the widths and the batch size of the method.
+          cells: cells that are alike; their learners are equal but for settings that are not static.
           chunk: the blocks to train.
           size: the number of blocks with padding.
         """
         first = cells[0]
-        rows = replay_rows(cells, [block.cell for block in chunk])
+        rows = memory_rows(cells, [block.cell for block in chunk])
         inputs = inputs_of([cell.scenario for cell in cells], (block.cell for block in chunk), shape)
         traced = {cell: (own, hyper(cells[cell])) for cell, own in inputs.cells.items()}
         self.episode = 0
-        self._metrics = first.trained_metrics
-        self._columns = curve_names(first.trained_metrics, shape.num_servers)
-        self._episodes, self._slots, self._chunk = first.train_episodes, shape.num_slots, chunk
+        self._metrics, self._slots = first.trained_metrics, shape.num_slots
+        self._columns = curve_names(first.method, first.trained_metrics, shape.num_servers)
+        self._episodes, self._chunk = first.train_episodes, chunk
         self._programs = _programs(shape, first.method, rows, first.trained_metrics)
         self._physics, self._tables = first.row, inputs.tables
         (self._params, self._hyper), self._seeds = stack_blocks(chunk, size, LANES, traced)
@@ -162,39 +145,36 @@ class Trainer:
         return jax.tree.map(lambda x: np.asarray(x)[: len(self._chunk)], agents)
 
 
-def curve_names(metrics: Metrics, num_servers: int) -> tuple[str, ...]:
+def curve_names(method: Method, metrics: Metrics, num_servers: int) -> tuple[str, ...]:
     """The columns of the episodes of a training."""
-    return (*row_names(columns_of(metrics), num_servers), *LOGGED)
+    return (*row_names(columns_of(metrics), num_servers), *logs_of([method]))
 
 
 def curve_columns(metrics: Metrics, curves: Curve, num_slots: int) -> dict[str, np.ndarray]:
     """The columns `curve_names` of episodes, float64; NaN where nothing arrived."""
     curves = on_host(curves)
-    found = columns(metrics, curves.totals, num_slots, {})
-    found |= {name: getattr(curves, name) for name in LOGGED}
+    found = columns(metrics, curves.totals, num_slots, {}) | curves.logs
     return {name: np.asarray(values, np.float64) for name, values in found.items()}
 
 
-def hyper(cell: Cell) -> Hyperparameters:
-    """The traced part of a cell's settings."""
-    return cell.settings.traced(rows_for(cell.settings.replay_capacity, cell.scenario))
+def hyper(cell: Cell) -> Hyper:
+    """What programs take of a cell's settings."""
+    return Hyper(cell.settings.traced(), np.int32(_memory(cell)))
 
 
-def replay_rows(cells: Sequence[Cell], used: Sequence[int]) -> int:
-    """Rows of a replay that suit all of the cells, and no more than are ever written."""
-    return max(
-        min(
-            rows_for(c.settings.replay_capacity, c.scenario),
-            max(c.train_episodes * (c.scenario.num_slots - 1), 1),
-        )
-        for c in (cells[i] for i in used)
-    )
+def memory_rows(cells: Sequence[Cell], used: Sequence[int]) -> int:
+    """Rows of memory that suit all of the cells."""
+    return max(_memory(cells[i]) for i in used)
+
+
+def _memory(cell: Cell) -> int:
+    return cell.method.require_training().memory(cell.scenario, cell.train_episodes)
 
 
 def state_bytes(cells: Sequence[Cell], shape: Shape) -> int:
     """Bytes of the state of one seed's training, for the cells of a shape."""
     used = [i for i, c in enumerate(cells) if c.scenario.num_servers == shape.num_servers]
-    rows, first = replay_rows(cells, used), hyper(cells[used[0]])
+    rows, first = memory_rows(cells, used), hyper(cells[used[0]])
     state = jax.eval_shape(
         lambda seed: start_training(shape, cells[0].method, first, rows, seed),
         jax.ShapeDtypeStruct((), np.uint32),
@@ -217,6 +197,8 @@ class _Programs(NamedTuple):
     32, lambda shape, method, rows, metrics: (shape.arrivals, method.policy, method.allocator, metrics)
 )
 def _programs(shape: Shape, method: Method, rows: int, metrics: Metrics) -> _Programs:
+    learner = method.require_training().static()
+
     def start(blocked, _, __):
         _, hyper, seeds = blocked
         return jax.vmap(lambda seed: start_training(shape, method, hyper, rows, seed))(seeds)
@@ -237,14 +219,13 @@ def _programs(shape: Shape, method: Method, rows: int, metrics: Metrics) -> _Pro
             state, curve = jax.vmap(one)(seeds, state)
             return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), curves, curve)
 
-        empty = jax.tree.map(
-            lambda x: jnp.broadcast_to(x, (SEGMENT, *seeds.shape, *x.shape)),
-            Curve.zero(shape.num_servers, params.capacity.dtype, metrics),
-        )
+        zero = Curve.zero(shape.num_servers, params.capacity.dtype, metrics, learner.logs)
+        empty = jax.tree.map(lambda x: jnp.broadcast_to(x, (SEGMENT, *seeds.shape, *x.shape)), zero)
         return lax.fori_loop(0, episodes, episode, (state, empty))
 
     def agents(blocked, _, __):
         (params, _), hyper, state = blocked
-        return jax.vmap(jax.vmap(lambda learner: acting(hyper, params, learner).weights))(state.learner)
+        of_agent = partial(learner.deployed, hyper.settings, params)
+        return jax.vmap(jax.vmap(of_agent))(state.learnt)
 
     return _Programs(over_blocks(start), over_blocks(advance), over_blocks(agents))

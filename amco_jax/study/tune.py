@@ -104,7 +104,7 @@ class Tuning:
                 train_episodes=self.episodes if method.training else 0,
             )
 
-        by_shape = sorted(range(len(self.grid)), key=lambda i: str(self.variants[i].dqn))
+        by_shape = sorted(range(len(self.grid)), key=lambda i: str(self.variants[i].policy))
         return [cell(self.reference, {}), *(cell(self.variants[i], self.grid[i]) for i in by_shape)]
 
     def describe(self) -> dict[str, Any]:
@@ -165,11 +165,11 @@ def tune(
 ) -> TuneResult:
     """Train under all combinations of some settings, and evaluate each seed greedily on an unseen episode.
 
-    Combinations that agree in widths and batch size share one program.
+    Combinations that agree in the static settings share one program.
 
     Args:
       method: a trained method, whose other settings stay as they are.
-      settings: values by the name of a field of `amco_jax.Settings`.
+      settings: values by the name of one of the settings of its learner.
       seeds: number of seeds for each combination.
       episodes: of training.
       within: a seed counts as good where its gap is at most this.

@@ -16,7 +16,7 @@ from helpers.tiny_training import COLUMNS, EPISODES, FILES, METHOD, SEEDS, TINY,
 
 from amco_jax.agents.actions import partners
 from amco_jax.agents.methods import trained_method
-from amco_jax.agents.settings import Settings
+from amco_jax.agents.qlearning import QSettings
 from amco_jax.alloc import hecwa
 from amco_jax.errors import InputError
 from amco_jax.results.checkpoints import Journal, Saved, load_tree, save_tree
@@ -258,7 +258,7 @@ def test_bad_input_is_refused_before_anything_is_written(changes: dict[str, Any]
 def test_methods_of_one_s_own_take_settings_and_an_allocator():
     mine = trained_method("mine", partners, episodes=7, allocator="hecwa", discount=0.5)
     assert (mine.require_training().episodes, mine.allocator) == (7, hecwa)
-    assert mine.require_training().settings == Settings(discount=0.5)
+    assert mine.require_training().settings == QSettings(discount=0.5)
 
 
 @pytest.mark.parametrize(

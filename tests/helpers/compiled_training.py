@@ -13,6 +13,7 @@ from amco_jax.compile.wide import on_host
 from amco_jax.env import UNIFIED
 from amco_jax.kernel.training import (
     Curve,
+    Hyper,
     TrainingState,
     start_training,
     train_episode,
@@ -50,5 +51,6 @@ def compiled_training(method: Method, scenario: Scenario, rows: int, episodes: i
     return run_on_host
 
 
-def hyper_of(method: Method, **changes: Any) -> Any:
-    return method.require_training().settings.replace(**changes).traced(EPISODES)
+def hyper_of(method: Method, **changes: Any) -> Hyper:
+    """Settings as programs take them, for a memory of `EPISODES` rows."""
+    return Hyper(method.require_training().settings.replace(**changes).traced(), jnp.int32(EPISODES))

@@ -34,6 +34,7 @@ from amco_jax.agents.actions import Enumerated, partners
 from amco_jax.cli.arguments import load_method
 from amco_jax.env import Physics
 from amco_jax.identity import identify, name_of
+from amco_jax.study.grid import Cell
 
 EVERYONE = get_method("all-servers").policy
 TABLE = np.arange(3.0)
@@ -100,6 +101,30 @@ def test_an_edit_of_any_own_module_or_table_is_another_identity(own: Callable[..
     assert not before.unseen
     assert identify(own()) == before
     assert identify(own(**edit)).digest != before.digest
+
+
+LEARNER = """
+import dataclasses
+from amco_jax.agents.actions import partners
+from amco_jax.agents.qlearning import QLearning
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Eager(QLearning):
+    def rounds(self, context):
+        return super().rounds(context) * 2
+LEARNER = Eager(actions=partners)
+"""
+
+
+def test_stored_agents_are_named_after_the_source_of_their_learner(own: Callable[..., Method]):
+    def name(text: str, **settings: Any) -> str:
+        own(mylearner=text)
+        sys.modules.pop("mylearner", None)
+        method = Method("m", training=importlib.import_module("mylearner").LEARNER).with_settings(**settings)
+        return Cell(scenario=TINY, method=method, train_episodes=2).training_name(0)
+
+    found = name(LEARNER), name(LEARNER.replace("* 2", "* 3")), name(LEARNER, discount=0.5)
+    assert len(set(found)) == 3
+    assert name(LEARNER) == found[0]
 
 
 def scaled(wait: Any, cost: Any, selected: Any, scale: float = 1.0) -> Any:

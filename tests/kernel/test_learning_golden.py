@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from helpers.paths import TESTS
 
-from amco_jax.agents import dqn as agents
-from amco_jax.agents.dqn import DQN, Learner, greedy_probability, learn, q_values
-from amco_jax.agents.methods import METHODS, Training
-from amco_jax.agents.replay import Batch
-from amco_jax.agents.settings import Settings
+from amco_jax.agents.methods import METHODS
+from amco_jax.agents.qlearning import QLearning, QSettings
+from amco_jax.agents.qlearning import dqn as agents
+from amco_jax.agents.qlearning.dqn import DQN, Learnt, greedy_probability, learn, q_values
+from amco_jax.agents.qlearning.replay import Batch
 
 FILES = {
     file.stem: file
@@ -32,8 +32,10 @@ def recorded(name: str) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def published(name: str) -> Training:
-    return METHODS[str(recorded(name)["method"])].require_training()
+def published(name: str) -> QLearning:
+    learner = METHODS[str(recorded(name)["method"])].require_training()
+    assert isinstance(learner, QLearning)
+    return learner
 
 
 def weights(name: str, stage: str) -> Any:
@@ -58,14 +60,14 @@ def batch(golden: dict[str, np.ndarray], rows: np.ndarray) -> Batch:
 
 
 @functools.cache
-def relearnt(name: str) -> tuple[DQN, Learner, np.ndarray]:
+def relearnt(name: str) -> tuple[DQN, Learnt, np.ndarray]:
     """The agent after all recorded steps, and the loss of each."""
     golden, training = recorded(name), published(name)
-    dqn, hyper = training.dqn, training.settings.traced(len(golden["replay"]))
+    dqn, hyper = training.dqn, training.settings.traced()
     before = weights(name, "before")
     # Step 0 copies the network to the target network, so that it does not matter what stands there.
     nothing = jax.tree.map(jnp.zeros_like, before)
-    learner = Learner(before, nothing, agents._adam(jnp.int32(0)).init(before), jnp.int32(0))
+    learner = Learnt(before, nothing, agents._adam(jnp.int32(0)).init(before), jnp.int32(0))
     scale = jnp.ones(1 + golden["action_sets"].shape[1])
     step = jax.jit(lambda learner, rows: learn(dqn, hyper, scale, learner, rows, jnp.asarray(True)))
     losses = []
@@ -86,7 +88,7 @@ def test_all_trained_methods_of_the_paper_are_recorded():
 def test_published_settings_are_those_of_the_recording(name: str):
     golden, settings = recorded(name), published(name).settings
     hidden = tuple(len(layer["bias"]) for layer in weights(name, "before").values())[:-1]
-    assert settings == Settings(
+    assert settings == QSettings(
         hidden=hidden,
         batch_size=golden["sample_index"].shape[1],
         replay_capacity=len(golden["replay"]),
@@ -136,6 +138,6 @@ def test_values_of_unseen_states_are_the_recorded_ones(name: str):
 def test_exploration_ends_where_the_recorded_one_does(name: str):
     golden = recorded(name)
     _, learner, _ = relearnt(name)
-    hyper = published(name).settings.traced(1)
+    hyper = published(name).settings.traced()
     assert int(learner.steps) == len(golden["loss"])
     np.testing.assert_allclose(greedy_probability(hyper, learner.steps), golden["epsilon_after"], rtol=1e-6)

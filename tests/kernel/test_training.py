@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ import pytest
 from helpers.compiled_training import EPISODES, METHOD, compiled_training, hyper_of
 
 from amco_jax.agents.methods import Method, get_method
-from amco_jax.agents.replay import sample
+from amco_jax.agents.qlearning.replay import sample
 from amco_jax.agents.settings import Settings
 from amco_jax.compile.wide import on_host
 from amco_jax.env import UNIFIED
@@ -53,7 +52,7 @@ TINY = Scenario(
 
 
 def cell_of(scenario: Scenario, settings: Settings) -> Cell:
-    method = METHOD.with_settings(**dataclasses.asdict(settings))
+    method = METHOD.with_settings(**settings.to_dict())
     return Cell(
         scenario=scenario, method=method, num_seeds=LANES, metrics=EPISODE_METRICS, plays=(0,),
         train_episodes=EPISODES,
@@ -105,10 +104,10 @@ def base() -> Trained:
 
 
 def test_all_agents_of_all_seeds_learn(base: Trained):
-    assert np.isfinite(base.curves.loss[:, 1:]).all()
+    assert np.isfinite(base.curves.logs["loss"][:, 1:]).all()
     due = sum(c > 8 and c % 2 == 0 for c in range(1, 7 * TINY.num_slots + 1))
-    np.testing.assert_array_equal(base.state.learner.steps, np.full((LANES, 2), due))
-    np.testing.assert_allclose(base.curves.epsilon[:, -1], 0.01 * due, rtol=1e-6)
+    np.testing.assert_array_equal(base.state.learnt.steps, np.full((LANES, 2), due))
+    np.testing.assert_allclose(base.curves.logs["epsilon"][:, -1], 0.01 * due, rtol=1e-6)
 
 
 @pytest.mark.parametrize("cuts", [(1, 2, 4), (6, 1)])
@@ -134,12 +133,12 @@ def test_neighbouring_cells_change_no_bit(base: Trained):
     ]
     busy, beside, longer, empty = train_cells([others[0], BASE, *others[1:]])
     assert_same_bits(beside.curves, base.curves)
-    assert_same_bits(beside.state.learner, base.state.learner)
+    assert_same_bits(beside.state.learnt, base.state.learnt)
     for other in (busy, longer):
-        assert np.isfinite(other.curves.loss[:, 1:]).all()
+        assert np.isfinite(other.curves.logs["loss"][:, 1:]).all()
         assert (other.curves.totals["makespan_mean_s"] != base.curves.totals["makespan_mean_s"]).any()
-    assert np.isnan(empty.curves.loss).all()
-    assert not empty.curves.epsilon.any()
+    assert np.isnan(empty.curves.logs["loss"]).all()
+    assert not empty.curves.logs["epsilon"].any()
     assert not empty.curves.totals["num_tasks"].any()
 
 
@@ -172,12 +171,12 @@ def test_a_sweep_over_traced_settings_compiles_nothing(base: Trained):
     ]
     train_cells([BASE, BASE], cuts=(1,))
     misses, shape = module._programs.cache_info().misses, TINY.shape()
-    program = module._programs(shape, METHOD, module.replay_rows(cells, [0, 1])).advance
+    program = module._programs(shape, METHOD, module.memory_rows(cells, [0, 1])).advance
     compiled = program._cache_size()
     plain, changed = train_cells(cells, cuts=(1,))
     assert module._programs.cache_info().misses == misses
     assert program._cache_size() == compiled
-    assert (plain.curves.epsilon != changed.curves.epsilon).all()
+    assert (plain.curves.logs["epsilon"] != changed.curves.logs["epsilon"]).all()
 
 
 @pytest.mark.parametrize(
@@ -202,14 +201,15 @@ def test_learning_follows_the_count_of_slots_over_the_whole_run(
     # After the very first slot, of which nothing is stored, there is nothing to learn from.
     due = (slots > learn_after) & (slots % learn_interval == 0) & (slots > 1)
     steps = learn_repeats * due.sum(axis=1)
-    np.testing.assert_allclose(trained.curves.epsilon, np.tile(1e-3 * steps.cumsum(), (LANES, 1)), rtol=1e-5)
-    np.testing.assert_array_equal(np.isfinite(trained.curves.loss), np.tile(steps > 0, (LANES, 1)))
-    np.testing.assert_array_equal(trained.state.learner.steps, steps.sum())
+    logs = trained.curves.logs
+    np.testing.assert_allclose(logs["epsilon"], np.tile(1e-3 * steps.cumsum(), (LANES, 1)), rtol=1e-5)
+    np.testing.assert_array_equal(np.isfinite(logs["loss"]), np.tile(steps > 0, (LANES, 1)))
+    np.testing.assert_array_equal(trained.state.learnt.steps, steps.sum())
 
 
 def test_the_published_schedule_is_the_default():
     for name in ("amcoedge", "smcoedge", "drlcoedge"):
-        settings = get_method(name).require_training().settings
+        settings: Any = get_method(name).require_training().settings
         assert (settings.learn_after, settings.learn_interval, settings.learn_repeats) == (200, 10, 1)
         assert (settings.greedy_growth, settings.greedy_max) == (1e-3, 0.99)
 
@@ -217,7 +217,7 @@ def test_the_published_schedule_is_the_default():
 def test_the_greedy_probability_stops_at_its_limit(base: Trained):
     del base
     _, trained = train_cells([BASE, cell_of(TINY, settings_of(greedy_growth=0.1, greedy_max=0.35))])
-    np.testing.assert_allclose(trained.curves.epsilon[:, -1], 0.35, rtol=1e-6)
+    np.testing.assert_allclose(trained.curves.logs["epsilon"][:, -1], 0.35, rtol=1e-6)
 
 
 def arrivals_of(seed: int, episode: int) -> np.ndarray:
@@ -237,7 +237,7 @@ def arrivals_of(seed: int, episode: int) -> np.ndarray:
 def test_replays_hold_the_slots_of_all_episodes_but_their_first():
     """With what follows the last position: the next slot's first task and backlog, also at the very end."""
     episodes, each, n = 2, TINY.num_slots - 1, TINY.num_tasks
-    replay = train_cells([BASE], cuts=(episodes,))[0].state.replay
+    replay = train_cells([BASE], cuts=(episodes,))[0].state.memory
     assert replay.reward.shape[2] > episodes * each
     for seed in (0, 7):
         size, backlog, reward = (x[seed] for x in (replay.size, replay.backlog, replay.reward))
@@ -283,7 +283,7 @@ def outcomes() -> dict[str, Outcome]:
         patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
         for user in map(importlib.import_module, ("amco_jax.kernel.training", "amco_jax.workload.bernoulli")):
             patch.setattr(user, "stream", lambda seeds, purpose: stream(seeds[purpose], purpose))
-        patch.setattr("amco_jax.kernel.training.sample", overheard)
+        patch.setattr("amco_jax.agents.qlearning.learner.sample", overheard)
         run = compiled_training(METHOD, TINY, 2 * (TINY.num_slots - 1), 2)
         for name, own in chosen.items():
             schedule = {"learn_after": 3, "learn_interval": 1, "learn_repeats": 2}
@@ -302,14 +302,14 @@ def differences(left: Outcome, right: Outcome) -> set[str]:
     """What differs, of what may depend on the seed."""
 
     def parts(outcome: Outcome) -> dict[str, Any]:
-        replay = outcome.last.replay
+        replay = outcome.last.memory
         return {
-            "initial weights": outcome.first.learner.weights,
+            "initial weights": outcome.first.learnt.weights,
             "arrivals": replay.size,
             "explored actions": replay.action,
             "rewards": replay.reward,
             "draws from the replay": outcome.draws,
-            "learnt weights": outcome.last.learner.weights,
+            "learnt weights": outcome.last.learnt.weights,
         }
 
     pairs = zip(parts(left).items(), parts(right).values(), strict=True)
@@ -328,7 +328,7 @@ def differences(left: Outcome, right: Outcome) -> set[str]:
         ("POLICY", set()),
         ("INIT", {"initial weights", "learnt weights"}),
         ("EXPLORATION", {"explored actions", "rewards", "learnt weights"}),
-        ("REPLAY", {"draws from the replay", "learnt weights"}),
+        ("LEARNING", {"draws from the replay", "learnt weights"}),
     ],
 )
 def test_each_purpose_draws_anew_for_each_seed_on_its_own(
@@ -340,10 +340,10 @@ def test_each_purpose_draws_anew_for_each_seed_on_its_own(
 def test_agents_draw_apart_from_each_other(outcomes: dict[str, Outcome]):
     """At other base stations, in other slots and episodes, at other positions."""
     first, last, _ = outcomes["none"]
-    for layer in first.learner.weights.values():
+    for layer in first.learnt.weights.values():
         assert (layer["kernel"][0] != layer["kernel"][1]).all()
     each = TINY.num_slots - 1
-    action = last.replay.action[:, : 2 * each]  # behind them is room that was not written
+    action = last.memory.action[:, : 2 * each]  # behind them is room that was not written
     for one, other in (
         (action[0], action[1]),
         (action[:, 1:], action[:, :-1]),
@@ -365,12 +365,12 @@ def test_episodes_of_one_slot_teach_nothing():
     lonely = Scenario(num_servers=1, num_tasks=2, num_slots=1, arrival_prob=1.0)
     run = compiled_training(METHOD, lonely, 3, 5)
     first, last, curve = run(hyper_of(METHOD, learn_after=0, learn_interval=1), np.uint32(0))
-    assert np.isnan(curve.loss)
-    assert curve.epsilon == 0
+    assert np.isnan(curve.logs["loss"])
+    assert curve.logs["epsilon"] == 0
     assert curve.totals["num_tasks"] == 2
-    assert (last.learner.steps == 0).all()
-    assert not last.replay.stored.any()
-    assert_same_bits(last.learner.weights, first.learner.weights)
+    assert (last.learnt.steps == 0).all()
+    assert not last.memory.stored.any()
+    assert_same_bits(last.learnt.weights, first.learnt.weights)
 
 
 def test_training_finds_the_fast_server(tmp_path: Path):
@@ -422,11 +422,11 @@ def test_factorised_agents_train_in_fleets_that_cannot_be_enumerated():
     run = compiled_training(method, fleet, 4, 2)
     hyper = hyper_of(method, learn_after=3, learn_interval=1, learn_repeats=1)
     first, last, curve = run(hyper, np.uint32(0))
-    assert first.learner.weights["_Layer_1"]["kernel"].shape == (33, 66, 8)
-    assert (last.learner.steps == 3).all()
-    assert np.isfinite(curve.loss)
+    assert first.learnt.weights["_Layer_1"]["kernel"].shape == (33, 66, 8)
+    assert (last.learnt.steps == 3).all()
+    assert np.isfinite(curve.logs["loss"])
     assert curve.totals["num_tasks"] == 33 * 3
-    assert (last.replay.action.any(axis=-1) == (last.replay.size[..., :1] > 0)).all()
+    assert (last.memory.action.any(axis=-1) == (last.memory.size[..., :1] > 0)).all()
     with pytest.raises(InputError, match=r"num_servers: 33.*at most 12.*amcoedge-factorised"):
         train("amcoedge", seeds=1, episodes=1, scenario=fleet)
 

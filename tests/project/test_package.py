@@ -16,7 +16,7 @@ from amco_jax import stats
 PUBLIC = [getattr(amco_jax, name) for name in amco_jax.__all__]
 OF_STATS = [thing for thing in vars(stats).values() if getattr(thing, "__module__", "") == stats.__name__]
 FUNCTIONS = [thing for thing in PUBLIC + OF_STATS if inspect.isfunction(thing) and thing.__name__[0] != "_"]
-INPUTS = [amco_jax.Scenario, amco_jax.Settings, amco_jax.Execution, amco_jax.Method]
+INPUTS = [amco_jax.Scenario, amco_jax.QSettings, amco_jax.Execution, amco_jax.Method]
 
 
 def test_public_names_are_things_not_modules():

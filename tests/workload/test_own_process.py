@@ -196,7 +196,7 @@ def test_a_command_line_on_one_device_gives_the_same_rows(diurnal: Load, tmp_pat
         "arrival_prob=0.6",
     ]
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts/sweep.py", *words.split(), *settings.split()],
+        [sys.executable, ROOT / "scripts/sweep.py", *words.split(), *settings],
         env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"},
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from helpers.drawn import arrivals
 from scipy import stats
 
 from amco_jax import Execution, InputError, Scenario, get_method, load_scenario, sweep
-from amco_jax.agents.replay import rows_for
+from amco_jax.agents.qlearning.replay import rows_for
 from amco_jax.workload import PROCESSES, Parameters, tables_of, workload_of
 from amco_jax.workload.counts import DRAWS, positions_for, thresholds
 

@@ -1,13 +1,12 @@
 """Deep Q-learning of one agent, the one at a base station: pure functions, unbatched.
 
 The three published methods, and any other set-choosing Q-learner, are this code with different data: an
-action space (`actions.py`), widths, and hyperparameters (`settings.py`).
+action space (`agents/actions.py`), widths, and settings (`settings.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,22 +16,16 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from amco_jax.agents import network
 from amco_jax.agents.actions import ActionSpace
-from amco_jax.agents.policy import Policy, SlotView, per_slot
-from amco_jax.agents.qnetwork import QNetwork
-from amco_jax.agents.replay import Batch
-from amco_jax.agents.settings import Hyperparameters
+from amco_jax.agents.network import Network, Weights, fold_scale
+from amco_jax.agents.qlearning.replay import Batch
+from amco_jax.agents.qlearning.settings import QSettings
 from amco_jax.params import Params
 from amco_jax.random import Key, uniform
 
 _BIAS = 0.1
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
-
-_TILE = 16
-"""Tasks are padded to a multiple: XLA:CPU multiplies what is left over of whole vectors one by one."""
-
-Weights = Any
-"""The network's parameters, a pytree"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +38,13 @@ class DQN:
     batch_size: int
     leak: float = 0.0
 
-    def network(self, num_servers: int) -> QNetwork:
+    def network(self, num_servers: int) -> Network:
         """The Q-network of a fleet."""
-        return QNetwork(self.hidden, self.actions(num_servers).num_outputs, self.leak)
+        return Network(self.hidden, self.actions(num_servers).num_outputs, self.leak)
 
 
-class Learner(NamedTuple):
-    """The state of one agent, but for its replay."""
+class Learnt(NamedTuple):
+    """What one agent has learnt: its state, but for its replay."""
 
     weights: Weights
     target: Weights
@@ -60,7 +53,7 @@ class Learner(NamedTuple):
     """Learning steps done"""
 
 
-def init(dqn: DQN, hyper: Hyperparameters, num_servers: int, key: Key, dtype: Any = jnp.float32) -> Learner:
+def init(dqn: DQN, hyper: QSettings, num_servers: int, key: Key, dtype: Any = jnp.float32) -> Learnt:
     """Kernels ~ N(0, init_std²), biases 0.1; the target network starts as a copy."""
     jax_key = jax.random.wrap_key_data(jnp.stack(key))
     example = jnp.zeros(1, dtype), jnp.zeros(num_servers, dtype)
@@ -70,7 +63,7 @@ def init(dqn: DQN, hyper: Hyperparameters, num_servers: int, key: Key, dtype: An
         layer: {name: (value * scales[name]).astype(dtype) for name, value in values.items()}
         for layer, values in unit.items()
     }
-    return Learner(weights, weights, _adam(jnp.int32(0)).init(weights), jnp.int32(0))
+    return Learnt(weights, weights, _adam(jnp.int32(0)).init(weights), jnp.int32(0))
 
 
 def _adam(steps: Int[Array, ""]) -> optax.GradientTransformation:
@@ -78,16 +71,9 @@ def _adam(steps: Int[Array, ""]) -> optax.GradientTransformation:
     return optax.scale_by_adam(_BETA1, _BETA2, eps=_EPSILON / jnp.sqrt(1 - _BETA2 ** (steps + 1)))  # pyright: ignore[reportArgumentType]
 
 
-def input_scale(hyper: Hyperparameters, params: Params) -> Float[Array, " inputs"]:
+def input_scale(hyper: QSettings, params: Params) -> Float[Array, " inputs"]:
     """Factors of the observation [d, Q_0..Q_{B-1}]: 1 as published, or those of `scale_inputs`."""
-    scaled = jnp.append(1 / params.task_size_max, 1 / (params.capacity * params.slot_duration))
-    return jnp.where(hyper.scale_inputs, scaled, 1)
-
-
-def fold_scale(weights: Weights, scale: Float[Array, " inputs"]) -> Weights:
-    """Weights of the network that sees the observation as it is and computes what the scaled one does."""
-    first = weights["_Layer_0"]
-    return weights | {"_Layer_0": first | {"kernel": first["kernel"] * scale}}
+    return jnp.where(hyper.scale_inputs, network.input_scale(params), 1)
 
 
 class Acting(NamedTuple):
@@ -99,7 +85,7 @@ class Acting(NamedTuple):
     """Probability of the greedy action"""
 
 
-def acting(hyper: Hyperparameters, params: Params, learner: Learner) -> Acting:
+def acting(hyper: QSettings, params: Params, learner: Learnt) -> Acting:
     """The acting side of a learner."""
     weights = jax.tree.map(
         lambda w, target: jnp.where(hyper.act_with_target, target, w), learner.weights, learner.target
@@ -108,7 +94,7 @@ def acting(hyper: Hyperparameters, params: Params, learner: Learner) -> Acting:
     return Acting(fold_scale(weights, input_scale(hyper, params)), epsilon)
 
 
-def greedy_probability(hyper: Hyperparameters, steps: Int[Array, "*agents"]) -> Float[Array, "*agents"]:
+def greedy_probability(hyper: QSettings, steps: Int[Array, "*agents"]) -> Float[Array, "*agents"]:
     """ε after a number of learning steps."""
     return jnp.minimum(steps * hyper.greedy_growth, hyper.greedy_max)
 
@@ -127,25 +113,9 @@ def greedy(dqn: DQN, weights: Weights, size: Float[Array, " tasks"], backlog: Ar
       backlog: `[num_servers]`, Gcycles.
     """
     num_tasks = size.shape[0]
-    values = q_values(dqn, weights, jnp.pad(size, (0, -num_tasks % _TILE)), backlog)
+    values = network.of_slot(dqn.network(backlog.shape[0]), weights, size, backlog)
     action = dqn.actions(backlog.shape[0]).greedy(values)
     return jax.tree.map(lambda a: a[:num_tasks], action)
-
-
-@functools.cache  # one policy object per DQN, so that nothing is compiled twice
-def greedy_policy(dqn: DQN) -> Policy:
-    """The policy of trained agents; the view's `agent` is their weights, leaves `[num_servers, ...]`."""
-
-    def plan(view: SlotView) -> Array:
-        space = dqn.actions(view.backlog.shape[0])
-
-        def of_station(weights, size, local) -> Array:
-            return space.sets(greedy(dqn, weights, size, view.backlog), local)
-
-        sizes = jnp.where(view.tasks.present, view.tasks.size, 0)
-        return jax.vmap(of_station)(view.agent, sizes, jnp.eye(view.backlog.shape[0], dtype=bool))
-
-    return per_slot(plan)
 
 
 def explore(dqn: DQN, num_servers: int, epsilon: Float[Array, ""], key: Key, action: Any, dtype: Any) -> Any:
@@ -165,8 +135,8 @@ def explore(dqn: DQN, num_servers: int, epsilon: Float[Array, ""], key: Key, act
 
 
 def learn(
-    dqn: DQN, hyper: Hyperparameters, scale: Array, learner: Learner, batch: Batch, ready: Bool[Array, ""]
-) -> tuple[Learner, Float[Array, ""]]:
+    dqn: DQN, hyper: QSettings, scale: Array, learner: Learnt, batch: Batch, ready: Bool[Array, ""]
+) -> tuple[Learnt, Float[Array, ""]]:
     """One learning step: Adam on mean((target - Q)²) over the batch and all outputs.
 
     The target equals Q except at the action taken, where it is r + γ · max_a' Q_target(s', a'), or, with
@@ -211,6 +181,6 @@ def learn(
     direction, optimiser = _adam(learner.steps).update(gradient, learner.optimiser)
     step_size = hyper.learning_rate / (1 + hyper.learning_rate_decay * learner.steps)
     weights = jax.tree.map(lambda w, d: w - step_size * d, learner.weights, direction)
-    learned = Learner(weights, target, optimiser, learner.steps + 1)
+    learned = Learnt(weights, target, optimiser, learner.steps + 1)
     kept = jax.tree.map(lambda new, old: jnp.where(ready, new, old), learned, learner)
     return kept, jnp.where(ready, loss, 0)

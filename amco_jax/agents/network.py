@@ -1,12 +1,22 @@
-"""The Q-network: one hidden stack of (leaky) ReLU layers for every trained method."""
+"""The network of every trained method: a hidden stack of (leaky) ReLU layers."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+from amco_jax.params import Params
+
+_TILE = 16
+"""Tasks are padded to a multiple: XLA:CPU multiplies what is left over of whole vectors one by one."""
+
+Weights = Any
+"""A network's parameters, a pytree"""
 
 
 @jax.custom_vjp
@@ -51,10 +61,10 @@ class _Layer(nn.Module):
         return _product(kernel, x) + bias[:, None]
 
 
-class QNetwork(nn.Module):
-    """Q-values of one base station's tasks: observation [d, Q_0..Q_{B-1}] → `num_outputs` values.
+class Network(nn.Module):
+    """Values for one base station's tasks: observation [d, Q_0..Q_{B-1}] → `num_outputs` values.
 
-    Parameters start as N(0, 1) kernels and biases of 1, for `dqn.init` to scale.
+    Parameters start as N(0, 1) kernels and biases of 1, for learners to scale.
 
     Source: AMCoEdge (ICDCS 2024), AEQN; the published codes of SMCoEdge and DRLCoEdge.
     """
@@ -79,3 +89,28 @@ class QNetwork(nn.Module):
             x, shared = _Layer(width)(x, shared), None
             x = nn.leaky_relu(x, self.leak) if self.leak else nn.relu(x)
         return _Layer(self.num_outputs)(x, shared)
+
+
+def of_slot(
+    network: Network, weights: Weights, size: Float[Array, " tasks"], backlog: Float[Array, " servers"]
+) -> Float[Array, "outputs padded"]:
+    """The outputs for the tasks of one slot, and for some more behind them, which mean nothing.
+
+    Args:
+      weights: for observations as they are, see `fold_scale`.
+      size: `[tasks]`, Mbit.
+      backlog: `[num_servers]`, Gcycles.
+    """
+    padded = jnp.pad(size, (0, -size.shape[0] % _TILE))
+    return network.apply({"params": weights}, padded, backlog)  # pyright: ignore[reportReturnType]
+
+
+def input_scale(params: Params) -> Float[Array, " inputs"]:
+    """Factors of [d, Q_0..Q_{B-1}]: sizes in units of the largest task, backlogs in slots of work."""
+    return jnp.append(1 / params.task_size_max, 1 / (params.capacity * params.slot_duration))
+
+
+def fold_scale(weights: Weights, scale: Float[Array, " inputs"]) -> Weights:
+    """Weights of the network that sees the observation as it is and computes what the scaled one does."""
+    first = weights["_Layer_0"]
+    return weights | {"_Layer_0": first | {"kernel": first["kernel"] * scale}}

@@ -13,23 +13,22 @@ import pytest
 from scipy import stats
 
 from amco_jax.agents.actions import Factorised, nonempty_sets, partners
-from amco_jax.agents.dqn import (
+from amco_jax.agents.network import fold_scale
+from amco_jax.agents.policy import SlotView
+from amco_jax.agents.qlearning import QLearning, QSettings
+from amco_jax.agents.qlearning.dqn import (
     DQN,
-    Learner,
+    Learnt,
     acting,
     explore,
-    fold_scale,
     greedy,
-    greedy_policy,
     greedy_probability,
     init,
     input_scale,
     learn,
     q_values,
 )
-from amco_jax.agents.policy import SlotView
-from amco_jax.agents.replay import Batch
-from amco_jax.agents.settings import Settings
+from amco_jax.agents.qlearning.replay import Batch
 from amco_jax.env import Task
 from amco_jax.errors import InputError
 from amco_jax.random import Key, Stream, stream
@@ -46,17 +45,17 @@ def key(number: int = 0) -> Key:
     return stream(jnp.uint32(number), Stream.INIT)
 
 
-def new_learner(settings: Settings, dqn: DQN = AGENT, number: int = 0) -> Learner:
-    return init(dqn, settings.traced(1), SERVERS, key(number))
+def new_learner(settings: QSettings, dqn: DQN = AGENT, number: int = 0) -> Learnt:
+    return init(dqn, settings.traced(), SERVERS, key(number))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def learnt(dqn: DQN, hyper: Any, scale: Any, learner: Learner, batch: Batch, ready: Any) -> Any:
+def learnt(dqn: DQN, hyper: Any, scale: Any, learner: Learnt, batch: Batch, ready: Any) -> Any:
     return learn(dqn, hyper, scale, learner, batch, ready)
 
 
-def one_step(learner: Learner, batch: Batch, ready: bool = True, **changes: Any) -> tuple[Learner, float]:
-    learner, loss = learnt(AGENT, Settings(**changes).traced(1), UNSCALED, learner, batch, ready)
+def one_step(learner: Learnt, batch: Batch, ready: bool = True, **changes: Any) -> tuple[Learnt, float]:
+    learner, loss = learnt(AGENT, QSettings(**changes).traced(), UNSCALED, learner, batch, ready)
     return learner, float(loss)
 
 
@@ -95,10 +94,10 @@ def every_transition(dqn: DQN) -> Batch:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def solved(dqn: DQN, hyper: Any, learner: Learner, batch: Batch) -> Any:
+def solved(dqn: DQN, hyper: Any, learner: Learnt, batch: Batch) -> Any:
     scale = jnp.ones(1 + SERVERS)
 
-    def step(_: Any, learner: Learner) -> Learner:
+    def step(_: Any, learner: Learnt) -> Learnt:
         return learn(dqn, hyper, scale, learner, batch, jnp.asarray(True))[0]
 
     return jax.lax.fori_loop(0, 6000, step, learner)
@@ -111,11 +110,11 @@ def solved(dqn: DQN, hyper: Any, learner: Learner, batch: Batch) -> Any:
 )
 @pytest.mark.parametrize("dqn", [AGENT, FACTORISED], ids=["enumerated", "factorised"])
 def test_a_known_problem_is_solved(discount: float, double_q: bool, target: dict[str, Any], dqn: DQN):
-    settings = Settings(
+    settings = QSettings(
         discount=discount, double_q=double_q, learning_rate=0.01, learning_rate_decay=2e-3, **target
     )
     batch = every_transition(dqn)
-    learner = solved(dqn, settings.traced(1), new_learner(settings, dqn), batch)
+    learner = solved(dqn, settings.traced(), new_learner(settings, dqn), batch)
     values = dqn.actions(SERVERS).value(
         q_values(dqn, learner.weights, batch.size, batch.backlog), batch.action
     )
@@ -134,7 +133,7 @@ def values_by_hand(weights: Any, size: Any, backlog: Any) -> np.ndarray:
     return x
 
 
-def errors_by_hand(weights: Any, target: Any, batch: Batch, settings: Settings) -> np.ndarray:
+def errors_by_hand(weights: Any, target: Any, batch: Batch, settings: QSettings) -> np.ndarray:
     rated = values_by_hand(target, batch.next_size, batch.next_backlog)
     chooser = values_by_hand(weights, batch.next_size, batch.next_backlog) if settings.double_q else rated
     each = np.arange(rated.shape[1])
@@ -148,7 +147,7 @@ def errors_by_hand(weights: Any, target: Any, batch: Batch, settings: Settings) 
 @pytest.mark.parametrize("error_limit", [1e9, 0.7, 1e-6])
 def test_loss_is_the_formula(double_q: bool, error_limit: float):
     """Mean over batch and outputs of e², or beyond the limit of its tangent; no target update is due."""
-    settings = Settings(double_q=double_q, error_limit=error_limit, reward_scale=3.0, discount=0.8)
+    settings = QSettings(double_q=double_q, error_limit=error_limit, reward_scale=3.0, discount=0.8)
     batch = random_batch()
     learner = new_learner(settings)._replace(
         target=new_learner(settings, number=1).weights, steps=jnp.int32(1)
@@ -165,14 +164,14 @@ def test_loss_is_the_formula(double_q: bool, error_limit: float):
 
 def output_gradient(error_limit: float, batch: Batch) -> np.ndarray:
     """Of the loss by the biases of the outputs, read from Adam's first moment after one step."""
-    learner = new_learner(Settings())
+    learner = new_learner(QSettings())
     learner, _ = one_step(learner, batch, error_limit=error_limit, discount=0.0)
     moment: Any = learner.optimiser
     return np.asarray(moment.mu["_Layer_1"]["bias"]) / (1 - 0.9)
 
 
 def test_error_limit_leaves_small_errors_alone_and_bounds_the_pull_of_large_ones():
-    batch, settings = random_batch(1), Settings(discount=0.0)
+    batch, settings = random_batch(1), QSettings(discount=0.0)
     learner = new_learner(settings)
     (error,) = errors_by_hand(learner.weights, learner.weights, batch, settings)
     chosen = np.arange(SETS) == batch.action
@@ -190,7 +189,7 @@ def test_only_the_action_taken_is_corrected():
 
 
 def test_target_network_is_updated_before_the_weights_at_its_interval_only():
-    learner = new_learner(Settings())._replace(target=new_learner(Settings(), number=1).weights)
+    learner = new_learner(QSettings())._replace(target=new_learner(QSettings(), number=1).weights)
     for step in range(8):
         before = learner
         learner, _ = one_step(before, random_batch(seed=step), target_interval=3)
@@ -202,7 +201,7 @@ def test_target_network_is_updated_before_the_weights_at_its_interval_only():
 
 
 def test_target_network_takes_a_share_of_the_weights():
-    learner = new_learner(Settings())._replace(target=new_learner(Settings(), number=1).weights)
+    learner = new_learner(QSettings())._replace(target=new_learner(QSettings(), number=1).weights)
     for step in range(4):
         before = learner
         learner, _ = one_step(before, random_batch(seed=step), target_interval=2, target_rate=0.25)
@@ -214,7 +213,7 @@ def test_target_network_takes_a_share_of_the_weights():
 
 
 def test_the_updated_target_network_is_what_rates_in_the_same_step():
-    batch, settings = random_batch(), Settings()
+    batch, settings = random_batch(), QSettings()
     learner = new_learner(settings)._replace(target=new_learner(settings, number=1).weights)
     _, loss = one_step(learner, batch)
     error = errors_by_hand(learner.weights, learner.weights, batch, settings)
@@ -222,7 +221,7 @@ def test_the_updated_target_network_is_what_rates_in_the_same_step():
 
 
 def test_who_is_not_ready_stays_as_he_is():
-    learner = new_learner(Settings())._replace(target=new_learner(Settings(), number=1).weights)
+    learner = new_learner(QSettings())._replace(target=new_learner(QSettings(), number=1).weights)
     learner, _ = one_step(learner, random_batch())
     for bad in (random_batch(seed=1), jax.tree.map(lambda x: x * np.nan, random_batch())):
         batch = dataclasses.replace(bad, action=random_batch().action)
@@ -233,7 +232,7 @@ def test_who_is_not_ready_stays_as_he_is():
 
 @pytest.mark.parametrize("steps", [0, 10])
 def test_learning_rate_decays_with_the_steps(steps: int):
-    learner, batch = new_learner(Settings())._replace(steps=jnp.int32(steps)), random_batch()
+    learner, batch = new_learner(QSettings())._replace(steps=jnp.int32(steps)), random_batch()
 
     def change(**settings: Any) -> Any:
         moved, _ = one_step(learner, batch, **settings)
@@ -246,7 +245,7 @@ def test_learning_rate_decays_with_the_steps(steps: int):
 
 def test_initial_parameters_are_as_published():
     wide = DQN(nonempty_sets, (200, 200), 32)
-    learner = init(wide, Settings(init_std=0.3).traced(1), 5, key())
+    learner = init(wide, QSettings(init_std=0.3).traced(), 5, key())
     kernel = np.asarray(learner.weights["_Layer_1"]["kernel"]).ravel()
     assert kernel.size == 200**2
     assert stats.kstest(kernel / 0.3, "norm").pvalue > 1e-4
@@ -259,19 +258,19 @@ def test_initial_parameters_are_as_published():
 
 
 def test_initial_kernels_differ_by_key_and_layer_and_scale_with_init_std():
-    first, second = (new_learner(Settings(), number=n).weights["_Layer_0"]["kernel"] for n in (0, 1))
+    first, second = (new_learner(QSettings(), number=n).weights["_Layer_0"]["kernel"] for n in (0, 1))
     assert (first != second).all()
-    wider = new_learner(Settings(init_std=0.6)).weights["_Layer_0"]["kernel"]
+    wider = new_learner(QSettings(init_std=0.6)).weights["_Layer_0"]["kernel"]
     np.testing.assert_allclose(wider, 2 * first, rtol=1e-6)
-    square = init(DQN(nonempty_sets, (3, 3), 1), Settings().traced(1), SERVERS, key()).weights
+    square = init(DQN(nonempty_sets, (3, 3), 1), QSettings().traced(), SERVERS, key()).weights
     assert (square["_Layer_0"]["kernel"] != square["_Layer_1"]["kernel"]).all()
 
 
 @pytest.mark.parametrize("scale_inputs", [False, True])
 def test_folded_weights_see_observations_as_they_are(scale_inputs: bool):
-    settings = Settings(scale_inputs=scale_inputs)
+    settings = QSettings(scale_inputs=scale_inputs)
     params: Any = Scenario(num_servers=SERVERS, capacity=(7, 30), slot_duration=2, task_size_max=4).params()
-    scale = np.asarray(input_scale(settings.traced(1), params))
+    scale = np.asarray(input_scale(settings.traced(), params))
     wanted = [1 / 4, 1 / 14, 1 / 60] if scale_inputs else [1, 1, 1]
     np.testing.assert_allclose(scale, wanted, rtol=1e-6)
     weights, batch = new_learner(settings).weights, random_batch()
@@ -288,7 +287,7 @@ def test_folded_weights_see_observations_as_they_are(scale_inputs: bool):
 
 def test_learning_sees_scaled_observations():
     batch, scale = random_batch(), np.array([0.5, 3.0, 0.1], np.float32)
-    hyper, learner = Settings().traced(1), new_learner(Settings())
+    hyper, learner = QSettings().traced(), new_learner(QSettings())
     moved = learnt(AGENT, hyper, scale, learner, batch, True)
     by_hand = dataclasses.replace(
         batch,
@@ -302,7 +301,7 @@ def test_learning_sees_scaled_observations():
 
 
 def test_tasks_of_a_slot_share_their_backlog():
-    weights, batch = new_learner(Settings()).weights, random_batch()
+    weights, batch = new_learner(QSettings()).weights, random_batch()
     shared = q_values(AGENT, weights, batch.size, batch.backlog[:, 0])
     each = q_values(AGENT, weights, batch.size, jnp.repeat(batch.backlog[:, :1], 6, axis=1))
     np.testing.assert_allclose(shared, each, rtol=1e-5, atol=1e-6)
@@ -311,8 +310,8 @@ def test_tasks_of_a_slot_share_their_backlog():
 @pytest.mark.parametrize("act_with_target", [False, True])
 def test_acting_weights_are_the_network_s_or_the_target_s(act_with_target: bool):
     params: Any = Scenario(num_servers=SERVERS).params()
-    learner = new_learner(Settings())._replace(target=new_learner(Settings(), number=1).weights)
-    hyper = Settings(act_with_target=act_with_target, greedy_growth=0.01).traced(1)
+    learner = new_learner(QSettings())._replace(target=new_learner(QSettings(), number=1).weights)
+    hyper = QSettings(act_with_target=act_with_target, greedy_growth=0.01).traced()
     found = acting(hyper, params, learner._replace(steps=jnp.int32(7)))
     assert_same(found.weights, learner.target if act_with_target else learner.weights)
     np.testing.assert_allclose(found.epsilon, 0.07, rtol=1e-6)
@@ -320,14 +319,14 @@ def test_acting_weights_are_the_network_s_or_the_target_s(act_with_target: bool)
 
 def test_acting_weights_take_observations_as_they_are():
     params: Any = Scenario(num_servers=SERVERS).params()
-    hyper, learner = Settings(scale_inputs=True).traced(1), new_learner(Settings())
+    hyper, learner = QSettings(scale_inputs=True).traced(), new_learner(QSettings())
     found = acting(hyper, params, learner)
     assert_same(found.weights, fold_scale(learner.weights, input_scale(hyper, params)))
     assert (found.weights["_Layer_0"]["kernel"] != learner.weights["_Layer_0"]["kernel"]).all()
 
 
 def test_greedy_probability_grows_from_nothing_to_its_limit():
-    hyper = Settings(greedy_growth=0.25, greedy_max=0.6).traced(1)
+    hyper = QSettings(greedy_growth=0.25, greedy_max=0.6).traced()
     found = [float(greedy_probability(hyper, jnp.int32(s))) for s in (0, 1, 2, 3, 1000)]
     np.testing.assert_allclose(found, [0, 0.25, 0.5, 0.6, 0.6], rtol=1e-6)
 
@@ -380,11 +379,12 @@ def test_trained_policies_decide_by_each_station_s_own_agent():
     backlog = jnp.asarray(random.uniform(0, 9, fleet), jnp.float32)
     size = jnp.asarray(random.uniform(2, 5, (fleet, positions)), jnp.float32)
     present = jnp.asarray(random.random((fleet, positions)) < 0.7)
-    learners = [init(dqn, Settings(init_std=1.0).traced(1), fleet, key(b)).weights for b in range(fleet)]
+    learners = [init(dqn, QSettings(init_std=1.0).traced(), fleet, key(b)).weights for b in range(fleet)]
     params: Any = Scenario(num_servers=fleet).params()
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *learners)
     view = SlotView(jnp.int32(3), backlog, Task(present, size, size), params, key(), stacked)
-    sets = np.asarray(greedy_policy(dqn).select(view))
+    learner = QLearning(actions=partners, settings=QSettings(hidden=dqn.hidden))
+    sets = np.asarray(learner.policy().select(view))
     assert sets.shape == (fleet, positions, fleet)
     for b in range(fleet):
         values = values_by_hand(learners[b], size[b], np.repeat(backlog[:, None], positions, axis=1))
@@ -425,18 +425,20 @@ def test_trained_policies_decide_by_each_station_s_own_agent():
 )
 def test_bad_settings_are_refused_by_name_value_and_range(changes: dict[str, Any], words: str):
     with pytest.raises(InputError) as error:
-        Settings().replace(**changes)
+        QSettings().replace(**changes)
     assert str(error.value).startswith(words)
     assert "\n" not in str(error.value)
 
 
 def test_settings_take_whole_numbers_and_single_widths():
-    settings = Settings(hidden=8, discount=1, learning_rate=np.float32(0.5))  # pyright: ignore
+    settings = QSettings(hidden=8, discount=1, learning_rate=np.float32(0.5))  # pyright: ignore
     assert settings.hidden == (8,)
     assert settings.replace(hidden=[4, 2]).hidden == (4, 2)
     assert isinstance(settings.discount, float)
     assert settings.to_dict()["hidden"] == [8]
-    assert Settings(**settings.to_dict()) == settings
-    traced = settings.traced(3)
+    assert QSettings(**settings.to_dict()) == settings
+    traced = settings.traced()
     assert {np.asarray(x).dtype.name for x in jax.tree.leaves(traced)} == {"int32", "float32", "bool"}
-    assert traced.replay_rows == 3
+    assert jax.tree.leaves(settings.static()) == []
+    assert hash(settings.static()) == hash(settings.replace(discount=0.5).static())
+    assert settings.static() != settings.replace(hidden=9).static()

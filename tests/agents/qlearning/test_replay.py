@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from amco_jax.agents.replay import Batch, Replay, empty_replay, rows_for, sample, store
+from amco_jax.agents.qlearning.replay import Batch, Replay, empty_replay, rows_for, sample, store
 from amco_jax.scenario import Scenario
 
 SERVERS = 2

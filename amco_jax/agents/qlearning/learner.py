@@ -1,0 +1,141 @@
+"""The published Q-learning as a learner."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from amco_jax.agents.actions import ActionSpace
+from amco_jax.agents.learner import Context, Experience, Learner, Observation
+from amco_jax.agents.network import Weights
+from amco_jax.agents.qlearning import dqn
+from amco_jax.agents.qlearning.dqn import DQN, Acting, Learnt
+from amco_jax.agents.qlearning.replay import Replay, empty_replay, rows_for, sample, store
+from amco_jax.agents.qlearning.settings import QSettings
+from amco_jax.errors import InputError
+from amco_jax.identity import hashable
+from amco_jax.params import Params, Shape
+from amco_jax.random import Key, uniform
+from amco_jax.scenario import Scenario
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QLearning(Learner):
+    """Q-learning over the sets of an action space, with a replay of each agent's own.
+
+    Source: published code. The target network, exploration and replay follow `dqn.py`.
+    """
+
+    actions: Callable[[int], ActionSpace]
+    """The action space for a number of servers"""
+    settings: QSettings = dataclasses.field(default_factory=QSettings)
+
+    step_logs: ClassVar[tuple[str, ...]] = ("loss",)
+    episode_logs: ClassVar[tuple[str, ...]] = ("epsilon",)
+
+    def __post_init__(self):
+        object.__setattr__(self, "actions", hashable("actions", self.actions))
+
+    @property
+    def dqn(self) -> DQN:
+        """What fixes the shapes of an agent."""
+        return DQN(self.actions, self.settings.hidden, self.settings.batch_size, self.settings.leak)
+
+    @property
+    def max_rounds(self) -> int:
+        return self.settings.learn_repeats
+
+    def check(self, num_servers: int) -> None:
+        self.actions(num_servers)
+
+    def check_training(self, scenario: Scenario, episodes: int, name: str) -> list[str]:
+        if scenario.num_slots < 2:
+            raise InputError(
+                f"num_slots: {scenario.num_slots}; legal for training {name}: at least 2, since the tasks of "
+                "an episode's first slot are never stored"
+            )
+        settings, slots, found = self.settings, episodes * scenario.num_slots, []
+        due = slots // settings.learn_interval - min(settings.learn_after, slots) // settings.learn_interval
+        if due == 0:
+            found.append(
+                f"{name} makes no learning step: its training has {slots} slots, learn_after is "
+                f"{settings.learn_after} and learn_interval {settings.learn_interval}."
+            )
+        stored = scenario.count_moments[0] * (scenario.num_slots - 1) * episodes
+        if stored < 1:
+            found.append(
+                f"{name} has hardly anything to learn from: over the whole training {stored:.2g} tasks are "
+                "stored at a base station on average."
+            )
+        return found
+
+    def memory(self, scenario: Scenario, episodes: int) -> int:
+        """Slots: as many as hold `replay_capacity` tasks, and no more than are ever stored."""
+        stored = max(episodes * (scenario.num_slots - 1), 1)
+        return min(rows_for(self.settings.replay_capacity, scenario), stored)
+
+    def warm_up(self, num_slots: int) -> int:
+        return 1 + self.settings.learn_after // num_slots
+
+    def init(self, settings: QSettings, shape: Shape, rows: int, key: Key) -> tuple[Learnt, Replay]:
+        space = self.actions(shape.num_servers)
+        example = jax.tree.map(lambda a: a[0], space.draw(jnp.zeros((space.num_draws, 1))))
+        replay = empty_replay(rows, shape.max_tasks, shape.num_servers, example, jnp.float32)
+        return dqn.init(self.dqn, settings, shape.num_servers, key), replay
+
+    def acting(self, settings: QSettings, params: Params, learnt: Learnt) -> Acting:
+        return dqn.acting(settings, params, learnt)
+
+    def act(self, context: Context, acting: Acting, seen: Observation, key: Key) -> Any:
+        action = dqn.greedy(self.dqn, acting.weights, seen.size, seen.backlog)
+        dtype = seen.backlog.dtype
+        return dqn.explore(self.dqn, context.num_servers, acting.epsilon, key, action, dtype)
+
+    def sets(self, action: Any, seen: Observation) -> Array:
+        return self.actions(seen.backlog.shape[0]).sets(action, seen.local)
+
+    def observe(self, context: Context, memory: Replay, experience: Experience) -> Replay:
+        seen = experience.seen
+        return store(
+            memory, context.t > 0, _row_number(context), context.num_positions, seen.size,
+            experience.next_size, seen.backlog, experience.next_backlog, experience.action,
+            experience.reward,
+        )  # fmt: skip
+
+    def rounds(self, context: Context) -> Array:
+        settings, done = context.settings, context.slots_done
+        due = (done > settings.learn_after) & (done % settings.learn_interval == 0)
+        return jnp.where(due, settings.learn_repeats, 0)
+
+    def learn(
+        self, context: Context, learnt: Learnt, memory: Replay, key: Key
+    ) -> tuple[Learnt, dict[str, Array], Array]:
+        settings, params = context.settings, context.params
+        uniforms = uniform(key, jnp.arange(self.dqn.batch_size), params.capacity.dtype)
+        batch, filled = sample(
+            memory, _row_number(context), context.memory, context.num_positions,
+            settings.replay_capacity, uniforms,
+        )  # fmt: skip
+        scale = dqn.input_scale(settings, params)
+        learnt, loss = dqn.learn(self.dqn, settings, scale, learnt, batch, filled > 0)
+        return learnt, {"loss": loss}, filled > 0
+
+    def report(self, settings: QSettings, learnt: Learnt) -> dict[str, Array]:
+        """ε, the probability of the greedy action."""
+        return {"epsilon": dqn.greedy_probability(settings, learnt.steps)}
+
+    def deployed(self, settings: QSettings, params: Params, learnt: Learnt) -> Weights:
+        return self.acting(settings, params, learnt).weights
+
+    def decide(self, agent: Weights, seen: Observation) -> Array:
+        return self.sets(dqn.greedy(self.dqn, agent, seen.size, seen.backlog), seen)
+
+
+def _row_number(context: Context) -> Array:
+    """Rows of the replay written before this slot's: slot 0 of an episode has none."""
+    return context.episode * (context.num_slots - 1) + context.t - 1
