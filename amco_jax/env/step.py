@@ -1,4 +1,4 @@
-"""One decision and the end of a slot: the state transitions of the model."""
+"""The state transitions of the model: a single decision, and the end of a slot."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from amco_jax.params import Params
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a task position holds; size and work are positive also where no task is present."""
+    """The content of a task position; size and work are positive even if no task is present."""
 
     present: Bool[Array, ""]
     size: Float[Array, ""]
@@ -29,12 +29,12 @@ class Task:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Queues:
-    """What one decision changes and the next one sees."""
+    """The queues that one decision changes and the next one observes."""
 
     slot_load: Float[Array, " num_servers"]
-    """q_i, Gcycles put on each server so far within the slot"""
+    """q_i, Gcycles assigned to each server so far in the slot"""
     link_delay: Float[Array, ""]
-    """L_b, s already queued at the base station's outgoing link within the slot"""
+    """L_b, s already queued at the base station's outgoing link in the slot"""
 
 
 @jax.tree_util.register_dataclass
@@ -43,7 +43,7 @@ class Decision:
     """The outcome of one decision."""
 
     present: Bool[Array, ""]
-    """False at a position without a task, where nothing else means anything."""
+    """False at a position without a task, where the other fields are meaningless."""
     selected: Bool[Array, " num_servers"]
     fraction: Float[Array, " num_servers"]
     makespan: Float[Array, ""]
@@ -66,7 +66,7 @@ def decide(
 ) -> tuple[Queues, Decision]:
     """Split a task over the selected servers, and queue its parts.
 
-    An empty set rejects the task: it counts as missed and loads nothing.
+    An empty set rejects the task, which then counts as missed and adds no load.
 
     Args:
       wait: `[num_servers]`, s, from `physics.waits`.
@@ -109,7 +109,7 @@ def close_slot(
     """Q_i ← max(Q_i + q_i - f_i·Δ, 0).
 
     Returns:
-      The next backlog, Gcycles, and the share of the slot that each server was busy, in [0, 1].
+      The next backlog, Gcycles, and the share of the slot in which each server was busy, in [0, 1].
     """
     work, served = backlog + slot_load, params.capacity * params.slot_duration
     return jnp.maximum(work - served, 0), jnp.minimum(work / served, 1)

@@ -82,7 +82,7 @@ def test_a_user_without_name_home_or_cache(plain: Path, tmp_path: Path):
         parent.chmod(0o755)
     done = shell("exec setpriv --reuid 12345 --clear-groups $SWEEP --out out", tmp_path, HOME=None)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("compiled programs are not kept: there is no home directory\n") == 1
+    assert done.stderr.count("compiled programs are not cached: there is no home directory\n") == 1
     assert_same(tmp_path / "out", plain)
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
@@ -163,7 +163,7 @@ def test_results_stand_where_a_figure_cannot_be_drawn(
         assert (tmp_path / name / "manifest.json").exists()
         assert not list((tmp_path / name).glob("*.p[nd][gf]"))
     assert [record.getMessage() for record in caplog.records] == [
-        f"{name} could not be drawn, and the results go without it: no font"
+        f"{name} could not be drawn and is left out of the results: no font"
         for name in ("makespan", "miss_rate", "convergence-unified")
     ]
 
@@ -171,7 +171,7 @@ def test_results_stand_where_a_figure_cannot_be_drawn(
 def test_a_directory_is_one_run_s_alone(tmp_path: Path):
     with (
         Output(tmp_path / "out"),
-        pytest.raises(InputError, match=r"another process writes to .*out; legal: "),
+        pytest.raises(InputError, match=r"another process is writing to .*out; legal: "),
     ):
         sweep("deadline", values=[0.5], methods=["local"], seeds=1, scenario=TINY, out=tmp_path / "out")
     sweep("deadline", values=[0.5], methods=["local"], seeds=1, scenario=TINY, out=tmp_path / "out")
