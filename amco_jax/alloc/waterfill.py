@@ -55,7 +55,7 @@ def waterfill_support(
     wait: Float[Array, " num_servers"],
     cost: Float[Array, " num_servers"],
 ) -> Bool[Array, " num_servers"]:
-    """The servers that water-filling over all B servers uses: of all 2^B-1 sets, the one of least makespan."""
+    """The servers that water-filling over all B servers uses: the set of least makespan among all 2^B-1."""
     lead = wait_lead(wait, jnp.ones(wait.shape, bool))
     return lead < _level(lead, 1 / cost)
 

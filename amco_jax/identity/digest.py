@@ -250,7 +250,7 @@ class _Walk:
         return [name, own or version(kind.__module__)]
 
     def _object(self, value: Any, name: str) -> Any:
-        """The name of an object in an installed module, else what it wraps, else the state pickle would save."""
+        """An object's name in an installed module, else what it wraps, else the state pickle would save."""
         home = getattr(value, "__module__", None)
         own_name = getattr(value, "__qualname__", None)
         if isinstance(home, str) and isinstance(own_name, str) and not is_own(home):

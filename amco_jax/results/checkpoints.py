@@ -74,9 +74,7 @@ def load_tree(directory: Path, like: Any) -> Any:
 
 
 def _damaged(path: Path) -> InputError:
-    return InputError(
-        f"checkpoint: {path} is damaged; legal: overwrite, or resume with recompute"
-    )
+    return InputError(f"checkpoint: {path} is damaged; legal: overwrite, or resume with recompute")
 
 
 class Saved(NamedTuple):

@@ -128,7 +128,8 @@ def test_a_signal_ends_it_and_the_way_to_go_on_is_told(number: signal.Signals, t
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number
-    assert errors == f"interrupted; the same command with --out {tmp_path / 'out'} --resume goes on\n"
+    resume = f"--out {tmp_path / 'out'} --resume"
+    assert errors == f"interrupted; to continue, run the same command with {resume}\n"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"units", "results.parquet"}
 
 
