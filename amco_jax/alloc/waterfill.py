@@ -75,7 +75,7 @@ def _level(lead: Float[Array, " num_servers"], rate: Float[Array, " num_servers"
 
     wet, num_servers = jnp.ones(lead.shape, bool), lead.shape[0]
     if num_servers <= MAX_INLINE:
-        for _ in range(num_servers - 1):  # at most so many servers are dropped, at least one per step
+        for _ in range(num_servers - 1):  # each step drops at least one server, and one always remains
             wet = drop(wet)
     else:
         wet, _ = lax.while_loop(

@@ -5,11 +5,11 @@ episode is one kernel of JAX's Mosaic GPU backend (Hopper and later): each lane 
 in registers, and only the requested outputs are written to memory.
 
 This is not a second simulator: the function is traced and unrolled to scalars (`unroll.py`), and its jaxpr
-is emitted into the kernel with every scalar as an array of lanes. Two things need rules of their own, since
-a kernel can neither index an array held in registers nor scan over one: arrays stay in memory, where
-indexing selects a part (`_View`), and a scan becomes a counted loop that reads its inputs from memory and
-writes its outputs to memory. Any other operation that is not elementwise raises NotImplementedError when
-the kernel is built.
+is emitted into the kernel with every scalar as an array of lanes. Two things need special rules, since a
+kernel can neither index an array held in registers nor scan over one: arrays stay in memory, where indexing
+selects a part (`_View`), and a scan becomes a counted loop that reads its inputs from memory and writes its
+outputs to memory. Any other operation that is not elementwise raises NotImplementedError when the kernel is
+built.
 """
 
 from __future__ import annotations

@@ -234,7 +234,7 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
                 (observed, state),
             )
 
-        # Most steps end no episode, and then nothing need be drawn.
+        # Most steps end no episode, and then no new one is drawn.
         return jax.lax.cond(jnp.any(over), begin, lambda: (observed, state))
 
     def _advance(self, state: Any, actions: Any, params: EnvParams) -> Any:

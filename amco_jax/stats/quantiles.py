@@ -21,7 +21,7 @@ def pooled_quantiles(
     """Quantiles over all tasks, with intervals, `[len(at)]`.
 
     The distribution function of each episode is linear between its quantiles, where the task of rank j of n
-    has the level (j + ½) / n; in an episode of few tasks, each task is a step of its own. The distribution
+    has the level (j + ½) / n; in an episode of few tasks, each task is a separate step. The distribution
     function of all tasks is the mean of these, weighted by the number of tasks. The interval of a quantile
     contains the values at which that function is within the `rate_interval`, over clusters, of the share of
     tasks at or below the quantile.
