@@ -223,7 +223,7 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     def _play(self, seeds: Any, episodes: Any, params: EnvParams) -> tuple[Any, DecisionState]:
         return jax.vmap(lambda s, e: self.env.reset(episode_key(s, e), params))(seeds, episodes)
 
-    def _anew(self, over: Any, observed: Any, state: DecisionState, params: EnvParams) -> Any:
+    def _restarted(self, over: Any, observed: Any, state: DecisionState, params: EnvParams) -> Any:
         """Observations and states, with environments that are over reset to their next episode."""
 
         def begin() -> Any:
@@ -242,12 +242,12 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
 
     def _next_step(self, state: Any, over: Any, actions: Any, params: EnvParams) -> Any:
         observed, then, reward, done, info = self._advance(state, actions, params)
-        observed, then = self._anew(over, observed, then, params)
+        observed, then = self._restarted(over, observed, then, params)
         return observed, then, jnp.where(over, 0, reward), done & ~over, info, None
 
     def _at_once(self, state: Any, actions: Any, params: EnvParams) -> Any:
         last, then, reward, done, info = self._advance(state, actions, params)
-        observed, then = self._anew(done, last, then, params)
+        observed, then = self._restarted(done, last, then, params)
         return observed, then, reward, done, info, last
 
 
