@@ -17,8 +17,10 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 import tyro
 
-from amco_jax.agents.methods import Method, get_allocator, get_method
 from amco_jax.cli import console  # before anything that imports JAX
+
+# isort: split
+from amco_jax.agents.methods import Method, get_allocator, get_method
 from amco_jax.compile.runtime import check_devices, check_xla_flags, configure
 from amco_jax.errors import InputError
 from amco_jax.results.files import FileNames, new_directory
