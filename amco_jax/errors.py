@@ -1,4 +1,4 @@
-"""Bad input from a user: the one exception, and the checks that raise it."""
+"""The exception for bad user input, and the checks that raise it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class InputError(ValueError):
-    """Bad input, in one line that names the field, the value and the legal range."""
+    """Bad input; its one-line message names the field, the value and the legal range."""
 
 
 def check_choice(field: str, value: object, legal: Iterable[str]) -> None:
@@ -22,7 +22,7 @@ def check_choice(field: str, value: object, legal: Iterable[str]) -> None:
         raise InputError(f"{field}: {value!r}; legal: {', '.join(legal)}")
 
 
-# Far beyond any real fleet, and products of three such numbers stay inside float32.
+# Far beyond any real deployment, while the product of three such numbers still fits into float32.
 _SMALLEST, _LARGEST = 1e-9, 1e9
 
 
@@ -35,7 +35,7 @@ def check_number(field: str, value: Any, low: float = _SMALLEST, high: float = _
 
 
 def check_whole(field: str, value: Any, low: int = 1, high: int | None = None) -> int:
-    """The value as an int; InputError unless it is a whole number from `low`, and to `high` if given."""
+    """The value as an int; InputError unless it is a whole number of at least `low` and at most `high`."""
     is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not is_whole or value < low or (high is not None and value > high):
         bound = "" if high is None else f" to {high}"
@@ -44,18 +44,21 @@ def check_whole(field: str, value: Any, low: int = 1, high: int | None = None) -
 
 
 def check_list(field: str, items: Any) -> list[Any]:
-    """The items as a list; InputError if there are none, or if it is a text."""
+    """The items as a list; InputError if there are none, or if `items` is a string."""
     if isinstance(items, str) or not hasattr(items, "__len__") or not len(items):
         raise InputError(f"{field}: {_shown(items)}; legal: a list of at least one entry")
     return list(items)
 
 
 def from_table(field: str, value: Any, kind: type[T], required: str, hint: str) -> T:
-    """A dataclass of its own kind, or from a table of its fields; InputError if it is neither.
+    """The value itself if it is a `kind`, a dataclass, else a `kind` made from a table of its fields.
 
     Args:
       required: the field that a table must have.
-      hint: what is legal, for a table without it.
+      hint: the legal values, shown if that field is missing.
+
+    Raises:
+      InputError: the value is neither, or the table has unknown fields or lacks the required one.
     """
     if isinstance(value, kind):
         return value
@@ -71,9 +74,9 @@ def from_table(field: str, value: Any, kind: type[T], required: str, hint: str) 
 
 
 def _shown(value: Any) -> str:
-    """A bad value in one short line, whatever it is."""
+    """Any value, shown in one short line."""
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # an integer of too many digits, or any object's own __repr__
+    except Exception:  # an integer with too many digits, or an object whose __repr__ fails
         text = type(value).__name__
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,4 +1,4 @@
-"""What programs take of a scenario: what fixes their shapes, and the quantities that they are traced over."""
+"""A scenario as compiled programs see it: `Shape` is static under jit, `Params` is traced."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TIMINGS = ("slotted", "continuous")
 
 
 class Shape(NamedTuple):
-    """What fixes array shapes, and so is static under jit."""
+    """The part of a scenario that fixes array shapes, and is therefore static under jit."""
 
     num_servers: int
     max_tasks: int
@@ -37,12 +37,12 @@ class Shape(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ServiceParams:
-    """What an image service adds to `Params`; the size of a task is then a number of items, image batches."""
+    """Extra parameters of an image service, where the size of a task is a number of items (image batches)."""
 
     overhead: Float[Array, " num_servers"]
-    """Steps that each server adds to an item"""
+    """Overhead of an item on each server, in denoising steps"""
     whole: bool = dataclasses.field(metadata={"static": True})
-    """A task is split in whole items"""
+    """Whether a task is split into whole items only"""
 
 
 @jax.tree_util.register_dataclass
@@ -50,8 +50,9 @@ class ServiceParams:
 class Params:
     """Every quantity of a scenario that is not a shape: leaves of a pytree, traced under jit.
 
-    All floating leaves have one dtype, which is the precision of the simulation. With a service, an image
-    batch stands for the Mbit, and a denoising step of it for the Gcycle, in all of them.
+    All floating-point leaves share one dtype, the precision of the simulation. With an image service, the
+    unit of size is an image batch instead of a Mbit, and the unit of work is a denoising step of one batch
+    instead of a Gcycle.
     """
 
     num_tasks: Int[Array, ""]

@@ -14,7 +14,7 @@ from rich.progress import (
 
 
 def progress_bar(shown: bool, unit: str = "episodes") -> Progress:
-    """A bar on stderr that counts episodes over all seeds, or other units, with the remaining time."""
+    """A progress bar on stderr that counts episodes over all seeds, or other units, with the time left."""
     columns = [
         TextColumn("{task.description:>20}"),
         BarColumn(),

@@ -1,10 +1,10 @@
 """Random numbers by coordinate: a draw is a pure function of (seed, purpose, coordinates).
 
 Nothing depends on call order, on the number of seeds or on the method, so that two methods, two physics
-variants or two chunk sizes see the very same arrivals (common random numbers). The generator is a keyed
-32-bit permutation of a counter: multiply-xorshift rounds with two key words. On CPUs it costs about 2 ns
-a draw where threefry costs 20, and it runs inside GPU kernels, where `jax.random` has no lowering. The
-statistical tests are in `tests/test_random.py`.
+variants or two chunk sizes see exactly the same arrivals (common random numbers). The generator is a keyed
+32-bit permutation of a counter: multiply-xorshift rounds with two key words. On CPUs a draw costs about
+2 ns, against 20 ns with threefry, and the generator runs inside GPU kernels, where `jax.random` has no
+lowering. The statistical tests are in `tests/test_random.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from amco_jax.errors import check_whole
 
 
 class Stream(enum.IntEnum):
-    """Purposes: each has draws of its own, so that one more draw in one never shifts another."""
+    """The purposes of random draws. Each has its own stream, so an extra draw in one never shifts another."""
 
     DENSITY = 1
     ARRIVAL = 2
@@ -35,7 +35,7 @@ class Stream(enum.IntEnum):
 
 
 class Key(NamedTuple):
-    """Two key words, `uint32` each; any common batch shape."""
+    """Two `uint32` key words of the same batch shape."""
 
     word0: UInt32[Array, "*batch"]
     word1: UInt32[Array, "*batch"]
@@ -50,28 +50,28 @@ def check_seed(field: str, seed: object) -> int:
 
 
 def check_seeds(first_seed: object, num_seeds: object) -> None:
-    """Raise InputError unless first_seed, first_seed + 1, ... are that many seeds."""
+    """Raise InputError unless first_seed, ..., first_seed + num_seeds - 1 are all legal seeds."""
     first = check_seed("first_seed", first_seed)
     check_whole("seeds", num_seeds, 1, MAX_SEED - first + 1)
 
 
 def stream(seed: UInt32[Array, "*batch"], purpose: Stream) -> Key:
     """The key of one purpose of one seed."""
-    # The seed enters both words: in one alone, (seed, purpose) pairs would alias by their sum.
+    # The seed enters both words: with only one, (seed, purpose) pairs of equal sum would coincide.
     return fold_in(Key(_u32(seed), rehash(_u32(seed) + jnp.uint32(0x2545F491))), purpose)
 
 
 def fold_in(key: Key, coordinate: jax.typing.ArrayLike) -> Key:
-    """The key of one coordinate (a slot, a base station, ...) below `key`."""
+    """The key of one coordinate (a slot, a base station, ...) under `key`."""
     counter = _u32(coordinate) * jnp.uint32(2)
     return Key(bits(key, counter), bits(key, counter + jnp.uint32(1)))
 
 
 def bits(key: Key, counter: jax.typing.ArrayLike) -> UInt32[Array, "..."]:
-    """32 random bits: a permutation of the counter chosen by both key words.
+    """32 random bits: a permutation of the counter, selected by both key words.
 
-    Multipliers and shifts are those of the two- and three-round hashes of C. Wellons' "hash prospector"
-    (lowest bias found for these round structures); the key words enter between the rounds.
+    The multipliers and shifts come from the two- and three-round hashes of C. Wellons' "hash prospector"
+    (the lowest bias found for these round structures); the key words are mixed in between the rounds.
     """
     x = _u32(counter) * jnp.uint32(0x9E3779B9) + key.word0
     x = (x ^ (x >> 16)) * jnp.uint32(0x21F0AAAD)
@@ -81,7 +81,7 @@ def bits(key: Key, counter: jax.typing.ArrayLike) -> UInt32[Array, "..."]:
 
 
 def rehash(x: UInt32[Array, "*batch"]) -> UInt32[Array, "*batch"]:
-    """A second draw from the first at half the price: one more round of the permutation."""
+    """A second draw derived from the first at half the cost: one more round of the permutation."""
     x = (x ^ (x >> 14)) * jnp.uint32(0x2C1B3C6D)
     return x ^ (x >> 12)
 

@@ -1,7 +1,7 @@
-"""How often the intervals of rates, of their differences and of pooled quantiles hold the truth.
+"""Measure the coverage of the intervals of rates, of their differences and of pooled quantiles.
 
-Prints the tables of docs/statistics.md. Rates: beta-binomial seeds of about 450 tasks, and seeds of which few
-have any miss at all. `--quick` draws a tenth of the samples.
+It prints the tables of docs/statistics.md. Rates come from beta-binomial seeds of about 450 tasks, and from
+seeds of which only few have any miss. `--quick` draws a tenth of the samples.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
 
 
 def latent(rate: float, correlation: float) -> Draw:
-    """Rates of seeds with a beta distribution of this mean and intraclass correlation."""
+    """Rates of seeds from a beta distribution with this mean and intraclass correlation."""
     if correlation == 0:
         return lambda rng, shape: np.full(shape, rate)
     spread = (1 - correlation) / correlation
@@ -40,34 +40,34 @@ def latent(rate: float, correlation: float) -> Draw:
 
 
 def few(rate: float, share: float) -> Draw:
-    """Rates that are 0 in all but a share of the seeds, and exponential in those."""
+    """Rates of seeds that are exponential in a share of the seeds, and 0 in the others."""
     scale = rate / share
     return lambda rng, shape: np.minimum(rng.exponential(scale, shape), 1) * (rng.random(shape) < share)
 
 
 def tasks_of(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Tasks of seeds, as many as Bernoulli arrivals bring."""
+    """Numbers of tasks of seeds with Bernoulli arrivals."""
     return rng.binomial(3 * TASKS, 1 / 3, shape)
 
 
 def quantiles_of(values: np.ndarray) -> np.ndarray:
-    """Those that a row of results holds."""
+    """The quantiles that a row of results contains."""
     return np.quantile(values, LEVELS) if len(values) else np.full(len(LEVELS), np.nan)
 
 
 def covers(interval: Interval, truth: float) -> float:
-    """The share of samples, in %, whose interval holds the truth."""
+    """The share of samples, in %, whose interval contains the truth."""
     low, high = interval[1:]
     return 100 * float(np.mean((low <= truth + 1e-12) & (truth - 1e-12 <= high)))
 
 
 def row(*cells: object) -> None:
-    """A line of a Markdown table."""
+    """Print a row of a Markdown table."""
     print("|", " | ".join(f"{c:.1f}" if isinstance(c, float) else str(c) for c in cells), "|", flush=True)
 
 
 def rates(samples: dict[int, int]) -> None:
-    """Coverage and mean width of `rate_interval`, and coverage of the interval of the seeds' mean rate."""
+    """Coverage of `rate_interval` and of the interval of the seeds' mean rate, and samples without events."""
     row("seeds' rates", *(f"n = {n}: rate, mean, none [%]" for n in SEEDS))
     row(*["---"] * (1 + len(SEEDS)))
     cases = {f"beta, mean {p:g}, correlation {c:g}": (p, latent(p, c)) for p in RATES for c in CORRELATIONS}
@@ -86,7 +86,7 @@ def rates(samples: dict[int, int]) -> None:
 
 
 def differences(samples: dict[int, int]) -> None:
-    """Coverage of the difference and the reduction of two rates, beside the paired t of the difference."""
+    """Coverage of the difference and the reduction of two rates, and of the paired t of the difference."""
     row("baseline", "method", *(f"n = {n}: difference, reduction, paired t" for n in SEEDS))
     row(*["---"] * (2 + len(SEEDS)))
     for p, correlation in ((0.001, 0.01), (0.01, 0.01), (0.01, 0.5), (0.05, 0.1), (0.3, 0.1)):
@@ -115,7 +115,7 @@ def differences(samples: dict[int, int]) -> None:
 
 
 def quantiles(samples: dict[int, int]) -> None:
-    """Coverage of pooled quantiles, and how far they are from those of all tasks themselves."""
+    """Coverage of pooled quantiles, and their error relative to the quantiles of the tasks themselves."""
     at = np.array([0.5, 0.95, 0.99])
     row("makespans within a seed", "seeds' scales", *(f"n = {n}: p50, p95, p99 (error [%])" for n in SEEDS))
     row(*["---"] * (2 + len(SEEDS)))
@@ -123,7 +123,7 @@ def quantiles(samples: dict[int, int]) -> None:
         rng = np.random.default_rng(0)
 
         def seeds(rng: np.random.Generator, n: int, spread=spread, size=size) -> list[np.ndarray]:
-            # Where sizes differ, busy seeds are also slow: weights and makespans go together.
+            # If sizes differ, busy seeds are also slow, so weights and makespans are correlated.
             load = rng.standard_normal(n)
             counts = rng.poisson(60 * np.exp(size * load))
             scale = np.exp(spread * load)

@@ -1,8 +1,8 @@
-"""Measure the ways to simulate on a GPU, each in a process of its own.
+"""Measure several ways to simulate on a GPU, each in a separate process.
 
-`python benchmarks/gpu.py --out h100.json` measures the plain scan, the scan over tasks unrolled, XLA's
-command buffers around loops, and the one kernel of `amco_jax/compile/fused.py`, at each number of seeds.
-Each line also says how far the totals are off those of the first way.
+`python benchmarks/gpu.py --out h100.json` measures the plain scan, the unrolled scan over tasks, XLA's
+command buffers around loops, and the single kernel of `amco_jax/compile/fused.py`, for each number of seeds.
+Each line also gives the difference of the totals from those of the first variant.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "scan-unroll-5-command-buffers": {"UNROLL": "5", "XLA_FLAGS": COMMAND_BUFFERS},
     "kernel": {"AMCO_JAX_FUSED": "1"},
 }
-"""What each adds to the environment of its process."""
+"""The environment variables that each variant adds to its process."""
 
 
 def main(
@@ -43,16 +43,16 @@ def main(
     out: Path | None = None,
     anywhere: bool = False,
 ) -> None:
-    """Measure the ways to simulate on a GPU.
+    """Measure several ways to simulate on a GPU.
 
     Args:
-      seeds: numbers of seeds to simulate side by side.
-      methods: rules by name.
+      seeds: numbers of seeds to simulate in parallel.
+      methods: names of rules.
       variants: some of scan, scan-unroll-2, scan-unroll-5, scan-command-buffers,
         scan-unroll-5-command-buffers, kernel.
-      repeats: of each measurement, after a warm-up.
-      out: write all figures to this file, as JSON.
-      anywhere: run without a GPU too, to try this script; the figures then say nothing about GPUs.
+      repeats: number of repeats of each measurement, after a warm-up.
+      out: a JSON file to write all results to.
+      anywhere: run even without a GPU, to try this script; the results then say nothing about GPUs.
     """
     rows: list[dict[str, Any]] = []
     for variant in variants:
@@ -110,7 +110,7 @@ def _worker(job: dict[str, Any]) -> None:
     device = jax.local_devices()[0]
     if device.platform != "gpu" and not job["anywhere"]:
         print(
-            f"benchmarks/gpu.py: JAX finds no GPU, but {device.device_kind}; nothing measured",
+            f"benchmarks/gpu.py: JAX finds no GPU, only {device.device_kind}; nothing is measured",
             file=sys.stderr,
         )
         sys.exit(_NO_GPU)

@@ -1,7 +1,7 @@
-"""What the store and an engine cost beside the bare program, for units of about a minute.
+"""Measure the overhead of the store and an engine over the bare program, for units of about a minute.
 
-Both sides run the same units one after the other in one process, compiled beforehand, and in turn come first,
-since the speed of a shared machine drifts.
+Both sides run the same compiled units one after another in one process, and take turns in running first,
+because the speed of a shared machine drifts.
 """
 
 from __future__ import annotations
@@ -34,18 +34,19 @@ from amco_jax.study.units import Unit, units_of
 class Arguments:
     method: tyro.conf.Positional[str] = "optimal"
     seeds: int = 260_000
-    """Of all units together; the first few of a trained method."""
+    """Total number of seeds over all units."""
     episodes: int = 300
-    """Of training."""
+    """Number of training episodes."""
     unit_seconds: float = 60.0
+    """Approximate duration of a unit, s."""
     repeats: int = 2
-    """Of each side."""
+    """Number of repeats of each side."""
     engine: str = "local"
-    """local, or ray: then only the time between the units of a worker is measured."""
+    """local, or ray, which measures only the time between the units of a worker."""
 
 
 def bare(unit: Unit) -> None:
-    """A unit's trainings, episodes and metrics, and nothing else."""
+    """Run only the training, episodes and metrics of a unit."""
     first = unit.cells[0]
     if first.train_episodes:
         blocks = blocks_of(len(unit.cells), first.first_seed, first.num_seeds, TRAINING_LANES)
@@ -57,7 +58,7 @@ def bare(unit: Unit) -> None:
 
 
 class TimedStore(Store):
-    """A store that adds up the wall clock of its commits, the flush to the disk included."""
+    """A store that sums the wall-clock time of its commits, including the flush to disk."""
 
     seconds = 0.0
 
@@ -69,7 +70,7 @@ class TimedStore(Store):
 
 
 def stored(units: list[Unit], directory: Path) -> None:
-    """The units as a study runs them."""
+    """Run the units as a study does."""
     store = TimedStore(directory / "units", directory / "results.parquet")
     store.begin({})
     engine = LocalEngine(lambda unit, done: None)
@@ -80,7 +81,7 @@ def stored(units: list[Unit], directory: Path) -> None:
 
 
 def seconds(side: Callable[[], Any]) -> tuple[float, float]:
-    """Wall clock and processor time."""
+    """Wall-clock time and processor time of a call, s."""
     wall, processor = time.perf_counter(), time.process_time()
     side()
     return time.perf_counter() - wall, time.process_time() - processor
@@ -114,7 +115,7 @@ def main(args: Arguments) -> None:
 
 
 def between_units(units: list[Unit], home: Path) -> None:
-    """Print what passes on Ray between the commit of a unit and the start of the worker's next one."""
+    """Print the time on Ray between the commit of a unit and the start of the worker's next unit."""
     store = Store(home / "units", home / "results.parquet")
     store.begin({})
     begun = time.time()
@@ -140,4 +141,4 @@ def between_units(units: list[Unit], home: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(Arguments, main, "What the store and an engine cost beside the bare program.")
+    run(Arguments, main, "Measure the overhead of the store and an engine over the bare program.")

@@ -1,4 +1,4 @@
-"""What storing one slot and drawing a batch costs: the package's replay, and flashbax's item buffer."""
+"""Measure the cost of storing one slot and sampling a batch, for the package's replay and flashbax."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BACKLOG = jnp.ones(AGENTS)
 
 
 def total(tree: Any) -> jax.Array:
-    """A number that depends on everything, so that nothing is left out of the program."""
+    """A number that depends on all leaves, so that nothing is optimised away."""
     return sum((jnp.sum(leaf) for leaf in jax.tree.leaves(tree)), jnp.float32(0))
 
 
@@ -44,7 +44,7 @@ def item(size: jax.Array, next_size: jax.Array) -> dict[str, jax.Array]:
 
 
 def theirs(state: Any, t: jax.Array, size: jax.Array, key: jax.Array) -> Any:
-    """One slot of one agent through flashbax: a task at a time, where there is one."""
+    """One slot of one agent through flashbax's item buffer, which stores one task at a time."""
     del t
     following = jnp.append(size[1:], 0)
 
@@ -57,7 +57,7 @@ def theirs(state: Any, t: jax.Array, size: jax.Array, key: jax.Array) -> Any:
 
 
 def microseconds(slot: Any, empty: Any) -> float:
-    """Per slot and agent, after one warm-up."""
+    """Time per slot and agent, µs, after one warm-up."""
     rng = np.random.default_rng(0)
     shape = SLOTS, SEEDS, AGENTS
     present = rng.random((*shape, TASKS)) < SCENARIO.arrival_prob

@@ -1,4 +1,4 @@
-"""Settings of the documentation's site; built from the root of the repository, see CONTRIBUTING.md."""
+"""Sphinx settings of the documentation site, which is built from the root of the repository."""
 
 from __future__ import annotations
 

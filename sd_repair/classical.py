@@ -1,4 +1,4 @@
-"""Repair without a trained model: OpenCV's Telea and Navier–Stokes, scikit-image's biharmonic equation."""
+"""Repair without a trained model: OpenCV's Telea and Navier–Stokes methods, scikit-image's biharmonic one."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from sd_repair.images import Image, Mask, check_image, check_mask, corrupt, past
 from sd_repair.packages import load_package
 
 RADIUS = 3
-"""Pixels around the hole that OpenCV's two methods look at."""
+"""Radius in pixels of the neighbourhood that OpenCV's two methods use."""
 
 
 def telea(image: Image, mask: Mask) -> Image:
-    """Fast marching from the border inwards, weighted means (Telea, 2004)."""
+    """Fast marching from the border inwards with weighted means (Telea, 2004)."""
     opencv = load_package("cv2")
     return opencv.inpaint(image, mask.astype(np.uint8), RADIUS, opencv.INPAINT_TELEA)
 
 
 def navier_stokes(image: Image, mask: Mask) -> Image:
-    """Isophotes continued as streamlines of a fluid (Bertalmio, Bertozzi and Sapiro, 2001)."""
+    """Continuation of isophotes as streamlines of a fluid (Bertalmio, Bertozzi and Sapiro, 2001)."""
     opencv = load_package("cv2")
     return opencv.inpaint(image, mask.astype(np.uint8), RADIUS, opencv.INPAINT_NS)
 
 
 def biharmonic(image: Image, mask: Mask) -> Image:
-    """Δ²u = 0 in the hole, with u given around it (Damelin and Hoang, 2018)."""
+    """Solution of Δ²u = 0 in the hole, with u given around it (Damelin and Hoang, 2018)."""
     restoration = load_package("skimage.restoration")
     solution = restoration.inpaint_biharmonic(image / 255, mask, split_into_regions=True, channel_axis=-1)
     return np.round(np.clip(solution, 0, 1) * 255).astype(np.uint8)
@@ -41,10 +41,10 @@ CLASSICAL: dict[str, Callable[[Image, Mask], Image]] = {
 
 
 def repair_classical(method: str, image: Image, mask: Mask) -> Image:
-    """The image with its hole repaired and all known pixels as they were.
+    """The image with its hole repaired and all known pixels unchanged.
 
     Raises:
-      InputError: an unknown method, a bad image or mask, or the extra `sd` is not installed.
+      InputError: the method is unknown, the image or mask is bad, or the extra `sd` is not installed.
     """
     check_choice("method", method, CLASSICAL)
     image = check_image(image)

@@ -1,4 +1,4 @@
-"""Colours of image files, converted to sRGB by what the file says of them."""
+"""Conversion of image colours to sRGB, according to the colour information in the file."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _MODES = {
     "CMYK": ("CMYK", {"CMYK"}),
     "Lab": ("LAB", {"LAB"}),
 }
-"""By the colour space of a profile: Pillow's mode of its colours, and the modes that hold such colours."""
+"""For each colour space of a profile: Pillow's mode for its colours, and the image modes that may have it."""
 
 _SRGB_GAMMA = 0.45455
 _SRGB_PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
-"""White point, red, green and blue in CIE 1931 x, y, as PNG's chunk cHRM has them."""
+"""White point, red, green and blue in CIE 1931 x, y, in the order of PNG's cHRM chunk."""
 _ROUNDING = 2
-"""Levels by which a conversion may change colours that are sRGB already."""
+"""Number of levels by which a conversion may change colours that are already sRGB."""
 
 
 def to_srgb(picture: Any, source: str) -> tuple[Any, str]:
-    """A Pillow image in mode RGB with sRGB colours, and in words where they come from.
+    """A Pillow image in mode RGB with sRGB colours, and a description of the conversion.
 
     Args:
-      source: what messages call the picture.
+      source: the name of the picture in messages.
 
     Raises:
-      InputError: a colour profile that is damaged or not for this kind of image, or another colour space that
-        is stated without a profile.
+      InputError: the colour profile is damaged or does not fit this kind of image, or the file states another
+        colour space without a profile.
     """
     data = picture.info.get("icc_profile")
     if data:
@@ -42,12 +42,12 @@ def to_srgb(picture: Any, source: str) -> tuple[Any, str]:
     if stated is not None:
         raise InputError(f"{source} has {stated}; legal: sRGB, or a colour profile")
     if picture.mode == "CMYK":
-        return picture.convert("RGB"), "CMYK without a colour profile, converted roughly"
-    return picture.convert("RGB"), "no colour profile, taken as sRGB"
+        return picture.convert("RGB"), "CMYK without a colour profile, converted approximately"
+    return picture.convert("RGB"), "no colour profile, assumed to be sRGB"
 
 
 def _by_profile(picture: Any, data: bytes, source: str) -> tuple[Any, str]:
-    """By an ICC profile, with relative colorimetric intent and black point compensation."""
+    """Convert by an ICC profile, with relative colorimetric intent and black point compensation."""
     cms = load_package("PIL.ImageCms")
     legal = "legal: a colour profile of the image's kind, or none"
     try:
@@ -63,7 +63,7 @@ def _by_profile(picture: Any, data: bytes, source: str) -> tuple[Any, str]:
         )
     flags = cms.Flags.BLACKPOINTCOMPENSATION
     if mode == "L":
-        flags |= cms.Flags.NOOPTIMIZE  # whose interpolation is off by up to ten levels in dark greys
+        flags |= cms.Flags.NOOPTIMIZE  # the optimisation is off by up to ten levels in dark greys
     try:
         transform = cms.buildTransform(
             profile, cms.createProfile("sRGB"), mode, "RGB", cms.Intent.RELATIVE_COLORIMETRIC, flags
@@ -83,7 +83,7 @@ def _by_profile(picture: Any, data: bytes, source: str) -> tuple[Any, str]:
 
 
 def _changes_nothing(transform: Any) -> bool:
-    """Whether a transform of RGB colours keeps them all but for rounding, so that pixels are left alone."""
+    """Whether a transform leaves all RGB colours unchanged apart from rounding."""
     levels = np.linspace(0, 255, 17).astype(np.uint8)
     colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(17, -1, 3)
     image = load_package("PIL.Image").fromarray(colours)
@@ -92,7 +92,7 @@ def _changes_nothing(transform: Any) -> bool:
 
 
 def _stated(picture: Any) -> str | None:
-    """What a file without a profile says of its colours, where that is not sRGB."""
+    """The colour space that a file without a profile states, in words; None if it states none or sRGB."""
     tags = load_package("PIL.ExifTags")
     exif = picture.getexif()
     interoperability = exif.get_ifd(tags.IFD.Interop).get(1)

@@ -1,7 +1,7 @@
-"""Images and masks: checked, shaped and written.
+"""Images and masks: checking, cropping and writing.
 
-An image is a uint8 array [height, width, 3] of sRGB values, a mask a bool array [height, width] that is true
-in the hole.
+An image is a uint8 array [height, width, 3] of sRGB values, and a mask is a bool array [height, width] that
+is True in the hole.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ Mask = Bool[np.ndarray, "height width"]
 SMALLEST_SIDE = 16
 LARGEST_SIDE = 8192
 FILL = 128
-"""Grey level of the hole in a corrupted image: the middle of the range, where the encoder sees zero."""
+"""Grey level of the hole in a corrupted image: the middle of the range, which the encoder maps to zero."""
 
 _WRITTEN = (".png", ".bmp", ".tif", ".tiff")
 
 
 def astronaut() -> Image:
-    """scikit-image's photograph of Eileen Collins, 512 x 512, by NASA: in the public domain."""
+    """scikit-image's photograph of Eileen Collins by NASA, 512 x 512, in the public domain."""
     return load_package("skimage.data").astronaut()
 
 
 def check_image(image: Any, field: str = "image") -> Image:
-    """An image given as an array: uint8, or floats from 0 to 1.
+    """Check an image given as an array of uint8, or of floats from 0 to 1, and return it as uint8.
 
     Raises:
-      InputError: another shape or type, values that are not finite or out of range.
+      InputError: the shape or type is wrong, or values are not finite or out of range.
     """
     array = np.asarray(image)
     if array.ndim != 3 or array.shape[-1] != 3 or min(array.shape[:2]) < 1:
@@ -57,10 +57,10 @@ def check_image(image: Any, field: str = "image") -> Image:
 
 
 def check_mask(mask: Any, image: Image) -> Mask:
-    """A mask given as an array of bool, or of numbers that are all 0 or 1, for that image.
+    """Check a mask given as an array of bool, or of numbers that are 0 or 1, and return it as bool.
 
     Raises:
-      InputError: another shape, other values, no hole, or nothing but hole.
+      InputError: the shape differs from the image's, there are other values, or all or no pixels are hole.
     """
     array = np.asarray(mask)
     if array.shape != image.shape[:2]:
@@ -86,18 +86,18 @@ def to_square(image: Image, side: int) -> Image:
 
 
 def mask_to_square(mask: Mask, side: int) -> Mask:
-    """The same square of the mask: a pixel is hole as soon as any part of it was."""
+    """The same square of the mask; a pixel is hole if any part of it was."""
     picture = _pillow().fromarray(centre(mask).astype(np.float32))
     return np.array(picture.resize((side, side), _pillow().Resampling.BOX)) > 1e-6
 
 
 def corrupt(image: Image, mask: Mask) -> Image:
-    """The image with its hole filled by mid-grey: all that a repair may see."""
+    """The image with its hole filled by mid-grey, which is all that a repair may see."""
     return np.where(mask[..., None], np.uint8(FILL), image)
 
 
 def paste_known(image: Image, repaired: Image, mask: Mask) -> Image:
-    """The repaired hole in the known pixels of the image, which stay as they are."""
+    """The image with its hole taken from the repaired image, and all known pixels unchanged."""
     return np.where(mask[..., None], repaired, image)
 
 
@@ -118,20 +118,20 @@ def sheet(panels: Sequence[tuple[str, Image]]) -> Image:
 
 
 def check_output(path: Path) -> Path:
-    """A path that images can be written to without loss.
+    """Check that an image can be written losslessly to a path, and return the path.
 
     Raises:
-      InputError: another kind of file, or no such directory.
+      InputError: the file type is not lossless, or the directory does not exist.
     """
     if path.suffix.lower() not in _WRITTEN:
-        raise InputError(f"out: {path}; legal: a file name that ends in {', '.join(_WRITTEN)} (without loss)")
+        raise InputError(f"out: {path}; legal: a file name that ends in {', '.join(_WRITTEN)} (lossless)")
     if not path.parent.is_dir():
         raise InputError(f"out: {path} cannot be written: {path.parent} is not a directory")
     return path
 
 
 def save_image(path: Path, image: Image) -> None:
-    """Write an image without loss, whole or not at all."""
+    """Write an image losslessly, whole or not at all."""
     with replacing(check_output(path)) as file:
         _pillow().fromarray(image).save(file)
 

@@ -1,4 +1,4 @@
-"""What one repair reads and writes."""
+"""The inputs and outputs of one repair."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ Samples = UInt8[np.ndarray, "samples height width 3"]
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """One square of image, mask and, where it is known, the undamaged image."""
+    """A square image, its mask and, if known, the undamaged image."""
 
     image: Image
     mask: Mask
     truth: Image | None
     understood: list[str]
-    """How files were understood and what becomes of them, line by line."""
+    """Lines that say how the files were understood and what is done with them."""
 
 
 def read_inputs(
     image: str, mask: str, size: int, seed: int, truth: Path | None = None, marks: str | None = None
 ) -> Inputs:
-    """Image, mask and truth, cut to the largest centred square and resampled to `size` pixels.
+    """Image, mask and truth, cropped to the largest centred square and resampled to `size` pixels.
 
     Args:
       image: a file, or astronaut.
-      mask: a file, or the name of a mask made from the seed; then the image itself is the truth.
-      marks: what the marked pixels of a mask file stand for, hole or known; see `load_mask`.
+      mask: a file, or the name of a mask generated from the seed, in which case the image is the truth.
+      marks: the meaning of the marked pixels of a mask file, hole or known; see `load_mask`.
 
     Raises:
-      InputError: any of them is bad, or they differ in size.
+      InputError: one of them is bad, or their sizes differ.
     """
     if check_whole("size", size, 64, 2048) % 8:
         raise InputError(f"size: {size}; legal: multiples of 8 from 64 to 2048")
@@ -50,7 +50,7 @@ def read_inputs(
     square = images.to_square(given.pixels, size)
     if mask in MASKS:
         if marks is not None:
-            raise InputError(f"mask-marks: {marks}, for a mask made from the seed; legal: with a mask file")
+            raise InputError(f"mask-marks: {marks}, for a generated mask; legal: with a mask file")
         hole = make_mask(mask, size, seed)
     else:
         loaded = load_mask(Path(mask), marks)
@@ -60,10 +60,10 @@ def read_inputs(
         inside = images.centre(whole).sum() / whole.sum()
         if not inside:
             raise InputError(
-                f"mask: {mask} has no hole in the largest centred square; legal: at least a pixel"
+                f"mask: {mask} has no hole in the largest centred square; legal: at least one pixel"
             )
         if inside < 1:
-            understood.append(f"outside of the square: {1 - inside:.1%} of the hole, which is left out")
+            understood.append(f"outside the square: {1 - inside:.1%} of the hole, which is left out")
     undamaged = square if mask in MASKS or image == "astronaut" else None
     if truth is not None:
         read = load_image(truth, "truth")
@@ -85,7 +85,7 @@ def read_inputs(
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """The files of a repair: first sample, further ones, corrupted image, and all side by side."""
+    """The files of a repair: the samples, the corrupted image, and a sheet with all of them side by side."""
 
     out: Path
     samples: int
@@ -107,7 +107,7 @@ class Outputs:
         given = {Path(path).resolve() for path in inputs if path is not None}
         for path in (*self.repaired, self.corrupted, self.sheet):
             if images.check_output(path).resolve() in given:
-                raise InputError(f"out: {path} would replace what the repair reads")
+                raise InputError(f"out: {path} would replace an input file; legal: another file")
 
     def write(self, inputs: Inputs, repaired: Samples, method: str) -> None:
         corrupted = images.corrupt(inputs.image, inputs.mask)
@@ -121,7 +121,7 @@ class Outputs:
         images.save_image(self.sheet, images.sheet(panels))
 
     def print(self, inputs: Inputs, repaired: Samples) -> None:
-        """Paths, and the quality of each sample where the truth is known."""
+        """Print the paths and, if the truth is known, the quality of each sample."""
         for path, image in zip(self.repaired, repaired, strict=True):
             print(path, end="")
             if inputs.truth is not None:

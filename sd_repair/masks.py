@@ -1,4 +1,4 @@
-"""Masks made from a seed, and the mask of the latents."""
+"""Masks generated from a seed, and the mask of the latents."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from sd_repair.images import Mask
 
 
 def thin_strokes(side: int, seed: int) -> Mask:
-    """Twelve scratches of 1 to 4 pixels at a side of 512."""
+    """Twelve scratches, 1 to 4 pixels wide in an image of 512 pixels."""
     return _strokes(side, seed, count=12, thinnest=1, thickest=4)
 
 
 def thick_strokes(side: int, seed: int) -> Mask:
-    """Six brush strokes of 16 to 32 pixels at a side of 512."""
+    """Six brush strokes, 16 to 32 pixels wide in an image of 512 pixels."""
     return _strokes(side, seed, count=6, thinnest=16, thickest=32)
 
 
 def box(side: int, seed: int) -> Mask:
-    """One rectangle with sides from a quarter to three eighths of the image's, nowhere on the border."""
+    """One rectangle away from the border, with sides from a quarter to three eighths of the image's."""
     random = np.random.default_rng(seed)
     height, width = random.integers(side // 4, 3 * side // 8 + 1, 2)
     top, left = (int(random.integers(1, side - length)) for length in (height, width))
@@ -35,19 +35,19 @@ MASKS: dict[str, Callable[[int, int], Mask]] = {"thin": thin_strokes, "thick": t
 
 
 def make_mask(name: str, side: int, seed: int = 0) -> Mask:
-    """A mask by name, for a square image of `side` pixels; the same for the same seed.
+    """A mask by name, for a square image of `side` pixels; equal seeds give equal masks.
 
     Raises:
-      InputError: an unknown name, a side below 16 or a negative seed.
+      InputError: the name is unknown, the side is below 16, or the seed is negative.
     """
     check_choice("mask", name, MASKS)
     return MASKS[name](check_whole("size", side, 16), check_whole("seed", seed, 0))
 
 
 def pool(mask: Mask, factor: int) -> Bool[np.ndarray, "rows columns"]:
-    """max over each block of factor x factor pixels: a latent is hole as soon as one of its pixels is.
+    """The maximum over each block of factor x factor pixels: a latent is hole if any of its pixels is.
 
-    The nearest pixel instead of the maximum would lose most of a thin stroke.
+    Taking the nearest pixel instead would lose most of a thin stroke.
     """
     rows, columns = (length // factor for length in mask.shape)
     blocks = mask[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
@@ -55,7 +55,7 @@ def pool(mask: Mask, factor: int) -> Bool[np.ndarray, "rows columns"]:
 
 
 def _strokes(side: int, seed: int, count: int, thinnest: int, thickest: int) -> Mask:
-    """Random walks with slowly turning direction, drawn with round pens."""
+    """Random walks that turn slowly, drawn with round pens."""
     random = np.random.default_rng(seed)
     mask = np.zeros((side, side), bool)
     rows, columns = np.mgrid[:side, :side]
@@ -71,7 +71,7 @@ def _strokes(side: int, seed: int, count: int, thinnest: int, thickest: int) -> 
 
 
 def _distance(rows: np.ndarray, columns: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Distance of each pixel's centre from the segment between two points, pixels."""
+    """Distance of each pixel's centre from the segment between two points, in pixels."""
     along = end - start
     offset = np.stack([rows - start[0], columns - start[1]], axis=-1)
     share = np.clip(offset @ along / (along @ along), 0, 1)

@@ -1,4 +1,4 @@
-"""Packages of the extra `sd`, imported when they are first needed."""
+"""The packages of the extra `sd`, imported on first use."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from amco_jax.errors import InputError
 
 
 def load_package(name: str) -> Any:
-    """The module by that name.
+    """Import a module by name.
 
     Raises:
-      InputError: it cannot be imported.
+      InputError: the module cannot be imported.
     """
     try:
         return importlib.import_module(name)

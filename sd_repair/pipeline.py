@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5 from a directory, a single file or the hub."""
+"""Loading Stable Diffusion 1.5 from a directory, a single file or the hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sd_repair.packages import load_package
 
 HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 NETWORKS = ("unet", "vae", "text_encoder")
-"""Directories of a diffusers directory that hold weights which a repair needs."""
+"""Subdirectories of a diffusers directory with the weights that a repair needs."""
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -26,11 +26,11 @@ class Model:
     vae: Any
     unet: Any
     variant: str | None = None
-    """The variant of the weights that were loaded, such as fp16."""
+    """The variant of the loaded weights, such as fp16."""
 
     @property
     def described(self) -> str:
-        """Variant, dtype and device, in words."""
+        """A description of variant, dtype and device."""
         variant = "" if self.variant is None else f"variant {self.variant}, "
         return f"{variant}{str(self.dtype).removeprefix('torch.')} on {self.device}"
 
@@ -44,12 +44,12 @@ class Model:
 
     @property
     def factor(self) -> int:
-        """Pixels per latent, along each side."""
+        """Pixels per latent along each side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def parameters(self) -> dict[str, int]:
-        """Number of parameters of each network."""
+        """The number of parameters of each network."""
         networks = {"text_encoder": self.text_encoder, "vae": self.vae, "unet": self.unet}
         return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
 
@@ -61,25 +61,25 @@ def load_model(
     dtype: str = "auto",
     variant: str | None = None,
 ) -> Model:
-    """The model of a diffusers directory, a single .safetensors file, or a hub id.
+    """Load a model from a diffusers directory, a single .safetensors file, or a hub id.
 
     Args:
-      source: what to load; a path wins over a hub id of the same name.
-      config: for a single file, the diffusers directory that holds its configuration and tokenizer (its
-        weights are not read); by default the directory beside it of the same name without suffix.
+      source: the directory, file or hub id; a path takes precedence over a hub id of the same name.
+      config: for a single file, the diffusers directory with its configuration and tokenizer, whose weights
+        are not read; by default, the directory next to the file with the same name without suffix.
       device: auto, cpu, cuda, cuda:1, mps ...
       dtype: auto is float16 on a GPU and float32 on a CPU.
-      variant: of a directory or hub id; see `choose_variant`.
+      variant: the variant of the weights, for a directory or hub id; see `choose_variant`.
 
     Raises:
-      InputError: nothing there, no such variant, not a Stable Diffusion 1.5, or the extra `sd` is not
-        installed.
+      InputError: the source or the variant does not exist, the model is not a Stable Diffusion 1.5, or the
+        extra `sd` is not installed.
     """
     where = check_device(device)
     options = {
         "dtype": check_dtype(dtype, where),
         "safety_checker": None,
-        "feature_extractor": None,  # from_pretrained would look for it once there is no safety checker
+        "feature_extractor": None,  # otherwise from_pretrained looks for it if there is no safety checker
     }
     path = Path(source)
     diffusers = load_diffusers()
@@ -93,14 +93,14 @@ def load_model(
         else:
             directory = path if path.is_dir() else _download(source, variant)
             if not (directory / "model_index.json").is_file():
-                raise InputError(f"model: {path} holds no model_index.json; legal: a diffusers directory")
+                raise InputError(f"model: {path} has no model_index.json; legal: a diffusers directory")
             variant = choose_variant(directory, variant)
             pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
                 directory, local_files_only=True, variant=variant, **options
             )
     except InputError:
         raise
-    except Exception as error:  # the loaders raise many kinds, some of them of their own packages
+    except Exception as error:  # the loaders raise many kinds, some defined in their own packages
         reason = next(
             (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
         )
@@ -109,13 +109,13 @@ def load_model(
 
 
 def choose_variant(directory: Path, wanted: str | None = None) -> str | None:
-    """The variant of the weights to load from a diffusers directory, None for those without one.
+    """The variant of the weights to load from a diffusers directory; None means weights without a variant.
 
-    Left to itself, diffusers does not find weights that exist as a variant only, and takes other weights in
-    silence where some network lacks the wanted one.
+    On its own, diffusers does not find weights that exist only as a variant, and silently takes other weights
+    if a network lacks the requested variant.
 
     Raises:
-      InputError: not all networks have that variant; or none is wanted, and there is more than one choice.
+      InputError: not all networks have the variant, or none is given and there is not exactly one choice.
     """
     found = {name: _variants(directory / name) for name in NETWORKS}
     common = set.intersection(*found.values())
@@ -135,7 +135,7 @@ def choose_variant(directory: Path, wanted: str | None = None) -> str | None:
 
 
 def _variants(directory: Path) -> set[str | None]:
-    """The variants of one network's weights; None are weights without a variant."""
+    """The variants of one network's weights; None means weights without a variant."""
     names = re.compile(r"(?:diffusion_pytorch_|pytorch_)?model(?:\.([\w-]+))?")
     found: set[str | None] = set()
     for file in directory.glob("*model*"):
@@ -147,7 +147,7 @@ def _variants(directory: Path) -> set[str | None]:
 
 
 def _download(source: str, variant: str | None) -> Path:
-    """The directory in the hub's cache with the files of a hub id, downloaded where they are missing."""
+    """The directory of a hub id in the hub's cache; missing files are downloaded."""
     if Path(source).suffix or source.startswith(("/", ".", "~")) or source.count("/") != 1:
         raise InputError(f"model: there is no {source}; legal: a directory, a .safetensors file, or a hub id")
     return Path(
@@ -158,10 +158,10 @@ def _download(source: str, variant: str | None) -> Path:
 
 
 def prepare(pipeline: Any, device: str = "cpu") -> Model:
-    """The networks of a diffusers pipeline, for inference on that device.
+    """The networks of a diffusers pipeline, prepared for inference on a device.
 
     Raises:
-      InputError: its UNet does not take four channels, or its scheduler does not predict noise.
+      InputError: the UNet does not take four channels, or it does not predict noise.
     """
     channels = pipeline.unet.config.in_channels
     if channels != 4:
@@ -181,10 +181,10 @@ def prepare(pipeline: Any, device: str = "cpu") -> Model:
 
 
 def check_device(device: str) -> str:
-    """The device's name, with auto resolved.
+    """The name of a device, with auto resolved.
 
     Raises:
-      InputError: no such device here.
+      InputError: this machine has no such device.
     """
     torch = load_package("torch")
     if device == "auto":
@@ -200,10 +200,10 @@ def check_device(device: str) -> str:
 
 
 def check_dtype(dtype: str, device: str) -> Any:
-    """The torch dtype by that name, with auto resolved.
+    """The torch dtype of a name, with auto resolved.
 
     Raises:
-      InputError: an unknown name, or float16 on a CPU.
+      InputError: the name is unknown, or it is float16 on a CPU.
     """
     check_choice("dtype", dtype, DTYPES)
     if dtype == "auto":
@@ -219,14 +219,14 @@ def _config_of(file: Path, config: Path | None) -> Path:
     directory = file.with_suffix("") if config is None else config
     if not (directory / "model_index.json").is_file():
         raise InputError(
-            f"config: {directory} is no directory with a model_index.json; legal: the configuration and"
+            f"config: {directory} is not a directory with a model_index.json; legal: the configuration and"
             f" tokenizer of {file.name}, in diffusers' layout"
         )
     return directory
 
 
 def load_diffusers() -> Any:
-    """diffusers and transformers, without their own progress bars and log lines."""
+    """Import diffusers and transformers, and silence their progress bars and log messages."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     diffusers = load_package("diffusers")
     diffusers.utils.logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""How long each part of a repair takes, and how much memory, as rows of a latency table."""
+"""Profiling of a repair: time of each part and memory, as rows of a latency table."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from rich.console import Console
 from rich.table import Table
 
 from amco_jax.errors import InputError, check_whole
-from amco_jax.service.latency import LEAST_REPEATS_OF_P95, VERSION, fit_steps
+from amco_jax.service.latency import MIN_REPEATS_OF_P95, VERSION, fit_steps
 from sd_repair.masks import box
 from sd_repair.packages import load_package
 from sd_repair.pipeline import Model
 from sd_repair.repair import Settings, decode, encode_image, encode_prompts, repair
 
 Reading = tuple[float, float]
-"""Wall and CPU seconds."""
+"""Wall and CPU time, s."""
 Progress = Callable[[str], None]
-"""Called with a line that says what is measured next."""
+"""A function that is called with a description of the next measurement."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What to measure: every size with every batch, and whole repairs with every number of steps."""
+    """The measurements: every size with every batch, and whole repairs with every number of steps."""
 
     sizes: Sequence[int] = (256, 512)
     steps: Sequence[int] = (2, 4)
     batches: Sequence[int] = (1,)
     repeats: int = 3
-    """Of each part and of each whole repair."""
+    """Number of repeats of each part and of each whole repair."""
     warm_up: int = 1
-    """Whole repairs before those, for each size and batch; the first of them has its own row."""
+    """Number of whole repairs before the measured ones, per size and batch; the first has its own rows."""
     guidance: float = 9.0
 
     def __post_init__(self) -> None:
@@ -48,7 +48,7 @@ class Plan:
             for value in values:
                 check_whole(field, value, 1)
             if len(set(values)) < len(values):
-                raise InputError(f"{field}: {' '.join(map(str, values))}; legal: each once")
+                raise InputError(f"{field}: {' '.join(map(str, values))}; legal: each value once")
         check_whole("repeats", self.repeats, 1, 10_000)
         check_whole("warm_up", self.warm_up, 1, 10_000)
         for steps in self.steps:
@@ -57,7 +57,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """The columns that all rows of a profile share."""
+    """The column values that all rows of a profile share."""
 
     device: str
     model: str
@@ -70,14 +70,14 @@ class Labels:
 def profile(
     load: Callable[[], Model], device: Any, plan: Plan, labels: Labels, progress: Progress | None = None
 ) -> list[dict[str, Any]]:
-    """The rows of a latency table: parts, whole repairs, memory, and with two numbers of steps the fit.
+    """The rows of a latency table: parts, whole repairs, memory and, for two or more numbers of steps, a fit.
 
     Args:
-      load: makes the model; its time is the component `load`.
-      device: torch's device that it ends up on.
+      load: a function that loads the model; its time is the component `load`.
+      device: the torch device of the loaded model.
 
     Raises:
-      InputError: a size that the model cannot take.
+      InputError: the model does not support one of the sizes.
     """
     report = progress or (lambda line: None)
     report("load")
@@ -101,7 +101,7 @@ def profile(
 
 
 def describe_device(device: Any) -> str:
-    """A device's name as a table shows it: the GPU's, or the processor's with the number of threads."""
+    """The name of a device in tables: the GPU's, or the processor's with the number of threads."""
     torch = load_package("torch")
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -111,13 +111,13 @@ def describe_device(device: Any) -> str:
 
 
 def describe_software() -> str:
-    """Versions of what the speed depends on."""
+    """The versions of the software that the speed depends on."""
     packages = [f"{name} {version(name)}" for name in ("torch", "diffusers", "transformers")]
     return "; ".join([*packages, f"python {platform.python_version()}", platform.system().lower()])
 
 
 def print_profile(rows: Sequence[dict[str, Any]]) -> None:
-    """Medians, fits and memory as a table on the terminal."""
+    """Print medians, fits and memory as a table on the terminal."""
     table = Table("size", "batch", "component", "steps", "value", title=rows[0]["device"])
     units = {"wall": " s", "memory": " MB", "share": ""}
     for row in rows:
@@ -176,7 +176,7 @@ def _profile_one(
 
 
 def _time(call: Callable[[], Any], device: Any) -> tuple[Any, Reading]:
-    """What the call returns, and its seconds, with the device's queue empty before and after."""
+    """The result of a call and its time, with the device synchronised before and after."""
     _synchronise(device)
     wall, cpu = time.perf_counter(), time.process_time()
     result = call()
@@ -197,10 +197,10 @@ def _rows(
         statistics = {"p50": np.median(values)}
         if len(values) > 1:
             statistics |= {"min": np.min(values), "max": np.max(values)}
-        if len(values) >= LEAST_REPEATS_OF_P95:
+        if len(values) >= MIN_REPEATS_OF_P95:
             statistics["p95"] = np.percentile(values, 95)
         for statistic, value in statistics.items():
-            value = max(float(value), 1e-6)  # the clock of CPU time may stand still
+            value = max(float(value), 1e-6)  # the CPU clock may not advance
             rows.append(_row(shared, component, quantity, statistic, value, steps, len(values)))
     return rows
 
@@ -208,7 +208,7 @@ def _rows(
 def _fit_rows(
     shared: dict[str, Any], steps: Sequence[int], totals: Sequence[float], report: Progress
 ) -> list[dict[str, Any]]:
-    """The line through the totals, or no rows where they do not grow with the steps."""
+    """The rows of a linear fit to the totals; none if they do not grow with the steps."""
     try:
         fit = fit_steps(steps, totals)
     except InputError as error:
@@ -245,7 +245,7 @@ def _row(
 
 
 def _peak_memory(device: Any) -> float:
-    """MB: on a GPU of tensors in this size and batch, elsewhere of the whole process since its start."""
+    """Peak memory, MB: of tensors for this size and batch on a GPU, else of the process since its start."""
     if device.type == "cuda":
         return load_package("torch").cuda.max_memory_allocated(device) / 1e6
     import resource

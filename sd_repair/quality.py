@@ -1,4 +1,4 @@
-"""How close a repair is to the truth, over the hole alone."""
+"""The quality of a repair against the truth, over the hole only."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class Quality:
     """Means over the pixels of the hole."""
 
     psnr: float
-    """10·log10(255² / mean squared error), dB; infinite where all pixels are equal."""
+    """10·log10(255² / mean squared error), dB; infinite if all pixels are equal."""
     ssim: float
-    """Structural similarity, 1 where equal."""
+    """Structural similarity; 1 for equal images."""
 
 
 def measure(truth: Image, repaired: Image, mask: Mask) -> Quality:
-    """PSNR and SSIM over the hole; the window of SSIM, 7 pixels wide, also sees known pixels near its border.
+    """PSNR and SSIM over the hole; the SSIM window of 7 pixels also covers known pixels near its border.
 
     Raises:
-      InputError: bad images or mask, or the extra `sd` is not installed.
+      InputError: an image or the mask is bad, or the extra `sd` is not installed.
     """
     metrics = load_package("skimage.metrics")
     truth, repaired = check_image(truth, "truth"), check_image(repaired, "repaired")

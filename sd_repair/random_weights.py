@@ -1,7 +1,7 @@
-"""Stable Diffusion 1.5 with random weights, at full size or tiny, made without any download.
+"""Stable Diffusion 1.5 with random weights, full-size or tiny, created without any download.
 
-The layers, their order and their shapes are those of the published model, so that the full-size one takes its
-time and memory. What it paints is noise.
+The layers, their order and their shapes are those of the published model, so the full-size one needs the same
+time and memory. Its images are noise.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from sd_repair.repair import SCHEDULE
 def random_pipeline(tiny: bool = False, seed: int = 0, dtype: str = "float32") -> Any:
     """A diffusers pipeline with random weights.
 
-    860 M parameters in the UNet, 84 M in the VAE and 123 M in the text encoder, or with `tiny` under one
-    million in all. The tokenizer knows single letters only.
+    It has 860 M parameters in the UNet, 84 M in the VAE and 123 M in the text encoder or, with `tiny`, less
+    than one million in total. The tokenizer knows only single letters.
     """
     torch, diffusers, transformers = load_package("torch"), load_diffusers(), load_package("transformers")
     default = torch.get_default_dtype()
@@ -45,7 +45,7 @@ def random_pipeline(tiny: bool = False, seed: int = 0, dtype: str = "float32") -
 
 
 def letter_tokenizer() -> Any:
-    """CLIP's tokenizer with a vocabulary of letters, digits and some marks, padded to 77 tokens."""
+    """CLIP's tokenizer with a vocabulary of letters, digits and punctuation marks, for up to 77 tokens."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789,.;:!?'-"
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: index for index, word in enumerate(words)}

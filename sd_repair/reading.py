@@ -1,4 +1,4 @@
-"""Image and mask files: read as their owner meant them, with a line that says how they were understood."""
+"""Reading image and mask files, with a description of how each was understood."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from sd_repair.packages import load_package
 Pixels = TypeVar("Pixels")
 
 MARKS = ("hole", "known")
-"""What the marked pixels of a mask file may stand for."""
+"""Possible meanings of the marked pixels of a mask file."""
 
 _EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB"}
 _DEEP_GREYS = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I": 65535, "F": 1}
-"""The value of white by Pillow's mode; such images are read as masks only."""
+"""The value of white for each Pillow mode of this kind, which is accepted only for masks."""
 _LOSSY = {"JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"}
 _TINT = 32
-"""Largest difference between the channels of a grey pixel: lossy compression tints greys a little."""
-_MOST_GREY = 0.25
-"""Largest share of middle greys in a mask; blurred edges have less, and photographs more."""
+"""Largest difference between the channels of a grey pixel; lossy compression tints greys slightly."""
+_MAX_GREY = 0.25
+"""Largest share of middle greys in a mask; blurred edges have less, photographs have more."""
 _ORIENTATION = 0x0112
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded(Generic[Pixels]):
-    """What a file holds, and in words how it was understood."""
+    """The content of a file, and a description of how it was understood."""
 
     pixels: Pixels
     understood: str
 
 
 def load_image(path: Path, field: str = "image") -> Loaded[Image]:
-    """The image of a file in sRGB, turned upright as its EXIF orientation says.
+    """Read an image in sRGB, turned upright according to its EXIF orientation.
 
-    Colours are converted by the file's colour profile. Of the two pictures that phones put into one JPEG file
-    (MPO), the first is taken: the second is a preview, a depth map or the like.
+    Colours are converted by the file's colour profile. Of the two pictures that phones store in one JPEG file
+    (MPO), the first is read; the second is a preview, a depth map or similar.
 
     Raises:
-      InputError: not an image, truncated, too small or too large, more than 8 bits a channel, transparent
-        pixels, several frames, or a colour space that cannot be converted.
+      InputError: the file is not an image, is truncated, too small or too large, or has more than 8 bits per
+        channel, transparent pixels, several frames, or a colour space that cannot be converted.
     """
     with _opened(field, path, _EIGHT_BIT) as (picture, notes):
         if _alpha(picture).min() < 255:
@@ -58,19 +58,19 @@ def load_image(path: Path, field: str = "image") -> Loaded[Image]:
 
 
 def load_mask(path: Path, marks: str | None = None) -> Loaded[Mask]:
-    """The mask of a file, true in the hole.
+    """Read a mask, True in the hole.
 
-    White is marked. In a file of two values, such as 0 and 1, the larger one is; in black and one other
-    colour, the other. In a mask drawn on a transparent layer, opaque pixels are marked. Otherwise pixels are
-    marked from half of white on.
+    White pixels are marked. In a file with two values, such as 0 and 1, those of the larger value are marked;
+    in a file with black and one other colour, those of that colour; in a mask on a transparent layer, the
+    opaque ones. Otherwise, pixels are marked if they have at least half the value of white.
 
     Args:
-      marks: what the marked pixels stand for, hole or known; by default the hole, as long as that is at most
-        half of the image.
+      marks: the meaning of the marked pixels, hole or known; by default, the hole, provided that they are at
+        most half of the image.
 
     Raises:
-      InputError: not an image as in `load_image`, a greyscale or colour picture, or it cannot be told what
-        the marked pixels stand for.
+      InputError: the file is not an image as in `load_image`, is a greyscale or colour picture, or its marked
+        pixels may have either meaning.
     """
     if marks is not None:
         check_choice("mask-marks", marks, MARKS)
@@ -97,7 +97,7 @@ def load_mask(path: Path, marks: str | None = None) -> Loaded[Mask]:
 
 
 def _levels(picture: Any, path: Path) -> tuple[np.ndarray, float, str]:
-    """The values that tell marked pixels from others, the value of white, and the name of marked pixels."""
+    """The values that distinguish marked pixels, the value of white, and the name of marked pixels."""
     if picture.mode in _DEEP_GREYS:
         levels = np.asarray(picture)
         if not np.isfinite(levels).all():
@@ -110,7 +110,7 @@ def _levels(picture: Any, path: Path) -> tuple[np.ndarray, float, str]:
         if (visible != visible[:1]).any() and (np.ptp(visible, axis=-1) <= _TINT).all():
             raise InputError(
                 f"mask: {path} has greys and transparent pixels, and either may be the mask;"
-                " legal: black and white without an alpha channel, or one colour on a transparent ground"
+                " legal: black and white without an alpha channel, or one colour on a transparent background"
             )
         return alpha, 255, "opaque"
     if np.ptp(colours, axis=-1).max() <= _TINT:
@@ -125,10 +125,10 @@ def _levels(picture: Any, path: Path) -> tuple[np.ndarray, float, str]:
 
 
 def _marked(levels: np.ndarray, white: float, lossless: bool, path: Path) -> tuple[Mask, list[str]]:
-    """Which pixels are marked, and in words why, where that goes beyond black and white.
+    """The marked pixels, and a note on how they were chosen unless the mask is black and white.
 
     Raises:
-      InputError: many middle greys, or no white though there are several greys.
+      InputError: there are many middle greys, or several greys but no white.
     """
     low, high = levels.min(), levels.max()
     if lossless and low < high and ((levels == low) | (levels == high)).all():
@@ -141,28 +141,28 @@ def _marked(levels: np.ndarray, white: float, lossless: bool, path: Path) -> tup
             f" legal: two values, or black and white"
         )
     between = float(((levels > white / 4) & (levels < 3 * white / 4)).mean())
-    if between > _MOST_GREY:
+    if between > _MAX_GREY:
         raise InputError(
             f"mask: {path} is a greyscale picture, {between:.0%} of it middle grey; legal: black and white"
         )
-    return levels >= white / 2, [f"grey levels, from {white / 2:g} on white"] if low < high else []
+    return levels >= white / 2, [f"grey levels, white from {white / 2:g}"] if low < high else []
 
 
 @contextlib.contextmanager
 def _opened(field: str, path: Path, modes: set[str]) -> Iterator[tuple[Any, list[str]]]:
-    """An upright image file with checked header and all its pixels, and notes on how it was understood."""
+    """An image with checked header, loaded and upright, and notes on how it was understood."""
     pillow, limit = load_package("PIL.Image"), f"from {SMALLEST_SIDE} to {LARGEST_SIDE}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
             picture = pillow.open(path)
             check_sides(f"{field}: {path}", picture.width, picture.height, separator=" is")
-            # Pillow would drop half of the bits of colours of 16 bits
+            # Pillow would drop half of the bits of 16-bit colours
             deep = ";16" in str(picture.tile) and picture.mode not in _DEEP_GREYS
             if picture.mode not in modes or deep:
                 raise InputError(
                     f"{field}: {path} has pixels of mode {picture.mode}{', 16 bits' * deep};"
-                    " legal: 8 bits a channel"
+                    " legal: 8 bits per channel"
                 )
             frames = getattr(picture, "n_frames", 1)
             if frames > 1 and picture.format != "MPO":
@@ -179,7 +179,7 @@ def _opened(field: str, path: Path, modes: set[str]) -> Iterator[tuple[Any, list
     except (pillow.DecompressionBombWarning, pillow.DecompressionBombError) as error:
         raise InputError(f"{field}: {path} is too large; legal: sides {limit} pixels") from error
     except pillow.UnidentifiedImageError as error:
-        raise InputError(f"{field}: {path} is not an image file of a known kind") from error
+        raise InputError(f"{field}: {path} is not an image file of a known format") from error
     except FileNotFoundError as error:
         raise InputError(f"{field}: there is no file {path}") from error
     except InputError:

@@ -1,9 +1,9 @@
 """Repair with a plain Stable Diffusion 1.5: DDIM, with the known latents blended in at every step.
 
 The encoder sees the corrupted image with its hole filled by mid-grey, never the truth. After each DDIM
-step x ← m·x + (1 − m)·(√ᾱ·z + √(1 − ᾱ)·noise), where z encodes that image, ᾱ belongs to the next time
-step (1 after the last) and m is the mask, pooled by its maximum. In the end the known pixels are put
-back as they were.
+step, x ← m·x + (1 − m)·(√ᾱ·z + √(1 − ᾱ)·noise), where z is the encoding of that image, ᾱ belongs to the next
+time step (1 after the last one) and m is the max-pooled mask. At the end, the known pixels are restored
+exactly.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ SCHEDULE: dict[str, Any] = {
     "timestep_spacing": "leading",
     "prediction_type": "epsilon",
 }
-"""DDIM as Stable Diffusion 1.5 was trained for; files of weights do not always carry it."""
+"""The DDIM schedule of Stable Diffusion 1.5; weight files do not always include it."""
 
 Progress = Callable[[int, int], None]
-"""Called with the number of denoising steps done and their total."""
+"""A function that is called with the number of denoising steps done and their total."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How to repair; the defaults are those of the published demonstration."""
+    """Settings of a repair; the defaults are those of the published demonstration."""
 
     prompt: str = "a human face, best quality, extremely detailed"
     negative_prompt: str = "cropped, worst quality, low quality"
     steps: int = 20
     guidance: float = 9.0
-    """Scale of classifier-free guidance; up to 1 there is none, and a step costs half."""
+    """Scale of classifier-free guidance; up to 1, there is no guidance, and a step costs half."""
     eta: float = 0.0
-    """Noise that DDIM adds at each step: 0 none, 1 as DDPM."""
+    """Noise that DDIM adds at each step: 0 for none, 1 for as much as DDPM."""
     strength: float = 1.0
-    """Share of the steps that are taken; below 1 they start from the noised corrupted image."""
+    """Share of the steps that are taken; below 1, they start from the noised corrupted image."""
 
     def __post_init__(self) -> None:
         check_whole("steps", self.steps, 1, 999)
@@ -80,16 +80,16 @@ def repair(
     batch: int = 1,
     progress: Progress | None = None,
 ) -> UInt8[np.ndarray, "samples height width 3"]:
-    """One repaired image per seed, whatever the batch.
+    """One repaired image per seed, independent of the batch size.
 
     Args:
-      image: uint8, or floats from 0 to 1; sides are multiples of the VAE's factor, 8.
-      mask: true in the hole.
-      seeds: each draws its own noise on the CPU, so that devices and batches see the same.
-      batch: images denoised at once; more take more memory.
+      image: uint8, or floats from 0 to 1; its sides must be multiples of the VAE's factor, 8.
+      mask: True in the hole.
+      seeds: one per image; each draws its own noise on the CPU, the same for all devices and batch sizes.
+      batch: number of images denoised at once; more need more memory.
 
     Raises:
-      InputError: bad input, or the model's numbers overflow in its dtype.
+      InputError: the input is bad, or the model overflows in its dtype.
     """
     settings = settings or Settings()
     check_whole("batch", batch)
@@ -122,10 +122,10 @@ def repair(
 
 
 def encode_prompts(model: Model, settings: Settings) -> Any:
-    """Embeddings [1 or 2, 77, width]: of the negative prompt where there is guidance, then of the prompt.
+    """Embeddings [1 or 2, 77, width]: of the negative prompt if there is guidance, then of the prompt.
 
     Raises:
-      InputError: a prompt of more tokens than the model reads.
+      InputError: a prompt has more tokens than the model reads.
     """
     torch = load_package("torch")
     prompts = {"prompt": settings.prompt}
@@ -141,7 +141,7 @@ def encode_prompts(model: Model, settings: Settings) -> Any:
 
 
 def encode_image(model: Model, image: Image) -> Any:
-    """The mode, not a draw, of the VAE's latents of one image [1, 4, rows, columns], scaled."""
+    """Scaled latents of an image, [1, 4, rows, columns]: the mode of the VAE's distribution, not a sample."""
     torch = load_package("torch")
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(torch.float32) / 127.5 - 1
     latents = model.vae.encode(pixels.to(model.device, model.dtype)).latent_dist.mode()
@@ -164,7 +164,7 @@ def denoising(
         return torch.cat(draws).to(model.device, model.dtype)
 
     noise = draw()
-    # As everywhere in Stable Diffusion, pure noise stands for the noisiest image.
+    # As usual for Stable Diffusion, pure noise is taken as the noisiest image.
     latents = noise if settings.strength == 1 else scheduler.add_noise(known, noise, times[:1])
     texts = texts.repeat_interleave(len(generators), dim=0)
     for index, time in enumerate(times):
@@ -184,10 +184,10 @@ def denoising(
 
 
 def decode(model: Model, latents: Any) -> UInt8[np.ndarray, "batch height width 3"]:
-    """The images of scaled latents.
+    """Decode scaled latents to images.
 
     Raises:
-      InputError: numbers that are not finite, as half precision yields now and then.
+      InputError: pixels are not finite, as sometimes happens in half precision.
     """
     torch = load_package("torch")
     pixels = model.vae.decode(latents / model.vae.config.scaling_factor).sample.to(torch.float32)

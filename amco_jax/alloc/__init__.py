@@ -1,8 +1,8 @@
-"""Stage 2 of a decision: how a task's work is split over the selected servers.
+"""Workload allocation, stage 2 of a decision: how a task's work is split over the selected servers.
 
-An allocator is a pure function `allocate(wait, cost, selected) -> fraction` of `[num_servers]` arrays that
-knows nothing of the environment. All three are closed forms, differentiable in wait and cost with finite
-gradients also where a fraction is clipped or the set is masked.
+An allocator is a pure function `allocate(wait, cost, selected) -> fraction` of `[num_servers]` arrays, and
+is independent of the environment. All three are closed forms, differentiable in wait and cost, with finite
+gradients even where a fraction is clipped or a server is masked out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from amco_jax.alloc.hecwa import hecwa
 from amco_jax.alloc.waterfill import waterfill, waterfill_support
 
 Allocator = Callable[[Array, Array, Array], Array]
-"""`(wait, cost, selected) -> fraction`, each `[num_servers]`; times in s."""
+"""`(wait, cost, selected) -> fraction`, each of shape `[num_servers]`; times in s."""
 
 ALLOCATORS: dict[str, Allocator] = {"cwa": cwa, "hecwa": hecwa, "waterfill": waterfill}
 

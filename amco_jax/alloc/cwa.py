@@ -1,4 +1,4 @@
-"""CWA: the closed-form workload allocation of AMCoEdge, equal finish times on the selected servers."""
+"""CWA, the closed-form workload allocation of AMCoEdge: equal finish times on the selected servers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def cwa(
 ) -> Float[Array, " num_servers"]:
     """x_i = max((T* - wait_i) / cost_i, 0) / (their sum), T* = (1 + Σ_S wait_i/cost_i) / Σ_S 1/cost_i.
 
-    T* is the finish time that all selected servers would share. Where it lies below a server's wait, the
-    fraction is clipped to 0 and the others are rescaled once, without a second solve, as published.
+    T* is the finish time that all selected servers would share. If it is below a server's wait, that fraction
+    is clipped to 0 and the others are rescaled once, without a second solve, as published.
 
     Args:
       wait: `[num_servers]`, s, queueing delay before the task starts on each server.
@@ -24,7 +24,7 @@ def cwa(
       selected: `[num_servers]`, the set S.
 
     Returns:
-      `[num_servers]`, fractions ≥ 0 that sum to 1 over S and are 0 outside; all 0 where S is empty.
+      `[num_servers]`, fractions ≥ 0 that sum to 1 over S and are 0 outside S; all 0 if S is empty.
 
     Source: AMCoEdge (ICDCS 2024), workload allocation stage; the published code solves the same system
     densely.
@@ -46,15 +46,15 @@ def cwa(
 def wait_lead(
     wait: Float[Array, " num_servers"], selected: Bool[Array, " num_servers"]
 ) -> Float[Array, " num_servers"]:
-    """Waits above the least selected wait, s; 0 outside the set.
+    """Each wait minus the smallest selected wait, s; 0 outside the set.
 
-    Fractions depend on differences of waits alone: under a backlog of minutes, float32 keeps their
-    digits only if the common part goes first. It cancels, so it carries no gradient either.
+    Fractions depend only on differences between waits. With a backlog of minutes, float32 resolves these only
+    if the common part is subtracted first. That part cancels, so it needs no gradient.
     """
     least = lax.stop_gradient(jnp.min(jnp.where(selected, wait, jnp.inf)))
     return jnp.where(selected, wait - least, 0)
 
 
 def positive(x: Float[Array, ""]) -> Float[Array, ""]:
-    """A sum over an empty set replaced by 1, so that 0 / x is 0 and has a gradient."""
+    """`x`, with the 0 of a sum over an empty set replaced by 1, so that 0 / x is 0 with a finite gradient."""
     return jnp.where(x > 0, x, 1)

@@ -1,4 +1,4 @@
-"""HECWA: the heuristic workload allocation of AMCoEdge, which ignores the waits."""
+"""HECWA, the heuristic workload allocation of AMCoEdge, which ignores the waits."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def hecwa(
     """x_i = (1/cost_i) / Σ_S 1/cost_i: equal processing times on the selected servers.
 
     Args:
-      wait: `[num_servers]`, s, not used: an allocator's common signature.
+      wait: `[num_servers]`, s, unused; part of the common signature of allocators.
       cost: `[num_servers]`, s, > 0, delay of the whole task on each server.
       selected: `[num_servers]`, the set S.
 
     Returns:
-      `[num_servers]`, fractions ≥ 0 that sum to 1 over S and are 0 outside; all 0 where S is empty.
+      `[num_servers]`, fractions ≥ 0 that sum to 1 over S and are 0 outside S; all 0 if S is empty.
 
     Source: AMCoEdge (ICDCS 2024), heuristic allocation.
 

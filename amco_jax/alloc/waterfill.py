@@ -1,4 +1,4 @@
-"""Water-filling: the exact workload allocation."""
+"""Water-filling, the optimal workload allocation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from amco_jax.alloc.cwa import positive, wait_lead
 
 MAX_INLINE = 8
-"""Beyond so many servers the steps are a loop, which ends when no server is dropped any more."""
+"""With more servers, the steps run in a loop that ends when no further server is dropped."""
 
 
 def waterfill(
@@ -20,13 +20,13 @@ def waterfill(
 ) -> Float[Array, " num_servers"]:
     """The x that minimises max_{x_i>0} (x_i·cost_i + wait_i) over the fractions of the set S.
 
-    Servers fill like connected vessels: all that take part finish at one level T, and those whose wait
+    Servers fill like connected vessels: those that take part all finish at one level T, and those whose wait
     exceeds T stay dry. T is the root of Σ_S max(T - wait_i, 0) / cost_i = 1, whose left side is convex and
-    linear between waits: Newton's method from above, where all servers take part,
+    piecewise linear with kinks at the waits. Newton's method, started from above where all servers take part,
 
         T ← (1 + Σ_{wait_i < T} wait_i/cost_i) / Σ_{wait_i < T} 1/cost_i,
 
-    drops the servers that stay dry, some at a time, and ends at the root.
+    drops the servers that stay dry, a few per step, and ends exactly at the root.
 
     Args:
       wait: `[num_servers]`, s, queueing delay before the task starts on each server.
@@ -34,7 +34,7 @@ def waterfill(
       selected: `[num_servers]`, the set S.
 
     Returns:
-      `[num_servers]`, fractions ≥ 0 that sum to 1 over S and are 0 outside; all 0 where S is empty.
+      `[num_servers]`, fractions ≥ 0 that sum to 1 over S and are 0 outside S; all 0 if S is empty.
 
     Example:
       The third server would start after the others end, at 0.75 s, and gets nothing:
@@ -55,18 +55,18 @@ def waterfill_support(
     wait: Float[Array, " num_servers"],
     cost: Float[Array, " num_servers"],
 ) -> Bool[Array, " num_servers"]:
-    """The servers that water-filling over all servers uses: the set of least makespan of all 2^B-1."""
+    """The servers that water-filling over all B servers uses: the set of least makespan among all 2^B-1."""
     lead = wait_lead(wait, jnp.ones(wait.shape, bool))
     return lead < _level(lead, 1 / cost)
 
 
 def _level(lead: Float[Array, " num_servers"], rate: Float[Array, " num_servers"]) -> Float[Array, ""]:
-    """T above the least selected wait, s; servers outside S have a rate of 0."""
+    """T minus the smallest selected wait, s; servers outside S have rate 0."""
 
     def sums(wet: Array, lead: Array, rate: Array) -> tuple[Array, Array]:
         return 1 + jnp.sum(jnp.where(wet, lead * rate, 0)), jnp.sum(jnp.where(wet, rate, 0))
 
-    # Which servers stay dry is a matter of steps: it carries no gradient.
+    # Which servers stay dry is piecewise constant, so it has no gradient.
     fixed_lead, fixed_rate = lax.stop_gradient((lead, rate))
 
     def drop(wet: Array) -> Array:
@@ -75,7 +75,7 @@ def _level(lead: Float[Array, " num_servers"], rate: Float[Array, " num_servers"
 
     wet, num_servers = jnp.ones(lead.shape, bool), lead.shape[0]
     if num_servers <= MAX_INLINE:
-        for _ in range(num_servers - 1):  # as many as can be dropped
+        for _ in range(num_servers - 1):  # each step drops at least one server, and one always remains
             wet = drop(wet)
     else:
         wet, _ = lax.while_loop(

@@ -1,4 +1,4 @@
-"""Whole items: the rounding of a split that cannot cut an item in two."""
+"""Whole items: rounding a split so that no item is divided."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 MAX_INLINE = 8
-"""Beyond so many servers the steps are a loop: code of their square compiles slowly."""
+"""With more servers, the steps run in a loop: unrolled code grows with the square and compiles slowly."""
 
 
 def whole_items(
@@ -18,21 +18,22 @@ def whole_items(
     selected: Bool[Array, " num_servers"],
     items: Float[Array, ""],
 ) -> Float[Array, " num_servers"]:
-    """Round a split to whole items: all are rounded down, and each item left goes where it ends first.
+    """Round a split down to whole items, and give each remaining item to the server that ends it first.
 
-    Of the water-filling split over S this makes the split of least makespan of all in whole items. For to
-    hand the items out one by one, each to where it ends first, is optimal, and it passes through the
-    rounded-down split: that holds exactly the items that can end by the level of the water.
+    Applied to the water-filling split over S, this gives the whole-item split of least makespan. The reason:
+    assigning the items one at a time, each to the server that ends it first, is optimal, and this greedy
+    assignment passes through the rounded-down split, which holds exactly the items that can end by the water
+    level.
 
     Args:
-      fraction: `[num_servers]`, what an allocator returns.
+      fraction: `[num_servers]`, the split that an allocator returned.
       wait: `[num_servers]`, s, queueing delay before the task starts on each server.
       cost: `[num_servers]`, s, > 0, delay of the whole task on each server.
       selected: `[num_servers]`, the set S.
-      items: a whole number ≥ 1, items of the task.
+      items: the number of items of the task, a whole number ≥ 1.
 
     Returns:
-      `[num_servers]`, multiples of 1 / items that sum to 1 over S and are 0 outside; all 0 where S is empty.
+      `[num_servers]`, multiples of 1 / items that sum to 1 over S and are 0 outside S; all 0 if S is empty.
     """
     chex.assert_equal_shape([fraction, wait, cost, selected])
     num_servers = wait.shape[0]
@@ -45,6 +46,6 @@ def whole_items(
         first = jnp.arange(num_servers) == jnp.argmin(end)
         return count + jnp.where(first & (step < left), 1, 0)
 
-    # Less than one item is left for each server of S, but for the last digits of the fractions.
+    # Less than one item per server of S is left, apart from rounding of the fractions.
     count = lax.fori_loop(0, num_servers, hand_out, count, unroll=num_servers <= MAX_INLINE)
     return count / items

@@ -1,4 +1,4 @@
-"""What all command lines share: parsing, and errors as one line with exit code 2."""
+"""Code shared by all command lines: parsing, and errors as one line with exit code 2."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 import tyro
 
+from amco_jax.cli import console  # before anything that imports JAX
+
+# isort: split
 from amco_jax.agents.methods import Method, get_allocator, get_method
-from amco_jax.cli import console  # before all that imports JAX
 from amco_jax.compile.runtime import check_devices, check_xla_flags, configure
 from amco_jax.errors import InputError
 from amco_jax.identity import attribute_of
@@ -33,37 +35,37 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProgramArguments:
-    """Of every script that compiles programs."""
+    """Arguments of every command that compiles programs."""
 
     starts_jax: ClassVar[bool] = True
-    """Whether it computes in its own process, and not in others alone"""
+    """Whether the command computes in its own process, rather than only in others"""
 
     compilation_cache: bool = True
-    """Keep compiled programs in the user's cache directory, for the next time."""
+    """Keep compiled programs in the user's cache directory for later runs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TraceArguments:
-    """The arguments of every script that may play a request log."""
+    """Arguments of every command that can replay a request log."""
 
     trace: str | None = None
-    """A request log whose arrivals are played: CSV or JSON lines, gzipped or not; a table [trace] in the
-    scenario file says which of its columns mean what."""
+    """A request log whose arrivals are replayed: CSV or JSON lines, gzipped or not. A [trace] table in the
+    scenario file gives the meaning of its columns."""
     trace_unit: str | None = None
-    """The unit of its times: s, ms, us, ns or a number of seconds, or a format of dates such as
-    "%d.%m.%Y %H:%M"; by default recognised."""
+    """The unit of the log's times: s, ms, us, ns or a number of seconds, or a format of dates such as
+    "%d.%m.%Y %H:%M". Detected by default."""
     trace_delimiter: str | None = None
-    """The character between its cells, or tab; by default recognised."""
+    """The character between the log's cells, or tab. Detected by default."""
     trace_since: str | None = None
     """Requests before this time, written as in the log, are left out."""
     trace_until: str | None = None
     """Requests after this time are left out."""
     trace_train_share: float | None = None
-    """The share of the log, from its beginning, that agents are trained on and nothing is evaluated on; by
-    default 0.5."""
+    """The share of the log, from its start, that is used for training and never for evaluation; 0.5 by
+    default."""
 
     def trace_fields(self) -> dict[str, Any] | None:
-        """Fields of `Trace` that are given; None where there are none."""
+        """The fields of `Trace` that are given, or None if there are none."""
         given = {
             "file": self.trace,
             "unit": self.trace_unit,
@@ -77,12 +79,12 @@ class TraceArguments:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScenarioArguments(TraceArguments, ProgramArguments):
-    """Of every script that simulates a scenario."""
+    """Arguments of every command that simulates a scenario."""
 
     scenario: str = "default"
     """A preset or a TOML file."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
-    """field=value ..., on top of the scenario."""
+    """Changes to the scenario, as field=value ..."""
 
     def load_scenario(self) -> Scenario:
         """The scenario that the arguments describe."""
@@ -91,47 +93,47 @@ class ScenarioArguments(TraceArguments, ProgramArguments):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OutputArguments:
-    """Of every script that writes results."""
+    """Arguments of every command that writes results."""
 
     out: Path | None = None
-    """Directory for the results; by default a new one under results/."""
+    """Directory for the results; by default, a new one under results/."""
     overwrite: bool = False
     """Replace the results in --out."""
     quiet: bool = False
-    """No progress bar and no table."""
+    """Show no progress bar and print no table."""
 
     resumes: ClassVar[bool] = False
-    """Whether --resume goes on with an interrupted run"""
+    """Whether --resume continues an interrupted run"""
 
     def destination(self, name: str) -> Path:
-        """The directory for the results of a run by that name, which nobody else has if it is a new one."""
+        """The directory for the results: --out, or a newly created one named after `name` and the time."""
         if self.out is not None:
             return self.out
         name = f"{FileNames().take(name)}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
         made = new_directory(Path("results") / name)
-        self.__dict__["made"] = made  # as a cached property would; for `running` to know of it
+        self.__dict__["made"] = made  # as a cached property would, for `running`
         return made
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Tell how to go on where the run is interrupted, and leave no empty directory behind."""
+        """Say how to resume if the run is interrupted, and leave no empty directory behind."""
         try:
             yield
         except KeyboardInterrupt as stop:
             home = self.out or self.__dict__.get("made")
             if self.resumes and home is not None and any(home.glob("*")):
-                stop.add_note(f"the same command with --out {home} --resume goes on")
+                stop.add_note(f"to continue, run the same command with --out {home} --resume")
             raise
         finally:
             if (made := self.__dict__.get("made")) is not None:
-                with contextlib.suppress(OSError):  # they are not empty
+                with contextlib.suppress(OSError):  # not empty
                     made.rmdir()
                     made.parent.rmdir()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyArguments(OutputArguments):
-    """The arguments of every script that carries out a study."""
+    """Arguments of every command that runs a study."""
 
     metrics: tuple[str, ...] = ()
     """Metrics to measure beside the usual: names, or module:attribute for an amco_jax.Metric of your own."""
@@ -139,9 +141,9 @@ class StudyArguments(OutputArguments):
     resumes: ClassVar[bool] = True
 
     def ends(self, missing: int) -> bool:
-        """Whether nothing is left to print; the last shard alone has a result."""
+        """Whether there is nothing to print, as with --quiet or before the last shard has finished."""
         if missing:
-            print(f"{missing} units are not computed yet; the shard that ends last writes the results")
+            print(f"{missing} units are not computed yet; the last shard to finish writes the results")
         return self.quiet or missing > 0
 
 
@@ -152,10 +154,10 @@ def run(
     words: Sequence[str] | None = None,
     prog: str | None = None,
 ) -> None:
-    """Parse the words of a command line, by default the process's, into `arguments`, and call `main` with it.
+    """Parse a command line, by default that of the process, into `arguments`, and call `main` with it.
 
-    Bad input, or surroundings in which the work cannot be done, end the process with one line on stderr and
-    exit code 2; Ctrl-C, SIGTERM and SIGHUP with one line and exit code 128 plus the signal's number.
+    Bad input, or an environment in which the command cannot run, ends the process with one line on stderr and
+    exit code 2; Ctrl-C, SIGTERM and SIGHUP end it with one line and exit code 128 plus the signal's number.
     """
     with console.surroundings() as signals:
         args = _parse(arguments, description, words, prog)
@@ -173,7 +175,7 @@ def run(
 
 
 def _prepare(args: Any) -> None:
-    """Raise InputError where the surroundings do not let the work begin."""
+    """Set up JAX; InputError if the command cannot run in this environment."""
     try:
         os.getcwd()
     except OSError as error:
@@ -187,12 +189,12 @@ def _prepare(args: Any) -> None:
 
 
 def load_method(name: str) -> Method:
-    """The method of a name, or a user's own `Method` from `module:attribute`; with +allocator if so wished.
+    """A method by name, or a user's own `Method` as `module:attribute`, either with an optional `+allocator`.
 
     Modules are looked up in the working directory first.
 
     Raises:
-      InputError: no such module or attribute, or not a `Method`.
+      InputError: the name is unknown, the module or attribute does not exist, or it is not a `Method`.
     """
     if ":" not in name:
         return get_method(name)
@@ -220,10 +222,10 @@ def _imported(field: str, name: str, kind: type[T]) -> T:
 
 
 def load_trained_method(name: str, settings: Sequence[str], allocator: str | None = None) -> Method:
-    """A trained method with `["discount=0", ...]` in place of its own settings.
+    """A trained method with some of its settings replaced, given as `["discount=0", ...]`.
 
     Raises:
-      InputError: a rule, or bad settings.
+      InputError: the method is a rule, or a setting is bad.
     """
     method = load_method(name)
     if allocator is not None and get_allocator(allocator) is not method.allocator:
@@ -233,7 +235,7 @@ def load_trained_method(name: str, settings: Sequence[str], allocator: str | Non
 
 
 def _parse(arguments: type[Args], description: str, words: Sequence[str] | None, prog: str | None) -> Args:
-    """Like `tyro.cli`, with the boxed error message pressed into one line."""
+    """Like `tyro.cli`, but with its boxed error message reduced to one line."""
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):

@@ -1,6 +1,7 @@
-"""What a command line needs before it can start: JAX, standard streams that cannot fail, and signals.
+"""The set-up of a command line: importing JAX, standard streams that cannot fail, and signals.
 
-`cli` imports this module before all others that import JAX, which stops at bad values of its variables.
+`cli.arguments` imports this module before any other that imports JAX, because importing JAX fails if one of
+its environment variables has a bad value.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ def fail(message: str) -> NoReturn:
 
 @contextlib.contextmanager
 def surroundings() -> Iterator[list[int]]:
-    """Streams that cannot fail, and SIGTERM and SIGHUP as Ctrl-C, until the block ends.
+    """Make streams that cannot fail, and treat SIGTERM and SIGHUP like Ctrl-C, until the block ends.
 
     Yields:
-      The numbers of those that have come: Ray raises a `KeyboardInterrupt` of its own for each.
+      The numbers of the signals received so far; Ray raises a `KeyboardInterrupt` of its own for each.
     """
     received = []
 
@@ -50,17 +51,17 @@ def surroundings() -> Iterator[list[int]]:
             stack.enter_context(redirect(stream))
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and so do we then
+                if signal.getsignal(number) is signal.SIG_DFL:  # under nohup, SIGHUP stays ignored
                     signal.signal(number, stop)
                     stack.callback(signal.signal, number, signal.SIG_DFL)
         yield received
 
 
 class _Stream:
-    """A text stream that never fails: what it shows is for people, and results do not depend on it.
+    """A text stream that never fails, since results do not depend on what is printed.
 
-    Characters that its encoding lacks are written in others. Once its reader has gone, or its disk is full,
-    it takes everything and writes nothing.
+    Characters that its encoding lacks are replaced. Once its reader is gone or its disk is full, it accepts
+    everything and writes nothing.
     """
 
     def __init__(self, stream: Any, name: str):
@@ -69,7 +70,7 @@ class _Stream:
     @classmethod
     @contextlib.contextmanager
     def over(cls, stream: Any, name: str) -> Iterator[_Stream]:
-        """The stream as one that never fails, flushed in the end."""
+        """Wrap a stream, which is flushed at the end."""
         before = getattr(stream, "errors", None)
         if before is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=_ERRORS)
@@ -96,7 +97,7 @@ class _Stream:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        # What is buffered would be written again, and fail again, when the interpreter ends.
+        # Buffered text would be written again, and fail again, when the interpreter exits.
         with contextlib.suppress(OSError, ValueError):
             number, nowhere = self._stream.fileno(), os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, number)
@@ -109,7 +110,7 @@ class _Stream:
 
 
 def _in_other_characters(error: UnicodeError) -> tuple[str, int]:
-    """An error handler of codecs: what ASCII, or nearly so, has for the characters."""
+    """An error handler for codecs that replaces characters by ASCII equivalents."""
     assert isinstance(error, UnicodeEncodeError)
     found = []
     for character in error.object[error.start : error.end]:
@@ -119,12 +120,12 @@ def _in_other_characters(error: UnicodeError) -> tuple[str, int]:
 
 
 def _open_descriptors() -> None:
-    """Have something behind descriptors 0, 1 and 2, lest a file of results get the number of a stream."""
+    """Open descriptors 0, 1 and 2 if they are closed, so that no result file gets the number of a stream."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # which takes the lowest free number
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
 
 
 codecs.register_error(_ERRORS, _in_other_characters)
@@ -132,4 +133,4 @@ _open_descriptors()
 try:
     import jax  # noqa: F401
 except (ValueError, ImportError, RuntimeError, OSError) as problem:
-    fail(f"environment: JAX cannot be imported: {problem}; legal: JAX_ variables with values that JAX takes")
+    fail(f"environment: JAX cannot be imported: {problem}; legal: JAX_ variables that JAX accepts")

@@ -1,6 +1,6 @@
-"""The commands of `amco-jax`, a module each: `Arguments`, `main`, and a docstring that says what it does.
+"""The commands of `amco-jax`, one module each, with `Arguments`, `main` and a docstring for its help.
 
-Other packages add commands of their own by entry points of the group `amco_jax.commands`.
+Other packages can add commands through entry points in the group `amco_jax.commands`.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ def main() -> None:
 
 
 def start(module: str, words: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Run the command that a module holds.
+    """Run the command in a module.
 
     Args:
-      module: its full name.
-      words: the arguments of the command; by default those of the process.
-      prog: the name of the command in its help; by default that of the file that was started.
+      module: the full name of the module.
+      words: the arguments of the command; by default, those of the process.
+      prog: the name of the command in its help; by default, that of the file that was started.
     """
-    from amco_jax.cli.arguments import run  # imports JAX, which the list of commands does without
+    from amco_jax.cli.arguments import run  # imports JAX, which the list of commands does not need
 
     command = importlib.import_module(module)
     run(command.Arguments, command.main, command.__doc__ or "", words, prog)
 
 
 def command_modules() -> dict[str, str]:
-    """The modules of all installed commands, by the name of the command."""
+    """The modules of all installed commands, by command name."""
     own = {info.name: f"{__name__}.{info.name}" for info in pkgutil.iter_modules(__path__)}
     others = {entry.name: entry.value for entry in importlib.metadata.entry_points(group=__name__)}
     return dict(sorted((others | own).items()))
@@ -71,7 +71,7 @@ def _help() -> str:
 
 
 def _summary(module: str) -> str:
-    """The first line of a module's docstring, read without importing the module, and with it JAX."""
+    """The first line of a module's docstring, read without importing the module, which would import JAX."""
     spec = importlib.util.find_spec(module)
     assert spec is not None
     assert spec.origin is not None

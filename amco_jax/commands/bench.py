@@ -16,21 +16,22 @@ from amco_jax.study.sweep import DEFAULT_METHODS
 @dataclasses.dataclass(frozen=True)
 class Arguments(ScenarioArguments, OutputArguments):
     methods: tuple[str, ...] = (*DEFAULT_METHODS, "amcoedge")
-    """Names, or module:attribute for an amco_jax.Method of your own."""
+    """Names of methods, or module:attribute for an amco_jax.Method of your own."""
     seeds: int = 4096
-    """Simulated side by side."""
+    """Number of seeds simulated in parallel."""
     trained_seeds: int = 128
-    """Trained side by side; 1000 is the published scale on accelerators."""
+    """Number of seeds trained in parallel; on accelerators, 1000 is the published scale."""
     repeats: int = 5
-    """Of each measurement."""
+    """Number of repeats of each measurement."""
     growth: tuple[str, ...] = ()
-    """Methods whose time and memory are measured at --growth-seeds and --growth-servers too."""
+    """Methods whose time and memory are also measured at --growth-seeds and --growth-servers."""
     compilation_cache: tyro.conf.Suppress[bool] = False  # compilation is measured
     growth_seeds: tuple[int, ...] = GROWTH_SEEDS
-    """Of trained methods those up to 1,000."""
+    """Numbers of seeds for --growth; trained methods use only those up to 1,000."""
     growth_servers: tuple[int, ...] = GROWTH_SERVERS
-    """As far as a method can handle them; of trained methods those up to 16."""
-    starts_jax: ClassVar[bool] = False  # JAX would take an accelerator's memory from those that measure
+    """Numbers of servers for --growth, as far as a method supports them; trained methods use only those up
+    to 16."""
+    starts_jax: ClassVar[bool] = False  # JAX would reserve accelerator memory that the measurements need
 
 
 def main(args: Arguments) -> None:

@@ -12,17 +12,17 @@ from amco_jax.study.compare import PAPER_METHODS, compare
 @dataclasses.dataclass(frozen=True)
 class Arguments(ScenarioArguments, StudyArguments):
     methods: tuple[str, ...] = PAPER_METHODS
-    """The first is set against the others."""
+    """The methods; the first is compared with each of the others."""
     seeds: int = 32
-    """Each draws the same densities and arrivals for all methods."""
+    """Number of seeds; a seed gives all methods the same densities and arrivals."""
     first_seed: int = 0
     """The seeds are first_seed, first_seed + 1, ..."""
     episodes: int = 300
-    """Of training."""
+    """Number of training episodes."""
     last: int = 50
-    """Episodes at the end whose mean is the final makespan."""
+    """Number of last episodes whose mean is the final makespan."""
     physics: tuple[str, ...] = ("published", "unified")
-    """Variants to compare under, each on its own."""
+    """The variants of the physics; methods are compared within each one."""
 
 
 def main(args: Arguments) -> None:

@@ -17,21 +17,21 @@ from amco_jax.study.evaluate import BASELINES, evaluate, load_run
 @dataclasses.dataclass(frozen=True)
 class Arguments(TraceArguments, ProgramArguments, StudyArguments):
     run: Annotated[Path, tyro.conf.Positional]
-    """The directory that train wrote."""
+    """The output directory of train."""
     scenario: str | None = None
-    """A preset or a TOML file; by default the scenario of the training, unless that needs files."""
+    """A preset or a TOML file; by default, the scenario of the training, unless that needs other files."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
-    """field=value ..., on top of the scenario."""
+    """Changes to the scenario, as field=value ..."""
     method: str | None = None
-    """module:attribute of the trained method, where it is one of your own."""
+    """module:attribute of the trained method, if it is one of your own."""
     methods: tuple[str, ...] = BASELINES
     """Rules to run on the same arrivals."""
     seeds: int | None = None
-    """By default all that were trained."""
+    """Number of seeds; by default, all that were trained."""
     episodes: int = 1
-    """For each seed."""
+    """Number of episodes per seed."""
     physics: str | None = None
-    """unified or published; by default that of the training."""
+    """unified or published; by default, that of the training."""
 
 
 def main(args: Arguments) -> None:

@@ -1,4 +1,4 @@
-"""Replay recorded arrivals, and recorded or newly chosen sets of servers."""
+"""Replay recorded arrivals with recorded or newly chosen sets of servers."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from amco_jax.results.files import replacing
 @dataclasses.dataclass(frozen=True)
 class Arguments(ProgramArguments):
     recording: Annotated[Path, tyro.conf.Positional]
-    """An .npz file of arrays: task_mbit, density_gcycles_per_mbit, capacity_gcycles_per_s, rate_mbit_per_s,
-    deadline_s, and selected unless --method is given; see docs/model.md."""
+    """An .npz file with the arrays task_mbit, density_gcycles_per_mbit, capacity_gcycles_per_s,
+    rate_mbit_per_s, deadline_s and, unless --method is given, selected; see docs/model.md."""
     out: Path
     """The .npz file to write."""
     physics: str = "unified"
-    """unified: one model for all methods; published: the method's own published code."""
+    """unified: one model for all methods; published: the model of the method's published code."""
     allocator: str | None = None
-    """cwa, hecwa or waterfill; by default the recording's, or else cwa."""
+    """cwa, hecwa or waterfill; by default, that of the recording, or else cwa."""
     method: str | None = None
-    """Chooses the sets of servers; by default the recorded ones are used."""
+    """The method that chooses the sets of servers; by default, the recorded sets are used."""
     precision: str = "float32"
     """float32 or float64."""
     seed: int = 0
-    """Of the method's random draws."""
+    """Seed of the method's random draws."""
 
 
 def main(args: Arguments) -> None:

@@ -1,4 +1,4 @@
-"""Turn saved results into a page, tables and figures."""
+"""Make a page, tables and figures from saved results."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from amco_jax.report.studies import load_studies
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     directories: tyro.conf.Positional[tuple[Path, ...]]
-    """The --out of sweep, compare, train or evaluate, one or more."""
+    """One or more output directories of sweep, compare, train or evaluate."""
     format: tuple[str, ...] = ("html",)
     """Any of html (one self-contained page), md, latex (booktabs tables, PDF figures) and csv."""
     baseline: tuple[str, ...] = ()
-    """Methods that the others are set against; by default the paper's baselines."""
+    """Methods that the others are compared with; by default, the paper's baselines."""
     out: Path | None = None
-    """Directory for the report; by default report/ in the first of the directories."""
+    """Directory for the report; by default, report/ in the first directory of results."""
     published_csv: bool = False
-    """Also the learning curves in files named and formed as the authors'."""
+    """Also write the learning curves to files in the authors' format, with the authors' file names."""
 
 
 def main(args: Arguments) -> None:

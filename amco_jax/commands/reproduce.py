@@ -14,17 +14,17 @@ from amco_jax.study.reproduce import reproduce
 @dataclasses.dataclass(frozen=True)
 class Arguments(ProgramArguments):
     out: Path | None = None
-    """Directory for all results; what stands in it already is not run again. By default results/paper, with
-    --quick results/paper-quick."""
+    """Directory for all results; existing ones are not computed again. By default, results/paper, or
+    results/paper-quick with --quick."""
     quick: bool = False
-    """Few episodes and values, to see how it works; no basis for conclusions."""
+    """Use few episodes and values, to see how it works; the results support no conclusions."""
     format: tuple[str, ...] = ("html", "md")
-    """Of the report: html, md, latex, csv."""
+    """Formats of the report: html, md, latex, csv."""
     metrics: tuple[str, ...] = ()
-    """Metrics to measure beside the usual: names, or module:attribute for an amco_jax.Metric of your own."""
+    """Metrics to measure besides the usual ones: names, or module:attribute for an amco_jax.Metric of your own."""
     execution: Execution = dataclasses.field(default_factory=Execution)
     quiet: bool = False
-    """No progress bars."""
+    """Show no progress bars."""
 
 
 def main(args: Arguments) -> None:
@@ -37,7 +37,7 @@ def main(args: Arguments) -> None:
         progress=not args.quiet,
     )
     if report is None:
-        print("some units are not computed yet; the shard that ends last writes the report")
+        print("some units are not computed yet; the last shard to finish writes the report")
         return
     for path in write_report(report, out / "report", args.format):
         print(path)

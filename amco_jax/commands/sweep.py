@@ -1,4 +1,4 @@
-"""Sweep one quantity of the scenario over methods and seeds."""
+"""Sweep one quantity of the scenario, for several methods and many seeds."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from amco_jax.study.sweep import DEFAULT_METHODS, EPISODES, TRAINED_SEEDS, sweep
 @dataclasses.dataclass(frozen=True)
 class Arguments(ScenarioArguments, StudyArguments):
     param: str
-    """What to sweep: a scenario field (arrival_prob, deadline, num_tasks, num_servers, capacity, link_rate,
-    arrivals, time_scale of a trace, ...) or a scale (capacity_scale, link_rate_scale, task_size_scale,
-    density_scale), or a parameter of an arrival process of your own."""
+    """The quantity to sweep: a scenario field (arrival_prob, deadline, num_tasks, num_servers, capacity,
+    link_rate, arrivals, time_scale of a trace, ...), a scale (capacity_scale, link_rate_scale,
+    task_size_scale, density_scale), or a parameter of an arrival process of your own."""
     values: tuple[str, ...] | None = None
-    """Values to take; capacities are written as 10-20-30-40-50. By default a range of the quantity."""
+    """The values of the quantity; capacities are written as 10-20-30-40-50. By default, a range that suits
+    the quantity."""
     methods: tuple[str, ...] = DEFAULT_METHODS
-    """Names, or module:attribute for an amco_jax.Method of your own."""
+    """Names of methods, or module:attribute for an amco_jax.Method of your own."""
     seeds: int = 1000
-    """Seeds per method and value; each draws the same arrivals for all of them."""
+    """Number of seeds per method and value; a seed gives all of them the same arrivals."""
     first_seed: int = 0
     """The seeds are first_seed, first_seed + 1, ..."""
     trained_seeds: int = TRAINED_SEEDS
-    """Most seeds of a trained method, the first ones."""
+    """Maximum number of seeds for trained methods, which use the first ones."""
     episodes: int = EPISODES
-    """Of training, for each value and seed."""
+    """Number of training episodes for each value and seed."""
     physics: str = "unified"
-    """unified: one model for all methods; published: each method's own published code."""
+    """unified: one model for all methods; published: the model of each method's published code."""
 
 
 def main(args: Arguments) -> None:

@@ -1,4 +1,4 @@
-"""Train one method over many seeds."""
+"""Train one method with many seeds."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from amco_jax.study.train import train
 @dataclasses.dataclass(frozen=True)
 class Arguments(ScenarioArguments, StudyArguments):
     method: str = "amcoedge"
-    """A trained method, or module:attribute for an amco_jax.Method of your own."""
+    """Name of a trained method, or module:attribute for an amco_jax.Method of your own."""
     seeds: int = 64
-    """Trained side by side."""
+    """Number of seeds, trained in parallel."""
     first_seed: int = 0
     """The seeds are first_seed, first_seed + 1, ..."""
     episodes: int | None = None
-    """Of training; by default those of the published run."""
+    """Number of training episodes; by default, that of the published run."""
     physics: str = "unified"
-    """unified: one model for all methods; published: the method's own published code."""
+    """unified: one model for all methods; published: the model of the method's published code."""
     allocator: str | None = None
-    """cwa, hecwa or waterfill; by default the method's own."""
+    """cwa, hecwa or waterfill; by default, the method's own."""
     learn: tuple[str, ...] = ()
-    """field=value ..., on top of the method's settings: discount=0 hidden=64-64 ..."""
+    """Changes to the method's settings, as field=value ..., such as discount=0 hidden=64-64."""
 
 
 def main(args: Arguments) -> None:

@@ -1,4 +1,4 @@
-"""Sweep the settings of a trained method."""
+"""Tune a trained method by sweeping its settings."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from amco_jax.study.tune import tune
 @dataclasses.dataclass(frozen=True)
 class Arguments(ScenarioArguments, StudyArguments):
     vary: tuple[str, ...] = ("discount=0.9,0",)
-    """field=value,value,... for each setting to vary; all combinations are trained."""
+    """The settings to vary, each as field=value,value,...; all combinations are trained."""
     method: str = "amcoedge"
-    """A trained method, or module:attribute for an amco_jax.Method of your own."""
+    """Name of a trained method, or module:attribute for an amco_jax.Method of your own."""
     learn: tuple[str, ...] = ()
-    """field=value ..., on top of the method's settings."""
+    """Changes to the method's other settings, as field=value ..."""
     seeds: int = 64
-    """For each combination."""
+    """Number of seeds for each combination."""
     first_seed: int = 0
     """The seeds are first_seed, first_seed + 1, ..."""
     episodes: int = 300
-    """Of training."""
+    """Number of training episodes."""
     within: float = 0.03
-    """A seed is good where its makespan is at most this share above the reference's."""
+    """A seed counts as good if its makespan exceeds the reference's by at most this share."""
     reference: str = "optimal"
-    """A rule."""
+    """The rule that serves as the reference."""
     physics: str = "unified"
     """unified or published."""
 

@@ -2,13 +2,14 @@
 
 XLA launches several kernels for each step of a scan, and an episode has thousands of steps. Here the whole
 episode is one kernel of JAX's Mosaic GPU backend (Hopper and later): each lane is a thread, its state stays
-in registers, and only what is asked for reaches memory.
+in registers, and only the requested outputs are written to memory.
 
-What runs is no second simulator: the function is traced and unrolled to scalars (`unroll.py`), and its jaxpr
-is emitted into the kernel with every scalar as an array of lanes. Two things need rules of their own, as a
-kernel has neither arrays to index nor scans over arrays: arrays stay in memory, where indexing selects
-(`_View`), and a scan becomes a counted loop that reads its inputs from there and writes its outputs there.
-Whatever else is no elementwise operation raises NotImplementedError when the kernel is built.
+This is not a second simulator: the function is traced and unrolled to scalars (`unroll.py`), and its jaxpr
+is emitted into the kernel with every scalar as an array of lanes. Two things need special rules, since a
+kernel can neither index an array held in registers nor scan over one: arrays stay in memory, where indexing
+selects a part (`_View`), and a scan becomes a counted loop that reads its inputs from memory and writes its
+outputs to memory. Any other operation that is not elementwise raises NotImplementedError when the kernel is
+built.
 """
 
 from __future__ import annotations
@@ -32,42 +33,42 @@ from amco_jax.compile.unroll import inner_program, scan_arity, unroll
 log = logging.getLogger(__name__)
 
 LANES = 128
-"""Threads of a kernel block: the four warps that Mosaic GPU programs as one."""
+"""Threads in a kernel block: four warps, which Mosaic GPU programs as one warpgroup."""
 
 SWITCH = "AMCO_JAX_FUSED"
-"""Environment variable: 1 asks for such kernels."""
+"""The environment variable that enables these kernels when it is 1."""
 
 
 @functools.cache
 def fusing() -> bool:
-    """Whether such kernels are asked for, and the default device is one that they are compiled for."""
+    """Whether these kernels are enabled and the default device supports them."""
     if os.environ.get(SWITCH) != "1":
         return False
-    capability = str(getattr(jax.local_devices()[0], "compute_capability", "none"))  # "9.0"; of AMD "gfx90a"
+    capability = str(getattr(jax.local_devices()[0], "compute_capability", "none"))  # "9.0"; "gfx90a" on AMD
     able = capability.split(".")[0].isdigit() and float(capability) >= 9
     if not able:
-        log.warning("%s=1 has no effect: it takes a GPU of compute capability 9.0 or later", SWITCH)
+        log.warning("%s=1 has no effect: it needs a GPU of compute capability 9.0 or later", SWITCH)
     return able
 
 
 def fuse(fn: Callable, interpret: Any = None) -> Callable:
     """Return a function of `(common, laned)` that computes `vmap(fn, (None, 0))` in one kernel.
 
-    It takes `LANES` lanes, no more nor less. Under `vmap` it is still one kernel, with a block of threads for
-    each element.
+    It takes exactly `LANES` lanes. Under `vmap` it is still one kernel, with a block of threads per element.
 
     Args:
-      fn: `fn(common, laned)`, for one lane: pytrees of arrays to a pytree of arrays, each of which is a
-        scalar, or what scans put out, with their axes in order.
-      interpret: parameters of Pallas' interpreter of GPU kernels; None compiles for the GPU.
+      fn: `fn(common, laned)` for one lane, from pytrees of arrays to a pytree of arrays. Each output must be
+        a scalar or the stacked output of scans, with the scanned axes in order.
+      interpret: parameters of Pallas' interpreter for GPU kernels; None compiles for the GPU.
 
     Raises:
-      NotImplementedError: when the result is traced or lowered, if `fn` does what a kernel cannot.
+      NotImplementedError: `fn` uses an operation that a kernel does not support; raised when the result is
+        traced or lowered.
     """
 
     @functools.wraps(fn)
     def fused(common, laned):
-        from jax.experimental.pallas import mosaic_gpu as plgpu  # an unstable interface, not needed elsewhere
+        from jax.experimental.pallas import mosaic_gpu as plgpu  # an unstable API, needed only here
 
         layout = plgpu.Layout.WG_STRIDED((LANES,), vec_size=1)
         leaves, tree = jax.tree.flatten((common, laned))
@@ -80,13 +81,13 @@ def fuse(fn: Callable, interpret: Any = None) -> Callable:
         def kernel(*refs):
             views = [_View(refs[i], x, laned=i >= num_common) for i, x in enumerate(one)]
             goals = [[_View(ref, x, laned=True)] for ref, x in zip(refs[len(one) :], outs, strict=True)]
-            # The interpreter knows no layouts.
+            # The interpreter does not support layouts.
             _Emitter(lambda x: x if interpret else plgpu.layout_cast(x, layout)).program(closed, views, goals)
 
         call = plgpu.kernel(
             kernel,
             out_type=[jax.ShapeDtypeStruct((*x.shape, LANES), _stored(x.dtype)) for x in outs],
-            # No thread reads what any has written.
+            # No thread reads what another has written.
             compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),
             interpret=interpret,
         )
@@ -100,24 +101,24 @@ def fuse(fn: Callable, interpret: Any = None) -> Callable:
 
 
 def _stored(dtype: Any) -> Any:
-    """Flags are whole words in memory."""
+    """The dtype in memory: flags take a whole word."""
     return jnp.int32 if dtype == jnp.bool_ else dtype
 
 
 @dataclasses.dataclass(frozen=True)
 class _Range:
-    """A stretch of an axis."""
+    """A contiguous range along an axis."""
 
     start: Any
     size: int
 
 
 class _View:
-    """A part of an array in memory: along each axis an index or a range. Read when it has no axis left.
+    """A part of an array in memory, with an index or a range per axis; it is read once no axis is left.
 
     Args:
-      of: shape and type of the array of one lane.
-      laned: whether the array has a last axis over lanes.
+      of: shape and dtype of one lane's array.
+      laned: whether the array has a trailing axis over lanes.
     """
 
     def __init__(self, ref: Any, of: Any, laned: bool, index: tuple | None = None):
@@ -138,14 +139,14 @@ class _View:
         return self._replace(axis, lambda r: r.start + i)
 
     def narrowed(self, starts: Sequence[Any], sizes: Sequence[int]) -> _View:
-        """A stretch along each axis."""
+        """A range along each axis."""
         view = self
         for axis, (start, size) in enumerate(zip(starts, sizes, strict=True)):
             view = view._replace(axis, lambda r, start=start, size=size: _Range(r.start + start, size))
         return view
 
     def without(self, axes: Sequence[int]) -> _View:
-        """Without axes of one element."""
+        """The view without some axes, each of size 1."""
         view = self
         for axis in sorted(axes, reverse=True):
             view = view.at(0, axis)
@@ -165,10 +166,10 @@ class _View:
 
 
 class _Row(tuple):
-    """A small array, each element a value of its own."""
+    """A small array whose elements are separate values."""
 
     def at(self, i: Any) -> Any:
-        """One element, chosen from all."""
+        """Element `i`, as a chain of selects over all elements."""
         return functools.reduce(lambda x, k: jnp.where(i == k, self[k], x), range(1, len(self)), self[0])
 
 
@@ -182,7 +183,7 @@ def _view_reshape(params, view: _View) -> _View:
 
 def _view_slice(params, view: _View) -> _View:
     if any(step != 1 for step in params["strides"] or ()):
-        raise NotImplementedError("a slice with strides in a kernel")
+        raise NotImplementedError("a strided slice in a kernel")
     starts, limits = params["start_indices"], params["limit_indices"]
     return view.narrowed(starts, [limit - start for start, limit in zip(starts, limits, strict=True)])
 
@@ -205,23 +206,26 @@ _VIEW_RULES: dict[str, Callable] = {
 }
 
 _Goals = Sequence[list[_View] | None]
-"""For each output: where it must go beside being a value; None where nobody needs it."""
+"""Where each output must be stored, besides being returned as a value; None if it is not needed."""
 
 
 class _Emitter:
-    """Emits a jaxpr into a kernel. Its values are scalars or arrays `[LANES]`, NumPy arrays where they are
-    known already, views of arrays in memory, and rows."""
+    """Emits a jaxpr into a kernel.
+
+    A value is a scalar or an array `[LANES]`, a NumPy array if it is known at compile time, a view of an
+    array in memory, or a row.
+    """
 
     def __init__(self, settle: Callable[[Any], Any]):
         self._settle = settle
 
     def _spread(self, x: Any) -> Any:
-        """A value of each lane, in a register of each thread: what loops must carry."""
+        """A value per lane, in a register of each thread, as loops must carry it."""
         x = jnp.asarray(x)
         return self._settle(x if x.shape else lax.broadcast(x, (LANES,)))
 
     def program(self, closed: jex.ClosedJaxpr, args: Sequence[Any], goals: _Goals) -> list[Any]:
-        """The outputs of a program; those that are needed in memory alone, or not at all, are None."""
+        """The outputs of a program; None for those that are only stored to memory, or not needed at all."""
         jaxpr = closed.jaxpr
         targets: dict[Any, list[_View]] = {}
         for var, goal in zip(jaxpr.outvars, goals, strict=True):
@@ -252,7 +256,7 @@ class _Emitter:
 
     def _deliver(self, value: Any, places: Sequence[_View]) -> None:
         if places and isinstance(value, _View | _Row):
-            raise NotImplementedError("an array that is returned as it came, from a kernel")
+            raise NotImplementedError("an array returned unchanged from a kernel")
         for place in places:
             place.store(self._spread(value))
 
@@ -314,7 +318,7 @@ def _traced(x: Any) -> bool:
 
 
 def _element(x: Any, i: Any) -> Any:
-    """Entry `i` of what a scan runs over."""
+    """Element `i` of an array that a scan runs over."""
     if isinstance(x, _View | _Row):
         return x.at(i)
     if not _traced(x):
@@ -322,4 +326,4 @@ def _element(x: Any, i: Any) -> Any:
         steps = set(np.diff(x).tolist()) if x.ndim == 1 and x.dtype.kind in "iu" else {None, 0}
         if len(steps) <= 1:  # a counter
             return (i * (steps.pop() if steps else 0) + int(x[0])).astype(x.dtype)
-    raise NotImplementedError("a scan in a kernel over an array that is computed there")
+    raise NotImplementedError("a scan over an array that is computed inside the kernel")

@@ -1,4 +1,4 @@
-"""Process-wide JAX settings for full speed, called by the scripts, and those that numbers depend on."""
+"""Process-wide JAX settings: those that make programs fast, and those that results depend on."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from amco_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
-# An episode's loops are compiled into one native function each, instead of being dispatched operation by
+# Each loop of an episode is compiled into one native function instead of being dispatched operation by
 # operation, and sibling operations are fused so that nothing is computed twice. The last option lets LLVM
-# vectorise the wide loops that result, which need more overlap checks than it allows by default.
-# Together about 5 times faster on CPUs (docs/architecture.md); other platforms ignore them.
+# vectorise the resulting wide loops, which need more overlap checks than it allows by default.
+# Together they make CPUs about 5 times faster (docs/architecture.md); other platforms ignore them.
 _XLA_CPU_OPTIONS = (
     "xla_cpu_small_while_loop_byte_threshold=1000000000",
     "xla_cpu_use_multi_output_fusion",
     "-vectorize-memory-check-threshold=10000",
 )
-# Vectors as wide as the processor has them: XLA stops at 256 bits by default. Another third.
+# Vectors as wide as the processor's, where XLA stops at 256 bits by default; this saves another third.
 _XLA_VECTOR_WIDTH = "xla_cpu_prefer_vector_width"
 
 
 def configure(num_cpu_devices: int | None = None, compilation_cache: bool = True) -> None:
-    """Tune JAX for the simulator: compiler options, one CPU device per core, a cache of programs.
+    """Tune JAX for the simulator: compiler options, one CPU device per core, a cache of compiled programs.
 
-    Must run before JAX first computes anything in the process; later it changes nothing. Results do not
-    depend on it beyond rounding.
+    Call it before JAX first computes anything in the process; later it has no effect. It changes results by
+    no more than rounding.
 
     Args:
-      num_cpu_devices: by default the number of usable cores. `JAX_NUM_CPU_DEVICES` has precedence.
-      compilation_cache: whether compiled programs are kept on disk, and found there by the next process.
-        The directory is the user's cache directory, or `JAX_COMPILATION_CACHE_DIR`. Where it cannot be
-        written, a warning says so, and there is no cache.
+      num_cpu_devices: the number of usable cores by default. `JAX_NUM_CPU_DEVICES` takes precedence.
+      compilation_cache: whether compiled programs are cached on disk and reused by later processes, in the
+        user's cache directory or in `JAX_COMPILATION_CACHE_DIR`. If it is not writable, a warning is logged
+        and there is no cache.
     """
     os.environ["XLA_FLAGS"] = _with_options(os.environ.get("XLA_FLAGS", ""))
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
@@ -51,8 +51,8 @@ def configure(num_cpu_devices: int | None = None, compilation_cache: bool = True
     given = getattr(jax.config, "jax_compilation_cache_dir", None)
     directory = given or _cache_directory()
     if compilation_cache and not _can_be_written(directory):
-        reason = "there is no home directory" if directory is None else f"{directory} cannot be written"
-        log.warning("compiled programs are not kept: %s", reason)
+        reason = "there is no home directory" if directory is None else f"{directory} is not writable"
+        log.warning("compiled programs are not cached: %s", reason)
         compilation_cache = False
     if not compilation_cache:
         jax.config.update("jax_enable_compilation_cache", False)
@@ -63,7 +63,10 @@ def configure(num_cpu_devices: int | None = None, compilation_cache: bool = True
 
 @contextlib.contextmanager
 def own_numerics() -> Iterator[None]:
-    """JAX's options that numbers depend on at their defaults, whatever the user has set. Also a decorator."""
+    """Set the JAX options that results depend on to their defaults, whatever the user has set.
+
+    A context manager, which also works as a decorator.
+    """
     with (
         jax.enable_x64(False),
         jax.numpy_dtype_promotion("standard"),
@@ -72,7 +75,7 @@ def own_numerics() -> Iterator[None]:
         jax.default_prng_impl("threefry2x32"),
         jax.threefry_partitionable(True),
         jax.disable_jit(False),
-        jax.debug_nans(False),  # NaN and infinity stand where there is no number
+        jax.debug_nans(False),  # NaN and infinity mark missing numbers
         jax.debug_infs(False),
         jax.transfer_guard("allow"),
     ):
@@ -80,14 +83,14 @@ def own_numerics() -> Iterator[None]:
 
 
 def check_devices() -> None:
-    """Start JAX.
+    """Initialise JAX's devices.
 
     Raises:
-      InputError: the environment asks for a platform or for devices that this machine does not have.
+      InputError: the environment requests a platform or devices that this machine does not have.
     """
     try:
         jax.local_devices()
-    except Exception as error:  # of any kind, assertions among them
+    except Exception as error:  # of any kind, including assertions
         names = [name for name in ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES") if name in os.environ]
         asked = ", ".join(f"{name}={os.environ[name]}" for name in names)
         reason = next(iter(str(error).splitlines()), "") or "there is no such device"
@@ -98,10 +101,10 @@ def check_devices() -> None:
 
 
 def check_xla_flags() -> None:
-    """Let another process read `XLA_FLAGS`, as XLA aborts the one in which it meets an unknown flag.
+    """Try `XLA_FLAGS` in another process, as XLA aborts the process in which it meets an unknown flag.
 
     Raises:
-      InputError: XLA does not take them.
+      InputError: XLA rejects them.
     """
     flags = os.environ.get("XLA_FLAGS", "").strip()
     if flags in ("", _with_options("")):
@@ -123,7 +126,7 @@ def check_xla_flags() -> None:
 
 
 def _with_options(flags: str) -> str:
-    """The flags, and the options of this package where the flags do not say otherwise."""
+    """The flags, with the options of this package added unless the flags set them already."""
     if "xla_backend_extra_options" not in flags:
         flags += f" --xla_backend_extra_options={','.join(_XLA_CPU_OPTIONS)}"
     if _XLA_VECTOR_WIDTH not in flags:
@@ -132,7 +135,7 @@ def _with_options(flags: str) -> str:
 
 
 def _can_be_written(directory: str | None) -> bool:
-    if directory is None or "://" in directory:  # JAX takes addresses too
+    if directory is None or "://" in directory:  # JAX accepts URLs too
         return directory is not None
     try:
         Path(directory).mkdir(parents=True, exist_ok=True)
@@ -142,9 +145,9 @@ def _can_be_written(directory: str | None) -> bool:
 
 
 def _cache_directory() -> str | None:
-    """One for each kind of processor: home directories are shared between machines, native code cannot be.
+    """The cache directory for this kind of processor, or None if there is no home directory.
 
-    None where there is no home directory.
+    Machines of different kinds may share a home directory, but not native code.
     """
     try:
         home = platformdirs.user_cache_path("amco-jax")
@@ -159,5 +162,5 @@ def _cache_directory() -> str | None:
 
 
 def _usable_cores() -> int:
-    """Cores that this process may run on; macOS does not tell, and has no such restriction."""
+    """The number of cores that this process may run on; on macOS, which has no affinity, all of them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

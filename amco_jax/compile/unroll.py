@@ -1,15 +1,16 @@
 """Run array code as scalar code: `unroll(fn)` computes what `fn` computes, one scalar at a time.
 
 The kernel's arrays are short: five servers, a handful of flags. Under `vmap` over thousands of seeds
-such an array becomes `[seeds, 5]`, and every reduction over the short axis ends XLA's fusion. Split into
-scalars, each becomes a contiguous `[seeds]` vector, reductions become chains of elementwise operations,
-and a whole decision compiles to a few long vector loops (5 to 10 times faster on CPUs, see benchmarks/).
+such an array becomes `[seeds, 5]`, and every reduction over the short axis breaks XLA's fusion. Split into
+scalars, each element becomes a contiguous `[seeds]` vector, reductions become chains of elementwise
+operations, and a whole decision compiles to a few long vector loops (5 to 10 times faster on CPUs, see
+benchmarks/).
 
-So the model is written as plain `jnp` code over `[num_servers]` arrays, and this transformation, not its
-authors, does the unrolling. It walks the function's jaxpr with every small array held as a NumPy object
-array of scalars: shape operations are then NumPy's and cost nothing, elementwise primitives are applied
-scalar by scalar, reductions become chains and sorts become sorting networks. A primitive without a rule
-here is applied to the reassembled array, so that every function is supported.
+The model can therefore be written as plain `jnp` code over `[num_servers]` arrays, and this transformation
+does the unrolling. It walks the function's jaxpr with every small array held as a NumPy object array of
+scalars: shape operations are then NumPy's and cost nothing, elementwise primitives are applied scalar by
+scalar, reductions become chains and sorts become sorting networks. A primitive without a rule here is
+applied to the reassembled array, so every function is supported.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 from jax import lax
 
 MAX_SIZE = 32
-"""Arrays of more elements than this stay whole: code size and compile time grow with it."""
+"""Larger arrays are not split, because code size and compile time grow with the number of elements."""
 
 
 @jax.tree_util.register_pytree_node_class
@@ -36,7 +37,7 @@ class _Split:
     def __init__(self, scalars: np.ndarray, whole: Any = None):
         self.scalars = scalars
         self.whole = whole
-        """The array itself where there was one, so that it is not put together again"""
+        """The array that was split, if there was one, so that it need not be reassembled"""
 
     def tree_flatten(self):
         return tuple(self.scalars.flat), self.scalars.shape
@@ -47,15 +48,15 @@ class _Split:
 
 
 def unroll(fn: Callable, max_size: int = MAX_SIZE) -> Callable:
-    """Return a function with the inputs, outputs and values of `fn`, computed scalar by scalar.
+    """Return a function that computes what `fn` computes, scalar by scalar.
 
     Args:
       fn: a function of pytrees of arrays, traceable by JAX.
-      max_size: largest number of elements of an array that is split.
+      max_size: the most elements that an array may have to be split.
 
-    Results can differ from those of `fn` in the last bits, as reductions run in index order, and where
+    Results can differ from those of `fn` in the last bits, since reductions run in index order, and if
     arrays with NaNs are sorted or searched for an extremum. Custom derivative rules inside `fn` are
-    replaced by the derivatives of what they compute.
+    replaced by the derivatives of the functions that they belong to.
     """
 
     @functools.wraps(fn)
@@ -76,7 +77,7 @@ def _object_array(items: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _split(x: Any, max_size: int) -> Any:
-    """An array of 1 to `max_size` elements as a `_Split`, any other array as it is."""
+    """An array of 1 to `max_size` elements as a `_Split`; any other array unchanged."""
     if isinstance(x, _Split) or not 0 < x.size <= max_size:
         return x
     if x.shape == ():
@@ -137,14 +138,14 @@ def _apply(eqn, args: list[Any], max_size: int) -> list[Any]:
 
 def _elementwise(eqn, arrays: list[np.ndarray]) -> np.ndarray:
     shape = eqn.outvars[0].aval.shape
-    # Axes of size 1 are expanded, and some primitives take a scalar beside arrays.
+    # Axes of size 1 are broadcast, and some primitives mix a scalar with arrays.
     columns = (np.broadcast_to(a, shape).flat for a in arrays)
     scalars = [eqn.primitive.bind(*column, **eqn.params) for column in zip(*columns, strict=True)]
     return _object_array(scalars, shape)
 
 
 def inner_program(eqn) -> jex.ClosedJaxpr | None:
-    """The program of a scan or a call: closed over its constants or, as JAX 0.11 keeps it, without any."""
+    """The jaxpr of a scan or a call, closed over its constants; JAX 0.11 stores one without constants."""
     inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
     return None if inner is None or eqn.primitive.name not in _CALLS | {"scan"} else _closed(inner)
 
@@ -154,10 +155,10 @@ def _closed(program) -> jex.ClosedJaxpr:
 
 
 def scan_arity(eqn) -> tuple[int, int]:
-    """Constants and carries of a scan, which come in this order before what is scanned."""
+    """The numbers of constants and carries of a scan; they precede the scanned inputs in this order."""
     inner = inner_program(eqn)
     assert inner is not None
-    # JAX 0.10 and 0.11 count constants, carry and inputs differently; only what is scanned gains an axis.
+    # JAX 0.10 and 0.11 store these numbers differently; in both, only scanned arrays have an extra axis.
     n_xs, n_ys = (
         sum(outer.aval.ndim > step.aval.ndim for outer, step in zip(outside, inside, strict=True))
         for outside, inside in ((eqn.invars, inner.jaxpr.invars), (eqn.outvars, inner.jaxpr.outvars))
@@ -204,14 +205,14 @@ def _while(params, args: list[Any], max_size: int) -> list[Any]:
     condition, body = _closed(params["cond_jaxpr"]), _closed(params["body_jaxpr"])
     n_condition, n_consts = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
 
-    def goes_on(carry):
+    def proceed(carry):
         (out,) = _evaluate(condition.jaxpr, condition.consts, [*args[:n_condition], *carry], max_size)
         return _whole(out)
 
     def step(carry):
         return _evaluate(body.jaxpr, body.consts, [*args[n_condition:n_consts], *carry], max_size)
 
-    return lax.while_loop(goes_on, step, args[n_consts:])
+    return lax.while_loop(proceed, step, args[n_consts:])
 
 
 # Rules on object arrays. ---------------------------------------------------------------------------
@@ -237,7 +238,7 @@ def _slice(params, operand):
 
 
 def _dynamic_slice(params, operand, *starts):
-    """One element of a vector at a computed position, as a chain of selects; others have no rule."""
+    """One element of a vector at a computed position, as a chain of selects; other slices have no rule."""
     if operand.ndim != 1 or params["slice_sizes"] != (1,):
         return None
     position, chosen = starts[0].item(), operand[0]
@@ -291,7 +292,7 @@ def _cumulative(combine: Callable) -> Callable:
 
 
 def _sort(params, *operands):
-    """Batcher's odd-even merge sorting network; the index as last key makes it stable."""
+    """Batcher's odd-even merge sorting network; the index, as the last key, makes it stable."""
     if operands[0].ndim != 1:
         return None
     n, num_keys = operands[0].size, params["num_keys"]

@@ -1,7 +1,7 @@
 """Sums over any number of slots, in two words: integers that do not wrap, and floats that do not drift.
 
-JAX computes in 32 bits. A sum over a slot fits there. A sum over an episode need not: an int32 wraps at 2³¹,
-and a float32 that is n times as large as a term has only 24 - log₂ n binary digits left for it.
+JAX computes in 32 bits. The sum over a slot fits into 32 bits, but the sum over an episode may not: an int32
+wraps at 2³¹, and a float32 sum n times as large as a term keeps only 24 - log₂ n binary digits of that term.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class Wide:
     """A sum, or an array of sums. On the host, NumPy reads it as int64 or float64."""
 
     high: Array
-    """Of an integer the upper 32 bits, int32; of a float the sum, rounded"""
+    """The upper 32 bits of an integer sum, int32; or the rounded sum of floats"""
     low: Array
-    """Of an integer the lower 32 bits, uint32; of a float what rounding took from the sum, rounded itself"""
+    """The lower 32 bits of an integer sum, uint32; or the (rounded) rounding error of the sum of floats"""
 
     @classmethod
     def zero(cls, like: Array) -> Wide:
-        """The empty sum of numbers of the shape and type of `like`."""
+        """The empty sum of numbers with the shape and dtype of `like`."""
         whole = jnp.issubdtype(like.dtype, jnp.integer)
         return cls(jnp.zeros_like(like), jnp.zeros_like(like, jnp.uint32 if whole else like.dtype))
 
@@ -48,7 +48,7 @@ class Wide:
         return Wide(high, low - (high - total))
 
     def rounded(self, dtype: Any) -> Array:
-        """The sum in one word of a floating type, for what is computed from it on the device."""
+        """The sum in one word of a floating-point dtype, for further computation on the device."""
         weight = 2.0**32 if jnp.issubdtype(self.high.dtype, jnp.integer) else 1
         return self.high.astype(dtype) * jnp.asarray(weight, dtype) + self.low.astype(dtype)
 
@@ -63,5 +63,5 @@ class Wide:
 
 
 def on_host(tree: Any) -> Any:
-    """A pytree of NumPy arrays, its sums in one word of 64 bits."""
+    """The pytree as NumPy arrays, its `Wide` sums as single 64-bit numbers."""
     return jax.tree.map(np.asarray, tree, is_leaf=lambda node: isinstance(node, Wide))

@@ -1,4 +1,4 @@
-"""The environment: physics of a base station, one decision, the end of a slot."""
+"""The environment: the physics of a base station, a single decision, and the end of a slot."""
 
 from amco_jax.env.physics import CONSERVING, UNIFIED, Physics, Site, costs, site, waits
 from amco_jax.env.split import split

@@ -1,7 +1,7 @@
-"""The physics of one base station: a table row and a scenario, compiled to coefficients.
+"""The physics of one base station: coefficients computed from a scenario and a row of the physics table.
 
-The published codes fork the environment per method. Here their differences are a row of flags
-(`Physics`), and `site` folds the row into the coefficients of one fixed set of formulas.
+The published codes fork the environment for each method. Here their differences are a row of flags
+(`Physics`), and `site` turns the row into the coefficients of one fixed set of formulas.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from amco_jax.params import Params
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Physics:
-    """What the published codes do differently; the defaults are the unified physics. Traced leaves."""
+    """The differences between the published codes, as traced leaves; the defaults are the unified physics."""
 
     wait_capped: bool = False
     """wait_i is capped at the deadline."""
     local_waits_for_link: bool = False
     """The local server's wait includes the link delay."""
     local_transfer_in_pair: bool = False
-    """The local server's cost includes the transfer d/r_b where two servers are selected."""
+    """The local server's cost includes the transfer d/r_b if exactly two servers are selected."""
     link_carries_local: bool = False
-    """The link delay grows by the local share too."""
+    """The local share of a task adds to the link delay too."""
     link_capped: bool = True
-    """The link delay is capped at the slot duration where two servers or more are selected."""
+    """The link delay is capped at the slot duration if two or more servers are selected."""
     link_carried: bool = False
-    """What a link has not sent by the end of a slot waits in the next one; else it is forgotten."""
+    """What a link has not sent by the end of a slot waits in the next one; otherwise it is forgotten."""
     rewarded: bool = True
     """The method has a reward at all."""
     miss_penalty: float = 10.0
@@ -39,7 +39,7 @@ class Physics:
 
 
 UNIFIED = Physics()
-"""One model for every method: the only fair comparison. It is also AMCoEdge's published physics."""
+"""One model for all methods, as a fair comparison requires. It is also AMCoEdge's published physics."""
 
 CONSERVING = Physics(link_capped=False, link_carried=True)
 """The unified physics with links that neither forget nor cut what they have to send."""
@@ -48,23 +48,23 @@ CONSERVING = Physics(link_capped=False, link_carried=True)
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """Coefficients of every decision at one base station b."""
+    """The coefficients of all decisions at one base station b."""
 
     local: Bool[Array, " num_servers"]
-    """One-hot: the server that sits at b."""
+    """One-hot: the server at b."""
     seconds_per_gcycle: Float[Array, " num_servers"]
     per_mbit: Float[Array, " num_servers"]
-    """s/Mbit charged as cost beside the work: the transfer, and the overhead of a service"""
+    """s/Mbit of cost in addition to the work: the transfer, and the overhead of a service"""
     pair_transfer: Float[Array, " num_servers"]
-    """s/Mbit charged as cost where exactly two servers are selected"""
+    """s/Mbit of additional cost if exactly two servers are selected"""
     link_growth: Float[Array, " num_servers"]
     """s/Mbit by which b's link delay grows"""
     link_wait: Float[Array, " num_servers"]
     """1 where a task waits for b's link, else 0"""
     wait_limit: Float[Array, ""]
-    """s"""
+    """Upper limit of a wait, s"""
     link_limit: Float[Array, ""]
-    """s, where two servers or more are selected"""
+    """Upper limit of the link delay if two or more servers are selected, s"""
 
 
 def site(params: Params, physics: Physics, b: Int[Array, ""]) -> Site:
@@ -99,7 +99,7 @@ def waits(
 def costs(site: Site, size: Float[Array, ""], work: Float[Array, ""]) -> Float[Array, " num_servers"]:
     """cost_i = (w + d·h_i)/f_i + [i≠b]·d/r_{b,i}: delay of the whole task on each server, s.
 
-    h_i is the overhead of server i in a service, 0 without one.
+    h_i is the overhead of server i with an image service, and 0 without one.
     """
     return work * site.seconds_per_gcycle + size * site.per_mbit
 
@@ -107,5 +107,5 @@ def costs(site: Site, size: Float[Array, ""], work: Float[Array, ""]) -> Float[A
 def loads(
     params: Params, size: Float[Array, ""], work: Float[Array, ""]
 ) -> Float[Array, ""] | Float[Array, " num_servers"]:
-    """w + d·h_i: what the whole task loads on each server, Gcycles; one number without a service."""
+    """w + d·h_i: the load of the whole task on each server, Gcycles; a scalar without a service."""
     return work if params.service is None else work + size * params.service.overhead

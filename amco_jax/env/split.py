@@ -1,4 +1,4 @@
-"""How one task is split over the selected servers, and when its last part ends."""
+"""The split of one task over the selected servers, and its makespan."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def split(
     cost: Float[Array, " num_servers"],
     selected: Bool[Array, " num_servers"],
 ) -> tuple[Float[Array, " num_servers"], Float[Array, ""]]:
-    """The fraction of each server, and the makespan, s; all 0 where the set is empty.
+    """The fraction of each server, and the makespan in s; all 0 if the set is empty.
 
     Args:
-      size: Mbit; of a service that splits into whole items, their number.
+      size: Mbit; with a service that splits into whole items, the number of items.
       wait: `[num_servers]`, s, from `physics.waits`.
       cost: `[num_servers]`, s, from `physics.costs`.
       selected: `[num_servers]`, the set S.
@@ -29,7 +29,7 @@ def split(
     fraction, taking = allocator(wait, cost, selected), selected
     if params.service is not None and params.service.whole:
         fraction = whole_items(fraction, wait, cost, selected, size)
-        # Fewer items than servers is common here, and nobody waits for a server that has nothing to do. The
-        # published model, which is fluid, counts the wait of each selected server.
+        # Fewer items than servers is common here, and a server without work delays nobody. The published
+        # model, which is fluid, counts the wait of every selected server.
         taking = fraction > 0
     return fraction, jnp.max(jnp.where(taking, fraction * cost + wait, 0))

@@ -1,4 +1,4 @@
-"""One decision and the end of a slot: the state transitions of the model."""
+"""The state transitions of the model: a single decision, and the end of a slot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from amco_jax.params import Params
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a task position holds; size and work are positive also where no task is present."""
+    """The content of a task position; size and work are positive even if no task is present."""
 
     present: Bool[Array, ""]
     size: Float[Array, ""]
@@ -46,10 +46,10 @@ class Backlog(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Queues:
-    """What one decision changes and the next one sees."""
+    """The queues that one decision changes and the next one observes."""
 
     slot_load: Float[Array, " num_servers"]
-    """q_i, Gcycles put on each server so far within the slot"""
+    """q_i, Gcycles assigned to each server so far in the slot"""
     link_delay: Float[Array, ""]
     """L_b, s that a task waits for the base station's outgoing link"""
 
@@ -60,7 +60,7 @@ class Decision:
     """The outcome of one decision."""
 
     present: Bool[Array, ""]
-    """False at a position without a task, where nothing else means anything."""
+    """False at a position without a task, where the other fields are meaningless."""
     selected: Bool[Array, " num_servers"]
     fraction: Float[Array, " num_servers"]
     finish: Float[Array, ""]
@@ -85,7 +85,7 @@ def decide(
 ) -> tuple[Queues, Decision]:
     """Split a task over the selected servers, and queue its parts.
 
-    An empty set rejects the task: it counts as missed and loads nothing.
+    An empty set rejects the task, which then counts as missed and adds no load.
 
     Args:
       wait: `[num_servers]`, s, from `physics.waits`.

@@ -1,6 +1,7 @@
-"""Environments for reinforcement learning over the kernel's own decisions: one task or one slot per step.
+"""Reinforcement learning environments over the kernel's own decisions: one task or one slot per step.
 
-The adapters for Gymnasium, PettingZoo and gymnax are modules of their own, as those packages are optional.
+The adapters for Gymnasium, PettingZoo, gymnax and Stable-Baselines3 are separate modules, because those
+packages are optional.
 """
 
 from amco_jax.environment.autoreset import AutoReset

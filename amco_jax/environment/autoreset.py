@@ -1,4 +1,4 @@
-"""Episodes without end, for learners that are compiled together with the environment."""
+"""Automatic resets, for learners that are compiled together with the environment."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from amco_jax.environment.slots import SlotEnv
 
 
 class AutoReset:
-    """An environment that begins a new episode on the step on which one ends.
+    """An environment that starts a new episode in the same step in which one ends.
 
-    Everything but `step` is that of the environment below. This is the form of gymnax before its version 1.0
-    and of libraries that follow it; for gymnax itself there is `GymnaxEnv`.
+    Everything except `step` comes from the wrapped environment. This is the interface of gymnax before
+    version 1.0 and of libraries that follow it; for gymnax itself, use `GymnaxEnv`.
     """
 
     def __init__(self, env: DecisionEnv | SlotEnv):
@@ -31,14 +31,14 @@ class AutoReset:
     def step(
         self, key: Array, state: Any, action: Array, params: EnvParams
     ) -> tuple[Array, Any, Array, Array, dict[str, Array]]:
-        """The environment's step; where it ends the episode, a new one begins.
+        """The environment's step; if the episode ends, a new one starts.
 
         Args:
-          key: gives the seed and the episode of what begins.
+          key: determines the seed and the number of the new episode.
 
         Returns:
-          As the environment's own, but after an end with the observation and the state of the new episode.
-          The last observation of the old one is `final_observation` in the dictionary.
+          The results of the environment's step, but if the episode has ended, with the observation and state
+          of the new one. The last observation of the old episode is `final_observation` in the dictionary.
         """
         last, then, reward, over, info = self.env.step(key, state, action, params)
         fresh = self.env.reset(key, params)

@@ -1,4 +1,4 @@
-"""What the two environments share: parameters, keys, action spaces, and the workload of an episode."""
+"""The base of both environments: parameters, keys, action spaces, and the workload of an episode."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ from amco_jax.workload import Tables, Workload, tables_of, workload_of
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class EnvParams:
-    """What an episode is played with, all of it traced: one program serves any values of these shapes."""
+    """The parameters of an episode, all of them traced: one program serves all values of equal shapes."""
 
     scenario: Params
     physics: Physics
     tables: Tables
-    """What the arrival process takes from the host"""
+    """The tables of the arrival process, computed on the host"""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where the arrivals of an episode come from."""
+    """The source of an episode's arrivals."""
 
     seed: UInt32[Array, ""]
     episode: UInt32[Array, ""]
     drawn: tuple[Array, ...]
-    """The leaves of the workload that the seed and the episode determine. The others are the tables of
-    `EnvParams`: a request log is not held once for each of thousands of environments."""
+    """The leaves of the workload that depend on seed and episode. The others are tables of `EnvParams`, so
+    that thousands of environments share one copy of a request log."""
 
 
 def episode_key(seed: Any, episode: Any = 0) -> Array:
-    """The key of `jax.random` with which `reset` plays an episode of a seed.
+    """The `jax.random` key with which `reset` plays a given episode of a seed.
 
     Args:
-      seed: 0 to 2³²-1. Episode 0 has the arrivals that sweeps simulate with that seed, and the key is then
-        `jax.random.key(seed)`.
-      episode: those from 1 on have the arrivals that `train` learns from.
+      seed: a whole number from 0 to 2³²-1.
+      episode: a whole number from 0 to 2³²-1. Episode 0 has the arrivals that sweeps simulate with the seed,
+        and its key is `jax.random.key(seed)`; episodes from 1 on have the arrivals that `train` learns from.
 
     Raises:
-      InputError: a number of Python's that is not a whole one from 0 to 2³²-1.
+      InputError: a Python or NumPy number is not a whole number from 0 to 2³²-1; arrays are not checked.
     """
     numbers = {"episode": episode, "seed": seed}
     for name, number in numbers.items():
@@ -67,10 +67,10 @@ def episode_key(seed: Any, episode: Any = 0) -> Array:
 
 
 def seed_and_episode(key: Array) -> tuple[UInt32[Array, ""], UInt32[Array, ""]]:
-    """The inverse of `episode_key`; a key from `jax.random.split` gives a seed and an episode at random.
+    """The inverse of `episode_key`; a key from `jax.random.split` gives a random seed and episode.
 
     Raises:
-      InputError: it is not one key of `jax.random`.
+      InputError: the key is not a single `jax.random` key.
     """
     data = key
     if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
@@ -85,19 +85,19 @@ class Environment:
     """The part of an environment that is fixed when its programs are compiled.
 
     Args:
-      scenario: by default the published setting. Its numbers are in `default_params`; others of the same
-        shape come from `params_of`.
+      scenario: the published setting by default. Its values are in `default_params`; those of other scenarios
+        with the same shape come from `params_of`.
       physics: a row of the physics table.
       allocator: how a task is split over the selected servers, by name or as a function.
       observe: names of features, see `observation.FEATURES`.
       actions: a function from the number of servers to a list of sets (`nonempty_sets`, `sets_of(k)` and
-        `partners` of `amco_jax.agents.actions`), whose numbers are then the actions. By default an action
-        is the set itself, as one boolean per server.
-      reject: whether the empty set rejects a task. If not, the server at the task's own base station
-        stands for the empty set.
+        `partners` of `amco_jax.agents.actions`); an action is then the number of a set in that list. By
+        default, an action is the set itself, as one boolean per server.
+      reject: whether the empty set rejects a task. If not, the empty set means the server at the task's own
+        base station.
 
     Raises:
-      InputError: an unknown name, or an action space without a list of sets.
+      InputError: a name is unknown, or the action space has no list of sets.
     """
 
     any_order: ClassVar[bool] = True
@@ -138,22 +138,22 @@ class Environment:
 
     @property
     def num_servers(self) -> int:
-        """Edge servers, and base stations."""
+        """The number of edge servers, and of base stations."""
         return self.shape.num_servers
 
     @property
     def num_actions(self) -> int:
-        """Actions to choose from for one task."""
+        """The number of actions for one task."""
         return 2**self.num_servers if self.sets is None else self.sets.num_outputs
 
     def params_of(self, scenario: Scenario, physics: Physics | None = None) -> EnvParams:
         """The parameters of a scenario as NumPy arrays.
 
         Args:
-          physics: by default that of the environment.
+          physics: by default, that of the environment.
 
         Raises:
-          InputError: the scenario has another shape than the environment's own.
+          InputError: the shape of the scenario differs from that of the environment.
         """
         shape = scenario.shape(self.shape.max_tasks)
         if shape != self.shape:
@@ -167,13 +167,13 @@ class Environment:
         return EnvParams(scenario.params(), row, tables)
 
     def _actions(self, tasks: tuple[int, ...]) -> Discrete | MultiBinary:
-        """The space of the actions for an array of tasks."""
+        """The space of actions for an array of tasks."""
         if self.sets is None:
             return MultiBinary((*tasks, self.num_servers))
         return Discrete(self.sets.num_outputs, tasks)
 
     def _selected(self, action: Any, local: Bool[Array, " num_servers"]) -> Bool[Array, "*tasks num_servers"]:
-        """The sets of some tasks at one base station."""
+        """The sets that actions select for tasks at one base station."""
         if self.sets is not None:
             return self.sets.sets(jnp.asarray(action), local)
         selected = jnp.asarray(action).astype(bool)
@@ -182,20 +182,20 @@ class Environment:
         return selected | (local & ~jnp.any(selected, axis=-1, keepdims=True))
 
     def _begin(self, key: Array, params: EnvParams) -> tuple[Origin, Workload]:
-        """A new episode's workload, and what a state keeps of it."""
+        """The origin of a new episode's arrivals, which its states keep, and its workload."""
         seed, episode = seed_and_episode(key)
         workload = self._workload(params, seed, episode)
         drawn = tuple(leaf for leaf, is_drawn in _marked(workload, params.tables) if is_drawn)
         return Origin(seed, episode, drawn), workload
 
     def _workload(self, params: EnvParams, seed: Array, episode: Array) -> Workload:
-        """The workload of an episode; of a request log, those from 1 on play what `train` learns from."""
+        """The workload of an episode; episodes from 1 on have the arrivals that `train` learns from."""
         tables = params.tables
         return workload_of(self.shape, params.scenario, tables, seed, episode, training=episode > 0)
 
     def _resume(self, origin: Origin, params: EnvParams) -> Workload:
-        """The workload of an episode under way."""
-        # Drawn again for its structure alone: XLA drops what is not used.
+        """The workload of an episode in progress."""
+        # Drawn again only for its structure: XLA removes what is unused.
         again = self._workload(params, origin.seed, origin.episode)
         drawn = iter(origin.drawn)
         leaves = [next(drawn) if is_drawn else leaf for leaf, is_drawn in _marked(again, params.tables)]
@@ -203,6 +203,6 @@ class Environment:
 
 
 def _marked(workload: Workload, tables: Tables) -> list[tuple[Any, bool]]:
-    """The workload's leaves, and whether each was drawn; the others are leaves of the tables, as they are."""
+    """The leaves of a workload, and whether each was drawn; the others are leaves of the tables."""
     given = {id(leaf) for leaf in jax.tree.leaves(tables)}
     return [(leaf, id(leaf) not in given) for leaf in jax.tree.leaves(workload)]

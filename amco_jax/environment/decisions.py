@@ -1,4 +1,4 @@
-"""One agent that serves task after task: one decision per step."""
+"""A single-agent environment in which each step decides one task."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from amco_jax.workload import Workload
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A task position, and the system before it is decided."""
+    """A task position, and the state of the system before its task is decided."""
 
     slot: Int[Array, ""]
     base_station: Int[Array, ""]
@@ -51,46 +51,46 @@ class Place:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DecisionState:
-    """The state of an episode: where its tasks come from, and the one to be decided."""
+    """The state of an episode: the origin of its arrivals, and the task to be decided next."""
 
     origin: Origin
     at: Place
 
 
 class DecisionEnv(Environment):
-    """Each step decides one task; positions without a task are stepped over.
+    """An environment in which each step decides one task; positions without a task are skipped.
 
-    Tasks come in the order of slot, base station, position. An episode ends when all tasks of `num_slots`
-    slots are decided. That is a time limit, not an end of the system: the episode is truncated, and its last
-    observation is that of the first task after it, if one arrives in the slot that follows. The reward of a
-    step is that of the model: -makespan in s, and for a missed or rejected task -deadline · miss_penalty.
+    Tasks are ordered by slot, base station and position. An episode ends when all tasks of `num_slots` slots
+    have been decided. This is a time limit, not a terminal state: the episode is truncated, and its last
+    observation is that of the first task of the following slot, if there is one. The reward of a step is that
+    of the model: -makespan in s, or -deadline · miss_penalty for a missed or rejected task.
 
     The constructor is that of `Environment`; scenarios with another order of service or with continuous
-    timing are refused. All methods are pure and may be vmapped; `step` draws nothing,
-    and takes a key for the sake of the common signature.
+    timing are refused. All methods are pure and may be vmapped; `step` draws no random numbers, and takes a
+    key only to match the common signature.
     """
 
     any_order = False
 
     def observation_space(self, params: EnvParams) -> Box:
-        """Numbers of at least 0, one array of the features in order."""
+        """One array of the features in order, with entries of at least 0."""
         del params
         return Box(0.0, float("inf"), (width(self.observe, self.num_servers, 1),))
 
     def action_space(self, params: EnvParams) -> Discrete | MultiBinary:
-        """A set as `[num_servers]` booleans, or the number of a set."""
+        """The space of sets as `[num_servers]` booleans, or of numbers of sets."""
         del params
         return self._actions(())
 
     def action_mask(self, state: DecisionState, params: EnvParams) -> Bool[Array, " choices"]:
-        """Which servers, or which numbered sets, are worth a try: no wait of theirs exceeds the deadline.
+        """Mask of the servers, or of the numbered sets, that can meet the deadline: no wait exceeds it.
 
-        A selected server counts with its wait even without work, so that any other set misses the deadline;
-        where a service is split in whole items, such a server would miss it or get no work. Where no set is
-        left, all are. The rules of the environment forbid none.
+        The wait of a selected server counts even if it gets no work, so any other set misses the deadline.
+        With a service that splits into whole items, a masked server would miss the deadline or get no work.
+        If nothing would be left, nothing is masked. The environment also accepts masked actions.
 
         Returns:
-          `[num_servers]`, of actions that are sets, or `[num_actions]`.
+          `[num_servers]` if actions are sets, else `[num_actions]`.
         """
         at = state.at
         here = site(params.scenario, params.physics, at.base_station)
@@ -108,8 +108,8 @@ class DecisionEnv(Environment):
         """The observation of the first task, and the state.
 
         Args:
-          key: of `jax.random`; `jax.random.key(s)` plays the arrivals of the seed s of a sweep, see
-            `episode_key`.
+          key: a `jax.random` key; `jax.random.key(s)` plays the arrivals that a sweep simulates with seed s,
+            see `episode_key`.
         """
         origin, workload = self._begin(key, params)
         none, zero = jnp.zeros_like(params.scenario.capacity), jnp.zeros_like(params.scenario.deadline)
@@ -123,17 +123,17 @@ class DecisionEnv(Environment):
     def step(
         self, key: Any, state: DecisionState, action: Array, params: EnvParams
     ) -> tuple[Array, DecisionState, Array, Array, dict[str, Array]]:
-        """Decide the task of the state, and go on to the next one.
+        """Decide the current task, and move on to the next one.
 
         Returns:
           Observation, state, reward, whether the episode is over, and a dictionary: `decided` (False only
-          where an episode has no task at all), `makespan` (s), `missed`, `rejected`, `selected` and
-          `fraction` `[num_servers]`, the `slot`, `base_station` and `position` of the task, and `truncated`.
+          if no task was left), `makespan` (s), `missed`, `rejected`, `selected` and `fraction`, each
+          `[num_servers]`, the `slot`, `base_station` and `position` of the task, and `truncated`.
         """
         del key
         at, local = state.at, jnp.arange(self.num_servers) == state.at.base_station
         queues, decision = self._serve(params, at, self._selected(action, local))
-        # After the end nothing is decided, and the search finds the same place again.
+        # After the end of an episode nothing is decided, and the search returns the same place.
         following = dataclasses.replace(
             at.after(queues), position=at.position + decision.present, task=_absent(at.task)
         )
@@ -155,7 +155,7 @@ class DecisionEnv(Environment):
         return self._observe(then, params), state, decision.reward, over, info
 
     def is_over(self, state: DecisionState) -> Bool[Array, ""]:
-        """Whether all tasks of the episode's slots are decided."""
+        """Whether all tasks of the episode's slots have been decided."""
         return state.at.slot >= self.shape.num_slots
 
     def _observe(self, at: Place, params: EnvParams) -> Array:
@@ -164,7 +164,7 @@ class DecisionEnv(Environment):
         return observation(self.observe, now)
 
     def _serve(self, params: EnvParams, at: Place, selected: Array) -> tuple[Queues, Decision]:
-        """The queues after the task's decision; all of it is 0 where the episode holds no task."""
+        """Queues and outcome of the task's decision; without a task, unchanged queues and an outcome of 0."""
         num_slots = self.shape.num_slots
 
         def serve(params, at, selected):
@@ -180,7 +180,7 @@ class DecisionEnv(Environment):
                 lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(decide, at.queues)[1]
             )
             pending = at.task.present & (at.slot < num_slots)
-            # A loop of no or one round: XLA compiles it as it does the kernel's, and so to the same bits.
+            # A loop of at most one iteration: XLA compiles it like the kernel's loop, hence to the same bits.
             _, queues, decision = lax.while_loop(
                 lambda carry: carry[0],
                 lambda carry: (jnp.zeros_like(pending), *decide(carry[1])),
@@ -188,12 +188,12 @@ class DecisionEnv(Environment):
             )
             return queues, decision
 
-        # As in the kernel, whose order of summation it has to keep.
+        # Unrolled as in the kernel, so that the order of summation is the same.
         run = unroll(serve) if self.num_servers <= MAX_UNROLLED_SERVERS else serve
         return run(params, at, selected)
 
     def _seek(self, params: EnvParams, workload: Workload, start: Place) -> Place:
-        """The first task from a place on, up to the slot after the episode; base station by base station."""
+        """The first task at or after a place, up to and including the slot after the episode."""
 
         def look(at: Place) -> Place:
             entries, task_at = workload.row(params.scenario, at.slot, at.base_station)

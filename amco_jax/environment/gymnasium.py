@@ -1,4 +1,4 @@
-"""Gymnasium: one environment, and many side by side in one compiled call."""
+"""Gymnasium adapters: a single environment, and a vector environment in one compiled call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from amco_jax.random import MAX_SEED, check_seed
 
 
 def to_gymnasium(space: Space) -> gymnasium.Space[Any]:
-    """The space of Gymnasium that holds the same arrays; booleans become whole numbers of 8 bits."""
+    """The Gymnasium space of the same arrays; booleans become 8-bit integers."""
     if isinstance(space, Box):
         return gymnasium.spaces.Box(space.low, space.high, space.shape, np.float32)
     if isinstance(space, Discrete):
@@ -33,7 +33,7 @@ def to_gymnasium(space: Space) -> gymnasium.Space[Any]:
 
 
 def check_action(space: gymnasium.Space[Any], action: Any, field: str = "action") -> np.ndarray:
-    """The action as an array of the space's dtype; InputError unless its numbers are in the space."""
+    """The action as an array of the space's dtype; InputError unless it is a member of the space."""
     array = np.asarray(action)
     is_number = array.dtype.kind in "biuf"
     cast = array.astype(space.dtype) if is_number else array
@@ -43,21 +43,21 @@ def check_action(space: gymnasium.Space[Any], action: Any, field: str = "action"
 
 
 def episode_of(options: dict[str, Any] | None, default: int) -> int:
-    """The number of the episode among the options of a reset."""
+    """The episode number in the options of a reset, or the default."""
     return check_whole("episode", (options or {}).get("episode", default), 0, MAX_SEED)
 
 
 class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
     """A `DecisionEnv` as a Gymnasium environment.
 
-    `reset(seed=s)` plays episode `first_episode` of the seed s, and each further `reset()` the next episode
-    of that seed: the same densities, new arrivals. `reset(options={"episode": k})` plays another one. Without
-    a seed, the first reset draws one.
+    `reset(seed=s)` plays episode `first_episode` of seed s, and each further `reset()` plays the next episode
+    of that seed, with the same densities and new arrivals. `reset(options={"episode": k})` plays episode k.
+    If the first reset has no seed, it draws one.
 
     Args:
-      env: by default one of the published setting.
-      params: by default those of `env`.
-      first_episode: 0 is the episode that sweeps and evaluations simulate. Use 1 for training, so that
+      env: by default, an environment of the published setting.
+      params: by default, those of `env`.
+      first_episode: episode 0 is the one that sweeps and evaluations simulate. Use 1 for training, so that
         episode 0 stays unseen.
     """
 
@@ -79,7 +79,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
         """The first observation of an episode, and an empty dictionary.
 
         Raises:
-          InputError: the seed or the episode is no whole number from 0 to 2³²-1.
+          InputError: the seed or the episode is not a whole number from 0 to 2³²-1.
         """
         super().reset(seed=None if seed is None else check_seed("seed", seed))
         if seed is None and self._state is not None:
@@ -91,7 +91,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
         return np.array(observed), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Decide a task; the dictionary is that of `DecisionEnv.step`.
+        """Decide one task; the dictionary is that of `DecisionEnv.step`.
 
         Raises:
           InputError: the action is not in the action space.
@@ -100,15 +100,15 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
         stepped = self.env.step(None, state, action, self.params)
         self._state = stepped[1]
         observed, _, reward, _, info = jax.device_get(stepped)
-        # A copy, as arrays from a device are read-only, and learners write into observations.
+        # A copy, because arrays from a device are read-only, and some learners write into observations.
         return np.array(observed), float(reward), False, bool(info.pop("truncated")), info
 
     def action_masks(self) -> np.ndarray:
-        """`DecisionEnv.action_mask` in the form that the MaskablePPO of sb3-contrib asks for.
+        """`DecisionEnv.action_mask` in the format of MaskablePPO in sb3-contrib.
 
         Returns:
-          `[num_actions]`, or of actions that are sets `[2·num_servers]`: for each server, whether it may be
-          left out (always) and whether it may be selected.
+          `[num_actions]`, or `[2·num_servers]` if actions are sets: for each server, whether it may be left
+          out (always True) and whether it may be selected.
         """
         mask = np.asarray(self.env.action_mask(self._current(), self.params))
         return mask if self.env.sets is not None else np.stack([np.ones_like(mask), mask], axis=1).ravel()
@@ -120,21 +120,21 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
 
 
 class GymnasiumVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
-    """Many environments like `DecisionEnv`, side by side, all of them in one compiled call per step.
+    """A batch of `DecisionEnv` environments, stepped together by one compiled call.
 
-    `reset(seed=s)` gives environment i the seed s + i; a list gives each its own. An environment that has
-    ended goes on with the next episode of its seed, on the next step or on the same one, as the
-    `autoreset_mode` says.
+    `reset(seed=s)` gives environment i the seed s + i; a list gives one seed per environment. When an episode
+    ends, its environment continues with the next episode of its seed, in the next step or in the same one,
+    depending on `autoreset_mode`.
 
     Args:
-      num_envs: environments.
-      env: by default one of the published setting.
-      params: by default those of `env`, for all environments.
+      num_envs: the number of environments.
+      env: by default, an environment of the published setting.
+      params: the parameters of all environments; by default, those of `env`.
       first_episode: see `GymnasiumEnv`.
-      autoreset_mode: NEXT_STEP, Gymnasium's default, or SAME_STEP.
+      autoreset_mode: NEXT_STEP, which is Gymnasium's default, or SAME_STEP.
 
     Raises:
-      InputError: a number out of range, or another mode.
+      InputError: a number is out of range, or the mode is another one.
     """
 
     def __init__(
@@ -167,7 +167,8 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         """The first observations `[num_envs, numbers]`, and an empty dictionary.
 
         Raises:
-          InputError: a seed or the episode is no whole number from 0 to 2³²-1; too few or too many seeds.
+          InputError: a seed or the episode is not a whole number from 0 to 2³²-1, or the number of seeds is
+            wrong.
         """
         seeds, episodes = self._next_episodes(seed, options)
         observed, self._state = self._programs[0](seeds, episodes, self.params)
@@ -175,7 +176,7 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         return np.array(observed), {}
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Decide a task in each environment, or begin an episode anew where one has ended.
+        """Decide a task in each environment, or start the next episode where one has ended.
 
         Raises:
           InputError: the actions are not in the action space.
@@ -213,7 +214,7 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             else:
                 seeds = [check_seed("seed", each) for each in check_list("seed", seed)]
                 if len(seeds) != self.num_envs:
-                    raise InputError(f"seed: {len(seeds)} of them; legal: one, or {self.num_envs}")
+                    raise InputError(f"seed: {len(seeds)} seeds; legal: one, or {self.num_envs}")
             episodes = np.full(self.num_envs, self.first_episode)
         if options and "episode" in options:
             episodes = np.full(self.num_envs, episode_of(options, 0))
@@ -222,8 +223,8 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     def _play(self, seeds: Any, episodes: Any, params: EnvParams) -> tuple[Any, DecisionState]:
         return jax.vmap(lambda s, e: self.env.reset(episode_key(s, e), params))(seeds, episodes)
 
-    def _anew(self, over: Any, observed: Any, state: DecisionState, params: EnvParams) -> Any:
-        """The environments, with those that are over at the beginning of their next episode."""
+    def _restarted(self, over: Any, observed: Any, state: DecisionState, params: EnvParams) -> Any:
+        """Observations and states, with environments that are over reset to their next episode."""
 
         def begin() -> Any:
             fresh = self._play(state.origin.seed, state.origin.episode + 1, params)
@@ -233,7 +234,7 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
                 (observed, state),
             )
 
-        # Most steps end no episode, and then nothing is drawn.
+        # Most steps end no episode, and then no new one is drawn.
         return jax.lax.cond(jnp.any(over), begin, lambda: (observed, state))
 
     def _advance(self, state: Any, actions: Any, params: EnvParams) -> Any:
@@ -241,22 +242,22 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
 
     def _next_step(self, state: Any, over: Any, actions: Any, params: EnvParams) -> Any:
         observed, then, reward, done, info = self._advance(state, actions, params)
-        observed, then = self._anew(over, observed, then, params)
+        observed, then = self._restarted(over, observed, then, params)
         return observed, then, jnp.where(over, 0, reward), done & ~over, info, None
 
     def _at_once(self, state: Any, actions: Any, params: EnvParams) -> Any:
         last, then, reward, done, info = self._advance(state, actions, params)
-        observed, then = self._anew(done, last, then, params)
+        observed, then = self._restarted(done, last, then, params)
         return observed, then, reward, done, info, last
 
 
 def _masked(info: dict[str, np.ndarray], live: np.ndarray) -> dict[str, Any]:
-    """Gymnasium's form: beside each array a mask of the environments that it tells something of."""
+    """The dictionary in Gymnasium's format: each array has a mask of the environments it is valid for."""
     return info | {f"_{name}": live.copy() for name in info}
 
 
 def _final(info: dict[str, np.ndarray], last: np.ndarray, over: np.ndarray) -> dict[str, Any]:
-    """The dictionary of a step on which environments begin anew, with what ended in its `final_` entries."""
+    """The dictionary of a step with resets; its `final_` entries describe the episodes that ended."""
     observations = np.full(len(over), None, dtype=object)
     for i in np.flatnonzero(over):
         observations[i] = last[i]

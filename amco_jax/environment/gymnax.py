@@ -1,4 +1,4 @@
-"""gymnax: environments that libraries in pure JAX compile together with their learners."""
+"""gymnax adapter, for pure JAX libraries that compile environments together with their learners."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from amco_jax.errors import InputError
 
 
 class GymnaxEnv(environment.Environment[Any, Any]):
-    """A `DecisionEnv` for libraries that take environments of gymnax.
+    """A `DecisionEnv` for libraries that use gymnax environments.
 
-    `step` begins a new episode on the step on which one ends, with a seed and an episode drawn from its key,
-    and tells the last observation in `info["final_observation"]`: gymnax's base class does so.
+    When an episode ends, `step` starts a new one, with a seed and an episode number from its key, and returns
+    the last observation as `info["final_observation"]`, as implemented by gymnax's base class.
 
     Args:
-      env: with numbers as actions, since gymnax has no space of sets; by default over all non-empty sets of
-        the published setting.
+      env: an environment whose actions are numbers of sets, as gymnax has no space of sets; by default, one
+        of the published setting with all non-empty sets.
 
     Raises:
       InputError: the actions of `env` are sets.
@@ -39,7 +39,7 @@ class GymnaxEnv(environment.Environment[Any, Any]):
 
     @property
     def default_params(self) -> EnvParams:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Those of the environment's scenario."""
+        """The parameters of the environment's scenario."""
         return self.env.default_params
 
     def reset_env(self, key: Array, params: EnvParams) -> tuple[Array, DecisionState]:
@@ -49,32 +49,32 @@ class GymnaxEnv(environment.Environment[Any, Any]):
     def step_env(
         self, key: Array, state: DecisionState, action: Any, params: EnvParams
     ) -> tuple[Array, DecisionState, Array, Array, dict[Any, Any]]:
-        """See `DecisionEnv.step`; nothing terminates, and the base class asks `is_truncated`."""
+        """See `DecisionEnv.step`; no episode terminates, and the base class calls `is_truncated`."""
         observed, state, reward, _, info = self.env.step(key, state, action, params)
         return observed, state, reward, self.is_terminated(state, params), info
 
     def is_terminated(self, state: DecisionState, params: EnvParams) -> Array:
-        """Never: the system goes on after the time limit."""
+        """Always False, because the system continues after the time limit."""
         del state, params
         return jnp.bool_(False)
 
     def is_truncated(self, state: DecisionState, params: EnvParams) -> Array:
-        """Whether all tasks of the episode's slots are decided."""
+        """Whether all tasks of the episode's slots have been decided."""
         del params
         return self.env.is_over(state)
 
     @property
     def name(self) -> str:
-        """The name of the environment below."""
+        """The name of the wrapped environment."""
         return self.env.name
 
     @property
     def num_actions(self) -> int:
-        """Sets to choose from."""
+        """The number of sets to choose from."""
         return self.env.num_actions
 
     def action_space(self, params: EnvParams | None = None) -> spaces.Discrete:
-        """The numbers of the sets."""
+        """The space of set numbers."""
         del params
         return spaces.Discrete(self.num_actions)
 

@@ -1,4 +1,4 @@
-"""What agents observe: named features, in the order in which they are asked for."""
+"""Observations of agents, made of named features in the order of request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from amco_jax.params import Params
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Situation:
-    """All that a feature may be computed from: one task, and the system before it is decided."""
+    """The input of a feature: one task, and the state of the system before the task is decided."""
 
     params: Params
     site: Site
@@ -28,7 +28,7 @@ class Situation:
 
     @property
     def wait(self) -> Float[Array, " num_servers"]:
-        """s, queueing delay before the task would start on each server."""
+        """Queueing delay before the task would start on each server, s."""
         return waits(self.site, self.backlog, self.queues.slot_load, self.queues.link_delay)
 
 
@@ -37,13 +37,13 @@ class Feature:
     """A part of an observation."""
 
     of: Callable[[Situation], Array]
-    """A scalar, or one number per server; at least 0"""
+    """A function to a scalar, or to one number per server; all at least 0"""
     per_server: bool
     of_task: bool
-    """Whether the feature belongs to a task; the others are common to all tasks at a base station"""
+    """Whether the feature describes the task, rather than being common to all tasks at a base station"""
 
     def width(self, num_servers: int) -> int:
-        """Numbers of the feature."""
+        """The number of entries of the feature."""
         return num_servers if self.per_server else 1
 
 
@@ -60,11 +60,11 @@ FEATURES: dict[str, Feature] = {
 """The features by name; docs/environment.md gives their units."""
 
 PUBLISHED = ("size", "backlog")
-"""What the published agents see."""
+"""The features that the published agents observe."""
 
 
 def check_features(names: Sequence[str]) -> tuple[str, ...]:
-    """The names as a tuple; InputError unless there is one, and all are names of `FEATURES`."""
+    """The names as a tuple; InputError unless there is at least one and all are in `FEATURES`."""
     chosen = tuple(check_list("observe", names))
     for name in chosen:
         check_choice("observe", name, FEATURES)
@@ -72,10 +72,10 @@ def check_features(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def observation(names: Sequence[str], now: Situation, *, of_tasks: bool | None = None) -> Array:
-    """The features one after the other; those of the task are 0 where there is none.
+    """The features, concatenated; task features are 0 if no task is present.
 
     Args:
-      of_tasks: only the features of tasks, or only the others; by default all.
+      of_tasks: True for only the task features, False for only the others; all by default.
     """
     chosen = [FEATURES[name] for name in names]
     parts = [
@@ -87,6 +87,6 @@ def observation(names: Sequence[str], now: Situation, *, of_tasks: bool | None =
 
 
 def width(names: Sequence[str], num_servers: int, tasks: int) -> int:
-    """Numbers of an observation of so many tasks at one base station."""
+    """The number of entries in an observation of `tasks` tasks at one base station."""
     chosen = [FEATURES[name] for name in names]
     return sum(feature.width(num_servers) * (tasks if feature.of_task else 1) for feature in chosen)

@@ -1,4 +1,4 @@
-"""PettingZoo's parallel API: one agent per base station."""
+"""PettingZoo adapter for the parallel API, with one agent per base station."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from amco_jax.random import MAX_SEED, check_seed
 class PettingZooEnv(ParallelEnv[str, np.ndarray, Any]):
     """A `SlotEnv` as a parallel environment of agents `base_station_0`, `base_station_1`, …
 
-    The seeds and episodes of resets are those of `GymnasiumEnv`. All agents live until the episode is
-    truncated.
+    Seeds and episodes of a reset are as in `GymnasiumEnv`. All agents live until the episode is truncated.
 
     Args:
-      env: by default one of the published setting.
-      params: by default those of `env`.
+      env: by default, an environment of the published setting.
+      params: by default, those of `env`.
       first_episode: see `GymnasiumEnv`.
     """
 
@@ -38,7 +37,7 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, Any]):
         self.agents: list[str] = []
         self.render_mode = None
         spaces = (self.env.observation_space(self.params), self.env.action_space(self.params))
-        # Each agent has a space of its own, as each is seeded on its own.
+        # Each agent has its own space object, because each is seeded separately.
         self.observation_spaces, self.action_spaces = (
             {agent: to_gymnasium(space.part()) for agent in self.possible_agents} for space in spaces
         )
@@ -50,7 +49,7 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, Any]):
         return self.observation_spaces[agent]
 
     def action_space(self, agent: str) -> gymnasium.Space[Any]:
-        """The space of one agent's actions: one set, or number of a set, for each of its task positions."""
+        """The space of one agent's actions: a set, or the number of a set, for each of its task positions."""
         return self.action_spaces[agent]
 
     def reset(
@@ -59,7 +58,7 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, Any]):
         """The agents' first observations, and an empty dictionary for each.
 
         Raises:
-          InputError: the seed or the episode is no whole number from 0 to 2³²-1.
+          InputError: the seed or the episode is not a whole number from 0 to 2³²-1.
         """
         episode = self.first_episode
         if seed is not None:
@@ -85,8 +84,8 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, Any]):
         """Decide the tasks of a slot.
 
         Returns:
-          For each agent its observation, reward, False, whether the episode is truncated, and of the
-          dictionary of `SlotEnv.step` what concerns its tasks, `[max_tasks]`.
+          Five dictionaries by agent: observation, reward, False, whether the episode is truncated, and the
+          entries of `SlotEnv.step`'s dictionary for the agent's tasks, `[max_tasks]`.
 
         Raises:
           InputError: an agent's action is missing or not in its space.
@@ -94,7 +93,7 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, Any]):
         if self._state is None or not self.agents:
             raise gymnasium.error.ResetNeeded("Call reset before the first step of an episode.")
         if missing := [agent for agent in self.agents if agent not in actions]:
-            raise InputError(f"actions: none of {missing[0]}; legal: one of each of {', '.join(self.agents)}")
+            raise InputError(f"actions: none for {missing[0]}; legal: one each for {', '.join(self.agents)}")
         joint = np.stack(
             [check_action(self.action_spaces[a], actions[a], f"action of {a}") for a in self.agents]
         )

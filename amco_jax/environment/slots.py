@@ -1,4 +1,4 @@
-"""One agent at each base station, and one slot per step."""
+"""A multi-agent environment with one agent per base station, in which each step is a slot."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ class SlotState:
 
 
 class SlotEnv(Environment):
-    """Each step decides all tasks of a slot, base station by base station, for the agents' joint action.
+    """An environment in which each step decides all tasks of a slot by the agents' joint action.
 
-    The agents, one per base station, see the backlog at the start of the slot and the tasks at their own base
-    station, but not what the slot's decisions will add to the queues: as the published agents do. An episode
-    ends after `num_slots` slots, by truncation; its last observation is that of the slot that would follow.
-    The reward of an agent is the sum of its tasks' rewards.
+    The agents, one per base station, observe the backlog at the start of the slot and the tasks at their own
+    base station, but not the load that the slot's decisions add to the queues, as in the published agents.
+    Base stations are served in order. An episode is truncated after `num_slots` slots; its last observation
+    is that of the following slot. The reward of an agent is the sum of its tasks' rewards.
 
-    The constructor is that of `Environment`. All methods are pure and may be vmapped; `step` draws nothing,
-    and takes a key for the sake of the common signature.
+    The constructor is that of `Environment`. All methods are pure and may be vmapped; `step` draws no random
+    numbers, and takes a key only to match the common signature.
     """
 
     def observation_space(self, params: EnvParams) -> Box:
-        """`[num_servers, numbers]`: an agent's features of tasks, position by position, then the others."""
+        """`[num_servers, numbers]`: per agent, the task features position by position, then the others."""
         del params
         numbers = width(self.observe, self.num_servers, self.shape.max_tasks)
         return Box(0.0, float("inf"), (self.num_servers, numbers))
 
     def action_space(self, params: EnvParams) -> Discrete | MultiBinary:
-        """`[num_servers, max_tasks, num_servers]` sets, or `[num_servers, max_tasks]` numbers of sets.
+        """Sets as `[num_servers, max_tasks, num_servers]`, or numbers of sets as `[num_servers, max_tasks]`.
 
-        What is chosen for a position without a task has no effect.
+        The choice for a position without a task has no effect.
         """
         del params
         return self._actions((self.num_servers, self.shape.max_tasks))
@@ -62,8 +62,8 @@ class SlotEnv(Environment):
         """The observations `[num_servers, numbers]` of the first slot, and the state.
 
         Args:
-          key: of `jax.random`; `jax.random.key(s)` plays the arrivals of the seed s of a sweep, see
-            `episode_key`.
+          key: a `jax.random` key; `jax.random.key(s)` plays the arrivals that a sweep simulates with seed s,
+            see `episode_key`.
         """
         origin, workload = self._begin(key, params)
         capacity = params.scenario.capacity
@@ -74,18 +74,18 @@ class SlotEnv(Environment):
     def step(
         self, key: Any, state: SlotState, action: Array, params: EnvParams
     ) -> tuple[Array, SlotState, Array, Array, dict[str, Array]]:
-        """Decide the tasks of the state's slot, and close it.
+        """Decide the tasks of the current slot, and close the slot.
 
         Returns:
           Observations `[num_servers, numbers]`, state, rewards `[num_servers]`, whether the episode is over,
-          and a dictionary: `present`, `makespan` (s), `missed`, `rejected` and `reward` of each task
-          `[num_servers, max_tasks]`, 0 where there is none; `utilisation`, the share of the slot that each
+          and a dictionary: `present`, `makespan` (s), `missed`, `rejected` and `reward` of each task,
+          `[num_servers, max_tasks]`, 0 at empty positions; `utilisation`, the share of the slot in which each
           server was busy, `[num_servers]`; `slot`; and `truncated`.
         """
         del key
         workload = self._resume(state.origin, params)
         selected = jax.vmap(self._selected)(jnp.asarray(action), jnp.eye(self.num_servers, dtype=bool))
-        # The sets are given: the policy is never asked, and its key is never used.
+        # The sets are given, so the policy is never called and its key is never used.
         method = Method(self.name, per_slot(lambda view: None), self.allocator)  # pyright: ignore
         advance = slot_step(self.shape, params.scenario, params.physics, method, workload, _outcome)
         unused = stream(state.origin.seed, Stream.POLICY)
@@ -115,7 +115,7 @@ class SlotEnv(Environment):
 
 
 def _outcome(decision: Decision) -> dict[str, Array]:
-    """What a step tells of each task; 0 where there is none."""
+    """The entries of a step's dictionary for each task; 0 at empty positions."""
     here = decision.present
     return {
         "present": here,

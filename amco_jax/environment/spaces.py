@@ -1,4 +1,4 @@
-"""Spaces of observations and actions in pure JAX: Gymnasium's own draw with NumPy, and not under `jit`."""
+"""Observation and action spaces in pure JAX; Gymnasium's sample with NumPy and do not work under `jit`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Space(Protocol):
     def dtype(self) -> type: ...
 
     def sample(self, key: Array) -> Array:
-        """A member, drawn with a key of `jax.random`."""
+        """Draw a member with a `jax.random` key."""
         ...
 
     def contains(self, x: Array) -> Array:
@@ -28,7 +28,7 @@ class Space(Protocol):
         ...
 
     def part(self) -> Space:
-        """The space of an entry along the first axis, such as an agent's part of a joint action."""
+        """The space of one entry along the first axis, such as an agent's part of a joint action."""
         ...
 
 
@@ -42,13 +42,13 @@ class Box:
     dtype = jnp.float32
 
     def sample(self, key: Array) -> Array:
-        """Uniform between the bounds; exponential above the lower one where the upper one is infinite."""
+        """Draw uniformly between the bounds, or exponentially above `low` if `high` is infinite."""
         if self.high == float("inf"):
             return self.low + jax.random.exponential(key, self.shape, self.dtype)
         return jax.random.uniform(key, self.shape, self.dtype, self.low, self.high)
 
     def contains(self, x: Array) -> Array:
-        """Whether the shape is right and all entries lie within the bounds."""
+        """Whether the shape is right and all entries are within the bounds."""
         return (jnp.shape(x) == self.shape) & jnp.all((x >= self.low) & (x <= self.high))
 
     def part(self) -> Box:
@@ -58,13 +58,13 @@ class Box:
 
 @dataclasses.dataclass(frozen=True)
 class MultiBinary:
-    """Booleans."""
+    """Arrays of booleans."""
 
     shape: tuple[int, ...]
     dtype = jnp.bool_
 
     def sample(self, key: Array) -> Array:
-        """Each entry is True with probability 1/2."""
+        """Draw each entry as True with probability 1/2."""
         return jax.random.bernoulli(key, shape=self.shape)
 
     def contains(self, x: Array) -> Array:
@@ -78,18 +78,18 @@ class MultiBinary:
 
 @dataclasses.dataclass(frozen=True)
 class Discrete:
-    """Whole numbers from 0 to n - 1: one, or an array of them."""
+    """A whole number from 0 to n - 1, or an array of them."""
 
     n: int
     shape: tuple[int, ...] = ()
     dtype = jnp.int32
 
     def sample(self, key: Array) -> Array:
-        """Uniform."""
+        """Draw uniformly."""
         return jax.random.randint(key, self.shape, 0, self.n, self.dtype)
 
     def contains(self, x: Array) -> Array:
-        """Whether the shape is right and all entries are less than n."""
+        """Whether the shape is right and all entries are from 0 to n - 1."""
         return (jnp.shape(x) == self.shape) & jnp.all((x >= 0) & (x < self.n))
 
     def part(self) -> Discrete:

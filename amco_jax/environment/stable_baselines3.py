@@ -1,4 +1,4 @@
-"""Stable-Baselines3: many environments in one compiled call, in that library's own form."""
+"""Stable-Baselines3 adapter: a vector environment in one compiled call."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from amco_jax.environment.gymnasium import GymnasiumVectorEnv
 
 
 class StableBaselinesEnv(VecEnv):
-    """Many `DecisionEnv`s as one `VecEnv`; the arguments are those of `GymnasiumVectorEnv`.
+    """A batch of `DecisionEnv` environments as one `VecEnv`, with the arguments of `GymnasiumVectorEnv`.
 
-    Environments begin anew on the step on which an episode ends, as that library expects. An `info` tells the
-    end of an episode alone, as a dictionary per environment and step would cost more than the simulation.
+    Environments are reset in the same step in which an episode ends, as the library expects. An `info` is
+    filled only at the end of an episode, because filling one per environment and step would cost more than
+    the simulation.
     """
 
     def __init__(
@@ -36,44 +37,44 @@ class StableBaselinesEnv(VecEnv):
         self._actions: Any = None
 
     def reset(self) -> np.ndarray:
-        """The first observations; the seeds are those of the last call of `seed`."""
+        """The first observations, for the seeds given by the last call of `seed`."""
         given = [seed for seed in self._seeds if seed is not None]
         self._reset_seeds()
         self._reset_options()
         return self.vector.reset(seed=given or None)[0]
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Keep the actions for `step_wait`."""
+        """Store the actions for `step_wait`."""
         self._actions = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """See `GymnasiumVectorEnv.step`."""
-        observed, reward, _, over, told = self.vector.step(self._actions)
+        observed, reward, _, over, found = self.vector.step(self._actions)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for i in np.flatnonzero(over):
-            infos[i] = {"terminal_observation": told["final_obs"][i], "TimeLimit.truncated": True}
+            infos[i] = {"terminal_observation": found["final_obs"][i], "TimeLimit.truncated": True}
         return observed, reward.astype(np.float32), over, infos
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing; there are no resources to release."""
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """The attribute, as often as there are environments asked for: all share one object."""
+        """The attribute, once per requested environment; all share one object."""
         value = self.render_mode if attr_name == "render_mode" else getattr(self.vector, attr_name)
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Not possible for some of the environments alone."""
+        """Raise NotImplementedError, because the environments cannot be changed separately."""
         raise NotImplementedError("the environments share one object")
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        """Not possible for some of the environments alone."""
+        """Raise NotImplementedError, because a method cannot be called on single environments."""
         raise NotImplementedError("the environments share one object")
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        """No wrapper is around any of them."""
+        """False for each requested environment; none is wrapped."""
         return [False for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """None: there is nothing to see."""
+        """None for each environment; there is no rendering."""
         return [None] * self.num_envs

@@ -1,4 +1,4 @@
-"""What results depend on of the code that a user brings."""
+"""The identity of user code: a digest of everything in it that results depend on."""
 
 from amco_jax.identity.attributes import attribute_of
 from amco_jax.identity.digest import (

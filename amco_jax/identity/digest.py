@@ -1,4 +1,4 @@
-"""What results depend on beyond this package: a user's functions, objects and modules, as a digest."""
+"""Digests of the user's functions, objects and modules, which results depend on beyond this package."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """A value, and all that it depends on, as plain data."""
+    """The identity of a value and everything that it depends on, as plain data."""
 
     digest: str
     """Equal for values that behave equally, in every process; it covers `modules` too"""
     modules: dict[str, str]
     """Digests of the source files of the user's own modules, by name"""
     unseen: tuple[str, ...]
-    """What it depends on and no digest can show, such as an open file or a lock"""
+    """The names of dependencies that no digest can cover, such as an open file or a lock"""
 
     def to_dict(self) -> dict[str, Any]:
-        """For plans and manifests."""
+        """The identity as JSON data, for plans and manifests."""
         return {"digest": self.digest, "modules": self.modules, "unseen": list(self.unseen)}
 
     def require_seen(self, purpose: str) -> None:
-        """Raise InputError where something is unseen: it may differ from what it was in an earlier run."""
+        """Raise InputError if a dependency is unseen, because it may have changed since an earlier run."""
         if self.unseen:
             raise InputError(
                 f"{purpose}: results depend on {', '.join(self.unseen)}, whose content cannot be compared "
@@ -52,11 +52,11 @@ class Identity:
 def identify(*values: Any) -> Identity:
     """The identity of some values: functions, classes, arrays, containers, or any other objects.
 
-    A function of the user's own counts with its code, its defaults, the values that it encloses, the globals
-    that it names and the source of its module, and so do the functions that these lead to, and the user's
-    modules that its module imports. A function of this package, of the standard library or of an installed
-    package counts by its name and version, with its defaults and enclosed values. An object counts by its
-    class and by the state that `pickle` would save; nothing is pickled.
+    A user's function is identified by its code, its defaults, the values in its closure, the globals that it
+    names and the source of its module, and likewise for every function that these refer to and every module
+    of the user's that its module imports. A function of this package, of the standard library or of an
+    installed package is identified by its name and version, its defaults and the values in its closure. An
+    object is identified by its class and by the state that `pickle` would save; nothing is pickled.
     """
     walk = _Walk()
     try:
@@ -68,18 +68,19 @@ def identify(*values: Any) -> Identity:
     return Identity(_digest(found, modules), modules, tuple(dict.fromkeys(walk.unseen)))
 
 
-def program_cache(most: int, user_code: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
-    """A cache of the programs that a function builds from hashable arguments, the `most` used last.
+def program_cache(max_size: int, user_code: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """A cache of the `max_size` most recently used programs that a function builds from hashable arguments.
 
     A user may change an object, or a global that a function names, after a program was compiled with the old
-    value. Their content is part of the key, therefore, beside the arguments.
+    value. The key therefore includes the content of user code as well as the arguments.
 
     Args:
-      user_code: the functions and objects among the arguments that the program is traced with.
+      user_code: a function that selects, from the arguments, the user's functions and objects that the
+        program is traced with.
     """
 
     def decorate(build: Callable[..., Any]) -> Any:
-        @functools.lru_cache(most)
+        @functools.lru_cache(max_size)
         def cached(digest: str, *arguments: Any) -> Any:
             del digest
             return build(*arguments)
@@ -95,7 +96,7 @@ def program_cache(most: int, user_code: Callable[..., Any]) -> Callable[[Callabl
 
 
 def name_of(function: Any) -> str:
-    """A short name of anything that can be called: a function, a `functools.partial`, an object."""
+    """A short name for any callable: a function, a `functools.partial` or an object."""
     if isinstance(function, ByIdentity | functools.partial):
         return name_of(function.func)
     return getattr(function, "__name__", type(function).__name__)
@@ -103,7 +104,7 @@ def name_of(function: Any) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ByIdentity:
-    """A callable object that cannot be hashed, such as an instance of a dataclass, as one that can."""
+    """A hashable wrapper, compared by identity, around an unhashable callable, such as a dataclass."""
 
     func: Callable[..., Any]
 
@@ -112,10 +113,10 @@ class ByIdentity:
 
 
 def hashable(field: str, function: Any) -> Any:
-    """The callable itself, or one that does the same and can be the key of a cache.
+    """The callable itself if it is hashable, else a hashable wrapper around it, for use as a cache key.
 
     Raises:
-      InputError: it cannot be called.
+      InputError: it is not callable.
     """
     if not callable(function):
         raise InputError(
@@ -136,7 +137,7 @@ def code_version() -> str:
 
 
 def _unchecked(value: Any) -> Any:
-    """A function without the checks of its types that jaxtyping or beartype have put around it."""
+    """A function without the type-checking wrappers of jaxtyping and beartype."""
     while isinstance(value, types.FunctionType) and hasattr(value, "__wrapped__"):
         if str(value.__globals__.get("__name__")).partition(".")[0] not in ("jaxtyping", "beartype"):
             break
@@ -145,17 +146,17 @@ def _unchecked(value: Any) -> Any:
 
 
 class _Walk:
-    """One walk over a value and what it leads to. Everything becomes a short text: a constant or a digest."""
+    """One walk over a value and its dependencies; each becomes a short text, a constant or a digest."""
 
     def __init__(self):
         self.modules: dict[str, str] = {}
         self.unseen: list[str] = []
         self._found: dict[int, tuple[str, Any]] = {}
-        """Texts by the id of their objects, which are kept alive so that no id is given out again"""
+        """The text and the object of each id; keeping the object alive prevents its id from being reused"""
         self._open: list[int] = []
 
     def of(self, value: Any, name: str) -> str:
-        """The text of a value; `name` is what a person would call it."""
+        """The text of a value; `name` describes it in messages."""
         if value is None or value is Ellipsis or type(value) in _CONSTANTS:
             return f"{type(value).__name__} {value!r}"
         if isinstance(value, ByIdentity):
@@ -204,7 +205,7 @@ class _Walk:
         return [str(array.dtype), list(array.shape), hashlib.sha256(content).hexdigest()]
 
     def _function(self, function: types.FunctionType) -> Any:
-        # Where the code stands: `functools.wraps` copies __module__ and __qualname__ from another function.
+        # Both describe the code itself: `functools.wraps` copies __module__ and __qualname__ from elsewhere.
         code, module = function.__code__, function.__globals__.get("__name__")
         name = code.co_qualname
         cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
@@ -220,7 +221,7 @@ class _Walk:
         return [*parts, self.of(code, name), self._globals(code, function.__globals__, name)]
 
     def _globals(self, code: types.CodeType, scope: dict[str, Any], name: str) -> dict[str, str]:
-        """The globals that a function names, and of own modules among them the attributes that it names."""
+        """The globals that a function names, and the attributes that it names of the user's own modules."""
         found, names = {}, _names(code)
         for each in sorted(names & scope.keys()):
             value = scope[each]
@@ -240,7 +241,7 @@ class _Walk:
         for each in kind.__mro__:
             if is_own(each.__module__):
                 self._module(each.__module__)
-                # ABCs keep caches of theirs there; other double underscores hold what is told by the rest.
+                # `_abc_` attributes are caches; other double-underscore attributes add no information.
                 own += [
                     [attribute, self.of(_plain(value), f"{attribute} of {kind.__qualname__}")]
                     for attribute, value in sorted(vars(each).items())
@@ -249,7 +250,7 @@ class _Walk:
         return [name, own or version(kind.__module__)]
 
     def _object(self, value: Any, name: str) -> Any:
-        """By its name in an installed module, by what it wraps, or by the state that pickle would save."""
+        """An object's name in an installed module, else what it wraps, else the state pickle would save."""
         home = getattr(value, "__module__", None)
         own_name = getattr(value, "__qualname__", None)
         if isinstance(home, str) and isinstance(own_name, str) and not is_own(home):
@@ -257,26 +258,26 @@ class _Walk:
             if getattr(home_of_value, own_name, None) is value:
                 return [f"{home}.{own_name}", version(home)]
         if callable(value) and (wrapped := getattr(value, "__wrapped__", None)) is not None:
-            # A jitted or a cached function, say.
+            # For example, a jitted or cached function.
             inside = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("__")}
             return [self.of(wrapped, name), self.of(inside, name)]
         try:
             reduced: Any = value.__reduce_ex__(4)
-        except Exception:  # objects of any kind say no in any way
+        except Exception:  # objects may refuse with any exception
             return self._not_seen(name or f"a {type(value).__name__}")
         if isinstance(reduced, str):
             return [reduced, version(home)]
-        # The function that makes the object, its arguments, then state, items and pairs where there are some.
+        # The function that makes the object and its arguments, then, optionally, state, items and pairs.
         make, arguments, state, items, pairs, *_ = (*reduced, None, None, None, None)
         parts = (make, arguments, state, list(items or ()), list(pairs or ()))
         return [self.of(part, name or type(value).__name__) for part in parts]
 
     def _module(self, name: str | None) -> Sequence[str | None]:
-        """The name; an own module's source, and those of the own modules that it imports, are taken in."""
+        """The name of a module; sources of the user's modules, with their imports, are added to `modules`."""
         if name is None or name in self.modules or not is_own(name):
             return [name, version(name)]
         if (path := source_file(name)) is None:
-            return [name]  # typed at a prompt; what counts of it are its functions
+            return [name]  # typed at a prompt; its functions are covered one by one
         try:
             content = path.read_bytes()
         except OSError:
@@ -312,7 +313,7 @@ def _is_function(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """What stands behind a descriptor of a class."""
+    """The function, or the two of a property, behind a descriptor of a class; any other value unchanged."""
     if isinstance(value, staticmethod | classmethod):
         return value.__func__
     if isinstance(value, property):

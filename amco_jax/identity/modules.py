@@ -1,4 +1,4 @@
-"""Which modules are the user's own, where their source stands, and what they import."""
+"""The user's own modules: which ones they are, where their source is, and what they import."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HOME = Path(os.path.realpath(__file__)).parents[1]
-"""Of this package"""
+"""The directory of this package"""
 
 
 def is_own(name: str | None) -> bool:
-    """Whether a module is the user's own: neither built in, nor installed, nor of this package.
+    """Whether a module is the user's own: neither built in, nor installed, nor part of this package.
 
-    That holds too for what was typed at a prompt or in a notebook, which has no file, and for code whose
-    module has no name, None.
+    Code typed at a prompt or in a notebook, which has no file, and code whose module has no name (None) are
+    also the user's own.
     """
     if (place := _place(name)) is not None:
         return not _is_installed(place)
     if name is None or name == "__main__":
         return True
-    # Frozen and built-in modules have a specification. One that was made by hand has none: by a user, or in
-    # an extension module. A name that is no module's stands in code that somebody ran by hand.
+    # Frozen and built-in modules have a specification. Modules without one were made by a user or by an
+    # extension module. A name without a module comes from code that a user executed.
     by_hand = getattr(sys.modules.get(name), "__spec__", None) is None
     return by_hand and ("." not in name or is_own(name.rpartition(".")[0]))
 
 
 def source_file(name: str) -> Path | None:
-    """The file of a module, whether or not it is imported yet; None where it has none, or does not exist."""
+    """The file of a module, imported or not; None if the module has no file or does not exist."""
     place = _place(name)
     return None if place is None or place.is_dir() else place
 
 
 def _place(name: str | None) -> Path | None:
-    """The file of a module, or a directory of a package without one."""
+    """The file of a module, or the directory of a namespace package."""
     if name is None:
         return None
     try:
@@ -53,15 +53,15 @@ def _place(name: str | None) -> Path | None:
 
 
 def version(name: str | None) -> str:
-    """The version of the installed package that a module belongs to, or an empty text."""
+    """The version of the installed package that a module belongs to, or an empty string."""
     package = sys.modules.get((name or "").partition(".")[0])
     return str(getattr(package, "__version__", ""))
 
 
 def imports(name: str, source: bytes) -> Iterator[str]:
-    """The modules, and the packages that they stand in, which a module's source imports anywhere.
+    """The modules that a module's source imports anywhere, and the packages that contain them.
 
-    Of those whose first package is not the user's own, that package alone.
+    For a module outside the user's code, only its top-level package is given.
     """
     try:
         tree = ast.parse(source)
@@ -75,7 +75,7 @@ def imports(name: str, source: bytes) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and (node.level == 0 or package):
             base = "." * node.level + (node.module or "")
             base = importlib.util.resolve_name(base, package) if node.level else base
-            found = [f"{base}.{alias.name}" for alias in node.names]  # modules or not
+            found = [f"{base}.{alias.name}" for alias in node.names]  # some may not be modules
         for each in found:
             parts = each.split(".")
             yield parts[0]
@@ -85,7 +85,7 @@ def imports(name: str, source: bytes) -> Iterator[str]:
 
 @functools.cache
 def _installed() -> tuple[Path, ...]:
-    """Where the standard library, installed packages and this package stand."""
+    """The directories of the standard library, of installed packages and of this package."""
     of_python = [sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     sites = [*site.getsitepackages(), site.getusersitepackages()]
     return tuple(Path(os.path.realpath(path)) for path in (*of_python, *sites, HOME))

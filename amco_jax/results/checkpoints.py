@@ -1,4 +1,4 @@
-"""Orbax checkpoints: of unfinished trainings, and of the agents that they end with."""
+"""Orbax checkpoints of unfinished training runs and of trained agents."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from amco_jax.results.saved import is_intact, write_digests
 
 
 class BusyError(InputError):
-    """Another process has the journal."""
+    """Another process is using the journal."""
 
 
 def save_tree(directory: Path, tree: Any) -> None:
-    """Write the leaves of a pytree, as arrays of the host; the directory appears whole, with digests.
+    """Write the leaves of a pytree as host arrays; the directory appears only when complete, with digests.
 
     Raises:
-      OSError: the disk is full, or another fault of the file system.
+      OSError: the disk is full, or the file system reports another error.
     """
-    import orbax.checkpoint as ocp  # takes a second to import, and rules need none
+    import orbax.checkpoint as ocp  # takes a second to import, and rules need no checkpoints
 
     leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
     remove_abandoned(directory.parent)
-    # Orbax would tell of a full disk by pages of its threads' errors.
+    # On a full disk, Orbax would print pages of errors from its threads.
     if shutil.disk_usage(directory.parent).free < sum(leaf.nbytes for leaf in leaves.values()) + 2**17:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
     draft = directory.parent / f"{draft_prefix()}{directory.name}"
@@ -41,17 +41,17 @@ def save_tree(directory: Path, tree: Any) -> None:
             checkpointer.save(draft.resolve(), args=ocp.args.PyTreeSave(leaves))
         write_digests(draft)
         draft.rename(directory)
-    except ValueError as error:  # what is below Orbax tells so of errors of the file system
+    except ValueError as error:  # libraries below Orbax report file system errors this way
         raise OSError(errno.EIO, str(error), str(directory)) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
 def load_tree(directory: Path, like: Any) -> Any:
-    """What `save_tree` wrote, in the structure of `like`.
+    """Read a pytree that `save_tree` wrote, in the structure of `like`.
 
     Raises:
-      InputError: no such checkpoint, a damaged one, or one of another structure.
+      InputError: the checkpoint does not exist, is damaged or has another structure.
     """
     import orbax.checkpoint as ocp
 
@@ -60,27 +60,25 @@ def load_tree(directory: Path, like: Any) -> Any:
     if not is_intact(directory):
         raise _damaged(directory)
     structure = jax.tree.structure(like)
-    # Arrays are read by these names alone: those in the checkpoint may be paths to somewhere else.
+    # Arrays are read by these names only: names in the checkpoint could be paths to elsewhere.
     names = {str(i): 0 for i in range(structure.num_leaves)}
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             leaves = checkpointer.restore(directory.resolve(), args=ocp.args.PyTreeRestore(names))
-    except Exception as error:  # Orbax and what is below it raise many kinds
+    except Exception as error:  # Orbax and the libraries below it raise many kinds
         raise InputError(
-            f"checkpoint: {directory} does not hold the {len(names)} arrays that are wanted; "
+            f"checkpoint: {directory} does not hold the {len(names)} arrays that are needed; "
             "legal: a checkpoint of the same method and scenario"
         ) from error
     return jax.tree.unflatten(structure, [np.asarray(leaves[name]) for name in names])
 
 
 def _damaged(path: Path) -> InputError:
-    return InputError(
-        f"checkpoint: {path} is damaged; legal: overwrite, or where a sweep goes on, resume with recompute"
-    )
+    return InputError(f"checkpoint: {path} is damaged; legal: overwrite, or resume with recompute")
 
 
 class Saved(NamedTuple):
-    """A training of some chunk up to an episode."""
+    """The state of a chunk's training after some episodes."""
 
     episode: int
     state: Any
@@ -88,23 +86,23 @@ class Saved(NamedTuple):
 
 
 class Journal:
-    """The progress of trainings on disk: the newest checkpoint of each chunk of seeds.
+    """Training progress on disk: the newest checkpoint of each chunk of seeds.
 
-    A context, which keeps other processes away from the journal. A chunk's name must tell everything that its
-    state depends on.
+    It is a context manager that locks the journal against other processes. The name of a chunk must identify
+    everything that its state depends on.
     """
 
     def __init__(self, directory: Path):
-        """Begin, or go on with what an interrupted run left.
+        """Start a journal, or continue that of an interrupted run.
 
         Raises:
-          BusyError: another process is at it.
+          BusyError: another process is using it.
         """
         self._directory = directory
         self._lock = _locked(directory)
 
     def save(self, chunk: str, saved: Saved) -> None:
-        """Keep the state of a chunk, in place of an earlier one."""
+        """Save the state of a chunk, replacing an earlier one."""
         home = self._directory / f"chunk-{chunk}"
         home.mkdir(exist_ok=True)
         save_tree(home / str(saved.episode), (saved.state, saved.curves))
@@ -116,7 +114,7 @@ class Journal:
         """The newest state of a chunk, or None; `like` has the structure of (state, curves).
 
         Raises:
-          InputError: it is damaged.
+          InputError: the checkpoint is damaged.
         """
         home = self._directory / f"chunk-{chunk}"
         if not (episodes := _episodes(home)):
@@ -133,7 +131,7 @@ class Journal:
 
 @contextlib.contextmanager
 def journal_of(directory: Path) -> Iterator[Journal | None]:
-    """The journal in a directory; None where another process is at it, as that one keeps the checkpoints."""
+    """The journal in a directory, or None if another process is using it and saves the checkpoints."""
     try:
         journal = Journal(directory)
     except BusyError:
@@ -144,12 +142,12 @@ def journal_of(directory: Path) -> Iterator[Journal | None]:
 
 
 def remove_journal(directory: Path) -> None:
-    """Remove a journal, unless a process is at it."""
+    """Remove a journal, unless another process is using it."""
     _clean(directory, lambda: [directory])
 
 
 def remove_damaged(directory: Path) -> None:
-    """Remove the damaged checkpoints of a journal, unless a process is at it."""
+    """Remove the damaged checkpoints of a journal, unless another process is using it."""
     _clean(directory, lambda: [p for p in directory.glob("chunk-*/[0-9]*") if not is_intact(p)])
 
 
@@ -163,22 +161,22 @@ def _clean(directory: Path, unwanted: Callable[[], list[Path]]) -> None:
 
 
 def _locked(directory: Path) -> int:
-    """The directory, made if need be, opened and locked until it is closed or the process ends."""
+    """The descriptor of a directory, created if need be and locked until it is closed or the process ends."""
     while True:
         directory.mkdir(parents=True, exist_ok=True)
         try:
             handle = lock(directory)
-        except FileNotFoundError:  # another process has finished, and removed it meanwhile
+        except FileNotFoundError:  # another process has finished and removed it in the meantime
             continue
         except BlockingIOError as error:
             raise BusyError(
-                f"out: another process trains in {directory.parent}; legal: another directory, or to wait"
+                f"out: another process is training in {directory.parent}; legal: another directory, or wait"
             ) from error
         if directory.exists() and os.path.samestat(os.fstat(handle), directory.stat()):
             return handle
-        os.close(handle)  # likewise
+        os.close(handle)  # it was removed in the meantime, as above
 
 
 def _episodes(home: Path) -> list[int]:
-    """Of the checkpoints of a chunk; a number stands for a whole one."""
+    """The episodes of a chunk's checkpoints; only complete ones have a number as their name."""
     return [int(d.name) for d in home.glob("*") if d.name.isdigit()] if home.is_dir() else []

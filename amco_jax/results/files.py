@@ -1,4 +1,7 @@
-"""Files: written whole or not at all, as drafts under hidden names first; and the text of those of users."""
+"""Files that are written whole or not at all, safe file names, and reading text files from users.
+
+A file is first written as a draft under a hidden name, and renamed when it is complete.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +22,17 @@ from pathlib import Path
 
 from amco_jax.errors import InputError
 
-_MOST_BYTES = 100
-"""Of a name, so that with what stands before and behind it, it stays within the 255 of most file systems"""
+_MAX_BYTES = 100
+"""The most bytes of a name, which leaves room for a prefix and a suffix within the usual limit of 255"""
 
 
 def draft_prefix() -> str:
-    """How the names of this process's drafts begin."""
+    """The prefix of the names of this process's drafts."""
     return f".unfinished-{socket.gethostname()}-{os.getpid()}-"
 
 
 def remove_abandoned(directory: Path) -> None:
-    """Remove the drafts that processes of this machine which are no more have left in a directory."""
+    """Remove the drafts that dead processes of this machine have left in a directory."""
     for left in directory.glob(f".unfinished-{glob.escape(socket.gethostname())}-*"):
         pid = left.name.removeprefix(f".unfinished-{socket.gethostname()}-").partition("-")[0]
         if pid.isdigit() and not _alive(int(pid)):
@@ -50,12 +53,15 @@ def _alive(pid: int) -> bool:
 
 
 def lock(directory: Path, wait: bool = False) -> int:
-    """Open a directory, and keep others from locking it until the descriptor is closed or the process ends.
+    """Open and lock a directory; the lock is held until the descriptor is closed or the process ends.
 
-    File systems without locks let everyone in.
+    On a file system without locks, every process gets the lock.
+
+    Returns:
+      The file descriptor.
 
     Raises:
-      BlockingIOError: someone else has locked it, and `wait` is not set.
+      BlockingIOError: another process holds the lock, and `wait` is not set.
     """
     handle = os.open(directory, os.O_RDONLY)
     try:
@@ -69,11 +75,11 @@ def lock(directory: Path, wait: bool = False) -> int:
 
 
 class FileNames:
-    """Names of files for texts from wherever, such as those of methods: readable, and each given once.
+    """Readable, unique file names for arbitrary texts, such as the names of methods.
 
-    Letters and digits of any script stay, and dots and hyphens inside; a run of anything else becomes a
-    hyphen. A name that would be empty, too long, no name to the file system, or equal to an earlier one but
-    for the case of letters, ends in a digest of its text.
+    Letters and digits of any script are kept, as are dots and hyphens inside a name; any other run of
+    characters becomes a hyphen. A name that would be empty, too long, invalid on the file system, or equal
+    to an earlier one up to letter case, ends in a digest of its text.
     """
 
     def __init__(self):
@@ -88,8 +94,8 @@ class FileNames:
             os.fsencode(name)
         except UnicodeEncodeError:
             name = ""
-        if len(name.encode("utf-8")) > _MOST_BYTES:
-            name = f"{name.encode('utf-8')[: _MOST_BYTES - 9].decode('utf-8', 'ignore')}-{digest}"
+        if len(name.encode("utf-8")) > _MAX_BYTES:
+            name = f"{name.encode('utf-8')[: _MAX_BYTES - 9].decode('utf-8', 'ignore')}-{digest}"
         tries = itertools.chain([name] if name else [], [f"{name}-{digest}".strip("-")])
         numbered = (f"{name}-{digest}-{number}".strip("-") for number in itertools.count(2))
         found = next(each for each in itertools.chain(tries, numbered) if _folded(each) not in self._given)
@@ -98,15 +104,15 @@ class FileNames:
 
 
 def _folded(name: str) -> str:
-    """What file systems that ignore case take for the same name."""
+    """A normal form in which two names are equal if a case-insensitive file system would confuse them."""
     return unicodedata.normalize("NFC", name.casefold())
 
 
 def new_directory(path: Path) -> Path:
-    """Make a directory that nobody else has: `path`, or with -2, -3, ... behind its name.
+    """Create a directory that did not exist: `path`, or `path` with -2, -3, ... appended to its name.
 
     Raises:
-      InputError: none can be made there.
+      InputError: no directory can be created there.
     """
     for number in itertools.count(1):
         found = path if number == 1 else path.with_name(f"{path.name}-{number}")
@@ -116,15 +122,15 @@ def new_directory(path: Path) -> Path:
             return found
         except FileExistsError:
             if not found.is_dir():
-                raise InputError(f"out: {found} cannot be made: a file is in the way") from None
+                raise InputError(f"out: {found} cannot be created: a file of that name exists") from None
         except OSError as error:
             raise InputError(f"out: {found} cannot be written: {error.strerror or error}") from error
-    raise AssertionError("there is always another number")
+    raise AssertionError("unreachable")
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place when the block ends without an exception.
+    """A temporary path next to `path`, which replaces it when the block ends without an exception.
 
     Raises:
       InputError: `path` cannot be written.
@@ -139,7 +145,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)  # mkstemp keeps its files private
+        temporary.chmod(0o644)  # mkstemp makes files private
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -147,7 +153,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, as it begins with UTF-16's mark
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -155,10 +161,10 @@ _BYTE_ORDER_MARKS = {
 
 
 def text_of(raw: bytes) -> str:
-    """The text of a file that a user hands in: UTF-8, or what its byte order mark says, with newlines as \\n.
+    """The text of a user's file, in UTF-8 or as its byte order mark says, with all line ends as \\n.
 
     Raises:
-      UnicodeDecodeError: the bytes are no such text.
+      UnicodeDecodeError: the bytes are not valid in that encoding.
     """
     found = (encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if raw.startswith(mark))
     text = raw.decode(next(found, "utf-8"))

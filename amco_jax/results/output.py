@@ -1,4 +1,4 @@
-"""The files of a run. They appear all at once at the end: an interrupted run leaves no results behind."""
+"""The files of a run. They appear together at the end, so an interrupted run leaves no results behind."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ log = logging.getLogger(__name__)
 
 
 class Output:
-    """A context that collects the files of a run in a hidden directory inside their destination."""
+    """A context manager that collects the files of a run in a hidden directory inside their destination."""
 
     def __init__(self, directory: str | Path, overwrite: bool = False, shared: bool = False):
-        """Check the destination, so that a run does not fail at its end.
+        """Check the destination now, so that a run does not fail at its end.
 
         Args:
-          shared: other processes may work on the same run; otherwise it is this one's alone until the end.
+          shared: whether other processes may work on the same run; if not, this one locks it until the end.
 
         Raises:
-          InputError: the directory cannot be written, holds results and `overwrite` is not set, or another
-            process is at it.
+          InputError: the directory cannot be written, it holds results and `overwrite` is not set, or another
+            process is using it.
         """
         self._final = Path(directory)
         self._lock: int | None = None
@@ -44,7 +44,7 @@ class Output:
             self._staging = Path(tempfile.mkdtemp(prefix=draft_prefix(), dir=self._final))
         except BlockingIOError as error:
             raise InputError(
-                f"out: another process writes to {self._final}; legal: another directory, or to wait"
+                f"out: another process is writing to {self._final}; legal: another directory, or wait"
             ) from error
         except OSError as error:
             self._unlock()
@@ -54,32 +54,32 @@ class Output:
             raise
 
     def path(self, name: str) -> Path:
-        """Where to write a file, or a directory, that goes to the destination at the end."""
+        """The path at which to write a file or directory; it is moved to the destination at the end."""
         return self._staging / name
 
     def draw(self, name: str, figure: Callable[[], Any]) -> None:
-        """Write a figure as NAME.png and NAME.pdf. Where that fails, a warning says so, and there is none."""
+        """Write a figure as NAME.png and NAME.pdf; if that fails, log a warning and leave it out."""
         try:
             save_figure(figure(), self.path(name))
-        except Exception as error:  # whatever stops it, the results are worth more than their picture
+        except Exception as error:  # no failed figure is worth losing the results
             for suffix in (".png", ".pdf"):
                 self.path(name).with_suffix(suffix).unlink(missing_ok=True)
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            log.warning("%s could not be drawn, and the results go without it: %s", name, reason)
+            log.warning("%s could not be drawn and is left out of the results: %s", name, reason)
 
     def finish(self, manifest: dict[str, Any], standing: Sequence[str] = ()) -> None:
         """Write the manifest and the digests, and move all files to their destination.
 
         Args:
-          standing: directories that stand at the destination already, and belong to the results.
+          standing: directories that are already at the destination and belong to the results.
         """
         text = json.dumps(manifest, indent=2, allow_nan=False)
         self.path(MANIFEST).write_text(text + "\n", encoding="utf-8")
         write_digests(self._staging, [self._final / name for name in standing])
         try:
             if self._lock is None:
-                self._lock = lock(self._final, wait=True)  # shards may end together
-            # The manifest goes last: where it stands, the rest stands too.
+                self._lock = lock(self._final, wait=True)  # shards may finish at the same time
+            # The manifest is moved last: once it is there, everything else is too.
             for name in sorted(os.listdir(self._staging), key=lambda n: n == MANIFEST):
                 target = self._final / name
                 if target.is_dir():

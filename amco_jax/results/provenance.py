@@ -1,4 +1,4 @@
-"""Where results come from: versions, device, code and command."""
+"""The provenance of results: versions, device, code and command."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _PACKAGES = ("amco-jax", "jax", "jaxlib", "numpy", "scipy", "pandas", "pyarrow")
 
 
 def provenance(started: float, scenario: Scenario, swept: Sequence[Scenario] = ()) -> dict[str, Any]:
-    """What a manifest says of how it came about.
+    """The part of a manifest that records how the results were made.
 
     Args:
-      started: a `time.time()`.
-      swept: the scenarios of a sweep, one for each value.
+      started: the `time.time()` at which the run started.
+      swept: the scenarios of a sweep, one per value.
     """
     device = jax.devices()[0]
     by_process: dict[type[ArrivalProcess], list[Scenario]] = {}
@@ -59,13 +59,13 @@ def provenance(started: float, scenario: Scenario, swept: Sequence[Scenario] = (
 
 
 def package_versions() -> dict[str, str]:
-    """Of everything that numbers may depend on."""
+    """The versions of Python and of all packages that results may depend on."""
     packages = {p: importlib.metadata.version(p) for p in _PACKAGES}
     return {"python": platform.python_version()} | packages
 
 
 def _processor() -> str:
-    """The processor's name where the system tells it, else its architecture."""
+    """The processor's name if the system reports it, else its architecture."""
     try:
         names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
     except OSError:
@@ -74,7 +74,7 @@ def _processor() -> str:
 
 
 def _git_commit() -> str | None:
-    """The commit of this code, marked if files differ from it; None outside a repository."""
+    """The commit of this code, marked as dirty if files differ from it; None outside a repository."""
     root = Path(__file__).resolve().parents[2]
 
     def git(*args: str) -> str:

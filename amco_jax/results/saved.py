@@ -1,6 +1,6 @@
-"""Saved results: what tells a finished run from anything else, and an intact one from a damaged one.
+"""Saved results: finished runs on disk, and checks that they are intact.
 
-A run is a directory with a manifest, which goes there last, and the digests of all its files.
+A run is a directory with a manifest, which is written last, and the digests of all its files.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ class SavedRun:
     directory: Path
     manifest: dict[str, Any]
     digests: dict[str, str]
-    """SHA-256 of each file, by its name with `/` between folders"""
+    """SHA-256 of each file, by its relative path with `/` as separator"""
 
     def table(self, name: str) -> pd.DataFrame:
-        """The rows of a table, a directory of Parquet files in the order of their names.
+        """The rows of a table, which is a directory of Parquet files, in the order of their names.
 
         Raises:
-          InputError: it is missing, or a file of it is damaged.
+          InputError: the table is missing, or one of its files is damaged.
         """
         return self.arrow(name).to_pandas(use_threads=False)
 
     def arrow(self, name: str) -> pa.Table:
-        """The rows of a table as they were written, lists among them.
+        """The rows of a table as an Arrow table, which keeps columns of lists.
 
         Raises:
-          InputError: it is missing, or a file of it is damaged.
+          InputError: the table is missing, or one of its files is damaged.
         """
         parts = sorted(file for file in self.digests if file.startswith(f"{name}/"))
         if not parts:
@@ -54,10 +54,10 @@ class SavedRun:
 
 
 def open_run(directory: str | Path, kinds: Collection[str]) -> SavedRun:
-    """A finished run of one of these kinds.
+    """Open a finished run of one of these kinds.
 
     Raises:
-      InputError: there is none, it is of another kind, or its manifest is damaged.
+      InputError: there is no finished run, it is of another kind, or its manifest is damaged.
     """
     home = Path(directory)
     legal = f"legal: the --out of {' or '.join(kinds)}"
@@ -82,7 +82,7 @@ def open_run(directory: str | Path, kinds: Collection[str]) -> SavedRun:
 
 
 class _Manifest(dict[str, Any]):
-    """A manifest of which another version may have written other keys."""
+    """A manifest that reports a missing key as an InputError; another version may have written it."""
 
     def __missing__(self, key: str) -> Any:
         raise InputError(f"run: {MANIFEST} has no {key!r}; legal: results of this version")
@@ -91,17 +91,17 @@ class _Manifest(dict[str, Any]):
 def read_rows(content: bytes) -> pa.Table:
     """The rows in the content of a Parquet file.
 
-    They are read without Arrow's threads: one that is still alive when the interpreter ends aborts the
-    process now and then (apache/arrow#34314), and a finished command would report a failure.
+    They are read without Arrow's threads: one that is still alive when the interpreter exits sometimes aborts
+    the process (apache/arrow#34314), so a finished command would report a failure.
     """
     return pq.read_table(pa.BufferReader(content), use_threads=False, pre_buffer=False)
 
 
 def write_digests(directory: Path, beside: Iterable[Path] = ()) -> None:
-    """Write the digests of all files in a directory, as `sha256sum -c` reads them.
+    """Write the digests of all files in a directory, in the format of `sha256sum -c`.
 
     Args:
-      beside: directories that will stand in this one.
+      beside: other directories, which will be moved into this one and are therefore included.
     """
     with (directory / DIGESTS).open("w", encoding="utf-8") as file:
         file.write(_digests(directory, directory) + "".join(_digests(d, d.parent) for d in beside))
@@ -110,7 +110,7 @@ def write_digests(directory: Path, beside: Iterable[Path] = ()) -> None:
 
 
 def is_intact(directory: Path) -> bool:
-    """Whether all files of a directory are those whose digests were written."""
+    """Whether the files of a directory match the digests that were written."""
     try:
         return (directory / DIGESTS).read_text(encoding="utf-8") == _digests(directory, directory)
     except (OSError, UnicodeDecodeError):
@@ -139,4 +139,4 @@ def _checked(home: Path, name: str, digests: dict[str, str]) -> bytes:
 
 
 def _damaged(path: Path) -> InputError:
-    return InputError(f"run: {path} is not as it was written; legal: intact results, or run it again")
+    return InputError(f"run: {path} has changed since it was written; legal: intact results, or a new run")

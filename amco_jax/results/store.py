@@ -1,15 +1,15 @@
-"""The results of units of work on disk: committed whole, once, and never taken on trust.
+"""The results of units of work on disk: committed once, as a whole, and verified whenever they are read.
 
-A store is a directory beside the results, and the results themselves, which are a directory of Parquet files
-that readers take for one table:
+A store is a directory next to the results, and the results themselves, a directory of Parquet files that
+readers treat as one table:
 
     units/plan.json                           what is computed, by which code; written first, never changed
     units/<unit>.sha256                       the commit of a unit: the digest and the name of its rows
     results.parquet/<unit>-<digest>.parquet   the rows of a unit
 
-Units are named so that their rows are in the order of the study. A file appears under its name by a hard
-link, which fails where the name is taken. So of two processes that compute the same unit the first one's
-commit stands, and the second compares its own rows with it.
+Units are named so that their rows are in the order of the study. A file gets its name by a hard link, which
+fails if the name exists. If two processes compute the same unit, the first commit is kept, and the second
+process compares its own rows with it.
 """
 
 from __future__ import annotations
@@ -47,30 +47,29 @@ class Store:
         """Open a store; neither directory need exist yet.
 
         Args:
-          directory: holds the plan, the commits and the checkpoints.
-          rows: holds the rows.
+          directory: the directory of the plan, the commits and the checkpoints.
+          rows: the directory of the rows.
         """
         self.directory, self.rows = directory, rows
 
     @property
     def begun(self) -> bool:
-        """Whether a plan stands here."""
+        """Whether the store has a plan."""
         return (self.directory / PLAN).exists()
 
     def begin(self, plan: Mapping[str, Any], recompute: bool = False) -> None:
-        """Write the plan, or check that the one that stands here is the same.
+        """Write the plan, or check that the existing one is the same.
 
         Args:
-          recompute: write it anew where it is damaged. Units keep their names, so that no other unit is taken
-            for one of this plan.
+          recompute: rewrite the plan if it is damaged. This is safe because the names of units identify them.
 
         Raises:
-          InputError: the plan that stands here is another one, in what the message says, or damaged.
+          InputError: the existing plan is damaged, or it differs; the message says in what.
         """
         for home in (self.directory, self.rows):
             home.mkdir(parents=True, exist_ok=True)
             remove_abandoned(home)
-        for journal in self.directory.glob(f"*{_JOURNAL}"):  # of a kill between a commit and this
+        for journal in self.directory.glob(f"*{_JOURNAL}"):  # left by a kill just after the commit
             if self.committed(journal.stem):
                 self.drop_journal(journal.stem)
         path, wanted = self.directory / PLAN, _canonical(plan)
@@ -84,22 +83,22 @@ class Store:
                 f"store: {path} was made for something else: {other}; legal: the same, or overwrite"
             )
         if not recompute:
-            raise _damaged(path, "it is not as it was written")
+            raise _damaged(path, "it has changed since it was written")
         path.unlink()
         _link(wanted, self.directory / PLAN)
 
     def committed(self, unit: str) -> bool:
-        """Whether the unit's rows stand here."""
+        """Whether the unit's rows have been committed."""
         return (self.directory / (unit + _COMMIT)).exists()
 
     def commit(self, unit: str, frame: pd.DataFrame) -> str:
-        """Write the rows of a unit, or check that those that stand here are the same.
+        """Write the rows of a unit, or check that the committed ones are the same.
 
         Returns:
           The digest of the rows.
 
         Raises:
-          InputError: other rows of the same unit stand here.
+          InputError: different rows have been committed for this unit.
         """
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), sink)
@@ -120,7 +119,7 @@ class Store:
         """The committed rows of a unit.
 
         Raises:
-          InputError: there are none, or they are damaged; the file is named.
+          InputError: the rows are missing or damaged; the message names the file.
         """
         digest = self._digest(unit)
         path = self._rows(unit, digest)
@@ -133,20 +132,20 @@ class Store:
         return read_rows(content).to_pandas(use_threads=False)
 
     def tidy(self, units: Collection[str]) -> None:
-        """Once all units are committed, remove rows that a killed process wrote and no commit names."""
+        """Remove rows that a killed process wrote and no commit names; all units must be committed."""
         kept = {self._rows(unit, self._digest(unit)).name for unit in units}
         for path in self.rows.glob("*.parquet"):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
 
     def discard(self, unit: str) -> None:
-        """Remove a unit, for it to be computed again."""
+        """Remove a unit, so that it is computed again."""
         (self.directory / (unit + _COMMIT)).unlink(missing_ok=True)
         for path in self.rows.glob(f"{unit}-*.parquet"):
             path.unlink(missing_ok=True)
 
     def discard_damaged(self, unit: str) -> None:
-        """Remove a unit that is damaged, and damaged checkpoints of one that is not committed."""
+        """Remove a unit if it is damaged, or the damaged checkpoints of an uncommitted one."""
         if not self.committed(unit):
             remove_damaged(self.journal(unit))
             return
@@ -156,21 +155,21 @@ class Store:
             self.discard(unit)
 
     def journal(self, unit: str) -> Path:
-        """Where the checkpoints of an unfinished unit stand."""
+        """The directory of an unfinished unit's checkpoints."""
         return self.directory / f"{unit}{_JOURNAL}"
 
     def drop_journal(self, unit: str) -> None:
-        """Forget the checkpoints of a unit, unless a process goes on with them."""
+        """Remove the checkpoints of a unit, unless another process is using them."""
         remove_journal(self.journal(unit))
 
     def log(self, event: str, unit: str) -> None:
-        """Note who did what, for people; nothing depends on it."""
+        """Record who did what, for human readers; no code reads it."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         with (self.directory / LOG).open("a", encoding="utf-8") as file:
             file.write(f"{now} {socket.gethostname()} {os.getpid()} {event} {unit}\n")
 
     def remove(self) -> None:
-        """Forget everything."""
+        """Remove everything in the store."""
         for home in (self.directory, self.rows):
             shutil.rmtree(home, ignore_errors=True)
 
@@ -181,9 +180,9 @@ class Store:
         except FileNotFoundError as error:
             raise InputError(f"store: {path} is missing; legal: resume") from error
         digest = content[:64].decode("ascii", "replace")
-        # The name in it is for people and for sha256sum; what is read is told by the unit and the digest.
+        # The file name in it is for human readers and sha256sum; the unit and the digest identify the rows.
         if content != self._commit(unit, digest) or not _is_digest(digest):
-            raise _damaged(path, "it is no commit of this unit")
+            raise _damaged(path, "it is not a commit of this unit")
         return digest
 
     def _rows(self, unit: str, digest: str) -> Path:
@@ -194,7 +193,7 @@ class Store:
 
 
 def _link(content: bytes, path: Path) -> None:
-    """Write a file whole and durably, unless one of that name stands there."""
+    """Write a file as a whole and durably, unless one of that name exists."""
     handle, draft = tempfile.mkstemp(prefix=draft_prefix(), dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -224,13 +223,13 @@ def _damaged(path: Path, why: str) -> InputError:
 
 
 def _canonical(plan: Mapping[str, Any]) -> bytes:
-    """The plan and its digest, which tells another plan from a damaged one."""
+    """The plan and its digest, which distinguishes another plan from a damaged one."""
     digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
     return (json.dumps({**plan, "sha256": digest}, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def _plan_in(content: bytes) -> Any:
-    """What `_canonical` was given, or None."""
+    """The plan that `_canonical` wrote, or None if the content is damaged."""
     try:
         found = json.loads(content)
         plan = {key: value for key, value in found.items() if key != "sha256"}
@@ -240,7 +239,7 @@ def _plan_in(content: bytes) -> Any:
 
 
 def _differences(found: Any, wanted: Any, name: str = "") -> str:
-    """Where two JSON values differ, in a few words."""
+    """A short description of the differences between two JSON values."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         keys = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
         return ", ".join(

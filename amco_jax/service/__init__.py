@@ -1,4 +1,4 @@
-"""Image services: what repairing an image costs on a device."""
+"""Image services: the cost of repairing an image on a device."""
 
 from amco_jax.service.images import (
     MAX_ITEMS,

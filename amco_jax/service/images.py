@@ -1,6 +1,6 @@
-"""An image service: the devices that run it, and what latency tables say that each of them needs.
+"""Image services: the devices that run them, and the time that each device needs according to latency tables.
 
-The service gives the model its units: sizes are image batches, work is counted in denoising steps of a
+A service sets the units of the model: size is measured in image batches, and work in denoising steps of a
 batch. See docs/latency-tables.md.
 """
 
@@ -19,13 +19,13 @@ from amco_jax.errors import InputError, check_choice, check_list, check_number, 
 from amco_jax.service.latency import CONFIGURATION, Fit, find_service, is_shipped, read_table, table_path
 
 SPLITS = ("whole", "fluid")
-"""How a request may be split over servers: in whole image batches, or anywhere"""
+"""How a request may be split over servers: into whole image batches only, or at any point"""
 
 MAX_ITEMS = 1_000_000
 """Image batches of a task, and denoising steps of a batch, at most"""
 
 _INPUT_BITS, _RESULT_BITS = 32, 24
-"""Of a pixel, uncompressed: an RGB image with its mask, and an RGB image"""
+"""Uncompressed bits of a pixel: of an RGB image with its mask, and of an RGB image"""
 _CHOSEN = tuple(name for name in CONFIGURATION if name not in ("device", "resolution"))
 
 
@@ -34,22 +34,22 @@ class ImageService:
     """Devices that each need fixed + steps · per_step seconds for a batch of images.
 
     Raises:
-      InputError: a field of the wrong type or out of range, an unreadable table, one that has none or
-        several configurations for a device, or content other than that of the given digest.
+      InputError: a field has the wrong type or is out of range, a table is unreadable or has no or several
+        configurations for a device, or the content does not match the given digest.
     """
 
     devices: tuple[str, ...]
-    """Of the edge servers in their order, as the table calls them"""
+    """The device of each edge server, in order, by its name in the table"""
     tables: tuple[str, ...] = ("estimated",)
-    """Latency tables, read as one: CSV files, or shipped tables by name"""
+    """Latency tables, read as one: CSV files, or names of shipped tables"""
     resolution: int = 512
-    """Pixels of an image's side"""
+    """Side length of an image in pixels"""
     batch: int = 1
-    """Images that a server makes at once; the tables must have rows of it"""
+    """Images that a server repairs at once; the tables must have rows for this batch size"""
     bound: str = "point"
-    """Which end of estimates: point, low or high"""
+    """The value to take from estimates: point, low or high"""
     model: str = ""
-    """This and the next four choose among a device's configurations; empty where there is one"""
+    """This and the next four select one of a device's configurations; empty if it has only one"""
     weights: str = ""
     dtype: str = ""
     guided: str = ""
@@ -57,11 +57,11 @@ class ImageService:
     split: str = "whole"
     """One of `SPLITS`"""
     input_mbit: float = None  # pyright: ignore[reportAssignmentType]  # inferred by __post_init__
-    """Mbit of an image and its mask on the way to a server; by default uncompressed"""
+    """Mbit of an image and its mask, sent to a server; uncompressed by default"""
     result_mbit: float = None  # pyright: ignore[reportAssignmentType]  # inferred by __post_init__
-    """Mbit of a finished image on its way back; by default uncompressed"""
+    """Mbit of a repaired image, sent back; uncompressed by default"""
     sha256: str = ""
-    """Of the tables' contents; filled in if empty"""
+    """Digest of the tables' contents; filled in if empty"""
 
     def __post_init__(self):
         def clean(name: str, value: Any) -> None:
@@ -86,7 +86,7 @@ class ImageService:
         clean(
             "tables", tuple(name if is_shipped(name) else str(Path(name).absolute()) for name in self.tables)
         )
-        _ = self._fits  # refuses tables that cannot be read, in their own words
+        _ = self._fits  # raises an InputError for tables that cannot be read
         digest = hashlib.sha256(b"".join(table_path(name).read_bytes() for name in self.tables)).hexdigest()
         if self.sha256 not in ("", digest):
             raise InputError(
@@ -97,7 +97,7 @@ class ImageService:
 
     @functools.cached_property
     def _fits(self) -> tuple[Fit, ...]:
-        """Of each server."""
+        """The fit of each server's device."""
         rows = pd.concat([read_table(name) for name in self.tables], ignore_index=True)
         chosen = {name: getattr(self, name) for name in _CHOSEN if getattr(self, name)}
         by_device: dict[str, Fit] = {}
@@ -111,21 +111,21 @@ class ImageService:
 
     @property
     def capacity(self) -> tuple[float, ...]:
-        """Denoising steps of an image batch that each server makes in a second."""
+        """Denoising steps of an image batch that each server performs per second."""
         return tuple(1 / fit.per_step for fit in self._fits)
 
     @property
     def overhead(self) -> np.ndarray:
-        """`[num_servers]`, steps that each batch costs beside its own: text encoder, VAE, scheduler."""
+        """`[num_servers]`, overhead of a batch in denoising steps: text encoder, VAE, scheduler."""
         return np.array([fit.fixed / fit.per_step for fit in self._fits])
 
     @property
     def batch_mbit(self) -> float:
-        """Mbit on a link for an image batch, there and back."""
+        """Mbit that an image batch sends over a link, there and back."""
         return self.batch * (self.input_mbit + self.result_mbit)
 
     def report(self, steps_min: float, steps_max: float) -> list[dict[str, Any]]:
-        """What is known of each server, for a manifest, and whether these steps lie outside of it."""
+        """The fit of each server, for a manifest, and whether these steps are outside its range."""
         return [
             {
                 "device": device,
@@ -143,6 +143,6 @@ def as_service(value: Any) -> ImageService:
     """A service from a table of its fields.
 
     Raises:
-      InputError: no table, an unknown field, no devices, or what `ImageService` refuses.
+      InputError: the value is not a table, has an unknown field or no devices, or `ImageService` rejects it.
     """
     return from_table("service", value, ImageService, "devices", "a field 'devices', a list of names")

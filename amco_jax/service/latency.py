@@ -1,7 +1,7 @@
 """Latency tables of image services: format, reader, fit and prediction.
 
-A table is a long CSV file: each row holds one number, what it is, how it came about, and its source. See
-docs/latency-tables.md.
+A table is a CSV file in long form: each row holds one number, its meaning, how it was obtained, and its
+source. See docs/latency-tables.md.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ VERSION = 1
 SHIPPED = Path(__file__).parents[1] / "data" / "latency"
 
 ROW_KINDS = ("measured", "derived", "published", "estimated")
-"""From the firmest to the weakest."""
+"""The kinds of rows, from the most to the least reliable."""
 COMPONENTS = {
     "load": "time", "first_call": "time", "text_encode": "time", "vae_encode": "time", "unet_step": "time",
     "vae_decode": "time", "total": "time", "fixed": "time", "per_step": "time", "fit_residual": "share",
     "peak": "memory",
 }  # fmt: skip
-"""With what is said of them."""
+"""The components, and the kind of quantity given for each."""
 WITH_STEPS = ("first_call", "total")
 QUANTITIES = {"time": ("wall", "cpu"), "share": ("share",), "memory": ("memory",)}
-"""Of what is said; wall and CPU time in s, memory in MB."""
+"""The quantities of each kind: wall and CPU time in s, memory in MB."""
 STATISTICS = ("p50", "mean", "point", "low", "high", "min", "max", "p95")
 CENTRAL = STATISTICS[:3]
-"""The first that is there stands for the number; an estimate has a `point`, and perhaps `low` and `high`."""
-LEAST_REPEATS_OF_P95 = 20
+"""The statistics used as the value, in order of preference; an estimate may have `low` and `high` as well."""
+MIN_REPEATS_OF_P95 = 20
 
 CONFIGURATION = ("device", "model", "weights", "dtype", "resolution", "guided", "software")
-"""What rows must share to be compared; with the batch, what a fit is of."""
+"""The columns that rows must share to be comparable; a fit is for one configuration and batch size."""
 COLUMNS = (
     "format_version", "row_kind", *CONFIGURATION, "batch", "steps", "component", "quantity", "statistic",
     "value", "repeats", "source",
@@ -54,10 +54,10 @@ class Fit:
     fixed: float
     per_step: float
     residual: float
-    """Largest `|T − fit| / T` over the points; says nothing with fewer than three of them."""
+    """Largest `|T − fit| / T` over the points; meaningless with fewer than three points."""
     points: int
     steps: tuple[int, int] | None
-    """Least and largest number of steps behind it; None where the table gives the line alone."""
+    """Smallest and largest number of steps in the data; None if the table gives only the line."""
     row_kind: str
 
     def seconds(self, steps: float) -> float:
@@ -66,29 +66,29 @@ class Fit:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """The time of one batch, as a latency table has it or as its line predicts it."""
+    """The predicted time of one batch."""
 
     seconds: float
     """s"""
     extrapolated: bool
-    """Outside the steps or batches behind the table, or it does not say what they were."""
+    """Whether steps or batch are outside the range of the table's data, or that range is unknown."""
     row_kind: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Service:
-    """Latency of one configuration, with a fit for each batch size of the table."""
+    """The latency of one configuration, with a fit for each batch size in the table."""
 
     configuration: Mapping[str, Any]
     fits: Mapping[int, Fit]
 
     def predict(self, steps: int, batch: int = 1) -> Prediction:
-        """Seconds for one batch of images: the fit in steps, and straight lines between batch sizes.
+        """Predict the time of one batch: a linear fit in steps, interpolated linearly between batch sizes.
 
-        Beyond the batch sizes of the table, time is proportional to the batch.
+        Outside the batch sizes of the table, time is proportional to the batch size.
 
         Raises:
-          InputError: steps or batch is no whole number from 1 to 1000000.
+          InputError: steps or batch is not a whole number from 1 to 1000000.
         """
         check_whole("steps", steps, 1, 1_000_000)
         check_whole("batch", batch, 1, 1_000_000)
@@ -107,10 +107,10 @@ class Service:
 
 
 def fit_steps(steps: Sequence[int], seconds: Sequence[float], row_kind: str = "derived") -> Fit:
-    """Least squares of T = fixed + steps · per_step, with fixed at least 0.
+    """Least-squares fit of T = fixed + steps · per_step, with fixed ≥ 0.
 
     Raises:
-      InputError: fewer than two different numbers of steps, or time that does not grow with them.
+      InputError: there are fewer than two different numbers of steps, or time does not grow with them.
     """
     x, y = np.asarray(steps, float), np.asarray(seconds, float)
     if len(set(steps)) < 2:
@@ -121,31 +121,31 @@ def fit_steps(steps: Sequence[int], seconds: Sequence[float], row_kind: str = "d
     if fixed < 0:
         fixed, per_step = 0.0, (x @ y) / (x @ x)
     if per_step <= 0:
-        raise InputError("total: seconds that do not grow with the steps; measure with more repeats or steps")
+        raise InputError("total: seconds do not grow with the steps; legal: totals of more repeats or steps")
     residual = float(np.max(np.abs(fixed + x * per_step - y) / y))
     return Fit(float(fixed), float(per_step), residual, len(x), (min(steps), max(steps)), row_kind)
 
 
 def read_table(table: str | Path) -> pd.DataFrame:
-    """The checked rows of a table: a file, or a shipped table by name.
+    """The checked rows of a table, which is a file or the name of a shipped table.
 
     Raises:
-      InputError: no such table, or a bad row, by its line in the file.
+      InputError: the table does not exist, or a row is bad; the message gives its line.
     """
     path = table_path(table)
     try:
         reader = csv.reader(io.StringIO(text_of(path.read_bytes())), strict=True)
         header = [cell.strip() for cell in next(reader, [])]
         lines = [(reader.line_num, cells) for cells in reader if cells]
-    except (OSError, ValueError, csv.Error) as error:  # a ValueError: no UTF-8, or a name that is none
-        reason = error.strerror if isinstance(error, OSError) else f"no CSV in UTF-8 or UTF-16, {error}"
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: not UTF-8, or an invalid file name
+        reason = error.strerror if isinstance(error, OSError) else f"not CSV in UTF-8 or UTF-16, {error}"
         legal = f"a CSV file, or one of {', '.join(shipped_tables())}"
         raise InputError(f"table: {path}: {reason}; legal: {legal}") from error
     wrong = sorted({*COLUMNS} ^ {*header}) or sorted({name for name in header if header.count(name) > 1})
     if wrong:
         shown = ", ".join(name[:40] for name in wrong[:5])
         raise InputError(
-            f"table: {path}: columns missing, unknown or twice: {shown!r}; legal: {', '.join(COLUMNS)}"
+            f"table: {path}: missing, unknown or repeated columns: {shown!r}; legal: {', '.join(COLUMNS)}"
         )
     for line, cells in lines:
         if len(cells) != len(header):
@@ -158,13 +158,13 @@ def read_table(table: str | Path) -> pd.DataFrame:
 def check_rows(
     rows: Sequence[Mapping[str, Any]], name: str = "rows", lines: Sequence[int] | None = None
 ) -> pd.DataFrame:
-    """The rows, each with all columns, as a frame of typed columns.
+    """The rows, each with all columns, as a frame with typed columns.
 
     Args:
-      name, lines: what messages call the table, and its rows.
+      name, lines: the name of the table and the line of each row, for messages.
 
     Raises:
-      InputError: no rows, a bad value, or two rows for the same number.
+      InputError: there are no rows, a value is bad, or two rows give the same number.
     """
     if not rows:
         raise InputError(f"table: {name} has no rows")
@@ -175,7 +175,7 @@ def check_rows(
             values = _check_row(row)
             key = tuple(values[column] for column in COLUMNS if column not in ("value", "repeats", "source"))
             if key in seen:
-                raise InputError(f"the same number as in line {seen[key]}; legal: each once")
+                raise InputError(f"the same number as in line {seen[key]}; legal: each number once")
         except InputError as error:
             raise InputError(f"table: {name}, line {line}: {error}") from error
         seen[key] = line
@@ -184,36 +184,37 @@ def check_rows(
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write rows, checked first, as `read_table` reads them."""
+    """Check rows and write them in the format that `read_table` reads."""
     check_rows(rows, str(path)).to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def is_shipped(table: str | Path) -> bool:
-    """Whether this names a table that comes with the package."""
+    """Whether this is the name of a table that comes with the package."""
     return table in shipped_tables()
 
 
 def table_path(table: str | Path) -> Path:
-    """The file of a table: a file, or a shipped table by name."""
+    """The path of a table, which is a file or the name of a shipped table."""
     return SHIPPED / f"{table}.csv" if is_shipped(table) else Path(table)
 
 
 def shipped_tables() -> list[str]:
-    """Names of the tables that come with the package."""
+    """The names of the tables that come with the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.csv"))
 
 
 def services(table: pd.DataFrame, bound: str = "point") -> list[Service]:
-    """One service per configuration of a table that says anything about whole images.
+    """One service for each configuration of a table that has data about whole images.
 
-    For each batch size the first that is there, in the firmest kind of row: a fit to totals of two or more
-    numbers of steps; rows `fixed` and `per_step`; the one total, as proportional to its steps.
+    For each batch size, the most reliable kind of row with any of the following is used, and of these the
+    first: a fit to totals for two or more numbers of steps; the rows `fixed` and `per_step`; a single total,
+    taken as proportional to its steps.
 
     Args:
-      bound: low and high take those ends of estimates in place of the point.
+      bound: low and high use these bounds of estimates instead of the point.
 
     Raises:
-      InputError: an unknown bound, or totals that do not grow with the steps.
+      InputError: the bound is unknown, or totals do not grow with the steps.
     """
     check_choice("bound", bound, ("point", "low", "high"))
     groups: dict[tuple[Any, ...], dict[int, list[Any]]] = {}
@@ -229,17 +230,17 @@ def services(table: pd.DataFrame, bound: str = "point") -> list[Service]:
 
 
 def find_service(table: pd.DataFrame, bound: str = "point", **configuration: Any) -> Service:
-    """The one service of a table with these values.
+    """The only service of a table with these values.
 
     Raises:
-      InputError: an unknown column, or none or several services; the message lists them.
+      InputError: a column is unknown, or no service or several match; the message lists them.
     """
     for column in configuration:
         check_choice("column", column, CONFIGURATION)
     every = services(table, bound)
     found = [s for s in every if all(s.configuration[name] == value for name, value in configuration.items())]
     if len(found) != 1:
-        wanted = ", ".join(f"{name}={value}" for name, value in configuration.items()) or "nothing said"
+        wanted = ", ".join(f"{name}={value}" for name, value in configuration.items()) or "no selection"
         listed = "; ".join(", ".join(map(str, s.configuration.values())) for s in found or every) or "none"
         raise InputError(f"table: {len(found) or 'no'} services for {wanted}; legal: one of {listed}")
     return found[0]
@@ -248,7 +249,7 @@ def find_service(table: pd.DataFrame, bound: str = "point", **configuration: Any
 def _fit_of(rows: Sequence[Mapping[str, Any]], bound: str) -> Fit | None:
     order = [*reversed(CENTRAL), bound]
     wall = [row for row in rows if row["quantity"] == "wall" and row["statistic"] in order]
-    wall.sort(key=lambda row: order.index(row["statistic"]))  # what stands last is what counts
+    wall.sort(key=lambda row: order.index(row["statistic"]))  # later rows override earlier ones
     for kind in ROW_KINDS:
         of_kind = [row for row in wall if row["row_kind"] == kind]
         totals = {row["steps"]: row["value"] for row in of_kind if row["component"] == "total"}
@@ -289,12 +290,12 @@ def _check_row(row: Mapping[str, Any]) -> dict[str, Any]:
     may_be_zero = cells["component"] in ("fixed", "fit_residual")
     values["value"] = check_number("value", _number(cells["value"], float), 0 if may_be_zero else 1e-9)
     if cells["statistic"] == "p95" and cells["row_kind"] == "measured":
-        check_whole("repeats of a p95", values["repeats"], LEAST_REPEATS_OF_P95)
+        check_whole("repeats of a p95", values["repeats"], MIN_REPEATS_OF_P95)
     return values
 
 
 def _number(text: str, kind: Callable[[str], float]) -> Any:
-    """The number that a cell holds, or the cell for a message."""
+    """The number in a cell, or the text itself if it is not a number, for use in a message."""
     try:
         return kind(text) if text.isascii() and "_" not in text and len(text) <= 40 else text
     except ValueError:

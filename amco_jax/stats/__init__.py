@@ -1,9 +1,9 @@
-"""Statistics over seeds: intervals, paired comparisons, and how many seeds it takes.
+"""Statistics over seeds: confidence intervals, paired comparisons, and the number of seeds needed.
 
-Every estimate is a ratio of sums over independent clusters: seeds, or the stretches of a request log that
-seeds share. Arrays have the clusters on their first axis; whatever other axes they have, such as swept
-values, are worked on side by side. A cluster without tasks, which has a NaN or no tasks, is left out. Where
-randomness enters, the caller hands in the generator.
+Every estimate is a ratio of sums over independent clusters, which are seeds or, with a request log, the
+stretches that seeds share. The first axis of an array is clusters; all other axes, such as swept values, are
+batch axes. A cluster without tasks, marked by a NaN or by 0 tasks, is left out. Functions that draw random
+numbers take a generator from the caller.
 """
 
 from amco_jax.stats.aggregates import (

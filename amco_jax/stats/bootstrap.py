@@ -13,14 +13,14 @@ from amco_jax.stats.intervals import CONFIDENCE, Interval, seeds_first
 RESAMPLES = 9999
 
 _CHUNK = 2**24
-"""Most entries of a matrix of resamples, 128 MiB"""
+"""The most entries in a matrix of resamples, 128 MiB"""
 
 STATISTICS: dict[str, Callable[[int], int]] = {
     "mean": lambda n: 0,
     "median": lambda n: (n - 1) // 2,
     "iqm": lambda n: n // 4,  # as `scipy.stats.trim_mean` with a quarter
 }
-"""How many of n values each leaves out at either end; it is the mean of the others."""
+"""How many of n sorted values each statistic drops at either end; it is the mean of the rest."""
 
 
 def bootstrap_interval(
@@ -35,11 +35,11 @@ def bootstrap_interval(
 
     Args:
       statistic: a name in `STATISTICS`.
-      expand: widen the percentiles, so that the interval of the mean is as wide as Student's where the data
-        are normal. Without it, as in `scipy.stats.bootstrap`, intervals of few seeds are too narrow.
+      expand: whether to widen the percentiles, so that the interval of the mean is as wide as Student's for
+        normal data. Without this, as in `scipy.stats.bootstrap`, intervals from few seeds are too narrow.
 
     Raises:
-      InputError: an unknown statistic, or a confidence out of range.
+      InputError: the statistic is unknown, or the confidence is out of range.
 
     Source: Efron, "Better bootstrap confidence intervals" (1987); expanded percentiles from Hesterberg, "What
     teachers should know about the bootstrap" (2015).
@@ -54,7 +54,7 @@ def bootstrap_interval(
         drawn = np.sort(_resampled(columns, rng, left_out(n), resamples), axis=0)
         rounding = 1e-12 * np.abs(estimate)
         below = (drawn < estimate - rounding).sum(axis=0) + (drawn <= estimate + rounding).sum(axis=0)
-        # The jackknife: leaving out a value moves the statistic as the value moves the winsorised mean.
+        # The jackknife: leaving out a value changes the statistic as the value changes the winsorised mean.
         end = left_out(n - 1)
         influence = np.clip(columns, columns[end], columns[n - 1 - end])
         influence -= influence.mean(axis=0)
@@ -70,10 +70,10 @@ def bootstrap_interval(
 
 
 def _resampled(columns: np.ndarray, rng: np.random.Generator, cut: int, resamples: int) -> np.ndarray:
-    """`[resamples, columns]`: means of resamples of the rows without `cut` values at either end.
+    """`[resamples, columns]`: means of resamples of the rows, without the `cut` extreme values at either end.
 
-    The rows of each column are in rising order, so how often a resample has each row tells its order, and one
-    matrix of weights serves all columns.
+    Each column is sorted, so the counts of rows in a resample determine its order, and one matrix of weights
+    serves all columns.
     """
     n = len(columns)
     rows = max(_CHUNK // n, 1)
@@ -90,7 +90,7 @@ def _resampled(columns: np.ndarray, rng: np.random.Generator, cut: int, resample
 
 
 def _quantile(ordered: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """`numpy.quantile` of each column of sorted rows at a level of its own."""
+    """`numpy.quantile` of each column of sorted rows, at one level per column."""
     place = np.nan_to_num(level) * (len(ordered) - 1)
     below = np.floor(place).astype(np.int64)
     above = np.minimum(below + 1, len(ordered) - 1)

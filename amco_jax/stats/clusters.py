@@ -1,4 +1,4 @@
-"""Totals over the rows that belong together, and tidy rows as a matrix."""
+"""Totals over the rows of each cluster, and tidy rows as a matrix."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pandas as pd
 
 
 def cluster_totals(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
-    """Sums of the rows of each cluster, `[rows, ...]` → `[clusters, ...]`, clusters in rising order.
+    """Sums of the rows of each cluster, `[rows, ...]` → `[clusters, ...]`, with clusters in ascending order.
 
     Args:
-      clusters: `[rows]`, a number for each row.
+      clusters: `[rows]`, the number of each row's cluster.
     """
     if np.all(clusters[1:] > clusters[:-1]):
         return values
@@ -21,5 +21,5 @@ def cluster_totals(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
 
 
 def seed_matrix(table: pd.DataFrame, metric: str) -> np.ndarray:
-    """`[seeds, episodes]`: a column of tidy rows with columns seed and episode, both in rising order."""
+    """`[seeds, episodes]`: one column of tidy rows that have columns seed and episode, both ascending."""
     return np.asarray(table.pivot(index="seed", columns="episode", values=metric), np.float64)

@@ -12,13 +12,13 @@ from amco_jax.stats.intervals import CONFIDENCE, Interval, ratio_interval, same_
 
 
 def reduction_interval(method: np.ndarray, baseline: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """By which share a method's sum is below a baseline's on the same clusters, with its paired interval.
+    """Relative reduction of a method's sum against a baseline's on the same clusters, with a paired interval.
 
-    1 - ρ with ρ = sum(method) / sum(baseline), `[clusters, ...]` each → `[...]`, and the interval of ρ is
-    that of `ratio_interval`. Where no value is negative, no ρ is, and the interval ends at 1.
+    1 - ρ with ρ = sum(method) / sum(baseline), `[clusters, ...]` each → `[...]`. The interval of ρ is that of
+    `ratio_interval`. If no value is negative, ρ is not either, and the interval is cut at 1.
 
     Raises:
-      InputError: different shapes, no clusters, or a confidence outside (0, 1).
+      InputError: shapes differ, there are no clusters, or the confidence is outside (0, 1).
     """
     method, baseline = same_shape(method, baseline, confidence)
     ratio, low, high = ratio_interval(method, baseline, confidence)
@@ -29,10 +29,10 @@ def reduction_interval(method: np.ndarray, baseline: np.ndarray, confidence: flo
 def probability_of_improvement(
     method: np.ndarray, baseline: np.ndarray, confidence: float = CONFIDENCE
 ) -> Interval:
-    """How probably a method is below a baseline on the same cluster, `[clusters, ...]` each → `[...]`.
+    """Probability that a method is below a baseline on the same cluster, `[clusters, ...]` each → `[...]`.
 
-    A tie counts half. The interval is Wilson's, which stays inside [0, 1] and is not empty at its ends; with
-    ties it is wider than need be.
+    A tie counts as one half. The interval is Wilson's, which stays inside [0, 1] and has a positive width
+    even at the ends; with ties it is conservative.
 
     Source: Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice" (2021),
     here for pairs; Wilson, "Probable inference, the law of succession, and statistical inference" (1927).
@@ -49,9 +49,9 @@ def probability_of_improvement(
 
 
 def paired_p_value(method: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    """Two-sided p of the paired t-test, `[clusters, ...]` each → `[...]`.
+    """Two-sided p-value of the paired t-test, `[clusters, ...]` each → `[...]`.
 
-    1 where the two agree in every cluster; NaN for a single cluster.
+    It is 1 if the two agree in every cluster, and NaN for a single cluster.
     """
     method, baseline = same_shape(method, baseline)
     n = _count(method, baseline)
@@ -65,7 +65,7 @@ def paired_p_value(method: np.ndarray, baseline: np.ndarray) -> np.ndarray:
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Holm's correction of p-values for all comparisons of a report, any shape; NaNs stay and do not count.
+    """Holm-corrected p-values over all comparisons of a report, of any shape; NaNs stay and are not counted.
 
     Source: Holm, "A simple sequentially rejective multiple test procedure" (1979).
     """

@@ -1,4 +1,4 @@
-"""Intervals of ratios of sums over clusters, of which a mean is one; seeds for a wished interval."""
+"""Confidence intervals of ratios of sums over clusters, including means; seeds needed for a given width."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from amco_jax.errors import InputError, check_number
 CONFIDENCE = 0.95
 
 _DISTRUST = 12
-"""Seeds at which a sample's skewness counts half: its variance is 6/n where the truth is 0, so this is the
-shrinkage towards 0 for true skewnesses that vary by 1/2"""
+"""The number of seeds at which the sample skewness is halved: its variance is 6/n if the true skewness is 0,
+so this is the shrinkage towards 0 for true skewnesses that have a variance of 1/2"""
 _HALVINGS = 60
-"""Steps of a bisection; more change no bit"""
+"""Steps of a bisection; further steps change no bit"""
 
 
 class Interval(NamedTuple):
@@ -29,13 +29,13 @@ class Interval(NamedTuple):
 
 
 class RatioMoments(NamedTuple):
-    """All that `ratio_interval` needs to know of its clusters, arrays of one shape.
+    """The moments of the clusters that `ratio_interval` needs, arrays of one shape.
 
-    e is what the numerator exceeds ratio · denominator by, and d what the denominator exceeds its mean by.
+    e is the numerator minus ratio · denominator, and d is the denominator minus its mean.
     """
 
     clusters: np.ndarray
-    """How many there are"""
+    """The number of clusters"""
     ratio: np.ndarray
     mean_d: np.ndarray
     ee: np.ndarray
@@ -48,7 +48,7 @@ class RatioMoments(NamedTuple):
 
     @classmethod
     def of(cls, numerator: np.ndarray, denominator: np.ndarray) -> RatioMoments:
-        """The moments of `[clusters, ...]` each, `[...]`; a cluster with a NaN is left out."""
+        """The moments, `[clusters, ...]` each → `[...]`; a cluster with a NaN is left out."""
         absent = np.isnan(numerator) | np.isnan(denominator)
         n = np.count_nonzero(~absent, axis=0)
         x, y = (np.where(absent, 0.0, values) for values in (numerator, denominator))
@@ -64,7 +64,7 @@ class RatioMoments(NamedTuple):
 
     @classmethod
     def stack(cls, moments: Iterable[RatioMoments]) -> RatioMoments:
-        """Moments of one shape, along a new first axis."""
+        """Stack moments of equal shape along a new first axis."""
         return cls(*map(np.stack, zip(*moments, strict=True)))
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
@@ -75,7 +75,7 @@ class RatioMoments(NamedTuple):
             scale = np.sqrt(self.ee / n) / np.abs(self.mean_d)
 
         def rejected(angle: Any) -> np.ndarray:
-            """Whether `mean_interval` of numerator - (ratio + scale·tan(angle))·denominator lies beside 0."""
+            """Whether `mean_interval` of numerator - (ratio + scale·tan(angle))·denominator excludes 0."""
             c, s = np.cos(angle), scale * np.sin(angle)
             squares = np.maximum(c * c * self.ee - 2 * c * s * self.ed + s * s * self.dd, 0.0)
             cubes = (
@@ -87,7 +87,7 @@ class RatioMoments(NamedTuple):
                 t = t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / (6 * n)
             return ~(np.abs(t) <= bound)
 
-        # An infinite ratio is tested by the denominator's mean alone: if that may be 0, any ratio may be.
+        # An infinite ratio is tested by the denominator's mean: if that may be 0, any ratio is possible.
         side = np.reshape([-1.0, 1.0], (2,) + (1,) * np.ndim(self.ratio))
         known = (self.clusters > 1) & ~np.isnan(self.ratio) & ((self.ee == 0) | rejected(np.pi / 2))
         inside, outside = np.zeros((2, *np.shape(self.ratio))), side * np.pi / 2
@@ -107,16 +107,16 @@ def ratio_interval(
 ) -> Interval:
     """Interval of sum(numerator) / sum(denominator), `[clusters, ...]` each → `[...]`.
 
-    It holds the ρ for which Student's interval of the mean of numerator - ρ·denominator over independent
-    clusters, adjusted for skewness, holds 0. Of skewed values Student's own interval misses the mean on the
-    side of the long tail; here t is transformed so that its skewness cancels, and the interval reaches
-    further on that side. The sample's skewness is shrunk by n / (n + 12), as few clusters tell little of it.
+    It contains the ρ for which Student's interval of the mean of numerator - ρ·denominator over independent
+    clusters, adjusted for skewness, contains 0. For skewed values, Student's own interval misses the mean on
+    the side of the long tail too often; here t is transformed to cancel its skewness, which extends the
+    interval on that side. The sample skewness is shrunk by n / (n + 12), as few clusters estimate it poorly.
 
-    A cluster with a NaN is left out. The bounds are NaN for a single cluster, and where the denominator's own
-    interval holds 0, as any ρ is possible then; all is NaN where the denominators sum to 0.
+    A cluster with a NaN is left out. The bounds are NaN for a single cluster, and if the denominator's own
+    interval contains 0, since any ρ is then possible; the estimate is NaN too if the denominators sum to 0.
 
     Raises:
-      InputError: different shapes, no clusters, or a confidence outside (0, 1).
+      InputError: shapes differ, there are no clusters, or the confidence is outside (0, 1).
 
     Source: Fieller, "Some problems in interval estimation" (1954); Hall, "On the removal of skewness by
     transformation" (1992); the shrinkage is ours.
@@ -126,10 +126,10 @@ def ratio_interval(
 
 
 def mean_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """Interval of the mean, `[seeds, ...]` → `[...]`: `ratio_interval` to a denominator of 1.
+    """Interval of the mean, `[seeds, ...]` → `[...]`: `ratio_interval` with a denominator of 1.
 
-    It is Student's t adjusted for skewness. Of differences `a - b` of two methods on the same seeds it is the
-    paired interval.
+    It is Student's t interval adjusted for skewness. Applied to the differences `a - b` of two methods on the
+    same seeds, it is the paired interval.
     """
     values = seeds_first(values, confidence)
     return ratio_interval(values, np.ones_like(values), confidence)
@@ -146,12 +146,12 @@ def t_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
 
 
 def seeds_needed(values: np.ndarray, half_width: Any, confidence: float = CONFIDENCE) -> np.ndarray:
-    """Seeds for a t interval of the mean of ± `half_width`, if they spread as these do.
+    """Number of seeds for a t interval of the mean of ± `half_width`, at the variance of these seeds.
 
-    `[seeds, ...]` → `[...]`, at least 2. `half_width` is a number or an array that fits `[...]`.
+    `[seeds, ...]` → `[...]`, at least 2. `half_width` is a number, or an array that broadcasts to `[...]`.
 
     Raises:
-      InputError: a single seed, or a half width that is not above 0.
+      InputError: there is only one seed, or a half width is not above 0.
     """
     values = seeds_first(values, confidence)
     if len(values) < 2:
@@ -159,7 +159,7 @@ def seeds_needed(values: np.ndarray, half_width: Any, confidence: float = CONFID
     if not np.all(np.asarray(half_width) > 0):
         raise InputError("half_width: not above 0; legal: a number > 0")
     variance, half_width = np.broadcast_arrays(values.var(axis=0, ddof=1), half_width)
-    # What a normal quantile asks for, with room for Student's wider ones, which few seeds need.
+    # The number for a normal quantile, with room for Student's, which is larger for few seeds.
     normal = variance * (special.ndtri((1 + confidence) / 2) / half_width) ** 2
     low, high = np.ones(variance.shape, np.int64), (np.minimum(2 * normal, 1e15) + 1000).astype(np.int64)
     while np.any(high - low > 1):
@@ -170,7 +170,7 @@ def seeds_needed(values: np.ndarray, half_width: Any, confidence: float = CONFID
 
 
 def seeds_first(values: ArrayLike, confidence: float = CONFIDENCE) -> np.ndarray:
-    """Values in float64, checked to have at least one seed on their first axis."""
+    """The values in float64; InputError unless there is at least one seed on the first axis."""
     check_number("confidence", confidence, 1e-9, 1 - 1e-9)
     values = np.asarray(values, np.float64)
     if values.ndim == 0 or len(values) == 0:
@@ -181,7 +181,7 @@ def seeds_first(values: ArrayLike, confidence: float = CONFIDENCE) -> np.ndarray
 def same_shape(
     first: ArrayLike, second: ArrayLike, confidence: float = CONFIDENCE
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both in float64, checked to have the same clusters on their first axis."""
+    """Both arrays in float64; InputError unless they have the same shape, with clusters on the first axis."""
     first, second = seeds_first(first, confidence), seeds_first(second, confidence)
     if first.shape != second.shape:
         raise InputError(f"values: shapes {first.shape} and {second.shape}; legal: the same for both")

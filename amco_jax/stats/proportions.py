@@ -1,7 +1,7 @@
-"""Rates of events among tasks that come in clusters: their intervals, differences and reductions.
+"""Rates of events among clustered tasks, such as deadline misses: intervals, differences and reductions.
 
-Tasks of one seed are not independent of each other, and where an event is rare, few seeds have any. The
-arrays are totals, `[clusters, ...]`: events and tasks of each cluster. A cluster without tasks is left out.
+Tasks of one seed are not independent of each other, and if an event is rare, few seeds have any. The arrays
+are totals per cluster, `[clusters, ...]`: events and tasks. A cluster without tasks is left out.
 """
 
 from __future__ import annotations
@@ -20,36 +20,37 @@ class _Sample(NamedTuple):
     events: np.ndarray
     tasks: np.ndarray
     excess: np.ndarray
-    """Events of a cluster beyond rate · tasks"""
+    """Events of a cluster minus rate · tasks"""
     clusters: np.ndarray
-    """How many there are"""
+    """The number of clusters"""
     rate: np.ndarray
 
 
 def rate_interval(events: ArrayLike, tasks: ArrayLike, confidence: float = CONFIDENCE) -> Interval:
     """Interval of sum(events) / sum(tasks), `[clusters, ...]` each → `[...]`, in [0, 1].
 
-    It is Clopper and Pearson's exact interval for as many independent tasks as have the variance that is
-    found between clusters. Three things make up for what few events do not tell:
+    It is Clopper and Pearson's exact interval for the effective number of independent tasks, which would have
+    the variance that is observed between clusters. Three adjustments account for what few events cannot show:
 
-    - Student's t instead of a normal quantile, its degrees of freedom 2n / (κ - 1), at most n - 1, with the
-      kurtosis κ of the clusters' excesses, as that is how well n clusters tell a variance;
-    - towards an event that k of n clusters have, one more event of a size that those k do not exclude: sizes
-      spread evenly over their logarithms up to m have a largest one of m^(β^(1/k)) or more with probability
-      1 - β. It weighs 1 - k/n, and is never larger than a whole cluster;
-    - with no event in n clusters the upper bound is 1 - α^(1/n), which is right however events cluster, as no
-      cluster is without events with a probability above 1 minus its mean rate.
+    - Student's t replaces the normal quantile. Its degrees of freedom are 2n / (κ - 1), at most n - 1, with
+      the kurtosis κ of the clusters' excesses, because that is how well n clusters estimate a variance.
+    - Towards an event that k of n clusters have, one more event is added, of a size that those k do not
+      exclude: of k sizes that are spread evenly over their logarithms up to m, the largest is at least
+      m^(β^(1/k)) with probability 1 - β. It is weighted by 1 - k/n, and never exceeds a whole cluster.
+    - With no event in n clusters, the upper bound is 1 - α^(1/n). This is valid however events cluster, since
+      the probability that a cluster has no event is at most 1 minus its mean rate.
 
-    Bounds are NaN for a single cluster, and all is NaN without tasks.
+    The bounds are NaN for a single cluster; the estimate is NaN too without tasks.
 
     Raises:
-      InputError: different shapes, no clusters, a confidence outside (0, 1), or not 0 ≤ events ≤ tasks.
+      InputError: shapes differ, there are no clusters, the confidence is outside (0, 1), or
+        0 ≤ events ≤ tasks does not hold.
 
     Source: Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the
     binomial" (1934); Korn and Graubard, "Confidence intervals for proportions with small expected number of
     positive counts estimated from survey data" (1998), who take n - 1 degrees of freedom; Satterthwaite, "An
-    approximate distribution of estimates of variance components" (1946). The unseen event is ours, and
-    docs/statistics.md says how well it works.
+    approximate distribution of estimates of variance components" (1946). The unseen event is ours;
+    docs/statistics.md reports how well it works.
     """
     sample = _sample(events, tasks, confidence)
     others = sample._replace(
@@ -69,9 +70,9 @@ def rate_difference_interval(
 ) -> Interval:
     """Interval of a method's rate minus a baseline's on the same tasks, `[clusters, ...]` → `[...]`.
 
-    On each side the further one of two bounds: that of `ratio_interval` for the paired differences, which
-    fails where few clusters have any event, and that which the rates' own intervals give together (MOVER),
-    which fails for skewed rates that have nearly all in common.
+    On each side it takes the wider of two bounds: that of `ratio_interval` for the paired differences, which
+    fails if few clusters have any event, and the combination of the two rates' intervals (MOVER), which fails
+    for skewed rates that are strongly correlated.
 
     Source: Newcombe, "Improved confidence intervals for the difference between binomial proportions based on
     paired data" (1998); Zou and Donner, "Construction of confidence limits about effect measures: a general
@@ -95,10 +96,12 @@ def rate_difference_interval(
 def rate_reduction_interval(
     method: np.ndarray, baseline: np.ndarray, tasks: np.ndarray, confidence: float = CONFIDENCE
 ) -> Interval:
-    """By which share a method's rate is below a baseline's on the same tasks, `[clusters, ...]` → `[...]`.
+    """Relative reduction of a method's rate against a baseline's, on the same tasks.
 
-    The bounds are those which the rates' own intervals give together (MOVER for ratios). They are NaN where
-    the baseline's interval holds 0, as any ratio is possible then; all is NaN where the baseline has no
+    1 - p/q for the rates p of the method and q of the baseline, `[clusters, ...]` → `[...]`.
+
+    The bounds combine the intervals of the two rates (MOVER for ratios). They are NaN if the baseline's
+    interval contains 0, since any ratio is then possible; the estimate is NaN too if the baseline has no
     event.
 
     Source: Donner and Zou, "Closed-form confidence intervals for functions of the normal mean and standard
@@ -143,10 +146,10 @@ def _upper(sample: _Sample, confidence: float) -> np.ndarray:
         each = excess * excess
         squares, fourths = each.sum(axis=0), (each * each).sum(axis=0)
         freedom = np.clip(np.nan_to_num(2 * n / (n * fourths / squares**2 - 1), nan=1.0), 1.0, n - 1)
-        # No less than that of independent tasks.
+        # The variance is at least that of independent tasks.
         variance = np.maximum(n / (n - 1) * squares, rate * (1 - rate) * all_tasks)
         variance = variance * (special.stdtrit(freedom, tail) / special.ndtri(tail)) ** 2
-        # One more event: as many tasks as count for one, or the size that those seen do not exclude.
+        # One more event: as many tasks as act like a single one, or the size that the data do not exclude.
         cluster = (tasks * tasks).sum(axis=0) / all_tasks
         extra = np.maximum(
             variance / (all_tasks * rate * (1 - rate)), _unseen(events, excess, n, cluster, confidence)
@@ -159,7 +162,7 @@ def _upper(sample: _Sample, confidence: float) -> np.ndarray:
 
 
 def _unseen(events: Any, excess: Any, n: Any, cluster: Any, confidence: float) -> np.ndarray:
-    """Events in a cluster that may be met, though none of the clusters seen has as many."""
+    """The number of events in a possible cluster that has more than any observed cluster."""
     k = np.count_nonzero(events > 0, axis=0)
     largest = np.log1p(np.maximum(excess.max(axis=0), 0.0))
     exponent = (1 - confidence) ** (-1 / np.maximum(k, 1))
@@ -167,7 +170,7 @@ def _unseen(events: Any, excess: Any, n: Any, cluster: Any, confidence: float) -
 
 
 def _correlation(ours: _Sample, theirs: _Sample) -> np.ndarray:
-    """Of the excesses of two methods; 0 where one has none."""
+    """The correlation of the excesses of two methods; 0 if one of them has no excess."""
     products = [(a * b).sum(axis=0) for a, b in ((ours.excess,) * 2, (theirs.excess,) * 2)]
     norm = np.sqrt(products[0] * products[1])
     with np.errstate(divide="ignore", invalid="ignore"):

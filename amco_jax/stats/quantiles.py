@@ -1,4 +1,4 @@
-"""Quantiles of the tasks of all episodes together, from the quantiles of each episode."""
+"""Quantiles over the pooled tasks of all episodes, from the quantiles of each episode."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ def pooled_quantiles(
     at: np.ndarray,
     confidence: float = CONFIDENCE,
 ) -> Interval:
-    """Quantiles of all tasks together, with intervals, `[len(at)]`.
+    """Quantiles over all tasks, with intervals, `[len(at)]`.
 
     The distribution function of each episode is linear between its quantiles, where the task of rank j of n
-    counts as half below itself, (j + ½) / n; few tasks are told apart. That of all tasks is their mean,
-    weighted by the tasks. The interval of a quantile reaches over the values at which that function lies in
-    the `rate_interval` of the share of the tasks that are at or below the quantile, over clusters.
+    has the level (j + ½) / n; in an episode of few tasks, each task is a separate step. The distribution
+    function of all tasks is the mean of these, weighted by the number of tasks. The interval of a quantile
+    contains the values at which that function is within the `rate_interval`, over clusters, of the share of
+    tasks at or below the quantile.
 
     Args:
-      quantiles: `[episodes, levels]`, rising along an episode; NaN in one without tasks.
-      levels: `[levels]`, rising from 0 to 1.
-      tasks: `[episodes]`.
-      clusters: `[episodes]`, which of them belong together.
-      at: levels of the quantiles that are asked for, in [0, 1].
+      quantiles: `[episodes, levels]`, ascending in each episode; NaN in an episode without tasks.
+      levels: `[levels]`, increasing from 0 to 1.
+      tasks: `[episodes]`, the number of tasks.
+      clusters: `[episodes]`, the number of each episode's cluster.
+      at: the levels of the requested quantiles, in [0, 1].
 
     Raises:
-      InputError: levels that do not rise from 0 to 1, or shapes that do not fit.
+      InputError: levels do not increase from 0 to 1, or shapes do not match.
 
     Source: Woodruff, "Confidence intervals for medians and other position measures" (1952).
     """
     levels, at = np.asarray(levels, np.float64), np.asarray(at, np.float64)
     if levels[0] != 0 or levels[-1] != 1 or np.any(np.diff(levels) <= 0):
-        raise InputError("levels: not rising from 0 to 1; legal: 0, ..., 1")
+        raise InputError("levels: not increasing from 0 to 1; legal: 0, ..., 1")
     if np.shape(quantiles) != (len(tasks), len(levels)) or len(clusters) != len(tasks):
         raise InputError(
             f"quantiles: shape {np.shape(quantiles)}; legal: one row per episode, {len(levels)} columns"
@@ -55,7 +56,7 @@ def pooled_quantiles(
     of_all = cluster_totals(np.broadcast_to(weights[:, None], (len(weights), len(at))), own)
 
     def share(side: str) -> Interval:
-        """The share of the tasks below the quantiles, or also at them, as many makespans may be the same."""
+        """The share of tasks below the quantiles, or at or below them, since many makespans may be equal."""
         below = np.stack([_share_below(values, shares, q, side) for q in estimate], axis=1)
         return rate_interval(cluster_totals(below * weights[:, None], own), of_all, confidence)
 
@@ -66,7 +67,7 @@ def pooled_quantiles(
 
 
 def _functions(quantiles: np.ndarray, levels: np.ndarray, tasks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distribution function of each episode at its knots: values and shares, `[episodes, knots]` each."""
+    """Each episode's distribution function at its knots: values and shares, `[episodes, knots]` each."""
     num_knots = len(levels)
     # The quantile of level l is the task of rank l·(n - 1).
     values, shares = quantiles.copy(), levels + (0.5 - levels) / tasks[:, None]
@@ -83,7 +84,7 @@ def _functions(quantiles: np.ndarray, levels: np.ndarray, tasks: np.ndarray) -> 
 
 
 def _mixture(values: np.ndarray, shares: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distribution function of all tasks at its knots: (values, shares), both rising, with its jumps."""
+    """The distribution function of all tasks at its knots, with jumps: (values, shares), both ascending."""
     rises, width = weights[:, None] * np.diff(shares, axis=1), np.diff(values, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         density = np.where(width > 0, rises / width, 0.0)
@@ -101,7 +102,7 @@ def _mixture(values: np.ndarray, shares: np.ndarray, weights: np.ndarray) -> tup
 
 
 def _share_below(values: np.ndarray, shares: np.ndarray, q: float, side: str) -> np.ndarray:
-    """The share of each episode's tasks below a value (`left`), or also at it (`right`), `[episodes]`."""
+    """The share of each episode's tasks below a value (`left`), or at or below it (`right`), `[episodes]`."""
     rows = np.arange(len(values))
     place = np.count_nonzero(values < q if side == "left" else values <= q, axis=1)
     left, right = np.maximum(place - 1, 0), np.minimum(place, values.shape[1] - 1)

@@ -1,4 +1,4 @@
-"""The fairness of shares."""
+"""Jain's fairness index."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 
 
 def jain_index(shares: np.ndarray) -> np.ndarray:
-    """Jain's fairness of the shares on the last axis, `[..., servers]` → `[...]`, from 1/servers to 1.
+    """Jain's fairness index of the shares on the last axis, `[..., servers]` → `[...]`, from 1/servers to 1.
 
-    (Σx)² / (n·Σx²), over the n that are not NaN; NaN where all are 0.
+    (Σx)² / (n·Σx²) over the n shares that are not NaN; NaN if all are 0.
 
     Source: Jain, Chiu and Hawe, "A quantitative measure of fairness and discrimination" (1984).
     """

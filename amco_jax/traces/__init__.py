@@ -1,4 +1,4 @@
-"""Request logs: tables of text in which every row that is left out is counted by its cause."""
+"""Request logs: text tables of requests; every row that is left out is counted by its cause."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from amco_jax.traces.times import (
 )
 
 OPTIONAL = ("user", "status")
-"""Columns that a file may lack if they are not named by the user"""
+"""Columns that a file may lack unless the user names them"""
 
 NUMBERS = ("size", "density", "work")
-"""What columns may say of a task"""
+"""Quantities of a task that columns may give"""
 
 _LIMITS = 1e-9, 1e9
 _TEXTS = ("file", "time", "user", "status", "succeeded", *NUMBERS, "since", "until", "sha256")
@@ -38,14 +38,14 @@ _TEXTS = ("file", "time", "user", "status", "succeeded", *NUMBERS, "since", "unt
 
 @dataclasses.dataclass(frozen=True)
 class RequestLog:
-    """The usable requests of a log in the order of time."""
+    """The usable requests of a log, in order of time."""
 
     seconds: np.ndarray
-    """`[requests]`, since the first of them"""
+    """`[requests]`, s since the first request"""
     origin: float
-    """s, the time of the first request: since 1970, or since the beginning of a log that counts from there"""
+    """Time of the first request, s since 1970, or since the zero of a log that counts from its own start"""
     user: np.ndarray
-    """`[requests]`, 0, 1, …; a request without user has a number that no other one has"""
+    """`[requests]`, 0, 1, …; a request without a user has a unique number"""
     size: np.ndarray | None
     """`[requests]`, Mbit"""
     density: np.ndarray | None
@@ -53,62 +53,63 @@ class RequestLog:
     work: np.ndarray | None
     """`[requests]`, Gcycles"""
     report: dict[str, Any]
-    """What was found in the file, for a manifest"""
+    """A description of the file's contents, for a manifest"""
 
     @property
     def span(self) -> float:
-        """s, from the first request to the last."""
+        """Time from the first request to the last, s."""
         return float(self.seconds[-1])
 
     def slots(self, slot_seconds: float) -> np.ndarray:
-        """`[requests]`, the slot of each request, counted from the first one's, as whole floats."""
+        """`[requests]`, the slot of each request as a whole float; the first request is in slot 0."""
         return np.floor(self.seconds / slot_seconds)
 
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """A request log, how it is written, and what its columns mean; an empty name stands for no column.
+    """A request log: its file, its format, and the meaning of its columns; an empty name means no column.
 
     Raises:
-      InputError: a field of the wrong type, an unreadable file, a missing column, nothing usable in it, times
-        that are not plausible, or content other than that of the given digest.
+      InputError: a field has the wrong type, the file is unreadable, a column is missing, no row is usable,
+        times are implausible, or the content does not match the given digest.
     """
 
     file: str
     time: str = "gmt_create"
-    """When a request came: a date and time, or a number"""
+    """The column of arrival times: dates with times, or numbers"""
     unit: str | float = ""
-    """The unit of times that are numbers: s, ms, us, ns, or a number of seconds; or the format of dates, as
-    for `strptime`. Recognised if empty"""
+    """The unit of numeric times: s, ms, us, ns, or a number of seconds; or the format of dates, as for
+    `strptime`. Detected if empty"""
     delimiter: str = ""
-    """The character between cells; recognised if empty, and so is JSON"""
+    """The character between cells; detected if empty, as is JSON"""
     user: str = "groupId"
-    """Whose requests come at one base station"""
+    """The column of users; all requests of one user arrive at the same base station"""
     status: str = "predict_status"
+    """The column of statuses"""
     succeeded: str = "SUCCEED"
     """The status of the requests that are used"""
     size: str = ""
-    """A number that the size of a task follows; without, sizes are drawn as in the scenario"""
+    """The column that gives the size of a task; if empty, sizes are drawn as in the scenario"""
     size_scale: float = 1.0
-    """Mbit for each unit of it"""
+    """Mbit per unit of that column"""
     density: str = ""
-    """A number that the density of a task follows; without, densities are drawn as in the scenario"""
+    """The column that gives the density of a task; if empty, densities are drawn as in the scenario"""
     density_scale: float = 1.0
-    """Gcycles/Mbit for each unit of it"""
+    """Gcycles/Mbit per unit of that column"""
     work: str = ""
-    """A number that the work of a task follows; without, it is size times density"""
+    """The column that gives the work of a task; if empty, work is size times density"""
     work_scale: float = 1.0
-    """Gcycles for each unit of it"""
+    """Gcycles per unit of that column"""
     since: str = ""
     """Requests before this time, written as in the log, are left out"""
     until: str = ""
     """Requests after this time are left out"""
     train_share: float = 0.5
-    """The share of the log, from its beginning, that agents are trained on; nothing is evaluated there"""
+    """The share of the log, from its start, that agents are trained on; nothing is evaluated there"""
     gap: float | None = None
-    """The least time between the training stretch and the test stretch, s of the log; one episode if None"""
+    """The minimum time between training stretch and test stretch, s of the log; one episode if None"""
     sha256: str = ""
-    """Of the file; filled in if empty"""
+    """Digest of the file; filled in if empty"""
 
     def __post_init__(self):
         def clean(name: str, value: Any) -> None:
@@ -131,7 +132,7 @@ class Trace:
 
     @property
     def log(self) -> RequestLog:
-        """The requests; read when they are first asked for.
+        """The requests, read on first use.
 
         Raises:
           InputError: as for `Trace`.
@@ -142,11 +143,11 @@ class Trace:
 
     @property
     def training_end(self) -> float:
-        """s, the time at which the training stretch ends, counted as `RequestLog.origin`."""
+        """The time at which the training stretch ends, s, counted like `RequestLog.origin`."""
         return self.log.origin + self.train_share * self.log.span
 
     def stretches(self, slot_seconds: float, num_slots: int) -> Stretches:
-        """Where episodes of so many slots of the log lie on it."""
+        """The positions of episodes of `num_slots` slots on the log."""
         return cut(self.log.span, slot_seconds, num_slots, self.train_share, self.gap)
 
     def split(self, slot_seconds: float, num_slots: int) -> dict[str, Any]:
@@ -167,7 +168,7 @@ class Trace:
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the requests: another process reads the file itself, and checks its digest."""
+        """The state without the requests: another process reads the file itself, and checks its digest."""
         return {k: v for k, v in self.__dict__.items() if k != "_log"}
 
 
@@ -175,13 +176,13 @@ def as_trace(value: Any) -> Trace:
     """A trace from a table of its fields.
 
     Raises:
-      InputError: no table, an unknown field, no file, or what `Trace` refuses.
+      InputError: the value is not a table, has an unknown field or no file, or `Trace` rejects it.
     """
     return from_table("trace", value, Trace, "file", "a field 'file', or --trace FILE")
 
 
 def understood(report: dict[str, Any]) -> str:
-    """How a log was read, from its report, in one line."""
+    """One line that says how a log was read, from its report."""
     left_out = ", ".join(f"{cause} {count:,}" for cause, count in report["left_out"].items())
     columns = ", ".join(f"{field} {name}" for field, name in report["columns"].items() if name)
     rate = f", {report['used'] / report['span_s']:.3g} a second" if report["span_s"] else ""
@@ -195,9 +196,9 @@ def understood(report: dict[str, Any]) -> str:
         f"left out: {left_out or 'none'}",
     ]
     if report["repeated"]:
-        parts.append(f"{report['repeated']:,} rows repeat another one")
+        parts.append(f"{report['repeated']:,} rows repeat another row")
     if report["lines_within_quotes"]:
-        parts.append(f"{report['lines_within_quotes']:,} lines stand inside quoted cells")
+        parts.append(f"{report['lines_within_quotes']:,} lines are inside quoted cells")
     return "; ".join(parts)
 
 
@@ -231,9 +232,9 @@ def _read(trace: Trace) -> RequestLog:
 
 
 def _requests(trace: Trace, cells: Cells, noted: dict[str, Any]) -> RequestLog:
-    """The usable rows; each of the others is counted under the first of its faults."""
+    """The usable rows; every other row is counted under its first fault."""
     columns = cells.columns
-    left_out = {"too few or too many cells" if cells.delimiter else "no JSON object": cells.malformed}
+    left_out = {"too few or too many cells" if cells.delimiter else "not a JSON object": cells.malformed}
     usable = np.ones(len(columns["time"]), bool)
 
     def leave_out(cause: str, rows: np.ndarray) -> None:
@@ -312,7 +313,7 @@ def _requests(trace: Trace, cells: Cells, noted: dict[str, Any]) -> RequestLog:
 
 
 def _users(cells: pd.Series | None, order: np.ndarray) -> tuple[np.ndarray, int, int]:
-    """Numbers of users, how many users there are, and how many requests are without one."""
+    """`[requests]` numbers of users, the number of users, and the number of requests without a user."""
     if cells is None:
         return np.arange(len(order), dtype=np.int32), 0, len(order)
     names = cells.iloc[order].replace("", None)

@@ -1,4 +1,4 @@
-"""Request logs as columns of text: delimited by what their header shows, or JSON, a record in each line."""
+"""Request logs as columns of text: delimited as their header shows, or JSON with one record per line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from amco_jax.errors import InputError
 from amco_jax.results.files import text_of
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
-"""Delimiters that are recognised, with their names"""
+"""The delimiters that are detected, and their names"""
 
 _WRITTEN = {"tab": "\t", "\\t": "\t", "space": " "}
 
@@ -24,21 +24,21 @@ class Cells(NamedTuple):
     """The columns of a log that are used."""
 
     columns: dict[str, pd.Series]
-    """Text by field, without spaces and quotes around it"""
+    """The text of each field, without surrounding spaces and quotes"""
     found: dict[str, str]
-    """Names of the columns in the file, by field"""
+    """The name of each field's column in the file"""
     unused: list[str]
-    """Names of the other columns"""
+    """The names of the other columns"""
     malformed: int
-    """Rows with too few or too many cells, and lines that are no record"""
+    """The number of rows with too few or too many cells, or of JSON lines that are not records"""
     swallowed: int
-    """Lines inside of quoted cells"""
+    """The number of lines inside quoted cells"""
     delimiter: str
     """The character between cells; empty for JSON"""
 
 
 def check_delimiter(name: str, value: Any) -> str:
-    """A delimiter as one character, or empty if it is to be recognised; InputError if it can be none."""
+    """A delimiter as one character, or empty if it is to be detected; InputError if it is not one."""
     value = _WRITTEN.get(value, value) if isinstance(value, str) else value
     if value != "" and (
         not isinstance(value, str) or len(value) != 1 or value in "\"'\r\n" or value.isalnum()
@@ -52,17 +52,17 @@ def read_cells(
 ) -> Cells:
     """The columns of a log.
 
-    Names of columns are compared without the spaces and quotes around them, and without regard to capitals
-    where that leaves no choice.
+    Column names are compared without surrounding spaces and quotes, and if none is equal, without regard to
+    letter case.
 
     Args:
-      file: what messages call the log.
-      fields: the names of the columns that are wanted, by field; `time` among them.
+      file: the name of the log in messages.
+      fields: the column name of each field to read, including `time`.
       optional: the fields that the log may lack.
-      delimiter: the character between cells; empty where it is to be recognised.
+      delimiter: the character between cells; empty if it is to be detected.
 
     Raises:
-      InputError: no text, no table, or a column that is missing or there twice.
+      InputError: the content is not text or not a table, or a column is missing or repeated.
     """
     try:
         text = text_of(raw).lstrip("\n")
@@ -71,7 +71,7 @@ def read_cells(
         return _delimited(text, file, fields, optional, delimiter)
     except (pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"trace: {file} is no table, neither CSV nor JSON: {reason}") from error
+        raise InputError(f"trace: {file} is not a table, neither CSV nor JSON: {reason}") from error
 
 
 def _delimited(
@@ -82,7 +82,7 @@ def _delimited(
         each: [_bare(name) for name in next(csv.reader([first], delimiter=each, skipinitialspace=True), [])]
         for each in ([delimiter] if delimiter else DELIMITERS)
     }
-    # The one that sets the column of the time free, and among several the one that makes the most columns.
+    # The delimiter under which the time column is found and, among several, the one with the most columns.
     found = {each: (bool(_places(fields["time"], names)), len(names)) for each, names in headers.items()}
     delimiter = max(found, key=lambda each: found[each])
     names = headers[delimiter]
@@ -96,14 +96,14 @@ def _delimited(
 
 
 def _rows(text: str, delimiter: str, num_columns: int, wanted: list[str]) -> tuple[pd.DataFrame, int]:
-    """Some columns, by their places, as text; and the number of rows with too few or too many cells."""
+    """The wanted columns, by position, as text, and the number of rows with too few or too many cells."""
     malformed: list[int] = []
 
     def count(row: Any) -> str:
         malformed.append(1)
         return "skip"
 
-    if not text.strip("\n"):  # no rows, which Arrow takes for no file
+    if not text.strip("\n"):  # no rows, which Arrow reports as an empty file
         return pd.DataFrame({name: pd.Series(dtype=object) for name in wanted}), 0
     table = arrow_csv.read_csv(
         pa.BufferReader(text.encode()),
@@ -122,7 +122,7 @@ def _rows(text: str, delimiter: str, num_columns: int, wanted: list[str]) -> tup
 
 
 def _json(text: str, file: str, fields: dict[str, str], optional: Iterable[str]) -> Cells:
-    """Objects one a line, or an array of them."""
+    """The columns of JSON objects, one per line or in one array."""
     parts = [text] if text.lstrip().startswith("[") else [line for line in text.split("\n") if line.strip()]
     values = [_value(part) for part in parts]
     items = values[0] if isinstance(values[0], list) else values
@@ -137,7 +137,7 @@ def _json(text: str, file: str, fields: dict[str, str], optional: Iterable[str])
 
 
 def _value(line: str) -> Any:
-    """None where the line is no JSON."""
+    """The value of a line of JSON; None if it is not valid JSON."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):
@@ -164,7 +164,7 @@ def _cells(
 
 
 def _choose(file: str, fields: dict[str, str], optional: Iterable[str], names: list[str]) -> dict[str, int]:
-    """The places of the columns that are wanted, by field."""
+    """The position of each field's column."""
     places = {}
     for field, name in fields.items():
         found = _places(name, names)
@@ -182,7 +182,7 @@ def _choose(file: str, fields: dict[str, str], optional: Iterable[str], names: l
 
 
 def _places(name: str, names: list[str]) -> list[int]:
-    """Of the columns of that name; where there are none, of those that differ from it in capitals alone."""
+    """The positions of the columns of that name or, if there are none, of those that differ only in case."""
     for same in (str, str.casefold):
         if found := [place for place, each in enumerate(names) if same(each) == same(_bare(name))]:
             return found

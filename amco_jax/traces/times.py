@@ -1,4 +1,4 @@
-"""Times of request logs: dates, numbers of whatever unit, and what is plausible of them."""
+"""Times of request logs: dates, or numbers in any unit, and checks that they are plausible."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import pandas as pd
 from amco_jax.errors import InputError, check_number
 
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-"""Seconds of each unit that is known by name"""
+"""Seconds in each named unit"""
 
 _EPOCH_S = 1e8, 5e9
-"""Clock times lie here, from 1973 to 2128; times that a log counts from its own beginning are smaller"""
+"""The range of clock times, from 1973 to 2128; times that a log counts from its own start are smaller"""
 _COMPACT = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S", 17: "%Y%m%d%H%M%S%f"}
-"""Dates written as one number, by how many digits it has before the point"""
+"""Formats of dates written as one number, by its number of digits before the decimal point"""
 
 _YEAR_S, _DAY_S = 365.25 * 86400, 86400.0
-_MOST_YEARS = 10
+_MAX_YEARS = 10
 _LARGEST_GAP = 10
-"""More than so many times the rest of the log, and a day, sets some of its times apart as wrong"""
+"""A gap longer than a day and than this many times the rest of the log means that some times are wrong"""
 _GAPS_S = 1e-3, 600.0
-"""Least mean and largest median time between requests, if it is only assumed that times are seconds"""
+"""Smallest mean and largest median time between requests if seconds are only assumed as the unit"""
 
 
 class Times(NamedTuple):
@@ -33,15 +33,15 @@ class Times(NamedTuple):
     seconds: np.ndarray
     """`[rows]`, NaN where a time cannot be read"""
     reading: str
-    """What the times were taken for"""
+    """How the times were interpreted"""
     assumed: bool
-    """Nothing in the log says that this is right"""
+    """Whether that is an assumption which nothing in the log supports"""
     unit: float
-    """s, of a time that is a number"""
+    """The unit of numeric times, s"""
 
 
 def check_unit(name: str, value: Any) -> str | float:
-    """A unit of times; InputError if it is none."""
+    """A unit of times; InputError if it is not one."""
     if isinstance(value, str):
         if value in ("", *UNITS):
             return value
@@ -59,15 +59,15 @@ def check_unit(name: str, value: Any) -> str | float:
 def read_times(
     cells: pd.Series, usable: np.ndarray, unit: str | float, name: str = "", decimal_comma: bool = False
 ) -> Times:
-    """Times as seconds: since 1970, or since the beginning of a log that counts from there.
+    """Times in seconds since 1970, or since the zero of a log that counts from its own start.
 
-    They are of the kind, number or date, that most of them are; the others are not read.
+    All times are read as numbers or all as dates, whichever fits most of them; the rest are NaN.
 
     Args:
-      usable: `[rows]`, the rows that count in this.
-      unit: one of `UNITS`, a number of seconds, or a format of dates; empty where it is to be recognised.
-      name: of the column, which may end in a unit.
-      decimal_comma: numbers may have a comma as their point.
+      usable: `[rows]`, the rows that this decision is based on.
+      unit: one of `UNITS`, a number of seconds, or a format of dates; empty if it is to be detected.
+      name: the name of the column, which may end in a unit.
+      decimal_comma: whether numbers may have a decimal comma.
     """
     if isinstance(unit, str) and "%" in unit:
         return Times(_dates(cells, unit), f"dates as {unit}", False, 1.0)
@@ -88,10 +88,10 @@ def read_times(
 
 
 def read_time(name: str, text: str, times: Times) -> float:
-    """One time that a user gives beside a log: a date, or a number in the log's unit.
+    """A single time given by the user, in seconds: a date, or a number in the log's unit.
 
     Raises:
-      InputError: it is neither.
+      InputError: the text is neither.
     """
     number = to_numbers(pd.Series([text]))[0]
     seconds = number * times.unit if np.isfinite(number) else _dates(pd.Series([text]), "ISO8601")[0]
@@ -101,7 +101,7 @@ def read_time(name: str, text: str, times: Times) -> float:
 
 
 def implausible(seconds: np.ndarray, times: Times) -> str:
-    """What is wrong with the times of the usable rows, in order; empty where nothing is."""
+    """A message about implausible times; empty if all are plausible. `seconds` must be in order."""
     last, span, gaps = seconds[-1], seconds[-1] - seconds[0], np.diff(seconds)
     if last > _EPOCH_S[1]:
         return f"its last time is {shown(clock(last, last))}, beyond the year 2128"
@@ -110,28 +110,29 @@ def implausible(seconds: np.ndarray, times: Times) -> str:
         if gaps[widest] > max(_DAY_S, _LARGEST_GAP * (span - gaps[widest])):
             before = widest + 1
             return (
-                f"after {shown(clock(seconds[widest], last))} none comes for {_duration(gaps[widest])}, "
-                f"with {before:,} of them before that and {len(seconds) - before:,} after"
+                f"after {shown(clock(seconds[widest], last))} no request arrives for "
+                f"{_duration(gaps[widest])}, with {before:,} before that gap and "
+                f"{len(seconds) - before:,} after"
             )
-    if span > _MOST_YEARS * _YEAR_S:
+    if span > _MAX_YEARS * _YEAR_S:
         return f"it covers {_duration(span)}"
     if times.assumed and len(gaps):
         mean, median = np.mean(gaps), np.median(gaps)
         if mean < _GAPS_S[0] or median > _GAPS_S[1]:
             gap = mean if mean < _GAPS_S[0] else median
-            return f"nothing says that its times are seconds, in which a request would come every {gap:.3g} s"
+            return f"its times may not be in seconds, as a request would then arrive every {gap:.3g} s"
     return ""
 
 
 def clock(seconds: float, last: float) -> str | float:
-    """A time of a log that ends with `last`, as text if they count from 1970, else in seconds."""
+    """A time of a log that ends at `last`: as text if the log counts from 1970, else in seconds."""
     if not is_clock(last) or not 0 <= seconds < 2.5e11:  # the year 9999
         return float(seconds)
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
 
 
 def shown(time: str | float) -> str:
-    """What `clock` gives, for people."""
+    """A result of `clock` as text for messages."""
     return time if isinstance(time, str) else f"{time:.10g} s"
 
 
@@ -141,26 +142,26 @@ def is_clock(seconds: float) -> bool:
 
 
 def to_numbers(cells: pd.Series, decimal_comma: bool = False) -> np.ndarray:
-    """NaN where a cell is no number."""
+    """The numbers in cells; NaN where a cell is not a number."""
     if decimal_comma:
         cells = cells.astype(object).str.replace(r"^([+-]?\d*),(\d+)$", r"\1.\2", regex=True)
     return np.array(pd.to_numeric(cells, errors="coerce"), np.float64)
 
 
 def _recognised(numbers: np.ndarray, name: str) -> tuple[str, bool]:
-    """The unit in which most times would lie in our days, or which the name tells; whether it is assumed."""
+    """The unit in which most times would be clock times, else the one in the name; whether it is assumed."""
     positive = numbers[np.isfinite(numbers) & (numbers > 0)]
-    # A few wrong ones do not count. Times from 0 on cannot all be clock times, but those in the middle could.
+    # Quantiles, so that a few wrong times, or a start at 0, do not matter.
     early, late = np.quantile(positive, [0.1, 0.9]) if len(positive) else (0.0, 0.0)
     for unit, seconds in UNITS.items():
         if _EPOCH_S[0] <= early * seconds and late * seconds <= _EPOCH_S[1]:
             return unit, False
-    told = re.search(r"(?:^|[\W_])(s|ms|us|ns)\W*$", name.casefold())
-    return (told[1], False) if told else ("s", True)
+    named = re.search(r"(?:^|[\W_])(s|ms|us|ns)\W*$", name.casefold())
+    return (named[1], False) if named else ("s", True)
 
 
 def _compact_dates(cells: pd.Series, usable: np.ndarray) -> np.ndarray | None:
-    """Times such as 20250301120000; None where most cells are none."""
+    """Times written like 20250301120000, in seconds; None unless most cells are such times."""
     digits = cells.where(usable).str.extract(r"^(\d+)(\.\d+)?$")
     length = digits[0].str.len()
     common = length[usable].mode()
@@ -175,7 +176,7 @@ def _compact_dates(cells: pd.Series, usable: np.ndarray) -> np.ndarray | None:
 
 
 def _dates(cells: pd.Series, form: str) -> np.ndarray:
-    """Seconds since 1970; without an offset, dates are UTC."""
+    """Dates in seconds since 1970; a date without an offset is in UTC."""
     dates = pd.to_datetime(cells, errors="coerce", format=form, utc=True)
     microseconds = dates.dt.tz_localize(None).astype("datetime64[us]")  # nanoseconds end in 2262
     return np.where(dates.isna(), np.nan, microseconds.to_numpy().astype(np.int64) / 1e6)

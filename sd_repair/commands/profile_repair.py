@@ -1,4 +1,4 @@
-"""Measure how long each part of a repair with Stable Diffusion 1.5 takes."""
+"""Measure the time of each part of a repair with Stable Diffusion 1.5."""
 
 from __future__ import annotations
 
@@ -21,34 +21,35 @@ class Arguments:
     model: str = HUB_ID
     """A diffusers directory, a single .safetensors file, or a hub id."""
     config: Path | None = None
-    """For a single file: the directory of its configuration and tokenizer."""
+    """The directory of the configuration and tokenizer, if --model is a single file."""
     variant: str | None = None
-    """For a directory or hub id: the variant of the weights, such as fp16; by default those without one, or
-    the only variant there is."""
+    """The variant of the weights, such as fp16, if --model is a directory or hub id; by default, the weights
+    without a variant, or the only variant that exists."""
     random_weights: bool = False
-    """Random weights of full size instead of --model, as good for timing; the table says so."""
+    """Use random weights of full size instead of --model; times are the same, and the table says so."""
     tiny: bool = False
-    """A tiny model with random weights, to try the command."""
+    """Use a tiny model with random weights, to try the command."""
     sizes: tuple[int, ...] = (256, 512)
-    """Sides of the square images, pixels."""
+    """Sides of the square images in pixels."""
     steps: tuple[int, ...] = (2, 4)
-    """Of whole repairs; two or more numbers make a fit."""
+    """Numbers of denoising steps of whole repairs; two or more give a fit."""
     batches: tuple[int, ...] = (1,)
-    """Images denoised at once."""
+    """Batch sizes: images denoised at once."""
     guidance: float = 9.0
-    """Scale of classifier-free guidance; up to 1 there is none, and a step costs half."""
+    """Scale of classifier-free guidance; up to 1, there is no guidance, and a step costs half."""
     repeats: int = 3
-    """Of each part and each whole repair; from 20 on there is a 95th percentile."""
+    """Number of repeats of each part and of each whole repair; 20 or more give a 95th percentile."""
     warm_up: int = 1
-    """Whole repairs before the measured ones, for each size and batch; the first has its own rows."""
+    """Number of whole repairs before the measured ones, for each size and batch; the first has its own
+    rows."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps ..."""
     dtype: str = "auto"
     """auto, float32, float16 or bfloat16; auto is float16 on a GPU and float32 on a CPU."""
     threads: int | None = None
-    """CPU threads; by default PyTorch's choice."""
+    """Number of CPU threads; by default, PyTorch's choice."""
     quiet: bool = False
-    """No progress and no table."""
+    """Show no progress and print no table."""
 
 
 def main(args: Arguments) -> None:
@@ -61,7 +62,7 @@ def main(args: Arguments) -> None:
     device = check_device(args.device)
     dtype = str(check_dtype(args.dtype, device)).removeprefix("torch.")
     random = args.random_weights or args.tiny
-    load_diffusers().StableDiffusionPipeline  # noqa: B018  imported here, so that `load` is the loading alone
+    load_diffusers().StableDiffusionPipeline  # noqa: B018  imported here, so that `load` times only the loading
 
     def load() -> Model:
         if not random:

@@ -1,4 +1,4 @@
-"""Repair a corrupted image, with Stable Diffusion 1.5 or without a trained model."""
+"""Repair a corrupted image with Stable Diffusion 1.5, or without a trained model."""
 
 from __future__ import annotations
 
@@ -19,33 +19,35 @@ from sd_repair.repair import Settings, repair
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     image: Annotated[str, tyro.conf.Positional]
-    """An image file, or astronaut: scikit-image's photograph, in the public domain."""
+    """An image file, or astronaut for scikit-image's photograph, which is in the public domain."""
     mask: str
-    """A file, white in the hole and black elsewhere, or a mask made from --seed: thin, thick or box."""
+    """A mask file, white in the hole and black elsewhere, or a mask generated from --seed: thin, thick or
+    box."""
     out: Path
-    """The image to write. Beside it go ...-2, ...-3 (more samples), ...-corrupted and ...-sheet."""
+    """The image file to write. Next to it go ...-2, ...-3 (more samples), ...-corrupted and ...-sheet."""
     mask_marks: str | None = None
-    """What the white (or painted) pixels of a mask file stand for: hole or known. By default the hole, unless
-    they are more than half of the image."""
+    """The meaning of the white (or painted) pixels of a mask file: hole or known. By default, the hole; if
+    they are more than half of the image, this must be given."""
     method: str = "sd15"
-    """sd15, or without a trained model: telea, ns (Navier–Stokes) or biharmonic."""
+    """sd15, or a method without a trained model: telea, ns (Navier–Stokes) or biharmonic."""
     truth: Path | None = None
-    """The undamaged image, to print PSNR and SSIM over the hole; by default IMAGE where the mask is made."""
+    """The undamaged image, for printing PSNR and SSIM over the hole; by default, IMAGE if the mask is
+    generated."""
     size: int = 512
-    """Side in pixels; the largest centred square is cut out and resampled."""
+    """Side in pixels to which the largest centred square is resampled."""
     seed: int = 0
-    """Of the mask; and of the first sample, the next ones have the next seeds."""
+    """Seed of the mask and of the first sample; further samples have the following seeds."""
     model: str = HUB_ID
     """sd15: a diffusers directory, a single .safetensors file, or a hub id."""
     config: Path | None = None
-    """sd15, for a single file: the directory of its configuration and tokenizer."""
+    """sd15: the directory of the configuration and tokenizer, if --model is a single file."""
     variant: str | None = None
-    """sd15, for a directory or hub id: the variant of the weights, such as fp16 for files that end in
-    .fp16.safetensors; by default those without one, or the only variant there is."""
+    """sd15: the variant of the weights if --model is a directory or hub id, such as fp16 for files that end
+    in .fp16.safetensors; by default, the weights without a variant, or the only variant that exists."""
     samples: int = 3
-    """sd15: repaired images."""
+    """sd15: number of repaired images."""
     steps: int = 20
-    """sd15: denoising steps."""
+    """sd15: number of denoising steps."""
     guidance: float = 9.0
     """sd15: scale of classifier-free guidance."""
     eta: float = 0.0
@@ -53,17 +55,17 @@ class Arguments:
     strength: float = 1.0
     """sd15: share of the steps that are taken."""
     prompt: str = Settings.prompt
-    """sd15: what the picture shows."""
+    """sd15: description of what the image shows."""
     negative_prompt: str = Settings.negative_prompt
-    """sd15: what it does not show."""
+    """sd15: description of what the image does not show."""
     batch: int = 1
-    """sd15: samples denoised at once; the results are the same."""
+    """sd15: number of samples denoised at once; the results do not depend on it."""
     device: str = "auto"
     """sd15: auto, cpu, cuda, cuda:1, mps ..."""
     dtype: str = "auto"
     """sd15: auto, float32, float16 or bfloat16; auto is float16 on a GPU and float32 on a CPU."""
     quiet: bool = False
-    """No progress bar and no text."""
+    """Show no progress bar and print no text."""
 
 
 def main(args: Arguments) -> None:
@@ -98,4 +100,4 @@ def _load_model(args: Arguments) -> Model:
     try:
         return load_model(args.model, args.config, args.device, args.dtype, args.variant)
     except InputError as error:
-        raise InputError(f"{error}; without weights there is --method {' or '.join(CLASSICAL)}") from error
+        raise InputError(f"{error}; without weights, use --method {' or '.join(CLASSICAL)}") from error

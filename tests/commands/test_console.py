@@ -30,7 +30,7 @@ def test_the_list_of_commands_needs_no_jax():
     )
     for name in command_modules():
         assert f"  {name} " in done.stdout
-    assert "Sweep one quantity of the scenario over methods and seeds." in done.stdout
+    assert "Sweep one quantity of the scenario, for several methods and many seeds." in done.stdout
 
 
 def test_other_packages_are_declared_and_not_imported():

@@ -96,7 +96,7 @@ def test_an_interrupted_script_says_so_and_can_go_on(
     assert script(*line) == (
         130,
         "",
-        f"interrupted; the same command with --out {tmp_path} --resume goes on\n",
+        f"interrupted; to continue, run the same command with --out {tmp_path} --resume\n",
     )
     interrupt(-1)
     code, _, error = script(*line)

@@ -102,9 +102,9 @@ def test_bad_input_is_refused_in_one_line():
     for each in (env, vector):
         with pytest.raises(InputError, match=r"^actions?: 2; legal: a member of "):
             each.step(2)
-    with pytest.raises(InputError, match=r"^actions: none of base_station_0; legal: "):
+    with pytest.raises(InputError, match=r"^actions: none for base_station_0; legal: "):
         agents.step({})
-    with pytest.raises(InputError, match=r"^seed: 3 of them; legal: one, or 2"):
+    with pytest.raises(InputError, match=r"^seed: 3 seeds; legal: one, or 2"):
         vector.reset(seed=[1, 2, 3])
     with pytest.raises(InputError, match=r"^autoreset_mode: .*legal: NEXT_STEP, SAME_STEP"):
         GymnasiumVectorEnv(2, SETS, autoreset_mode=AutoresetMode.DISABLED)

@@ -82,7 +82,7 @@ def test_a_user_without_name_home_or_cache(plain: Path, tmp_path: Path):
         parent.chmod(0o755)
     done = shell("exec setpriv --reuid 12345 --clear-groups $SWEEP --out out", tmp_path, HOME=None)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("compiled programs are not kept: there is no home directory\n") == 1
+    assert done.stderr.count("compiled programs are not cached: there is no home directory\n") == 1
     assert_same(tmp_path / "out", plain)
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
@@ -128,7 +128,8 @@ def test_a_signal_ends_it_and_the_way_to_go_on_is_told(number: signal.Signals, t
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number
-    assert errors == f"interrupted; the same command with --out {tmp_path / 'out'} --resume goes on\n"
+    resume = f"--out {tmp_path / 'out'} --resume"
+    assert errors == f"interrupted; to continue, run the same command with {resume}\n"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"units", "results.parquet"}
 
 
@@ -163,7 +164,7 @@ def test_results_stand_where_a_figure_cannot_be_drawn(
         assert (tmp_path / name / "manifest.json").exists()
         assert not list((tmp_path / name).glob("*.p[nd][gf]"))
     assert [record.getMessage() for record in caplog.records] == [
-        f"{name} could not be drawn, and the results go without it: no font"
+        f"{name} could not be drawn and is left out of the results: no font"
         for name in ("makespan", "miss_rate", "convergence-unified")
     ]
 
@@ -171,7 +172,7 @@ def test_results_stand_where_a_figure_cannot_be_drawn(
 def test_a_directory_is_one_run_s_alone(tmp_path: Path):
     with (
         Output(tmp_path / "out"),
-        pytest.raises(InputError, match=r"another process writes to .*out; legal: "),
+        pytest.raises(InputError, match=r"another process is writing to .*out; legal: "),
     ):
         sweep("deadline", values=[0.5], methods=["local"], seeds=1, scenario=TINY, out=tmp_path / "out")
     sweep("deadline", values=[0.5], methods=["local"], seeds=1, scenario=TINY, out=tmp_path / "out")

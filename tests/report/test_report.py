@@ -218,7 +218,7 @@ def test_the_command_writes_next_to_the_results_and_refuses_in_a_line(saved: lis
     assert done.stdout.strip() == str(home / "report" / "report.html")
     next((home / "results.parquet").iterdir()).write_bytes(b"PAR1")
     for arguments, words in (
-        ((home,), "is not as it was written"),
+        ((home,), "has changed since it was written"),
         ((tmp_path,), "holds no finished results"),
         ((saved[0], "--format", "docx"), "format: 'docx'"),
         ((saved[0], saved[0]), "given twice"),

@@ -171,7 +171,7 @@ def test_inks_are_converted_by_their_profile(pixels, tmp_path):
     assert np.abs(loaded.pixels[~paper].astype(int) - grey).max() <= 3
     picture.save(tmp_path / "rough.tif")
     rough = load_image(tmp_path / "rough.tif")
-    assert "converted roughly" in rough.understood
+    assert "converted approximately" in rough.understood
     np.testing.assert_array_equal(rough.pixels[~paper], np.full((np.sum(~paper), 3), (0, 0, 255)))
 
 
@@ -272,7 +272,7 @@ def test_masks_of_a_lossy_file(hole, tmp_path):
         assert len(np.unique(np.array(Image.open(path)))) > 2
         loaded = load_mask(path)
         np.testing.assert_array_equal(loaded.pixels, big)
-        assert "grey levels, from 127.5 on white" in loaded.understood
+        assert "grey levels, white from 127.5" in loaded.understood
     Image.fromarray(painted(big, 0, 9)).save(path)
     refused(lambda: load_mask(path), "mask.jpg has grey levels from 0 to", "where white is 255")
 

@@ -77,7 +77,7 @@ def test_says_how_files_were_understood_before_the_repair(tmp_path):
         "image: image.png, 96 x 64 pixels, RGB, converted from its colour profile (made up) to sRGB",
         "mask: mask.png, 96 x 64 pixels, L, values 0 and 1, 1 counts as white, white marks the known part,"
         " the hole is 3.3%",
-        "outside of the square: 30.0% of the hole, which is left out",
+        "outside the square: 30.0% of the hole, which is left out",
         "square: the centred 64 x 64 pixels, resampled to 64 x 64; the hole is 3.4%",
     ]
     corrupted = load_image(tmp_path / "out-corrupted.png").pixels

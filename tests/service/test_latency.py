@@ -308,8 +308,8 @@ FILES = {
     "column twice": (f"{HEADER},value\n{GOOD},1\n".encode(), "value"),
     "too few cells": (f"{HEADER}\n{GOOD[:-8]}\n".encode(), "line 2: 16 cells"),
     "too many cells": (f"{HEADER}\n{GOOD},1\n".encode(), "line 2: 18 cells"),
-    "open quote": (f'{HEADER}\n"{GOOD}\n'.encode(), "no CSV"),
-    "endless cell": (f"{HEADER}\n{GOOD}{'a' * 200_000}\n".encode(), "no CSV"),
+    "open quote": (f'{HEADER}\n"{GOOD}\n'.encode(), "not CSV in"),
+    "endless cell": (f"{HEADER}\n{GOOD}{'a' * 200_000}\n".encode(), "not CSV in"),
     "the same twice": (f"{HEADER}\n{GOOD}\n{GOOD}\n".encode(), "line 3: the same number as in line 2"),
 }
 

@@ -95,7 +95,7 @@ def test_a_sweep_has_a_cluster_of_its_own_unless_it_is_told_to_join(
     _, errors = driver.communicate(timeout=120)
     assert driver.returncode == 143
     # Among them, as Ray's own threads may write after the driver's last word.
-    line = f"interrupted; the same command with --out {tmp_path / 'out'} --resume goes on"
+    line = f"interrupted; to continue, run the same command with --out {tmp_path / 'out'} --resume"
     assert line in errors.splitlines(), errors
 
 

@@ -137,13 +137,13 @@ def test_what_cannot_be_recognised_can_be_told(tmp_path: Path, form: str):
 @pytest.mark.parametrize(
     ("content", "fields", "words"),
     [
-        (text() + "2099-12-31,g1,SUCCEED\n", {}, ["none comes for 74.8 years", "1 after", "from 2025-"]),
-        (text() + "1970-01-02,g1,SUCCEED\n", {}, ["after 1970-01-02T00:00:00", "1 of them before that"]),
+        (text() + "2099-12-31,g1,SUCCEED\n", {}, ["no request arrives for 74.8 y", "1 after", "from 2025-"]),
+        (text() + "1970-01-02,g1,SUCCEED\n", {}, ["after 1970-01-02T00:00:00", "1 before that gap"]),
         (text(epoch(1e-3)) + "1740787201,g1,SUCCEED\n", {}, ["after 1970-01-21", "numbers of ms"]),
         (text(epoch(1e-3)), {"unit": "s"}, ["beyond the year 2128", "numbers of s"]),
-        (text(lambda t: (t - START) // pd.Timedelta("1us")), {}, ["nothing says that its times are seconds"]),
+        (text(lambda t: (t - START) // pd.Timedelta("1us")), {}, ["its times may not be in seconds"]),
         (text(lambda t: (t - START) // pd.Timedelta("1ns")), {}, ["beyond the year 2128", "s (assumed)"]),
-        (text(lambda t: t.timestamp() / 86400 + 25569), {}, ["nothing says that its times are seconds"]),
+        (text(lambda t: t.timestamp() / 86400 + 25569), {}, ["its times may not be in seconds"]),
         (text(compact("%d/%m/%Y %H:%M:%S")), {}, ["no usable row", "time: unreadable 40"]),
         (text(delimiter="~"), {}, ["no column 'gmt_create'", "gmt_create~groupId", "a delimiter"]),
         (text(), {"user": "tenant"}, ["trace.user", "no column 'tenant'; legal: gmt_create, groupId"]),
@@ -156,7 +156,7 @@ def test_what_cannot_be_recognised_can_be_told(tmp_path: Path, form: str):
         ("\n".join(map(json.dumps, RECORDS)), {"user": "tenant"}, ["no column 'tenant'"]),
         (text(), {"since": "yesterday"}, ["trace.since: 'yesterday'; legal: a date"]),
         (text(), {"since": "2025-03-02"}, ["no usable row", "time: before 2025-03-02 40"]),
-        (text().replace("g1", "gü").encode("latin-1"), {}, ["is no table", "utf-8"]),
+        (text().replace("g1", "gü").encode("latin-1"), {}, ["is not a table", "utf-8"]),
     ],
 )  # fmt: skip
 def test_what_is_not_plausible_is_refused_with_what_was_understood(
@@ -181,7 +181,7 @@ def test_what_was_understood_is_told(tmp_path: Path):
         "columns: time gmt_create",
         "not found: groupId (user), predict_status (status)",
         "not used: tenant, status",
-        "1 rows repeat another one",
+        "1 rows repeat another row",
     ):
         assert part in line
     own = understood(read(tmp_path, text(lambda t: (t - START).total_seconds())).log.report)
@@ -191,7 +191,7 @@ def test_what_was_understood_is_told(tmp_path: Path):
 def test_broken_lines_of_json_are_counted(tmp_path: Path):
     lines = [*map(json.dumps, RECORDS), '{"gmt_create": ', "17", "", "null", '{"gmt_create": null}']
     report = read(tmp_path, "\n".join(lines)).log.report
-    assert report["left_out"] == {"no JSON object": 3, "status FAILED": 20, "status empty": 1}
+    assert report["left_out"] == {"not a JSON object": 3, "status FAILED": 20, "status empty": 1}
 
 
 def test_numbers_with_commas_are_read_where_commas_do_not_separate(tmp_path: Path):
@@ -215,7 +215,7 @@ def test_command_lines_take_unit_delimiter_and_limits(tmp_path: Path):
     sweep: list[Any] = ["sweep", "--trace", path, "--param", "time_scale", "--methods", "local", "--seeds", 4]
     assert_refused(command(*sweep), "no column 'gmt_create'")
     told = ["--trace-delimiter", "~", "--trace-unit", "ms", "--set", "num_slots=4"]
-    assert_refused(command(*sweep, *told), "trace: ", "none comes for", "41 of 61 requests")
+    assert_refused(command(*sweep, *told), "trace: ", "no request arrives for", "41 of 61 requests")
     run = command(
         *sweep, *told, "--trace-until", "900000", "--trace-train-share", 0.2, "--out", tmp_path / "out"
     )

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from amco_jax import InputError, Scenario, compare, evaluate, get_method, sweep, train, tune
 from amco_jax.report.studies import load_studies
 from amco_jax.study.simulate import simulate
-from amco_jax.traces.stretches import MOST_STRETCHES, cut, longest_slot, stretch_stride
+from amco_jax.traces.stretches import MAX_STRETCHES, cut, longest_slot, stretch_stride
 from amco_jax.workload import tables_of, workload_of
 
 SEEDS, EPISODES = 300, 40
@@ -83,7 +83,7 @@ def test_test_stretches_are_the_same_or_disjoint_and_rows_tell_which(small: Path
     assert len(set(shifted)) > 3
 
 
-@given(count=st.integers(1, MOST_STRETCHES))
+@given(count=st.integers(1, MAX_STRETCHES))
 def test_strides_go_through_all_stretches(count: int):
     stride = stretch_stride(count)
     assert len(np.unique(np.arange(count, dtype=np.int64) * stride % count)) == count
@@ -112,9 +112,9 @@ def test_cuts_lie_on_the_log(span: float, slot: float, num_slots: int, share: fl
 def test_many_stretches_are_counted_in_32_bits(tmp_path: Path):
     path = write(tmp_path / "long.csv", ["0,g", "40000,g", "80000,g"], "gmt_create,groupId")
     scenario = Scenario(trace={"file": str(path), "train_share": 0, "unit": "s"}, num_slots=1, num_servers=1)  # pyright: ignore
-    assert cuts_of(scenario).num_stretches == MOST_STRETCHES
-    found = stretches_of(scenario, np.arange(MOST_STRETCHES) + 2**32 - MOST_STRETCHES, 7)
-    assert len(np.unique(found)) == MOST_STRETCHES
+    assert cuts_of(scenario).num_stretches == MAX_STRETCHES
+    found = stretches_of(scenario, np.arange(MAX_STRETCHES) + 2**32 - MAX_STRETCHES, 7)
+    assert len(np.unique(found)) == MAX_STRETCHES
 
 
 def test_results_name_the_stretch_of_each_row(small: Path, tmp_path: Path):

@@ -197,7 +197,7 @@ def test_traces_that_are_too_short_or_slots_too_fine_are_refused(small: Path):
         (b"time,x\n1,2\n", "has no column 'gmt_create'; legal: time, x"),
         (b"gmt_create,gmt_create\n1,2\n", "has 2 columns 'gmt_create'; legal: one"),
         (b"gmt_create,predict_status\n2024-11-20,FAILED\nx,SUCCEED\n", "status FAILED 1, time: unreadable 1"),
-        (b"gmt_create\n\xff\xfe\n", "is no table, neither CSV nor JSON"),
+        (b"gmt_create\n\xff\xfe\n", "is not a table, neither CSV nor JSON"),
         (b"\x1f\x8b\x08\x00broken", "is damaged"),
         (gzip.compress(b"gmt_create\n2024-11-20\n", mtime=0)[:-4], "is damaged"),
         (b"\x00" * 100, "trace"),
