@@ -248,8 +248,12 @@ def _plan_in(content: bytes) -> Any:
 def _differences(found: Any, wanted: Any, but: Collection[str] = (), name: str = "") -> str:
     """Where two JSON values differ, in a few words, but for some names; empty where they do not."""
     if isinstance(found, dict) and isinstance(wanted, dict):
-        names = {k: f"{name}.{k}" if name else k for k in {**found, **wanted} if found.get(k) != wanted.get(k)}
+        names = {
+            k: f"{name}.{k}" if name else k for k in {**found, **wanted} if found.get(k) != wanted.get(k)
+        }
         return ", ".join(
-            _differences(found.get(k), wanted.get(k), but, full) for k, full in names.items() if full not in but
+            _differences(found.get(k), wanted.get(k), but, full)
+            for k, full in names.items()
+            if full not in but
         )
     return f"{name} = {json.dumps(found)[:60]}, not {json.dumps(wanted)[:60]}"
