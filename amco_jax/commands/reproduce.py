@@ -27,7 +27,11 @@ class Arguments(ProgramArguments):
 
 def main(args: Arguments) -> None:
     out = args.out or Path("results", "paper-quick" if args.quick else "paper")
-    report = reproduce(out, quick=args.quick, execution=args.execution, progress=not args.quiet)
+    try:
+        report = reproduce(out, quick=args.quick, execution=args.execution, progress=not args.quiet)
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"the same command with --out {out} goes on")
+        raise
     if report is None:
         print("some units are not computed yet; the shard that ends last writes the report")
         return

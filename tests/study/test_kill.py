@@ -1,25 +1,38 @@
-"""Sweeps whose process is killed at random moments, and several processes on one directory."""
+"""Commands whose process is killed at random moments, and several processes on one directory."""
 
 from __future__ import annotations
 
 import itertools
 import random
 import shutil
+import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from helpers.kills import (
+    COMMANDS,
     KILLS,
     SmallDisk,
     assert_complete,
     ended_well,
+    lines_of_logs,
     log,
     newest_checkpoint,
+    seconds_of_units,
     start,
+    start_command,
+    tiny_paper,
     wait_for_a_unit,
+    wait_for_units,
     was_cut_short,
+    words_of,
 )
+from helpers.tiny_training import Script
+
+from amco_jax.results.output import Output
+from amco_jax.study import reproduce
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +40,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same sweep, undisturbed."""
     out = tmp_path_factory.mktemp("whole") / "out"
     ended_well(start(out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole_training(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same long training, undisturbed."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    ended_well(start(out, training=True))
     return out
 
 
@@ -57,9 +78,8 @@ def test_killed_again_and_again_it_ends_as_if_undisturbed(whole: Path, tmp_path:
     assert_complete(out, whole)
 
 
-def test_a_training_killed_within_its_unit_goes_on_from_its_checkpoint(tmp_path: Path):
-    whole, out, rng, began_at = tmp_path / "whole", tmp_path / "out", random.Random(1), [-1]
-    ended_well(start(whole, training=True))
+def test_a_training_killed_within_its_unit_goes_on_from_its_checkpoint(whole_training: Path, tmp_path: Path):
+    out, rng, began_at = tmp_path / "out", random.Random(1), [-1]
     for _ in range(KILLS):
         process, before = start(out, "--resume", training=True), newest_checkpoint(out)
         while newest_checkpoint(out) <= before:
@@ -72,27 +92,28 @@ def test_a_training_killed_within_its_unit_goes_on_from_its_checkpoint(tmp_path:
         *_, pid, _, unit = log(out)[-1]
         assert was_cut_short(out, int(pid), unit)
     ended_well(start(out, "--resume", training=True))
-    assert_complete(out, whole)
-    assert not list((out / "units").glob("*.checkpoints"))
+    assert_complete(out, whole_training)
     assert all(one < next_ for one, next_ in itertools.pairwise(began_at))
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_two_processes_on_one_directory_commit_each_unit_once(training: bool, tmp_path: Path):
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    ended_well(start(whole, training=training))
+def test_two_processes_on_one_directory_commit_each_unit_once(
+    training: bool, whole: Path, whole_training: Path, tmp_path: Path
+):
+    out = tmp_path / "out"
     both = [start(out, "--resume", training=training) for _ in range(2)]
     for process in both:
         ended_well(process)
-    assert_complete(out, whole)
+    assert_complete(out, whole_training if training else whole)
 
 
 @pytest.mark.parametrize(("training", "size"), [(False, "300k"), (True, "150k")])
-def test_a_full_disk_is_told_in_one_line_and_resumed_from(training: bool, size: str, tmp_path: Path):
-    whole, home = tmp_path / "whole", tmp_path / "disk"
+def test_a_full_disk_is_told_in_one_line_and_resumed_from(
+    training: bool, size: str, whole: Path, whole_training: Path, tmp_path: Path
+):
+    home = tmp_path / "disk"
     if shutil.which("unshare") is None:
         pytest.skip("no namespaces, which Linux has; test_store has a failing write that needs none")
-    ended_well(start(whole, training=training))
     home.mkdir()
     with SmallDisk(home, size) as disk:
         if not disk.mounted:
@@ -107,4 +128,35 @@ def test_a_full_disk_is_told_in_one_line_and_resumed_from(training: bool, size: 
         assert training or list((disk.seen / "out" / "units").glob("*.sha256"))
         disk.grow("50m")
         ended_well(start(home / "out", "--resume", training=training, within=disk.within))
-        assert_complete(disk.seen / "out", whole)
+        assert_complete(disk.seen / "out", whole_training if training else whole)
+
+
+def test_every_command_that_is_stopped_ends_as_if_undisturbed(
+    script: Script, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Ctrl-C, then SIGKILL, at random moments of its units, and each time the same command again."""
+    monkeypatch.setattr(reproduce, "studies_of", tiny_paper)
+    given = {name: [finished] if name == "evaluate" else [] for name in COMMANDS}
+    for name in COMMANDS:
+        code, _, errors = script(name, *words_of(name, tmp_path / name / "whole", *given[name]))
+        assert code == 0, errors
+
+    def stop_and_go_on(name: str) -> None:
+        whole, out, rng = tmp_path / name / "whole", tmp_path / name / "out", random.Random(name)
+        words = words_of(name, out, *given[name], *([] if name == "reproduce" else ["--resume"]))
+        for number in [signal.SIGINT, *[signal.SIGKILL] * max(KILLS // 3, 1)]:
+            process = start_command(name, words)
+            wait_for_units(out, process, before=lines_of_logs(out))
+            time.sleep(rng.random() * seconds_of_units(whole))
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=240)
+            if number == signal.SIGINT and process.returncode:
+                assert process.returncode == 130
+                way = f"the same command with --out {out}{'' if name == 'reproduce' else ' --resume'} goes on"
+                assert errors == f"interrupted; {way}\n"
+        ended_well(start_command(name, words))
+        assert_complete(out, whole)
+        assert not list(out.rglob(".unfinished-*"))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(stop_and_go_on, COMMANDS))
