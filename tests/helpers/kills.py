@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from helpers.paths import ROOT
-from helpers.tiny_training import LEARN_QUICK, METHOD, QUICK, TINY
-
 from amco_jax.agents.methods import Method
 from amco_jax.study.compare import Comparison
 from amco_jax.study.run import Study
 from amco_jax.study.sweep import Sweep
+from helpers.paths import ROOT
+from helpers.tiny_training import LEARN_QUICK, METHOD, QUICK, TINY
 
 KILLS = int(os.environ.get("AMCO_JAX_KILLS", "3"))
 OPTIONS = [
@@ -57,16 +56,17 @@ COMMANDS = {
     "evaluate": ["--methods", "local", "optimal", "--episodes", "20"],
     "reproduce": ["--quick", "--format", "md"],
 }  # fmt: skip
-SMALL_COMMAND = """
-import runpy, sys
-from amco_jax.study import trainer
+SMALL_COMMANDS = """
+import json, sys
+from amco_jax.commands import start
+from amco_jax.study import reproduce, trainer
+sys.path.append(sys.argv[1])
+from helpers.kills import tiny_paper
+reproduce.studies_of = tiny_paper
 trainer.CHECKPOINT_SECONDS = 0.0
-sys.path.append(sys.argv.pop(1))
-if sys.argv[1].endswith("reproduce.py"):
-    from amco_jax.study import reproduce
-    from helpers.kills import tiny_paper
-    reproduce.studies_of = tiny_paper
-runpy.run_path(sys.argv.pop(1), run_name="__main__")
+for name, *words in json.loads(sys.argv[2]):
+    sys.argv = [f"{name}.py", *words]
+    start(f"amco_jax.commands.{name}")
 """
 
 
@@ -86,10 +86,10 @@ def words_of(name: str, out: Path, *more: object) -> list[str]:
     return [*map(str, [*COMMANDS[name], *more]), "--unit-seconds", "1e-6", "--quiet", "--out", str(out)]
 
 
-def start_command(name: str, words: Sequence[str]) -> subprocess.Popen[str]:
-    """A command in a process of its own, whose trainings keep a checkpoint after every call."""
-    script = str(ROOT / "scripts" / f"{name}.py")
-    return _process([sys.executable, "-c", SMALL_COMMAND, str(ROOT / "tests"), script, *words], ROOT)
+def start_commands(*lines: Sequence[str]) -> subprocess.Popen[str]:
+    """Commands and their words, in turn, in one process; trainings keep a checkpoint after every call."""
+    program = ["-c", SMALL_COMMANDS, str(ROOT / "tests"), json.dumps(lines)]
+    return _process([sys.executable, *program], ROOT)
 
 
 def start(out: Path, *more: str, training: bool = False, within: Sequence[str] = ()) -> subprocess.Popen[str]:
@@ -155,8 +155,9 @@ def ended_well(process: subprocess.Popen[str]) -> None:
 
 
 def log(out: Path) -> list[list[str]]:
-    path = out / "units" / "log.txt"
-    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    """The lines of the log of a study, or of all studies of a reproduction."""
+    paths = [*out.glob("units/log.txt"), *out.glob("*/units/log.txt")]
+    return [line.split() for path in paths for line in path.read_text().splitlines()]
 
 
 def in_progress(out: Path) -> dict[int, str]:
@@ -223,20 +224,14 @@ def contents(home: Path) -> dict[str, Any]:
 
 
 def seconds_of_units(out: Path) -> float:
-    """Time from the first unit's start to the last one's end, as the logs tell it."""
-    lines = [line.split() for path in out.rglob("log.txt") for line in path.read_text().splitlines()]
-    times = sorted(datetime.datetime.fromisoformat(when) for when, *_ in lines)
+    """Time from the first unit's start to the last one's end, as the log tells it."""
+    times = sorted(datetime.datetime.fromisoformat(when) for when, *_ in log(out))
     return (times[-1] - times[0]).total_seconds()
 
 
 def wait_for_units(out: Path, process: subprocess.Popen[str], before: int) -> None:
-    """Wait until the logs have grown beyond some lines, or the process has ended."""
+    """Wait until the log has grown beyond some lines, or the process has ended."""
     deadline = time.monotonic() + 200
-    while process.poll() is None and lines_of_logs(out) <= before:
+    while process.poll() is None and len(log(out)) <= before:
         assert time.monotonic() < deadline, "no unit was seen in progress"
         time.sleep(0.005)
-
-
-def lines_of_logs(out: Path) -> int:
-    """Lines of the logs of all studies in a directory."""
-    return sum(len(path.read_text().splitlines()) for path in out.rglob("log.txt"))

@@ -17,12 +17,11 @@ from helpers.kills import (
     SmallDisk,
     assert_complete,
     ended_well,
-    lines_of_logs,
     log,
     newest_checkpoint,
     seconds_of_units,
     start,
-    start_command,
+    start_commands,
     tiny_paper,
     wait_for_a_unit,
     wait_for_units,
@@ -145,8 +144,8 @@ def test_every_command_that_is_stopped_ends_as_if_undisturbed(
         whole, out, rng = tmp_path / name / "whole", tmp_path / name / "out", random.Random(name)
         words = words_of(name, out, *given[name], *([] if name == "reproduce" else ["--resume"]))
         for number in [signal.SIGINT, *[signal.SIGKILL] * max(KILLS // 3, 1)]:
-            process = start_command(name, words)
-            wait_for_units(out, process, before=lines_of_logs(out))
+            process = start_commands([name, *words])
+            wait_for_units(out, process, before=len(log(out)))
             time.sleep(rng.random() * seconds_of_units(whole))
             process.send_signal(number)
             _, errors = process.communicate(timeout=240)
@@ -154,9 +153,28 @@ def test_every_command_that_is_stopped_ends_as_if_undisturbed(
                 assert process.returncode == 130
                 way = f"the same command with --out {out}{'' if name == 'reproduce' else ' --resume'} goes on"
                 assert errors == f"interrupted; {way}\n"
-        ended_well(start_command(name, words))
+        ended_well(start_commands([name, *words]))
         assert_complete(out, whole)
         assert not list(out.rglob(".unfinished-*"))
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(stop_and_go_on, COMMANDS))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_benchmarks_that_are_stopped_leave_nothing_behind(number: signal.Signals, tmp_path: Path):
+    """They have no units, as a speed is measured in one go: the same command begins anew."""
+    out = tmp_path / "out"
+    line = ["bench", "--methods", "local", "--seeds", "1", "--repeats", "1", "--quiet", "--out", str(out)]
+    process = start_commands([*line, "--set", "num_servers=2", "num_slots=2", "num_tasks=3"])
+    while not list(out.glob(".unfinished-*")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    time.sleep(random.Random(number).random() * 2)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=240)
+    if number == signal.SIGINT:
+        assert (process.returncode, errors) == (130, "interrupted\n")
+    assert not list(out.glob("[!.]*"))
+    with Output(out):
+        assert len(list(out.iterdir())) == 1  # this one's own

@@ -1,4 +1,4 @@
-"""Sweeps on Ray: a real cluster of two nodes on this machine, whose workers, nodes and drivers are killed."""
+"""Studies on Ray: a real cluster on this machine, whose workers, nodes and drivers are killed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers.kills import assert_complete, ended_well, log, start, wait_for_a_unit, was_cut_short
+from helpers.kills import (
+    COMMANDS,
+    assert_complete,
+    ended_well,
+    log,
+    start,
+    start_commands,
+    wait_for_a_unit,
+    was_cut_short,
+    words_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +68,30 @@ def test_a_killed_worker_or_node_costs_nothing_but_time(
         if victim == "node":
             cluster.add_node(num_cpus=1)
     raise AssertionError("no kill met a unit in progress")
+
+
+def test_every_command_has_the_same_results_on_workers(cluster: Any, finished: Path, tmp_path: Path):
+    """With two devices for each unit, as trainings round otherwise on a single one."""
+    cluster.add_node(num_cpus=2)
+    cluster.add_node(num_cpus=2)
+    engines = {
+        "here": [],
+        "there": ["--engine", "ray", "--address", cluster.address, "--cpus-per-unit", "2"],
+    }
+    drivers = {}
+    for place, words in engines.items():
+        lines = [
+            [name, *words_of(name, tmp_path / place / name, *([finished] * (name == "evaluate")), *words)]
+            for name in COMMANDS
+        ]
+        drivers[place] = start_commands(*lines)
+    for driver in drivers.values():
+        ended_well(driver)
+    for name in COMMANDS:
+        here, there = (tmp_path / place / name for place in engines)
+        assert_complete(there, here)
+        assert {pid for _, _, pid, *_ in log(here)} == {str(drivers["here"].pid)}
+        assert str(drivers["there"].pid) not in {pid for _, _, pid, *_ in log(there)}
 
 
 def test_a_killed_driver_can_be_started_again(cluster: Any, whole: Path, tmp_path: Path):
