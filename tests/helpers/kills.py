@@ -20,7 +20,9 @@ from amco_jax.study.sweep import Sweep
 from helpers.paths import ROOT
 from helpers.tiny_training import LEARN_QUICK, METHOD, QUICK, TINY
 
-KILLS = int(os.environ.get("AMCO_JAX_KILLS", "3"))
+KILLS = int(os.environ.get("AMCO_JAX_KILLS", "2"))
+PATIENCE = 600
+"""Seconds to wait for what takes a few on a quiet machine"""
 OPTIONS = [
     "--param", "arrival_prob", "--values", "0.2", "0.5", "0.8", "--methods", "local", "optimal",
     "--seeds", "640", "--unit-seconds", "0.02", "--set", "num_slots=40", "--quiet",
@@ -48,6 +50,7 @@ COMMANDS = {
     "train": ["--method", "drlcoedge", *LEARN_QUICK, *QUICK, "--episodes", "100"],
     "compare": [
         "--methods", "drlcoedge-stable", "local", *QUICK, "--episodes", "50", "--last", "5",
+        "--physics", "unified",
     ],
     "tune": [
         "--method", "drlcoedge", *LEARN_QUICK, *QUICK, "--vary", "discount=0,0.9", "--episodes", "50",
@@ -150,7 +153,7 @@ class SmallDisk:
 
 def ended_well(process: subprocess.Popen[str]) -> None:
     """Wait for a sweep that must end without an error."""
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
 
 
@@ -170,7 +173,7 @@ def in_progress(out: Path) -> dict[int, str]:
 
 def wait_for_a_unit(out: Path, driver: subprocess.Popen[str], after: int = 6) -> tuple[int, str]:
     """A process in the middle of a unit, after some lines of the log."""
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         assert driver.poll() is None, driver.communicate()
         if len(log(out)) > after and (found := in_progress(out)):
@@ -231,7 +234,7 @@ def seconds_of_units(out: Path) -> float:
 
 def wait_for_units(out: Path, process: subprocess.Popen[str], before: int) -> None:
     """Wait until the log has grown beyond some lines, or the process has ended."""
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     while process.poll() is None and len(log(out)) <= before:
         assert time.monotonic() < deadline, "no unit was seen in progress"
         time.sleep(0.005)

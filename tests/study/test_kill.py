@@ -14,6 +14,7 @@ import pytest
 from helpers.kills import (
     COMMANDS,
     KILLS,
+    PATIENCE,
     SmallDisk,
     assert_complete,
     ended_well,
@@ -118,7 +119,7 @@ def test_a_full_disk_is_told_in_one_line_and_resumed_from(
         if not disk.mounted:
             pytest.skip("no right to a namespace; test_store has a failing write that needs none")
         process = start(home / "out", training=training, within=disk.within)
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 2, errors
         *calls, line = errors.splitlines()
         assert line.startswith("error: ")
@@ -140,25 +141,30 @@ def test_every_command_that_is_stopped_ends_as_if_undisturbed(
         code, _, errors = script(name, *words_of(name, tmp_path / name / "whole", *given[name]))
         assert code == 0, errors
 
-    def stop_and_go_on(name: str) -> None:
+    def words(name: str) -> list[str]:
+        resumes = [] if name == "reproduce" else ["--resume"]  # which that one always does
+        return words_of(name, tmp_path / name / "out", *given[name], *resumes)
+
+    def stop(name: str) -> None:
         whole, out, rng = tmp_path / name / "whole", tmp_path / name / "out", random.Random(name)
-        words = words_of(name, out, *given[name], *([] if name == "reproduce" else ["--resume"]))
-        for number in [signal.SIGINT, *[signal.SIGKILL] * max(KILLS // 3, 1)]:
-            process = start_commands([name, *words])
+        for number in [signal.SIGINT, *[signal.SIGKILL] * max(KILLS // 2, 1)]:
+            process = start_commands([name, *words(name)])
             wait_for_units(out, process, before=len(log(out)))
             time.sleep(rng.random() * seconds_of_units(whole))
             process.send_signal(number)
-            _, errors = process.communicate(timeout=240)
+            _, errors = process.communicate(timeout=PATIENCE)
             if number == signal.SIGINT and process.returncode:
-                assert process.returncode == 130
-                way = f"the same command with --out {out}{'' if name == 'reproduce' else ' --resume'} goes on"
-                assert errors == f"interrupted; {way}\n"
-        ended_well(start_commands([name, *words]))
-        assert_complete(out, whole)
-        assert not list(out.rglob(".unfinished-*"))
+                resume = "" if name == "reproduce" else " --resume"
+                line = f"interrupted; the same command with --out {out}{resume} goes on\n"
+                assert (process.returncode, errors) == (130, line)
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(stop_and_go_on, COMMANDS))
+        list(pool.map(stop, COMMANDS))
+    for name in COMMANDS:
+        code, _, errors = script(name, *words(name))
+        assert code == 0, errors
+        assert_complete(tmp_path / name / "out", tmp_path / name / "whole")
+        assert not list((tmp_path / name / "out").rglob(".unfinished-*"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -172,7 +178,7 @@ def test_benchmarks_that_are_stopped_leave_nothing_behind(number: signal.Signals
         time.sleep(0.005)
     time.sleep(random.Random(number).random() * 2)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=PATIENCE)
     if number == signal.SIGINT:
         assert (process.returncode, errors) == (130, "interrupted\n")
     assert not list(out.glob("[!.]*"))
