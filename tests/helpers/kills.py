@@ -203,7 +203,7 @@ def assert_complete(out: Path, whole: Path) -> None:
 
 
 def contents(home: Path) -> dict[str, Any]:
-    """What the files of a run hold, by their names, but for what a clock tells.
+    """What the files of a run hold, by their names, but for what the clock and Git tell.
 
     Trained agents count by their names alone, as the files of checkpoints are never the same; rows and curves
     are what they led to.
@@ -217,8 +217,8 @@ def contents(home: Path) -> dict[str, Any]:
             end = name.parts.index("agents") + 2
             found["/".join(name.parts[:end])] = None
         elif path.name == "manifest.json":
-            of_clock = dict.fromkeys(["started", "wall_time_s", "command"])
-            found[str(name)] = json.loads(path.read_text()) | of_clock
+            of_the_day = dict.fromkeys(["started", "wall_time_s", "command", "git_commit"])
+            found[str(name)] = json.loads(path.read_text()) | of_the_day
         elif path.suffix == ".md":
             found[str(name)] = [line for line in path.read_text().splitlines() if " s on " not in line]
         elif path.is_file():
