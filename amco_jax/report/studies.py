@@ -123,14 +123,14 @@ def _results(run: SavedRun) -> tuple[pd.DataFrame, np.ndarray | None]:
     """The rows of a run without the quantiles, and those, `[rows, levels]`."""
     table = run.arrow("results.parquet")
     if QUANTILES not in table.column_names:
-        return table.to_pandas(), None
+        return table.to_pandas(use_threads=False), None
     column = table.column(QUANTILES).combine_chunks()
     quantiles = np.asarray(column.flatten()).reshape(len(column), -1)
     if quantiles.shape[1] != len(LEVELS):
         raise InputError(
             f"run: {run.directory} has quantiles at other levels; legal: results of this version"
         )
-    return table.drop_columns([QUANTILES]).to_pandas(), quantiles
+    return table.drop_columns([QUANTILES]).to_pandas(use_threads=False), quantiles
 
 
 def _with_utilisation(results: pd.DataFrame) -> pd.DataFrame:
