@@ -21,7 +21,7 @@ class Arguments(ProgramArguments):
     format: tuple[str, ...] = ("html", "md")
     """Formats of the report: html, md, latex, csv."""
     metrics: tuple[str, ...] = ()
-    """Metrics to measure besides the usual ones: names, or module:attribute for an amco_jax.Metric of your own."""
+    """Metrics besides the usual ones: names, or module:attribute for an amco_jax.Metric of your own."""
     execution: Execution = dataclasses.field(default_factory=Execution)
     quiet: bool = False
     """Show no progress bars."""
@@ -29,13 +29,17 @@ class Arguments(ProgramArguments):
 
 def main(args: Arguments) -> None:
     out = args.out or Path("results", "paper-quick" if args.quick else "paper")
-    report = reproduce(
-        out,
-        quick=args.quick,
-        metrics=load_metrics(args.metrics),
-        execution=args.execution,
-        progress=not args.quiet,
-    )
+    try:
+        report = reproduce(
+            out,
+            quick=args.quick,
+            metrics=load_metrics(args.metrics),
+            execution=args.execution,
+            progress=not args.quiet,
+        )
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"to continue, run the same command with --out {out}")
+        raise
     if report is None:
         print("some units are not computed yet; the last shard to finish writes the report")
         return

@@ -3,7 +3,7 @@
 A store is a directory next to the results, and the results themselves, a directory of Parquet files that
 readers treat as one table:
 
-    units/plan.json                           what is computed, by which code; written first, never changed
+    units/plan.json                           what is computed, by which code; written first
     units/<unit>.sha256                       the commit of a unit: the digest and the name of its rows
     results.parquet/<unit>-<digest>.parquet   the rows of a unit
 
@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 
 from amco_jax.errors import InputError
 from amco_jax.results.checkpoints import remove_damaged, remove_journal
-from amco_jax.results.files import draft_prefix, remove_abandoned
+from amco_jax.results.files import draft_prefix, remove_abandoned, replacing
 from amco_jax.results.saved import read_rows
 
 PLAN = "plan.json"
@@ -57,11 +57,13 @@ class Store:
         """Whether the store has a plan."""
         return (self.directory / PLAN).exists()
 
-    def begin(self, plan: Mapping[str, Any], recompute: bool = False) -> None:
+    def begin(self, plan: Mapping[str, Any], recompute: bool = False, renewed: Collection[str] = ()) -> None:
         """Write the plan, or check that the existing one is the same.
 
         Args:
           recompute: rewrite the plan if it is damaged. This is safe because the names of units identify them.
+          renewed: keys whose values may differ; the plan is then rewritten. The names of units must
+            distinguish these values.
 
         Raises:
           InputError: the existing plan is damaged, or it differs; the message says in what.
@@ -73,19 +75,18 @@ class Store:
             if self.committed(journal.stem):
                 self.drop_journal(journal.stem)
         path, wanted = self.directory / PLAN, _canonical(plan)
-        _link(wanted, self.directory / PLAN)
+        _link(wanted, path)
         if (content := path.read_bytes()) == wanted:
             return
-        found = _plan_in(content)
-        if found is not None:
-            other = _differences(found, json.loads(json.dumps(plan)))
+        if (found := _plan_in(content)) is None:
+            if not recompute:
+                raise _damaged(path, "it is not as it was written")
+        elif other := _differences(found, json.loads(json.dumps(plan)), renewed):
             raise InputError(
                 f"store: {path} was made for something else: {other}; legal: the same, or overwrite"
             )
-        if not recompute:
-            raise _damaged(path, "it has changed since it was written")
-        path.unlink()
-        _link(wanted, self.directory / PLAN)
+        with replacing(path) as draft:
+            draft.write_bytes(wanted)
 
     def committed(self, unit: str) -> bool:
         """Whether the unit's rows have been committed."""
@@ -131,15 +132,21 @@ class Store:
             raise _damaged(path, "its content is not what was committed")
         return read_rows(content).to_pandas(use_threads=False)
 
+    def others(self, units: Collection[str]) -> set[str]:
+        """The committed units that are none of these."""
+        return {path.name.removesuffix(_COMMIT) for path in self.directory.glob(f"*{_COMMIT}")} - set(units)
+
     def tidy(self, units: Collection[str]) -> None:
-        """Remove rows that a killed process wrote and no commit names; all units must be committed."""
+        """Once these units are committed, remove what killed processes left of them and of all others."""
         kept = {self._rows(unit, self._digest(unit)).name for unit in units}
         for path in self.rows.glob("*.parquet"):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
+        for journal in self.directory.glob(f"*{_JOURNAL}"):
+            self.drop_journal(journal.stem)
 
     def discard(self, unit: str) -> None:
-        """Remove a unit, so that it is computed again."""
+        """Remove the commit and the rows of a unit."""
         (self.directory / (unit + _COMMIT)).unlink(missing_ok=True)
         for path in self.rows.glob(f"{unit}-*.parquet"):
             path.unlink(missing_ok=True)
@@ -238,11 +245,15 @@ def _plan_in(content: bytes) -> Any:
         return None
 
 
-def _differences(found: Any, wanted: Any, name: str = "") -> str:
-    """A short description of the differences between two JSON values."""
+def _differences(found: Any, wanted: Any, but: Collection[str] = (), name: str = "") -> str:
+    """A short description of how two JSON values differ, but for some names; empty if they do not."""
     if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
+        names = {
+            k: f"{name}.{k}" if name else k for k in {**found, **wanted} if found.get(k) != wanted.get(k)
+        }
         return ", ".join(
-            _differences(found.get(k), wanted.get(k), f"{name}.{k}" if name else k) for k in keys
+            _differences(found.get(k), wanted.get(k), but, full)
+            for k, full in names.items()
+            if full not in but
         )
     return f"{name} = {json.dumps(found)[:60]}, not {json.dumps(wanted)[:60]}"

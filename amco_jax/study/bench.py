@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import multiprocessing
+import os
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -229,4 +231,12 @@ def alone(function: Callable[..., Any], job: Job, *others: Any) -> Any:
 
 
 def _prepare() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     configure(compilation_cache=False)  # compilation is measured, not looked up
+
+
+def _end_with_parent() -> None:
+    """End this process once its parent was killed: it would wait for work for ever."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)

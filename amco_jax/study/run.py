@@ -198,13 +198,28 @@ class _Run:
                 "versions": package_versions(),
                 "depends_on": {name: each.to_dict() for name, each in self._identities().items()},
             }
-            self.store.begin(plan, execution.recompute)
+            # Units are named after what their methods depend on, so that the others can be gone on with.
+            self.store.begin(plan, execution.recompute, ("depends_on",) if execution.resume else ())
+            if execution.resume:
+                self._discard_others()
             for text in self._warnings:
                 log.warning(text)
             yield
 
     def _described(self) -> dict[str, Any]:
         return self._study.describe() | {"metrics": described(columns_of(self._study.measured))}
+
+    def _discard_others(self) -> None:
+        """Remove units of other names, which are computed anew, and the results that were made of them."""
+        if others := self.store.others([unit.id for unit in self.units]):
+            log.warning(
+                "resume: %d of %d units are computed anew, as what they depend on has changed",
+                len(others), len(self.units),
+            )  # fmt: skip
+            self._idle = False
+            (self._home / MANIFEST).unlink(missing_ok=True)
+            for unit in others:
+                self.store.discard(unit)
 
     def _identities(self) -> dict[str, Identity]:
         """What the rows depend on of the user's code, by method, and by process of one's own."""

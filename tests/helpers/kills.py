@@ -1,7 +1,9 @@
-"""Sweeps that are killed in the middle of a unit, and what must be left in the end."""
+"""Commands that are killed in the middle of a unit, and what must be left in the end."""
 
 from __future__ import annotations
 
+import datetime
+import json
 import os
 import shlex
 import subprocess
@@ -11,9 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from amco_jax.agents.methods import Method
+from amco_jax.study.compare import Comparison
+from amco_jax.study.run import Study
+from amco_jax.study.sweep import Sweep
 from helpers.paths import ROOT
+from helpers.tiny_training import LEARN_QUICK, METHOD, QUICK, TINY
 
-KILLS = int(os.environ.get("AMCO_JAX_KILLS", "3"))
+KILLS = int(os.environ.get("AMCO_JAX_KILLS", "2"))
+PATIENCE = 600
+"""Seconds to wait for what takes a few on a quiet machine"""
 OPTIONS = [
     "--param", "arrival_prob", "--values", "0.2", "0.5", "0.8", "--methods", "local", "optimal",
     "--seeds", "640", "--unit-seconds", "0.02", "--set", "num_slots=40", "--quiet",
@@ -22,7 +31,7 @@ OPTIONS = [
 # One long unit, with a checkpoint after every call of the trainer, which says from which episode it goes on.
 TRAINING = [
     "--param", "deadline", "--values", "0.5", "--methods", "drlcoedge", "--seeds", "4",
-    "--episodes", str(200 * (KILLS + 1)),  # of which a killed process makes some tens
+    "--episodes", str(100 * (KILLS + 1)),  # of which a killed process makes some tens
     "--set", "num_servers=2", "num_tasks=4", "num_slots=6", "--quiet",
 ]  # fmt: skip
 CHECKPOINTS_AT_ONCE = """
@@ -35,6 +44,55 @@ def noisy(self, episodes):
 trainer.Trainer.advance = noisy
 runpy.run_path(sys.argv.pop(1), run_name="__main__")
 """
+
+# Every other command that computes units: some of rules, and some of trainings with checkpoints.
+COMMANDS = {
+    "train": ["--method", "drlcoedge", *LEARN_QUICK, *QUICK, "--episodes", "100"],
+    "compare": [
+        "--methods", "drlcoedge-stable", "local", *QUICK, "--episodes", "50", "--last", "5",
+        "--physics", "unified",
+    ],
+    "tune": [
+        "--method", "drlcoedge", *LEARN_QUICK, *QUICK, "--vary", "discount=0,0.9", "--episodes", "50",
+        "--reference", "local",
+    ],
+    "evaluate": ["--methods", "local", "optimal", "--episodes", "20"],
+    "reproduce": ["--quick", "--format", "md"],
+}  # fmt: skip
+SMALL_COMMANDS = """
+import json, sys
+from amco_jax.commands import start
+from amco_jax.study import reproduce, trainer
+sys.path.append(sys.argv[1])
+from helpers.kills import tiny_paper
+reproduce.studies_of = tiny_paper
+trainer.CHECKPOINT_SECONDS = 0.0
+for name, *words in json.loads(sys.argv[2]):
+    sys.argv = [f"{name}.py", *words]
+    start(f"amco_jax.commands.{name}")
+"""
+
+
+def tiny_paper(effort: object) -> dict[str, Study]:
+    """Two studies in place of the paper's, which need the same agents."""
+    del effort
+    methods: list[str | Method] = [METHOD, "randcoedge", "optimal"]
+    size: dict[str, Any] = {"num_seeds": 4, "episodes": 50, "scenario": TINY}
+    return {
+        "convergence": Comparison(methods=methods, last=5, **size),
+        "deadline-unified": Sweep(param="deadline", values=[0.5, 1.0], methods=methods, **size),
+    }
+
+
+def words_of(name: str, out: Path, *more: object) -> list[str]:
+    """The words behind a small command of `COMMANDS`, with units as small as they can be."""
+    return [*map(str, [*COMMANDS[name], *more]), "--unit-seconds", "1e-6", "--quiet", "--out", str(out)]
+
+
+def start_commands(*lines: Sequence[str]) -> subprocess.Popen[str]:
+    """Commands and their words, in turn, in one process; trainings keep a checkpoint after every call."""
+    program = ["-c", SMALL_COMMANDS, str(ROOT / "tests"), json.dumps(lines)]
+    return _process([sys.executable, *program], ROOT)
 
 
 def start(out: Path, *more: str, training: bool = False, within: Sequence[str] = ()) -> subprocess.Popen[str]:
@@ -54,9 +112,13 @@ def start(out: Path, *more: str, training: bool = False, within: Sequence[str] =
         str(out),
         *more,
     ]
+    return _process(line, out.parent)
+
+
+def _process(line: Sequence[str], cwd: Path) -> subprocess.Popen[str]:
     environment = os.environ | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
     pipe: Any = subprocess.PIPE
-    return subprocess.Popen(line, env=environment, stdout=pipe, stderr=pipe, text=True, cwd=out.parent)
+    return subprocess.Popen(line, env=environment, stdout=pipe, stderr=pipe, text=True, cwd=cwd)
 
 
 class SmallDisk:
@@ -91,13 +153,14 @@ class SmallDisk:
 
 def ended_well(process: subprocess.Popen[str]) -> None:
     """Wait for a sweep that must end without an error."""
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
 
 
 def log(out: Path) -> list[list[str]]:
-    path = out / "units" / "log.txt"
-    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    """The lines of the log of a study, or of all studies of a reproduction."""
+    paths = [*out.glob("units/log.txt"), *out.glob("*/units/log.txt")]
+    return [line.split() for path in paths for line in path.read_text().splitlines()]
 
 
 def in_progress(out: Path) -> dict[int, str]:
@@ -110,7 +173,7 @@ def in_progress(out: Path) -> dict[int, str]:
 
 def wait_for_a_unit(out: Path, driver: subprocess.Popen[str], after: int = 6) -> tuple[int, str]:
     """A process in the middle of a unit, after some lines of the log."""
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         assert driver.poll() is None, driver.communicate()
         if len(log(out)) > after and (found := in_progress(out)):
@@ -132,12 +195,46 @@ def newest_checkpoint(out: Path) -> int:
 
 
 def assert_complete(out: Path, whole: Path) -> None:
-    """The same rows and tables as an undisturbed run's, every unit once."""
-    for name in ("summary.csv", "final.csv", "results.parquet", "curves.parquet"):
-        assert (out / name).exists() == (whole / name).exists(), name
-        parts = [p for p in sorted((whole / name).glob("*"))] or [whole / name] * (whole / name).is_file()
-        for part in parts:
-            assert (out / part.relative_to(whole)).read_bytes() == part.read_bytes(), part
-        assert {p.name for p in (out / name).glob("*")} == {p.name for p in (whole / name).glob("*")}
-    commits = {p.name for p in (out / "units").glob("*.sha256")}
-    assert commits == {p.name for p in (whole / "units").glob("*.sha256")}
+    """The same names, rows, tables, figures and manifest as an undisturbed run's, every unit once."""
+    found, wanted = contents(out), contents(whole)
+    assert found.keys() == wanted.keys()
+    for name, content in wanted.items():
+        assert found[name] == content, name
+
+
+def contents(home: Path) -> dict[str, Any]:
+    """What the files of a run hold, by their names, but for what the clock and Git tell.
+
+    Trained agents count by their names alone, as the files of checkpoints are never the same; rows and curves
+    are what they led to.
+    """
+    found = {}
+    for path in home.rglob("*"):
+        name = path.relative_to(home)
+        if any(part.startswith(".") for part in name.parts) or path.name in ("log.txt", "SHA256SUMS"):
+            continue
+        if "agents" in name.parts[:-1]:
+            end = name.parts.index("agents") + 2
+            found["/".join(name.parts[:end])] = None
+        elif path.name == "manifest.json":
+            of_the_day = dict.fromkeys(["started", "wall_time_s", "command", "git_commit"])
+            found[str(name)] = json.loads(path.read_text()) | of_the_day
+        elif path.suffix == ".md":
+            found[str(name)] = [line for line in path.read_text().splitlines() if " s on " not in line]
+        elif path.is_file():
+            found[str(name)] = path.read_bytes()
+    return found
+
+
+def seconds_of_units(out: Path) -> float:
+    """Time from the first unit's start to the last one's end, as the log tells it."""
+    times = sorted(datetime.datetime.fromisoformat(when) for when, *_ in log(out))
+    return (times[-1] - times[0]).total_seconds()
+
+
+def wait_for_units(out: Path, process: subprocess.Popen[str], before: int) -> None:
+    """Wait until the log has grown beyond some lines, or the process has ended."""
+    deadline = time.monotonic() + PATIENCE
+    while process.poll() is None and len(log(out)) <= before:
+        assert time.monotonic() < deadline, "no unit was seen in progress"
+        time.sleep(0.005)

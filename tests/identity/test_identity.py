@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.tiny_training import LEARN, TINY
 
@@ -195,35 +196,41 @@ def test_code_from_a_prompt_is_seen():
 RESUMING = Execution(resume=True)
 
 
-def test_resuming_takes_unchanged_rows_and_refuses_those_of_other_code(
-    own: Callable[..., Method], tmp_path: Path
+def test_resuming_takes_unchanged_rows_and_computes_those_of_other_code_anew(
+    own: Callable[..., Method], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     def run(method: Method, **options: Any) -> Any:
         return sweep(
             "deadline",
             values=[0.5],
-            methods=[method],
+            methods=["local", method],
             seeds=2,
             scenario=TINY,
             out=tmp_path / "out",
             **options,
         )
 
-    def commits() -> set[tuple[str, int]]:
-        return {(p.name, p.stat().st_mtime_ns) for p in (tmp_path / "out" / "units").glob("*.sha256")}
+    def commits() -> list[tuple[str, int]]:
+        found = sorted((tmp_path / "out" / "units").glob("*.sha256"))
+        return [(p.name, p.stat().st_mtime_ns) for p in found]
 
     first, before = run(own()).results, commits()
     run(own(), execution=RESUMING)
     assert commits() == before
     edited = own(mypack__deep="POWER = 3.0\n")
-    with pytest.raises(
-        InputError, match=r"something else: depends_on\.mine\.\S+ = .*mypack\.deep = .*overwrite"
-    ):
-        run(edited, execution=RESUMING)
+    with pytest.raises(InputError, match=r"something else: depends_on\.mine\.\S+ = .*mypack\.deep = "):
+        run(edited, execution=Execution(shard="0/2"))  # which goes on with nobody else's units
     assert commits() == before
-    renewed = run(edited, overwrite=True).results
-    assert not {name for name, _ in commits()} & {name for name, _ in before}
-    assert (renewed["makespan_mean_s"] != first["makespan_mean_s"]).all()
+    assert not caplog.messages
+    renewed = run(edited, execution=RESUMING).results
+    assert caplog.messages == ["resume: 1 of 2 units are computed anew, as what they depend on has changed"]
+    assert commits()[0] == before[0]
+    assert len(commits()) == 2
+    assert commits()[1][0] != before[1][0]
+    same = renewed["makespan_mean_s"] == first["makespan_mean_s"]
+    assert same.tolist() == (first["method"] == "local").tolist()
+    fresh = run(edited, overwrite=True).results
+    pd.testing.assert_frame_equal(fresh, renewed)
 
 
 def test_what_cannot_be_seen_is_not_resumed(tmp_path: Path):
@@ -291,14 +298,17 @@ def test_agents_of_a_method_that_has_changed_are_evaluated_with_a_warning(
         evaluate_with(tmp_path / "out", learner(mypack__deep="POWER = 2.0\n"), changed, caplog)
 
 
-def test_a_training_of_other_code_is_not_gone_on_with(
-    own: Callable[..., Method], tmp_path: Path, interrupt: Callable[[int], None]
+def test_a_training_of_other_code_begins_anew(
+    own: Callable[..., Method],
+    tmp_path: Path,
+    interrupt: Callable[[int], None],
+    caplog: pytest.LogCaptureFixture,
 ):
     def run(**edited: str) -> Any:
         learner = dataclasses.replace(
             trained_method("mine", partners, **LEARN), allocator=own(**edited).allocator
         )
-        train(
+        return train(
             learner,
             seeds=1,
             episodes=4,
@@ -310,10 +320,12 @@ def test_a_training_of_other_code_is_not_gone_on_with(
     interrupt(0)
     with pytest.raises(KeyboardInterrupt):
         run()
-    with pytest.raises(InputError, match="made for something else: depends_on"):
-        run(mypack__deep="POWER = 2.0\n")
     interrupt(10**5)
-    run()
+    edited = run(mypack__deep="POWER = 2.0\n")
+    assert not caplog.messages  # nothing had been committed
+    assert not list((tmp_path / "out" / "units").glob("*.checkpoints"))
+    assert (run().curves["makespan_mean_s"] != edited.curves["makespan_mean_s"]).all()
+    assert caplog.messages == ["resume: 1 of 1 units are computed anew, as what they depend on has changed"]
 
 
 def test_a_value_that_changes_within_a_process_is_compiled_anew():

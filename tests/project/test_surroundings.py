@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -28,7 +29,9 @@ SWEEP = [
     str(ROOT / "scripts" / "sweep.py"), "--param", "deadline", "--values", "0.3", "--methods", "local",
     "--seeds", "1", "--set", "num_servers=2", "num_slots=2", "num_tasks=3",
 ]  # fmt: skip
-TABLES = ("results.parquet/*", "summary.csv", "makespan.png", "makespan.pdf")
+FILES = (
+    "results.parquet/*", "summary.csv", "makespan.png", "makespan.pdf", "units/plan.json", "units/*.sha256",
+)  # fmt: skip
 
 
 def environment(**changes: str | None) -> dict[str, str]:
@@ -54,8 +57,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_same(out: Path, plain: Path) -> None:
-    for name in TABLES:
+    """The same numbers, figures and names, so that either can be gone on with in the other's surroundings."""
+    for name in FILES:
         found, wanted = (sorted(home.glob(name)) for home in (out, plain))
+        assert [p.name for p in found] == [p.name for p in wanted]
         assert [p.read_bytes() for p in found] == [p.read_bytes() for p in wanted], name
 
 
@@ -83,7 +88,12 @@ def test_a_user_without_name_home_or_cache(plain: Path, tmp_path: Path):
     done = shell("exec setpriv --reuid 12345 --clear-groups $SWEEP --out out", tmp_path, HOME=None)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("compiled programs are not cached: there is no home directory\n") == 1
-    assert_same(tmp_path / "out", plain)
+    found = tmp_path / "out"
+    versions = [json.loads((out / "manifest.json").read_text())["versions"] for out in (found, plain)]
+    if versions[0] == versions[1]:
+        assert_same(found, plain)
+    else:  # a Python that only root may read has another one's library for somebody else
+        assert (found / "summary.csv").read_bytes() == (plain / "summary.csv").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 

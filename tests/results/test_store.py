@@ -88,6 +88,20 @@ def test_another_plan_is_refused_and_told_apart(store: Store):
         store.begin(PLAN | {"code": "new"})
 
 
+def test_what_the_names_of_units_tell_may_be_renewed(store: Store):
+    edited = PLAN | {"code": "new"}
+    with pytest.raises(InputError, match=r"something else: scenario\.deadline = \S+, not 2\.0; legal"):
+        store.begin(edited | {"scenario": PLAN["scenario"] | {"deadline": 2.0}}, renewed=["code"])
+    store.begin(edited, renewed=["code"])
+    store.begin(edited)
+    for unit in ("0-old", "0-new"):
+        store.commit(unit, FRAME)
+    assert store.others(["0-new", "1-new"]) == {"0-old"}
+    store.discard("0-old")
+    assert not store.others(["0-new"])
+    assert [path.name[:5] for path in store.rows.iterdir()] == ["0-new"]
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 100_000])
 def test_a_damaged_plan_is_named(store: Store, content: bytes):
     (store.directory / "plan.json").write_bytes(content)

@@ -1,25 +1,38 @@
-"""Sweeps whose process is killed at random moments, and several processes on one directory."""
+"""Commands whose process is killed at random moments, and several processes on one directory."""
 
 from __future__ import annotations
 
 import itertools
 import random
 import shutil
+import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from helpers.kills import (
+    COMMANDS,
     KILLS,
+    PATIENCE,
     SmallDisk,
     assert_complete,
     ended_well,
     log,
     newest_checkpoint,
+    seconds_of_units,
     start,
+    start_commands,
+    tiny_paper,
     wait_for_a_unit,
+    wait_for_units,
     was_cut_short,
+    words_of,
 )
+from helpers.tiny_training import Script
+
+from amco_jax.results.output import Output
+from amco_jax.study import reproduce
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +40,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same sweep, undisturbed."""
     out = tmp_path_factory.mktemp("whole") / "out"
     ended_well(start(out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole_training(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same long training, undisturbed."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    ended_well(start(out, training=True))
     return out
 
 
@@ -57,9 +78,8 @@ def test_killed_again_and_again_it_ends_as_if_undisturbed(whole: Path, tmp_path:
     assert_complete(out, whole)
 
 
-def test_a_training_killed_within_its_unit_goes_on_from_its_checkpoint(tmp_path: Path):
-    whole, out, rng, began_at = tmp_path / "whole", tmp_path / "out", random.Random(1), [-1]
-    ended_well(start(whole, training=True))
+def test_a_training_killed_within_its_unit_goes_on_from_its_checkpoint(whole_training: Path, tmp_path: Path):
+    out, rng, began_at = tmp_path / "out", random.Random(1), [-1]
     for _ in range(KILLS):
         process, before = start(out, "--resume", training=True), newest_checkpoint(out)
         while newest_checkpoint(out) <= before:
@@ -72,33 +92,34 @@ def test_a_training_killed_within_its_unit_goes_on_from_its_checkpoint(tmp_path:
         *_, pid, _, unit = log(out)[-1]
         assert was_cut_short(out, int(pid), unit)
     ended_well(start(out, "--resume", training=True))
-    assert_complete(out, whole)
-    assert not list((out / "units").glob("*.checkpoints"))
+    assert_complete(out, whole_training)
     assert all(one < next_ for one, next_ in itertools.pairwise(began_at))
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_two_processes_on_one_directory_commit_each_unit_once(training: bool, tmp_path: Path):
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    ended_well(start(whole, training=training))
+def test_two_processes_on_one_directory_commit_each_unit_once(
+    training: bool, whole: Path, whole_training: Path, tmp_path: Path
+):
+    out = tmp_path / "out"
     both = [start(out, "--resume", training=training) for _ in range(2)]
     for process in both:
         ended_well(process)
-    assert_complete(out, whole)
+    assert_complete(out, whole_training if training else whole)
 
 
 @pytest.mark.parametrize(("training", "size"), [(False, "300k"), (True, "150k")])
-def test_a_full_disk_is_told_in_one_line_and_resumed_from(training: bool, size: str, tmp_path: Path):
-    whole, home = tmp_path / "whole", tmp_path / "disk"
+def test_a_full_disk_is_told_in_one_line_and_resumed_from(
+    training: bool, size: str, whole: Path, whole_training: Path, tmp_path: Path
+):
+    home = tmp_path / "disk"
     if shutil.which("unshare") is None:
         pytest.skip("no namespaces, which Linux has; test_store has a failing write that needs none")
-    ended_well(start(whole, training=training))
     home.mkdir()
     with SmallDisk(home, size) as disk:
         if not disk.mounted:
             pytest.skip("no right to a namespace; test_store has a failing write that needs none")
         process = start(home / "out", training=training, within=disk.within)
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 2, errors
         *calls, line = errors.splitlines()
         assert line.startswith("error: ")
@@ -107,4 +128,59 @@ def test_a_full_disk_is_told_in_one_line_and_resumed_from(training: bool, size: 
         assert training or list((disk.seen / "out" / "units").glob("*.sha256"))
         disk.grow("50m")
         ended_well(start(home / "out", "--resume", training=training, within=disk.within))
-        assert_complete(disk.seen / "out", whole)
+        assert_complete(disk.seen / "out", whole_training if training else whole)
+
+
+def test_every_command_that_is_stopped_ends_as_if_undisturbed(
+    script: Script, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Ctrl-C, then SIGKILL, at random moments of its units, and each time the same command again."""
+    monkeypatch.setattr(reproduce, "studies_of", tiny_paper)
+    given = {name: [finished] if name == "evaluate" else [] for name in COMMANDS}
+    for name in COMMANDS:
+        code, _, errors = script(name, *words_of(name, tmp_path / name / "whole", *given[name]))
+        assert code == 0, errors
+
+    def words(name: str) -> list[str]:
+        resumes = [] if name == "reproduce" else ["--resume"]  # which that one always does
+        return words_of(name, tmp_path / name / "out", *given[name], *resumes)
+
+    def stop(name: str) -> None:
+        whole, out, rng = tmp_path / name / "whole", tmp_path / name / "out", random.Random(name)
+        for number in [signal.SIGINT, *[signal.SIGKILL] * max(KILLS // 2, 1)]:
+            process = start_commands([name, *words(name)])
+            wait_for_units(out, process, before=len(log(out)))
+            time.sleep(rng.random() * seconds_of_units(whole))
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=PATIENCE)
+            if number == signal.SIGINT and process.returncode:
+                resume = "" if name == "reproduce" else " --resume"
+                line = f"interrupted; the same command with --out {out}{resume} goes on\n"
+                assert (process.returncode, errors) == (130, line)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(stop, COMMANDS))
+    for name in COMMANDS:
+        code, _, errors = script(name, *words(name))
+        assert code == 0, errors
+        assert_complete(tmp_path / name / "out", tmp_path / name / "whole")
+        assert not list((tmp_path / name / "out").rglob(".unfinished-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_benchmarks_that_are_stopped_leave_nothing_behind(number: signal.Signals, tmp_path: Path):
+    """They have no units, as a speed is measured in one go: the same command begins anew."""
+    out = tmp_path / "out"
+    line = ["bench", "--methods", "local", "--seeds", "1", "--repeats", "1", "--quiet", "--out", str(out)]
+    process = start_commands([*line, "--set", "num_servers=2", "num_slots=2", "num_tasks=3"])
+    while not list(out.glob(".unfinished-*")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    time.sleep(random.Random(number).random() * 2)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=PATIENCE)
+    if number == signal.SIGINT:
+        assert (process.returncode, errors) == (130, "interrupted\n")
+    assert not list(out.glob("[!.]*"))
+    with Output(out):
+        assert len(list(out.iterdir())) == 1  # this one's own

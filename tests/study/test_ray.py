@@ -1,4 +1,4 @@
-"""Sweeps on Ray: a real cluster of two nodes on this machine, whose workers, nodes and drivers are killed."""
+"""Studies on Ray: a real cluster on this machine, whose workers, nodes and drivers are killed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,18 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers.kills import assert_complete, ended_well, log, start, wait_for_a_unit, was_cut_short
+from helpers.kills import (
+    COMMANDS,
+    PATIENCE,
+    assert_complete,
+    ended_well,
+    log,
+    start,
+    start_commands,
+    wait_for_a_unit,
+    was_cut_short,
+    words_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,18 +32,19 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
     """Two nodes of one core each; the head has none."""
-    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}.items():
-        monkeypatch.setenv(name, value)
-    from ray.cluster_utils import Cluster
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}.items():
+            patch.setenv(name, value)
+        from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    cluster.add_node(num_cpus=1)
-    cluster.add_node(num_cpus=1)
-    yield cluster
-    cluster.shutdown()
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        cluster.add_node(num_cpus=1)
+        cluster.add_node(num_cpus=1)
+        yield cluster
+        cluster.shutdown()
 
 
 @pytest.mark.parametrize("victim", ["worker", "node"])
@@ -53,11 +65,36 @@ def test_a_killed_worker_or_node_costs_nothing_but_time(
                 process.send_signal(signal.SIGKILL)
         ended_well(driver)
         assert_complete(out, whole)
-        if was_cut_short(out, pid, unit):
-            return
         if victim == "node":
             cluster.add_node(num_cpus=1)
+        if was_cut_short(out, pid, unit):
+            return
     raise AssertionError("no kill met a unit in progress")
+
+
+def test_every_command_has_the_same_results_on_workers(cluster: Any, finished: Path, tmp_path: Path):
+    """With two devices for each unit, as trainings round otherwise on a single one."""
+    nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
+    engines = {
+        "here": [],
+        "there": ["--engine", "ray", "--address", cluster.address, "--cpus-per-unit", "2"],
+    }
+    drivers = {}
+    for place, words in engines.items():
+        lines = [
+            [name, *words_of(name, tmp_path / place / name, *([finished] * (name == "evaluate")), *words)]
+            for name in COMMANDS
+        ]
+        drivers[place] = start_commands(*lines)
+    for driver in drivers.values():
+        ended_well(driver)
+    for node in nodes:
+        cluster.remove_node(node)
+    for name in COMMANDS:
+        here, there = (tmp_path / place / name for place in engines)
+        assert_complete(there, here)
+        assert {pid for _, _, pid, *_ in log(here)} == {str(drivers["here"].pid)}
+        assert str(drivers["there"].pid) not in {pid for _, _, pid, *_ in log(there)}
 
 
 def test_a_killed_driver_can_be_started_again(cluster: Any, whole: Path, tmp_path: Path):
@@ -72,9 +109,9 @@ def test_a_killed_driver_can_be_started_again(cluster: Any, whole: Path, tmp_pat
 
 
 def test_a_unit_takes_a_whole_gpu_where_the_cluster_has_some(cluster: Any, whole: Path, tmp_path: Path):
-    cluster.add_node(num_cpus=4, num_gpus=1)
-    out = tmp_path / "out"
+    node, out = cluster.add_node(num_cpus=4, num_gpus=1), tmp_path / "out"
     ended_well(start(out, "--engine", "ray", "--address", cluster.address))
+    cluster.remove_node(node)
     assert_complete(out, whole)
     events = [event for *_, event, _ in log(out)]
     assert events == ["started", "committed"] * (len(events) // 2)  # one after the other, on six cores
@@ -92,7 +129,7 @@ def test_a_sweep_has_a_cluster_of_its_own_unless_it_is_told_to_join(
     assert raylet is not None
     assert (f"--gcs-address={cluster.address}" in raylet.cmdline()) == joins
     driver.terminate()
-    _, errors = driver.communicate(timeout=120)
+    _, errors = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 143
     # Among them, as Ray's own threads may write after the driver's last word.
     line = f"interrupted; to continue, run the same command with --out {tmp_path / 'out'} --resume"
@@ -101,7 +138,7 @@ def test_a_sweep_has_a_cluster_of_its_own_unless_it_is_told_to_join(
 
 def test_no_cluster_is_refused_in_one_line(tmp_path: Path):
     driver = start(tmp_path / "out", "--engine", "ray", "--address", "127.0.0.1:1")
-    _, errors = driver.communicate(timeout=240)
+    _, errors = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 2
     assert errors.startswith("error: address: '127.0.0.1:1' gives no Ray cluster")
     assert errors.count("\n") == 1
