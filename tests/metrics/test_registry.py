@@ -134,7 +134,7 @@ def test_columns_survive_a_manifest():
         (lambda: named("x", of_task=None), "metrics: x has of_task and of_slot, or neither; legal: one"),
         (lambda: named("x", of_slot=lambda slot: 0), "metrics: x has of_task and of_slot, or neither"),
         (lambda: named("x", of_task=3), "of_task: a int; legal: a function"),
-        (lambda: named("x", over=LATE), "metrics: x is over late_s; legal: a sum"),
+        (lambda: named("x", over=LATE), "metrics: x is over late_s; legal: a metric that is a sum"),
         (lambda: named("x", better="more"), "metrics: better = 'more' in x; legal: lower, higher, None"),
         (lambda: play(named("x", of_task=lambda task: task.wait)), "metrics: x gives shape [3]; legal: one"),
         (lambda: play(named("x", per_server=True)), "metrics: x gives shape []; legal: one number for"),
