@@ -221,6 +221,10 @@ class Metric(Column):
         if self.reduction is Reduction.QUANTILES and (self.of_task is None or self.per_server):
             raise InputError(f"metrics: {self.name} has quantiles of what is no task's; legal: of_task")
         if self.over is not None:
+            if self.over.reduction is not Reduction.SUM or self.over.per_server > self.per_server:
+                raise InputError(
+                    f"metrics: {self.name} is over {self.over.name}; legal: a metric that is a sum"
+                )
             object.__setattr__(self, "weight", self.over.name)
         object.__setattr__(self, "whole", self.whole or self.reduction is Reduction.RATE)
 

@@ -70,6 +70,9 @@ class Tuning:
         self.method.check(self.scenario.num_servers)
         self.method.physics(self.physics)
         _ = self.variants  # which checks the settings
+        for metric in self.measured:
+            if metric.name in self.settings:
+                raise InputError(f"metrics: {metric.name} is a setting too; legal: names of their own")
 
     @functools.cached_property
     def grid(self) -> list[dict[str, Any]]:
