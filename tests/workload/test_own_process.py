@@ -35,6 +35,7 @@ from amco_jax.scenario.axes import load_with_settings, parse_settings
 from amco_jax.study.grid import Cell
 from amco_jax.study.simulate import block_program
 from amco_jax.study.sweep import Sweep
+from amco_jax.study.units import units_of
 from amco_jax.workload.bursty import BurstyArrivals
 
 PAGE = (ROOT / "docs/workloads.md").read_text("utf-8")
@@ -146,21 +147,21 @@ def test_what_it_does_not_have_is_not_swept(diurnal: Load):
 
 
 def test_resuming_an_edited_process_is_refused(diurnal: Load, tmp_path: Path):
-    def rows() -> pd.DataFrame:
-        return pd.read_parquet(tmp_path / "out/results.parquet")
-
     def commits() -> set[tuple[str, int]]:
         return {(p.name, p.stat().st_mtime_ns) for p in (tmp_path / "out/units").glob("*.sha256")}
 
     run(diurnal(), tmp_path / "out")
-    first, before = rows(), commits()
+    before = commits()
     run(diurnal(), tmp_path / "out", execution=Execution(resume=True))
     assert commits() == before
     with pytest.raises(InputError, match=r"made for something else: .*diurnal = .*legal: the same"):
         run(diurnal(EDITED), tmp_path / "out", execution=Execution(resume=True))
-    run(diurnal(EDITED), tmp_path / "out", overwrite=True)
-    assert not rows().equals(first)
-    assert not {name for name, _ in commits()} & {name for name, _ in before}
+    assert commits() == before
+    scenario = SMALL.replace(arrivals=diurnal(EDITED))
+    edited = Sweep(param="amplitude", values=[0.2, 0.9], methods=["local"], num_seeds=5, scenario=scenario)
+    assert not {f"{unit.id}.sha256" for unit in units_of(edited.cells(), 120.0)} & {
+        name for name, _ in before
+    }
 
 
 def test_agents_are_trained_on_it_and_evaluated(diurnal: Load, tmp_path: Path):
@@ -188,13 +189,7 @@ def test_environments_take_its_parameters(diurnal: Load):
 
 def test_a_command_line_on_one_device_gives_the_same_rows(diurnal: Load, tmp_path: Path):
     words = "--param amplitude --values 0.2 0.9 --methods local --seeds 200 --out out --quiet --set"
-    settings = [
-        "arrivals=diurnal:PROCESS",
-        "num_servers=2",
-        "num_tasks=4",
-        "num_slots=12",
-        "arrival_prob=0.6",
-    ]
+    settings = "arrivals=diurnal:PROCESS num_servers=2 num_tasks=4 num_slots=12 arrival_prob=0.6"
     done = subprocess.run(
         [sys.executable, ROOT / "scripts/sweep.py", *words.split(), *settings],
         env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"},
