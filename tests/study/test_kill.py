@@ -145,21 +145,24 @@ def test_every_command_that_is_stopped_ends_as_if_undisturbed(
         resumes = [] if name == "reproduce" else ["--resume"]  # which that one always does
         return words_of(name, tmp_path / name / "out", *given[name], *resumes)
 
-    def stop(name: str) -> None:
+    def stop(name: str) -> int:
         whole, out, rng = tmp_path / name / "whole", tmp_path / name / "out", random.Random(name)
+        stopped = 0
         for number in [signal.SIGINT, *[signal.SIGKILL] * max(KILLS // 2, 1)]:
             process = start_commands([name, *words(name)])
             wait_for_units(out, process, before=len(log(out)))
             time.sleep(rng.random() * seconds_of_units(whole))
             process.send_signal(number)
             _, errors = process.communicate(timeout=PATIENCE)
+            stopped += process.returncode != 0  # else it had come to its end
             if number == signal.SIGINT and process.returncode:
                 resume = "" if name == "reproduce" else " --resume"
                 line = f"interrupted; the same command with --out {out}{resume} goes on\n"
                 assert (process.returncode, errors) == (130, line)
+        return stopped
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(stop, COMMANDS))
+        assert sum(pool.map(stop, COMMANDS)) >= len(COMMANDS)
     for name in COMMANDS:
         code, _, errors = script(name, *words(name))
         assert code == 0, errors

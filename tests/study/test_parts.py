@@ -44,7 +44,8 @@ def test_studies_of_all_kinds_share_their_agents(trained: list[int], tmp_path: P
     size: dict[str, Any] = {"seeds": SEEDS, "episodes": EPISODES, "scenario": TINY, "execution": store}
     compare([METHOD, "local"], last=2, physics=["unified"], **size)
     sweep("deadline", values=[TINY.deadline], methods=[METHOD], **size)
-    tune(METHOD, {"discount": [METHOD.require_training().settings.discount]}, reference="local", **size)
+    settings: Any = METHOD.require_training().settings
+    tune(METHOD, {"discount": [settings.discount]}, reference="local", **size)
     evaluate(tmp_path / "train", methods=[], execution=store)
     assert sum(trained) == 1
 

@@ -115,6 +115,7 @@ def test_a_unit_takes_a_whole_gpu_where_the_cluster_has_some(cluster: Any, whole
     assert_complete(out, whole)
     events = [event for *_, event, _ in log(out)]
     assert events == ["started", "committed"] * (len(events) // 2)  # one after the other, on six cores
+    assert len({pid for _, _, pid, *_ in log(out)}) == 1  # which has compiled everything once
     assert not list((out / "units").glob(".unfinished-*"))
 
 
