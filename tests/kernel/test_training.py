@@ -26,7 +26,7 @@ from amco_jax.kernel.training import (
     Curve,
     TrainingState,
 )
-from amco_jax.metrics import EPISODE_METRICS
+from amco_jax.metrics import CURVE_METRICS, EPISODE_METRICS, columns_of, row_names
 from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario
 from amco_jax.study import trainer as module
@@ -54,7 +54,8 @@ TINY = Scenario(
 def cell_of(scenario: Scenario, settings: Settings) -> Cell:
     method = METHOD.with_settings(**settings.to_dict())
     return Cell(
-        scenario=scenario, method=method, num_seeds=LANES, metrics=EPISODE_METRICS, plays=(0,),
+        scenario=scenario, method=method, num_seeds=LANES, metrics=EPISODE_METRICS,
+        columns=row_names(columns_of(EPISODE_METRICS), 2), plays=(0,),
         train_episodes=EPISODES,
     )  # fmt: skip
 
@@ -171,7 +172,11 @@ def test_a_sweep_over_traced_settings_compiles_nothing(base: Trained):
     ]
     train_cells([BASE, BASE], cuts=(1,))
     misses, shape = module._programs.cache_info().misses, TINY.shape()
+<<<<<<< HEAD
     program = module._programs(shape, METHOD, module.memory_rows(cells, [0, 1])).advance
+=======
+    program = module._programs(shape, METHOD, module.replay_rows(cells, [0, 1]), CURVE_METRICS).advance
+>>>>>>> metrics
     compiled = program._cache_size()
     plain, changed = train_cells(cells, cuts=(1,))
     assert module._programs.cache_info().misses == misses
