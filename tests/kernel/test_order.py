@@ -72,7 +72,8 @@ def oracle(scenario: Scenario, physics: Physics, seed: int = 0) -> tuple[np.ndar
     for t in range(scenario.num_slots):
         tasks = jax.tree.map(np.asarray, tasks_of_slot(params, workload, jnp.int32(t), num_servers))
         places = [(b, n) for b in range(num_servers) for n in range(scenario.num_positions)]
-        times, shares = {place: 0.0 for place in places}, np.zeros((num_servers, scenario.num_positions))
+        times: dict[Any, float] = dict.fromkeys(places, 0.0)
+        shares: Any = None
         if scenario.order == "turns":
             places.sort(key=lambda place: (place[1], place[0]))
         elif scenario.order == "random" or continuous:

@@ -172,11 +172,7 @@ def test_a_sweep_over_traced_settings_compiles_nothing(base: Trained):
     ]
     train_cells([BASE, BASE], cuts=(1,))
     misses, shape = module._programs.cache_info().misses, TINY.shape()
-<<<<<<< HEAD
-    program = module._programs(shape, METHOD, module.memory_rows(cells, [0, 1])).advance
-=======
-    program = module._programs(shape, METHOD, module.replay_rows(cells, [0, 1]), CURVE_METRICS).advance
->>>>>>> metrics
+    program = module._programs(shape, METHOD, module.memory_rows(cells, [0, 1]), CURVE_METRICS).advance
     compiled = program._cache_size()
     plain, changed = train_cells(cells, cuts=(1,))
     assert module._programs.cache_info().misses == misses
