@@ -176,8 +176,8 @@ class RayEngine:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it for itself
         gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
-        # Retries are unlimited: a unit that cannot be computed raises, which is not retried. So are the calls
-        # of a worker: with GPUs, Ray would start one for each unit, which then compiles everything.
+        # Retries have no end: a unit that cannot be computed raises, which is not retried. Nor have the
+        # calls of a worker: on GPUs Ray would start one for each unit, which then compiles everything.
         task = ray.remote(num_cpus=cpus_per_unit, num_gpus=gpus, max_retries=-1, max_calls=0)
         self._task = task(_ray_task)
         self._dumps: Callable[[list[Work]], bytes] = cloudpickle.dumps  # pyright: ignore[reportPrivateImportUsage]
