@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from amco_jax.env import Task
@@ -48,25 +49,26 @@ def queue_of_slot(
     """
     tasks = tasks_of_slot(params, workload, t, shape.num_servers)
     num_servers, max_tasks = tasks.present.shape
-    stations, positions = jnp.indices((num_servers, max_tasks), jnp.int32)
+    count = num_servers * max_tasks
     if shape.order == "turns":
-        order = jnp.arange(num_servers * max_tasks).reshape(num_servers, max_tasks).T.ravel()
-        times = jnp.zeros(tasks.size.shape, tasks.size.dtype)
+        order = jnp.arange(count).reshape(num_servers, max_tasks).T.ravel()
+        times = jnp.zeros(count, tasks.size.dtype)
     else:
         assert isinstance(workload, Timed)
-        times = jax.vmap(lambda b: workload.times(params, t, b))(jnp.arange(num_servers))
-        order = jnp.argsort(times.ravel())  # which is stable
+        drawn = jax.vmap(lambda b: workload.times(params, t, b))(jnp.arange(num_servers))
+        times, order = lax.sort((drawn.ravel(), jnp.arange(count)), num_keys=1)
     if shape.timing == "slotted":
         times = jnp.zeros_like(times)
-    columns = Turn(stations, positions, times * params.slot_duration, tasks, planned)
-    queue = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[order], columns)
-    places = jnp.zeros(order.shape, jnp.int32).at[order].set(jnp.arange(order.shape[0], dtype=jnp.int32))
+    tasks, planned = jax.tree.map(lambda x: x.reshape(count, *x.shape[2:])[order], (tasks, planned))
+    queue = Turn(order // max_tasks, order % max_tasks, times * params.slot_duration, tasks, planned)
+    _, places = lax.sort((order, jnp.arange(count)), num_keys=1)
     return queue, places.reshape(num_servers, max_tasks)
 
 
 def by_position(served: Any, places: Int[Array, "num_servers max_tasks"]) -> Any:
     """What was kept of each turn, `[turns, ...]`, as `[num_servers, max_tasks, ...]`."""
-    return jax.tree.map(lambda x: x[places], served)
+    num_servers, max_tasks = places.shape
+    return jax.tree.map(lambda x: x[places.ravel()].reshape(num_servers, max_tasks, *x.shape[1:]), served)
 
 
 __all__ = ["Turn", "by_position", "queue_of_slot", "tasks_of_slot"]

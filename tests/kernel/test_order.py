@@ -80,9 +80,9 @@ def oracle(scenario: Scenario, physics: Physics, seed: int = 0) -> tuple[np.ndar
             shares = [
                 np.asarray(workload.times(params, jnp.int32(t), jnp.int32(b))) for b in range(num_servers)
             ]
-            places.sort(key=lambda place: shares[place])
+            places.sort(key=lambda place: shares[place[0]][place[1]])
             if continuous:
-                times = {place: shares[place] * delta for place in places}
+                times = {(b, n): shares[b][n] * delta for b, n in places}
         clock = 0.0
         for b, n in places:
             if not tasks.present[b, n]:
