@@ -7,6 +7,7 @@ for all seeds: a batched counter would make every slot learn and throw the resul
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -105,7 +106,7 @@ def train_episode(
     )  # fmt: skip
 
     def acting_of(learnt: Any) -> Any:
-        return jax.vmap(lambda own: learner.acting(hyper.settings, params, own))(learnt)
+        return jax.vmap(partial(learner.acting, hyper.settings, params))(learnt)
 
     def slot(carry, t):
         backlog, totals, logged, acting, state = carry
@@ -113,8 +114,8 @@ def train_episode(
         tasks = tasks_of_slot(params, workload, t, num_servers)
         sizes = jnp.where(tasks.present, tasks.size, 0)
         key_t = fold_in(exploration, t)
-        agents = over_stations(backlog.servers, lambda *given: learner.act(context, *given))
-        action = agents(acting, sizes, fold_in(key_t, stations))
+        act = over_stations(backlog.servers, partial(learner.act, context))
+        action = act(acting, sizes, fold_in(key_t, stations))
         planned = over_stations(backlog.servers, learner.sets)(action, sizes)
         next_backlog, served = step(key_t, t, backlog, planned)
 
@@ -131,7 +132,10 @@ def train_episode(
         def learn_once(repeat, changed):
             learnt, _, (sums, steps) = changed
             keys = fold_in(fold_in(fold_in(draws, t), repeat), stations)
-            learnt, logs, made = jax.vmap(lambda *given: learner.learn(context, *given))(learnt, memory, keys)
+            # The barrier keeps XLA from computing what depends on memories alone ahead of the loop, and so
+            # after each slot: with PPO, that took more time than all the rest.
+            kept, _ = lax.optimization_barrier((memory, repeat))
+            learnt, logs, made = jax.vmap(partial(learner.learn, context))(learnt, kept, keys)
             sums = {name: sums[name].add(jnp.sum(logs[name])) for name in learner.step_logs}
             return learnt, acting_of(learnt), (sums, steps.add(jnp.sum(made, dtype=jnp.int32)))
 
@@ -149,7 +153,7 @@ def train_episode(
     carry = Backlog.empty(num_servers, none.dtype), totals, logged, acting_of(state.learnt), state
     (_, totals, (sums, steps), _, state), _ = lax.scan(slot, carry, jnp.arange(shape.num_slots))
     logs = {name: total.rounded(none.dtype) / steps.rounded(none.dtype) for name, total in sums.items()}
-    reports = jax.vmap(lambda own: learner.report(hyper.settings, own))(state.learnt)
+    reports = jax.vmap(partial(learner.report, hyper.settings))(state.learnt)
     return state, Curve(totals, logs | {name: jnp.mean(reports[name]) for name in learner.episode_logs})
 
 

@@ -32,7 +32,7 @@ KINDS: list[dict[str, Any]] = [
 def inputs(scenario: Scenario, seed: int = 0) -> tuple[Any, Any, Any]:
     """Shape, params and workload of a seed's episode, in float64."""
     shape = scenario.shape()
-    tables: Tables = tables_of([scenario], shape).of(0)
+    tables: Tables = jax.tree.map(jnp.asarray, tables_of([scenario], shape).of(0))
     params = jax.tree.map(jnp.asarray, scenario.params(np.float64))
     return shape, params, workload_of(shape, params, tables, jnp.uint32(seed), training=False)
 
@@ -119,7 +119,7 @@ def test_the_kernel_is_the_event_loop(kind: dict[str, Any], physics: Physics):
     np.testing.assert_array_equal(decisions.present, present)
     np.testing.assert_allclose(decisions.makespan[present], expected[present], atol=1e-9)
     np.testing.assert_allclose(episode.totals["utilisation"] / scenario.num_slots, busy, atol=1e-6)
-    assert 0 < np.mean(decisions.missed[decisions.present]) < 0.9  # the loads matter
+    assert np.unique(decisions.makespan[present]).size > 30  # few are cut at the deadline
 
 
 def test_orders_serve_the_same_tasks():
