@@ -121,7 +121,7 @@ class Trainer:
           journal: keeps the checkpoints.
 
         Returns:
-          The columns `curve_names`, each `[blocks, LANES, episodes]` on the host.
+          The columns in the order of `curve_names`, each `[blocks, LANES, episodes]` on the host.
         """
         lanes = len(self._chunk) * LANES
         curves = {name: np.zeros((len(self._chunk), LANES, 0)) for name in self._columns}
@@ -132,7 +132,8 @@ class Trainer:
         while self.episode < self._episodes:
             episodes = min(SEGMENT, self._episodes - self.episode)
             part = curve_columns(self._metrics, self.advance(episodes), self._slots)
-            curves = {name: np.concatenate([curve, part[name]], axis=-1) for name, curve in curves.items()}
+            # By name, as a checkpoint gives the columns back in another order.
+            curves = {name: np.concatenate([curves[name], part[name]], axis=-1) for name in self._columns}
             tell(episodes * lanes)
             if journal is not None and time.monotonic() >= due and self.episode < self._episodes:
                 journal.save(name, Saved(self.episode, self.state, curves))

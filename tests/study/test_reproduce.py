@@ -34,7 +34,7 @@ def test_it_goes_on_where_it_stopped_and_ends_in_claims(tmp_path: Path, monkeypa
     every = studies_of(TINY)
     chosen = {name: every[name] for name in ("convergence-stable", "set-sizes")}
     monkeypatch.setattr(module, "QUICK", TINY)
-    monkeypatch.setattr(module, "studies_of", lambda effort: chosen)
+    monkeypatch.setattr(module, "studies_of", lambda effort, metrics: chosen)
     first = reproduce(tmp_path / "out", quick=True)
     before = os.stat(tmp_path / "out" / "set-sizes" / "manifest.json").st_mtime_ns
     again = reproduce(tmp_path / "out", quick=True)
