@@ -151,7 +151,8 @@ class _Served(NamedTuple):
     link_delay: Float[Array, " num_servers"]
     totals: Sums
     kept: Any
-    """Values of metrics with quantiles, and what `record` kept, `[num_servers, max_tasks, ...]` each"""
+    """Values of metrics with quantiles, and what `record` kept, `[num_servers, max_tasks, ...]` each, or
+    `[turns, ...]` with a queue"""
     passed: Any = None
     """In continuous time: until when, s from the start of the slot, what waits then, and how long each server
     was busy, s"""
@@ -167,6 +168,7 @@ def serve_slot(
     t: Int[Array, ""],
     backlog: Backlog,
     planned: Any,
+    queue: Turn | None,
     record: Record,
     metrics: Metrics,
 ) -> _Served:
@@ -176,6 +178,7 @@ def serve_slot(
       key: the policy's draws in this slot.
       backlog: at the start of the slot.
       planned: `[num_servers, max_tasks, num_servers]` booleans of a per-slot policy, or None.
+      queue: all positions in the order of service, `[turns]`; None where that is station by station.
     """
     num_servers = shape.num_servers
     no_totals = none_of_tasks(metrics, num_servers, backlog.servers.dtype)
@@ -235,10 +238,9 @@ def serve_slot(
             queues, totals, kept = serve(site_b, key_b, backlog.servers, queues, totals, turn)
             return (jnp.where(here, queues.link_delay, links), queues.slot_load, totals), kept
 
-        queue, places = queue_of_slot(shape, params, workload, t, planned)
         carry = backlog.links, jnp.zeros_like(backlog.servers), no_totals
         (links, slot_load, totals), kept = lax.scan(serve_turn, carry, queue)
-        return _Served(slot_load, links, totals, by_position(kept, places))
+        return _Served(slot_load, links, totals, kept)
 
     def as_they_arrive() -> _Served:
         """In the order of time, which passes from one task to the next."""
@@ -259,14 +261,13 @@ def serve_slot(
             waiting = Backlog(waiting.servers + queues.slot_load, links)
             return (turn.time, waiting, busy, slot_load + queues.slot_load, totals), kept
 
-        queue, places = queue_of_slot(shape, params, workload, t, planned)
         carry = jnp.zeros_like(params.slot_duration), backlog, idle, idle, no_totals
         (clock, waiting, busy, slot_load, totals), kept = lax.scan(serve_turn, carry, queue)
-        return _Served(slot_load, waiting.links, totals, by_position(kept, places), (clock, waiting, busy))
+        return _Served(slot_load, waiting.links, totals, kept, (clock, waiting, busy))
 
-    if shape.timing == "continuous":
-        return as_they_arrive()
-    return station_by_station() if shape.order == "stations" else turn_by_turn()
+    if queue is None:
+        return station_by_station()
+    return as_they_arrive() if shape.timing == "continuous" else turn_by_turn()
 
 
 def _pass_slot(
@@ -296,20 +297,25 @@ def slot_step(
 ) -> SlotStep:
     """The step from one slot to the next that every rollout and every training makes."""
 
-    def serve(params, physics, workload, key, t, backlog, planned):
-        return serve_slot(shape, params, physics, method, workload, key, t, backlog, planned, record, metrics)
+    def serve(params, physics, workload, key, t, backlog, planned, queue):
+        return serve_slot(
+            shape, params, physics, method, workload, key, t, backlog, planned, queue, record, metrics
+        )
 
     if shape.num_servers <= MAX_UNROLLED_SERVERS:
         serve = unroll(serve)
 
     def step(key, t, backlog, planned):
-        served = serve(params, physics, workload, key, t, backlog, planned)
+        # The queue is sorted out here: unrolled, the sort of a few tasks is a network of many scalars.
+        queue, places = queue_of_slot(shape, params, workload, t, planned)
+        served = serve(params, physics, workload, key, t, backlog, planned, queue)
         left, busy = _pass_slot(params, physics, backlog, served)
         closed = SlotOutcome(
             params, t, backlog.servers, served.slot_load, served.link_delay, left.servers, busy
         )
         totals = served.totals | of_slot(metrics, closed)
-        return left, Slot(served.slot_load, served.link_delay, busy, totals, *served.kept)
+        kept = by_position(served.kept, places)
+        return left, Slot(served.slot_load, served.link_delay, busy, totals, *kept)
 
     return step
 

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from amco_jax.env import Task
-from amco_jax.params import Params, Shape
+from amco_jax.params import ORDERS, TIMINGS, Params, Shape
 from amco_jax.workload import Timed, Workload
 
 
@@ -38,15 +38,17 @@ def tasks_of_slot(params: Params, workload: Workload, t: Int[Array, ""], num_ser
 
 def queue_of_slot(
     shape: Shape, params: Params, workload: Workload, t: Int[Array, ""], planned: Any
-) -> tuple[Turn, Int[Array, "num_servers max_tasks"]]:
-    """All positions of slot `t` in the order of the scenario, `[num_servers * max_tasks]`.
+) -> tuple[Turn | None, Int[Array, "num_servers max_tasks"] | None]:
+    """All positions of slot `t` in the order of service, `[turns]`, where that is not station by station.
 
     Args:
       planned: `[num_servers, max_tasks, num_servers]` booleans of a per-slot policy, or None.
 
     Returns:
-      The queue, and the place of each position in it.
+      The queue, and the place of each position in it; None and None where stations are served one by one.
     """
+    if (shape.order, shape.timing) == (ORDERS[0], TIMINGS[0]):
+        return None, None
     tasks = tasks_of_slot(params, workload, t, shape.num_servers)
     num_servers, max_tasks = tasks.present.shape
     count = num_servers * max_tasks
@@ -65,10 +67,8 @@ def queue_of_slot(
     return queue, places.reshape(num_servers, max_tasks)
 
 
-def by_position(served: Any, places: Int[Array, "num_servers max_tasks"]) -> Any:
+def by_position(served: Any, places: Int[Array, "num_servers max_tasks"] | None) -> Any:
     """What was kept of each turn, `[turns, ...]`, as `[num_servers, max_tasks, ...]`."""
-    num_servers, max_tasks = places.shape
-    return jax.tree.map(lambda x: x[places.ravel()].reshape(num_servers, max_tasks, *x.shape[1:]), served)
-
-
-__all__ = ["Turn", "by_position", "queue_of_slot", "tasks_of_slot"]
+    if places is None:
+        return served
+    return jax.tree.map(lambda x: x[places.ravel()].reshape(*places.shape, *x.shape[1:]), served)
