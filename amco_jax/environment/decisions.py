@@ -110,8 +110,9 @@ class DecisionEnv(Environment):
 
         Returns:
           Observation, state, reward, whether the episode is over, and a dictionary: `decided` (False only
-          where an episode has no task at all), `makespan` (s), `missed`, `rejected`, `selected` and
-          `fraction` `[num_servers]`, the `slot`, `base_station` and `position` of the task, and `truncated`.
+          where an episode has no task at all), `finish` (s until the last part ends, also beyond the
+          deadline), `makespan` (s), `missed`, `rejected`, `selected` and `fraction` `[num_servers]`, the
+          `slot`, `base_station` and `position` of the task, and `truncated`.
         """
         del key
         at, local = state.at, jnp.arange(self.num_servers) == state.at.base_station
@@ -125,6 +126,7 @@ class DecisionEnv(Environment):
         over = self.is_over(state)
         info = {
             "decided": decision.present,
+            "finish": decision.finish,
             "makespan": decision.makespan,
             "missed": decision.missed,
             "rejected": decision.rejected,
