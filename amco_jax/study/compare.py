@@ -18,9 +18,9 @@ from amco_jax.report.figures import convergence_figures
 from amco_jax.scenario import Scenario
 from amco_jax.stats.summaries import Pairs, grouped, summarise
 from amco_jax.study.engines import Execution
-from amco_jax.study.grid import Cell, columns_of_rows
+from amco_jax.study.grid import Cell
 from amco_jax.study.run import Outcome, Reduced, carry_out, check_size
-from amco_jax.study.trainer import logs_of
+from amco_jax.study.trainer import curve_names
 
 PAPER_METHODS = ("amcoedge", "smcoedge", "drlcoedge", "randcoedge", "optimal")
 
@@ -94,7 +94,7 @@ class Comparison:
                 first_seed=self.first_seed,
                 num_seeds=self.num_seeds,
                 metrics=self.measured,
-                columns=(*columns_of_rows([self.scenario], self.measured), *logs_of(self.chosen)),
+                columns=curve_names(self.chosen, self.measured, self.scenario.num_servers),
                 plays_training=True,
                 plays=() if method.training else tuple(range(first, first + self.episodes)),
                 train_episodes=self.episodes if method.training else 0,

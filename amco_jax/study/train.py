@@ -16,9 +16,9 @@ from amco_jax.report.figures import convergence_figures
 from amco_jax.scenario import Scenario
 from amco_jax.study.agents import trained_seeds
 from amco_jax.study.engines import Execution
-from amco_jax.study.grid import Cell, columns_of_rows, identity_of
+from amco_jax.study.grid import Cell, identity_of
 from amco_jax.study.run import Outcome, Reduced, carry_out, check_size
-from amco_jax.study.trainer import logs_of
+from amco_jax.study.trainer import curve_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Training:
                 first_seed=self.first_seed,
                 num_seeds=self.num_seeds,
                 metrics=self.measured,
-                columns=(*columns_of_rows([self.scenario], self.measured), *logs_of([self.method])),
+                columns=curve_names([self.method], self.measured, self.scenario.num_servers),
                 train_episodes=self.episodes,
             )
         ]

@@ -83,7 +83,7 @@ class Trainer:
         traced = {cell: (own, hyper(cells[cell])) for cell, own in inputs.cells.items()}
         self.episode = 0
         self._metrics, self._slots = first.trained_metrics, shape.num_slots
-        self._columns = curve_names(first.method, first.trained_metrics, shape.num_servers)
+        self._columns = curve_names([first.method], first.trained_metrics, shape.num_servers)
         self._episodes, self._chunk = first.train_episodes, chunk
         self._programs = _programs(shape, first.method, rows, first.trained_metrics)
         self._physics, self._tables = first.row, inputs.tables
@@ -146,9 +146,9 @@ class Trainer:
         return jax.tree.map(lambda x: np.asarray(x)[: len(self._chunk)], agents)
 
 
-def curve_names(method: Method, metrics: Metrics, num_servers: int) -> tuple[str, ...]:
+def curve_names(methods: Iterable[Method], metrics: Metrics, num_servers: int) -> tuple[str, ...]:
     """The columns of the episodes of a training."""
-    return (*row_names(columns_of(metrics), num_servers), *logs_of([method]))
+    return (*row_names(columns_of(metrics), num_servers), *logs_of(methods))
 
 
 def curve_columns(metrics: Metrics, curves: Curve, num_slots: int) -> dict[str, np.ndarray]:

@@ -120,7 +120,7 @@ def run_unit(
 
 def _curves(cell: Cell, store: AgentStore) -> pd.DataFrame:
     """Rows of a training, seed by seed."""
-    names = curve_names(cell.method, cell.trained_metrics, cell.scenario.num_servers)
+    names = curve_names([cell.method], cell.trained_metrics, cell.scenario.num_servers)
     counts = {metric.name for metric in cell.trained_metrics if metric.is_count}
     curves, episodes = trained_seeds(cell, store).curves, cell.train_episodes
     seeds = np.arange(cell.first_seed, cell.first_seed + cell.num_seeds)

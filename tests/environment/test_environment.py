@@ -94,7 +94,7 @@ def assert_same_decisions(scenario: Scenario, method: Method, physics: Physics =
         assert not found.present[where].any()  # each task is decided once
         found.present[where] = np.asarray(info["decided"])[live]
         found.reward[where] = np.asarray(reward)[live]
-        for name in ("selected", "fraction", "makespan", "missed", "rejected"):
+        for name in ("selected", "fraction", "finish", "makespan", "missed", "rejected"):
             getattr(found, name)[where] = np.asarray(info[name])[live]
         over |= np.asarray(ended)
     here = kernel.decisions.present
