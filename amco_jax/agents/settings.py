@@ -29,7 +29,7 @@ def setting(default: Any, low: float = -_MOST, high: float = _MOST, *, static: b
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of a learner: the base of a frozen dataclass whose fields are `setting`s.
+    """The settings of a learner: the base of a frozen dataclass whose fields are declared by `setting`.
 
     An object has one of three forms: as the user sets it, with checked numbers; as programs take it
     (`traced`), with arrays in place of what is not static; and as programs are told apart (`static`), with
