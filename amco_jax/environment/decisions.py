@@ -127,9 +127,9 @@ class DecisionEnv(Environment):
 
         Returns:
           Observation, state, reward, whether the episode is over, and a dictionary: `decided` (False only
-          if no task was left), `finish` (s until the last part ends, also beyond the deadline), `makespan` (s),
-          `missed`, `rejected`, `selected` and `fraction`, each `[num_servers]`, the `slot`, `base_station` and
-          `position` of the task, and `truncated`.
+          if no task was left), `finish` (s until the last part ends, also beyond the deadline),
+          `makespan` (s), `missed`, `rejected`, `selected` and `fraction`, each `[num_servers]`, the `slot`,
+          `base_station` and `position` of the task, and `truncated`.
         """
         del key
         at, local = state.at, jnp.arange(self.num_servers) == state.at.base_station

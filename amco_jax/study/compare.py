@@ -20,7 +20,7 @@ from amco_jax.stats.summaries import Pairs, grouped, summarise
 from amco_jax.study.engines import Execution
 from amco_jax.study.grid import Cell
 from amco_jax.study.run import Outcome, Reduced, carry_out, check_size
-from amco_jax.study.trainer import curve_names
+from amco_jax.study.trainer import curve_names, logs_of
 
 PAPER_METHODS = ("amcoedge", "smcoedge", "drlcoedge", "randcoedge", "optimal")
 

@@ -18,7 +18,7 @@ from amco_jax.study.agents import trained_seeds
 from amco_jax.study.engines import Execution
 from amco_jax.study.grid import Cell, identity_of
 from amco_jax.study.run import Outcome, Reduced, carry_out, check_size
-from amco_jax.study.trainer import curve_names
+from amco_jax.study.trainer import curve_names, logs_of
 
 
 @dataclasses.dataclass(frozen=True)
