@@ -138,4 +138,4 @@ def _results(run: SavedRun, columns: tuple[Column, ...]) -> tuple[pd.DataFrame, 
             raise InputError(
                 f"run: {run.directory} has quantiles at other levels; legal: results of this version"
             )
-    return table.drop_columns(lists).to_pandas(), quantiles
+    return table.drop_columns(lists).to_pandas(use_threads=False), quantiles

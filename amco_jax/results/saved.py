@@ -39,7 +39,7 @@ class SavedRun:
         Raises:
           InputError: it is missing, or a file of it is damaged.
         """
-        return self.arrow(name).to_pandas()
+        return self.arrow(name).to_pandas(use_threads=False)
 
     def arrow(self, name: str) -> pa.Table:
         """The rows of a table as they were written, lists among them.
@@ -50,9 +50,7 @@ class SavedRun:
         parts = sorted(file for file in self.digests if file.startswith(f"{name}/"))
         if not parts:
             raise InputError(f"run: {self.directory / name} cannot be read; legal: intact results")
-        return pa.concat_tables(
-            [pq.read_table(pa.BufferReader(_checked(self.directory, p, self.digests))) for p in parts]
-        )
+        return pa.concat_tables([read_rows(_checked(self.directory, p, self.digests)) for p in parts])
 
 
 def open_run(directory: str | Path, kinds: Collection[str]) -> SavedRun:
@@ -88,6 +86,15 @@ class _Manifest(dict[str, Any]):
 
     def __missing__(self, key: str) -> Any:
         raise InputError(f"run: {MANIFEST} has no {key!r}; legal: results of this version")
+
+
+def read_rows(content: bytes) -> pa.Table:
+    """The rows in the content of a Parquet file.
+
+    They are read without Arrow's threads: one that is still alive when the interpreter ends aborts the
+    process now and then (apache/arrow#34314), and a finished command would report a failure.
+    """
+    return pq.read_table(pa.BufferReader(content), use_threads=False, pre_buffer=False)
 
 
 def write_digests(directory: Path, beside: Iterable[Path] = ()) -> None:

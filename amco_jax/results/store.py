@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 from amco_jax.errors import InputError
 from amco_jax.results.checkpoints import remove_damaged, remove_journal
 from amco_jax.results.files import draft_prefix, remove_abandoned
+from amco_jax.results.saved import read_rows
 
 PLAN = "plan.json"
 LOG = "log.txt"
@@ -129,7 +130,7 @@ class Store:
             raise _damaged(path, "it is missing") from error
         if hashlib.sha256(content).hexdigest() != digest:
             raise _damaged(path, "its content is not what was committed")
-        return pq.read_table(pa.BufferReader(content)).to_pandas()
+        return read_rows(content).to_pandas(use_threads=False)
 
     def tidy(self, units: Collection[str]) -> None:
         """Once all units are committed, remove rows that a killed process wrote and no commit names."""

@@ -107,7 +107,10 @@ def _rows(text: str, delimiter: str, num_columns: int, wanted: list[str]) -> tup
         return pd.DataFrame({name: pd.Series(dtype=object) for name in wanted}), 0
     table = arrow_csv.read_csv(
         pa.BufferReader(text.encode()),
-        read_options=arrow_csv.ReadOptions(column_names=[str(place) for place in range(num_columns)]),
+        read_options=arrow_csv.ReadOptions(
+            column_names=[str(place) for place in range(num_columns)],
+            use_threads=False,  # as in `results.saved.read_rows`
+        ),
         parse_options=arrow_csv.ParseOptions(
             delimiter=delimiter, invalid_row_handler=count, newlines_in_values='"' in text
         ),
@@ -115,7 +118,7 @@ def _rows(text: str, delimiter: str, num_columns: int, wanted: list[str]) -> tup
             include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False
         ),
     )
-    return table.to_pandas().astype(object), len(malformed)
+    return table.to_pandas(use_threads=False).astype(object), len(malformed)
 
 
 def _json(text: str, file: str, fields: dict[str, str], optional: Iterable[str]) -> Cells:
