@@ -275,11 +275,16 @@ def save_pdf(figure: Figure, path: Path) -> None:
 
 
 def method_styles(methods: list[str]) -> dict[str, dict[str, Any]]:
-    """Colour, marker, its size, and dashes per method; known methods always have the same."""
+    """Colour, marker, its size, and dashes per method; known methods always have the same.
+
+    Other methods take the colours first that no known method beside them has.
+    """
+    taken = {_KNOWN[method][0] for method in methods if method in _KNOWN}
+    free_first = sorted(_OTHERS, key=lambda other: other[0] in taken)
     others = (
         (colour, marker, dashes)
         for dashes in itertools.cycle(_DASHES)
-        for colour, marker in _OTHERS
+        for colour, marker in free_first
     )  # fmt: skip
     styles = {}
     for method in methods:

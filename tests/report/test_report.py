@@ -15,6 +15,7 @@ import pytest
 from amco_jax.errors import InputError
 from amco_jax.metrics import METRICS, described
 from amco_jax.report.analysis import baselines_of, comparisons, means, medians
+from amco_jax.report.figures import method_styles
 from amco_jax.report.page import make_report, write_report
 from amco_jax.report.published import write_published
 from amco_jax.report.studies import Study, load_studies
@@ -345,3 +346,9 @@ def test_stretches_of_a_log_are_counted_and_few_of_them_warned_of():
     assert "19 of 20 seeds had tasks at 600" in text
     assert "from 4 distinct stretches of the log" in text
     assert "fewer than 10 stretches of the log (optimal 4, local 4)" in text
+
+
+def test_methods_that_are_shown_together_have_colours_of_their_own():
+    styles = method_styles(["best-2", "optimal", "local", "randcoedge", "mine", "least-wait"])
+    assert len({style["color"] for style in styles.values()}) == 6
+    assert styles["local"] == method_styles(["local"])["local"]
