@@ -21,7 +21,7 @@ from amco_jax.metrics import Metrics, columns, columns_of, row_names
 from amco_jax.params import Shape
 from amco_jax.results.checkpoints import Journal, Saved
 from amco_jax.study.blocks import Block, host_blocks, inputs_of, over_blocks, stack_blocks
-from amco_jax.study.grid import Cell
+from amco_jax.study.grid import KEYS, Cell
 
 LANES = 32
 """Seeds of a block"""
@@ -147,8 +147,15 @@ class Trainer:
 
 
 def curve_names(methods: Iterable[Method], metrics: Metrics, num_servers: int) -> tuple[str, ...]:
-    """The columns of the episodes of a training."""
-    return (*row_names(columns_of(metrics), num_servers), *logs_of(methods))
+    """The columns of the episodes of a training.
+
+    Raises:
+      InputError: a learner logs something under the name of another column.
+    """
+    names, logs = row_names(columns_of(metrics), num_servers), logs_of(methods)
+    if taken := {*names, *KEYS} & {*logs}:
+        raise InputError(f"logs: {', '.join(sorted(taken))}; legal: names that no other column has")
+    return (*names, *logs)
 
 
 def curve_columns(metrics: Metrics, curves: Curve, num_slots: int) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -439,3 +440,10 @@ def test_enumerating_methods_refuse_large_fleets_at_once(num_servers: int):
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="num_servers"):
         sweep("num_servers", values=(3, num_servers), methods=["amcoedge"], seeds=1, episodes=1)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_logs_of_learners_have_names_of_their_own():
+    learner = types.SimpleNamespace(training=types.SimpleNamespace(logs=("loss", "miss_rate")))
+    with pytest.raises(InputError, match="logs: miss_rate; legal"):
+        module.curve_names([learner], CURVE_METRICS, 2)  # pyright: ignore[reportArgumentType]
