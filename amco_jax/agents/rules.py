@@ -45,7 +45,7 @@ def least_wait(view: TaskView) -> Array:
 
 
 def two_choices(view: TaskView) -> Array:
-    """Of two different servers drawn uniformly, the one of less waiting time."""
+    """Draw two different servers uniformly, and select the one with the shorter wait."""
     size = view.wait.size
     first = _pick(view.uniform(0), size)
     second = (first + 1 + _pick(view.uniform(1), size - 1)) % size

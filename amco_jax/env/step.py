@@ -38,7 +38,7 @@ class Backlog(NamedTuple):
 
     @classmethod
     def empty(cls, num_servers: int, dtype: Any) -> Backlog:
-        """Nothing waits: the start of an episode."""
+        """The start of an episode, when nothing waits."""
         none = jnp.zeros(num_servers, dtype)
         return cls(none, none)
 

@@ -74,9 +74,9 @@ class Slot:
     busy: Float[Array, " num_servers"]
     """Share of the slot that each server was busy, in [0, 1]"""
     totals: Sums
-    """Of the metrics, within the slot"""
+    """Sums of the metrics within the slot"""
     of_tasks: dict[str, Array]
-    """By name what metrics with quantiles give, `[num_servers, max_tasks]`; inf without a task"""
+    """Values of metrics with quantiles by name, `[num_servers, max_tasks]`; inf without a task"""
     decisions: Any
     """What `record` kept, with leading axes `[num_servers, max_tasks]`"""
 
@@ -84,11 +84,11 @@ class Slot:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where an episode stands between two slots, and what it has summed up so far."""
+    """The state of an episode between two slots, and its sums so far."""
 
     backlog: Backlog
     totals: Sums
-    """By the name of the metric, in two words each"""
+    """Sums by the name of the metric, in two words each"""
 
     @classmethod
     def start(cls, num_servers: int, dtype: Any, metrics: Metrics) -> Progress:
@@ -104,7 +104,7 @@ class Episode:
     end: Progress
     """After the last slot"""
     of_tasks: dict[str, Array]
-    """By name what metrics with quantiles give, `[num_slots, num_servers, max_tasks]`; inf without a task"""
+    """Values of metrics with quantiles by name, `[num_slots, num_servers, max_tasks]`; inf without a task"""
     decisions: Any
     """What `record` kept, with leading axes `[num_slots, num_servers, max_tasks]`"""
     backlog: Any
@@ -202,7 +202,7 @@ def serve_slot(
         return queues, totals, (of_each_task(metrics, task.present, outcome), record(decision))
 
     def station_by_station() -> _Served:
-        """As published; the station is the outer loop, so that what it fixes is computed once."""
+        """The published order; stations are the outer loop, so that what a station fixes is computed once."""
 
         def serve_base_station(carry, row):
             slot_load, totals = carry

@@ -175,7 +175,7 @@ def waterfill(wait: Times, cost: Times) -> dict[int, float]:
 
 
 def _rescaled(x: dict[int, float]) -> dict[int, float]:
-    """Without what is below 0, to sum 1."""
+    """Set negative fractions to 0, and scale the others to sum 1."""
     x = {i: max(share, 0) for i, share in x.items()}
     total = sum(x.values())
     return {i: share / total for i, share in x.items()}

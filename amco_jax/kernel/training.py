@@ -42,9 +42,9 @@ class Hyper(NamedTuple):
     """What a training takes of its settings, traced, so that a whole sweep of them is one program."""
 
     settings: Any
-    """From `Settings.traced`"""
+    """The result of `Settings.traced`"""
     memory: Any
-    """From `Learner.memory`, int32"""
+    """The result of `Learner.memory`, int32"""
 
 
 @jax.tree_util.register_dataclass
@@ -53,7 +53,7 @@ class Curve:
     """What is told of one episode of training; `wide.on_host` reads its sums."""
 
     totals: Sums
-    """By the name of the metric"""
+    """Sums by the name of the metric"""
     logs: dict[str, Float[Array, ""]]
     """Means over agents, and where it is so logged over learning steps, by `Learner.logs`; NaN over none"""
 

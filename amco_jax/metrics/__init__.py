@@ -201,7 +201,7 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (MAKESPAN, MAKESPANS, MISS_RATE, REJECT_RATE, NUM_TASKS, SERVERS_USED, UTILISATION)
 }
-"""By name; a row here makes a metric everyone's."""
+"""All metrics of the package by name"""
 
 RESERVED = (
     "method", "param", "value", "condition", "physics", "seed", "episode", "stretch", "gap", "loss",

@@ -38,7 +38,7 @@ class Reduction(enum.StrEnum):
 
 
 class Shown(enum.IntEnum):
-    """Where studies show a metric without being asked for it; each level includes those before it."""
+    """The places in which studies show a metric by default; each level includes those before it."""
 
     ASKED = 0
     """Nowhere; it is computed only where a user asks for it"""
@@ -63,9 +63,9 @@ class Column:
     """
 
     name: str
-    """Of the column: small letters, digits and `_`; with the unit at its end, if there is one"""
+    """The name of the column: small letters, digits and `_`; it ends with the unit, if there is one"""
     label: str
-    """For axes and the heads of tables, without the unit"""
+    """The words on axes and in the heads of tables, without the unit"""
     unit: str = ""
     """Empty for shares and counts"""
     caption: str = ""
@@ -85,7 +85,7 @@ class Column:
     how: str = ""
     """How it is made of servers: `max`, `min` or `jain`, Jain's index of fairness"""
     level: float | None = None
-    """Which quantile it is, in [0, 1]"""
+    """The level of the quantile, in [0, 1]"""
     figure: str = ""
     """The name of the files of its figure; by default that of the column"""
 
@@ -201,9 +201,9 @@ class Metric(Column):
 
     shown: Shown = Shown.EVERYWHERE
     of_task: Callable[[TaskOutcome], Any] | None = None
-    """From a task to a number, or with `per_server` to `[num_servers]`"""
+    """A function of a task, which returns a number, or with `per_server` `[num_servers]`"""
     of_slot: Callable[[SlotOutcome], Any] | None = None
-    """From a slot to the same"""
+    """The same as a function of a slot"""
     whole: bool = False
     """The values are whole numbers or booleans, and their sums are exact; that of a slot must fit int32"""
     over: Metric | None = None

@@ -1,4 +1,4 @@
-"""From the sums of episodes to the columns of rows; a quantity over no task is NaN, never 0.
+"""The columns of rows, made from the sums of episodes; a mean over no tasks is NaN, never 0.
 
 This is the end of the device's work: NumPy on the host, in float64.
 """

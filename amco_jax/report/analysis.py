@@ -18,7 +18,7 @@ from amco_jax.stats.summaries import COUNTS, Episodes, Pairs, common, summarise
 PAPER_BASELINES = ("randcoedge", "drlcoedge", "smcoedge", "optimal")
 _ESTIMATES = ("condition", "method", "metric", "per", "statistic", *COUNTS, "estimate", "ci_low", "ci_high")
 _SEED = 0
-"""Of the resampling, so that the same results give the same tables"""
+"""The seed of the resampling: the same results give the same tables"""
 
 
 def baselines_of(study: Study, asked: Sequence[str] = ()) -> list[str]:

@@ -34,7 +34,7 @@ class Claim:
     source: str
     share: float
     baselines: tuple[str, ...]
-    """By their names without `-stable`"""
+    """The baselines, by their names without `-stable`"""
     metric: Column = MAKESPAN
 
 

@@ -193,7 +193,7 @@ def _write_csv(report: Report, out: Path) -> Path:
 
 
 def _write_rows(path: Path, frame: pd.DataFrame) -> Path:
-    """As CSV, in digits that do not depend on the order in which a processor sums."""
+    """The table as CSV, in digits that do not depend on the order in which a processor sums."""
     return _write(path, frame.to_csv(index=False, lineterminator="\n", float_format="%.10g"))
 
 

@@ -17,7 +17,7 @@ from amco_jax.stats.summaries import Episodes
 
 KINDS = ("sweep", "compare", "train", "evaluate")
 LAST_EPISODES = 50
-"""Whose mean counts as the outcome of a training, as in the paper's figures"""
+"""The number of last episodes whose mean is the outcome of a training, as in the paper's figures"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ _MOST_DIGITS = 9
 _SMALL = {"s": ("ms", 1e3)}
 """Units of differences, and how many of them make one of the metric's"""
 _HEAD_WIDTH = 20
-"""Of the lines of a column's title in LaTeX, characters"""
+"""Width of a column's title in LaTeX, in characters"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Cell:
 
     text: str
     value: Any = None
-    """To sort by; the text where None"""
+    """The key to sort by; the text if None"""
     best: bool = False
     below: str = ""
     """A second line, in small"""

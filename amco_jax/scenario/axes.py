@@ -26,7 +26,7 @@ class Axis:
     """A quantity that a sweep varies."""
 
     label: str
-    """For figures, with the unit"""
+    """The label in figures, with the unit"""
     values: Values
     """The values swept by default around a scenario, of which some may be illegal there"""
     apply: Callable[[Scenario, Any], Scenario]
@@ -81,7 +81,7 @@ def _capacities(scenario: Scenario) -> Sequence[Any]:
 
 
 def _processes(scenario: Scenario) -> Sequence[Any]:
-    """Those of the same mean load, N·p tasks per base station and slot; the scenario's own one among them."""
+    """The processes with a mean of N·p tasks per base station and slot, the scenario's own one included."""
     names: list[Any] = [name for name, kind in PROCESSES.items() if "arrival_prob" in kind.varied]
     own = isinstance(scenario.arrivals, ArrivalProcess) and "arrival_prob" in scenario.process.varied
     return [*names, scenario.arrivals] if own else names

@@ -21,10 +21,10 @@ from amco_jax.errors import InputError, check_number, check_whole
 from amco_jax.stats.intervals import CONFIDENCE, Interval
 
 Aggregate = Callable[..., np.ndarray]
-"""From costs `[..., seeds, scenarios]` of one method, or of two, to numbers `[...]`"""
+"""A function of costs `[..., seeds, scenarios]` of one or two methods, which returns numbers `[...]`"""
 
 RESAMPLES = 2000
-"""As many as the aggregates' source takes"""
+"""The number that the source of the aggregates uses"""
 
 
 def mean_cost(cost: np.ndarray) -> np.ndarray:

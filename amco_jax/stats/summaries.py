@@ -326,7 +326,7 @@ class Pairs:
 
     @classmethod
     def of(cls, column: Column, pairs: Sequence[tuple[Episodes, Episodes]], per: str) -> Pairs:
-        """Those of several pairs, with NaNs below the shorter ones."""
+        """The values of several pairs side by side; shorter columns are filled up with NaNs."""
         columns, seeds, same = [], [], True
         for ours, theirs in pairs:
             a, b = common(ours, theirs)

@@ -36,7 +36,7 @@ GROWTH_SLOTS = 6
 """Most slots of the episodes whose growth is measured; the time is proportional to them."""
 
 GROWTH_EPISODES = 5
-"""Of a repeat of training"""
+"""The episodes of a repeat of training"""
 
 MOST_TRAINED = {"seeds": 1_000, "num_servers": 16}
 """Up to where the growth of training is measured, which takes a hundred times as long and 5 MB for a seed."""
@@ -49,7 +49,7 @@ class BenchResult:
     growth: pd.DataFrame
     """One row per method, axis (`seeds` or `num_servers`) and value, see docs/files.md; may be empty"""
     tables: dict[str, Table]
-    """By title"""
+    """The tables by title"""
     manifest: dict[str, Any]
     """All figures with every repeat, scenario, versions, device"""
     out: Path | None = None

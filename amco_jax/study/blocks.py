@@ -59,9 +59,9 @@ class Inputs(NamedTuple):
     """What programs take of scenarios of one shape."""
 
     cells: dict[int, tuple[Params, Any]]
-    """By the number of the scenario: its `Params`, and its place in the tables"""
+    """The `Params` of each scenario and its place in the tables, by the number of the scenario"""
     tables: Tables
-    """Of all of them, on all devices: traces are held once on each, whatever the number of blocks"""
+    """The tables of all of them, on all devices: each holds traces once, whatever the number of blocks"""
 
 
 def inputs_of(scenarios: Sequence[Scenario], used: Iterable[int], shape: Shape) -> Inputs:

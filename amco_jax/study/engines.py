@@ -66,7 +66,7 @@ class Execution:
     resume: bool = False
     """Go on with what stands in the output directory."""
     recompute: bool = False
-    """With resume: compute anew what is damaged in the output directory."""
+    """With resume: recompute what is damaged in the output directory."""
     unit_seconds: float = UNIT_SECONDS
     """Nominal duration of a unit of work on two CPU cores; what is lost at most when a process is killed."""
     store: Path | None = None

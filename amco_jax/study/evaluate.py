@@ -39,7 +39,7 @@ class TrainedRun:
 
     method: Method
     scenario: Scenario
-    """To evaluate in, if no other is given"""
+    """The scenario to evaluate in, if no other is given"""
     trained: Mapping[str, Any]
     """The scenario of the training, as a table"""
     physics: str

@@ -51,9 +51,9 @@ class Job(NamedTuple):
     seeds: int | None
     """Side by side, rounded up to whole blocks on every device; None: as few as fill it, or one to train"""
     repeats: int
-    """Of each measurement, after one that does not count"""
+    """The repeats of each measurement, after one that does not count"""
     episodes: int = SEGMENT
-    """Of a repeat of training, at most `SEGMENT`"""
+    """The episodes of a repeat of training, at most `SEGMENT`"""
 
 
 @own_numerics()
@@ -190,7 +190,7 @@ def _timed(run: Callable[[], Any], repeats: int) -> tuple[Any, list[float]]:
 
 
 def peak_memory_mb() -> float:
-    """Of the process, MiB; on accelerators of the device."""
+    """Peak memory of the process, MiB; on accelerators that of the device."""
     if jax.default_backend() != "cpu" and (usage := jax.local_devices()[0].memory_stats()):
         return usage["peak_bytes_in_use"] / 2**20
     status = Path("/proc/self/status")

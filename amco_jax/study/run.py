@@ -49,7 +49,7 @@ class Reduced:
     """What a reducer makes of the rows of a study."""
 
     tables: Mapping[str, pd.DataFrame]
-    """By the name of the CSV file"""
+    """The tables by the name of the CSV file"""
     figures: Mapping[str, Callable[[], Any]] = dataclasses.field(default_factory=dict)
     """Functions that draw a figure, by the name of its files without their endings"""
     kept: Any = None
@@ -98,7 +98,7 @@ class Outcome:
     rows: pd.DataFrame | None = dataclasses.field(repr=False, default=None)
     """All rows, where they were not written"""
     agents: AgentStore | None = None
-    """Where the trained agents stand"""
+    """The store of the trained agents"""
     out: Path | None = None
 
 

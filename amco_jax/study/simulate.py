@@ -58,7 +58,7 @@ would cost more than the simulation."""
 
 @runtime_checkable
 class AgentSource(Protocol):
-    """Where the agents of a trained method come from."""
+    """The source of the agents of a trained method."""
 
     def bytes_per_lane(self, shape: Shape) -> int:
         """Bytes for the agents of one seed."""
@@ -74,7 +74,7 @@ class Batch:
     """Results of consecutive seeds of one scenario."""
 
     index: int
-    """Of the scenario in the sequence that was simulated"""
+    """The position of the scenario in the sequence that was simulated"""
     seeds: np.ndarray
     """`[episodes]`"""
     metrics: dict[str, np.ndarray]

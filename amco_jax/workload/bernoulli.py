@@ -30,7 +30,7 @@ class BernoulliArrivals(ArrivalProcess):
         return setting.num_tasks
 
     def moments(self, setting: Setting) -> tuple[float, float]:
-        """Those of a binomial distribution."""
+        """The moments of a binomial distribution."""
         mean = setting.num_tasks * setting.arrival_prob
         return mean, mean * (1 - setting.arrival_prob)
 

@@ -104,7 +104,7 @@ class Quantity:
     """A number that a sweep may vary: a parameter of a process, or the scenario's `arrival_prob`."""
 
     label: str
-    """For figures, with the unit"""
+    """The label in figures, with the unit"""
     values: Sequence[Any] | Callable[[Any, Any], Sequence[Any]]
     """The values swept by default, or a function of the process and its scenario that gives them. Some may be
     illegal there, and are then left out"""

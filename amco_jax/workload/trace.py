@@ -101,7 +101,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
 
     @property
     def implied(self) -> bool:
-        """Where a log is given, it is meant to be played."""
+        """Whether a log is given: it is then meant to be played."""
         return self.trace is not None
 
     @property
@@ -111,7 +111,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         return self.trace.log
 
     def settled(self, setting: Setting) -> TraceArrivals:
-        """With the time scale 1, or the largest one that the log allows."""
+        """The process with a time scale of 1, or the largest one that the log allows."""
         if self.time_scale is not None:
             return self
         largest = math.inf if self.trace is None else self.largest_time_scale(setting)
@@ -132,7 +132,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         return setting.slot_duration * self.time_scale
 
     def cuts(self, setting: Setting) -> Stretches:
-        """Where the episodes of training and of testing lie on the log."""
+        """The stretches of the log for training and for testing."""
         assert self.trace is not None
         return self.trace.stretches(self.slot_seconds(setting), setting.num_slots)
 
@@ -199,7 +199,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         return int(self._counts(setting).max())
 
     def moments(self, setting: Setting) -> tuple[float, float]:
-        """Those of the slots of the whole log, each request of which comes at any base station."""
+        """The moments over the slots of the whole log, each request of which may come at any base station."""
         counts, slots = self._counts(setting), float(self._slots(setting)[-1]) + 1
         total = float(counts.sum()) / slots
         spread = float(np.square(counts).sum()) / slots - total**2
@@ -293,7 +293,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
 
 
 def stretch_at(count: Any, stride: Any, seed: Any, episode: Any) -> UInt32[Array, "*seeds"]:
-    """Which of the `count` stretches for testing a seed plays in an episode, from 0.
+    """The number of the test stretch, from 0 to `count` - 1, that a seed plays in an episode.
 
     Consecutive seeds go through all of them by strides before one comes again. An episode shifts all seeds.
     """

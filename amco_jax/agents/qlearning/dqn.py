@@ -80,7 +80,7 @@ class Acting(NamedTuple):
     """What decides the tasks between two learning steps."""
 
     weights: Weights
-    """For observations as they are"""
+    """The inputs are observations as they are, not scaled"""
     epsilon: Float[Array, ""]
     """Probability of the greedy action"""
 

@@ -57,7 +57,7 @@ class Batch:
 
 
 def empty_replay(rows: int, max_tasks: int, num_servers: int, action: Any, dtype: Any) -> Replay:
-    """Nothing stored yet, in at least `rows` rows; `action` is an example without leading axes."""
+    """An empty replay of at least `rows` rows; `action` is an example without leading axes."""
     rows = -(-rows // _SHELF) * _SHELF
     return Replay(
         size=jnp.zeros((rows, max_tasks + 1), dtype),

@@ -48,7 +48,7 @@ class QSettings(Settings):
     greedy_growth: float = setting(1e-3, 0, 1)
     """Growth of ε, the probability of the greedy action, with each learning step, from 0"""
     greedy_max: float = setting(0.99, 0, 1)
-    """Where ε stops growing"""
+    """The value at which ε stops growing"""
     learn_after: int = setting(200, 0)
     """Slots of the whole run before the first learning step"""
     learn_interval: int = setting(10, 1)
