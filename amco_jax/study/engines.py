@@ -55,7 +55,7 @@ class Execution:
     """How a study is carried out; nothing of it changes a result."""
 
     engine: str = "local"
-    """The engine that computes units. With local it is this process, on all its devices; with ray a Ray cluster."""
+    """The engine that computes units: local is this process with all its devices, ray a Ray cluster."""
     address: str | None = None
     """Of the Ray cluster: auto for the one that runs on this machine, or ray://host:port; by default a new
     one is started here and ended with the sweep, whatever else runs and whatever RAY_ADDRESS says."""
