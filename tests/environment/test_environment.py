@@ -89,7 +89,7 @@ def assert_same_decisions(scenario: Scenario, method: Method, physics: Physics =
         at = jax.device_get(state.at)
         place = lanes, np.minimum(at.slot, scenario.num_slots - 1), at.base_station, at.position
         live, where = ~over, tuple(x[~over] for x in place)
-        np.testing.assert_array_equal(at.backlog[live], kernel.backlog[where[:2]])
+        np.testing.assert_array_equal(at.backlog.servers[live], kernel.backlog[where[:2]])
         _, state, reward, ended, info = step(state, kernel.decisions.selected[place])
         assert not found.present[where].any()  # each task is decided once
         found.present[where] = np.asarray(info["decided"])[live]
@@ -111,7 +111,7 @@ def assert_same_slots(scenario: Scenario, method: Method, physics: Physics = UNI
     _, state, step = begin(SlotEnv(scenario, physics=physics))
     here, busy = kernel.decisions.present, 0
     for t in range(scenario.num_slots):
-        np.testing.assert_array_equal(state.backlog, kernel.backlog[:, t])
+        np.testing.assert_array_equal(state.backlog.servers, kernel.backlog[:, t])
         _, state, rewards, over, info = step(state, kernel.decisions.selected[:, t])
         for name in ("makespan", "missed", "rejected", "reward"):
             expected = np.where(here[:, t], getattr(kernel.decisions, name)[:, t], 0)
@@ -191,7 +191,7 @@ def test_decisions_are_observed_as_the_published_agents_see_them():
         coming = tasks(env, 1, slot)
         for size in coming.size[coming.present]:
             assert int(state.at.slot) == slot
-            np.testing.assert_allclose(observed, [size, *state.at.backlog], rtol=1e-6)
+            np.testing.assert_allclose(observed, [size, *state.at.backlog.servers], rtol=1e-6)
             observed, state, _, over, info = env.step(key, state, np.ones(3, bool), params)
     # The time limit cuts the episode; what follows is observed as if it went on.
     assert bool(over)
@@ -215,10 +215,10 @@ def test_all_features_of_a_decision():
         at = jax.tree.map(lambda x, lane=lane: np.asarray(x)[lane], state.at)
         b, scenario = int(at.base_station), params.scenario
         remote = np.arange(3) != b
-        wait = (at.backlog + at.queues.slot_load) / scenario.capacity + remote * at.queues.link_delay
+        wait = (at.backlog.servers + at.queues.slot_load) / scenario.capacity + remote * at.queues.link_delay
         cost = at.task.work / scenario.capacity + remote * at.task.size / scenario.link_rate[b]
         parts = [~remote, [at.task.size], [at.task.work], cost, wait, at.queues.slot_load]
-        expected = np.concatenate([*parts, [at.queues.link_delay], at.backlog])
+        expected = np.concatenate([*parts, [at.queues.link_delay], at.backlog.servers])
         np.testing.assert_allclose(observed[lane], expected, rtol=1e-5)
         assert env.observation_space(params).shape == observed[lane].shape
 
@@ -237,7 +237,7 @@ def test_slots_are_observed_by_each_agent():
             cost = coming.work[b, :, None] / params.scenario.capacity
             cost += (np.arange(3) != b) * coming.size[b, :, None] / params.scenario.link_rate[b]
             np.testing.assert_allclose(of_tasks[:, 1:], coming.present[b, :, None] * cost, rtol=1e-5)
-            np.testing.assert_allclose(of_station, [*(np.arange(3) == b), *state.backlog], rtol=1e-6)
+            np.testing.assert_allclose(of_station, [*(np.arange(3) == b), *state.backlog.servers], rtol=1e-6)
         if slot < SMALL.num_slots:
             observed, state, *_ = env.step(key, state, np.ones((3, 4, 3), bool), params)
 
