@@ -204,8 +204,10 @@ def serve_slot(
     def station_by_station() -> _Served:
         """The published order; stations are the outer loop, so that what a station fixes is computed once."""
 
+        stations = jnp.arange(num_servers)
+
         def serve_base_station(carry, row):
-            slot_load, totals = carry
+            links, slot_load, totals = carry
             b, link, planned_b = row
             site_b, key_b = site(params, physics, b), fold_in(key, b)
             entries, task_at = workload.row(params, t, b)
@@ -219,12 +221,13 @@ def serve_slot(
 
             positions = jnp.arange(jax.tree.leaves(entries)[0].shape[0]), entries, planned_b
             (queues, totals), kept = lax.scan(serve_position, (Queues(slot_load, link), totals), positions)
-            return (queues.slot_load, totals), (queues.link_delay, kept)
+            links = jnp.where(stations == b, queues.link_delay, links)
+            return (links, queues.slot_load, totals), kept
 
-        rows = jnp.arange(num_servers), backlog.links, planned
-        carry = jnp.zeros_like(backlog.servers), no_totals
-        (slot_load, totals), (link_delay, kept) = lax.scan(serve_base_station, carry, rows)
-        return _Served(slot_load, link_delay, totals, kept)
+        carry = backlog.links, jnp.zeros_like(backlog.servers), no_totals
+        rows = stations, backlog.links, planned
+        (links, slot_load, totals), kept = lax.scan(serve_base_station, carry, rows)
+        return _Served(slot_load, links, totals, kept)
 
     def turn_by_turn() -> _Served:
         """In any other order, from a queue of all positions."""

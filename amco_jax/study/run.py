@@ -191,7 +191,7 @@ class _Run:
                 for identity in self._identities().values():
                     identity.require_seen("resume" if execution.resume else "shard")
             plan = self._described() | {
-                "scenario": without_paths(study.scenario),
+                "scenario": _without_code(without_paths(study.scenario)),
                 "format": FORMAT,
                 "unit_seconds": execution.unit_seconds,
                 "code": code_version(),
@@ -296,6 +296,14 @@ class _Run:
         self._output.finish(manifest, standing)
         rows = None if self._written else pd.concat(frames, ignore_index=True)
         return Outcome(reduced, manifest, rows=rows, agents=self.agents, out=where)
+
+
+def _without_code(scenario: dict[str, Any]) -> dict[str, Any]:
+    """A scenario without the digest of its own arrival process, which `depends_on` of a plan holds."""
+    arrivals = scenario["arrivals"]
+    if isinstance(arrivals, dict):
+        arrivals = {name: value for name, value in arrivals.items() if name != "digest"}
+    return scenario | {"arrivals": arrivals}
 
 
 def _where(cell: Cell) -> list[str]:

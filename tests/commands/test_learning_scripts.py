@@ -120,7 +120,7 @@ def test_an_interrupted_script_says_so_and_can_go_on(
         ("train", ["--learn", "discount=0", "discount=1"], ["discount is given twice"]),
         ("train", ["--set", "num_servers=13"], ["num_servers: 13", "12"]),
         ("train", ["--out", "/dev/null/x"], ["/dev/null/x"]),
-        ("evaluate", [], ["Missing", "wrote"]),
+        ("evaluate", [], ["Missing", "PATH"]),
         ("evaluate", ["/nonexistent"], ["/nonexistent", "train"]),
         ("compare", ["--methods", "best"], ["method: 'best'"]),
         ("compare", ["--last", 1000], ["last: 1000"]),

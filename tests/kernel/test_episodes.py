@@ -102,7 +102,8 @@ def test_work_is_conserved():
     assert (left[:-1] == 0).any()
     np.testing.assert_allclose(e.slot_load.sum(axis=0), served.sum(axis=0) + left[-1], rtol=1e-12)
     np.testing.assert_allclose(e.totals["utilisation"], (served / limit).sum(axis=0), rtol=1e-12)
-    np.testing.assert_array_equal(e.end.backlog, left[-1])
+    np.testing.assert_array_equal(e.end.backlog.servers, left[-1])
+    np.testing.assert_array_equal(e.end.backlog.links, 0)
 
 
 def test_totals_are_sums_over_the_tasks():

@@ -164,7 +164,7 @@ def test_results_stand_where_a_figure_cannot_be_drawn(
         raise RuntimeError("no font\nat all")
 
     for module in ("sweep", "compare"):
-        name = "sweep_figure" if module == "sweep" else "convergence_figure"
+        name = "sweep_figure" if module == "sweep" else "convergence_figures"
         monkeypatch.setattr(f"amco_jax.study.{module}.{name}", broken)
     sweep("deadline", values=[0.5], methods=["local"], seeds=1, scenario=TINY, out=tmp_path / "sweep")
     compare(

@@ -49,7 +49,7 @@ def assert_equal(a: Params, b: Params) -> None:
 
 def test_defaults_are_the_published_setting():
     scenario = Scenario()
-    assert scenario.shape() == (5, 50, 60, PROCESSES["bernoulli"])
+    assert scenario.shape() == (5, 50, 60, PROCESSES["bernoulli"], "stations", "slotted")
     params = scenario.params(np.float64)
     np.testing.assert_array_equal(params.capacity, [10, 20, 30, 40, 50])
     np.testing.assert_array_equal(params.link_rate, [[400, 425, 450, 475, 500]] * 5)

@@ -101,7 +101,7 @@ def test_totals_that_do_not_grow_leave_the_measurements(model, monkeypatch):
         ({"sizes": ()}, "sizes: none"),
         ({"sizes": (0,)}, "sizes"),
         ({"steps": (1000,)}, "steps"),
-        ({"steps": (2, 2)}, "each once"),
+        ({"steps": (2, 2)}, "each value once"),
         ({"batches": (-1,)}, "batches"),
         ({"repeats": 0}, "repeats"),
         ({"warm_up": 0}, "warm_up"),
