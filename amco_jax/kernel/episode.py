@@ -224,8 +224,9 @@ def serve_slot(
             links = jnp.where(stations == b, queues.link_delay, links)
             return (links, queues.slot_load, totals), kept
 
-        carry = backlog.links, jnp.zeros_like(backlog.servers), no_totals
+        none = jnp.zeros_like(backlog.servers)
         rows = stations, backlog.links, planned
+        carry = none, none, no_totals
         (links, slot_load, totals), kept = lax.scan(serve_base_station, carry, rows)
         return _Served(slot_load, links, totals, kept)
 

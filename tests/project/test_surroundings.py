@@ -163,9 +163,8 @@ def test_results_stand_where_a_figure_cannot_be_drawn(
     def broken(*_: object) -> None:
         raise RuntimeError("no font\nat all")
 
-    for module in ("sweep", "compare"):
-        name = "sweep_figure" if module == "sweep" else "convergence_figures"
-        monkeypatch.setattr(f"amco_jax.study.{module}.{name}", broken)
+    for name in ("study.sweep.sweep_figure", "report.figures.convergence_figure"):
+        monkeypatch.setattr(f"amco_jax.{name}", broken)
     sweep("deadline", values=[0.5], methods=["local"], seeds=1, scenario=TINY, out=tmp_path / "sweep")
     compare(
         ["local"], seeds=1, episodes=1, last=1, scenario=TINY, physics=["unified"], out=tmp_path / "compare"
