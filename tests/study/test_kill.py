@@ -157,7 +157,7 @@ def test_every_command_that_is_stopped_ends_as_if_undisturbed(
             stopped += process.returncode != 0  # else it had come to its end
             if number == signal.SIGINT and process.returncode:
                 resume = "" if name == "reproduce" else " --resume"
-                line = f"interrupted; the same command with --out {out}{resume} goes on\n"
+                line = f"interrupted; to continue, run the same command with --out {out}{resume}\n"
                 assert (process.returncode, errors) == (130, line)
         return stopped
 
