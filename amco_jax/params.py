@@ -29,6 +29,16 @@ class Shape(NamedTuple):
     timing: str = "slotted"
     """When tasks arrive within a slot, one of `TIMINGS`"""
 
+    @property
+    def by_station(self) -> bool:
+        """Whether tasks are served as published: all at the start of a slot, station by station."""
+        return (self.order, self.timing) == (ORDERS[0], TIMINGS[0])
+
+    @property
+    def has_times(self) -> bool:
+        """Whether the time at which a task arrives within its slot matters."""
+        return self.order == "random" or self.timing == "continuous"
+
     def words(self) -> str:
         """The shape as users read it."""
         return str((*self[:3], self.arrivals.name, *self[4:]))

@@ -115,7 +115,7 @@ class Environment:
     ):
         scenario = Scenario() if scenario is None else scenario
         self.shape = scenario.shape()
-        if not self.any_order and (self.shape.order, self.shape.timing) != (ORDERS[0], TIMINGS[0]):
+        if not (self.any_order or self.shape.by_station):
             raise InputError(
                 f"scenario: order = {self.shape.order}, timing = {self.shape.timing}; "
                 f"legal in {self.name}: {ORDERS[0]}, {TIMINGS[0]}"

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from amco_jax.env import Task
-from amco_jax.params import ORDERS, TIMINGS, Params, Shape
+from amco_jax.params import Params, Shape
 from amco_jax.workload import Timed, Workload
 
 
@@ -47,18 +47,18 @@ def queue_of_slot(
     Returns:
       The queue, and the place of each position in it; None and None where stations are served one by one.
     """
-    if (shape.order, shape.timing) == (ORDERS[0], TIMINGS[0]):
+    if shape.by_station:
         return None, None
     tasks = tasks_of_slot(params, workload, t, shape.num_servers)
     num_servers, max_tasks = tasks.present.shape
     count = num_servers * max_tasks
-    if shape.order == "turns":
-        order = jnp.arange(count).reshape(num_servers, max_tasks).T.ravel()
-        times = jnp.zeros(count, tasks.size.dtype)
-    else:
+    if shape.has_times:
         assert isinstance(workload, Timed)
         drawn = jax.vmap(lambda b: workload.times(params, t, b))(jnp.arange(num_servers))
         times, order = lax.sort((drawn.ravel(), jnp.arange(count)), num_keys=1)
+    else:
+        order = jnp.arange(count).reshape(num_servers, max_tasks).T.ravel()
+        times = jnp.zeros(count, tasks.size.dtype)
     if shape.timing == "slotted":
         times = jnp.zeros_like(times)
     tasks, planned = jax.tree.map(lambda x: x.reshape(count, *x.shape[2:])[order], (tasks, planned))

@@ -23,7 +23,7 @@ from amco_jax.identity import program_cache
 from amco_jax.kernel import Progress, rollout
 from amco_jax.metrics import EPISODE_METRICS, Metrics, columns
 from amco_jax.metrics.quantiles import Values, values_of
-from amco_jax.params import ORDERS, TIMINGS, Shape
+from amco_jax.params import Shape
 from amco_jax.random import Stream, fold_in, stream
 from amco_jax.scenario import Scenario
 from amco_jax.study.blocks import (
@@ -40,7 +40,7 @@ from amco_jax.study.blocks import (
     within_memory,
 )
 from amco_jax.study.trainer import LANES as TRAINING_LANES
-from amco_jax.workload import Segment, workload_of
+from amco_jax.workload import Segment, carried_by, workload_of
 
 log = logging.getLogger(__name__)
 
@@ -227,7 +227,7 @@ def _block_program(
     def block(blocked, shared, state):
         if fused and method.policy.sees_slot:
             raise NotImplementedError("it decides slot by slot")
-        if fused and (shape.order, shape.timing) != (ORDERS[0], TIMINGS[0]):
+        if fused and not shape.by_station:
             raise NotImplementedError(f"its tasks are served in another order: {shape.order}, {shape.timing}")
         if fused and not (process.fuses and (whole or process.fuses_segments)):
             raise NotImplementedError(f"its arrivals are {process.name}")
@@ -256,13 +256,13 @@ def _block_program(
             end = jax.tree.map(
                 lambda x, part: jnp.stack(part, axis=1) if x.ndim > 1 else part, progress, parts
             )
-            after = jax.vmap(process.after)(starts[0])
+            after = jax.vmap(functools.partial(carried_by, shape))(starts[0])
         else:
 
             def alone(seed, carried, agent, progress):
                 workload, key = start(seed, carried)
                 end, kept = episode(common, ((workload, key), agent, progress))
-                return end, kept, process.after(workload)
+                return end, kept, carried_by(shape, workload)
 
             end, kept, after = jax.vmap(alone)(seeds, carried, agents, progress)
         values = jax.tree.map(lambda x: x.reshape(x.shape[0], -1), kept)

@@ -60,10 +60,6 @@ def process_of(arrivals: Any) -> str | ArrivalProcess:
     raise InputError(f"arrivals: {shown}; legal: {legal}")
 
 
-_TIMELESS = (("stations", "slotted"), ("turns", "slotted"))
-"""Orders and timings in which nobody asks when a task arrives within its slot"""
-
-
 @runtime_checkable
 class Posed(Setting, Protocol):
     """A scenario: a setting with its arrival process."""
@@ -103,9 +99,14 @@ def workload_of(
         request log, training and everything else play separate parts.
     """
     workload = shape.arrivals.workload(shape, params, tables, seed, episode, segment, training)
-    if (shape.order, shape.timing) in _TIMELESS:
+    if not shape.has_times:
         return workload
     return Timed(workload, fold_in(stream(seed, Stream.TIME), episode), shape.max_tasks)
+
+
+def carried_by(shape: Shape, workload: Workload) -> Any:
+    """What the workload of a segment carries into the next one, see `ArrivalProcess.after`."""
+    return shape.arrivals.after(workload.workload if isinstance(workload, Timed) else workload)
 
 
 __all__ = [
@@ -132,6 +133,7 @@ __all__ = [
     "TraceParameters",
     "Workload",
     "bernoulli",
+    "carried_by",
     "count_tables",
     "offered_load",
     "positions_for",

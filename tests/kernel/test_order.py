@@ -182,3 +182,20 @@ def test_bad_orders_are_refused():
     ):
         with pytest.raises(InputError, match=words):
             LOADED.replace(**changes)
+
+
+@pytest.mark.parametrize("kind", [{"order": "random"}, {"timing": "continuous"}], ids=str)
+@pytest.mark.parametrize("arrivals", ["bernoulli", "bursty"])
+def test_an_episode_in_segments_is_the_whole_episode(
+    kind: dict[str, Any], arrivals: str, monkeypatch: pytest.MonkeyPatch
+):
+    """What links, servers and chains of bursts carry goes from one segment to the next."""
+    scenario = LOADED.replace(arrivals=arrivals, num_tasks=2, **kind)
+
+    def makespans() -> np.ndarray:
+        (batch,) = simulate([scenario], METHODS["local"], CONSERVING, 0, 8)
+        return batch.metrics["makespan_mean_s"]
+
+    whole = makespans()
+    monkeypatch.setattr("amco_jax.study.simulate.segments_of", lambda slots, most: [(0, 3), (3, 3)])
+    np.testing.assert_array_equal(makespans(), whole)
