@@ -47,18 +47,16 @@ from .params import Params as Params
 from .scenario import Scenario as Scenario
 from .scenario.presets import PRESETS as PRESETS
 from .scenario.presets import load_scenario as load_scenario
-from .study.compare import CompareResult as CompareResult
-from .study.compare import compare as compare
+from .study.base import Study as Study
+from .study.base import StudyResult as StudyResult
+from .study.compare import Comparison as Comparison
 from .study.engines import Execution as Execution
-from .study.evaluate import EvaluateResult as EvaluateResult
-from .study.evaluate import evaluate as evaluate
+from .study.evaluate import Evaluation as Evaluation
 from .study.evaluate import load_run as load_run
-from .study.sweep import SweepResult as SweepResult
-from .study.sweep import sweep as sweep
-from .study.train import TrainResult as TrainResult
-from .study.train import train as train
-from .study.tune import TuneResult as TuneResult
-from .study.tune import tune as tune
+from .study.run import run_study as run_study
+from .study.sweep import Sweep as Sweep
+from .study.train import Training as Training
+from .study.tune import Tuning as Tuning
 from .workload import ArrivalProcess as ArrivalProcess
 from .workload import Quantity as Quantity
 

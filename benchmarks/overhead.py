@@ -89,7 +89,7 @@ def seconds(side: Callable[[], Any]) -> tuple[float, float]:
 
 def main(args: Arguments) -> None:
     study = Sweep(
-        param="arrival_prob", values=[0.3], methods=[args.method], num_seeds=args.seeds,
+        param="arrival_prob", values=[0.3], methods=[args.method], seeds=args.seeds,
         trained_seeds=args.seeds, episodes=args.episodes,
     )  # fmt: skip
     units = units_of(study.cells(), args.unit_seconds)

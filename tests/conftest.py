@@ -14,7 +14,7 @@ from helpers.tiny_training import Script, run
 from hypothesis import settings
 
 from amco_jax.compile.runtime import configure
-from amco_jax.study.train import TrainResult
+from amco_jax.study.base import StudyResult
 from amco_jax.study.trainer import Trainer
 
 # As the scripts run, and it halves the time to compile.
@@ -33,7 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def result() -> TrainResult:
+def result() -> StudyResult:
     return run()
 
 

@@ -27,7 +27,9 @@ from amco_jax.metrics import Metric
 from amco_jax.results.files import FileNames, new_directory
 from amco_jax.scenario import Scenario
 from amco_jax.scenario.axes import load_with_settings, parse_assignments, parse_settings, parse_value
+from amco_jax.study.base import Study, StudyResult
 from amco_jax.study.engines import Execution
+from amco_jax.study.run import run_study
 
 Args = TypeVar("Args")
 T = TypeVar("T")
@@ -140,11 +142,22 @@ class StudyArguments(OutputArguments):
     execution: Execution = dataclasses.field(default_factory=Execution)
     resumes: ClassVar[bool] = True
 
-    def ends(self, missing: int) -> bool:
-        """Whether there is nothing to print, as with --quiet or before the last shard has finished."""
-        if missing:
-            print(f"{missing} units are not computed yet; the last shard to finish writes the results")
-        return self.quiet or missing > 0
+    def carry_out(self, study: Study, name: str) -> StudyResult | None:
+        """Run the study in a directory named after `name`, unless --out is given.
+
+        Returns:
+          The result; None if there is nothing to print, as with --quiet or before the last shard ends.
+        """
+        result = run_study(
+            study,
+            self.destination(name),
+            execution=self.execution,
+            overwrite=self.overwrite,
+            progress=not self.quiet,
+        )
+        if result.missing:
+            print(f"{result.missing} units are not computed yet; the last shard to finish writes the results")
+        return None if self.quiet or result.missing else result
 
 
 def run(

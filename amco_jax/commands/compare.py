@@ -6,7 +6,7 @@ import dataclasses
 
 from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_method, load_metrics
 from amco_jax.report.terminal import print_comparison
-from amco_jax.study.compare import PAPER_METHODS, compare
+from amco_jax.study.compare import PAPER_METHODS, Comparison
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,20 +26,16 @@ class Arguments(ScenarioArguments, StudyArguments):
 
 
 def main(args: Arguments) -> None:
-    result = compare(
+    study = Comparison(
         [load_method(m) for m in args.methods],
         seeds=args.seeds,
+        first_seed=args.first_seed,
         episodes=args.episodes,
         last=args.last,
-        scenario=args.load_scenario(),
         physics=args.physics,
-        out=args.destination("compare"),
-        first_seed=args.first_seed,
+        scenario=args.load_scenario(),
         metrics=load_metrics(args.metrics),
-        execution=args.execution,
-        overwrite=args.overwrite,
-        progress=not args.quiet,
     )
-    if not args.ends(result.missing):
-        print_comparison(result.final, result.manifest)
+    if result := args.carry_out(study, "compare"):
+        print_comparison(result.summary, result.manifest)
         print(f"Curves, figures, table and manifest are in {result.out}")

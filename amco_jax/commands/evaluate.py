@@ -11,7 +11,7 @@ import tyro
 from amco_jax.cli.arguments import ProgramArguments, StudyArguments, TraceArguments, load_method, load_metrics
 from amco_jax.report.terminal import print_evaluation
 from amco_jax.scenario.axes import apply_settings, load_with_settings, parse_settings
-from amco_jax.study.evaluate import BASELINES, evaluate, load_run
+from amco_jax.study.evaluate import BASELINES, Evaluation, load_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,19 +45,15 @@ def main(args: Arguments) -> None:
     else:
         scenario = load_with_settings(args.scenario, settings, args.trace_fields())
         trained = load_run(args.run, method=method, scenario=scenario)
-    result = evaluate(
+    study = Evaluation(
         trained,
-        scenario=scenario,
         methods=[load_method(m) for m in args.methods],
         seeds=args.seeds,
         episodes=args.episodes,
         physics=args.physics,
-        out=args.destination("evaluate"),
+        scenario=scenario,
         metrics=load_metrics(args.metrics),
-        execution=args.execution,
-        overwrite=args.overwrite,
-        progress=not args.quiet,
     )
-    if not args.ends(result.missing):
+    if result := args.carry_out(study, "evaluate"):
         print_evaluation(result.summary, result.manifest)
         print(f"Results, summary and manifest are in {result.out}")

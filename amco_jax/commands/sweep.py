@@ -7,7 +7,7 @@ import dataclasses
 from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_method, load_metrics
 from amco_jax.report.terminal import print_summary
 from amco_jax.scenario.axes import parse_value
-from amco_jax.study.sweep import DEFAULT_METHODS, EPISODES, TRAINED_SEEDS, sweep
+from amco_jax.study.sweep import DEFAULT_METHODS, EPISODES, TRAINED_SEEDS, Sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,22 +34,18 @@ class Arguments(ScenarioArguments, StudyArguments):
 
 
 def main(args: Arguments) -> None:
-    result = sweep(
+    study = Sweep(
         args.param,
-        values=None if args.values is None else [parse_value(v) for v in args.values],
+        None if args.values is None else [parse_value(v) for v in args.values],
         methods=[load_method(m) for m in args.methods],
         seeds=args.seeds,
         first_seed=args.first_seed,
         trained_seeds=args.trained_seeds,
         episodes=args.episodes,
-        scenario=args.load_scenario(),
         physics=args.physics,
-        out=args.destination(args.param),
+        scenario=args.load_scenario(),
         metrics=load_metrics(args.metrics),
-        execution=args.execution,
-        overwrite=args.overwrite,
-        progress=not args.quiet,
     )
-    if not args.ends(result.missing):
+    if result := args.carry_out(study, args.param):
         print_summary(result.summary, result.manifest)
         print(f"Results, summary, figures and manifest are in {result.out}")

@@ -6,7 +6,7 @@ import dataclasses
 
 from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_metrics, load_trained_method
 from amco_jax.report.terminal import print_training
-from amco_jax.study.train import train
+from amco_jax.study.train import Training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,19 +28,15 @@ class Arguments(ScenarioArguments, StudyArguments):
 
 
 def main(args: Arguments) -> None:
-    result = train(
+    study = Training(
         load_trained_method(args.method, args.learn, args.allocator),
         seeds=args.seeds,
-        episodes=args.episodes,
-        scenario=args.load_scenario(),
-        physics=args.physics,
-        out=args.destination(f"train-{args.method}"),
         first_seed=args.first_seed,
+        episodes=args.episodes,
+        physics=args.physics,
+        scenario=args.load_scenario(),
         metrics=load_metrics(args.metrics),
-        execution=args.execution,
-        overwrite=args.overwrite,
-        progress=not args.quiet,
     )
-    if not args.ends(result.missing):
-        print_training(result.curves, result.manifest)
+    if result := args.carry_out(study, f"train-{args.method}"):
+        print_training(result.rows, result.manifest)
         print(f"Curves, figure, agents and manifest are in {result.out}")

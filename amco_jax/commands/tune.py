@@ -7,7 +7,7 @@ import dataclasses
 from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_metrics, load_trained_method
 from amco_jax.report.terminal import print_tuning
 from amco_jax.scenario.axes import parse_assignments, parse_value
-from amco_jax.study.tune import tune
+from amco_jax.study.tune import Tuning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,22 +34,18 @@ class Arguments(ScenarioArguments, StudyArguments):
 
 def main(args: Arguments) -> None:
     vary = parse_assignments("vary", args.vary)
-    result = tune(
+    study = Tuning(
         load_trained_method(args.method, args.learn),
         {name: [parse_value(v) for v in values.split(",")] for name, values in vary.items()},
         seeds=args.seeds,
+        first_seed=args.first_seed,
         episodes=args.episodes,
         within=args.within,
-        scenario=args.load_scenario(),
         physics=args.physics,
         reference=args.reference,
-        out=args.destination("tune"),
-        first_seed=args.first_seed,
+        scenario=args.load_scenario(),
         metrics=load_metrics(args.metrics),
-        execution=args.execution,
-        overwrite=args.overwrite,
-        progress=not args.quiet,
     )
-    if not args.ends(result.missing):
+    if result := args.carry_out(study, "tune"):
         print_tuning(result.summary, result.manifest)
         print(f"Results, summary and manifest are in {result.out}")

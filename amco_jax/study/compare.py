@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,71 +12,62 @@ import pandas as pd
 from amco_jax.agents.methods import PHYSICS, Method, get_methods
 from amco_jax.errors import check_choice, check_list, check_whole
 from amco_jax.kernel.training import FIRST_TRAINING_EPISODE
-from amco_jax.metrics import Column, Metric, Metrics, Shown, columns_of, of_curves, shown_in
+from amco_jax.metrics import Column, Metrics, Shown, columns_of, of_curves, shown_in
 from amco_jax.report.figures import convergence_figures
-from amco_jax.scenario import Scenario
 from amco_jax.stats.summaries import Pairs, grouped, summarise
-from amco_jax.study.engines import Execution
+from amco_jax.study.base import Reduced, Study, check_size
 from amco_jax.study.grid import Cell
-from amco_jax.study.run import Outcome, Reduced, carry_out, check_size
 from amco_jax.study.trainer import curve_names, logs_of
 
 PAPER_METHODS = ("amcoedge", "smcoedge", "drlcoedge", "randcoedge", "optimal")
 
 
 @dataclasses.dataclass(frozen=True)
-class CompareResult:
-    """The outcome of a comparison."""
+class Comparison(Study):
+    """Train and run all methods on the same densities and arrivals, seed by seed and episode by episode.
 
-    curves: pd.DataFrame
-    """Columns physics, method, seed, episode, those of the metrics, and what the learners log: NaN where a
-    method does not"""
-    final: pd.DataFrame
-    """Columns physics, method and `summaries.SUMMARY` over the last episodes, for the makespan and what was
-    asked for beside it; and the reduction of the first method's metric against this one, seed by seed:
-    reduction, reduction_low, reduction_high"""
-    manifest: dict[str, Any]
-    missing: int = 0
-    """Units that other shards have not computed yet. Where there are some, the rest is empty."""
-    out: Path | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """A comparison as a study; its fields are the arguments of `compare`.
+    The result has a row per variant of the physics, method, seed and episode: the columns of the metrics,
+    and what the learners log, NaN for methods that do not log it. Its summary has the columns physics, method
+    and `summaries.SUMMARY` over the last episodes, and the reduction of the first method's metric relative to
+    that of each method, seed by seed: reduction, reduction_low, reduction_high.
 
     Raises:
       InputError: an unknown name, or a value out of range.
     """
 
     kind = "compare"
-    rows = "curves.parquet"
+    file = "curves.parquet"
 
     methods: Sequence[str | Method] = PAPER_METHODS
-    num_seeds: int = 32
-    episodes: int = 300
-    last: int = 50
-    scenario: Scenario = dataclasses.field(default_factory=lambda: Scenario())
-    physics: Sequence[str] = ("published", "unified")
+    """The first is compared with each of the others."""
+    _: dataclasses.KW_ONLY
+    seeds: int = 32
+    """Number of seeds; a seed gives all methods the same densities and arrivals."""
     first_seed: int = 0
-    metrics: Sequence[str | Metric] = ()
+    """The seeds are first_seed, first_seed + 1, ..."""
+    episodes: int = 300
+    """Number of training episodes; rules play the same ones."""
+    last: int = 50
+    """Number of last episodes whose mean is the final makespan."""
+    physics: Sequence[str] = ("published", "unified")
+    """The variants of the physics; methods are compared within each one."""
 
     def __post_init__(self):
         _ = self.measured
         for variant in check_list("physics", self.physics):
             check_choice("physics", variant, PHYSICS)
-        check_size(self.first_seed, self.num_seeds, self.episodes)
+        check_size(self.first_seed, self.seeds, self.episodes)
         check_whole("last", self.last, 1, self.episodes)
-        self.scenario.check_training()  # rules play the episodes of training too
+        self.base.check_training()  # rules play the episodes of training too
         for method in self.chosen:
-            method.check(self.scenario.num_servers)
+            method.check(self.base.num_servers)
 
     @functools.cached_property
     def chosen(self) -> list[Method]:
         """The methods."""
         return get_methods(self.methods)
 
-    @property
+    @functools.cached_property
     def measured(self) -> Metrics:
         """The metrics."""
         return of_curves(self.metrics)
@@ -88,13 +78,13 @@ class Comparison:
         return [
             Cell(
                 labels={"physics": variant, "method": method.name},
-                scenario=self.scenario,
+                scenario=self.base,
                 method=method,
                 physics=variant,
                 first_seed=self.first_seed,
-                num_seeds=self.num_seeds,
+                num_seeds=self.seeds,
                 metrics=self.measured,
-                columns=curve_names(self.chosen, self.measured, self.scenario.num_servers),
+                columns=curve_names(self.chosen, self.measured, self.base.num_servers),
                 plays_training=True,
                 plays=() if method.training else tuple(range(first, first + self.episodes)),
                 train_episodes=self.episodes if method.training else 0,
@@ -114,10 +104,10 @@ class Comparison:
             "logs": logs_of(self.chosen),
             "physics": list(self.physics),
             "first_seed": self.first_seed,
-            "num_seeds": self.num_seeds,
+            "num_seeds": self.seeds,
             "episodes": self.episodes,
             "last": self.last,
-            "scenario": self.scenario.to_dict(),
+            "scenario": self.base.to_dict(),
         }
 
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
@@ -129,55 +119,7 @@ class Comparison:
         for variant in self.physics:
             rows = curves.loc[curves["physics"] == variant]
             figures |= convergence_figures(rows, columns, f"-{variant}")
-        return Reduced({"final.csv": final}, figures, curves)
-
-
-def compare(
-    methods: Sequence[str | Method] = PAPER_METHODS,
-    *,
-    seeds: int = 32,
-    episodes: int = 300,
-    last: int = 50,
-    scenario: Scenario | None = None,
-    physics: Sequence[str] = ("published", "unified"),
-    out: str | Path | None = None,
-    first_seed: int = 0,
-    metrics: Sequence[str | Metric] = (),
-    execution: Execution = Execution(),  # noqa: B008  # immutable
-    overwrite: bool = False,
-    progress: bool = False,
-) -> CompareResult:
-    """Train and run all methods on the same densities and arrivals, seed by seed and episode by episode.
-
-    Args:
-      methods: the first is the one whose makespan is set against the others'.
-      seeds: number of seeds.
-      episodes: of training; rules run through the same ones.
-      last: episodes at the end whose mean counts as the final makespan.
-      scenario: by default the published setting.
-      physics: variants to compare under, each on its own.
-      out: a directory for curves.parquet, final.csv, manifest.json and a convergence figure per variant.
-      first_seed: the seeds are first_seed, first_seed + 1, ...
-      metrics: what to measure beside the usual: names, or metrics of your own, each a `Metric`.
-      execution: engine, shard, resume.
-      overwrite: replace the results that stand in `out`.
-      progress: show bars with the remaining time on stderr.
-
-    Raises:
-      InputError: an unknown name, a value out of range, an unwritable directory.
-    """
-    study = Comparison(
-        methods=methods, num_seeds=seeds, episodes=episodes, last=last, scenario=scenario or Scenario(),
-        physics=physics, first_seed=first_seed, metrics=metrics,
-    )  # fmt: skip
-    return carry_out(study, out, execution, overwrite, progress, _result)
-
-
-def _result(outcome: Outcome) -> CompareResult:
-    reduced = outcome.reduced
-    curves = pd.DataFrame() if outcome.missing else reduced.kept
-    final = reduced.tables.get("final.csv", pd.DataFrame())
-    return CompareResult(curves, final, outcome.manifest, outcome.missing, outcome.out)
+        return Reduced({"final.csv": final}, figures)
 
 
 def _final(tail: pd.DataFrame, reference: str, columns: Sequence[Column]) -> pd.DataFrame:

@@ -17,15 +17,15 @@ from amco_jax.alloc import ALLOCATORS
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.errors import InputError, check_whole
 from amco_jax.identity import name_of
-from amco_jax.metrics import Metric, Metrics, choose, columns_of, estimated
+from amco_jax.metrics import columns_of, estimated
 from amco_jax.results.saved import open_run
 from amco_jax.scenario import Scenario
 from amco_jax.service.latency import is_shipped
 from amco_jax.stats.summaries import grouped, summarise
 from amco_jax.study.agents import AgentStore, agents_in
-from amco_jax.study.engines import Execution
+from amco_jax.study.base import Reduced, Study
 from amco_jax.study.grid import Cell, TrainedAgents, columns_of_rows, identity_of
-from amco_jax.study.run import AGENTS, Outcome, Reduced, carry_out
+from amco_jax.study.run import AGENTS
 from amco_jax.workload import PROCESSES
 
 log = logging.getLogger(__name__)
@@ -55,20 +55,6 @@ class TrainedRun:
             self.agents.names, self.method, self.trained["num_servers"]
         )
         return jax.tree.map(lambda leaf: leaf[: self.num_seeds], blocks.agents)
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluateResult:
-    """The outcome of an evaluation."""
-
-    results: pd.DataFrame
-    """One row per method, seed and episode"""
-    summary: pd.DataFrame
-    """Columns method and `summaries.SUMMARY`: each metric per task or per episode, or both"""
-    manifest: dict[str, Any]
-    missing: int = 0
-    """Units that other shards have not computed yet. Where there are some, the rest is empty."""
-    out: Path | None = None
 
 
 @own_numerics()
@@ -138,48 +124,74 @@ def _names_files(scenario: Mapping[str, Any]) -> bool:
     return bool(scenario.get("trace")) or not all(is_shipped(table) for table in service["tables"])
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """An evaluation as a study; its fields are the arguments of `evaluate`.
+@dataclasses.dataclass(frozen=True)
+class Evaluation(Study):
+    """Let the agents of a training decide greedily in episodes that they have not seen.
+
+    The agents of a seed keep its task densities, as drawn for the new scenario, and meet new arrivals. The
+    result has a row per method, seed and episode, and a summary with the columns method and
+    `summaries.SUMMARY`: each metric per task, per episode, or both.
 
     Raises:
-      InputError: another number of servers, a trained method among the rules, or a number out of range.
+      InputError: no finished training, another number of servers, a trained method among the rules, or a
+        number out of range.
     """
 
     kind = "evaluate"
-    rows = "results.parquet"
+    file = "results.parquet"
 
-    run: TrainedRun
-    scenario: Scenario
+    training: str | Path | TrainedRun
+    """The directory of a finished training, or the result of `load_run`. The scenario of the training is the
+    default; the number of servers must be the same."""
+    _: dataclasses.KW_ONLY
     methods: Sequence[str | Method] = BASELINES
-    num_seeds: int
+    """Rules to run on the same arrivals."""
+    seeds: int | None = None
+    """Number of seeds; by default, all that were trained, otherwise the first ones."""
     episodes: int = 1
-    physics: str
-    metrics: Sequence[str | Metric] = ()
+    """Number of episodes for each seed."""
+    physics: str | None = None
+    """`unified` or `published`; by default, that of the training."""
 
     def __post_init__(self):
         _ = self.measured
         servers = self.run.trained["num_servers"]
-        if self.scenario.num_servers != servers:
-            raise InputError(f"num_servers: {self.scenario.num_servers}; legal for these agents: {servers}")
+        if self.base.num_servers != servers:
+            raise InputError(f"num_servers: {self.base.num_servers}; legal for these agents: {servers}")
         check_whole("seeds", self.num_seeds, 1, self.run.num_seeds)
         check_whole("episodes", self.episodes)
         for other in self.others:
             other.check(servers)
             if other.training is not None:
                 raise InputError(f"methods: {other.name} is trained; legal: rules, or a run of its own")
-        self.run.method.physics(self.physics)
-        self.scenario.process.check_unseen(self.scenario, self.run.trained)
+        self.run.method.physics(self.variant)
+        self.base.process.check_unseen(self.base, self.run.trained)
 
     @functools.cached_property
     def others(self) -> list[Method]:
         """The rules."""
         return [get_method(m) for m in self.methods]
 
+    @functools.cached_property
+    def run(self) -> TrainedRun:
+        """The training."""
+        found = self.training
+        return found if isinstance(found, TrainedRun) else load_run(found, scenario=self.scenario)
+
+    @functools.cached_property
+    def base(self) -> Scenario:
+        """The scenario that is played."""
+        return self.scenario or self.run.scenario
+
     @property
-    def measured(self) -> Metrics:
-        """The metrics."""
-        return choose(self.metrics)
+    def num_seeds(self) -> int:
+        """The number of seeds."""
+        return self.run.num_seeds if self.seeds is None else self.seeds
+
+    @property
+    def variant(self) -> str:
+        """The physics."""
+        return self.physics or self.run.physics
 
     def cells(self) -> list[Cell]:
         """The agents, and the rules on the same arrivals."""
@@ -188,13 +200,13 @@ class Evaluation:
         return [
             Cell(
                 labels={"method": method.name},
-                scenario=self.scenario,
+                scenario=self.base,
                 method=method,
-                physics=self.physics,
+                physics=self.variant,
                 first_seed=self.run.first_seed,
                 num_seeds=self.num_seeds,
                 metrics=self.measured,
-                columns=columns_of_rows([self.scenario], self.measured),
+                columns=columns_of_rows([self.base], self.measured),
                 plays=numbers,
                 agents=self.run.agents if method is self.run.method else None,
             )
@@ -210,66 +222,16 @@ class Evaluation:
             "settings": run.method.require_training().settings.to_dict(),
             "trained": {"scenario": run.trained, "physics": run.physics, "episodes": run.episodes},
             "methods": [m.name for m in self.others],
-            "physics": self.physics,
+            "physics": self.variant,
             "first_seed": run.first_seed,
             "num_seeds": self.num_seeds,
             "episodes": self.episodes,
-            "scenario": self.scenario.to_dict(),
+            "scenario": self.base.to_dict(),
         }
 
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
         """Means over seeds, with intervals."""
         results = pd.concat(list(frames), ignore_index=True)
-        columns = estimated(columns_of(self.measured), self.scenario.num_servers)
+        columns = estimated(columns_of(self.measured), self.base.num_servers)
         summary = summarise(grouped([results], ("method",)), ("method",), columns)
-        return Reduced({"summary.csv": summary}, kept=results)
-
-
-def evaluate(
-    run: str | Path | TrainedRun,
-    *,
-    scenario: Scenario | None = None,
-    methods: Sequence[str | Method] = BASELINES,
-    seeds: int | None = None,
-    episodes: int = 1,
-    physics: str | None = None,
-    metrics: Sequence[str | Metric] = (),
-    out: str | Path | None = None,
-    execution: Execution = Execution(),  # noqa: B008  # immutable
-    overwrite: bool = False,
-    progress: bool = False,
-) -> EvaluateResult:
-    """Let the agents of a training decide greedily episodes that they have not seen.
-
-    The agents of a seed keep its task densities, as those drawn for the new scenario, and meet new arrivals.
-
-    Args:
-      run: the directory of a finished training, or what `load_run` gives.
-      scenario: by default that of the training; the number of servers must be the same.
-      methods: rules to run on the same arrivals.
-      seeds: by default all that were trained, else the first ones.
-      episodes: for each seed.
-      physics: by default that of the training.
-      metrics: what to measure beside the usual: names, or metrics of your own, each a `Metric`.
-      out: a directory for results.parquet, summary.csv and manifest.json.
-      execution: engine, shard, resume.
-      overwrite: replace the results that stand in `out`.
-      progress: show a bar on stderr.
-
-    Raises:
-      InputError: no finished training, another number of servers, a trained method among `methods`, or a
-        number out of range.
-    """
-    run = run if isinstance(run, TrainedRun) else load_run(run, scenario=scenario)
-    study = Evaluation(
-        run=run, scenario=scenario or run.scenario, methods=methods,
-        num_seeds=run.num_seeds if seeds is None else seeds, episodes=episodes,
-        physics=physics or run.physics, metrics=metrics,
-    )  # fmt: skip
-    return carry_out(study, out, execution, overwrite, progress, _result)
-
-
-def _result(outcome: Outcome) -> EvaluateResult:
-    results = pd.DataFrame() if outcome.missing else outcome.reduced.kept
-    summary = outcome.reduced.tables.get("summary.csv", pd.DataFrame())
-    return EvaluateResult(results, summary, outcome.manifest, outcome.missing, outcome.out)
+        return Reduced({"summary.csv": summary})

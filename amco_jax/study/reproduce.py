@@ -13,9 +13,10 @@ from amco_jax.metrics import Metric
 from amco_jax.report.claims import claims_table
 from amco_jax.report.page import Report, make_report
 from amco_jax.report.studies import load_studies
+from amco_jax.study.base import Study
 from amco_jax.study.compare import PAPER_METHODS, Comparison
 from amco_jax.study.engines import Execution
-from amco_jax.study.run import Study, carry_out_all
+from amco_jax.study.run import run_studies
 from amco_jax.study.sweep import Sweep
 
 STABLE_METHODS = ("amcoedge-stable", "smcoedge-stable", "drlcoedge-stable", "randcoedge", "optimal")
@@ -74,7 +75,7 @@ def reproduce(
     studies = studies_of(effort, metrics)
     if home.is_dir() and any(home.iterdir()) and not any((home / name).is_dir() for name in studies):
         raise InputError(f"out: {home} is not empty; legal: a new directory")
-    outcomes = carry_out_all(studies, home, dataclasses.replace(execution, resume=True), progress)
+    outcomes = run_studies(studies, home, dataclasses.replace(execution, resume=True), progress)
     if any(outcome.missing for outcome in outcomes.values()):
         return None
     loaded = load_studies([home / name for name in studies])
@@ -95,13 +96,13 @@ def studies_of(effort: Effort, metrics: Sequence[str | Metric] = ()) -> dict[str
             places = [round((i + 0.5) * last / effort.points) for i in range(effort.points)]
             values = [values[place] for place in places]
         studies[name] = Sweep(
-            param=param, values=values, methods=methods, num_seeds=effort.seeds, trained_seeds=effort.seeds,
+            param, values, methods=methods, seeds=effort.seeds, trained_seeds=effort.seeds,
             physics=physics, episodes=effort.sweep_episodes, metrics=metrics,
         )  # fmt: skip
 
     for name, methods in (("convergence", PAPER_METHODS), ("convergence-stable", STABLE_METHODS)):
         studies[name] = Comparison(
-            methods=methods, num_seeds=effort.seeds, episodes=effort.convergence_episodes,
+            methods=methods, seeds=effort.seeds, episodes=effort.convergence_episodes,
             last=max(effort.convergence_episodes // 6, 1), metrics=metrics,
         )  # fmt: skip
     tenths = [k / 10 for k in range(1, 11)]

@@ -1,4 +1,4 @@
-"""Carry out studies: a grid of cells, and a reducer of their rows to tables and figures.
+"""Carry out studies.
 
 Every command that simulates is a study, and this is the one way in which studies run: they are cut into
 units, computed by an engine, committed to a store, reduced, and written.
@@ -7,28 +7,26 @@ units, computed by an engine, committed to a store, reduced, and written.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import pandas as pd
 
 from amco_jax.compile.runtime import own_numerics
-from amco_jax.errors import InputError, check_whole
+from amco_jax.errors import InputError
 from amco_jax.identity import Identity, code_version, identify
-from amco_jax.metrics import Metrics, accuracy, columns_of, described
+from amco_jax.metrics import accuracy, columns_of, described
 from amco_jax.progress import progress_bar
-from amco_jax.random import check_seeds
 from amco_jax.results.output import Output
 from amco_jax.results.provenance import package_versions, provenance
 from amco_jax.results.saved import MANIFEST, open_run
 from amco_jax.results.store import Store
-from amco_jax.scenario import Scenario
-from amco_jax.study.agents import AgentStore, training_names
+from amco_jax.study.agents import AgentStore, trained_seeds, training_names
+from amco_jax.study.base import Reduced, Study, StudyResult
 from amco_jax.study.engines import Execution, Work
 from amco_jax.study.grid import Cell, without_paths
 from amco_jax.study.trainer import check_training
@@ -44,84 +42,38 @@ UNITS, AGENTS = "units", "agents"
 """Directories in that of the results: the store of the units, and the trained agents"""
 
 
-@dataclasses.dataclass(frozen=True)
-class Reduced:
-    """What a reducer makes of the rows of a study."""
-
-    tables: Mapping[str, pd.DataFrame]
-    """The tables by the name of the CSV file"""
-    figures: Mapping[str, Callable[[], Any]] = dataclasses.field(default_factory=dict)
-    """Functions that draw a figure, by the name of its files without their endings"""
-    kept: Any = None
-    """What the study's own result holds beside these"""
-
-
-@runtime_checkable
-class Study(Protocol):
-    """A grid, and what is made of its rows."""
-
-    kind: str
-    rows: str
-    """The name of the table of all rows"""
-
-    @property
-    def scenario(self) -> Scenario:
-        """The scenario that the cells vary."""
-        ...
-
-    @property
-    def measured(self) -> Metrics:
-        """The metrics of its rows."""
-        ...
-
-    def cells(self) -> Sequence[Cell]:
-        """The grid, in the order of the rows."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """The study as plain data, for a manifest."""
-        ...
-
-    def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
-        """Tables and figures from the rows, which come unit by unit, in order."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """A study that was carried out."""
-
-    reduced: Reduced
-    manifest: dict[str, Any]
-    missing: int = 0
-    """Units that other shards have not computed yet. Where there are some, the rest is empty."""
-    rows: pd.DataFrame | None = dataclasses.field(repr=False, default=None)
-    """All rows, where they were not written"""
-    agents: AgentStore | None = None
-    """The store of the trained agents"""
-    out: Path | None = None
-
-
 @own_numerics()
-def carry_out(
+def run_study(
     study: Study,
     out: str | Path | None = None,
+    *,
     execution: Execution = Execution(),  # noqa: B008  # immutable
     overwrite: bool = False,
     progress: bool = False,
-    take: Callable[[Outcome], Any] = lambda outcome: outcome,
-) -> Any:
-    """Carry out one study, or go on with it.
+) -> StudyResult:
+    """Carry out a study, or continue it.
+
+    The work is cut into units, each of which is committed to disk as it ends: a study that was interrupted
+    continues from there.
 
     Args:
-      out: a directory for the results; by default they are only returned.
+      study: a `Sweep`, `Training`, `Comparison`, `Tuning` or `Evaluation`.
+      out: a directory for the results, see docs/files.md; by default, they are only returned.
       execution: engine, shard, resume.
       overwrite: replace the results in `out`.
       progress: show a bar with the remaining time on stderr.
-      take: makes of the outcome what is returned, while the files of a study without `out` still stand.
 
     Raises:
       InputError: `out` cannot be written, or holds other results, an unfinished study, or damaged files.
+
+    Example:
+      >>> from amco_jax import Scenario, Sweep, run_study
+      >>> small = Scenario(num_servers=2, num_tasks=5, num_slots=4)
+      >>> study = Sweep("deadline", [0.5, 1], methods=["local", "optimal"], seeds=8, scenario=small)
+      >>> run_study(study).rows[["method", "value", "seed"]].tail(2)
+           method  value  seed
+      30  optimal    1.0     6
+      31  optimal    1.0     7
     """
     with contextlib.ExitStack() as stack:
         home = Path(out) if out is not None else None
@@ -129,30 +81,30 @@ def carry_out(
             if execution.joins or execution.recompute:
                 raise InputError("out: none; legal with resume, recompute or a shard: a directory")
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="amco-jax-")))
-        run = _Run(study, home, execution, overwrite, home / AGENTS, written=out is not None)
-        stack.enter_context(run.opened())
-        _compute([run], execution, progress)
-        return take(run.finish())
+        job = _Run(study, home, execution, overwrite, home / AGENTS, written=out is not None)
+        stack.enter_context(job.opened())
+        _compute([job], execution, progress)
+        return job.finish()
 
 
 @own_numerics()
-def carry_out_all(
+def run_studies(
     studies: Mapping[str, Study], home: Path, execution: Execution, progress: bool = False
-) -> dict[str, Outcome]:
+) -> dict[str, StudyResult]:
     """Carry out several studies side by side, each in its directory in `home`; they share their agents.
 
     Raises:
-      InputError: as `carry_out`.
+      InputError: as `run_study`.
     """
     with contextlib.ExitStack() as stack:
-        runs = {
+        jobs = {
             name: _Run(study, home / name, execution, False, home / AGENTS, written=True)
             for name, study in studies.items()
         }
-        for run in runs.values():
-            stack.enter_context(run.opened())
-        _compute(list(runs.values()), execution, progress)
-        return {name: run.finish() for name, run in runs.items()}
+        for job in jobs.values():
+            stack.enter_context(job.opened())
+        _compute(list(jobs.values()), execution, progress)
+        return {name: job.finish() for name, job in jobs.items()}
 
 
 class _Run:
@@ -172,7 +124,7 @@ class _Run:
             if cell.train_episodes
             for text in check_training(cell)
         ]
-        self.store = Store(home / UNITS, home / study.rows)
+        self.store = Store(home / UNITS, home / study.file)
         self.agents = AgentStore(execution.store or agents)
         self.units: list[Unit] = units_of(self.cells, execution.unit_seconds)
 
@@ -191,7 +143,7 @@ class _Run:
                 for identity in self._identities().values():
                     identity.require_seen("resume" if execution.resume else "shard")
             plan = self._described() | {
-                "scenario": _without_code(without_paths(study.scenario)),
+                "scenario": _without_code(without_paths(study.base)),
                 "format": FORMAT,
                 "unit_seconds": execution.unit_seconds,
                 "code": code_version(),
@@ -240,12 +192,12 @@ class _Run:
         self._idle = self._idle and not todo
         return todo
 
-    def finish(self) -> Outcome:
+    def finish(self) -> StudyResult:
         """Reduce the rows and write everything, if all units are committed."""
         study, where = self._study, self._home if self._written else None
         manifest = self._described()
         if missing := sum(not self.store.committed(unit.id) for unit in self.units):
-            return Outcome(Reduced({}), manifest, missing, out=where)
+            return StudyResult(manifest, pd.DataFrame(), missing, out=where)
         self.store.tidy([unit.id for unit in self.units])
         frames: list[pd.DataFrame] = []
         silent: dict[str, list[bool]] = {}
@@ -266,36 +218,46 @@ class _Run:
         reduced = study.reduce(read())
         if self._idle:  # what was written stays as it is, with the time that it took
             manifest = open_run(self._home, [study.kind]).manifest
-            return Outcome(reduced, manifest, agents=self.agents, out=where)
-        unlearned = [
-            f"{name} made no learning step in {sum(seeds)} of {len(seeds)} seeds."
-            for name, seeds in silent.items()
-            if any(seeds)
-        ]
-        for text in unlearned:
-            log.warning(text)
-        manifest |= {
+        else:
+            unlearned = [
+                f"{name} made no learning step in {sum(seeds)} of {len(seeds)} seeds."
+                for name, seeds in silent.items()
+                if any(seeds)
+            ]
+            for text in unlearned:
+                log.warning(text)
+            manifest |= self._write(reduced, self._warnings + unlearned)
+        kept = reduced.rows
+        if kept is None:
+            kept = self._home / study.file if self._written else pd.concat(frames, ignore_index=True)
+        summary = next(iter(reduced.tables.values()), pd.DataFrame())
+        agents = trained_seeds(self.cells[0], self.agents).agents if study.kind == "train" else None
+        return StudyResult(manifest, summary, agents=agents, out=where, kept=kept)
+
+    def _write(self, reduced: Reduced, warnings: list[str]) -> dict[str, Any]:
+        """Write tables, figures and the manifest; the manifest's fields that only a finished study has."""
+        study = self._study
+        manifest: dict[str, Any] = {
             "format": FORMAT,
             "units": len(self.units),
             "percentiles": accuracy(c.scenario.episode_positions for c in self.cells if c.has_lists),
-            "warnings": self._warnings + unlearned,
+            "warnings": warnings,
         }
-        standing = [study.rows]
+        standing = [study.file]
         if study.kind == "train":
             names = [name for cell in self.cells for name in training_names(cell)]
             manifest["agents"] = names
             AgentStore(self._home / AGENTS).copy_from(self.agents, names)
             standing.append(AGENTS)
         swept = {id(cell.scenario): cell.scenario for cell in self.cells}
-        manifest |= provenance(self._started, study.scenario, list(swept.values()))
+        manifest |= provenance(self._started, study.base, list(swept.values()))
         for name, table in reduced.tables.items():
             table.to_csv(self._output.path(name), index=False)
         for name, draw in reduced.figures.items():
             if self._written:
                 self._output.draw(name, draw)
-        self._output.finish(manifest, standing)
-        rows = None if self._written else pd.concat(frames, ignore_index=True)
-        return Outcome(reduced, manifest, rows=rows, agents=self.agents, out=where)
+        self._output.finish(self._described() | manifest, standing)
+        return manifest
 
 
 def _without_code(scenario: dict[str, Any]) -> dict[str, Any]:
@@ -331,9 +293,3 @@ def _compute(runs: Sequence[_Run], execution: Execution, progress: bool) -> None
             engine.submit(work)
         for _ in engine.as_completed():
             pass
-
-
-def check_size(first_seed: object, seeds: object, episodes: object) -> None:
-    """Raise InputError unless these are seeds and a number of episodes."""
-    check_seeds(first_seed, seeds)
-    check_whole("episodes", episodes)

@@ -5,21 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from amco_jax.agents.methods import Method, get_methods
 from amco_jax.errors import InputError, check_list, check_whole
-from amco_jax.metrics import Metric, Metrics, Shown, choose, columns_of, estimated, shown_in
+from amco_jax.metrics import Shown, columns_of, estimated, shown_in
 from amco_jax.report.figures import sweep_figure
 from amco_jax.scenario import Scenario
 from amco_jax.scenario.axes import Axis, default_values, get_axis, value_labels
 from amco_jax.stats.summaries import grouped, summarise
-from amco_jax.study.engines import Execution
+from amco_jax.study.base import Reduced, Study, check_size
 from amco_jax.study.grid import Cell, columns_of_rows
-from amco_jax.study.run import Outcome, Reduced, carry_out, check_size
 
 DEFAULT_METHODS = (
     "optimal",
@@ -41,49 +39,42 @@ _LABELS = ("method", "param", "value")
 
 
 @dataclasses.dataclass(frozen=True)
-class SweepResult:
-    """The outcome of a sweep."""
+class Sweep(Study):
+    """Simulate every method at every value of one quantity, on the same arrivals seed by seed.
 
-    summary: pd.DataFrame
-    """Columns method, param, value and `summaries.SUMMARY`: each metric per task or per episode, or both"""
-    manifest: dict[str, Any]
-    """Scenario, seeds, versions, device, wall time"""
-    missing: int = 0
-    """Units that other shards have not computed yet. Where there are some, the rest is empty."""
-    rows: pd.DataFrame | None = dataclasses.field(repr=False, default=None)
-    out: Path | None = None
-
-    @property
-    def results(self) -> pd.DataFrame:
-        """One row per method, value and seed; read from `out` where results were written there."""
-        return pd.read_parquet(self.out / Sweep.rows) if self.rows is None and self.out else self.rows  # pyright: ignore[reportReturnType]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """A sweep as a study; its fields are the arguments of `sweep`.
+    Trained methods are trained anew for each value and seed, and then decide greedily in the same episode as
+    the other methods. The result has a row per method, value and seed, and a summary with the columns method,
+    param, value and `summaries.SUMMARY`: each metric per task, per episode, or both.
 
     Raises:
       InputError: an unknown name, a value out of range, an empty list, something named twice.
     """
 
     kind = "sweep"
-    rows = "results.parquet"
+    file = "results.parquet"
 
     param: str
+    """A scenario field, a scale, see `amco_jax.scenario.axes.AXES`, or a quantity that the arrival process of
+    the scenario may vary."""
     values: Sequence[Any] | None = None
+    """By default, those of the axis."""
+    _: dataclasses.KW_ONLY
     methods: Sequence[str | Method] = DEFAULT_METHODS
-    scenario: Scenario = dataclasses.field(default_factory=lambda: Scenario())
-    physics: str = "unified"
+    """Names, or methods of your own, each a `Method`."""
+    seeds: int = 1000
+    """Number of seeds; a seed gives every method the same arrivals at every value."""
     first_seed: int = 0
-    num_seeds: int = 1000
+    """The seeds are first_seed, first_seed + 1, ..."""
     trained_seeds: int = TRAINED_SEEDS
+    """Maximum number of seeds for trained methods, which use the first ones."""
     episodes: int = EPISODES
-    metrics: Sequence[str | Metric] = ()
+    """Number of training episodes for each value and seed."""
+    physics: str = "unified"
+    """`unified`, or `published` for the model of each method's published code."""
 
     def __post_init__(self):
-        _ = self.measured
-        check_size(self.first_seed, self.num_seeds, self.episodes)
+        _ = self.measured  # which checks the metrics
+        check_size(self.first_seed, self.seeds, self.episodes)
         check_whole("trained_seeds", self.trained_seeds)
         for each in self.scenarios:  # which checks the values
             self._check(each)
@@ -102,25 +93,20 @@ class Sweep:
     @functools.cached_property
     def axis(self) -> Axis:
         """What is swept."""
-        return get_axis(self.param, self.scenario)
+        return get_axis(self.param, self.base)
 
     @functools.cached_property
     def chosen(self) -> list[Method]:
         """The methods."""
         return get_methods(self.methods)
 
-    @property
-    def measured(self) -> Metrics:
-        """The metrics."""
-        return choose(self.metrics)
-
     @functools.cached_property
     def points(self) -> list[Any]:
         """The values."""
         if self.values is not None:
             return check_list("values", self.values)
-        self._check(self.scenario)
-        return default_values(self.param, self.scenario, self._check)
+        self._check(self.base)
+        return default_values(self.param, self.base, self._check)
 
     @functools.cached_property
     def labels(self) -> list[Any]:
@@ -130,12 +116,12 @@ class Sweep:
     @functools.cached_property
     def scenarios(self) -> list[Scenario]:
         """One for each value."""
-        return [self.axis.apply(self.scenario, value) for value in self.points]
+        return [self.axis.apply(self.base, value) for value in self.points]
 
     def cells(self) -> list[Cell]:
         """Method by method, value by value."""
         columns = columns_of_rows(self.scenarios, self.measured)
-        trained = min(self.num_seeds, self.trained_seeds)
+        trained = min(self.seeds, self.trained_seeds)
         return [
             Cell(
                 labels={"method": method.name, "param": self.param, "value": label},
@@ -143,7 +129,7 @@ class Sweep:
                 method=method,
                 physics=self.physics,
                 first_seed=self.first_seed,
-                num_seeds=self.num_seeds if method.training is None else trained,
+                num_seeds=self.seeds if method.training is None else trained,
                 metrics=self.measured,
                 columns=columns,
                 plays=(0,),
@@ -158,20 +144,20 @@ class Sweep:
         return {
             "kind": self.kind,
             "param": self.param,
-            "param_label": self.axis.label_for(self.scenario),
+            "param_label": self.axis.label_for(self.base),
             "values": self.labels,
             "methods": [m.name for m in self.chosen],
             "physics": self.physics,
             "first_seed": self.first_seed,
-            "num_seeds": self.num_seeds,
+            "num_seeds": self.seeds,
             "training": {
                 "episodes": self.episodes,
-                "num_seeds": min(self.num_seeds, self.trained_seeds),
+                "num_seeds": min(self.seeds, self.trained_seeds),
                 "settings": {
                     m.name: m.training.settings.to_dict() for m in self.chosen if m.training is not None
                 },
             },
-            "scenario": self.scenario.to_dict(),
+            "scenario": self.base.to_dict(),
         }
 
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
@@ -179,75 +165,9 @@ class Sweep:
         columns = columns_of(self.measured)
         servers = max(scenario.num_servers for scenario in self.scenarios)
         summary = summarise(grouped(frames, _LABELS), _LABELS, estimated(columns, servers))
-        label = self.axis.label_for(self.scenario)
+        label = self.axis.label_for(self.base)
         figures = {
             column.figure or column.name: functools.partial(sweep_figure, summary, column, label)
             for column in shown_in(columns, Shown.TABLES)
         }
         return Reduced({"summary.csv": summary}, figures)
-
-
-def sweep(
-    param: str,
-    *,
-    values: Sequence[Any] | None = None,
-    methods: Sequence[str | Method] = DEFAULT_METHODS,
-    seeds: int = 1000,
-    scenario: Scenario | None = None,
-    physics: str = "unified",
-    out: str | Path | None = None,
-    first_seed: int = 0,
-    trained_seeds: int = TRAINED_SEEDS,
-    episodes: int = EPISODES,
-    metrics: Sequence[str | Metric] = (),
-    execution: Execution = Execution(),  # noqa: B008  # frozen
-    overwrite: bool = False,
-    progress: bool = False,
-) -> SweepResult:
-    """Simulate every method at every value of one quantity, on the same arrivals seed by seed.
-
-    Trained methods are trained anew for each value and seed, and then decide greedily the same episode as
-    the other methods. The work is cut into units, each of which is committed to disk as it ends: an
-    interrupted sweep goes on from there.
-
-    Args:
-      param: a scenario field, a scale, see `amco_jax.scenario.axes.AXES`, or a quantity that the arrival
-        process of the scenario may vary.
-      values: by default those of the axis.
-      methods: names, or methods of your own, each a `Method`.
-      seeds: number of seeds; seed k draws the same arrivals for every method and value.
-      scenario: what is held fixed; by default the published setting.
-      physics: `unified`, or `published` for each method's own published code.
-      out: a directory for results.parquet, summary.csv, manifest.json and figures, which appear at the end,
-        and for the units.
-      first_seed: the seeds are first_seed, first_seed + 1, ...
-      trained_seeds: most seeds of a trained method, the first ones of `seeds`.
-      episodes: of training, for each value and seed.
-      metrics: what to measure beside the usual: names, or metrics of your own, each a `Metric`.
-      execution: engine, shard, resume.
-      overwrite: replace what stands in `out`.
-      progress: show a bar with the remaining time on stderr.
-
-    Raises:
-      InputError: an unknown name, a value out of range, an empty list, an unwritable directory, or one that
-        holds other results or damaged ones.
-
-    Example:
-      >>> small = Scenario(num_servers=2, num_tasks=5, num_slots=4)
-      >>> found = sweep("deadline", values=[0.5, 1], methods=["local", "optimal"], seeds=8, scenario=small)
-      >>> found.results[["method", "value", "seed"]].tail(2)
-           method  value  seed
-      30  optimal    1.0     6
-      31  optimal    1.0     7
-    """
-    study = Sweep(
-        param=param, values=values, methods=methods, scenario=scenario or Scenario(), physics=physics,
-        first_seed=first_seed, num_seeds=seeds, trained_seeds=trained_seeds, episodes=episodes,
-        metrics=metrics,
-    )  # fmt: skip
-    return carry_out(study, out, execution, overwrite, progress, _result)
-
-
-def _result(outcome: Outcome) -> SweepResult:
-    summary = outcome.reduced.tables.get("summary.csv", pd.DataFrame())
-    return SweepResult(summary, outcome.manifest, outcome.missing, outcome.rows, outcome.out)

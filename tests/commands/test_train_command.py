@@ -22,16 +22,16 @@ from amco_jax.errors import InputError
 from amco_jax.results.checkpoints import Journal, Saved, load_tree, save_tree
 from amco_jax.results.saved import write_digests
 from amco_jax.study import trainer as trainer_module
+from amco_jax.study.base import StudyResult
 from amco_jax.study.engines import Execution
 from amco_jax.study.evaluate import load_run
-from amco_jax.study.train import TrainResult
 from amco_jax.study.trainer import LANES, Trainer
 
 RESUME = Execution(resume=True)
 
 
-def assert_same(left: TrainResult, right: TrainResult) -> None:
-    pd.testing.assert_frame_equal(left.curves, right.curves, check_exact=True)
+def assert_same(left: StudyResult, right: StudyResult) -> None:
+    pd.testing.assert_frame_equal(left.rows, right.rows, check_exact=True)
     jax.tree.map(np.testing.assert_array_equal, left.agents, right.agents)
 
 
@@ -53,11 +53,11 @@ def often(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     trainer_module._programs.cache_clear()
 
 
-def test_a_training_writes_curves_figure_agents_and_manifest(finished: Path, result: TrainResult):
+def test_a_training_writes_curves_figure_agents_and_manifest(finished: Path, result: StudyResult):
     assert {p.name for p in finished.iterdir()} == FILES
     curves = pd.read_parquet(finished / "curves.parquet")
     assert list(curves.columns) == COLUMNS
-    pd.testing.assert_frame_equal(curves, result.curves)
+    pd.testing.assert_frame_equal(curves, result.rows)
     manifest = json.loads((finished / "manifest.json").read_text())
     assert (manifest["kind"], manifest["method"], manifest["physics"]) == ("train", "drlcoedge", "unified")
     assert (manifest["num_seeds"], manifest["episodes"], manifest["first_seed"]) == (SEEDS, EPISODES, 0)
@@ -67,8 +67,8 @@ def test_a_training_writes_curves_figure_agents_and_manifest(finished: Path, res
     assert (finished / "convergence.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_curves_are_tidy(result: TrainResult):
-    curves = result.curves
+def test_curves_are_tidy(result: StudyResult):
+    curves = result.rows
     assert curves["seed"].tolist() == [s for s in range(SEEDS) for _ in range(EPISODES)]
     assert curves["episode"].tolist() == SEEDS * list(range(EPISODES))
     assert curves["miss_rate"].between(0, 1).all()
@@ -78,10 +78,10 @@ def test_curves_are_tidy(result: TrainResult):
     assert jax.tree.leaves(result.agents)[0].shape[:2] == (SEEDS, TINY.num_servers)
 
 
-def test_seeds_and_agents_keep_their_numbers(result: TrainResult):
+def test_seeds_and_agents_keep_their_numbers(result: StudyResult):
     part = run(first_seed=1, seeds=2)
-    wanted = result.curves.query("seed in (1, 2)").reset_index(drop=True)
-    pd.testing.assert_frame_equal(part.curves, wanted, check_exact=True)
+    wanted = result.rows.query("seed in (1, 2)").reset_index(drop=True)
+    pd.testing.assert_frame_equal(part.rows, wanted, check_exact=True)
     jax.tree.map(np.testing.assert_array_equal, part.agents, jax.tree.map(lambda x: x[1:3], result.agents))
 
 

@@ -77,7 +77,7 @@ def tiny_paper(effort: object, metrics: object = ()) -> dict[str, Study]:
     """Two studies in place of the paper's, which need the same agents."""
     del effort, metrics
     methods: list[str | Method] = [METHOD, "randcoedge", "optimal"]
-    size: dict[str, Any] = {"num_seeds": 4, "episodes": 50, "scenario": TINY}
+    size: dict[str, Any] = {"seeds": 4, "episodes": 50, "scenario": TINY}
     return {
         "convergence": Comparison(methods=methods, last=5, **size),
         "deadline-unified": Sweep(param="deadline", values=[0.5, 1.0], methods=methods, **size),

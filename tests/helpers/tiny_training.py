@@ -14,9 +14,11 @@ import pytest
 from amco_jax.agents.methods import get_method
 from amco_jax.commands import start
 from amco_jax.scenario import Scenario
+from amco_jax.study.base import StudyResult
 from amco_jax.study.evaluate import load_run
 from amco_jax.study.simulate import simulate
-from amco_jax.study.train import TrainResult, train
+from amco_jax.study.train import Training
+from helpers.studies import carry_out
 
 TINY = Scenario(
     num_servers=2,
@@ -69,10 +71,10 @@ FILES = {
 }
 
 
-def run(**changes: Any) -> TrainResult:
+def run(**changes: Any) -> StudyResult:
     options: dict[str, Any] = {"seeds": SEEDS, "episodes": EPISODES, "scenario": TINY}
     options |= {"method": METHOD} | changes
-    return train(**options)
+    return carry_out(Training, **options)
 
 
 def local_metrics(scenario: Scenario, episode: int) -> dict[str, np.ndarray]:

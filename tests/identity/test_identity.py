@@ -18,17 +18,19 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.studies import carry_out
 from helpers.tiny_training import LEARN, TINY
 
 from amco_jax import (
+    Evaluation,
     Execution,
     InputError,
     Method,
-    evaluate,
+    Sweep,
+    Training,
     get_method,
     per_task,
-    sweep,
-    train,
+    run_study,
     trained_method,
 )
 from amco_jax.agents.actions import Enumerated, partners
@@ -106,6 +108,7 @@ def test_an_edit_of_any_own_module_or_table_is_another_identity(own: Callable[..
 
 LEARNER = """
 import dataclasses
+from helpers.studies import carry_out
 from amco_jax.agents.actions import partners
 from amco_jax.agents.qlearning import QLearning
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -200,7 +203,8 @@ def test_resuming_takes_unchanged_rows_and_computes_those_of_other_code_anew(
     own: Callable[..., Method], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     def run(method: Method, **options: Any) -> Any:
-        return sweep(
+        return carry_out(
+            Sweep,
             "deadline",
             values=[0.5],
             methods=["local", method],
@@ -214,7 +218,7 @@ def test_resuming_takes_unchanged_rows_and_computes_those_of_other_code_anew(
         found = sorted((tmp_path / "out" / "units").glob("*.sha256"))
         return [(p.name, p.stat().st_mtime_ns) for p in found]
 
-    first, before = run(own()).results, commits()
+    first, before = run(own()).rows, commits()
     run(own(), execution=RESUMING)
     assert commits() == before
     edited = own(mypack__deep="POWER = 3.0\n")
@@ -222,14 +226,14 @@ def test_resuming_takes_unchanged_rows_and_computes_those_of_other_code_anew(
         run(edited, execution=Execution(shard="0/2"))  # which goes on with nobody else's units
     assert commits() == before
     assert not caplog.messages
-    renewed = run(edited, execution=RESUMING).results
+    renewed = run(edited, execution=RESUMING).rows
     assert caplog.messages == ["resume: 1 of 2 units are computed anew, as what they depend on has changed"]
     assert commits()[0] == before[0]
     assert len(commits()) == 2
     assert commits()[1][0] != before[1][0]
     same = renewed["makespan_mean_s"] == first["makespan_mean_s"]
     assert same.tolist() == (first["method"] == "local").tolist()
-    fresh = run(edited, overwrite=True).results
+    fresh = run(edited, overwrite=True).rows
     pd.testing.assert_frame_equal(fresh, renewed)
 
 
@@ -238,8 +242,8 @@ def test_what_cannot_be_seen_is_not_resumed(tmp_path: Path):
     mine = Method("mine", per_task(lambda view: view.local & (lock is not None)))
 
     def run(**options: Any) -> Any:
-        return sweep(
-            "deadline", values=[0.5], methods=[mine], seeds=1, scenario=TINY, out=tmp_path, **options
+        return carry_out(
+            Sweep, "deadline", values=[0.5], methods=[mine], seeds=1, scenario=TINY, out=tmp_path, **options
         )
 
     run()
@@ -261,14 +265,14 @@ def pair_sets(with_local: bool, num_servers: int) -> Enumerated:
 def test_partials_and_objects_are_allocators_policies_and_action_spaces(allocator: Any, tmp_path: Path):
     plain = Method("plain", EVERYONE, allocator=enclosing(2.0))
     mine = Method("mine", per_task(functools.partial(lambda add, view: view.local | add, True)), allocator)
-    rows = sweep("deadline", values=[0.5], methods=[plain, mine], seeds=2, scenario=TINY).results
+    rows = run_study(Sweep("deadline", values=[0.5], methods=[plain, mine], seeds=2, scenario=TINY)).rows
     one, other = (
         rows.loc[rows["method"] == name, "makespan_mean_s"].to_numpy() for name in ("plain", "mine")
     )
     np.testing.assert_array_equal(one, other)
     actions = functools.partial(pair_sets, True)
     learner = dataclasses.replace(trained_method("mine", actions, **LEARN), allocator=allocator)
-    train(learner, seeds=1, episodes=2, scenario=TINY, out=tmp_path / "out")
+    run_study(Training(learner, seeds=1, episodes=2, scenario=TINY), tmp_path / "out")
     found = evaluate_with(tmp_path / "out", learner, "")
     assert found.manifest["num_seeds"] == 1
     assert identify(pickle.loads(pickle.dumps(mine.allocator))) == identify(allocator)
@@ -277,7 +281,7 @@ def test_partials_and_objects_are_allocators_policies_and_action_spaces(allocato
 def evaluate_with(run: Path, method: Method, warning: str, caplog: Any = None) -> Any:
     from amco_jax import load_run
 
-    found = evaluate(load_run(run, method=method), methods=[])
+    found = run_study(Evaluation(load_run(run, method=method), methods=[]))
     assert warning in (caplog.text if caplog else "")
     return found
 
@@ -290,7 +294,7 @@ def test_agents_of_a_method_that_has_changed_are_evaluated_with_a_warning(
             trained_method("mine", partners, **LEARN), allocator=own(**edited).allocator
         )
 
-    train(learner(), seeds=1, episodes=2, scenario=TINY, out=tmp_path / "out")
+    run_study(Training(learner(), seeds=1, episodes=2, scenario=TINY), tmp_path / "out")
     with caplog.at_level(logging.WARNING):
         evaluate_with(tmp_path / "out", learner(), "", caplog)
         assert not caplog.text
@@ -308,12 +312,9 @@ def test_a_training_of_other_code_begins_anew(
         learner = dataclasses.replace(
             trained_method("mine", partners, **LEARN), allocator=own(**edited).allocator
         )
-        return train(
-            learner,
-            seeds=1,
-            episodes=4,
-            scenario=TINY,
-            out=tmp_path / "out",
+        return run_study(
+            Training(learner, seeds=1, episodes=4, scenario=TINY),
+            tmp_path / "out",
             execution=Execution(resume=True),
         )
 
@@ -334,8 +335,8 @@ def test_a_value_that_changes_within_a_process_is_compiled_anew():
 
     def makespans(method: Method) -> Any:
         return (
-            sweep("deadline", values=[0.5], methods=[method], seeds=2, scenario=TINY)
-            .results["makespan_mean_s"]
+            run_study(Sweep("deadline", values=[0.5], methods=[method], seeds=2, scenario=TINY))
+            .rows["makespan_mean_s"]
             .to_numpy()
         )
 

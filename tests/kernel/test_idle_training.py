@@ -6,12 +6,13 @@ import pytest
 from helpers.tiny_training import METHOD, TINY
 
 from amco_jax.errors import InputError
-from amco_jax.study.compare import compare
+from amco_jax.study.compare import Comparison
 from amco_jax.study.grid import Cell
-from amco_jax.study.sweep import sweep
-from amco_jax.study.train import train
+from amco_jax.study.run import run_study
+from amco_jax.study.sweep import Sweep
+from amco_jax.study.train import Training
 from amco_jax.study.trainer import check_training
-from amco_jax.study.tune import tune
+from amco_jax.study.tune import Tuning
 
 ONE_SLOT = rf"^num_slots: 1; legal for training {METHOD.name}: at least 2, since"
 
@@ -20,14 +21,18 @@ def test_trainings_of_one_slot_are_refused():
     """At every door: nothing would be learnt in silence."""
     single = TINY.replace(num_slots=1)
     for refused in (
-        lambda: train(METHOD, seeds=1, episodes=1, scenario=single),
-        lambda: sweep("num_slots", values=(1, 3), methods=[METHOD], seeds=1, scenario=TINY, episodes=1),
-        lambda: compare([METHOD], seeds=1, episodes=1, last=1, scenario=single),
-        lambda: tune(METHOD, {"discount": [0]}, seeds=1, episodes=1, scenario=single),
+        lambda: run_study(Training(METHOD, seeds=1, episodes=1, scenario=single)),
+        lambda: run_study(
+            Sweep("num_slots", values=(1, 3), methods=[METHOD], seeds=1, scenario=TINY, episodes=1)
+        ),
+        lambda: run_study(Comparison([METHOD], seeds=1, episodes=1, last=1, scenario=single)),
+        lambda: run_study(Tuning(METHOD, {"discount": [0]}, seeds=1, episodes=1, scenario=single)),
     ):
         with pytest.raises(InputError, match=ONE_SLOT):
             refused()
-    sweep("num_slots", values=(1,), methods=["local"], seeds=1, scenario=TINY)  # rules have nothing to learn
+    run_study(
+        Sweep("num_slots", values=(1,), methods=["local"], seeds=1, scenario=TINY)
+    )  # rules have nothing to learn
 
 
 def test_trainings_beyond_their_counters_are_refused():
@@ -58,10 +63,10 @@ def test_trainings_beyond_their_counters_are_refused():
 def test_trainings_that_learn_nothing_are_told(episodes, changes, arrival_prob, says, caplog):
     method = METHOD.with_settings(**changes)
     scenario = TINY.replace(arrival_prob=arrival_prob)
-    result = train(method, seeds=2, episodes=episodes, scenario=scenario)
+    result = run_study(Training(method, seeds=2, episodes=episodes, scenario=scenario))
     told = result.manifest["warnings"]
     assert [record.getMessage() for record in caplog.records] == told
-    learnt = result.curves["loss"].notna().to_numpy().reshape(2, episodes).any(axis=1)
+    learnt = result.rows["loss"].notna().to_numpy().reshape(2, episodes).any(axis=1)
     if says is None:
         assert told == []
         assert learnt.all()
@@ -71,13 +76,15 @@ def test_trainings_that_learn_nothing_are_told(episodes, changes, arrival_prob, 
         assert (after in told) == (not learnt.all())
     if says is not None and "no learning step" in says:
         assert not learnt.any()
-    swept = sweep(
-        "arrival_prob",
-        values=(arrival_prob, 0.9),
-        methods=[method],
-        seeds=1,
-        scenario=scenario,
-        episodes=episodes,
+    swept = run_study(
+        Sweep(
+            "arrival_prob",
+            values=(arrival_prob, 0.9),
+            methods=[method],
+            seeds=1,
+            scenario=scenario,
+            episodes=episodes,
+        )
     )
     prefix = f"arrival_prob = {arrival_prob}: "
     assert any(text.startswith(prefix) for text in swept.manifest["warnings"]) == (says is not None)

@@ -20,8 +20,9 @@ from amco_jax.scenario import Scenario
 from amco_jax.study.agents import AgentStore
 from amco_jax.study.blocks import blocks_of, padded_shapes
 from amco_jax.study.grid import Cell
+from amco_jax.study.run import run_study
 from amco_jax.study.simulate import simulate
-from amco_jax.study.train import train
+from amco_jax.study.train import Training
 from amco_jax.study.trainer import LANES, Trainer, curve_columns
 from amco_jax.study.units import run_unit, units_of
 
@@ -117,7 +118,7 @@ def test_training_finds_the_fast_server(tmp_path: Path):
 
 
 def test_trainings_too_short_for_a_rollout_are_told():
-    result = train(METHOD, seeds=1, episodes=1, scenario=TINY)
+    result = run_study(Training(METHOD, seeds=1, episodes=1, scenario=TINY))
     told = result.manifest["warnings"]
     assert told[0] == ("tiny-ppo makes no learning step: its training has 6 slots, and rollout_slots is 8.")
     assert told[1] == "tiny-ppo made no learning step in 1 of 1 seeds."

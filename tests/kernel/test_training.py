@@ -34,9 +34,10 @@ from amco_jax.study import trainer as module
 from amco_jax.study.agents import AgentStore
 from amco_jax.study.blocks import blocks_of, padded_shapes
 from amco_jax.study.grid import Cell
+from amco_jax.study.run import run_study
 from amco_jax.study.simulate import simulate
-from amco_jax.study.sweep import sweep
-from amco_jax.study.train import train
+from amco_jax.study.sweep import Sweep
+from amco_jax.study.train import Training
 from amco_jax.study.trainer import LANES, SEGMENT, Trainer
 from amco_jax.study.units import run_unit, units_of
 from amco_jax.workload import bernoulli
@@ -391,11 +392,18 @@ def test_training_finds_the_fast_server(tmp_path: Path):
 
 def test_trained_methods_are_swept_beside_rules():
     methods, values = [METHOD, "optimal", "local"], (0.0, 0.6)
-    result = sweep(
-        "arrival_prob", values=values, methods=methods, seeds=5, scenario=TINY, trained_seeds=3,
-        episodes=EPISODES,
-    )  # fmt: skip
-    table = result.results
+    result = run_study(
+        Sweep(
+            "arrival_prob",
+            values=values,
+            methods=methods,
+            seeds=5,
+            scenario=TINY,
+            trained_seeds=3,
+            episodes=EPISODES,
+        )
+    )
+    table = result.rows
     assert len(table) == 2 * (3 + 5 + 5)
     assert np.isnan(table.query("value == 0")["makespan_mean_s"]).all()  # without tasks, NaN and no crash
     busy = table.query("value == 0.6")
@@ -430,16 +438,16 @@ def test_factorised_agents_train_in_fleets_that_cannot_be_enumerated():
     assert curve.totals["num_tasks"] == 33 * 3
     assert (last.memory.action.any(axis=-1) == (last.memory.size[..., :1] > 0)).all()
     with pytest.raises(InputError, match=r"num_servers: 33.*at most 12.*amcoedge-factorised"):
-        train("amcoedge", seeds=1, episodes=1, scenario=fleet)
+        run_study(Training("amcoedge", seeds=1, episodes=1, scenario=fleet))
 
 
 @pytest.mark.parametrize("num_servers", [13, 14])
 def test_enumerating_methods_refuse_large_fleets_at_once(num_servers: int):
     with pytest.raises(InputError, match=rf"num_servers: {num_servers}.*12") as error:
-        train("amcoedge", seeds=1, episodes=1, scenario=Scenario(num_servers=num_servers))
+        run_study(Training("amcoedge", seeds=1, episodes=1, scenario=Scenario(num_servers=num_servers)))
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="num_servers"):
-        sweep("num_servers", values=(3, num_servers), methods=["amcoedge"], seeds=1, episodes=1)
+        run_study(Sweep("num_servers", values=(3, num_servers), methods=["amcoedge"], seeds=1, episodes=1))
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -16,7 +16,18 @@ from helpers.episodes import SMALL, run
 from helpers.paths import ROOT
 from helpers.tiny_training import EPISODES, METHOD, SEEDS, TINY, Script
 
-from amco_jax import METRICS, Column, Metric, Reduction, Scenario, Shown, compare, sweep, train
+from amco_jax import (
+    METRICS,
+    Column,
+    Comparison,
+    Metric,
+    Reduction,
+    Scenario,
+    Shown,
+    Sweep,
+    Training,
+    run_study,
+)
 from amco_jax.agents.methods import get_method
 from amco_jax.env import UNIFIED
 from amco_jax.errors import InputError
@@ -24,9 +35,9 @@ from amco_jax.metrics import choose, columns_in, columns_of, described
 from amco_jax.report.page import make_report, write_report
 from amco_jax.report.studies import load_studies
 from amco_jax.stats.summaries import Episodes, Pairs
+from amco_jax.study.base import StudyResult
 from amco_jax.study.evaluate import load_run
 from amco_jax.study.simulate import simulate
-from amco_jax.study.train import TrainResult
 
 POSITIVE = (0.0, math.inf)
 LATE = Metric(
@@ -214,13 +225,13 @@ def test_a_metric_from_the_command_line_appears_everywhere(
     assert error.startswith("error: metrics: 'jitters:NONE' cannot be imported: ")
 
 
-def test_curves_of_training_hold_a_user_s_metric(result: TrainResult, tmp_path: Path):
-    found = train(
-        METHOD, seeds=SEEDS, episodes=EPISODES, scenario=TINY, metrics=[GOODPUT, BACKLOG, FINISHES],
-        out=tmp_path / "t",
-    )  # fmt: skip
-    pd.testing.assert_frame_equal(found.curves.filter(list(result.curves)), result.curves, check_exact=True)
-    curves = found.curves
+def test_curves_of_training_hold_a_user_s_metric(result: StudyResult, tmp_path: Path):
+    found = run_study(
+        Training(METHOD, seeds=SEEDS, episodes=EPISODES, scenario=TINY, metrics=[GOODPUT, BACKLOG, FINISHES]),
+        tmp_path / "t",
+    )
+    pd.testing.assert_frame_equal(found.rows.filter(list(result.rows)), result.rows, check_exact=True)
+    curves = found.rows
     limit = curves["num_tasks"] / TINY.num_slots / TINY.slot_duration
     np.testing.assert_allclose(curves["goodput"], (1 - curves["miss_rate"]) * limit, rtol=1e-5)
     assert np.all(curves[["backlog_0", "backlog_1"]] >= 0)
@@ -233,18 +244,33 @@ def test_curves_of_training_hold_a_user_s_metric(result: TrainResult, tmp_path: 
 
 
 def test_comparisons_tell_a_user_s_metric():
-    found = compare(["optimal", "local"], seeds=3, episodes=4, last=2, scenario=TINY, physics=["unified"],
-                    metrics=[GOODPUT])  # fmt: skip
-    assert set(found.final["metric"]) == {"makespan_mean_s", "goodput"}
-    assert set(found.final.query("metric == 'goodput'")["per"]) == {"episode"}
+    found = run_study(
+        Comparison(
+            ["optimal", "local"],
+            seeds=3,
+            episodes=4,
+            last=2,
+            scenario=TINY,
+            physics=["unified"],
+            metrics=[GOODPUT],
+        )
+    )
+    assert set(found.summary["metric"]) == {"makespan_mean_s", "goodput"}
+    assert set(found.summary.query("metric == 'goodput'")["per"]) == {"episode"}
 
 
 def test_methods_that_count_different_tasks_are_compared_by_their_means():
-    result = sweep(
-        "deadline", values=[0.3], methods=["optimal-admission", "local"], seeds=60, scenario=TIGHT,
-        metrics=[RESPONSE],
-    )  # fmt: skip
-    rows = result.results
+    result = run_study(
+        Sweep(
+            "deadline",
+            values=[0.3],
+            methods=["optimal-admission", "local"],
+            seeds=60,
+            scenario=TIGHT,
+            metrics=[RESPONSE],
+        )
+    )
+    rows = result.rows
     ours, theirs = (Episodes.of(rows.loc[rows["method"] == m]) for m in ("optimal-admission", "local"))
     pairs = Pairs.of(RESPONSE, [(ours, theirs)], "task")
     means = [

@@ -20,10 +20,10 @@ from helpers.kills import start, wait_for_a_unit
 from helpers.paths import ROOT
 from helpers.tiny_training import TINY, run
 
-from amco_jax import InputError, compare, sweep
+from amco_jax import Comparison, InputError, Sweep, run_study
 from amco_jax.results.files import new_directory
 from amco_jax.results.output import Output
-from amco_jax.study.train import TrainResult
+from amco_jax.study.base import StudyResult
 
 SWEEP = [
     str(ROOT / "scripts" / "sweep.py"), "--param", "deadline", "--values", "0.3", "--methods", "local",
@@ -143,7 +143,7 @@ def test_a_signal_ends_it_and_the_way_to_go_on_is_told(number: signal.Signals, t
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"units", "results.parquet"}
 
 
-def test_trainings_round_as_ever_whatever_jax_is_set_to(result: TrainResult):
+def test_trainings_round_as_ever_whatever_jax_is_set_to(result: StudyResult):
     with (
         jax.enable_x64(True),
         jax.numpy_dtype_promotion("strict"),
@@ -153,7 +153,7 @@ def test_trainings_round_as_ever_whatever_jax_is_set_to(result: TrainResult):
         jax.default_matmul_precision("bfloat16"),
     ):
         other = run()
-    pd.testing.assert_frame_equal(other.curves, result.curves)
+    pd.testing.assert_frame_equal(other.rows, result.rows)
     jax.tree.map(np.testing.assert_array_equal, other.agents, result.agents)
 
 
@@ -165,9 +165,10 @@ def test_results_stand_where_a_figure_cannot_be_drawn(
 
     for name in ("study.sweep.sweep_figure", "report.figures.convergence_figure"):
         monkeypatch.setattr(f"amco_jax.{name}", broken)
-    sweep("deadline", values=[0.5], methods=["local"], seeds=1, scenario=TINY, out=tmp_path / "sweep")
-    compare(
-        ["local"], seeds=1, episodes=1, last=1, scenario=TINY, physics=["unified"], out=tmp_path / "compare"
+    run_study(Sweep("deadline", values=[0.5], methods=["local"], seeds=1, scenario=TINY), tmp_path / "sweep")
+    run_study(
+        Comparison(["local"], seeds=1, episodes=1, last=1, scenario=TINY, physics=["unified"]),
+        tmp_path / "compare",
     )
     for name in ("sweep", "compare"):
         assert (tmp_path / name / "manifest.json").exists()
@@ -183,8 +184,10 @@ def test_a_directory_is_one_run_s_alone(tmp_path: Path):
         Output(tmp_path / "out"),
         pytest.raises(InputError, match=r"another process is writing to .*out; legal: "),
     ):
-        sweep("deadline", values=[0.5], methods=["local"], seeds=1, scenario=TINY, out=tmp_path / "out")
-    sweep("deadline", values=[0.5], methods=["local"], seeds=1, scenario=TINY, out=tmp_path / "out")
+        run_study(
+            Sweep("deadline", values=[0.5], methods=["local"], seeds=1, scenario=TINY), tmp_path / "out"
+        )
+    run_study(Sweep("deadline", values=[0.5], methods=["local"], seeds=1, scenario=TINY), tmp_path / "out")
 
 
 def test_new_directories_are_each_one_s_own(tmp_path: Path):

@@ -35,8 +35,9 @@ from amco_jax.stats import (
     seed_matrix,
 )
 from amco_jax.stats.summaries import COUNTS
-from amco_jax.study.compare import compare
-from amco_jax.study.sweep import sweep
+from amco_jax.study.compare import Comparison
+from amco_jax.study.run import run_study
+from amco_jax.study.sweep import Sweep
 
 TINY = Scenario(num_servers=3, num_tasks=6, num_slots=5, capacity=(10.0, 20.0, 30.0), link_rate=400.0)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -46,8 +47,12 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 def saved(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     home = tmp_path_factory.mktemp("saved")
     methods = ["optimal", "randcoedge", "local"]
-    sweep("arrival_prob", values=(0.3, 0.6), methods=methods, seeds=12, scenario=TINY, out=home / "load")
-    compare(["optimal", "randcoedge"], seeds=4, episodes=20, last=5, scenario=TINY, out=home / "episodes")
+    run_study(
+        Sweep("arrival_prob", values=(0.3, 0.6), methods=methods, seeds=12, scenario=TINY), home / "load"
+    )
+    run_study(
+        Comparison(["optimal", "randcoedge"], seeds=4, episodes=20, last=5, scenario=TINY), home / "episodes"
+    )
     return [home / "load", home / "episodes"]
 
 

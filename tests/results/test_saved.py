@@ -12,14 +12,15 @@ import pytest
 from amco_jax.errors import InputError
 from amco_jax.results.saved import open_run, write_digests
 from amco_jax.scenario import Scenario
-from amco_jax.study.sweep import sweep
+from amco_jax.study.run import run_study
+from amco_jax.study.sweep import Sweep
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("saved") / "out"
     scenario = Scenario(num_servers=2, num_tasks=4, num_slots=3, capacity=20.0, link_rate=400.0)
-    sweep("deadline", values=(0.5,), methods=["local"], seeds=3, scenario=scenario, out=home)
+    run_study(Sweep("deadline", values=(0.5,), methods=["local"], seeds=3, scenario=scenario), home)
     return home
 
 

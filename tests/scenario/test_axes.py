@@ -45,7 +45,7 @@ FIXED = {
 
 def job(param: str, scenario: Scenario, methods: tuple[str | Method, ...] = ("local",)) -> Sweep:
     """A sweep over the default values, with all its checks, for one seed."""
-    return Sweep(param=param, methods=methods, scenario=scenario, num_seeds=1, episodes=1)
+    return Sweep(param=param, methods=methods, scenario=scenario, seeds=1, episodes=1)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.studies import carry_out
 from helpers.tiny_training import EPISODES, METHOD, SEEDS, TINY, local_metrics
 
 from amco_jax.errors import InputError
-from amco_jax.study.compare import compare
-from amco_jax.study.train import TrainResult
+from amco_jax.study.base import StudyResult
+from amco_jax.study.compare import Comparison
+from amco_jax.study.run import run_study
 
 NAMES = ("makespan_mean_s", "miss_rate", "mean_servers_used")
 
@@ -21,11 +23,11 @@ NAMES = ("makespan_mean_s", "miss_rate", "mean_servers_used")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> Any:
     out = tmp_path_factory.mktemp("compare")
     methods = [METHOD, "local", "all-servers"]
-    return compare(methods, seeds=SEEDS, episodes=EPISODES, last=2, scenario=TINY, out=out)
+    return run_study(Comparison(methods, seeds=SEEDS, episodes=EPISODES, last=2, scenario=TINY), out)
 
 
 def test_a_comparison_covers_both_physics_and_all_methods(comparison: Any):
-    curves, final = comparison.curves, comparison.final
+    curves, final = comparison.rows, comparison.summary
     for table in (curves, final):
         assert list(dict.fromkeys(table["physics"])) == ["published", "unified"]
         assert list(dict.fromkeys(table["method"])) == ["drlcoedge", "local", "all-servers"]
@@ -40,8 +42,8 @@ def test_a_comparison_covers_both_physics_and_all_methods(comparison: Any):
     pd.testing.assert_frame_equal(pd.read_csv(comparison.out / "final.csv"), final)
 
 
-def test_rules_run_through_the_arrivals_of_the_training(comparison: Any, result: TrainResult):
-    unified = comparison.curves.query("physics == 'unified'").set_index(["method", "episode", "seed"])
+def test_rules_run_through_the_arrivals_of_the_training(comparison: Any, result: StudyResult):
+    unified = comparison.rows.query("physics == 'unified'").set_index(["method", "episode", "seed"])
     unified = unified.sort_index()
     for episode in range(EPISODES):
         metrics = local_metrics(TINY, 1 + episode)
@@ -49,12 +51,12 @@ def test_rules_run_through_the_arrivals_of_the_training(comparison: Any, result:
             np.testing.assert_array_equal(unified.loc["local", episode][name], metrics[name])
     own = unified.loc["drlcoedge"].reset_index().sort_values(["seed", "episode"])
     for name in (*NAMES, "loss", "epsilon"):
-        np.testing.assert_array_equal(own[name], result.curves[name])
+        np.testing.assert_array_equal(own[name], result.rows[name])
 
 
 def test_reductions_are_those_of_the_means(comparison: Any):
-    final = comparison.final.set_index(["physics", "method", "per"])
-    curves = comparison.curves.assign(sum=lambda c: c["makespan_mean_s"] * c["num_tasks"])
+    final = comparison.summary.set_index(["physics", "method", "per"])
+    curves = comparison.rows.assign(sum=lambda c: c["makespan_mean_s"] * c["num_tasks"])
     for variant, per in itertools.product(("published", "unified"), ("task", "episode")):
         tail = curves.query(f"physics == '{variant}' and episode >= {EPISODES - 2}")
         sums = tail.groupby("method")[["sum", "num_tasks"]].sum()
@@ -90,5 +92,5 @@ def test_reductions_are_those_of_the_means(comparison: Any):
 def test_bad_comparisons_are_refused(changes: dict[str, Any], words: str):
     options: dict[str, Any] = {"methods": ["local"], "seeds": 2, "episodes": EPISODES, "last": 1} | changes
     with pytest.raises(InputError) as error:
-        compare(scenario=TINY, **options)
+        carry_out(Comparison, scenario=TINY, **options)
     assert str(error.value).startswith(words)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.studies import carry_out
 from helpers.tiny_training import EPISODES, METHOD, SEEDS, TINY, local_metrics, run
 
 from amco_jax.agents.actions import partners
@@ -19,12 +20,13 @@ from amco_jax.alloc import ALLOCATORS
 from amco_jax.errors import InputError
 from amco_jax.results.saved import write_digests
 from amco_jax.scenario import Scenario
-from amco_jax.study.evaluate import evaluate, load_run
-from amco_jax.study.sweep import sweep
+from amco_jax.study.evaluate import Evaluation, load_run
+from amco_jax.study.run import run_study
+from amco_jax.study.sweep import Sweep
 
 
 def test_agents_are_evaluated_on_arrivals_that_no_training_has_seen(finished: Path, tmp_path: Path):
-    found = evaluate(finished, methods=["local"], episodes=3, out=tmp_path / "out")
+    found = run_study(Evaluation(finished, methods=["local"], episodes=3), tmp_path / "out")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "results.parquet",
         "summary.csv",
@@ -32,8 +34,8 @@ def test_agents_are_evaluated_on_arrivals_that_no_training_has_seen(finished: Pa
         "SHA256SUMS",
         "units",
     }
-    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out" / "results.parquet"), found.results)
-    table = found.results.set_index(["method", "episode", "seed"]).sort_index()
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out" / "results.parquet"), found.rows)
+    table = found.rows.set_index(["method", "episode", "seed"]).sort_index()
     assert len(table) == 2 * 3 * SEEDS
     trained = [local_metrics(TINY, 1 + e)["makespan_mean_s"] for e in range(EPISODES)]
     for count, number in enumerate((0, EPISODES + 1, EPISODES + 2)):
@@ -47,9 +49,9 @@ def test_agents_are_evaluated_on_arrivals_that_no_training_has_seen(finished: Pa
 
 
 def test_summaries_are_over_each_seed_s_episodes(finished: Path):
-    found = evaluate(finished, methods=["local"], episodes=2)
+    found = run_study(Evaluation(finished, methods=["local"], episodes=2))
     rows = found.summary.set_index(["method", "metric", "per"]).loc["drlcoedge"]
-    own = found.results.query("method == 'drlcoedge'")
+    own = found.rows.query("method == 'drlcoedge'")
     missed, tasks = own["miss_rate"] * own["num_tasks"], own["num_tasks"]
     np.testing.assert_allclose(rows.loc[("miss_rate", "task"), "mean"], missed.sum() / tasks.sum())
     np.testing.assert_allclose(rows.loc[("miss_rate", "episode"), "mean"], own["miss_rate"].mean())
@@ -60,8 +62,8 @@ def test_summaries_are_over_each_seed_s_episodes(finished: Path):
 
 def test_episodes_without_tasks_make_no_summary_nan(finished: Path):
     quiet = TINY.replace(arrival_prob=0.01)
-    found = evaluate(finished, scenario=quiet, methods=["local"], episodes=3)
-    tasks = found.results.query("method == 'local'")["num_tasks"]
+    found = run_study(Evaluation(finished, scenario=quiet, methods=["local"], episodes=3))
+    tasks = found.rows.query("method == 'local'")["num_tasks"]
     assert 0 < np.count_nonzero(tasks) < len(tasks)
     rows = found.summary.set_index(["method", "metric", "per"]).loc["local"]
     assert rows.loc[("makespan_mean_s", "task"), "n_tasks"] == tasks.sum()
@@ -85,9 +87,9 @@ def test_another_allocator_takes_the_place_of_the_first():
 
 def test_each_seed_is_decided_by_its_own_agents(finished: Path, tmp_path: Path):
     """The agents of a training are those of a sweep."""
-    wanted = sweep(
-        "deadline", values=[1.0], methods=[METHOD], seeds=SEEDS, scenario=TINY, episodes=EPISODES
-    ).results
+    wanted = run_study(
+        Sweep("deadline", values=[1.0], methods=[METHOD], seeds=SEEDS, scenario=TINY, episodes=EPISODES)
+    ).rows
     assert len(set(wanted["mean_servers_used"])) > 1
     run(out=tmp_path, first_seed=1, seeds=2)
     for directory, seeds, chosen in (
@@ -96,18 +98,18 @@ def test_each_seed_is_decided_by_its_own_agents(finished: Path, tmp_path: Path):
         (load_run(finished), 1, slice(1)),
         (tmp_path, None, slice(1, 3)),
     ):
-        found = evaluate(directory, methods=[], seeds=seeds).results
+        found = run_study(Evaluation(directory, methods=[], seeds=seeds)).rows
         assert found["seed"].tolist() == wanted["seed"][chosen].tolist()
         for name in ("makespan_mean_s", "mean_servers_used", "num_tasks"):
             np.testing.assert_array_equal(found[name], wanted[name][chosen])
 
 
 def test_agents_are_evaluated_under_another_scenario_and_physics(finished: Path):
-    usual = evaluate(finished, methods=["local"]).results
-    busier = evaluate(
-        finished, scenario=TINY.replace(arrival_prob=0.9), methods=["local"], physics="published"
+    usual = run_study(Evaluation(finished, methods=["local"])).rows
+    busier = run_study(
+        Evaluation(finished, scenario=TINY.replace(arrival_prob=0.9), methods=["local"], physics="published")
     )
-    assert np.all(busier.results["num_tasks"] > usual["num_tasks"])
+    assert np.all(busier.rows["num_tasks"] > usual["num_tasks"])
     assert busier.manifest["scenario"]["arrival_prob"] == 0.9
     assert busier.manifest["trained"]["scenario"]["arrival_prob"] == 0.6
     assert (busier.manifest["physics"], busier.manifest["trained"]["physics"]) == ("published", "unified")
@@ -126,13 +128,13 @@ def test_agents_are_evaluated_under_another_scenario_and_physics(finished: Path)
 )
 def test_bad_evaluations_are_refused(finished: Path, changes: dict[str, Any], words: str):
     with pytest.raises(InputError) as error:
-        evaluate(finished, **changes)
+        carry_out(Evaluation, finished, **changes)
     assert str(error.value).startswith(words)
     assert "\n" not in str(error.value)
 
 
 def test_directories_without_a_finished_training_are_refused_in_a_line(finished: Path, tmp_path: Path):
-    sweep("deadline", values=(0.5,), methods=["local"], seeds=2, scenario=TINY, out=tmp_path / "sweep")
+    run_study(Sweep("deadline", values=(0.5,), methods=["local"], seeds=2, scenario=TINY), tmp_path / "sweep")
     shutil.copytree(finished, tmp_path / "torn")
     shutil.rmtree(tmp_path / "torn" / "agents")
     for name, text in (("junk", "{"), ("list", "[]"), ("empty", "{}")):
@@ -141,7 +143,7 @@ def test_directories_without_a_finished_training_are_refused_in_a_line(finished:
         write_digests(tmp_path / name)
     for name in ("missing", "sweep", "torn", "junk", "list", "empty"):
         with pytest.raises(InputError) as error:
-            evaluate(tmp_path / name)
+            run_study(Evaluation(tmp_path / name))
         assert str(tmp_path / name) in str(error.value)
         assert "\n" not in str(error.value)
 

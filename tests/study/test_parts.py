@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from helpers.kills import assert_complete, tiny_paper, words_of
+from helpers.studies import carry_out
 from helpers.tiny_training import EPISODES, METHOD, SEEDS, TINY, Script, run
 
-from amco_jax import Execution, compare, evaluate, sweep, tune
+from amco_jax import Comparison, Evaluation, Execution, Sweep, Tuning, run_study
 from amco_jax.study import reproduce, trainer
 
 
@@ -42,11 +43,11 @@ def test_studies_of_all_kinds_share_their_agents(trained: list[int], tmp_path: P
     run(out=tmp_path / "train", execution=store)
     assert sum(trained) == 1
     size: dict[str, Any] = {"seeds": SEEDS, "episodes": EPISODES, "scenario": TINY, "execution": store}
-    compare([METHOD, "local"], last=2, physics=["unified"], **size)
-    sweep("deadline", values=[TINY.deadline], methods=[METHOD], **size)
+    carry_out(Comparison, [METHOD, "local"], last=2, physics=["unified"], **size)
+    carry_out(Sweep, "deadline", values=[TINY.deadline], methods=[METHOD], **size)
     settings: Any = METHOD.require_training().settings
-    tune(METHOD, {"discount": [settings.discount]}, reference="local", **size)
-    evaluate(tmp_path / "train", methods=[], execution=store)
+    carry_out(Tuning, METHOD, {"discount": [settings.discount]}, reference="local", **size)
+    run_study(Evaluation(tmp_path / "train", methods=[]), execution=store)
     assert sum(trained) == 1
 
 

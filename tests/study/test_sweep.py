@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.studies import carry_out
 from scipy import stats
 
-from amco_jax import Execution, InputError, Method, Scenario, per_task, sweep
+from amco_jax import Execution, InputError, Method, Scenario, Sweep, per_task
 from amco_jax.results.output import Output
 from amco_jax.scenario.axes import apply_settings, parse_settings, parse_value
 from amco_jax.stats import mean_interval, rate_interval, ratio_interval
@@ -23,11 +24,11 @@ KEYS = ["method", "param", "value", "seed"]
 
 def run(param="arrival_prob", values=(0.3, 0.8), methods=("local", "optimal"), seeds=12, **more: Any):
     options: dict[str, Any] = {"scenario": SMALL} | more
-    return sweep(param, values=values, methods=methods, seeds=seeds, **options)
+    return carry_out(Sweep, param, values=values, methods=methods, seeds=seeds, **options)
 
 
 def test_results_are_tidy_and_complete():
-    results = run().results
+    results = run().rows
     assert list(results.columns[:4]) == KEYS
     assert [c for c in results.columns if c.startswith("utilisation")] == [
         f"utilisation_{i}" for i in range(5)
@@ -40,7 +41,7 @@ def test_results_are_tidy_and_complete():
 def test_summary_holds_intervals_of_the_results():
     result = run()
     rows = result.summary.set_index(["method", "value", "metric", "per"]).loc["local", 0.8]
-    sample = result.results.query("method == 'local' and value == 0.8")
+    sample = result.rows.query("method == 'local' and value == 0.8")
     tasks = sample["num_tasks"].to_numpy()
     makespan = sample["makespan_mean_s"].to_numpy()
     columns = ["mean", "ci_low", "ci_high"]
@@ -68,7 +69,7 @@ def test_seeds_without_tasks_count_for_nothing_and_are_told():
     result = run(
         values=[0.01], methods=["local"], seeds=40, scenario=SMALL.replace(num_servers=2, num_tasks=3)
     )
-    sample = result.results
+    sample = result.rows
     some = sample["num_tasks"].to_numpy() > 0
     assert 0 < some.sum() < 40
     rows = result.summary.set_index(["metric", "per"])
@@ -83,12 +84,12 @@ def test_seeds_without_tasks_count_for_nothing_and_are_told():
 
 
 def test_optimal_is_never_worse_than_local_at_low_load():
-    wide = run(values=[0.1], seeds=50).results.pivot(index="seed", columns="method", values="makespan_mean_s")
+    wide = run(values=[0.1], seeds=50).rows.pivot(index="seed", columns="method", values="makespan_mean_s")
     assert np.all(np.asarray(wide["optimal"]) <= np.asarray(wide["local"]) + 1e-6)
 
 
 def test_fleets_of_different_sizes_leave_gaps():
-    results = run("num_servers", values=[2, 4], methods=["optimal"]).results
+    results = run("num_servers", values=[2, 4], methods=["optimal"]).rows
     known = {
         size: np.isfinite(results.query(f"value == {size}").filter(like="utilisation")) for size in (2, 4)
     }
@@ -105,7 +106,7 @@ def test_capacity_sets_are_labelled():
 def test_files_equal_the_returned_frames(tmp_path):
     in_memory = run()
     on_disk = run(out=tmp_path / "new")
-    pd.testing.assert_frame_equal(in_memory.results, on_disk.results)
+    pd.testing.assert_frame_equal(in_memory.rows, on_disk.rows)
     pd.testing.assert_frame_equal(in_memory.summary, pd.read_csv(tmp_path / "new" / "summary.csv"))
     manifest = json.loads((tmp_path / "new" / "manifest.json").read_text())
     assert manifest["scenario"]["num_tasks"] == 5
@@ -219,7 +220,7 @@ def test_values_are_parsed(text, value):
 
 def test_coverage_of_intervals_over_disjoint_seed_blocks():
     """Intervals from 40 disjoint blocks of seeds cover the mean over all of them about 95 % of the time."""
-    everything = run(values=[0.3], methods=["local"], seeds=40 * 25).results["makespan_mean_s"].to_numpy()
+    everything = run(values=[0.3], methods=["local"], seeds=40 * 25).rows["makespan_mean_s"].to_numpy()
     blocks = everything.reshape(40, 25)
     low, high = stats.t.interval(0.95, 24, blocks.mean(axis=1), stats.sem(blocks, axis=1))
     covered = ((low <= everything.mean()) & (everything.mean() <= high)).sum()

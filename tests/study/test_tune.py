@@ -7,27 +7,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.studies import carry_out
 from helpers.tiny_training import EPISODES, METHOD, SEEDS, TINY, local_metrics
 
 from amco_jax.errors import InputError
+from amco_jax.study.run import run_study
 from amco_jax.study.simulate import Batch
-from amco_jax.study.sweep import sweep
-from amco_jax.study.tune import tune
+from amco_jax.study.sweep import Sweep
+from amco_jax.study.tune import Tuning
 
 
 def test_tuning_ranks_every_combination_on_an_unseen_episode(tmp_path: Path):
     vary = {"discount": [0.0, 0.9], "learning_rate": [0.01]}
-    found = tune(
-        METHOD,
-        vary,
-        seeds=SEEDS,
-        episodes=EPISODES,
-        within=0.1,
-        scenario=TINY,
-        reference="local",
-        out=tmp_path,
+    found = run_study(
+        Tuning(METHOD, vary, seeds=SEEDS, episodes=EPISODES, within=0.1, scenario=TINY, reference="local"),
+        tmp_path,
     )
-    summary, results = found.summary, found.results
+    summary, results = found.summary, found.rows
     assert summary[["discount", "learning_rate"]].to_numpy().tolist() == [["0.0", "0.01"], ["0.9", "0.01"]]
     assert results["seed"].tolist() == 2 * list(range(SEEDS))
     local = local_metrics(TINY, 0)["makespan_mean_s"]
@@ -51,10 +47,12 @@ def test_tuning_ranks_every_combination_on_an_unseen_episode(tmp_path: Path):
 
 def test_seeds_without_tasks_are_no_failures():
     quiet = TINY.replace(arrival_prob=0.01)
-    found = tune(
-        METHOD, {"discount": [0.9]}, seeds=12, episodes=1, within=10.0, scenario=quiet, reference="local"
+    found = run_study(
+        Tuning(
+            METHOD, {"discount": [0.9]}, seeds=12, episodes=1, within=10.0, scenario=quiet, reference="local"
+        )
     )
-    some = np.count_nonzero(found.results["num_tasks"])
+    some = np.count_nonzero(found.rows["num_tasks"])
     assert 0 < some < 12
     (row,) = found.summary.to_dict("records")
     assert (row["n_seeds"], row["n_seeds_all"]) == (some, 12)
@@ -90,8 +88,8 @@ def test_tuning_keeps_results_with_their_settings(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("amco_jax.study.units.simulate", simulated)
     monkeypatch.setattr("amco_jax.study.units.train_missing", lambda *arguments: None)
     vary = {"hidden": [12, 3, 7], "discount": [0.5, 0.25]}
-    found = tune(METHOD, vary, seeds=3, episodes=1, scenario=TINY, first_seed=9)
-    results = found.results
+    found = run_study(Tuning(METHOD, vary, seeds=3, episodes=1, scenario=TINY, first_seed=9))
+    results = found.rows
     assert results["seed"].tolist() == 6 * [9, 10, 11]
     own = results["hidden"].astype(float) + results["discount"].astype(float)
     np.testing.assert_allclose(results["makespan_mean_s"], own * (1 + results["seed"]))
@@ -103,9 +101,9 @@ def test_tuning_keeps_results_with_their_settings(monkeypatch: pytest.MonkeyPatc
 def evaluate_one(**changes: Any) -> np.ndarray:
     """Makespans of one combination by itself."""
     method = METHOD.with_settings(**changes)
-    found = sweep(
-        "deadline", values=[1.0], methods=[method], seeds=SEEDS, scenario=TINY, episodes=EPISODES
-    ).results
+    found = run_study(
+        Sweep("deadline", values=[1.0], methods=[method], seeds=SEEDS, scenario=TINY, episodes=EPISODES)
+    ).rows
     return np.asarray(found["makespan_mean_s"])
 
 
@@ -128,5 +126,5 @@ def test_bad_tunings_are_refused(changes: dict[str, Any], words: str):
         "reference": "local",
     } | changes
     with pytest.raises(InputError) as error:
-        tune(**({"seeds": 2, "episodes": 3, "scenario": TINY} | options))
+        carry_out(Tuning, **({"seeds": 2, "episodes": 3, "scenario": TINY} | options))
     assert words in str(error.value)

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.studies import carry_out
 
-from amco_jax import Execution, InputError, Scenario, sweep, train
+from amco_jax import Execution, InputError, Scenario, Sweep, Training, run_study
 from amco_jax.agents.methods import get_method
 from amco_jax.results.checkpoints import Journal, remove_damaged
 from amco_jax.results.store import Store
@@ -23,7 +24,6 @@ from amco_jax.study import trainer as trainer_module
 from amco_jax.study.agents import AgentStore
 from amco_jax.study.engines import Work
 from amco_jax.study.run import AGENTS, UNITS
-from amco_jax.study.sweep import Sweep
 from amco_jax.study.units import Unit, run_unit, units_of
 
 SMALL = Scenario(num_servers=2, num_tasks=4, num_slots=5, arrival_prob=0.6)
@@ -45,7 +45,7 @@ def run(out: Path | None, unit_seconds: float = 1e-6, execution: Execution | Non
         "trained_seeds": 40, "episodes": 3,
     }  # fmt: skip
     execution = dataclasses.replace(execution or Execution(), unit_seconds=unit_seconds)
-    return sweep("deadline", out=out, execution=execution, **(options | changes))
+    return carry_out(Sweep, "deadline", out=out, execution=execution, **(options | changes))
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_the_cut_changes_no_number(whole: Path, tmp_path: Path):
 
 
 def test_without_a_directory_the_rows_are_the_same(whole: Path):
-    pd.testing.assert_frame_equal(run(None).results, pd.read_parquet(whole / "results.parquet"))
+    pd.testing.assert_frame_equal(run(None).rows, pd.read_parquet(whole / "results.parquet"))
 
 
 def test_a_stopped_sweep_goes_on_with_what_is_missing(
@@ -279,17 +279,18 @@ def test_agents_are_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     counted.clear()
     again = run(tmp_path / "two", execution=store, methods=[QUICK, "local"], trained_seeds=40)
     assert sum(counted) == 3  # the second block of each
-    common = again.results.query("method == @QUICK.name and seed < 20").reset_index(drop=True)
-    pd.testing.assert_frame_equal(common, first.results)
+    common = again.rows.query("method == @QUICK.name and seed < 20").reset_index(drop=True)
+    pd.testing.assert_frame_equal(common, first.rows)
     counted.clear()
-    trained = train(QUICK, seeds=40, episodes=3, scenario=SMALL.replace(deadline=0.5), execution=store)
+    trained = run_study(
+        Training(QUICK, seeds=40, episodes=3, scenario=SMALL.replace(deadline=0.5)), execution=store
+    )
     assert not counted
-    assert len(trained.curves) == 40 * 3
-    train(
-        QUICK.with_settings(discount=0.3),
-        seeds=1,
-        episodes=3,
-        scenario=SMALL.replace(deadline=0.5),
+    assert len(trained.rows) == 40 * 3
+    run_study(
+        Training(
+            QUICK.with_settings(discount=0.3), seeds=1, episodes=3, scenario=SMALL.replace(deadline=0.5)
+        ),
         execution=store,
     )
     assert sum(counted) == 1
@@ -364,5 +365,5 @@ def test_rows_of_a_killed_process_that_no_commit_names_are_removed(whole: Path, 
 
 def test_rows_do_not_depend_on_the_seeds_beside_them(whole: Path):
     rows = pd.read_parquet(whole / "results.parquet").query("method == 'optimal' and value == 0.5")
-    alone = run(None, methods=["optimal"], values=[0.5], seeds=3, first_seed=70).results
+    alone = run(None, methods=["optimal"], values=[0.5], seeds=3, first_seed=70).rows
     np.testing.assert_array_equal(alone["makespan_mean_s"], rows.query("70 <= seed < 73")["makespan_mean_s"])

@@ -15,7 +15,17 @@ from helpers.request_logs import QUICK, cuts_of, played, scenario_of, small_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amco_jax import InputError, Scenario, compare, evaluate, get_method, sweep, train, tune
+from amco_jax import (
+    Comparison,
+    Evaluation,
+    InputError,
+    Scenario,
+    Sweep,
+    Training,
+    Tuning,
+    get_method,
+    run_study,
+)
 from amco_jax.report.studies import load_studies
 from amco_jax.study.simulate import simulate
 from amco_jax.traces.stretches import MAX_STRETCHES, cut, longest_slot, stretch_stride
@@ -119,19 +129,21 @@ def test_many_stretches_are_counted_in_32_bits(tmp_path: Path):
 
 def test_results_name_the_stretch_of_each_row(small: Path, tmp_path: Path):
     scenario = scenario_of(small, time_scale=30.0)
-    result = sweep(
-        "time_scale",
-        values=[20, 30],
-        methods=["local", QUICK],
-        seeds=12,
-        scenario=scenario,
-        trained_seeds=5,
-        episodes=2,
-        out=tmp_path / "s",
+    result = run_study(
+        Sweep(
+            "time_scale",
+            values=[20, 30],
+            methods=["local", QUICK],
+            seeds=12,
+            scenario=scenario,
+            trained_seeds=5,
+            episodes=2,
+        ),
+        tmp_path / "s",
     )
-    assert result.results["stretch"].dtype == np.int64
+    assert result.rows["stretch"].dtype == np.int64
     assert set(result.summary["metric"]).isdisjoint({"stretch"})
-    for value, rows in result.results.groupby("value"):
+    for value, rows in result.rows.groupby("value"):
         number = stretches_of(scenario.replace(time_scale=value), np.asarray(rows["seed"]), 0)
         np.testing.assert_array_equal(rows["stretch"], number)
     splits = result.manifest["trace"]["splits"]
@@ -142,16 +154,24 @@ def test_results_name_the_stretch_of_each_row(small: Path, tmp_path: Path):
     assert splits[0]["training"]["requests"] + splits[0]["test"]["requests"] <= 400
     assert splits[0]["gap_s"] >= 6 * 20
     assert "stretch" not in {c.name for c in load_studies([tmp_path / "s"])[0].estimated}
-    plain = sweep(
-        "deadline", values=[0.5, 1.0], methods=["local"], seeds=4, scenario=Scenario(num_tasks=3, num_slots=4)
+    plain = run_study(
+        Sweep(
+            "deadline",
+            values=[0.5, 1.0],
+            methods=["local"],
+            seeds=4,
+            scenario=Scenario(num_tasks=3, num_slots=4),
+        )
     )
-    assert "stretch" not in plain.results
+    assert "stretch" not in plain.rows
 
 
 def test_rows_without_a_log_stand_for_themselves(small: Path):
-    rows = sweep(
-        "arrivals", values=["trace", "poisson"], methods=["local"], seeds=5, scenario=scenario_of(small)
-    ).results
+    rows = run_study(
+        Sweep(
+            "arrivals", values=["trace", "poisson"], methods=["local"], seeds=5, scenario=scenario_of(small)
+        )
+    ).rows
     drawn = rows.loc[rows["value"] == "poisson", "stretch"]
     np.testing.assert_array_equal(drawn, [-1, -2, -3, -4, -5])
     assert (rows.loc[rows["value"] == "trace", "stretch"] >= 0).all()
@@ -159,28 +179,32 @@ def test_rows_without_a_log_stand_for_themselves(small: Path):
 
 def test_agents_are_evaluated_behind_their_training(small: Path, tmp_path: Path):
     scenario = scenario_of(small, time_scale=20.0)
-    train(QUICK, seeds=3, episodes=2, scenario=scenario, out=tmp_path / "agents")
-    found = evaluate(tmp_path / "agents", scenario=scenario, methods=["local"], episodes=2)
+    run_study(Training(QUICK, seeds=3, episodes=2, scenario=scenario), tmp_path / "agents")
+    found = run_study(Evaluation(tmp_path / "agents", scenario=scenario, methods=["local"], episodes=2))
     numbers = [stretches_of(scenario, np.arange(3), e) for e in (0, 3)]
     np.testing.assert_array_equal(
-        found.results.loc[found.results["method"] == "local", "stretch"], np.concatenate(numbers)
+        found.rows.loc[found.rows["method"] == "local", "stretch"], np.concatenate(numbers)
     )
     assert set(found.summary["metric"]).isdisjoint({"stretch"})
     with pytest.raises(
         InputError, match=r"trace\.train_share: 0\.2, and episodes would begin .*; legal: 0\.5"
     ):
-        evaluate(
-            tmp_path / "agents", scenario=scenario_of(small, time_scale=20.0, table={"train_share": 0.2})
+        run_study(
+            Evaluation(
+                tmp_path / "agents", scenario=scenario_of(small, time_scale=20.0, table={"train_share": 0.2})
+            )
         )
-    tuned = tune(QUICK, {"discount": [0.5]}, seeds=3, episodes=1, scenario=scenario, reference="local")
-    np.testing.assert_array_equal(tuned.results["stretch"], numbers[0])
+    tuned = run_study(
+        Tuning(QUICK, {"discount": [0.5]}, seeds=3, episodes=1, scenario=scenario, reference="local")
+    )
+    np.testing.assert_array_equal(tuned.rows["stretch"], numbers[0])
 
 
 def test_rules_beside_training_play_its_episodes(small: Path):
     scenario = scenario_of(small, time_scale=20.0)
-    curves = compare(
-        ["local", QUICK], seeds=3, episodes=2, last=1, scenario=scenario, physics=["unified"]
-    ).curves
+    curves = run_study(
+        Comparison(["local", QUICK], seeds=3, episodes=2, last=1, scenario=scenario, physics=["unified"])
+    ).rows
     assert "stretch" not in curves
     local = get_method("local")
     rule = next(simulate([scenario], local, local.physics("unified"), 0, 3, episode=1, training=True))
@@ -193,16 +217,19 @@ def test_rules_beside_training_play_its_episodes(small: Path):
 def test_logs_too_short_are_refused_with_what_would_do(small: Path, tmp_path: Path):
     nothing = scenario_of(small, table={"train_share": 0.0})
     for attempt in (
-        lambda: train(QUICK, seeds=1, episodes=1, scenario=nothing),
-        lambda: compare(["local"], seeds=1, episodes=1, last=1, scenario=nothing),
-        lambda: tune(QUICK, {"discount": [0.5]}, seeds=1, episodes=1, scenario=nothing),
-        lambda: sweep("time_scale", values=[60], methods=[QUICK], seeds=1, scenario=nothing),
+        lambda: run_study(Training(QUICK, seeds=1, episodes=1, scenario=nothing)),
+        lambda: run_study(Comparison(["local"], seeds=1, episodes=1, last=1, scenario=nothing)),
+        lambda: run_study(Tuning(QUICK, {"discount": [0.5]}, seeds=1, episodes=1, scenario=nothing)),
+        lambda: run_study(Sweep("time_scale", values=[60], methods=[QUICK], seeds=1, scenario=nothing)),
     ):
         with pytest.raises(
             InputError, match=r"trace\.train_share: 0 of \d+ s holds no episode .*legal for training"
         ):
             attempt()
-    assert len(sweep("time_scale", values=[60], methods=["local"], seeds=2, scenario=nothing).results) == 2
+    assert (
+        len(run_study(Sweep("time_scale", values=[60], methods=["local"], seeds=2, scenario=nothing)).rows)
+        == 2
+    )
     with pytest.raises(InputError, match=r"num_slots: 6 of 60 s .*, of which 0 is for testing; legal: fewer"):
         scenario_of(small, table={"train_share": 1})
     point = write(tmp_path / "point.csv", ["2025-03-01,g"] * 3, "gmt_create,groupId")
@@ -212,10 +239,10 @@ def test_logs_too_short_are_refused_with_what_would_do(small: Path, tmp_path: Pa
 
 def test_the_split_does_not_depend_on_what_else_runs(small: Path):
     scenario = scenario_of(small, time_scale=30.0)
-    whole = sweep("time_scale", values=[30], methods=["local"], seeds=9, scenario=scenario).results
-    part = sweep(
-        "time_scale", values=[30], methods=["local"], seeds=4, scenario=scenario, first_seed=5
-    ).results
+    whole = run_study(Sweep("time_scale", values=[30], methods=["local"], seeds=9, scenario=scenario)).rows
+    part = run_study(
+        Sweep("time_scale", values=[30], methods=["local"], seeds=4, scenario=scenario, first_seed=5)
+    ).rows
     pd.testing.assert_frame_equal(whole.iloc[5:].reset_index(drop=True), part)
     again = Scenario(**scenario.to_dict())
     assert json.dumps(played(scenario).split(scenario)) == json.dumps(played(again).split(again))

@@ -17,8 +17,9 @@ import pytest
 from helpers.command_lines import assert_refused, command
 from helpers.drawn import arrivals
 from helpers.request_logs import HEADER, QUICK, cuts_of, played, scenario_of, small_rows, stretches_of, write
+from helpers.studies import carry_out
 
-from amco_jax import Execution, InputError, Scenario, evaluate, load_scenario, sweep, train
+from amco_jax import Evaluation, Execution, InputError, Scenario, Sweep, Training, load_scenario, run_study
 from amco_jax.random import Stream, bits, fold_in, stream
 from amco_jax.traces import Trace
 
@@ -257,15 +258,15 @@ def run(path: Path, out: Path | None = None, execution: Execution | None = None,
         "values": [30, 60], "methods": ["local"], "seeds": 70, "trained_seeds": 10, "episodes": 3,
     }  # fmt: skip
     options |= {"scenario": scenario_of(path), "execution": execution or Execution()}
-    return sweep("time_scale", out=out, **(options | changes))
+    return carry_out(Sweep, "time_scale", out=out, **(options | changes))
 
 
 def test_sweeps_resume_and_refuse_another_log(small: Path, tmp_path: Path):
-    whole = run(small).results
+    whole = run(small).rows
     out = tmp_path / "out"
     for part in ("0/2", "1/2"):
         run(small, out, Execution(shard=part, unit_seconds=1e-6))
-    assert run(small, out, Execution(resume=True, unit_seconds=1e-6)).results.equals(whole)
+    assert run(small, out, Execution(resume=True, unit_seconds=1e-6)).rows.equals(whole)
     moved = tmp_path / "moved.csv"
     moved.write_bytes(small.read_bytes())  # the same requests, elsewhere
     assert run(moved, out, Execution(resume=True, unit_seconds=1e-6)).missing == 0
@@ -273,20 +274,20 @@ def test_sweeps_resume_and_refuse_another_log(small: Path, tmp_path: Path):
     with pytest.raises(InputError, match=r"made for something else: scenario\.trace\.sha256"):
         run(moved, out, Execution(resume=True, unit_seconds=1e-6))
     with pytest.raises(InputError, match="arrival_prob means nothing to arrivals = trace"):
-        sweep("arrival_prob", methods=["local"], scenario=scenario_of(small))
+        run_study(Sweep("arrival_prob", methods=["local"], scenario=scenario_of(small)))
 
 
 def test_trained_methods_meet_the_same_requests(small: Path, tmp_path: Path):
-    both = run(small, methods=["local", QUICK]).results
+    both = run(small, methods=["local", QUICK]).rows
     table = both.pivot(index=["value", "seed"], columns="method", values="num_tasks").dropna()
     assert len(table) == 20
     np.testing.assert_array_equal(table["local"], table[QUICK.name])
     out = tmp_path / "trained"
-    trained = train(QUICK, seeds=4, episodes=2, scenario=scenario_of(small), out=out)
+    trained = run_study(Training(QUICK, seeds=4, episodes=2, scenario=scenario_of(small)), out)
     assert trained.manifest["trace"]["used"] == 400
     with pytest.raises(InputError, match=r"scenario: .*request log.*; legal: the scenario and the trace"):
-        evaluate(out, methods=["local"])
-    found = evaluate(out, scenario=scenario_of(small), methods=["local"], seeds=2)
+        run_study(Evaluation(out, methods=["local"]))
+    found = run_study(Evaluation(out, scenario=scenario_of(small), methods=["local"], seeds=2))
     assert found.manifest["scenario"]["trace"]["sha256"] == trained.manifest["trace"]["sha256"]
 
 
@@ -317,9 +318,9 @@ if REAL:  # else there is no such test, rather than one that is skipped
         assert report["users"] > 1000
         assert (
             np.sum(
-                sweep("time_scale", values=[600], methods=["local"], seeds=4, scenario=scenario).results[
-                    "num_tasks"
-                ]
+                run_study(
+                    Sweep("time_scale", values=[600], methods=["local"], seeds=4, scenario=scenario)
+                ).rows["num_tasks"]
             )
             > 0
         )

@@ -18,23 +18,24 @@ import pandas as pd
 import pytest
 from helpers.drawn import arrivals
 from helpers.paths import ROOT
+from helpers.studies import carry_out
 from helpers.tiny_training import METHOD
 
 from amco_jax import (
     ArrivalProcess,
+    Evaluation,
     Execution,
     InputError,
     Scenario,
     SlotEnv,
-    evaluate,
+    Sweep,
+    Training,
     load_run,
-    sweep,
-    train,
+    run_study,
 )
 from amco_jax.scenario.axes import load_with_settings, parse_settings
 from amco_jax.study.grid import Cell
 from amco_jax.study.simulate import block_program
-from amco_jax.study.sweep import Sweep
 from amco_jax.study.units import units_of
 from amco_jax.workload.bursty import BurstyArrivals
 
@@ -69,7 +70,7 @@ def diurnal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
 def run(process: ArrivalProcess, out: Path | None = None, **changes: Any) -> Any:
     options: dict[str, Any] = {"values": [0.2, 0.9], "methods": ["local"], "seeds": 5} | changes
     scenario = SMALL.replace(arrivals=process)
-    return sweep("amplitude", scenario=scenario, out=out, **options)
+    return carry_out(Sweep, "amplitude", scenario=scenario, out=out, **options)
 
 
 def test_its_arrivals_follow_its_law(diurnal: Load):
@@ -90,7 +91,7 @@ def test_it_is_swept_over_its_own_parameter_in_one_program(diurnal: Load):
     process = diurnal()
     block_program.cache_clear()
     result = run(process, values=None)
-    assert result.results["value"].unique().tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert result.rows["value"].unique().tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert block_program.cache_info().misses == 1
     assert result.manifest["param_label"] == "relative amplitude of the rate"
     assert result.manifest["arrivals"].startswith("diurnal arrivals at 4 positions")
@@ -98,7 +99,7 @@ def test_it_is_swept_over_its_own_parameter_in_one_program(diurnal: Load):
     assert described["process"] == "diurnal.Diurnal"
     assert described["parameters"] == {"amplitude": 0.5, "period": 24.0}
     assert json.loads(json.dumps(described)) == described
-    study = Sweep(param="arrivals", methods=["local"], num_seeds=1, scenario=SMALL.replace(arrivals=process))
+    study = Sweep(param="arrivals", methods=["local"], seeds=1, scenario=SMALL.replace(arrivals=process))
     assert study.labels == ["bernoulli", "poisson", "bursty", "diurnal"]
     travelled = pickle.loads(pickle.dumps(study.scenarios[-1]))
     assert travelled.to_dict() == study.scenarios[-1].to_dict()
@@ -143,7 +144,7 @@ def test_what_it_does_not_have_is_not_swept(diurnal: Load):
     scenario = SMALL.replace(arrivals=diurnal())
     for param, words in (("burst_slots", "means nothing to arrivals = diurnal"), ("depth", "param: 'depth'")):
         with pytest.raises(InputError, match=words):
-            Sweep(param=param, methods=["local"], num_seeds=1, scenario=scenario)
+            Sweep(param=param, methods=["local"], seeds=1, scenario=scenario)
 
 
 def test_resuming_an_edited_process_computes_anew(diurnal: Load, tmp_path: Path):
@@ -154,11 +155,11 @@ def test_resuming_an_edited_process_computes_anew(diurnal: Load, tmp_path: Path)
     before = commits()
     run(diurnal(), tmp_path / "out", execution=Execution(resume=True))
     assert commits() == before
-    resumed = run(diurnal(EDITED), tmp_path / "out", execution=Execution(resume=True)).results
+    resumed = run(diurnal(EDITED), tmp_path / "out", execution=Execution(resume=True)).rows
     assert not commits() & before
-    pd.testing.assert_frame_equal(resumed, run(diurnal(EDITED)).results)
+    pd.testing.assert_frame_equal(resumed, run(diurnal(EDITED)).rows)
     scenario = SMALL.replace(arrivals=diurnal(EDITED))
-    edited = Sweep(param="amplitude", values=[0.2, 0.9], methods=["local"], num_seeds=5, scenario=scenario)
+    edited = Sweep(param="amplitude", values=[0.2, 0.9], methods=["local"], seeds=5, scenario=scenario)
     assert not {f"{unit.id}.sha256" for unit in units_of(edited.cells(), 120.0)} & {
         name for name, _ in before
     }
@@ -167,15 +168,15 @@ def test_resuming_an_edited_process_computes_anew(diurnal: Load, tmp_path: Path)
 def test_agents_are_trained_on_it_and_evaluated(diurnal: Load, tmp_path: Path):
     scenario = SMALL.replace(arrivals=diurnal(amplitude=0.9))
     options: dict[str, Any] = {"seeds": 1, "episodes": 2, "out": tmp_path / "run"}
-    train(METHOD, scenario=scenario, **options)
+    carry_out(Training, METHOD, scenario=scenario, **options)
     with pytest.raises(InputError, match=r"needs .* an arrival process; legal: the scenario .* given anew"):
         load_run(tmp_path / "run")
     trained = load_run(tmp_path / "run", method=METHOD, scenario=scenario)
-    assert len(evaluate(trained, methods=[]).results) == 1
+    assert len(run_study(Evaluation(trained, methods=[])).rows) == 1
     edited = SMALL.replace(arrivals=diurnal(EDITED, amplitude=0.9))
     other = Cell(scenario=edited, method=METHOD, train_episodes=2)
     assert other.training_name(0) not in trained.agents.names
-    train(METHOD, scenario=edited, execution=Execution(resume=True), **options)
+    carry_out(Training, METHOD, scenario=edited, execution=Execution(resume=True), **options)
     again = load_run(tmp_path / "run", method=METHOD, scenario=edited)
     assert other.training_name(0) in again.agents.names
 
@@ -198,5 +199,5 @@ def test_a_command_line_on_one_device_gives_the_same_rows(diurnal: Load, tmp_pat
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     pd.testing.assert_frame_equal(
-        pd.read_parquet("out/results.parquet"), run(diurnal(), seeds=200).results, check_exact=True
+        pd.read_parquet("out/results.parquet"), run(diurnal(), seeds=200).rows, check_exact=True
     )

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.drawn import arrivals
+from helpers.studies import carry_out
 from scipy import stats
 
-from amco_jax import Execution, InputError, Scenario, get_method, load_scenario, sweep
+from amco_jax import Execution, InputError, Scenario, Sweep, get_method, load_scenario
 from amco_jax.agents.qlearning.replay import rows_for
 from amco_jax.workload import PROCESSES, Parameters, tables_of, workload_of
 from amco_jax.workload.counts import DRAWS, positions_for, thresholds
@@ -159,12 +160,12 @@ def run(out: Any = None, execution: Execution | None = None, **changes: Any):
         "param": "arrivals", "values": ["poisson", "bursty"], "seeds": 70, "trained_seeds": 10,
         "methods": ["local"], "scenario": SMALL, "episodes": 3,
     }  # fmt: skip
-    return sweep(out=out, execution=execution or Execution(), **(options | changes))
+    return carry_out(Sweep, out=out, execution=execution or Execution(), **(options | changes))
 
 
 def test_methods_meet_the_same_arrivals_whatever_is_swept():
     """Also trained ones, whose replays must know the positions of each value from the padding."""
-    rows = run(values=["poisson"], methods=["local", "all-servers", QUICK]).results
+    rows = run(values=["poisson"], methods=["local", "all-servers", QUICK]).rows
     table = rows.pivot(index="seed", columns="method", values="num_tasks")
     np.testing.assert_array_equal(table["local"], table["all-servers"])
     trained = table.dropna()
@@ -172,19 +173,19 @@ def test_methods_meet_the_same_arrivals_whatever_is_swept():
     np.testing.assert_array_equal(trained["local"], trained[QUICK.name])
     busier = run(
         param="arrival_prob", values=[0.6, 1.0], scenario=SMALL.replace(arrivals="poisson"), methods=[QUICK]
-    ).results
+    ).rows
     for column in ("num_tasks", "makespan_mean_s", "utilisation_0"):
         wanted = rows.loc[rows["method"] == QUICK.name, column]
         np.testing.assert_array_equal(busier.loc[busier["value"] == 0.6, column], wanted)
 
 
 def test_shards_and_resuming_change_no_number(tmp_path: Any):
-    whole = run().results
+    whole = run().rows
     for part in ("0/2", "1/2"):
         run(tmp_path, Execution(shard=part, unit_seconds=1e-6))
     found = run(tmp_path, Execution(resume=True, unit_seconds=1e-6))
     assert found.missing == 0
-    assert found.results.equals(whole)
+    assert found.rows.equals(whole)
     with pytest.raises(InputError, match=r"made for something else: scenario\.burst_slots"):
         run(tmp_path, Execution(resume=True, unit_seconds=1e-6), scenario=SMALL.replace(burst_slots=3))
 
