@@ -121,7 +121,7 @@ class Factorised:
         return jnp.sum(jnp.where(jnp.concatenate([selected, size]), outputs, 0), axis=0)
 
     def draw(self, uniforms: Float[Array, "servers tasks"]) -> Bool[Array, "tasks servers"]:
-        """A random set with each server in it with probability 1/2; all servers if it would be empty."""
+        """Each server with probability 1/2, and all servers if none is drawn."""
         chosen = (uniforms < 0.5).T
         return chosen | ~jnp.any(chosen, axis=1, keepdims=True)
 
@@ -177,5 +177,5 @@ def sets_of(size: int) -> Callable[[int], Enumerated]:
 
 @functools.cache
 def partners(num_servers: int) -> Enumerated:
-    """DRLCoEdge: the local server and one other, which may also be the local server."""
+    """DRLCoEdge: the local server and one selected server, which may be the same."""
     return Enumerated(tuple((i,) for i in range(num_servers)), num_servers, with_local=True)

@@ -28,7 +28,7 @@ Own = TypeVar("Own", bound="Learner")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What all agents of a training share in a slot; traced, except for the two sizes at the end."""
+    """Data that all agents of a training share in a slot; traced, except for the last two fields."""
 
     settings: Any
     """The learner's `Settings`, in their traced form"""
@@ -58,7 +58,7 @@ class Context:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Observation:
-    """What one agent observes at the start of a slot, before it decides all tasks of the slot at once."""
+    """The observation of one agent at the start of a slot, from which it decides all tasks of the slot."""
 
     size: Float[Array, " max_tasks"]
     """d, Mbit, 0 at positions without a task"""
@@ -151,7 +151,7 @@ class Learner(abc.ABC):
 
     @abc.abstractmethod
     def acting(self, settings: Any, params: Params, learnt: Any) -> Any:
-        """What `act` needs, computed once after each learning step."""
+        """The input of `act`, computed once after each learning step."""
 
     @abc.abstractmethod
     def act(self, context: Context, acting: Any, seen: Observation, key: Key) -> Any:
@@ -194,7 +194,7 @@ class Learner(abc.ABC):
 
     @abc.abstractmethod
     def deployed(self, settings: Any, params: Params, learnt: Any) -> Any:
-        """What is kept of a trained agent: only what `decide` needs."""
+        """The trained agent, reduced to the input of `decide`; nothing else is kept."""
 
     @abc.abstractmethod
     def decide(self, agent: Any, seen: Observation) -> Bool[Array, "max_tasks num_servers"]:

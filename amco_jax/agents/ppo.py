@@ -115,7 +115,7 @@ class PPO(Learner):
         return -(-self.settings.rollout_slots // num_slots)
 
     def init(self, settings: PPOSettings, shape: Shape, rows: int, key: Key) -> tuple[Learnt, Rollout]:
-        """Kernels from N(0, 1/inputs), the policy's output kernel scaled by a hundredth; biases are 0."""
+        """Kernels from N(0, 1/inputs), with the policy's output kernel scaled by 1/100; biases are 0."""
         n, m = shape.num_servers, shape.max_tasks
         keys = jax.random.split(jax.random.wrap_key_data(jnp.stack(key)))
         example = jnp.zeros(1, jnp.float32), jnp.zeros(n, jnp.float32)

@@ -72,7 +72,7 @@ class Slot:
     link_delay: Float[Array, " num_servers"]
     """L of each base station at the end of the slot, s"""
     busy: Float[Array, " num_servers"]
-    """Share of the slot in which each server was busy, in [0, 1]"""
+    """Share of the slot during which each server was busy, in [0, 1]"""
     totals: Sums
     """Sums of the metrics over the slot"""
     of_tasks: dict[str, Array]
@@ -154,8 +154,8 @@ class _Served(NamedTuple):
     """Values of the metrics with quantiles, and the results of `record`: `[num_servers, max_tasks, ...]`, or
     `[turns, ...]` with a queue"""
     passed: Any = None
-    """With continuous timing: the time of the last arrival, s from the start of the slot, the backlog then,
-    and the time that each server has been busy, s"""
+    """With continuous timing: the time of the last turn, s from the start of the slot, the backlog then, and
+    the time for which each server has been busy, s"""
 
 
 def serve_slot(
@@ -277,7 +277,7 @@ def serve_slot(
 def _pass_slot(
     params: Params, physics: Physics, backlog: Backlog, served: _Served
 ) -> tuple[Backlog, Float[Array, " num_servers"]]:
-    """The backlog at the start of the next slot, and the share of this slot in which each server was busy."""
+    """The backlog at the start of the next slot, and each server's busy share of this slot."""
     if served.passed is None:
         return close_slot(params, physics, backlog, served.slot_load, served.link_delay)
     clock, waiting, busy = served.passed

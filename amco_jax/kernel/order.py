@@ -68,7 +68,7 @@ def queue_of_slot(
 
 
 def by_position(served: Any, places: Int[Array, "num_servers max_tasks"] | None) -> Any:
-    """Reorder what was kept of each turn, `[turns, ...]`, to `[num_servers, max_tasks, ...]`."""
+    """Reorder values of turns, `[turns, ...]`, to values of positions, `[num_servers, max_tasks, ...]`."""
     if places is None:
         return served
     return jax.tree.map(lambda x: x[places.ravel()].reshape(*places.shape, *x.shape[1:]), served)

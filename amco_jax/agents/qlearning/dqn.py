@@ -30,7 +30,7 @@ _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 @dataclasses.dataclass(frozen=True)
 class DQN:
-    """What determines the shapes of an agent's arrays; static under jit."""
+    """The parameters that determine the shapes of an agent's arrays; static under jit."""
 
     actions: Callable[[int], ActionSpace]
     """A function from the number of servers to the action space"""
@@ -77,7 +77,7 @@ def input_scale(hyper: QSettings, params: Params) -> Float[Array, " inputs"]:
 
 
 class Acting(NamedTuple):
-    """What an agent decides with between two learning steps."""
+    """The weights and the ε with which an agent acts between two learning steps."""
 
     weights: Weights
     """Weights for unscaled observations"""
@@ -86,7 +86,7 @@ class Acting(NamedTuple):
 
 
 def acting(hyper: QSettings, params: Params, learner: Learnt) -> Acting:
-    """What an agent decides with, from its learnt state."""
+    """The weights and the ε to act with, given the learnt state."""
     weights = jax.tree.map(
         lambda w, target: jnp.where(hyper.act_with_target, target, w), learner.weights, learner.target
     )

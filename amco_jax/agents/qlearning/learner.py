@@ -43,7 +43,7 @@ class QLearning(Learner):
 
     @property
     def dqn(self) -> DQN:
-        """What determines the shapes of an agent's arrays."""
+        """The parameters that determine the shapes of an agent's arrays."""
         return DQN(self.actions, self.settings.hidden, self.settings.batch_size, self.settings.leak)
 
     @property
