@@ -119,7 +119,7 @@ def greedy(dqn: DQN, weights: Weights, size: Float[Array, " tasks"], backlog: Ar
 
 
 def explore(dqn: DQN, num_servers: int, epsilon: Float[Array, ""], key: Key, action: Any, dtype: Any) -> Any:
-    """Keep the greedy action of each task with probability ε, and else replace it by a random one."""
+    """Keep the greedy action of each task with probability ε, or else replace it by a random one."""
     space = dqn.actions(num_servers)
     num_tasks = jax.tree.leaves(action)[0].shape[0]
     # The numbers of a task's draws depend only on its position, so padding after it does not change them.
