@@ -1,10 +1,10 @@
-"""Action spaces: which sets of edge servers a Q-network chooses from, and how its outputs rate them.
+"""Action spaces: the sets of edge servers that a Q-network chooses from, and their values in its outputs.
 
-An action space reads the network's outputs `[num_outputs, tasks]`, features first:
+An action space interprets the network's outputs, `[num_outputs, tasks]`:
 
-- `greedy(outputs)`: the action of largest value for each task, ties to the first;
-- `value(outputs, action)`: the value of one action of each task;
-- `draw(uniforms)`: an action at random;
+- `greedy(outputs)`: the action of largest value for each task; ties go to the first;
+- `value(outputs, action)`: the value of the given action of each task;
+- `draw(uniforms)`: a random action for each task;
 - `sets(action, local)`: the set S of each action, `[tasks, num_servers]` booleans.
 
 Actions are a pytree of arrays with a leading axis over tasks.
@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 from amco_jax.errors import InputError
 
 MAX_ENUMERATED_SERVERS = 12
-"""2^12-1 outputs for each of 12 agents are about as many as a batch of seeds can hold."""
+"""A batch of seeds has room for little more than 2^12-1 outputs for each of 12 agents."""
 
 
 _MAX_CHAIN = 64
@@ -33,7 +33,7 @@ _MAX_CHAIN = 64
 
 @runtime_checkable
 class ActionSpace(Protocol):
-    """The protocol above."""
+    """The protocol described at the top of this module."""
 
     @property
     def num_outputs(self) -> int: ...
@@ -47,13 +47,13 @@ class ActionSpace(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Enumerated:
-    """One output per set of a list; an action is the set's number in it."""
+    """One output per set in a list; an action is the index of a set in this list."""
 
     members: tuple[tuple[int, ...], ...]
-    """The sets, by their servers"""
+    """The servers of each set"""
     num_servers: int
     with_local: bool = False
-    """Whether the server at the task's own base station joins each set"""
+    """Whether the local server is added to each set"""
 
     num_draws = 1
 
@@ -62,38 +62,38 @@ class Enumerated:
         return len(self.members)
 
     def table(self) -> np.ndarray:
-        """`[num_sets, num_servers]` booleans."""
+        """The sets as booleans, `[num_sets, num_servers]`."""
         table = np.zeros((len(self.members), self.num_servers), bool)
         for row, servers in zip(table, self.members, strict=True):
             row[list(servers)] = True
         return table
 
     def greedy(self, outputs: Float[Array, "sets tasks"]) -> Int[Array, " tasks"]:
-        """The first set of largest value."""
+        """The set of largest value; ties go to the first."""
         return argmax_first(outputs)
 
     def value(self, outputs: Float[Array, "sets tasks"], action: Int[Array, " tasks"]) -> Array:
-        """`[tasks]`, by a masked sum: its gradient is a product where that of a gather is a scatter."""
+        """The value of each action, as a masked sum, whose gradient is a product; a gather's is a scatter."""
         chosen = jnp.arange(self.num_outputs, dtype=jnp.int32)[:, None] == action
         return jnp.sum(jnp.where(chosen, outputs, 0), axis=0)
 
     def draw(self, uniforms: Float[Array, "1 tasks"]) -> Int[Array, " tasks"]:
-        """Uniform over the sets."""
+        """A uniformly drawn set for each task."""
         return (uniforms[0] * self.num_outputs).astype(jnp.int32)
 
     def sets(self, action: Int[Array, "*tasks"], local: Bool[Array, " num_servers"]) -> Array:
-        """`[*tasks, num_servers]`."""
+        """The set of each action, `[*tasks, num_servers]` booleans."""
         chosen = jnp.asarray(self.table())[action]
         return chosen | local if self.with_local else chosen
 
 
 @dataclasses.dataclass(frozen=True)
 class Factorised:
-    """All non-empty sets from 2·B outputs: Q(s, S) = Σ_{i∈S} u_i(s) + v_{|S|}(s).
+    """All non-empty sets with only 2·B outputs: Q(s, S) = Σ_{i∈S} u_i(s) + v_{|S|}(s).
 
-    The first B outputs say what each server adds, the others what the size of the set is worth, which is
-    where servers help each other less the more there are. For each size k the best set are the k servers
-    of largest u, so that the exact maximum costs one sort. An action is the set itself.
+    The first B outputs u are the contributions of the servers, and the other B outputs v depend on the size
+    of the set, because each further server helps less. The best set of size k consists of the k servers of
+    largest u, so the exact maximum takes one sort. An action is the set itself.
     """
 
     num_servers: int
@@ -107,7 +107,7 @@ class Factorised:
         return self.num_servers
 
     def greedy(self, outputs: Float[Array, "outputs tasks"]) -> Bool[Array, "tasks num_servers"]:
-        """The set of largest value; ties go to the smaller set, then to the first servers."""
+        """The set of largest value; ties go to the smallest set, then to the first servers."""
         server, size = outputs[: self.num_servers], outputs[self.num_servers :]
         order = jnp.argsort(-server, axis=0, stable=True)
         best_of_size = jnp.cumsum(jnp.take_along_axis(server, order, axis=0), axis=0) + size
@@ -115,27 +115,27 @@ class Factorised:
         return (rank <= argmax_first(best_of_size)).T
 
     def value(self, outputs: Float[Array, "outputs tasks"], action: Bool[Array, "tasks servers"]) -> Array:
-        """`[tasks]`."""
+        """The value of each action, `[tasks]`."""
         selected = action.T
         size = jnp.arange(1, self.num_servers + 1)[:, None] == jnp.sum(selected, axis=0)
         return jnp.sum(jnp.where(jnp.concatenate([selected, size]), outputs, 0), axis=0)
 
     def draw(self, uniforms: Float[Array, "servers tasks"]) -> Bool[Array, "tasks servers"]:
-        """Each server with probability 1/2; where that leaves none, all of them."""
+        """Each server with probability 1/2, and all servers if none is drawn."""
         chosen = (uniforms < 0.5).T
         return chosen | ~jnp.any(chosen, axis=1, keepdims=True)
 
     def sets(self, action: Bool[Array, "*tasks servers"], local: Bool[Array, " servers"]) -> Array:
-        """The action as it is."""
+        """The actions themselves."""
         del local
         return action
 
 
 def argmax_first(values: Float[Array, "rows columns"]) -> Int[Array, " columns"]:
-    """The first row of largest value in each column."""
+    """The index of the largest value in each column; ties go to the first."""
     if values.shape[0] > _MAX_CHAIN:
         return jnp.argmax(values, axis=0).astype(jnp.int32)
-    # A chain of selects runs along the columns in vector instructions, as no reduction over pairs does.
+    # XLA vectorises a chain of selects along the columns, but not a reduction over (value, index) pairs.
     best, index = values[0], jnp.zeros(values.shape[1:], jnp.int32)
     for row in range(1, values.shape[0]):
         wins = values[row] > best
@@ -145,10 +145,10 @@ def argmax_first(values: Float[Array, "rows columns"]) -> Int[Array, " columns"]
 
 @functools.cache
 def nonempty_sets(num_servers: int) -> Enumerated:
-    """All 2^B-1 non-empty sets, by size, then lexicographically.
+    """All 2^B-1 non-empty sets, ordered by size, then lexicographically.
 
     Raises:
-      InputError: more than `MAX_ENUMERATED_SERVERS` servers.
+      InputError: there are more than `MAX_ENUMERATED_SERVERS` servers.
     """
     if num_servers > MAX_ENUMERATED_SERVERS:
         raise InputError(
@@ -162,7 +162,10 @@ def nonempty_sets(num_servers: int) -> Enumerated:
 
 @functools.cache
 def sets_of(size: int) -> Callable[[int], Enumerated]:
-    """SMCoEdge, with 3: all sets of that size, lexicographically; of all servers where there are fewer."""
+    """All sets of `size` servers, in lexicographic order; the set of all servers if the fleet is smaller.
+
+    SMCoEdge uses 3.
+    """
 
     @functools.cache
     def actions(num_servers: int) -> Enumerated:
@@ -174,5 +177,5 @@ def sets_of(size: int) -> Callable[[int], Enumerated]:
 
 @functools.cache
 def partners(num_servers: int) -> Enumerated:
-    """DRLCoEdge: the local server and one more, which may be the same."""
+    """DRLCoEdge: the local server and one selected server, which may be the same."""
     return Enumerated(tuple((i,) for i in range(num_servers)), num_servers, with_local=True)

@@ -1,8 +1,8 @@
-"""How the agents of a method learn: the protocol between learners and everything that trains them.
+"""The protocol of learners, which define how the agents of a method learn.
 
-A learner is a frozen dataclass of pure functions for one agent, the one at a base station, of one seed. The
-training loop maps them over base stations and seeds. In each slot all agents act, the slot is simulated, and
-each observes what came of its actions; then, in the slots in which learning is due, they learn.
+A learner is a frozen dataclass of pure functions, each written for one agent of one seed. The training loop
+maps them over base stations, which have one agent each, and over seeds. In each slot, all agents act, the
+slot is simulated, each agent observes the outcome of its actions, and, if learning is due, all of them learn.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ Own = TypeVar("Own", bound="Learner")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What is the same for all agents of a training in a slot. Traced, but for the two sizes at the end."""
+    """Data that all agents of a training share in a slot; traced, except for the last two fields."""
 
     settings: Any
-    """The learner's `Settings`, as programs take them"""
+    """The learner's `Settings`, in their traced form"""
     memory: Int[Array, ""]
-    """Rows of their memories that the agents of this training use, see `Learner.memory`"""
+    """Number of rows of memory that each agent of this training uses, see `Learner.memory`"""
     params: Params
     num_positions: Int[Array, ""]
-    """Task positions of a base station that may hold a task; those behind them are padding"""
+    """Number of task positions of a base station that may hold a task; positions after them are padding"""
     episode: Int[Array, ""]
-    """Number of the episode of the training, from 0; the same for all seeds of a batch, as is `t`"""
+    """Index of the training episode, from 0; like `t`, the same for all seeds of a batch"""
     t: Int[Array, ""]
-    """Number of the slot in the episode, from 0"""
+    """Index of the slot in the episode, from 0"""
     num_slots: int = dataclasses.field(metadata={"static": True})
     max_tasks: int = dataclasses.field(metadata={"static": True})
 
@@ -51,79 +51,80 @@ class Context:
 
     @property
     def slots_done(self) -> Int[Array, ""]:
-        """Slots of the whole training up to the end of this one."""
+        """The number of slots since training began, including this one."""
         return self.episode * self.num_slots + self.t + 1
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Observation:
-    """What one agent sees at the start of a slot; it decides all tasks of the slot at once."""
+    """The observation of one agent at the start of a slot, from which it decides all tasks of the slot."""
 
     size: Float[Array, " max_tasks"]
     """d, Mbit, 0 at positions without a task"""
     backlog: Float[Array, " num_servers"]
     """Q, Gcycles"""
     local: Bool[Array, " num_servers"]
-    """One-hot: the server at the agent's own base station"""
+    """One-hot: the server at the agent's base station"""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Experience:
-    """What became of an agent's actions in a slot."""
+    """An agent's observation and actions in a slot, and their outcome."""
 
     seen: Observation
     action: Any
-    """What `act` returned"""
+    """The result of `act`"""
     reward: Float[Array, " max_tasks"]
-    """-makespan of each task, s, or the penalty of a miss; of no meaning at positions without a task"""
+    """-makespan of each task, s, or the penalty for a miss; meaningless at positions without a task"""
     next_size: Float[Array, ""]
-    """d at position 0 in the next slot, Mbit, 0 where it is empty"""
+    """d at position 0 in the next slot, Mbit; 0 if it is empty"""
     next_backlog: Float[Array, " num_servers"]
-    """Gcycles, at the start of the next slot"""
+    """Q at the start of the next slot, Gcycles"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Learner(abc.ABC):
-    """A way to learn: the base of a frozen dataclass with functions for one agent.
+    """The base class of learners; subclasses are frozen dataclasses with functions for one agent.
 
-    The state of an agent has two parts, pytrees of any kind. What is *learnt* is changed by `learn` alone,
-    and the *memory* by `observe` alone. `acting` says what the agent acts by until it learns again, and
-    `deployed` what is kept of it when the training has ended; `decide` then takes the decisions.
+    The state of an agent consists of two arbitrary pytrees: the *learnt* state, which only `learn` changes,
+    and the *memory*, which only `observe` changes. `acting` prepares what `act` needs until the next learning
+    step. After training, `deployed` extracts what is kept of the agent, and `decide` makes its decisions.
 
-    Within programs, `self.settings` holds the static settings alone. The arguments `settings`, and those of a
-    `Context`, hold all of them, as one program trains agents of several settings and scenarios side by side.
+    One program trains agents of several settings and scenarios side by side. In compiled programs,
+    `self.settings` therefore holds only the static settings; the argument `settings`, or `Context.settings`,
+    holds all of them.
     """
 
     settings: Settings
     episodes: int = 300
-    """Episodes of training, unless another number is asked for"""
+    """Default number of training episodes"""
 
     step_logs: ClassVar[tuple[str, ...]] = ()
-    """Names of what `learn` logs; the first is NaN in episodes without a learning step"""
+    """Names of the values that `learn` logs; the first is NaN in episodes without a learning step"""
     episode_logs: ClassVar[tuple[str, ...]] = ()
-    """Names of what `report` logs"""
+    """Names of the values that `report` logs"""
 
     @property
     def logs(self) -> tuple[str, ...]:
-        """Columns of the training's curves beside the metrics of its episodes."""
+        """Columns of the learning curves, in addition to the metrics of the episodes."""
         return (*self.step_logs, *self.episode_logs)
 
     @property
     def max_rounds(self) -> int:
-        """The most learning steps after one slot."""
+        """The maximum number of learning steps after one slot."""
         return 1
 
     def check(self, num_servers: int) -> None:
-        """Raise InputError where the agents cannot handle a fleet of that size."""
+        """Raise InputError if the agents cannot handle a fleet of this size."""
         return
 
     def check_training(self, scenario: Scenario, episodes: int, name: str) -> list[str]:
-        """Why the agents of a training may end as they began, one sentence each; mostly none.
+        """Warnings that the agents may learn little or nothing in such a training, one sentence each.
 
         Args:
-          name: of the method, for these sentences.
+          name: the name of the method, for use in the warnings.
 
         Raises:
           InputError: nothing can be learnt at all.
@@ -131,86 +132,86 @@ class Learner(abc.ABC):
         return []
 
     def memory(self, scenario: Scenario, episodes: int) -> int:
-        """Rows of the memory of an agent in such a training."""
+        """The number of rows of memory that an agent needs in such a training."""
         return 1
 
     def warm_up(self, num_slots: int) -> int:
-        """Episodes of training until learning has begun, for benchmarks."""
+        """The number of episodes until learning has begun, for benchmarks."""
         return 0
 
     @abc.abstractmethod
     def init(self, settings: Any, shape: Shape, rows: int, key: Key) -> tuple[Any, Any]:
-        """What a new agent has learnt, and its empty memory.
+        """The initial learnt state of an agent, and its empty memory.
 
         Args:
-          settings: as programs take them.
-          rows: of the memory, at least those that `memory` asks for.
-          key: the agent's own draws.
+          settings: in their traced form.
+          rows: number of rows of the memory, at least the result of `memory`.
+          key: random key of the agent.
         """
 
     @abc.abstractmethod
     def acting(self, settings: Any, params: Params, learnt: Any) -> Any:
-        """What the agent acts by until the next learning step, computed once."""
+        """The input of `act`, computed once after each learning step."""
 
     @abc.abstractmethod
     def act(self, context: Context, acting: Any, seen: Observation, key: Key) -> Any:
-        """The actions for all task positions of a slot, exploration included.
+        """Choose the actions for all task positions of a slot, with exploration.
 
         Returns:
-          A pytree with leaves `[max_tasks, ...]`; `sets` reads it, and it becomes part of the `Experience`.
+          A pytree with leaves `[max_tasks, ...]`, which is passed to `sets` and stored in the `Experience`.
         """
 
     @abc.abstractmethod
     def sets(self, action: Any, seen: Observation) -> Bool[Array, "max_tasks num_servers"]:
-        """The sets of servers that actions stand for; the empty one rejects its task."""
+        """The set of servers that each action represents; the empty set rejects the task."""
 
     @abc.abstractmethod
     def observe(self, context: Context, memory: Any, experience: Experience) -> Any:
-        """The memory after a slot, written at a place that is the same for all seeds."""
+        """The memory with the experience of a slot added, at an index that is the same for all seeds."""
 
     @abc.abstractmethod
     def rounds(self, context: Context) -> Int[Array, ""]:
-        """Learning steps that are due after this slot; a function of the context alone."""
+        """The number of learning steps due after this slot, which may depend only on the context."""
 
     @abc.abstractmethod
     def learn(
         self, context: Context, learnt: Any, memory: Any, key: Key
     ) -> tuple[Any, dict[str, Float[Array, ""]], Bool[Array, ""]]:
-        """One learning step.
+        """Make one learning step.
 
         Args:
-          key: draws of this agent and step.
+          key: random key of this agent and step.
 
         Returns:
-          What is learnt by now, what is logged by the names of `step_logs`, and whether a step was made at
-          all. Where not, what was learnt must come back as it was, and logs must be 0. Logs are averaged over
-          agents and steps.
+          The new learnt state, the logged values by the names in `step_logs`, and whether a step was made. If
+          none was made, the learnt state must be unchanged and the logged values must be 0. Logs are averaged
+          over agents and steps.
         """
 
     def report(self, settings: Any, learnt: Any) -> dict[str, Float[Array, ""]]:
-        """What is logged at the end of an episode, by the names of `episode_logs`; averaged over agents."""
+        """Values to log at the end of an episode, by the names in `episode_logs`; averaged over agents."""
         return {}
 
     @abc.abstractmethod
     def deployed(self, settings: Any, params: Params, learnt: Any) -> Any:
-        """What is kept of a trained agent: what `decide` needs, and no more."""
+        """The trained agent, reduced to the input of `decide`; nothing else is kept."""
 
     @abc.abstractmethod
     def decide(self, agent: Any, seen: Observation) -> Bool[Array, "max_tasks num_servers"]:
         """The sets that a trained agent selects, without exploration."""
 
     def static(self: Own) -> Own:
-        """The learner as programs are told apart by it: equal for all that one program can train."""
+        """The learner as a cache key of programs: equal for all learners that one program can train."""
         return dataclasses.replace(self, settings=self.settings.static(), episodes=0)
 
     def policy(self) -> Policy:
-        """The policy of trained agents, whose view's `agent` has leaves `[num_servers, ...]`."""
+        """The policy of trained agents; `agent` in its view has leaves `[num_servers, ...]`."""
         return per_slot(_Deployed(self.static()))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Deployed:
-    """The decisions of trained agents; equal for learners that are."""
+    """The decisions of trained agents; instances with equal learners are equal."""
 
     learner: Learner
 
@@ -220,9 +221,9 @@ class _Deployed:
 
 
 def over_stations(backlog: Float[Array, " num_servers"], function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function(state, seen, ...)` of one agent, as a function for all base stations.
+    """Map `function(state, seen, ...)`, which is written for one agent, over all base stations.
 
-    In place of `seen` it takes sizes; all that it takes has leaves `[num_servers, ...]`.
+    The result takes task sizes in place of `seen`; all its arguments have leaves `[num_servers, ...]`.
     """
     local = jnp.eye(backlog.shape[0], dtype=bool)
 

@@ -1,4 +1,4 @@
-"""Methods as data: a policy, an allocator, and the physics of the method's published code."""
+"""Methods as data: a policy, an allocator, and the physics of the published code."""
 
 from __future__ import annotations
 
@@ -37,31 +37,31 @@ PUBLISHED_PHYSICS: dict[str, Physics] = {
     "randcoedge": _RAND,
     "optimal": _OPTIMAL,
 }
-"""The physics of each published code, for recordings of it; rules without one use the unified physics."""
+"""The physics of each published code, used to replay its recordings; other rules have unified physics"""
 
 PHYSICS = ("unified", "published", "conserving")
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A way to decide: stage 1, a policy that is given or learnt, and stage 2, an allocator.
+    """A decision method: a given or learnt policy (stage 1) and an allocator (stage 2).
 
     Raises:
-      InputError: neither a policy nor a learner, both, or an allocator that cannot be called.
+      InputError: there is neither a policy nor a learner, or both; or the allocator is not callable.
     """
 
     name: str
-    policy: Policy = None  # pyright: ignore[reportAssignmentType]  # in a made method it is never None
-    """Left out where it is learnt: then it is the learner's"""
+    policy: Policy = None  # pyright: ignore[reportAssignmentType]  # never None after __post_init__
+    """To be omitted for a trained method, whose learner provides it"""
     allocator: Allocator = cwa
     _: dataclasses.KW_ONLY
     published: Physics = UNIFIED
-    """The row for the `published` variant: what the method's own published code does"""
+    """The physics row of the `published` variant, that of the method's published code"""
     max_servers: int | None = None
-    """Largest fleet that a rule can handle"""
+    """The largest fleet that the policy can handle; None for any"""
     training: Learner | None = dataclasses.field(default=None, compare=False)
-    """The learner and its settings; None for rules. What it changes in the program is in the policy, so that
-    methods that differ in the traced part of the settings alone share a compilation."""
+    """The learner and its settings; None for rules. It is not compared, because the policy contains all of it
+    that affects the program: methods that differ only in traced settings share a compiled program."""
 
     def __post_init__(self):
         if self.training is not None:
@@ -78,7 +78,7 @@ class Method:
         object.__setattr__(self, "allocator", hashable("allocator", self.allocator))
 
     def require_training(self) -> Learner:
-        """The learner.
+        """The learner of a trained method.
 
         Raises:
           InputError: the method is a rule.
@@ -88,20 +88,20 @@ class Method:
         return self.training
 
     def with_settings(self, **changes: Any) -> Method:
-        """The method trained with other settings.
+        """The method with some settings of its learner changed.
 
         Raises:
-          InputError: the method is a rule, or the settings are bad.
+          InputError: the method is a rule, or a setting is unknown or not legal.
         """
         learner = self.require_training()
         learner = dataclasses.replace(learner, settings=learner.settings.replace(**changes))
         return dataclasses.replace(self, policy=None, training=learner)
 
     def with_allocator(self, allocator: str) -> Method:
-        """The method with another allocator, and its name behind the method's own.
+        """The method with another allocator, whose name is appended to the method's name.
 
         Raises:
-          InputError: no such allocator.
+          InputError: there is no such allocator.
         """
         chosen = get_allocator(allocator)
         own_name, plus, last = self.name.rpartition("+")
@@ -109,16 +109,16 @@ class Method:
         return dataclasses.replace(self, name=f"{own_name}+{allocator}", allocator=chosen)
 
     def physics(self, variant: str) -> Physics:
-        """The row of the method under a variant of the physics, a name in `PHYSICS`.
+        """The physics row of the method under a variant, which is a name in `PHYSICS`.
 
         Raises:
-          InputError: an unknown variant.
+          InputError: the variant is unknown.
         """
         check_choice("physics", variant, PHYSICS)
         return {"unified": UNIFIED, "published": self.published, "conserving": CONSERVING}[variant]
 
     def check(self, num_servers: int) -> None:
-        """Raise InputError where the method cannot handle a fleet of that size."""
+        """Raise InputError if the method cannot handle a fleet of this size."""
         if self.max_servers is not None and num_servers > self.max_servers:
             raise InputError(
                 f"num_servers: {num_servers}; legal for the method {self.name}: at most {self.max_servers}"
@@ -146,17 +146,18 @@ def trained_method(
     allocator: str = "cwa",
     **settings: Any,
 ) -> Method:
-    """A Q-learning method of your own, with the unified physics.
+    """A custom Q-learning method, with the unified physics.
 
     Args:
-      name: for tables and figures.
-      actions: the action space for a number of servers; a function, so that equal methods share programs.
-      episodes: of training, unless another number is asked for.
-      allocator: by name.
-      settings: fields of `QSettings`; the others are AMCoEdge's, published.
+      name: the name in tables and figures.
+      actions: a function from the number of servers to the action space. Methods share compiled programs only
+        if this is the same function.
+      episodes: default number of training episodes.
+      allocator: name of the allocator.
+      settings: fields of `QSettings`; those not given keep the published values of AMCoEdge.
 
     Raises:
-      InputError: an unknown allocator or setting, or a value out of range.
+      InputError: the allocator or a setting is unknown, or a value is out of range.
     """
     method = _q_learning(name, actions, episodes, QSettings().replace(**settings))
     return dataclasses.replace(method, allocator=get_allocator(allocator))
@@ -177,7 +178,7 @@ _STABLE = {
     "reward_scale": 30.0,
     "scale_inputs": True,
 }
-"""Found by the sweep over settings in docs/methods.md."""
+"""Found by the search over settings in docs/methods.md."""
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -214,12 +215,11 @@ TRAINED = tuple(name for name, method in METHODS.items() if method.training is n
 def get_method(method: str | Method) -> Method:
     """A method by name, or the method itself.
 
-    Names are those of `METHODS`, `fastest-k`, `smcoedge-k` and `smcoedge-stable-k` for sets of k, `best-k`
-    and `best-k-local` for sets of at most k, and each with an allocator of its own, as in
-    `randcoedge+hecwa`.
+    Names are those in `METHODS`, `fastest-k`, `smcoedge-k` and `smcoedge-stable-k` for sets of k servers, and
+    `best-k` and `best-k-local` for sets of at most k. A suffix such as `+hecwa` selects another allocator.
 
     Raises:
-      InputError: no such method or allocator.
+      InputError: there is no such method or allocator.
 
     Example:
       >>> get_method("randcoedge+hecwa").allocator.__name__
@@ -231,10 +231,10 @@ def get_method(method: str | Method) -> Method:
 
 
 def get_methods(methods: Sequence[str | Method]) -> list[Method]:
-    """Several methods, each once.
+    """A list of methods, by name or as objects.
 
     Raises:
-      InputError: none, one of them twice, or no such method or allocator.
+      InputError: the list is empty or names a method twice, or there is no such method or allocator.
     """
     chosen = [get_method(m) for m in check_list("methods", methods)]
     if len({m.name for m in chosen}) < len(chosen):
@@ -264,7 +264,7 @@ def get_allocator(name: str) -> Allocator:
     """An allocator by name.
 
     Raises:
-      InputError: no such allocator.
+      InputError: there is no such allocator.
     """
     check_choice("allocator", name, ALLOCATORS)
     return ALLOCATORS[name]

@@ -1,4 +1,4 @@
-"""The network of every trained method: a hidden stack of (leaky) ReLU layers."""
+"""The network of every trained method: a multilayer perceptron with (leaky) ReLU units."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from amco_jax.params import Params
 
 _TILE = 16
-"""Tasks are padded to a multiple: XLA:CPU multiplies what is left over of whole vectors one by one."""
+"""The number of tasks is padded to a multiple of this, because XLA:CPU does not vectorise the remainder."""
 
 Weights = Any
 """A network's parameters, a pytree"""
@@ -21,7 +21,7 @@ Weights = Any
 
 @jax.custom_vjp
 def _product(kernel: Array, x: Array) -> Array:
-    """W·x."""
+    """W·x, with a gradient that is fast on CPUs."""
     return kernel @ x
 
 
@@ -31,8 +31,8 @@ def _product_forward(kernel: Array, x: Array) -> tuple[Array, tuple[Array, Array
 
 def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     kernel, x = saved
-    # XLA:CPU has fast code for W·x alone. The barrier keeps it from folding the transpose into the product,
-    # which would then be three times slower.
+    # XLA:CPU has fast code only for W·x. The barrier keeps it from folding the transpose into the product,
+    # which would make the product three times slower.
     return gradient @ x.T, lax.optimization_barrier(kernel.T) @ gradient
 
 
@@ -40,31 +40,31 @@ _product.defvjp(_product_forward, _product_backward)
 
 
 class _Layer(nn.Module):
-    """W·x + b on features-first arrays `[features, tasks]`, with W `[outputs, features]`.
+    """W·x + b on arrays `[features, tasks]`, with W `[outputs, features]`.
 
-    A base station's tasks are the long axis, and the one that vector instructions run along: as tiny
-    batched products go, this layout is about twice as fast on CPUs as `flax.linen.Dense`.
+    Vector instructions run along the tasks, the longer axis. With batches of products this small, this layout
+    is about twice as fast on CPUs as `flax.linen.Dense`.
     """
 
     features: int
 
     @nn.compact
     def __call__(self, x: Array, shared: Array | None = None) -> Array:
-        """Features that all tasks share, `[shared]`, come after those of `x`."""
+        """Apply the layer to `x`, followed by the features `[shared]` that are the same for all tasks."""
         num_shared = 0 if shared is None else shared.shape[0]
         inputs = x.shape[0]
         kernel = self.param("kernel", nn.initializers.normal(1.0), (self.features, inputs + num_shared))
         bias = self.param("bias", nn.initializers.ones, (self.features,))
         if shared is not None:
-            # One vector for the whole slot, whatever the number of its tasks.
+            # The shared part is computed once per slot, not once per task.
             kernel, bias = kernel[:, :inputs], bias + kernel[:, inputs:] @ shared
         return _product(kernel, x) + bias[:, None]
 
 
 class Network(nn.Module):
-    """Values for one base station's tasks: observation [d, Q_0..Q_{B-1}] → `num_outputs` values.
+    """The network of one agent: from the observation [d, Q_0..Q_{B-1}] of a task to `num_outputs` values.
 
-    Parameters start as N(0, 1) kernels and biases of 1, for learners to scale.
+    Kernels are initialised from N(0, 1) and biases to 1; learners scale them.
 
     Source: AMCoEdge (ICDCS 2024), AEQN; the published codes of SMCoEdge and DRLCoEdge.
     """
@@ -72,17 +72,17 @@ class Network(nn.Module):
     hidden: tuple[int, ...]
     num_outputs: int
     leak: float = 0.0
-    """Slope of the hidden units below 0"""
+    """Slope of the hidden units for negative inputs"""
 
     @nn.compact
     def __call__(
         self, size: Float[Array, " tasks"], backlog: Float[Array, " servers"] | Float[Array, "servers tasks"]
     ) -> Float[Array, "outputs tasks"]:
-        """Values of each output for each task.
+        """Compute all outputs for each task.
 
         Args:
           size: `[tasks]`, Mbit.
-          backlog: Gcycles, `[num_servers]` where all tasks see the same, or `[num_servers, tasks]`.
+          backlog: Gcycles, `[num_servers]` if it is the same for all tasks, else `[num_servers, tasks]`.
         """
         x, shared = (size[None], backlog) if backlog.ndim == 1 else (jnp.vstack([size, backlog]), None)
         for width in self.hidden:
@@ -94,10 +94,10 @@ class Network(nn.Module):
 def of_slot(
     network: Network, weights: Weights, size: Float[Array, " tasks"], backlog: Float[Array, " servers"]
 ) -> Float[Array, "outputs padded"]:
-    """The outputs for the tasks of one slot, and for some more behind them, which mean nothing.
+    """The outputs for the tasks of one slot, followed by meaningless outputs for padding.
 
     Args:
-      weights: for observations as they are, see `fold_scale`.
+      weights: weights for unscaled observations, see `fold_scale`.
       size: `[tasks]`, Mbit.
       backlog: `[num_servers]`, Gcycles.
     """
@@ -106,11 +106,11 @@ def of_slot(
 
 
 def input_scale(params: Params) -> Float[Array, " inputs"]:
-    """Factors of [d, Q_0..Q_{B-1}]: sizes in units of the largest task, backlogs in slots of work."""
+    """Factors that scale [d, Q_0..Q_{B-1}]: sizes to units of the largest task, backlogs to slots of work."""
     return jnp.append(1 / params.task_size_max, 1 / (params.capacity * params.slot_duration))
 
 
 def fold_scale(weights: Weights, scale: Float[Array, " inputs"]) -> Weights:
-    """Weights of the network that sees the observation as it is and computes what the scaled one does."""
+    """Weights that give the same outputs for unscaled observations as `weights` for scaled ones."""
     first = weights["_Layer_0"]
     return weights | {"_Layer_0": first | {"kernel": first["kernel"] * scale}}

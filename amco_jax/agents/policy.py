@@ -1,10 +1,10 @@
-"""Stage 1 of a decision: the protocol by which a policy picks the set of edge servers.
+"""The protocol of policies, stage 1 of a decision: a policy selects the set of edge servers of a task.
 
-A policy is one pure function of a view, returning booleans; the view it asks for says when it runs:
+A policy is a pure function from a view to booleans. There are two kinds of views:
 
-- `per_task(choose)`: `choose(TaskView) -> [num_servers]`, for each task in order, with live waits;
-- `per_slot(plan)`: `plan(SlotView) -> [num_servers, max_tasks, num_servers]`, at the start of a slot, for
-  all its task positions `[b, n]` at once, knowing the backlog but not what the slot's tasks will add.
+- `per_task(choose)`: `choose(TaskView) -> [num_servers]` runs for each task in order and sees current waits;
+- `per_slot(plan)`: `plan(SlotView) -> [num_servers, max_tasks, num_servers]` runs at the start of a slot, for
+  all task positions `[b, n]` at once. It sees the backlog, but not the load that the slot's tasks will add.
 
 The empty set rejects a task.
 """
@@ -26,13 +26,13 @@ from amco_jax.params import Params
 from amco_jax.random import Key, fold_in, uniform
 
 MAX_DRAWS = 64
-"""Draws that a policy may make for one task."""
+"""The maximum number of random draws for one task."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TaskView:
-    """What a per-task policy may look at."""
+    """The input of a per-task policy."""
 
     task: Task
     wait: Float[Array, " num_servers"]
@@ -40,16 +40,16 @@ class TaskView:
     cost: Float[Array, " num_servers"]
     """s, delay of the whole task on each server"""
     local: Bool[Array, " num_servers"]
-    """One-hot: the server at the task's own base station"""
+    """One-hot: the server at the task's base station"""
     params: Params
     key: Key
     n: Int[Array, ""]
 
     def uniform(self, index: int = 0) -> Float[Array, ""]:
-        """The task's `index`-th draw from Uniform[0, 1); the same on each call.
+        """The task's draw number `index` from Uniform[0, 1); it is the same on each call.
 
         Raises:
-          InputError: an index beyond `MAX_DRAWS`.
+          InputError: the index is not in 0 to `MAX_DRAWS` - 1.
         """
         return uniform(self.key, _counter(self.n, index), self.wait.dtype)
 
@@ -57,21 +57,21 @@ class TaskView:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SlotView:
-    """What a per-slot policy may look at."""
+    """The input of a per-slot policy."""
 
     t: Int[Array, ""]
-    """The slot's number, from 0"""
+    """Index of the slot, from 0"""
     backlog: Float[Array, " num_servers"]
-    """Gcycles, at the start of the slot"""
+    """Q at the start of the slot, Gcycles"""
     tasks: Task
-    """Fields `[num_servers, max_tasks]`: base station, position"""
+    """Fields `[num_servers, max_tasks]`, indexed by base station and position"""
     params: Params
     key: Key
     agent: Any = None
-    """What the policy has learnt, a pytree; None for rules"""
+    """The trained agents, a pytree; None for rules"""
 
     def uniform(self, index: int = 0) -> Float[Array, "num_servers max_tasks"]:
-        """Each task's `index`-th draw from Uniform[0, 1): the numbers that its `TaskView` would give."""
+        """Draw number `index` of each task from Uniform[0, 1), the same number as in its `TaskView`."""
         num_servers, max_tasks = self.tasks.present.shape
         keys = fold_in(self.key, jnp.arange(num_servers)[:, None])
         return uniform(keys, _counter(jnp.arange(max_tasks), index), self.backlog.dtype)
@@ -85,7 +85,7 @@ def _counter(n: Array, index: int) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """A policy's function, and whether it wants a view per task or per slot."""
+    """The function of a policy, and whether it takes a `SlotView` rather than a `TaskView`."""
 
     function: Callable
     sees_slot: bool
@@ -94,7 +94,7 @@ class Policy:
         object.__setattr__(self, "function", hashable("policy", self.function))
 
     def select(self, view: TaskView | SlotView) -> Array:
-        """The sets that the policy picks.
+        """The sets that the policy selects.
 
         Raises:
           InputError: the function does not return booleans of the right shape.
@@ -109,7 +109,7 @@ class Policy:
 
 
 def per_task(choose: Callable[[TaskView], Array]) -> Policy:
-    """A policy that picks `[num_servers]` booleans for each task from its `TaskView`.
+    """A policy that selects the set of each task, `[num_servers]` booleans, from its `TaskView`.
 
     Example:
       >>> idle = per_task(lambda view: view.wait == 0)
@@ -120,5 +120,5 @@ def per_task(choose: Callable[[TaskView], Array]) -> Policy:
 
 
 def per_slot(plan: Callable[[SlotView], Array]) -> Policy:
-    """A policy that picks `[num_servers, max_tasks, num_servers]` booleans from a `SlotView`."""
+    """A policy that plans all sets of a slot, `[num_servers, max_tasks, num_servers]`, from a `SlotView`."""
     return Policy(plan, sees_slot=True)

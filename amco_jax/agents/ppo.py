@@ -1,8 +1,8 @@
-"""Proximal policy optimisation over sets: each server joins the set by a coin of its own, none set excluded.
+"""Proximal policy optimisation over sets: one independent coin per server, given that the set is not empty.
 
 For logits l of a task, a non-empty set S has probability exp(Σ_{i∈S} l_i - A), where A is the logarithm of
-Π_i (1 + exp l_i) - 1. That is the product of independent coins under the condition that one at least shows
-heads; it is drawn exactly, and its logarithm and entropy are closed forms.
+Π_i (1 + exp l_i) - 1. This is the distribution of independent Bernoulli variables, given that at least one of
+them is 1. Sampling is exact, and the log-probability and the entropy have closed forms.
 
 Source: Schulman et al., "Proximal Policy Optimization Algorithms" (2017); "High-Dimensional Continuous
 Control Using Generalized Advantage Estimation" (2016), with slots for time steps.
@@ -28,47 +28,47 @@ from amco_jax.scenario import Scenario
 
 _MAX_LOGIT = 30.0
 _FIRST_LOGITS = 0.01
-"""Factor of the policy's last layer in a new network, so that all sets begin about equally probable"""
+"""Factor on the last layer of a new policy network, so that all sets are about equally probable at first"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PPOSettings(Settings):
-    """Everything that can be set about PPO over sets; docs/methods.md tells how the defaults were found.
+    """The settings of PPO over sets; docs/methods.md describes how the defaults were found.
 
     Raises:
-      InputError: a setting of the wrong type or out of its legal range.
+      InputError: a setting has the wrong type or is out of its legal range.
     """
 
     hidden: tuple[int, ...] = setting((20, 20, 20), 1, 4096, static=True)
-    """Widths of the hidden layers, of the policy and of the value network"""
+    """Widths of the hidden layers of both the policy and the value network"""
     leak: float = setting(0.3, 0, 1, static=True)
-    """Slope of the hidden units below 0"""
+    """Slope of the hidden units for negative inputs"""
     rollout_slots: int = setting(60, 1, 10**6, static=True)
-    """Slots between learning steps; an agent learns from the tasks of all of them, once"""
+    """Slots between learning steps; each step uses the tasks of all of them, which are then discarded"""
     batch_size: int = setting(256, 1, 65536, static=True)
-    """Tasks in a minibatch, drawn from the rollout with replacement"""
+    """Tasks per minibatch, drawn from the rollout with replacement"""
     updates: int = setting(10, 1, 10**5)
-    """Minibatches in a learning step, an update of the networks each"""
+    """Minibatches per learning step; each gives one update of the networks"""
     learning_rate: float = setting(3e-3, 0, 1e3)
     learning_rate_decay: float = setting(0.0, 0, 1e3)
     """c in learning_rate / (1 + c · updates)"""
     discount: float = setting(0.0, 0, 1)
-    """γ, from a slot to the next"""
+    """γ, per slot"""
     gae_lambda: float = setting(0.95, 0, 1)
-    """λ of the advantages"""
+    """λ of generalised advantage estimation"""
     clip: float = setting(0.2, 0, 1e3)
-    """Change of a set's probability, as a share, beyond which an update gains nothing more"""
+    """Relative change of a set's probability beyond which an update brings no further gain"""
     entropy_bonus: float = setting(0.01, 0, 1e3)
     value_weight: float = setting(0.5, 0, 1e3)
     """Weight of the value network's squared error"""
     reward_scale: float = setting(5.0, 1e-9)
-    """Rewards are learnt in this unit"""
+    """Factor by which rewards are multiplied for learning"""
     max_gradient_norm: float = setting(0.5, 1e-9)
-    """Norm to which longer gradients are cut"""
+    """Limit on the global norm of a gradient, which is scaled down if it is longer"""
 
 
 class Rollout(NamedTuple):
-    """What happened since the last learning step, slot by slot."""
+    """The slots since the last learning step, one per row."""
 
     size: Float[Array, "rows max_tasks"]
     """d, Mbit, 0 at empty positions"""
@@ -79,11 +79,11 @@ class Rollout(NamedTuple):
     next_size: Float[Array, " rows"]
     next_backlog: Float[Array, "rows num_servers"]
     last: Bool[Array, " rows"]
-    """Whether the slot was the last one of an episode"""
+    """Whether the slot was the last of its episode"""
 
 
 class Learnt(NamedTuple):
-    """What one agent has learnt."""
+    """The learnt state of one agent."""
 
     policy: Weights
     value: Weights
@@ -93,7 +93,7 @@ class Learnt(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PPO(Learner):
-    """PPO with a factorised policy over all non-empty sets, for fleets of any size."""
+    """PPO with a factorised policy over all non-empty sets, which supports fleets of any size."""
 
     settings: PPOSettings = dataclasses.field(default_factory=PPOSettings)
 
@@ -108,14 +108,14 @@ class PPO(Learner):
         ]
 
     def memory(self, scenario: Scenario, episodes: int) -> int:
-        """Slots of a rollout."""
+        """The number of slots of a rollout."""
         return self.settings.rollout_slots
 
     def warm_up(self, num_slots: int) -> int:
         return -(-self.settings.rollout_slots // num_slots)
 
     def init(self, settings: PPOSettings, shape: Shape, rows: int, key: Key) -> tuple[Learnt, Rollout]:
-        """Kernels ~ N(0, 1/inputs), those of the policy's outputs a hundredth of it; biases 0."""
+        """Kernels from N(0, 1/inputs), with the policy's output kernel scaled by 1/100; biases are 0."""
         n, m = shape.num_servers, shape.max_tasks
         keys = jax.random.split(jax.random.wrap_key_data(jnp.stack(key)))
         example = jnp.zeros(1, jnp.float32), jnp.zeros(n, jnp.float32)
@@ -130,13 +130,13 @@ class PPO(Learner):
         return learnt, jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), row)
 
     def acting(self, settings: PPOSettings, params: Params, learnt: Learnt) -> Weights:
-        """The policy network for observations as they are."""
+        """The weights of the policy network for unscaled observations."""
         return fold_scale(learnt.policy, input_scale(params))
 
     def act(self, context: Context, acting: Weights, seen: Observation, key: Key) -> Array:
-        """`[max_tasks, num_servers]` booleans, drawn from the policy."""
+        """Sets drawn from the policy, `[max_tasks, num_servers]` booleans."""
         num_tasks, num_servers = seen.size.shape[0], context.num_servers
-        # A task's draws are numbered from its position, so that padding behind it changes none of them.
+        # The numbers of a task's draws depend only on its position, so padding after it does not change them.
         draws = jnp.arange(num_tasks) * num_servers + jnp.arange(num_servers)[:, None]
         return draw(self._logits_of_slot(acting, seen), uniform(key, draws, seen.size.dtype)).T
 
@@ -158,7 +158,7 @@ class PPO(Learner):
     def learn(
         self, context: Context, learnt: Learnt, memory: Rollout, key: Key
     ) -> tuple[Learnt, dict[str, Array], Array]:
-        """Some updates on minibatches of the rollout's tasks: Adam on PPO's clipped loss."""
+        """Make `updates` Adam steps on PPO's clipped loss, each on a minibatch of the rollout's tasks."""
         settings, scale = context.settings, input_scale(context.params)
         rows, num_positions = memory.size.shape
         memory = memory._replace(
@@ -214,7 +214,7 @@ class PPO(Learner):
         return self.acting(settings, params, learnt)
 
     def decide(self, agent: Weights, seen: Observation) -> Array:
-        """The most probable sets."""
+        """The most probable set of each task."""
         return most_probable(self._logits_of_slot(agent, seen)).T
 
     def _policy(self, num_servers: int) -> Network:
@@ -243,7 +243,7 @@ def _bounded(logits: Array) -> Array:
 def log_probability(
     logits: Float[Array, "num_servers tasks"], selected: Bool[Array, "num_servers tasks"]
 ) -> Float[Array, " tasks"]:
-    """log P(S) = Σ_{i∈S} l_i - A, for a set that is not empty."""
+    """log P(S) = Σ_{i∈S} l_i - A, for non-empty sets."""
     return jnp.sum(jnp.where(selected, logits, 0), axis=0) - _log_partition(logits)
 
 
@@ -254,7 +254,7 @@ def _log_partition(logits: Float[Array, "num_servers tasks"]) -> Float[Array, " 
 
 
 def entropy(logits: Float[Array, "num_servers tasks"]) -> Float[Array, " tasks"]:
-    """-Σ_S P(S) log P(S) = A - Σ_i l_i P(i ∈ S), over the sets that are not empty."""
+    """-Σ_S P(S) log P(S) = A - Σ_i l_i P(i ∈ S), over all non-empty sets."""
     share = jax.nn.sigmoid(logits) / -jnp.expm1(-jnp.sum(jax.nn.softplus(logits), axis=0))
     return _log_partition(logits) - jnp.sum(logits * share, axis=0)
 
@@ -262,22 +262,22 @@ def entropy(logits: Float[Array, "num_servers tasks"]) -> Float[Array, " tasks"]
 def draw(
     logits: Float[Array, "num_servers tasks"], uniforms: Float[Array, "num_servers tasks"]
 ) -> Bool[Array, "num_servers tasks"]:
-    """A set from the policy: server by server, each under the condition that the set will not be empty."""
+    """Draw sets from the policy, server by server, each conditioned on the set not ending up empty."""
     plain = jax.nn.sigmoid(logits)
-    # P(no server from i on): until there is one in the set, the others must yield one.
+    # -log P(no server from i on); while the set is empty, server i is drawn given that one from i on joins.
     none_left = jnp.cumsum(jax.nn.softplus(logits)[::-1], axis=0)[::-1]
     pressed = plain / -jnp.expm1(-none_left)
     some, chosen = jnp.zeros(logits.shape[1:], bool), []
     for i in range(logits.shape[0]):
         hit = uniforms[i] < jnp.where(some, plain[i], pressed[i])
-        hit = hit | ~some if i + 1 == logits.shape[0] else hit  # with probability 1, but for rounding
+        hit = hit | ~some if i + 1 == logits.shape[0] else hit  # certain, apart from rounding
         chosen.append(hit)
         some = some | hit
     return jnp.stack(chosen)
 
 
 def most_probable(logits: Float[Array, "num_servers tasks"]) -> Bool[Array, "num_servers tasks"]:
-    """The most probable set: the servers of positive logit, or where there is none, the first of largest."""
+    """The most probable set: all servers with positive logits, or else the first with the largest logit."""
     best = jnp.arange(logits.shape[0])[:, None] == jnp.argmax(logits, axis=0)
     return (logits > 0) | best
 
@@ -291,19 +291,19 @@ def advantages(
     discount: Float[Array, ""],
     gae_lambda: Float[Array, ""],
 ) -> Float[Array, "rows max_tasks"]:
-    """Generalised advantages of the tasks of a rollout, where time moves by slots.
+    """Generalised advantage estimates of the tasks of a rollout, with slots as time steps.
 
     The advantage of a task is r - V + γ·V' + γλ·A', where V' and A' are the means of V and A over the agent's
     tasks in the next slot. A slot without tasks passes both on: its V is γ·V' and its A is γλ·A'. After the
     last slot of an episode or of the rollout, V' is the value of the first observation that followed, and
-    A' = 0: no state is terminal.
+    A' is 0. No state is terminal.
 
     Args:
       coming: V of the first observation after each slot.
-      last: whether the slot was the last one of an episode.
+      last: whether the slot was the last of its episode.
 
     Returns:
-      `[rows, max_tasks]`; of no meaning at empty positions.
+      `[rows, max_tasks]`, meaningless at empty positions.
     """
     own = reward - value
     count = _row_sums(present.astype(value.dtype))
@@ -328,12 +328,12 @@ def advantages(
 
 
 def _row_sums(x: Float[Array, "rows positions"]) -> Float[Array, " rows"]:
-    """Sums over positions one after the other, so that empty positions behind them change no bit."""
+    """Sums over positions in sequence, so that empty positions at the end do not change a bit."""
     return lax.scan(lambda total, column: (total + column, None), jnp.zeros(x.shape[0], x.dtype), x.T)[0]
 
 
 def _normalised(x: Float[Array, "rows positions"], present: Bool[Array, "rows positions"]) -> Array:
-    """The numbers of the tasks, shifted and scaled to mean 0 and variance 1."""
+    """`x`, shifted and scaled to mean 0 and variance 1 over the tasks present."""
     count = jnp.maximum(jnp.sum(present, dtype=jnp.int32), 1).astype(x.dtype)
     centred = x - jnp.sum(_row_sums(jnp.where(present, x, 0))) / count
     variance = jnp.sum(_row_sums(jnp.where(present, centred**2, 0))) / count

@@ -1,4 +1,4 @@
-"""Policies that need no training: the baselines, and the cheap rules that one would want beside them."""
+"""Policies that need no training: the baselines of the paper, and simple rules to compare them with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from amco_jax.env import split
 
 
 def random_pair(view: TaskView) -> Array:
-    """RandCoEdge: the local server and a uniformly drawn one (which may be the same)."""
+    """RandCoEdge: the local server and a uniformly drawn server, which may be the same."""
     return view.local | _one_hot(_pick(view.uniform(), view.local.size), view.local.size)
 
 
@@ -40,12 +40,12 @@ def fastest(k: int) -> Callable[[TaskView], Array]:
 
 
 def least_wait(view: TaskView) -> Array:
-    """The server of least waiting time; ties go to the first."""
+    """The server with the shortest wait; ties go to the first."""
     return _one_hot(jnp.argmin(view.wait), view.wait.size)
 
 
 def two_choices(view: TaskView) -> Array:
-    """Draw two different servers uniformly, and select the one with the shorter wait."""
+    """The one with the shorter wait of two different, uniformly drawn servers."""
     size = view.wait.size
     first = _pick(view.uniform(0), size)
     second = (first + 1 + _pick(view.uniform(1), size - 1)) % size
@@ -55,25 +55,25 @@ def two_choices(view: TaskView) -> Array:
 
 
 def optimal(view: TaskView) -> Array:
-    """The set of least makespan, by water-filling over all servers; greedy, task by task."""
+    """The set of least makespan for each task in turn (greedy), by water-filling over all servers."""
     if view.params.service is None or not view.params.service.whole:
         return waterfill_support(view.wait, view.cost)
-    # A server above the level of the water may still be the first to end a whole item.
+    # A server whose wait exceeds the water level may still be the first to finish a whole item.
     fraction, _ = split(view.params, waterfill, view.task.size, view.wait, view.cost, all_servers(view))
     return fraction > 0
 
 
 def best(k: int, with_local: bool = False) -> Callable[[TaskView], Array]:
-    """The set of least makespan among all sets of at most k servers; greedy, task by task.
+    """The set of least makespan among all sets of at most k servers, for each task in turn (greedy).
 
-    By the time T, server i can end the share g_i(T) = max(T - wait_i, 0) / cost_i of the task. So the best
-    set is that of the k largest g_i at the least T at which these sum to 1. Each sum over a set is convex in
-    T, and so is the largest of them: Newton's method from above, from the T of the best single server, goes
-    from set to set and ends at the exact optimum, without enumeration.
+    By time T, server i can finish the share g_i(T) = max(T - wait_i, 0) / cost_i of the task. The optimal
+    makespan is the least T at which the k largest g_i sum to 1, and their servers are the optimal set. The
+    sum over a fixed set is convex in T, and so is the maximum over sets. Newton's method, started above the
+    root at the makespan of the best single server, therefore reaches the exact optimum without enumeration.
 
     Args:
-      with_local: only sets that contain the local server; of these, that server's wait counts even where it
-        has no work.
+      with_local: whether to consider only sets that contain the local server, whose wait then counts even if
+        it gets no work.
     """
 
     def choose(view: TaskView) -> Array:
@@ -82,7 +82,7 @@ def best(k: int, with_local: bool = False) -> Callable[[TaskView], Array]:
         service = view.params.service
 
         def of_level(level: Array) -> tuple[Array, Array]:
-            """The set that is best by that time, and the share that each server can end."""
+            """The best set for the time `level`, and the share that each server can finish by then."""
             share = jnp.maximum(level - lead, 0) * rate
             if service is not None and service.whole:
                 share = jnp.floor(share * view.task.size)
@@ -102,7 +102,7 @@ def best(k: int, with_local: bool = False) -> Callable[[TaskView], Array]:
             level, _, _ = now
             return *newton(level), level
 
-        # Level, the set it belongs to, and the level before.
+        # The level, the set that it was computed from, and the previous level.
         _, chosen, _ = lax.while_loop(lambda now: now[0] < now[2], step, step((alone, fixed, alone)))
         return fixed | chosen
 
@@ -112,11 +112,11 @@ def best(k: int, with_local: bool = False) -> Callable[[TaskView], Array]:
 def _by_bisection(
     of_level: Callable[[Array], tuple[Array, Array]], enough: Array, items: Array, steps: int = 40
 ) -> Array:
-    """The set by which a number of items ends first: what can end by a time grows in steps, without slopes.
+    """The set that finishes the items first, by bisection, because step functions rule out Newton's method.
 
     Args:
-      of_level: the best set by a time, and the items that each server can end.
-      enough: a time by which all items can end.
+      of_level: from a time to the best set, and to the number of items that each server can finish by then.
+      enough: a time by which all items can be finished.
     """
 
     def halve(_, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -126,20 +126,20 @@ def _by_bisection(
         ends = jnp.sum(jnp.where(chosen, count, 0)) >= items
         return jnp.where(ends, low, middle), jnp.where(ends, middle, high)
 
-    # Rounding must not take away the last item of the first bound.
+    # The upper bound is raised so that rounding cannot lose the last item there.
     _, level = lax.fori_loop(0, steps, halve, (jnp.zeros_like(enough), enough * (1 + 1e-6)))
     return of_level(level)[0]
 
 
 def optimal_admission(view: TaskView) -> Array:
-    """`optimal`, but a task that would miss its deadline even so is rejected on arrival."""
+    """`optimal`, except that a task that would miss its deadline even so is rejected on arrival."""
     best = optimal(view)
     makespan = _makespan(view, best)
     return best & (makespan <= view.params.deadline)
 
 
 def optimal_enumeration(view: TaskView) -> Array:
-    """`optimal` by trying all 2^B-1 sets with CWA; ties go to the smaller, then the first set."""
+    """`optimal` by trying all 2^B-1 sets with CWA; ties go to the smallest, then to the first set."""
     sets = jnp.asarray(nonempty_sets(view.local.size).table())
     makespans = jax.vmap(lambda s: _makespan(view, s))(sets)
     return sets[jnp.argmin(makespans)]
@@ -150,7 +150,7 @@ def _makespan(view: TaskView, selected: Array) -> Array:
 
 
 def _largest(values: Array, k: int) -> Array:
-    """The k largest, of which ties go to the first; none where k is 0."""
+    """A mask of the k largest values; ties go to the first."""
     if k == 0:
         return jnp.zeros(values.shape, bool)
     kth = jnp.sort(values)[max(values.size - k, 0)]
@@ -159,7 +159,7 @@ def _largest(values: Array, k: int) -> Array:
 
 
 def _pick(u: Array, size: int) -> Array:
-    """A uniform draw in [0, 1) as a uniform index; always 0 where there is no choice."""
+    """A uniform index below `size`, from a uniform draw in [0, 1); 0 if `size` is 0."""
     return (u * max(size, 1)).astype(jnp.int32)
 
 

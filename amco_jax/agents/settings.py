@@ -1,4 +1,4 @@
-"""Settings of learners: each is declared once, with its default, its legal range and whether it is static."""
+"""Settings of learners, each declared once with its default, its legal range and whether it is static."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ _MOST = 10**9
 
 
 def setting(default: Any, low: float = -_MOST, high: float = _MOST, *, static: bool = False) -> Any:
-    """A field of `Settings`, of the type of its default: a switch, a whole number, a number, or some widths.
+    """Declare a field of `Settings`, of its default's type: a boolean, a whole number, a number, or widths.
 
     Args:
-      low: the least legal value; a switch has no range.
-      high: the largest one.
-      static: whether the value fixes the shapes of arrays. Then each value is a program of its own, while
-        any number of values of the other settings train side by side in one program.
+      low: the smallest legal value; unused for booleans.
+      high: the largest legal value; unused for booleans.
+      static: whether the value determines the shapes of arrays. Each value of a static setting needs its own
+        compiled program; any number of values of the other settings train side by side in one program.
     """
     return dataclasses.field(default=default, metadata={"range": (low, high), "static": static})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of a learner: the base of a frozen dataclass whose fields are declared by `setting`.
+    """The base class of a learner's settings; subclasses are frozen dataclasses of fields from `setting`.
 
-    An object has one of three forms: as the user sets it, with checked numbers; as programs take it
-    (`traced`), with arrays in place of what is not static; and as programs are told apart (`static`), with
-    None there. It is a pytree, whose leaves are the settings that are not static.
+    An instance has one of three forms. The user's form has checked numbers. In the traced form (`traced`),
+    which programs take, the settings that are not static are arrays. In the static form (`static`), part of
+    the cache key of programs, they are None. Instances are pytrees with the non-static settings as leaves.
 
     Raises:
-      InputError: a setting of the wrong type or out of its legal range.
+      InputError: a setting has the wrong type or is out of its legal range.
     """
 
     def __init_subclass__(cls, **keywords: Any):
@@ -52,7 +52,7 @@ class Settings:
         """A copy with some settings changed.
 
         Raises:
-          InputError: an unknown setting, or a value that is not legal.
+          InputError: a setting is unknown, or a value is not legal.
         """
         legal = [field.name for field in dataclasses.fields(self)]
         for name in changes:
@@ -61,12 +61,12 @@ class Settings:
         return dataclasses.replace(self, **changes)
 
     def traced(self: Own) -> Own:
-        """The settings as programs take them: NumPy scalars of 32 bits in place of what is not static."""
+        """The traced form: settings that are not static become NumPy scalars, numbers of 32 bits."""
         dtypes = {int: np.int32, float: np.float32, bool: np.bool_}
         return jax.tree.map(lambda value: dtypes[type(value)](value), self)
 
     def static(self: Own) -> Own:
-        """What is static of the settings, hashable; the others are None, so that no program can use them."""
+        """The static form, which is hashable; the other settings are None, so no program can use them."""
         return jax.tree.map(lambda _: None, self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Settings:
 
     @classmethod
     def _unflatten(cls, kept: tuple[Any, ...], leaves: Any) -> Any:
-        made = object.__new__(cls)  # without the checks, which only what users give can pass
+        made = object.__new__(cls)  # not __init__, whose checks reject arrays and None
         for static, values in ((False, leaves), (True, kept)):
             for name, value in zip(cls._names(static), values, strict=True):
                 object.__setattr__(made, name, value)

@@ -1,4 +1,4 @@
-"""The episode kernel: `rollout`, its steps, and what it sums up."""
+"""The episode kernel: `rollout`, its steps and its results."""
 
 from amco_jax.kernel.episode import (
     MAX_UNROLLED_SERVERS,

@@ -1,7 +1,7 @@
-"""The one episode kernel: slot by slot, plan, then decide the tasks in order, then close the slot.
+"""The only episode kernel. In each slot, it plans, decides the tasks in order, and closes the slot.
 
-Every method, both physics and every workload run through `serve_slot`. It is written for one episode;
-callers vmap it. See `unroll.py` for why plain array code is fast here.
+Every method, physics row and workload runs through `serve_slot`. The kernel is written for one episode, and
+callers vmap it. `unroll.py` explains why plain array code is fast here.
 """
 
 from __future__ import annotations
@@ -52,33 +52,33 @@ from amco_jax.random import Key, fold_in
 from amco_jax.workload import Workload
 
 MAX_UNROLLED_SERVERS = 32
-"""Beyond this, unrolled code compiles slowly and gains little."""
+"""The largest fleet to unroll; for larger ones, unrolled code compiles slowly and gains little."""
 
 Record = Callable[[Decision], Any]
-"""What to keep of each decision: a function to a pytree of arrays."""
+"""A function from a decision to what is kept of it, a pytree of arrays."""
 
 
 def keep_nothing(decision: Decision) -> None:
-    """The record of a caller to whom the totals are enough."""
+    """A record that keeps nothing, for callers that need only the totals."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """What happened in one slot."""
+    """The results of one slot."""
 
     slot_load: Float[Array, " num_servers"]
     """q at the end of the slot, Gcycles"""
     link_delay: Float[Array, " num_servers"]
     """L of each base station at the end of the slot, s"""
     busy: Float[Array, " num_servers"]
-    """Share of the slot that each server was busy, in [0, 1]"""
+    """Share of the slot during which each server was busy, in [0, 1]"""
     totals: Sums
-    """Sums of the metrics within the slot"""
+    """Sums of the metrics over the slot"""
     of_tasks: dict[str, Array]
-    """Values of metrics with quantiles by name, `[num_servers, max_tasks]`; inf without a task"""
+    """Values of metrics with quantiles, `[num_servers, max_tasks]` by name; inf without a task"""
     decisions: Any
-    """What `record` kept, with leading axes `[num_servers, max_tasks]`"""
+    """The results of `record`, with leading axes `[num_servers, max_tasks]`"""
 
 
 @jax.tree_util.register_dataclass
@@ -88,7 +88,7 @@ class Progress:
 
     backlog: Backlog
     totals: Sums
-    """Sums by the name of the metric, in two words each"""
+    """Sums by metric name, in two words each"""
 
     @classmethod
     def start(cls, num_servers: int, dtype: Any, metrics: Metrics) -> Progress:
@@ -99,24 +99,24 @@ class Progress:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """The outcome of an episode, or of a segment of one. `wide.on_host` reads its sums."""
+    """The results of an episode, or of a segment of one; `wide.on_host` reads the sums."""
 
     end: Progress
-    """After the last slot"""
+    """The progress after the last slot"""
     of_tasks: dict[str, Array]
-    """Values of metrics with quantiles by name, `[num_slots, num_servers, max_tasks]`; inf without a task"""
+    """Values of metrics with quantiles, `[num_slots, num_servers, max_tasks]` by name; inf without a task"""
     decisions: Any
-    """What `record` kept, with leading axes `[num_slots, num_servers, max_tasks]`"""
+    """The results of `record`, with leading axes `[num_slots, num_servers, max_tasks]`"""
     backlog: Any
-    """`[num_slots, num_servers]`, Q at the start of each slot, Gcycles; None unless asked for"""
+    """`[num_slots, num_servers]`, Q at the start of each slot, Gcycles; None unless `keep_queues` is set"""
     slot_load: Any
-    """`[num_slots, num_servers]`, q at the end of each slot, Gcycles; likewise"""
+    """`[num_slots, num_servers]`, q at the end of each slot, Gcycles; None likewise"""
     link_delay: Any
-    """`[num_slots, num_servers]`, L at the end of each slot, s; likewise"""
+    """`[num_slots, num_servers]`, L at the end of each slot, s; None likewise"""
 
     @property
     def totals(self) -> Sums:
-        """Sums by the name of the metric, over the tasks and slots until the end."""
+        """Sums by metric name over all tasks and slots so far."""
         return self.end.totals
 
 
@@ -130,14 +130,14 @@ def serve_task(
     queues: Queues,
     choose: Callable[[Array, Array], Array],
 ) -> tuple[Queues, Decision, Array, Array]:
-    """Decide one task at the base station of `site`: waits, costs, the set, and what it does to the queues.
+    """Decide one task at the base station of `site`: waits, costs, the set, the split, and the new queues.
 
     Args:
       backlog: `[num_servers]`, Gcycles, at the start of the slot.
-      choose: from wait and cost, `[num_servers]`, s, to the set S, `[num_servers]` booleans.
+      choose: maps wait and cost, `[num_servers]`, s, to the set S, `[num_servers]` booleans.
 
     Returns:
-      The queues after it, the decision, wait and cost.
+      The queues after the decision, the decision, the wait and the cost.
     """
     wait = waits(site, backlog, queues.slot_load, queues.link_delay)
     cost = costs(site, task.size, task.work)
@@ -145,17 +145,17 @@ def serve_task(
 
 
 class _Served(NamedTuple):
-    """What the tasks of a slot leave behind."""
+    """The results of serving the tasks of a slot."""
 
     slot_load: Float[Array, " num_servers"]
     link_delay: Float[Array, " num_servers"]
     totals: Sums
     kept: Any
-    """Values of metrics with quantiles, and what `record` kept, `[num_servers, max_tasks, ...]` each, or
+    """Values of the metrics with quantiles, and the results of `record`: `[num_servers, max_tasks, ...]`, or
     `[turns, ...]` with a queue"""
     passed: Any = None
-    """In continuous time: until when, s from the start of the slot, what waits then, and how long each server
-    was busy, s"""
+    """With continuous timing: the time of the last turn, s from the start of the slot, the backlog then, and
+    the time for which each server has been busy, s"""
 
 
 def serve_slot(
@@ -172,13 +172,13 @@ def serve_slot(
     record: Record,
     metrics: Metrics,
 ) -> _Served:
-    """Decide all tasks of slot `t` in the scenario's order.
+    """Decide all tasks of slot `t` in the scenario's order of service.
 
     Args:
-      key: the policy's draws in this slot.
-      backlog: at the start of the slot.
-      planned: `[num_servers, max_tasks, num_servers]` booleans of a per-slot policy, or None.
-      queue: all positions in the order of service, `[turns]`; None where that is station by station.
+      key: random key of the policy in this slot.
+      backlog: the backlog at the start of the slot.
+      planned: the sets of a per-slot policy, `[num_servers, max_tasks, num_servers]` booleans, or None.
+      queue: all positions in the order of service, `[turns]`; None if stations are served one by one.
     """
     num_servers = shape.num_servers
     no_totals = none_of_tasks(metrics, num_servers, backlog.servers.dtype)
@@ -202,7 +202,7 @@ def serve_slot(
         return queues, totals, (of_each_task(metrics, task.present, outcome), record(decision))
 
     def station_by_station() -> _Served:
-        """The published order; stations are the outer loop, so that what a station fixes is computed once."""
+        """Serve in the published order; the outer loop computes the coefficients of a station once."""
 
         stations = jnp.arange(num_servers)
 
@@ -231,7 +231,7 @@ def serve_slot(
         return _Served(slot_load, links, totals, kept)
 
     def turn_by_turn() -> _Served:
-        """In any other order, from a queue of all positions."""
+        """Serve in any other order, from a queue of all positions."""
         stations = jnp.arange(num_servers)
 
         def serve_turn(carry, turn):
@@ -247,9 +247,9 @@ def serve_slot(
         return _Served(slot_load, links, totals, kept)
 
     def as_they_arrive() -> _Served:
-        """In the order of time, which passes from one task to the next."""
+        """Serve in order of arrival time, and let time pass between arrivals."""
         stations, idle = jnp.arange(num_servers), jnp.zeros_like(backlog.servers)
-        # A cap of a slot's length would be a cap at 0 for short slots.
+        # A cap at the slot duration would approach a cap at 0 as slots become shorter.
         carrying = dataclasses.replace(physics, link_capped=False, link_carried=True)
 
         def serve_turn(carry, turn):
@@ -277,7 +277,7 @@ def serve_slot(
 def _pass_slot(
     params: Params, physics: Physics, backlog: Backlog, served: _Served
 ) -> tuple[Backlog, Float[Array, " num_servers"]]:
-    """What waits at the start of the next slot, and the share of this one that each server was busy."""
+    """The backlog at the start of the next slot, and each server's busy share of this slot."""
     if served.passed is None:
         return close_slot(params, physics, backlog, served.slot_load, served.link_delay)
     clock, waiting, busy = served.passed
@@ -287,7 +287,7 @@ def _pass_slot(
 
 
 SlotStep = Callable[[Key, Array, Backlog, Any], tuple[Backlog, Slot]]
-"""`(key, t, backlog, planned) -> (next backlog, what happened)`"""
+"""`(key, t, backlog, planned) -> (next backlog, results of the slot)`"""
 
 
 def slot_step(
@@ -299,7 +299,7 @@ def slot_step(
     record: Record,
     metrics: Metrics = (),
 ) -> SlotStep:
-    """The step from one slot to the next that every rollout and every training makes."""
+    """The function that computes one slot, shared by all rollouts and trainings."""
 
     def serve(params, physics, workload, key, t, backlog, planned, queue):
         return serve_slot(
@@ -310,7 +310,7 @@ def slot_step(
         serve = unroll(serve)
 
     def step(key, t, backlog, planned):
-        # The queue is sorted out here: unrolled, the sort of a few tasks is a network of many scalars.
+        # The queue is sorted outside `serve`, because unrolling would turn a sort into a large network.
         queue, places = queue_of_slot(shape, params, workload, t, planned)
         served = serve(params, physics, workload, key, t, backlog, planned, queue)
         left, busy = _pass_slot(params, physics, backlog, served)
@@ -339,23 +339,23 @@ def rollout(
     first: Int[Array, ""] | int = 0,
     start: Progress | None = None,
 ) -> Episode:
-    """Run one episode, or a segment of one; pure, traceable, unbatched.
+    """Run one episode, or a segment of one; a pure, traceable function without a batch axis.
 
-    Nothing is held for each slot but what is asked for: an episode of any length can be run as segments.
+    Only what is requested is kept for each slot, so an episode of any length can be run in segments.
 
     Args:
-      shape: static sizes; `num_slots` slots are run.
-      params: the scenario's traced part; its dtype is the precision.
+      shape: static sizes; `num_slots` is the number of slots to run.
+      params: the traced part of the scenario; its dtype is the precision.
       physics: a row of the physics table.
       method: policy and allocator, static.
-      workload: what arrives.
-      key: of the policy's draws.
+      workload: the arriving tasks.
+      key: random key of the policy.
       record: what to keep of each decision; by default nothing.
-      metrics: what to sum up, static; by default what sweeps do.
-      agent: what a per-slot policy has learnt, for its view; None for rules.
+      metrics: the metrics to sum up, static; by default those of sweeps.
+      agent: the trained agents for the view of a per-slot policy; None for rules.
       keep_queues: whether to keep the queues of each slot.
       first: the first slot to run; must be the same for all seeds of a batch.
-      start: where the episode stands before it, from `Episode.end` of the segment before; None at slot 0.
+      start: the progress before that slot, which is `Episode.end` of the previous segment; None at slot 0.
     """
     step = slot_step(shape, params, physics, method, workload, record, metrics)
 

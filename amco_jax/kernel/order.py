@@ -1,4 +1,4 @@
-"""The queue of a slot: its tasks in the order of service, where that is not station by station."""
+"""The queue of a slot: its tasks in the order of service, if that is not station by station."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from amco_jax.workload import Timed, Workload
 
 
 class Turn(NamedTuple):
-    """A task position when its turn comes; in a queue, leaves have a leading axis."""
+    """A task position in a queue; in a whole queue, leaves have a leading axis."""
 
     station: Int[Array, ""]
     position: Int[Array, ""]
     time: Float[Array, ""]
-    """When its task arrives, s from the start of the slot; 0 where all arrive there"""
+    """Arrival time of its task, s from the start of the slot; 0 if all tasks arrive at the start"""
     task: Task
     planned: Any
-    """The set that a per-slot policy has chosen for it, `[num_servers]` booleans, or None"""
+    """The set that a per-slot policy selected for it, `[num_servers]` booleans, or None"""
 
 
 def tasks_of_slot(params: Params, workload: Workload, t: Int[Array, ""], num_servers: int) -> Task:
-    """The tasks of slot `t`: fields `[num_servers, max_tasks]`, base station and position."""
+    """The tasks of slot `t`, with fields `[num_servers, max_tasks]` by base station and position."""
 
     def row(b) -> Task:
         entries, task_at = workload.row(params, t, b)
@@ -39,13 +39,13 @@ def tasks_of_slot(params: Params, workload: Workload, t: Int[Array, ""], num_ser
 def queue_of_slot(
     shape: Shape, params: Params, workload: Workload, t: Int[Array, ""], planned: Any
 ) -> tuple[Turn | None, Int[Array, "num_servers max_tasks"] | None]:
-    """All positions of slot `t` in the order of service, `[turns]`, where that is not station by station.
+    """All positions of slot `t` in the order of service, `[turns]`, if that is not station by station.
 
     Args:
-      planned: `[num_servers, max_tasks, num_servers]` booleans of a per-slot policy, or None.
+      planned: the sets of a per-slot policy, `[num_servers, max_tasks, num_servers]` booleans, or None.
 
     Returns:
-      The queue, and the place of each position in it; None and None where stations are served one by one.
+      The queue, and the index of each position in it; None and None if stations are served one by one.
     """
     if shape.by_station:
         return None, None
@@ -68,7 +68,7 @@ def queue_of_slot(
 
 
 def by_position(served: Any, places: Int[Array, "num_servers max_tasks"] | None) -> Any:
-    """What was kept of each turn, `[turns, ...]`, as `[num_servers, max_tasks, ...]`."""
+    """Reorder values of turns, `[turns, ...]`, to values of positions, `[num_servers, max_tasks, ...]`."""
     if places is None:
         return served
     return jax.tree.map(lambda x: x[places.ravel()].reshape(*places.shape, *x.shape[1:]), served)

@@ -1,4 +1,4 @@
-"""Replay recorded arrivals, and recorded or newly chosen sets of servers, through the same kernel."""
+"""Replay recorded arrivals with recorded or newly selected sets of servers, on the same kernel."""
 
 from __future__ import annotations
 
@@ -38,25 +38,24 @@ def replay(
     """Replay one recorded episode.
 
     Args:
-      recording: arrays by name. Needed are `task_mbit` `[T, B, N]`, Mbit, 0 where there is no task;
-        `density_gcycles_per_mbit` `[N]`; `capacity_gcycles_per_s` `[B]`; `rate_mbit_per_s`, one number,
-        `[B]` or `[B, B]`; `deadline_s`; and without `method` also `selected` `[T, B, N, B]`, booleans,
-        where the empty set rejects a task, and trailing slots without any set are not scheduled.
-        `slot_s` is 1 if it is missing. `method` and `allocator` name the published code that the sets
-        come from.
-      physics: `unified`, or `published` for that of the method's own published code.
-      allocator: by default the recording's `allocator`, or else cwa.
-      method: chooses the sets anew; by default the recorded ones are used.
+      recording: arrays by name. These are required: `task_mbit` `[T, B, N]`, Mbit, 0 at positions without a
+        task; `density_gcycles_per_mbit` `[N]`; `capacity_gcycles_per_s` `[B]`; `rate_mbit_per_s`, a number,
+        `[B]` or `[B, B]`; `deadline_s`; and, without `method`, `selected` `[T, B, N, B]`, booleans. An empty
+        set in `selected` rejects its task, but trailing slots without any set are not scheduled. `slot_s`
+        defaults to 1. `method` and `allocator` name the published code that selected the sets.
+      physics: `unified`, `published` for that of the method's published code, or `conserving`.
+      allocator: name of the allocator; by default the recording's `allocator`, or else cwa.
+      method: a method that selects new sets; by default the recorded sets are used.
       precision: `float32` or `float64`.
-      seed: of the method's random draws.
+      seed: seed of the method's random draws.
 
     Returns:
       `selected` and `fraction` `[T, B, N, B]`; `makespan_s` (at most the deadline), `missed` and `reward`
-      `[T, B, N]`, all 0 where there is no task; `backlog_gcycles` (start of slot), `slot_load_gcycles` and
-      `link_delay_s` (end of slot) `[T, B]`.
+      `[T, B, N]`, all 0 at positions without a task; `backlog_gcycles` (start of slot), `slot_load_gcycles`
+      and `link_delay_s` (end of slot) `[T, B]`.
 
     Raises:
-      InputError: an array missing, of the wrong shape or out of range; an unknown name.
+      InputError: an array is missing, has the wrong shape or is out of range; or a name is unknown.
     """
     check_choice("precision", precision, PRECISIONS)
     check_seed("seed", seed)
@@ -102,10 +101,10 @@ def _program(shape: Shape, policy: Policy | None, allocator: Allocator) -> Any:
 
 
 def load_recording(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file; nothing in it is ever unpickled.
+    """Read the arrays of an .npz file, without ever unpickling anything.
 
     Raises:
-      InputError: not a readable .npz file of plain arrays.
+      InputError: the file is not a readable .npz file of plain arrays.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -143,9 +142,9 @@ def _read_sets(recording: Mapping[str, Any], tasks_shape: tuple[int, ...]) -> np
 
 
 def _scheduled_only(size: np.ndarray, selected: np.ndarray) -> np.ndarray:
-    """Task sizes without the tasks of trailing slots in which no task has a set.
+    """Task sizes, set to 0 in trailing slots in which no task has a set.
 
-    The published code records one slot more than it schedules, to look up the task after the last one.
+    The published code records one more slot than it schedules, because it looks up the task after the last.
     """
     scheduled = np.flatnonzero(selected.any(axis=(1, 2, 3)))
     end = scheduled[-1] + 1 if scheduled.size else len(size)
@@ -153,7 +152,7 @@ def _scheduled_only(size: np.ndarray, selected: np.ndarray) -> np.ndarray:
 
 
 def _recorded_physics(recording: Mapping[str, Any], variant: str) -> Physics:
-    """The physics of the method that the recorded sets come from."""
+    """The physics of the method that selected the recorded sets."""
     check_choice("physics", variant, PHYSICS)
     common = {"unified": UNIFIED, "conserving": CONSERVING}
     if variant in common:

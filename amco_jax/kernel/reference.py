@@ -1,7 +1,7 @@
-"""The model page as plain Python loops, written from its formulas alone: what the kernel is held against.
+"""A reference simulator in plain Python loops, written only from the formulas of the model page.
 
-Task by task, in float64, and sharing nothing with the rest of the package. Tests compare values with it, and
-the benchmark compares speed: it is what one has without the kernel.
+It works task by task in float64 and shares nothing with the rest of the package. Tests compare the kernel's
+values with it, and the benchmark its speed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 # The table of the model page. Columns: wait capped at D, local wait includes L_b, local cost includes
-# d/r_b where |S| = 2, L_b grows by the local share, L_b capped where |S| >= 2, penalty (None: no reward).
+# d/r_b if |S| = 2, L_b grows by the local share, L_b capped if |S| >= 2, penalty (None: no reward).
 PUBLISHED: dict[str, tuple[bool, bool, bool, bool, bool, float | None]] = {
     "amcoedge": (False, False, False, False, True, 10),
     "smcoedge": (True, False, False, True, False, 2),
@@ -25,29 +25,29 @@ PUBLISHED: dict[str, tuple[bool, bool, bool, bool, bool, float | None]] = {
 UNIFIED = PUBLISHED["amcoedge"]
 
 Times = dict[int, float]
-"""s, by server"""
+"""Times in s, by server"""
 Split = Callable[[Times, Times], dict[int, float]]
-"""`(wait, cost) -> fraction`, by server of the set"""
+"""`(wait, cost) -> fraction`, each by server of the set"""
 Choice = Callable[[int, int, int, Callable[[Sequence[int]], tuple[Times, Times]]], Sequence[int]]
-"""`(t, b, n, times) -> S`, where `times(S)` are the waits and costs of the task on the servers of a set"""
+"""`(t, b, n, times) -> S`, where `times(S)` returns the waits and costs of the task on the servers of S"""
 
 
 def simulate(
     recording: Mapping[str, Any], physics: str, split: Split, choose: Choice | None = None
 ) -> dict[str, np.ndarray]:
-    """The outputs of `amco_jax.replay`, computed task by task.
+    """Compute the outputs of `amco_jax.replay` task by task.
 
     Args:
-      recording: what `amco_jax.replay` takes.
+      recording: a recording as for `amco_jax.replay`.
       physics: `unified`, or `published` for that of the recording's `method`.
-      split: CWA in one of its two forms, or another of the allocators below.
-      choose: the set of each task; by default the recorded one.
+      split: one of the allocators below, of which CWA has two forms.
+      choose: the function that selects the set of each task; by default the recorded sets are used.
     """
     capped, link_first, pair, local_share, link_capped, penalty = (
         PUBLISHED[recording["method"]] if physics == "published" else UNIFIED
     )
     sizes, density, capacity = (
-        np.asarray(recording[k]).tolist()  # Python's own numbers, of which a loop does more per second
+        np.asarray(recording[k]).tolist()  # Python numbers are faster in loops than NumPy scalars
         for k in ("task_mbit", "density_gcycles_per_mbit", "capacity_gcycles_per_s")
     )
     num_slots, num_servers, num_tasks = np.shape(recording["task_mbit"])
@@ -116,12 +116,12 @@ def recorded_sets(selected: np.ndarray) -> Choice:
 
 
 def random_pairs(num_servers: int, random: np.random.Generator) -> Choice:
-    """RandCoEdge: the local server and a uniformly drawn one."""
+    """RandCoEdge: the local server and a uniformly drawn server."""
     return lambda t, b, n, times: sorted({b, int(random.integers(num_servers))})
 
 
 def best_sets(num_servers: int, split: Split) -> Choice:
-    """Optimal, as published: the set of least makespan, by trying all 2^B-1; ties go to the first."""
+    """Optimal, as published: the set of least makespan, by trying all 2^B-1 sets; ties go to the first."""
     servers = range(num_servers)
     sets = [s for size in servers for s in itertools.combinations(servers, size + 1)]
 
@@ -138,7 +138,7 @@ def best_sets(num_servers: int, split: Split) -> Choice:
 
 
 def cwa(wait: Times, cost: Times) -> dict[int, float]:
-    """Equal finish times in closed form; negative fractions are set to 0 and the rest rescaled."""
+    """Equal finish times in closed form; negative fractions are set to 0 and the others rescaled."""
     if not wait:
         return {}
     finish = (1 + sum(wait[i] / cost[i] for i in wait)) / sum(1 / cost[i] for i in wait)
@@ -146,7 +146,7 @@ def cwa(wait: Times, cost: Times) -> dict[int, float]:
 
 
 def cwa_by_solve(wait: Times, cost: Times) -> dict[int, float]:
-    """`cwa` as published: neighbours finish together and the fractions sum to 1, by a dense linear solve."""
+    """`cwa` as published, by a dense linear solve: finish times are equal, and the fractions sum to 1."""
     servers = list(wait)
     if len(servers) < 2:
         return dict.fromkeys(servers, 1.0)
@@ -163,7 +163,7 @@ def hecwa(wait: Times, cost: Times) -> dict[int, float]:
 
 
 def waterfill(wait: Times, cost: Times) -> dict[int, float]:
-    """The level at which the servers have room for exactly one task, by bisection."""
+    """Water-filling, by bisection for the level at which the servers have room for exactly one task."""
     if not wait:
         return {}
     low, high = min(wait.values()), max(wait.values()) + sum(cost.values())
@@ -175,7 +175,7 @@ def waterfill(wait: Times, cost: Times) -> dict[int, float]:
 
 
 def _rescaled(x: dict[int, float]) -> dict[int, float]:
-    """Set negative fractions to 0, and scale the others to sum 1."""
+    """Set negative fractions to 0, and scale the others to a sum of 1."""
     x = {i: max(share, 0) for i, share in x.items()}
     total = sum(x.values())
     return {i: share / total for i, share in x.items()}

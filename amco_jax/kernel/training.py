@@ -1,7 +1,7 @@
-"""The one training loop: act, simulate, observe, learn, slot by slot, for every learner.
+"""The only training loop. In each slot, the agents act, the slot is simulated, and they observe and learn.
 
-Written for one seed; callers vmap it. Counters of slots and rows come from the loops themselves, the same
-for all seeds: a batched counter would make every slot learn and throw the result away.
+It is written for one seed, and callers vmap it. Counters of slots and rows come from the loops themselves and
+are the same for all seeds. With a batched counter, every slot would compute a learning step and discard it.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from amco_jax.random import Stream, fold_in, stream
 from amco_jax.workload import Tables, Workload, workload_of
 
 FIRST_TRAINING_EPISODE = 1
-"""Episode 0 of a seed is kept for evaluation, on draws that no training has seen."""
+"""Episode 0 of a seed is reserved for evaluation, with draws that no training sees."""
 
 
 class TrainingState(NamedTuple):
-    """All agents of one seed: leaves `[num_servers, ...]`."""
+    """The state of all agents of one seed, with leaves `[num_servers, ...]`."""
 
     learnt: Any
-    """Changed by learning alone"""
+    """Changed only by `Learner.learn`"""
     memory: Any
-    """Changed by what happens alone"""
+    """Changed only by `Learner.observe`"""
 
 
 class Hyper(NamedTuple):
-    """What a training takes of its settings, traced, so that a whole sweep of them is one program."""
+    """The traced settings of a training; a sweep over settings is therefore one program."""
 
     settings: Any
     """The result of `Settings.traced`"""
@@ -50,16 +50,16 @@ class Hyper(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """What is told of one episode of training; `wide.on_host` reads its sums."""
+    """One point of the learning curves, for one training episode; `wide.on_host` reads the sums."""
 
     totals: Sums
-    """Sums by the name of the metric"""
+    """Sums by metric name"""
     logs: dict[str, Float[Array, ""]]
-    """Means over agents, and where it is so logged over learning steps, by `Learner.logs`; NaN over none"""
+    """Means over agents, and for step logs over learning steps (NaN if there are none), by `Learner.logs`"""
 
     @classmethod
     def zero(cls, num_servers: int, dtype: Any, metrics: Metrics, logs: tuple[str, ...]) -> Curve:
-        """The curve of an episode that has not been trained yet."""
+        """The curve of an episode before its first slot."""
         none = jnp.zeros((), dtype)
         return cls(none_of_slots(metrics, num_servers, dtype), dict.fromkeys(logs, none))
 
@@ -67,7 +67,7 @@ class Curve:
 def start_training(
     shape: Shape, method: Method, hyper: Hyper, rows: int, seed: UInt32[Array, ""]
 ) -> TrainingState:
-    """New agents with empty memories of at least `rows` rows."""
+    """Create new agents, with empty memories of at least `rows` rows."""
     learner = method.require_training().static()
     keys = fold_in(stream(seed, Stream.INIT), jnp.arange(shape.num_servers))
     return jax.vmap(lambda key: TrainingState(*learner.init(hyper.settings, shape, rows, key)))(keys)
@@ -85,12 +85,12 @@ def train_episode(
     tables: Tables = Tables(),  # noqa: B008  # immutable
     metrics: Metrics = CURVE_METRICS,
 ) -> tuple[TrainingState, Curve]:
-    """One episode of training.
+    """Train for one episode.
 
     Args:
-      metrics: what to sum up, static; none of them with quantiles.
-      episode: from 0; must be the same for all seeds of a batch.
-      tables: what the workload takes from the host, see `amco_jax.workload`.
+      metrics: the metrics to sum up, static; none may have quantiles.
+      episode: index of the episode, from 0; must be the same for all seeds of a batch.
+      tables: data of the workload from the host, see `amco_jax.workload`.
     """
     learner, num_servers = method.require_training().static(), shape.num_servers
     workload = workload_of(shape, params, tables, seed, FIRST_TRAINING_EPISODE + episode, training=True)
@@ -132,14 +132,14 @@ def train_episode(
         def learn_once(repeat, changed):
             learnt, _, (sums, steps) = changed
             keys = fold_in(fold_in(fold_in(draws, t), repeat), stations)
-            # The barrier keeps XLA from computing what depends on memories alone ahead of the loop, and so
-            # after each slot: with PPO, that took more time than all the rest.
+            # Without the barrier, XLA hoists what depends only on the memory out of the loop, and so computes
+            # it in every slot. With PPO, that took more time than everything else.
             kept, _ = lax.optimization_barrier((memory, repeat))
             learnt, logs, made = jax.vmap(partial(learner.learn, context))(learnt, kept, keys)
             sums = {name: sums[name].add(jnp.sum(logs[name])) for name in learner.step_logs}
             return learnt, acting_of(learnt), (sums, steps.add(jnp.sum(made, dtype=jnp.int32)))
 
-        # A loop of no or some rounds, where a conditional would copy what passes through it.
+        # A loop of zero or more rounds, because a conditional would copy the weights that pass through it.
         learnt, acting, logged = lax.fori_loop(
             0, learner.rounds(context), learn_once, (state.learnt, acting, logged)
         )
@@ -164,7 +164,7 @@ def _keep_reward(decision: Decision) -> Array:
 def _first_sizes(
     params: Params, workload: Workload, t: Array, num_servers: int
 ) -> Float[Array, " num_servers"]:
-    """d at position 0 of each base station in slot `t`, Mbit, 0 where it is empty."""
+    """d at position 0 of each base station in slot `t`, Mbit; 0 if the position is empty."""
 
     def of_station(b) -> Array:
         entries, task_at = workload.row(params, t, b)

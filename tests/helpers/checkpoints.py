@@ -1,4 +1,4 @@
-"""The single-file layout of Stable Diffusion 1.5's published weights, written from a diffusers pipeline."""
+"""Conversion of a diffusers pipeline to the single-file layout of the Stable Diffusion 1.5 weights."""
 
 from __future__ import annotations
 
@@ -48,7 +48,6 @@ VAE = [
 
 def save_single_file(pipeline: Any, path: Path) -> None:
     """Write all weights of a pipeline into one .safetensors file, under their published names."""
-
     tensors = {}
     for name, tensor in pipeline.unet.state_dict().items():
         rules = [rule for rule in UNET if "transformer_blocks" not in name or not rule[0].startswith(r"\.")]

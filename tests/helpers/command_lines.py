@@ -1,4 +1,4 @@
-"""Command lines, as a user runs them."""
+"""Command lines, run as a user runs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trainings in one compiled call."""
+"""Whole trainings in one compiled call."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ METHOD = get_method("amcoedge").with_settings(
 
 
 EPISODES = 100
-"""Of every training here, as far as the length of the replay is concerned: so they share one program."""
+"""The number of episodes that sets the length of every replay, so that all trainings share one program"""
 
 
 def compiled_training(method: Method, scenario: Scenario, rows: int, episodes: int) -> Any:
-    """`hyper, seed -> initial state, state, last curve`, of one seed."""
+    """A compiled function of one seed: `hyper, seed -> initial state, final state, last curve`."""
     shape, params = scenario.shape(), jax.tree.map(jnp.asarray, scenario.params())
 
     def run(hyper: Any, seed: Any) -> tuple[TrainingState, TrainingState, Curve]:
@@ -52,5 +52,5 @@ def compiled_training(method: Method, scenario: Scenario, rows: int, episodes: i
 
 
 def hyper_of(method: Method, **changes: Any) -> Hyper:
-    """Settings as programs take them, for a memory of `EPISODES` rows."""
+    """The traced settings, with a memory of `EPISODES` rows."""
     return Hyper(method.require_training().settings.replace(**changes).traced(), jnp.int32(EPISODES))

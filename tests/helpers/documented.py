@@ -1,4 +1,4 @@
-"""The fenced blocks of the pages, and what a reader has around when running them."""
+"""The fenced blocks of the pages, and the environment in which a reader runs them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PAGES = [
     *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
 ]
 LONG = "<!-- long -->"
-"""The line above a block that takes too long for the default suite."""
+"""The line above a block that takes too long for the default suite"""
 
 _BLOCK = re.compile(r"^```([\w{}-]*)\n(.*?)^```$", re.M | re.S)
 _SUFFIXES = {"python": "py", "toml": "toml", "csv": "csv", "json": "json", "yaml": "yaml"}
@@ -38,7 +38,7 @@ class Block:
     language: str
     text: str
     above: str
-    """The paragraph before the block."""
+    """The paragraph before the block"""
 
     @property
     def name(self) -> str:
@@ -50,18 +50,18 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The name under which the page asks to save the block."""
+        """The name of the file in which the page tells readers to save the block."""
         names = re.findall(rf"`([\w-]+\.{_SUFFIXES.get(self.language, '$')})`", self.above)
         return names[-1] if names and self.above.endswith(":") else None
 
     @property
     def shows_output(self) -> bool:
-        """Whether the block is what the one before it prints."""
+        """Whether the block is the output of the previous block."""
         return self.language == "" and re.search(r"\bprints:?$", self.above) is not None
 
     @property
     def is_transcript(self) -> bool:
-        """Whether the block is a command after `$`, and what it prints."""
+        """Whether the block is a command after `$`, followed by its output."""
         return self.language == "" and self.text.startswith("$ ")
 
     @property
@@ -96,7 +96,7 @@ def blocks(page: str) -> list[Block]:
 
 
 def script_calls(command: str) -> Iterator[tuple[str, list[str]]]:
-    """The Python scripts that a shell command calls, each with its arguments; variables count as 0."""
+    """The Python scripts that a shell command calls, with their arguments; variables are replaced by 0."""
     words, call = shlex.split(re.sub(r"\$\w+", "0", command)), []
     for word in [*words, ";"]:
         if word in _OPERATORS:
@@ -109,10 +109,10 @@ def script_calls(command: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def make_checkout(directory: Path, cache: Path) -> dict[str, str]:
-    """Fill a directory with what a reader has in a checkout, and return the environment to run in.
+    """Fill a directory with the contents of a reader's checkout, and return the environment variables.
 
-    `python` is the one that runs the tests. Making a virtual environment and installing into it do nothing:
-    `.ci/run` does both.
+    `python` is the interpreter that runs the tests. Commands that create a virtual environment or install
+    packages do nothing, because `.ci/run` does both.
     """
     for name in ("scripts", "tests", "docs", "constraints.txt", "pyproject.toml"):
         (directory / name).symlink_to(ROOT / name)
@@ -145,7 +145,7 @@ def run_shell(text: str, directory: Path, environment: dict[str, str]) -> subpro
 
 
 def _request_log(path: Path) -> None:
-    """Forty days of requests, a hundred a day, with the columns of the public log of docs/workloads.md."""
+    """Write forty days of requests, a hundred per day, with the columns of the log in docs/workloads.md."""
     draw = np.random.default_rng(0)
     log = {
         "gmt_create": _times(draw, days=40),
@@ -159,7 +159,7 @@ def _request_log(path: Path) -> None:
 
 
 def _token_log(path: Path) -> None:
-    """Two days of requests to a language model, with the columns that docs/workloads.md names."""
+    """Write two days of requests to a language model, with the columns that docs/workloads.md names."""
     draw = np.random.default_rng(0)
     log = {
         "TIMESTAMP": _times(draw, days=2),
@@ -175,10 +175,10 @@ def _times(draw: np.random.Generator, days: float) -> pd.Index:
 
 
 def _latency_table(path: Path) -> None:
-    """A latency table of a device called my GPU, with the numbers of a shipped one."""
+    """Write a latency table for a device named "my GPU", with the numbers of a shipped device."""
     shipped = pd.read_csv(ROOT / "amco_jax/data/latency/estimated.csv", dtype=str, keep_default_na=False)
     shipped[shipped["device"] == shipped["device"].iloc[0]].assign(device="my GPU").to_csv(path, index=False)
 
 
 GIVEN = {"requests.csv.gz": _request_log, "requests.csv": _token_log, "my-gpu.csv": _latency_table}
-"""Files that a reader is taken to have, and what makes them."""
+"""Files that a reader is assumed to have, and the functions that write them"""

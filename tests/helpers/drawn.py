@@ -1,4 +1,4 @@
-"""The tasks that arrivals draw."""
+"""The tasks drawn by arrival processes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def arrivals(
     max_tasks: int | None = None,
     training: bool = False,
 ) -> Task:
-    """All tasks, fields `[seeds, num_slots, num_servers, max_tasks]`."""
+    """All tasks of an episode, with fields `[seeds, num_slots, num_servers, max_tasks]`."""
     shape = scenario.shape(max_tasks)
     tables = tables_of([scenario], shape).of(0)
     numbers = jnp.arange(seeds, dtype=jnp.uint32)

@@ -1,4 +1,4 @@
-"""Small episodes, run with everything recorded: what the tests of the kernel share."""
+"""Small episodes with everything recorded, shared by the tests of the kernel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario
 from amco_jax.workload import bernoulli
 
-# Loaded to about three quarters, so that queues build up and drain.
+# The load is about three quarters of the capacity, so that queues build up and drain.
 SMALL = Scenario(
     num_servers=3, num_tasks=4, num_slots=5, arrival_prob=0.6, density_min=1, density_max=4, deadline=0.4
 )
@@ -28,7 +28,7 @@ OPTIMAL = METHODS["optimal"]
 def episode(
     shape: Shape, method: Method, params: Params, physics: Physics, seed: Any, policy_seed: Any
 ) -> Episode:
-    """One episode with everything recorded."""
+    """Run one episode with everything recorded."""
     workload = bernoulli(params, shape.max_tasks, seed)
     key = stream(policy_seed, Stream.POLICY)
     return rollout(
@@ -63,7 +63,7 @@ def run(
 
 @functools.partial(jax.jit, static_argnums=0)
 def arrivals(shape: Shape, params: Params, seed: jax.Array) -> Task:
-    """All tasks of an episode, fields `[num_slots, num_servers, num_tasks]`."""
+    """All tasks of an episode, with fields `[num_slots, num_servers, num_tasks]`."""
     workload = bernoulli(params, shape.max_tasks, seed)
 
     def tasks(t: jax.Array, b: jax.Array) -> Task:

@@ -1,4 +1,4 @@
-"""Commands that are killed in the middle of a unit, and what must be left in the end."""
+"""Commands that are killed in the middle of a unit, and checks of the files that they leave."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from helpers.tiny_training import LEARN_QUICK, METHOD, QUICK, TINY
 
 KILLS = int(os.environ.get("AMCO_JAX_KILLS", "2"))
 PATIENCE = 600
-"""Seconds to wait for what takes a few on a quiet machine"""
+"""Timeout in seconds for steps that take a few seconds on an idle machine"""
 OPTIONS = [
     "--param", "arrival_prob", "--values", "0.2", "0.5", "0.8", "--methods", "local", "optimal",
     "--seeds", "640", "--unit-seconds", "0.02", "--set", "num_slots=40", "--quiet",
 ]  # fmt: skip
 
-# One long unit, with a checkpoint after every call of the trainer, which says from which episode it goes on.
+# One long unit with a checkpoint after every call of the trainer, which prints the episode it continues from.
 TRAINING = [
     "--param", "deadline", "--values", "0.5", "--methods", "drlcoedge", "--seeds", "4",
-    "--episodes", str(100 * (KILLS + 1)),  # of which a killed process makes some tens
+    "--episodes", str(100 * (KILLS + 1)),  # a killed process completes some tens of them
     "--set", "num_servers=2", "num_tasks=4", "num_slots=6", "--quiet",
 ]  # fmt: skip
 CHECKPOINTS_AT_ONCE = """
@@ -45,7 +45,7 @@ trainer.Trainer.advance = noisy
 runpy.run_path(sys.argv.pop(1), run_name="__main__")
 """
 
-# Every other command that computes units: some of rules, and some of trainings with checkpoints.
+# All other commands that compute units, some of rules and some of trainings with checkpoints.
 COMMANDS = {
     "train": ["--method", "drlcoedge", *LEARN_QUICK, *QUICK, "--episodes", "100"],
     "compare": [
@@ -74,7 +74,7 @@ for name, *words in json.loads(sys.argv[2]):
 
 
 def tiny_paper(effort: object, metrics: object = ()) -> dict[str, Study]:
-    """Two studies in place of the paper's, which need the same agents."""
+    """Two studies that need the same agents, in place of the paper's studies."""
     del effort, metrics
     methods: list[str | Method] = [METHOD, "randcoedge", "optimal"]
     size: dict[str, Any] = {"seeds": 4, "episodes": 50, "scenario": TINY}
@@ -85,20 +85,20 @@ def tiny_paper(effort: object, metrics: object = ()) -> dict[str, Study]:
 
 
 def words_of(name: str, out: Path, *more: object) -> list[str]:
-    """The words behind a small command of `COMMANDS`, with units as small as they can be."""
+    """The arguments of a small command in `COMMANDS`, with units as small as possible."""
     return [*map(str, [*COMMANDS[name], *more]), "--unit-seconds", "1e-6", "--quiet", "--out", str(out)]
 
 
 def start_commands(*lines: Sequence[str]) -> subprocess.Popen[str]:
-    """Commands and their words, in turn, in one process; trainings keep a checkpoint after every call."""
+    """Start a process that runs commands in turn; trainings write a checkpoint after every call."""
     program = ["-c", SMALL_COMMANDS, str(ROOT / "tests"), json.dumps(lines)]
     return _process([sys.executable, *program], ROOT)
 
 
 def start(out: Path, *more: str, training: bool = False, within: Sequence[str] = ()) -> subprocess.Popen[str]:
-    """The sweep as a user runs it; the one that trains differs in how often it keeps checkpoints.
+    """Start the sweep as a user does, except that the training one writes a checkpoint after every call.
 
-    `within` is a command that runs the one behind it, see `SmallDisk`.
+    `within` is a command that runs the command given as its arguments, see `SmallDisk`.
     """
     program = ["-c", CHECKPOINTS_AT_ONCE] if training else []
     options = TRAINING if training else OPTIONS
@@ -122,9 +122,9 @@ def _process(line: Sequence[str], cwd: Path) -> subprocess.Popen[str]:
 
 
 class SmallDisk:
-    """A file system of its own at a directory, in a namespace of its own, which needs no right of root's.
+    """A separate file system mounted at a directory, in a user namespace, which needs no root privileges.
 
-    It is seen by commands behind `within`, and as `seen` by this process.
+    Commands prefixed by `within` see it at the directory, and this process sees it at `seen`.
     """
 
     def __init__(self, directory: Path, size: str):
@@ -139,7 +139,7 @@ class SmallDisk:
         self.seen = Path(f"/proc/{pid}/root{directory}")
 
     def grow(self, size: str) -> None:
-        """Change its size."""
+        """Change the size of the file system."""
         mount = ["mount", "-o", f"remount,size={size}", str(self._directory)]
         subprocess.run([*self.within, *mount], check=True)
 
@@ -147,24 +147,24 @@ class SmallDisk:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._holder.kill()  # with the last process of the namespace the file system goes
+        self._holder.kill()  # the file system disappears with the last process of the namespace
         self._holder.communicate()
 
 
 def ended_well(process: subprocess.Popen[str]) -> None:
-    """Wait for a sweep that must end without an error."""
+    """Wait for a sweep, and assert that it ends without an error."""
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
 
 
 def log(out: Path) -> list[list[str]]:
-    """The lines of the log of a study, or of all studies of a reproduction."""
+    """The log lines of a study, or of all studies of a reproduction, split into words."""
     paths = [*out.glob("units/log.txt"), *out.glob("*/units/log.txt")]
     return [line.split() for path in paths for line in path.read_text().splitlines()]
 
 
 def in_progress(out: Path) -> dict[int, str]:
-    """Units that have started and not ended, by the process that computes them."""
+    """Units that have started but not ended, by the process that computes them."""
     running = {}
     for _, _, pid, event, unit in log(out):
         running[int(pid)] = unit if event == "started" else ""
@@ -172,7 +172,7 @@ def in_progress(out: Path) -> dict[int, str]:
 
 
 def wait_for_a_unit(out: Path, driver: subprocess.Popen[str], after: int = 6) -> tuple[int, str]:
-    """A process in the middle of a unit, after some lines of the log."""
+    """Wait for a process to be in the middle of a unit, once the log has more than `after` lines."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         assert driver.poll() is None, driver.communicate()
@@ -183,19 +183,19 @@ def wait_for_a_unit(out: Path, driver: subprocess.Popen[str], after: int = 6) ->
 
 
 def was_cut_short(out: Path, pid: int, unit: str) -> bool:
-    """Whether the process had started the unit and never committed it."""
+    """Whether the process started the unit but never committed it."""
     events = [event for _, _, who, event, what in log(out) if (int(who), what) == (pid, unit)]
     return events == ["started"]
 
 
 def newest_checkpoint(out: Path) -> int:
-    """Episodes of the newest checkpoint of the unit that is being computed; 0 without any."""
+    """The episode of the newest checkpoint of the unit in progress; 0 if there is none."""
     found = [int(p.name) for p in (out / "units").glob("*.checkpoints/chunk-*/*") if p.name.isdigit()]
     return max(found, default=0)
 
 
 def assert_complete(out: Path, whole: Path) -> None:
-    """The same names, rows, tables, figures and manifest as an undisturbed run's, every unit once."""
+    """Assert the same names, rows, tables, figures and manifest as in an undisturbed run."""
     found, wanted = contents(out), contents(whole)
     assert found.keys() == wanted.keys()
     for name, content in wanted.items():
@@ -203,10 +203,10 @@ def assert_complete(out: Path, whole: Path) -> None:
 
 
 def contents(home: Path) -> dict[str, Any]:
-    """What the files of a run hold, by their names, but for what the clock and Git tell.
+    """The contents of the files of a run, by name, except for times, the command and the Git commit.
 
-    Trained agents count by their names alone, as the files of checkpoints are never the same; rows and curves
-    are what they led to.
+    Trained agents are represented by their names only, because checkpoint files are never identical. Their
+    effect is in the rows and curves.
     """
     found = {}
     for path in home.rglob("*"):
@@ -227,13 +227,13 @@ def contents(home: Path) -> dict[str, Any]:
 
 
 def seconds_of_units(out: Path) -> float:
-    """Time from the first unit's start to the last one's end, as the log tells it."""
+    """Time from the start of the first unit to the end of the last one, according to the log."""
     times = sorted(datetime.datetime.fromisoformat(when) for when, *_ in log(out))
     return (times[-1] - times[0]).total_seconds()
 
 
 def wait_for_units(out: Path, process: subprocess.Popen[str], before: int) -> None:
-    """Wait until the log has grown beyond some lines, or the process has ended."""
+    """Wait until the log has more than `before` lines, or the process has ended."""
     deadline = time.monotonic() + PATIENCE
     while process.poll() is None and len(log(out)) <= before:
         assert time.monotonic() < deadline, "no unit was seen in progress"

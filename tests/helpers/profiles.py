@@ -9,7 +9,7 @@ import numpy as np
 
 D50 = (0.9642, 1.0, 0.8249)
 P3_TO_XYZ = np.array([[0.51512, 0.29198, 0.1571], [0.24120, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]])
-"""Columns: red, green and blue of Display P3, adapted to D50."""
+"""The columns are red, green and blue of Display P3, adapted to D50."""
 SRGB_TO_XYZ = np.array(
     [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]]
 )
@@ -45,12 +45,12 @@ def _profile(space: bytes, connection: bytes, tags: dict[bytes, bytes], kind: by
 
 
 def grey_profile(exponent: float) -> bytes:
-    """Greys whose light is value ** exponent."""
+    """A grey profile in which the light is value ** exponent."""
     return _profile(b"GRAY", b"XYZ ", {b"kTRC": _curve(exponent)}, b"mntr")
 
 
 def rgb_profile(to_xyz: np.ndarray, exponent: float) -> bytes:
-    """Colours whose light, to_xyz @ value ** exponent, is in XYZ under D50."""
+    """An RGB profile in which the light in XYZ under D50 is to_xyz @ value ** exponent."""
     tags = {}
     for name, primary in zip((b"r", b"g", b"b"), to_xyz.T, strict=True):
         tags |= {name + b"XYZ": _xyz(*primary), name + b"TRC": _curve(exponent)}
@@ -58,7 +58,7 @@ def rgb_profile(to_xyz: np.ndarray, exponent: float) -> bytes:
 
 
 def cmyk_profile(lightness: Callable[[np.ndarray], float]) -> bytes:
-    """Greys of a lightness (0 to 1, L* / 100) that is given at the sixteen corners of CMYK."""
+    """A CMYK profile of greys; `lightness` (0 to 1, L* / 100) gives the values at the sixteen corners."""
     table = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + _fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
     table += bytes(range(256)) * 4
     for corner in np.ndindex(2, 2, 2, 2):
@@ -68,6 +68,6 @@ def cmyk_profile(lightness: Callable[[np.ndarray], float]) -> bytes:
 
 
 def to_srgb(light: np.ndarray) -> np.ndarray:
-    """The sRGB values, 0 to 255, of linear light from 0 to 1."""
+    """The sRGB values, from 0 to 255, of linear light from 0 to 1."""
     light = np.clip(light, 0, 1)
     return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)

@@ -1,4 +1,4 @@
-"""Calls that must be refused."""
+"""Assertions that calls raise `InputError`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small request logs."""
+"""Small request logs, and scenarios that play them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUICK = get_method("drlcoedge").with_settings(hidden=(4,), batch_size=4, learn_a
 
 
 def small_rows(num: int = 400) -> list[str]:
-    """Requests of 30 users in about an hour, in bursts."""
+    """Bursty requests from 30 users over about an hour."""
     draw = np.random.default_rng(1)
     gaps = draw.exponential(9.0, num) * draw.choice([0.2, 3.0], num)
     times = pd.Timestamp("2024-11-20 08:00") + pd.to_timedelta(np.cumsum(gaps).round(), unit="s")
@@ -44,7 +44,7 @@ def scenario_of(path: Path, **changes: Any) -> Scenario:
 
 
 def played(scenario: Scenario) -> TraceArrivals:
-    """The arrivals of a scenario that plays a log."""
+    """The arrival process of a scenario that plays a log."""
     assert isinstance(scenario.process, TraceArrivals)
     return scenario.process
 

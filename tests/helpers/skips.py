@@ -1,4 +1,4 @@
-"""Hooks that make a skipped test fail where `AMCO_JAX_ALL_TESTS=1`, unless it needs a GPU."""
+"""Hooks that make a skipped test fail if `AMCO_JAX_ALL_TESTS=1`, unless it needs a GPU."""
 
 from __future__ import annotations
 

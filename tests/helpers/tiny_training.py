@@ -1,4 +1,4 @@
-"""A training of a second or two, which the tests of the commands around it share."""
+"""A training that takes a second or two, shared by the tests of the commands around training."""
 
 from __future__ import annotations
 
@@ -93,13 +93,13 @@ LEARN_QUICK = ["--learn", *(f"{name}={value}" for name, value in LEARN.items())]
 
 
 class Script:
-    """A command run within this process, which has its programs compiled already."""
+    """A command that runs in this process, where its programs are already compiled."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
         self._monkeypatch, self._capsys = monkeypatch, capsys
 
     def __call__(self, name: str, *arguments: object) -> tuple[int, str, str]:
-        """Exit code, stdout, stderr."""
+        """Run the command, and return its exit code, stdout and stderr."""
         self._monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         code = 0
         try:

@@ -1,4 +1,4 @@
-"""The type checker that `conftest.py` puts around the package's functions."""
+"""The type checker that the pytest options apply to the package's functions."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 from beartype import BeartypeConf, FrozenDict, beartype
 
 _CONF = BeartypeConf(
-    is_pep484_tower=True,  # as for static checkers, an int is a float
-    # NumPy's functions return scalars where no axis is left.
+    is_pep484_tower=True,  # an int is accepted as a float, as in static type checkers
+    # NumPy functions return scalars if no axis is left.
     hint_overrides=FrozenDict({np.ndarray: np.ndarray | np.generic}),
 )
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, which raises if an argument or its result is not what the annotation says.
+    """The function, wrapped so that it raises if an argument or the result violates its annotation.
 
-    Constructors stay as they are. Annotations of a pytree state what one episode holds, and JAX rebuilds
-    pytrees with more axes, shapes or anything else in place of the arrays. What users construct, such as a
-    `Scenario`, checks its fields by itself.
+    Constructors are not wrapped. The annotations of a pytree describe the data of one episode, but JAX also
+    builds pytrees with more axes, or with shapes or other objects in place of arrays. Classes that users
+    construct, such as `Scenario`, check their own fields.
     """
     return function if function.__name__ == "__init__" else beartype(conf=_CONF)(function)

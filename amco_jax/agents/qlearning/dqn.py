@@ -1,7 +1,7 @@
-"""Deep Q-learning of one agent, the one at a base station: pure functions, unbatched.
+"""Deep Q-learning of one agent, as pure functions without a batch axis.
 
-The three published methods, and any other set-choosing Q-learner, are this code with different data: an
-action space (`agents/actions.py`), widths, and settings (`settings.py`).
+The three published methods, and any other Q-learning over sets, differ only in their data: the action space
+(`agents/actions.py`), the widths, and the settings (`settings.py`).
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 @dataclasses.dataclass(frozen=True)
 class DQN:
-    """What fixes the shapes of an agent: static under jit."""
+    """The parameters that determine the shapes of an agent's arrays; static under jit."""
 
     actions: Callable[[int], ActionSpace]
-    """The action space for a number of servers"""
+    """A function from the number of servers to the action space"""
     hidden: tuple[int, ...]
     batch_size: int
     leak: float = 0.0
 
     def network(self, num_servers: int) -> Network:
-        """The Q-network of a fleet."""
+        """The Q-network for a fleet of this size."""
         return Network(self.hidden, self.actions(num_servers).num_outputs, self.leak)
 
 
 class Learnt(NamedTuple):
-    """What one agent has learnt: its state, but for its replay."""
+    """The learnt state of one agent, which is its state without the replay."""
 
     weights: Weights
     target: Weights
     optimiser: optax.OptState
     steps: Int[Array, ""]
-    """Learning steps done"""
+    """The number of learning steps made"""
 
 
 def init(dqn: DQN, hyper: QSettings, num_servers: int, key: Key, dtype: Any = jnp.float32) -> Learnt:
-    """Kernels ~ N(0, init_std²), biases 0.1; the target network starts as a copy."""
+    """A new agent: kernels from N(0, init_std²), biases of 0.1, and a copy as the target network."""
     jax_key = jax.random.wrap_key_data(jnp.stack(key))
     example = jnp.zeros(1, dtype), jnp.zeros(num_servers, dtype)
     unit = dqn.network(num_servers).init(jax_key, *example)["params"]
@@ -67,26 +67,26 @@ def init(dqn: DQN, hyper: QSettings, num_servers: int, key: Key, dtype: Any = jn
 
 
 def _adam(steps: Int[Array, ""]) -> optax.GradientTransformation:
-    """Adam as the published code's framework has it: ε beside the root of the uncorrected moment."""
+    """Adam as in the framework of the published code, which adds ε to the root of the uncorrected moment."""
     return optax.scale_by_adam(_BETA1, _BETA2, eps=_EPSILON / jnp.sqrt(1 - _BETA2 ** (steps + 1)))  # pyright: ignore[reportArgumentType]
 
 
 def input_scale(hyper: QSettings, params: Params) -> Float[Array, " inputs"]:
-    """Factors of the observation [d, Q_0..Q_{B-1}]: 1 as published, or those of `scale_inputs`."""
+    """Factors that scale [d, Q_0..Q_{B-1}]; all 1, as published, unless `scale_inputs` is set."""
     return jnp.where(hyper.scale_inputs, network.input_scale(params), 1)
 
 
 class Acting(NamedTuple):
-    """What decides the tasks between two learning steps."""
+    """The weights and the ε with which an agent acts between two learning steps."""
 
     weights: Weights
-    """The inputs are observations as they are, not scaled"""
+    """Weights for unscaled observations"""
     epsilon: Float[Array, ""]
     """Probability of the greedy action"""
 
 
 def acting(hyper: QSettings, params: Params, learner: Learnt) -> Acting:
-    """The acting side of a learner."""
+    """The weights and the ε to act with, given the learnt state."""
     weights = jax.tree.map(
         lambda w, target: jnp.where(hyper.act_with_target, target, w), learner.weights, learner.target
     )
@@ -95,20 +95,20 @@ def acting(hyper: QSettings, params: Params, learner: Learnt) -> Acting:
 
 
 def greedy_probability(hyper: QSettings, steps: Int[Array, "*agents"]) -> Float[Array, "*agents"]:
-    """ε after a number of learning steps."""
+    """ε, the probability of the greedy action, after a number of learning steps."""
     return jnp.minimum(steps * hyper.greedy_growth, hyper.greedy_max)
 
 
 def q_values(dqn: DQN, weights: Weights, size: Float[Array, " tasks"], backlog: Array) -> Any:
-    """`[num_outputs, tasks]`; the backlog is `[num_servers]` or `[num_servers, tasks]`."""
+    """Network outputs, `[num_outputs, tasks]`; the backlog is `[num_servers]` or `[num_servers, tasks]`."""
     return dqn.network(backlog.shape[0]).apply({"params": weights}, size, backlog)
 
 
 def greedy(dqn: DQN, weights: Weights, size: Float[Array, " tasks"], backlog: Array) -> Any:
-    """The actions of largest Q-value for the tasks of one slot.
+    """The greedy actions, those of largest Q-value, for the tasks of one slot.
 
     Args:
-      weights: for observations as they are, see `Acting`.
+      weights: weights for unscaled observations, see `Acting`.
       size: `[tasks]`, Mbit.
       backlog: `[num_servers]`, Gcycles.
     """
@@ -119,10 +119,10 @@ def greedy(dqn: DQN, weights: Weights, size: Float[Array, " tasks"], backlog: Ar
 
 
 def explore(dqn: DQN, num_servers: int, epsilon: Float[Array, ""], key: Key, action: Any, dtype: Any) -> Any:
-    """Each task's greedy action with probability ε, else one drawn at random."""
+    """Keep the greedy action of each task with probability ε, or else replace it by a random one."""
     space = dqn.actions(num_servers)
     num_tasks = jax.tree.leaves(action)[0].shape[0]
-    # A task's draws are numbered from its position, so that padding behind it changes none of them.
+    # The numbers of a task's draws depend only on its position, so padding after it does not change them.
     draws = jnp.arange(num_tasks) * (space.num_draws + 1) + jnp.arange(space.num_draws + 1)[:, None]
     uniforms = uniform(key, draws, dtype)
     other = space.draw(uniforms[1:])
@@ -139,16 +139,16 @@ def learn(
 ) -> tuple[Learnt, Float[Array, ""]]:
     """One learning step: Adam on mean((target - Q)²) over the batch and all outputs.
 
-    The target equals Q except at the action taken, where it is r + γ · max_a' Q_target(s', a'), or, with
-    double Q-learning, γ times the target network's value of the network's own next action. No state is
-    terminal. The target network is updated first, where its turn is.
+    The target equals Q except at the action taken, where it is r + γ · max_a' Q_target(s', a'). With double
+    Q-learning, the network selects a', and the target network gives its value. No state is terminal. If an
+    update of the target network is due, it comes first.
 
     Args:
-      scale: from `input_scale`.
-      ready: whether to learn at all; where not, the learner comes back as it was.
+      scale: the result of `input_scale`.
+      ready: whether to learn at all; otherwise the learnt state is returned unchanged.
 
     Returns:
-      The learner and the loss.
+      The learnt state and the loss, which is 0 without a learning step.
 
     Source: published code; double Q-learning: van Hasselt, Guez and Silver (2016).
     """
@@ -166,7 +166,7 @@ def learn(
         own = lambda: values(learner.weights, batch.next_size, batch.next_backlog)  # noqa: E731
         return space.value(rated, space.greedy(lax.cond(hyper.double_q, own, lambda: rated)))
 
-    # Conditionals, so that networks whose value would not count are not computed.
+    # Conditionals skip the networks whose values are not needed.
     future = lax.cond(hyper.discount > 0, next_value, lambda: jnp.zeros_like(batch.reward))
     goal = hyper.reward_scale * (batch.reward + hyper.reward_offset) + hyper.discount * future
 
@@ -174,7 +174,7 @@ def learn(
         taken = space.value(values(weights, batch.size, batch.backlog), batch.action)
         error = goal - taken
         bounded = jnp.clip(error, -hyper.error_limit, hyper.error_limit)
-        # Huber's loss in a form whose gradient does not cancel where the limit is far away.
+        # The Huber loss, in a form whose gradient does not suffer from cancellation if the limit is large.
         return jnp.sum(bounded * (2 * error - bounded)) / (goal.shape[0] * space.num_outputs)
 
     loss, gradient = jax.value_and_grad(loss_of)(learner.weights)

@@ -26,13 +26,13 @@ from amco_jax.scenario import Scenario
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QLearning(Learner):
-    """Q-learning over the sets of an action space, with a replay of each agent's own.
+    """Q-learning over the sets of an action space; each agent has its own replay.
 
-    Source: published code. The target network, exploration and replay follow `dqn.py`.
+    Source: published code. `dqn.py` and `replay.py` contain the algorithms.
     """
 
     actions: Callable[[int], ActionSpace]
-    """The action space for a number of servers"""
+    """A function from the number of servers to the action space"""
     settings: QSettings = dataclasses.field(default_factory=QSettings)
 
     step_logs: ClassVar[tuple[str, ...]] = ("loss",)
@@ -43,7 +43,7 @@ class QLearning(Learner):
 
     @property
     def dqn(self) -> DQN:
-        """What fixes the shapes of an agent."""
+        """The parameters that determine the shapes of an agent's arrays."""
         return DQN(self.actions, self.settings.hidden, self.settings.batch_size, self.settings.leak)
 
     @property
@@ -75,7 +75,7 @@ class QLearning(Learner):
         return found
 
     def memory(self, scenario: Scenario, episodes: int) -> int:
-        """Slots: as many as hold `replay_capacity` tasks, and no more than are ever stored."""
+        """The number of slots that hold `replay_capacity` tasks, but at most the number ever stored."""
         stored = max(episodes * (scenario.num_slots - 1), 1)
         return min(rows_for(self.settings.replay_capacity, scenario), stored)
 
@@ -137,5 +137,5 @@ class QLearning(Learner):
 
 
 def _row_number(context: Context) -> Array:
-    """Rows of the replay written before this slot's: slot 0 of an episode has none."""
+    """The number of rows written before this slot's row; slot 0 of an episode is not stored."""
     return context.episode * (context.num_slots - 1) + context.t - 1

@@ -1,13 +1,13 @@
-"""Experience replay that holds whole slots, since the number of tasks in a slot varies.
+"""Experience replay that stores whole slots, because the number of tasks in a slot varies.
 
-A row is one slot of one base station with all its positions, empty ones included. So a write is one
-contiguous copy to a place that is the same for all seeds, with no scatter, and a draw finds the k-th task
-of the history from the running count of tasks. Exactly the last `capacity` tasks are drawn from, as in a
-ring buffer of tasks, as long as the rows hold that many (`rows_for`).
+A row is one slot of one base station with all positions, including empty ones. A write is therefore one
+contiguous copy, without a scatter, to an index that is the same for all seeds. Sampling finds the k-th task
+of the history from the running count of tasks. It draws from exactly the last `capacity` tasks, as a ring
+buffer of tasks would, provided that the rows hold that many (`rows_for`).
 
-Why not flashbax: its buffers add a fixed number of items at a time. Adding the tasks of a slot one by one,
-each if it is there, took 400 times as long as this (benchmarks/replay.py), and whole slots as its items would
-be drawn uniformly over slots, not over tasks.
+flashbax is not used, because its buffers add a fixed number of items at a time. Adding the tasks of a slot
+conditionally, one by one, took 400 times as long as this (benchmarks/replay.py), and with whole slots as
+items, sampling would be uniform over slots, not over tasks.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from amco_jax.scenario import Scenario
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """The rows of one agent, written in a circle."""
+    """The replay of one agent, a ring buffer of rows."""
 
     size: Float[Array, "rows max_tasks+1"]
-    """d, Mbit, 0 at empty positions; after the last position stands position 0 of the next slot"""
+    """d, Mbit, 0 at empty positions; the entry after the last position is position 0 of the next slot"""
     backlog: Float[Array, "rows 2 num_servers"]
-    """Q at the start of the slot and of the next one, Gcycles"""
+    """Q at the start of the slot, and at the start of the next slot, Gcycles"""
     action: Any
     """Leaves `[rows, max_tasks, ...]`"""
     reward: Float[Array, "rows max_tasks"]
     present: UInt32[Array, "rows words"]
-    """The positions that hold a task, one bit each, 32 to a word"""
+    """Bit flags of the positions that hold a task, 32 per word"""
     stored: Int[Array, " rows"]
-    """Tasks of the whole history up to and including the row"""
+    """The number of tasks in the whole history up to and including the row"""
 
 
 @jax.tree_util.register_dataclass
@@ -57,7 +57,7 @@ class Batch:
 
 
 def empty_replay(rows: int, max_tasks: int, num_servers: int, action: Any, dtype: Any) -> Replay:
-    """An empty replay of at least `rows` rows; `action` is an example without leading axes."""
+    """An empty replay of at least `rows` rows; `action` is an example of an action, without leading axes."""
     rows = -(-rows // _SHELF) * _SHELF
     return Replay(
         size=jnp.zeros((rows, max_tasks + 1), dtype),
@@ -81,14 +81,14 @@ def store(
     action: Any,
     reward: Float[Array, " max_tasks"],
 ) -> Replay:
-    """Write one slot over the oldest row.
+    """Overwrite the oldest row with one slot.
 
     Args:
       wanted: whether to write at all.
-      row_number: rows written before this one; must be the same for all seeds of a batch.
-      num_positions: after which positions are padding, see `Workload`.
-      size: `[max_tasks]`, Mbit, 0 where empty.
-      next_size: of position 0 in the next slot.
+      row_number: the number of rows written before this one; must be the same for all seeds of a batch.
+      num_positions: the number of positions before the padding, see `Workload`.
+      size: `[max_tasks]`, Mbit, 0 at empty positions.
+      next_size: size at position 0 in the next slot.
     """
     rows, max_tasks = replay.reward.shape
     with_next = jnp.where(jnp.arange(max_tasks + 1) == num_positions, next_size, jnp.append(size, 0))
@@ -116,23 +116,24 @@ def sample(
     """Transitions drawn uniformly, with replacement, from the last `capacity` tasks.
 
     Args:
-      newest: row number of the last row written.
-      window: rows to draw from at most, from `rows_for`; the replay may have more, for others' sake.
-      num_positions: as given to `store`.
+      newest: number of the last row written.
+      window: the maximum number of rows to draw from, from `rows_for`; the replay may have more rows, because
+        agents with other settings in the same program need them.
+      num_positions: the same as in `store`.
       uniforms: `[batch]`, one draw from Uniform[0, 1) for each transition.
 
     Returns:
-      The batch, and how many tasks it was drawn from; where that is 0, the batch means nothing.
+      The batch, and the number of tasks that it was drawn from; if this is 0, the batch is meaningless.
     """
     rows = replay.reward.shape[0]
     total = replay.stored[newest % rows]
     oldest_row = (newest + 1 - jnp.minimum(window, rows)) % rows
     lost = replay.stored[oldest_row] - _count(replay.present[oldest_row])
     filled = jnp.minimum(capacity, total - lost)
-    # Numbers of the drawn tasks in the whole history; the last filled ones are drawn from.
+    # Indices of the drawn tasks in the whole history, among the last `filled` tasks.
     number = total - 1 - jnp.minimum((uniforms * filled).astype(jnp.int32), filled - 1)
-    # The drawn task lies after all rows that end at or before it. Here and below the barrier keeps XLA from
-    # computing the same once more for each gather.
+    # The drawn task lies after all rows that end at or before it. Here and below, the barrier keeps XLA from
+    # repeating the computation for each gather.
     row = lax.optimization_barrier((newest + 1 + _rows_up_to(replay.stored, newest % rows, number)) % rows)
     present = replay.present[row]
     position = lax.optimization_barrier(_kth_bit(present, number - (replay.stored[row] - _count(present))))
@@ -152,10 +153,11 @@ def sample(
 def _rows_up_to(
     stored: Int[Array, " rows"], newest: Int[Array, ""], number: Int[Array, " batch"]
 ) -> Int[Array, " batch"]:
-    """How many rows end at or before task `number`: counted by shelves, and row by row within two of them.
+    """The number of rows that end at or before task `number`, counted by shelves of `_SHELF` rows.
 
-    From the shelf after that of the newest row, shelves are in the order of their age; the newest row's own
-    holds the oldest rows too.
+    Starting after the shelf of the newest row, shelves are in order of age. Rows are counted one by one in
+    only two shelves: the one that contains the task, and that of the newest row, which also holds the oldest
+    rows.
     """
     shelves = stored.reshape(-1, _SHELF)
     own = newest // _SHELF
@@ -173,7 +175,7 @@ _MOST_ROWS = 2**30
 
 
 def _words(present: Bool[Array, " max_tasks"]) -> UInt32[Array, " words"]:
-    """Flags as bits, the first flag lowest."""
+    """Pack flags into words; the first flag is the lowest bit."""
     padded = jnp.pad(present, (0, -present.shape[0] % _WORD)).reshape(-1, _WORD)
     return jnp.sum(padded.astype(jnp.uint32) << jnp.arange(_WORD, dtype=jnp.uint32), axis=1, dtype=jnp.uint32)
 
@@ -183,7 +185,7 @@ def _count(words: UInt32[Array, "... words"]) -> Int[Array, "..."]:
 
 
 def _kth_bit(words: UInt32[Array, "batch words"], k: Int[Array, " batch"]) -> Int[Array, " batch"]:
-    """The position of the k-th set bit, from 0, by halving."""
+    """The position of the k-th set bit, counted from 0, by binary search."""
     counts = lax.population_count(words).astype(jnp.int32)
     before = jnp.cumsum(counts, axis=1) - counts
     here = (before <= k[:, None]) & (k[:, None] < before + counts)
@@ -201,14 +203,15 @@ def _kth_bit(words: UInt32[Array, "batch words"], k: Int[Array, " batch"]) -> In
 
 
 def rows_for(capacity: int, scenario: Scenario) -> int:
-    """Rows that hold the last `capacity` tasks of a base station, up to five standard deviations.
+    """The number of rows that hold the last `capacity` tasks of a base station, with a margin.
 
-    Of a request log, those of all its slots: in a quiet stretch of it, the rows hold fewer tasks.
+    The margin is five standard deviations of the number of tasks. For a request log, mean and variance are
+    those over all its slots, so in a quiet stretch the rows hold fewer tasks.
     """
     mean, variance = scenario.count_moments
     if mean == 0:
         return 1
     deviation = math.sqrt(variance)
-    # The least x of x² · mean - 5 · x · deviation ≥ capacity, for x the root of the number of rows.
+    # The smallest x with x² · mean - 5 · x · deviation ≥ capacity, where x² is the number of rows.
     root = (5 * deviation + math.sqrt(25 * deviation**2 + 4 * mean * capacity)) / (2 * mean)
     return min(math.ceil(root**2), _MOST_ROWS)
