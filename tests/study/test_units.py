@@ -34,7 +34,7 @@ TABLES = ("summary.csv", "makespan.png", "makespan.pdf", "miss_rate.png")
 def units(unit_seconds: float = 60, **changes: Any) -> list[Unit]:
     options: dict[str, Any] = {
         "param": "deadline", "values": [0.2, 0.5, 0.9], "methods": ["local", "optimal", QUICK],
-        "scenario": SMALL, "num_seeds": 150, "trained_seeds": 40, "episodes": 3,
+        "scenario": SMALL, "seeds": 150, "trained_seeds": 40, "episodes": 3,
     }  # fmt: skip
     return units_of(Sweep(**(options | changes)).cells(), unit_seconds)
 
