@@ -36,14 +36,6 @@ from amco_jax.study import reproduce
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same sweep, undisturbed."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    ended_well(start(out))
-    return out
-
-
-@pytest.fixture(scope="module")
 def whole_training(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same long training, undisturbed."""
     out = tmp_path_factory.mktemp("whole") / "out"

@@ -25,14 +25,6 @@ from helpers.kills import (
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same sweep in one process."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    ended_well(start(out))
-    return out
-
-
-@pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two nodes of one core each; the head has none."""
     with pytest.MonkeyPatch.context() as patch:
