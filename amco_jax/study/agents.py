@@ -33,7 +33,7 @@ class Trained(NamedTuple):
     """The outcome of a training for one block of seeds."""
 
     agents: Any
-    """The agents, as returned by `Learner.deployed`: leaves `[LANES, num_servers, ...]`"""
+    """The agents, as returned by `Learner.deployed`, with leaves `[LANES, num_servers, ...]`"""
     curves: np.ndarray
     """The learning curves, `[LANES, train_episodes, columns]`, with the columns `trainer.curve_names`"""
 

@@ -35,13 +35,13 @@ class StudyResult:
     """The result of a study."""
 
     manifest: dict[str, Any]
-    """The contents of manifest.json: the study, versions, device and wall time."""
+    """The contents of manifest.json, such as the study, versions, device and wall time."""
     summary: pd.DataFrame
     """The main table, as in summary.csv or final.csv; empty for a training, which has none."""
     missing: int = 0
     """The number of units that other shards have yet to compute. If it is not 0, there are no results yet."""
     agents: Any = dataclasses.field(repr=False, default=None)
-    """The trained agents, as returned by `Learner.deployed`: leaves `[seeds, num_servers, ...]`. Only a
+    """The trained agents, as returned by `Learner.deployed`, with leaves `[seeds, num_servers, ...]`. Only a
     training has them."""
     out: Path | None = None
     """The directory of the results, if they were written."""
@@ -66,7 +66,7 @@ class Study(abc.ABC):
     scenario: Scenario | None = None
     """The scenario that the cells vary; by default, the published one."""
     metrics: Sequence[str | Metric] = ()
-    """Metrics to measure in addition to the usual ones: names, or your own metrics, each a `Metric`."""
+    """Metrics to measure in addition to the usual ones, each a name or a `Metric`."""
 
     @functools.cached_property
     def base(self) -> Scenario:

@@ -52,23 +52,24 @@ class Work(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a study is run; none of these fields affects its results."""
+    """How a study is run; none of these options affects its results."""
 
     engine: str = "local"
-    """The engine that computes the units of work: local (this process, on all its devices) or ray (a Ray
+    """The engine that computes the units of work, local (this process, on all its devices) or ray (a Ray
     cluster)."""
     address: str | None = None
-    """Address of the Ray cluster: auto for the one on this machine, or ray://host:port. By default, a new
-    local cluster is started and stopped with the run, regardless of other clusters and RAY_ADDRESS."""
+    """Address of the Ray cluster, which is auto for the one on this machine, or of the form
+    ray://host:port. By default, a new local cluster is started and stopped with the run, regardless of other
+    clusters and RAY_ADDRESS."""
     cpus_per_unit: int = 1
     """Cores that Ray reserves per unit; a unit also reserves a whole GPU if the cluster has any."""
     shard: str = "0/1"
-    """i/n: compute only the i-th of n parts of the units, from 0. The shard that completes the units writes
-    the results."""
+    """The part of the units to compute, i/n for the i-th of n parts, from 0. The shard that completes the
+    units writes the results."""
     resume: bool = False
     """Continue the run in the output directory."""
     recompute: bool = False
-    """With resume: recompute damaged files in the output directory."""
+    """When resuming, recompute damaged files in the output directory."""
     unit_seconds: float = UNIT_SECONDS
     """Nominal duration of a unit on two CPU cores, which is the most work that a killed process loses."""
     store: Path | None = None

@@ -50,7 +50,7 @@ class TrainedRun:
 
     @property
     def weights(self) -> Any:
-        """The agents, as returned by `Learner.deployed`: leaves `[num_seeds, num_servers, ...]`."""
+        """The agents, as returned by `Learner.deployed`, with leaves `[num_seeds, num_servers, ...]`."""
         blocks = AgentStore(self.agents.directory).load_all(
             self.agents.names, self.method, self.trained["num_servers"]
         )

@@ -62,7 +62,7 @@ def reproduce(
     trained once.
 
     Args:
-      metrics: metrics to measure in addition to the usual ones: names, or your own metrics, each a `Metric`.
+      metrics: metrics to measure in addition to the usual ones, each a name or a `Metric`.
       execution: the engine and the shard; an unfinished run in `out` is always resumed.
 
     Returns:

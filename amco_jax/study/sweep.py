@@ -54,13 +54,13 @@ class Sweep(Study):
     file = "results.parquet"
 
     param: str
-    """The quantity to sweep: a scenario field or a scale (see `amco_jax.scenario.axes.AXES`), or a quantity
-    that the scenario's arrival process can vary."""
+    """The quantity to sweep, which is a scenario field or a scale (see `amco_jax.scenario.axes.AXES`), or a
+    quantity that the scenario's arrival process can vary."""
     values: Sequence[Any] | None = None
     """The values of the quantity; by default, a range that suits it."""
     _: dataclasses.KW_ONLY
     methods: Sequence[str | Method] = DEFAULT_METHODS
-    """Names of methods, or your own methods, each a `Method`."""
+    """The methods, each a name or a `Method`."""
     seeds: int = 1000
     """Number of seeds; a seed gives every method the same arrivals at every value."""
     first_seed: int = 0
