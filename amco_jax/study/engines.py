@@ -179,8 +179,8 @@ class RayEngine:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, on_sigterm)  # Ray replaces the handler
         gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
-        # Retries are unlimited, as exceptions are not retried. So are calls per worker: on GPUs, Ray would
-        # otherwise start a worker for each unit, which would compile every program anew.
+        # Unlimited retries are safe, as exceptions are not retried. Calls per worker are unlimited, since on
+        # GPUs Ray would otherwise start a worker for each unit, which would compile every program anew.
         task = ray.remote(num_cpus=cpus_per_unit, num_gpus=gpus, max_retries=-1, max_calls=0)
         self._task = task(_ray_task)
         self._dumps: Callable[[list[Work]], bytes] = cloudpickle.dumps  # pyright: ignore[reportPrivateImportUsage]

@@ -74,7 +74,7 @@ def measure(job: Job, load: Callable[[str], Method]) -> dict[str, Any]:
 
 
 def _rule(job: Job, method: Method) -> dict[str, Any]:
-    """Measure a rule: `rollout` is the kernel with its running totals, `sweep` includes all metrics."""
+    """Measure a rule: `rollout` is the kernel with running totals, `sweep` adds metrics with percentiles."""
     scenario, num_devices = job.scenario, jax.local_device_count()
     busy = 1 if jax.default_backend() == "cpu" else ACCELERATOR_BLOCKS
     blocks = num_devices * (busy if job.seeds is None else -(-job.seeds // (LANES * num_devices)))
