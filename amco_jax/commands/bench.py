@@ -25,7 +25,7 @@ class Arguments(ScenarioArguments, OutputArguments):
     """Number of repeats of each measurement."""
     growth: tuple[str, ...] = ()
     """Methods whose time and memory are also measured at --growth-seeds and --growth-servers."""
-    compilation_cache: tyro.conf.Suppress[bool] = False  # compilation is measured
+    compilation_cache: tyro.conf.Suppress[bool] = False  # compile time is measured
     growth_seeds: tuple[int, ...] = GROWTH_SEEDS
     """Numbers of seeds for --growth; trained methods use only those up to 1,000."""
     growth_servers: tuple[int, ...] = GROWTH_SERVERS

@@ -19,15 +19,15 @@ class Arguments(TraceArguments, ProgramArguments, StudyArguments):
     run: Annotated[Path, tyro.conf.Positional]
     """The output directory of train."""
     scenario: str | None = None
-    """A preset or a TOML file; by default, the scenario of the training, unless that needs other files."""
+    """A preset or a TOML file; by default, the scenario of the training, provided it needs no other files."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
     """Changes to the scenario, as field=value ..."""
     method: str | None = None
-    """module:attribute of the trained method, if it is one of your own."""
+    """module:attribute of the trained method, if it is your own."""
     methods: tuple[str, ...] = BASELINES
     """Rules to run on the same arrivals."""
     seeds: int | None = None
-    """Number of seeds; by default, all that were trained."""
+    """Number of seeds, from the first one on; by default, all that were trained."""
     episodes: int = 1
     """Number of episodes per seed."""
     physics: str | None = None

@@ -17,11 +17,11 @@ class Arguments(ProgramArguments):
     """Directory for all results; existing ones are not computed again. By default, results/paper, or
     results/paper-quick with --quick."""
     quick: bool = False
-    """Use few episodes and values, to see how it works; the results support no conclusions."""
+    """Use few episodes and values, to see how it works; no conclusions can be drawn from the results."""
     format: tuple[str, ...] = ("html", "md")
     """Formats of the report: html, md, latex, csv."""
     metrics: tuple[str, ...] = ()
-    """Metrics besides the usual ones: names, or module:attribute for an amco_jax.Metric of your own."""
+    """Metrics in addition to the usual ones: names, or module:attribute for your own amco_jax.Metric."""
     execution: Execution = dataclasses.field(default_factory=Execution)
     quiet: bool = False
     """Show no progress bars."""

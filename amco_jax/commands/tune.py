@@ -27,7 +27,7 @@ class Arguments(ScenarioArguments, StudyArguments):
     within: float = 0.03
     """A seed counts as good if its makespan exceeds the reference's by at most this share."""
     reference: str = "optimal"
-    """The rule that serves as the reference."""
+    """The rule whose makespan is the reference."""
     physics: str = "unified"
     """unified or published."""
 

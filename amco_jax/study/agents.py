@@ -1,7 +1,7 @@
-"""Trained agents on disk: each training is done once, block of seeds by block of seeds.
+"""Trained agents on disk, in blocks of seeds, so that no training is done twice.
 
-A block's name is a digest of everything that its agents depend on. So studies that need the same agents find
-them in a common directory, and a training that was stopped goes on with the blocks that are missing.
+The name of a block is a digest of everything that its agents depend on. Studies that need the same agents
+therefore find them in a shared directory, and an interrupted training resumes with the missing blocks.
 """
 
 from __future__ import annotations
@@ -30,55 +30,55 @@ from amco_jax.study.trainer import LANES, Trainer, state_bytes, training_memory
 
 
 class Trained(NamedTuple):
-    """What a training leaves of one block of seeds."""
+    """The outcome of a training for one block of seeds."""
 
     agents: Any
-    """What `Learner.deployed` keeps of them: leaves `[LANES, num_servers, ...]`"""
+    """The agents, as returned by `Learner.deployed`, with leaves `[LANES, num_servers, ...]`"""
     curves: np.ndarray
-    """`[LANES, train_episodes, columns]`, the columns `trainer.curve_names`"""
+    """The learning curves, `[LANES, train_episodes, columns]`, with the columns `trainer.curve_names`"""
 
 
 class AgentStore:
-    """A directory of trained blocks. Each appears whole, with digests, and is never changed."""
+    """A directory of trained blocks, which are written atomically, with digests, and never changed."""
 
     def __init__(self, directory: Path):
-        """The store in `directory`, which need not exist yet."""
+        """Open the store in `directory`, which need not exist yet."""
         self.directory = directory
 
     def has(self, name: str) -> bool:
-        """Whether the block stands here."""
+        """Whether the store contains the block."""
         return (self.directory / name).is_dir()
 
     def load(self, name: str, method: Method, num_servers: int) -> Trained:
-        """A block.
+        """Load a block.
 
         Raises:
-          InputError: it is missing or damaged, or holds something else.
+          InputError: the block is missing or damaged, or contains something else.
         """
         like = Trained(_agent_like(method, num_servers), np.zeros(()))
         return load_tree(self.directory / name, like)
 
     def load_all(self, names: Sequence[str], method: Method, num_servers: int) -> Trained:
-        """Consecutive blocks as one: leaves `[seeds, ...]`."""
+        """Load consecutive blocks and concatenate them: leaves `[seeds, ...]`."""
         blocks = [self.load(name, method, num_servers) for name in names]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *blocks)
 
     def commit(self, name: str, trained: Trained) -> None:
-        """Keep a block, unless another process has by now."""
+        """Store a block, unless another process already has."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             if not self.has(name):
                 save_tree(self.directory / name, trained)
 
     def discard_damaged(self, cells: Sequence[Cell]) -> None:
-        """Remove damaged blocks that hold agents of these cells, which are then trained again."""
+        """Remove damaged blocks with agents of these cells, so that they are trained again."""
         for cell in cells:
             for name in training_names(cell) if cell.train_episodes else ():
                 if self.has(name) and not is_intact(self.directory / name):
                     shutil.rmtree(self.directory / name)
 
     def copy_from(self, other: AgentStore, names: Sequence[str]) -> None:
-        """Take over blocks that stand in another store."""
+        """Copy blocks from another store."""
         self.directory.mkdir(parents=True, exist_ok=True)
         for name in names:
             if not self.has(name):
@@ -86,7 +86,7 @@ class AgentStore:
 
 
 def _agent_like(method: Method, num_servers: int) -> Any:
-    """The structure of what one trained agent deploys, which no other part of a scenario changes."""
+    """The structure of `Learner.deployed` for one agent; of a scenario, only the fleet size affects it."""
     learner, scenario = method.require_training(), Scenario(num_servers=num_servers)
 
     def deployed() -> Any:
@@ -98,7 +98,7 @@ def _agent_like(method: Method, num_servers: int) -> Any:
 
 
 def training_names(cell: Cell) -> list[str]:
-    """The names of the blocks that hold the agents of a cell's seeds."""
+    """The names of the blocks that contain the agents of a cell's seeds."""
     if cell.agents is not None:
         return list(cell.agents.names)
     return [cell.training_name(start) for start in _starts(cell)]
@@ -114,11 +114,11 @@ def train_missing(
     checkpoints: Path,
     tell: Callable[[int], None] = lambda episodes: None,
 ) -> None:
-    """Train the agents of cells that are alike, where they do not stand in the store.
+    """Train those agents of compatible cells (`Cell.alike`) that the store does not contain.
 
     Args:
-      checkpoints: a directory from which an interrupted training goes on.
-      tell: called with a number of episodes, over all seeds, each time that some are done.
+      checkpoints: the directory of checkpoints from which an interrupted training resumes.
+      tell: called with a number of episodes, over all seeds, whenever they are done.
     """
     first = cells[0]
     if first.agents is not None or first.train_episodes == 0:
@@ -156,13 +156,13 @@ def train_missing(
 
 
 class StoredAgents:
-    """The agents of cells as `simulate` takes them, read from a store."""
+    """An `AgentSource` that reads the agents of cells from a store."""
 
     def __init__(self, cells: Sequence[Cell], store: AgentStore):
         self._cells, self._store = cells, store
 
     def bytes_per_lane(self, shape: Shape) -> int:
-        """Bytes of the agents of one seed."""
+        """The size of the agents of one seed, in bytes."""
         like = _agent_like(self._cells[0].method, shape.num_servers)
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like)) * shape.num_servers
 
@@ -182,7 +182,7 @@ class StoredAgents:
 
 
 def trained_seeds(cell: Cell, store: AgentStore) -> Trained:
-    """The agents and the curves of a cell: leaves `[num_seeds, ...]`."""
+    """The agents and the learning curves of a cell: leaves `[num_seeds, ...]`."""
     blocks = store.load_all(training_names(cell), cell.method, cell.scenario.num_servers)
     return jax.tree.map(lambda leaf: leaf[: cell.num_seeds], blocks)
 
@@ -191,7 +191,7 @@ def agents_in(directory: Path, names: Any, first_seed: int) -> TrainedAgents:
     """The agents of a finished training.
 
     Raises:
-      InputError: they are not named as blocks are; so no name leads out of the directory.
+      InputError: a name is not that of a block; the check also keeps paths within the directory.
     """
     if not isinstance(names, list) or not all(re.fullmatch("[0-9a-f]{16}", str(name)) for name in names):
         raise InputError("agents: the manifest names no trained agents; legal: results of this version")

@@ -1,4 +1,4 @@
-"""What a study is: a grid of cells, a reducer of their rows to tables and figures, and what comes of it."""
+"""Studies: a grid of cells, a reducer that turns their rows into tables and figures, and a result."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from amco_jax.study.grid import Cell
 
 @dataclasses.dataclass(frozen=True)
 class Reduced:
-    """What a study makes of its rows."""
+    """The tables and figures that a study derives from its rows."""
 
     tables: Mapping[str, pd.DataFrame]
-    """The tables, by the name of the CSV file; the first is the study's summary."""
+    """The tables, by the name of their CSV file; the first is the summary of the study."""
     figures: Mapping[str, Callable[[], Any]] = dataclasses.field(default_factory=dict)
-    """Functions that draw a figure, by the name of its files without their endings."""
+    """Functions that each draw one figure, by the name of its files without the suffix."""
     rows: pd.DataFrame | None = None
-    """The rows as the user gets them, if they differ from those that are stored."""
+    """The rows that the user gets, if they differ from the stored rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,47 +35,47 @@ class StudyResult:
     """The result of a study."""
 
     manifest: dict[str, Any]
-    """The study, versions, device and wall time: the contents of manifest.json."""
+    """The contents of manifest.json, such as the study, versions, device and wall time."""
     summary: pd.DataFrame
-    """The main table, as in summary.csv or final.csv. It is empty for a training, which has none."""
+    """The main table, as in summary.csv or final.csv; empty for a training, which has none."""
     missing: int = 0
-    """The number of units that other shards have not computed yet. If there are any, the rest is empty."""
+    """The number of units that other shards have yet to compute. If it is not 0, there are no results yet."""
     agents: Any = dataclasses.field(repr=False, default=None)
-    """What trained agents decide by, from `Learner.deployed`: leaves `[seeds, num_servers, ...]`. Only a
+    """The trained agents, as returned by `Learner.deployed`, with leaves `[seeds, num_servers, ...]`. Only a
     training has them."""
     out: Path | None = None
     """The directory of the results, if they were written."""
     kept: pd.DataFrame | Path = dataclasses.field(repr=False, default_factory=pd.DataFrame)
-    """The rows, or the file that holds them."""
+    """The rows, or the file that contains them."""
 
     @property
     def rows(self) -> pd.DataFrame:
-        """All rows: one per cell, seed and episode. They are read from `out` if they were written there."""
+        """All rows, one per cell, seed and episode, read from `out` if they were written there."""
         return pd.read_parquet(self.kept) if isinstance(self.kept, Path) else self.kept
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study(abc.ABC):
-    """A grid of cells and a reducer of their rows. `run_study` carries it out."""
+    """A grid of cells and a reducer of their rows; `run_study` runs it."""
 
     kind: ClassVar[str]
-    """The name of the study's command."""
+    """The name of the command that runs such studies."""
     file: ClassVar[str]
-    """The name of the table of all rows."""
+    """The name of the file with all rows."""
 
     scenario: Scenario | None = None
-    """What the cells have in common; by default, the published setting."""
+    """The scenario that the cells vary; by default, the published one."""
     metrics: Sequence[str | Metric] = ()
-    """What is measured besides the usual metrics: names, or metrics of your own, each a `Metric`."""
+    """Metrics to measure in addition to the usual ones, each a name or a `Metric`."""
 
     @functools.cached_property
     def base(self) -> Scenario:
-        """The scenario that the cells vary."""
+        """The scenario that the cells vary, with the default applied."""
         return self.scenario or Scenario()
 
     @functools.cached_property
     def measured(self) -> Metrics:
-        """The metrics of its rows."""
+        """The metrics in the rows."""
         return choose(self.metrics)
 
     @abc.abstractmethod
@@ -88,10 +88,10 @@ class Study(abc.ABC):
 
     @abc.abstractmethod
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
-        """Tables and figures from the rows, which come unit by unit, in order."""
+        """Tables and figures of the rows, which are passed unit by unit, in order."""
 
 
 def check_size(first_seed: object, seeds: object, episodes: object) -> None:
-    """Raise InputError unless these are seeds and a number of episodes."""
+    """Raise InputError unless these are valid seeds and a valid number of episodes."""
     check_seeds(first_seed, seeds)
     check_whole("episodes", episodes)

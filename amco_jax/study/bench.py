@@ -1,4 +1,4 @@
-"""How fast this machine simulates, and how time and memory grow: each measurement in a process of its own."""
+"""Benchmarks of simulation speed, and of the growth of time and memory, with a process per measurement."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from amco_jax.study.measure import Job, can_play, measure, measure_plain
 GROWTH_SEEDS = (1, 10, 100, 1_000, 10_000, 100_000)
 GROWTH_SERVERS = (5, 8, 16, 32, 64, 128, 256)
 GROWTH_SLOTS = 6
-"""Most slots of the episodes whose growth is measured; the time is proportional to them."""
+"""Maximum number of slots per episode in measurements of growth; the time is proportional to it."""
 
 GROWTH_EPISODES = 5
-"""The episodes of a repeat of training"""
+"""Training episodes per repeat"""
 
 MOST_TRAINED = {"seeds": 1_000, "num_servers": 16}
-"""Up to where the growth of training is measured, which takes a hundred times as long and 5 MB for a seed."""
+"""Maximum values for the growth of training, which takes 100 times as long as a rule, and 5 MB per seed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class BenchResult:
     tables: dict[str, Table]
     """The tables by title"""
     manifest: dict[str, Any]
-    """All figures with every repeat, scenario, versions, device"""
+    """All measurements with every repeat, the scenario, versions and the device"""
     out: Path | None = None
 
 
@@ -70,25 +70,25 @@ def bench(
     overwrite: bool = False,
     progress: bool = False,
 ) -> BenchResult:
-    """Measure speed, compile time and peak memory of methods, and the speed of the plain loop beside them.
+    """Measure the speed, compile time and peak memory of methods, and the speed of the plain loop.
 
-    A script that calls this must keep its own work under `if __name__ == "__main__":`, as the measuring
-    processes import it.
+    A script that calls this function must guard its own code with `if __name__ == "__main__":`, as the
+    measuring processes import the script.
 
     Args:
-      methods: names, as the measuring processes must look them up themselves.
-      seeds: simulated side by side, rounded up to whole blocks on every device.
-      repeats: of each measurement, after one that does not count.
-      trained_seeds: trained side by side, rounded up likewise.
-      growth: names of the methods whose growth over seeds and servers is measured.
-      growth_seeds, growth_servers: where; a fleet that a method cannot handle is left out.
-      load: the method of a name; a function that other processes can import.
+      methods: names of methods, which the measuring processes look up themselves.
+      seeds: the number of seeds simulated in parallel, rounded up to whole blocks on every device.
+      repeats: the number of repeats of each measurement, after one that is discarded.
+      trained_seeds: the number of seeds trained in parallel, rounded up likewise.
+      growth: names of methods whose time and memory are also measured over seeds and servers.
+      growth_seeds, growth_servers: the values for `growth`; fleets that a method cannot handle are left out.
+      load: returns the method of a name; must be a function that other processes can import.
       out: a directory for summary.md, manifest.json, growth.csv and the figure.
-      overwrite: replace the results that stand in `out`.
-      progress: show a bar on stderr.
+      overwrite: replace the results in `out`.
+      progress: show a progress bar on stderr.
 
     Raises:
-      InputError: an unknown method or one given twice, or a number out of range.
+      InputError: a method is unknown or given twice, or a number is out of range.
     """
     for name, value in (("seeds", seeds), ("repeats", repeats), ("trained_seeds", trained_seeds)):
         check_whole(name, value)
@@ -127,7 +127,7 @@ def bench(
             "plain": loops,
             "growth": [{"axis": axis, "value": n} | run(measure, job, load) for axis, n, job in points],
         }
-        # Only now, as it starts JAX in this process too, which takes the memory of an accelerator.
+        # Last, as this starts JAX in this process, which reserves the memory of an accelerator.
         manifest = {"kind": "bench", "scenario": scenario.to_dict()} | figures | provenance(started, scenario)
         rows = growth_rows(manifest["growth"])
         tables = speed_tables(manifest, exponents(rows))
@@ -141,7 +141,7 @@ def bench(
 
 
 def growth_rows(measured: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Medians and ranges of the measurements of growth: of a rule the kernel alone, or training."""
+    """Medians and ranges of the measurements of growth: of the kernel alone for a rule, else of training."""
     rows = []
     for row in measured:
         seconds = row["rollout_s"] if "rollout_s" in row else row["train_s"]
@@ -155,12 +155,11 @@ def growth_rows(measured: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def exponents(growth: pd.DataFrame) -> pd.DataFrame:
-    """Slopes of log time and log peak memory over log n, by least squares; NaN where there is one n alone.
+    """Least-squares slopes of log time and log peak memory over log n; NaN if there is only one n.
 
-    Columns method, axis, time, memory.
-
-    Over seeds n is the number simulated, and the time that of all; over servers the time is that of one
-    decision, of which an episode has more the larger the fleet.
+    The columns are method, axis, time and memory. Over seeds, n is the number of seeds, and the time is that
+    of all of them. Over servers, the time is that of one decision, as a larger fleet makes more decisions per
+    episode.
     """
     rows = []
     for key in {(row["method"], row["axis"]): None for row in growth.to_dict("records")}:
@@ -189,7 +188,7 @@ def _points(
     scenario: Scenario,
     repeats: int,
 ) -> Iterator[tuple[str, int, Job]]:
-    """Axis, the value on it, and the job."""
+    """The points of measurement, each as axis, value and job."""
     for value in seeds:
         check_whole("growth_seeds", value)
     short = scenario.replace(num_slots=min(scenario.num_slots, GROWTH_SLOTS))
@@ -213,10 +212,10 @@ def _handles(method: Method, num_servers: int) -> bool:
 
 
 def alone(function: Callable[..., Any], job: Job, *others: Any) -> Any:
-    """`function(job, *others)` in a process of its own, whose peak memory is then that of this alone.
+    """Call `function(job, *others)` in a new process, whose peak memory is then that of this call alone.
 
     Raises:
-      InputError: that process was killed, as systems do where memory runs out.
+      InputError: the process was killed, as happens when the system runs out of memory.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=_prepare) as process:
@@ -232,11 +231,11 @@ def alone(function: Callable[..., Any], job: Job, *others: Any) -> Any:
 
 def _prepare() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    configure(compilation_cache=False)  # compilation is measured, not looked up
+    configure(compilation_cache=False)  # compile time is measured
 
 
 def _end_with_parent() -> None:
-    """End this process once its parent was killed: it would wait for work for ever."""
+    """End this process when its parent has died; it would otherwise wait for work forever."""
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)

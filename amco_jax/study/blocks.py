@@ -1,9 +1,9 @@
 """Blocks of seeds: the unit of computation on every device.
 
-A block is a fixed number of consecutive seeds of one cell, a cell being a scenario (and, in training,
-settings). Whatever the number of seeds, chunks or devices, a seed's result never depends on what runs
-beside it, cells of one shape share one compilation, and a block's cell stays in scalars while its seeds
-fill the vector lanes.
+A block is a fixed number of consecutive seeds of one cell, which is a scenario and, in training, settings.
+Whatever the number of seeds, chunks or devices, a seed's result never depends on what is computed with it.
+Cells of the same shape share one compiled program, in which the values of a block's cell are scalars, while
+its seeds fill the vector lanes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from amco_jax.workload import Tables, tables_of
 log = logging.getLogger(__name__)
 
 ACCELERATOR_BLOCKS = 128
-"""Blocks that run side by side on an accelerator, unless a program says otherwise."""
+"""Default number of blocks that an accelerator runs in parallel"""
 
 _MAX_CHUNK_LANES = 2**16
 
@@ -34,19 +34,19 @@ class Block(NamedTuple):
     """Consecutive seeds of one cell."""
 
     cell: int
-    """Its place in the sequence of cells"""
+    """The index of the cell"""
     start: int
     """The first seed"""
 
 
 def blocks_of(num_cells: int, first_seed: int, num_seeds: int, lanes: int) -> list[Block]:
-    """All blocks, cell by cell; the last of a cell may reach beyond the last seed."""
+    """All blocks, cell by cell; the last block of a cell may extend beyond the last seed."""
     starts = range(first_seed, first_seed + num_seeds, lanes)
     return [Block(cell, start) for cell in range(num_cells) for start in starts]
 
 
 def padded_shapes(scenarios: Sequence[Scenario]) -> list[Shape]:
-    """Shapes in which the positions are as many as the most among scenarios that agree otherwise."""
+    """The shapes of scenarios, with positions padded to the maximum over those of otherwise equal shape."""
     shapes = [s.shape() for s in scenarios]
     most: dict[Shape, int] = {}
     for shape in shapes:
@@ -56,16 +56,16 @@ def padded_shapes(scenarios: Sequence[Scenario]) -> list[Shape]:
 
 
 class Inputs(NamedTuple):
-    """What programs take of scenarios of one shape."""
+    """The inputs of programs for scenarios of one shape."""
 
     cells: dict[int, tuple[Params, Any]]
-    """The `Params` of each scenario and its place in the tables, by the number of the scenario"""
+    """The `Params` of each scenario and its index in the tables, by the index of the scenario"""
     tables: Tables
-    """The tables of all of them, on all devices: each holds traces once, whatever the number of blocks"""
+    """The tables of all scenarios, replicated on all devices, so that each device holds traces only once"""
 
 
 def inputs_of(scenarios: Sequence[Scenario], used: Iterable[int], shape: Shape) -> Inputs:
-    """The inputs for those scenarios of a sequence that are used."""
+    """The inputs for the scenarios of a sequence whose indices are used."""
     used = sorted(set(used))
     cells = {cell: (scenarios[cell].params(), np.int32(place)) for place, cell in enumerate(used)}
     tables = tables_of([scenarios[cell] for cell in used], shape)
@@ -83,14 +83,14 @@ def chunks_of(
     bytes_per_lane: Callable[[Shape], int],
     memory: int,
 ) -> Iterator[tuple[Shape, list[Block], int]]:
-    """Consecutive blocks of one shape, in chunks that fit a memory.
+    """Divide consecutive blocks of one shape into chunks that fit into `memory` bytes.
 
     Returns:
-      Shape, blocks, and the common size of the chunks of that shape, which the last may fall short of.
+      The shape, the blocks, and the common size of the chunks of that shape; the last chunk may be smaller.
     """
     for shape, members in itertools.groupby(blocks, key=lambda block: shapes[block.cell]):
         most = min(memory // bytes_per_lane(shape), _MAX_CHUNK_LANES) // lanes
-        most = max(most, jax.local_device_count())  # a chunk is padded to so many blocks anyway
+        most = max(most, jax.local_device_count())  # chunks are padded to at least this size
         group = list(members)
         size = -(-len(group) // -(-len(group) // most))
         for start in range(0, len(group), size):
@@ -100,7 +100,7 @@ def chunks_of(
 def within_memory(
     launch: Callable[[Shape, Sequence[Block], int], Any], chunks: Iterable[tuple[Shape, list[Block], int]]
 ) -> Iterator[tuple[Sequence[Block], Any]]:
-    """What `launch` makes of chunk after chunk, in halves from where the device's memory does not suffice."""
+    """Yield chunks with the results of `launch`; halve them whenever the device runs out of memory."""
     most = None
     for shape, blocks, size in chunks:
         todo = list(blocks)
@@ -119,10 +119,10 @@ def within_memory(
 
 
 def stack_blocks(chunk: Sequence[Block], size: int, lanes: int, cells: Mapping[int, Any]) -> tuple[Any, Any]:
-    """Inputs of a chunk, padded with copies of its last block to `size` on every device.
+    """The inputs of a chunk, padded to `size` and a multiple of the devices with copies of its last block.
 
     Returns:
-      The cells' pytrees of NumPy arrays, leaves `[blocks, ...]`, and the seeds `[blocks, lanes]`.
+      The cells' pytrees of NumPy arrays, with leaves `[blocks, ...]`, and the seeds, `[blocks, lanes]`.
     """
     num_devices = jax.local_device_count()
     size = -(-size // num_devices) * num_devices
@@ -133,12 +133,12 @@ def stack_blocks(chunk: Sequence[Block], size: int, lanes: int, cells: Mapping[i
 
 
 def over_blocks(function: Callable[..., Any], accelerator_blocks: int = ACCELERATOR_BLOCKS) -> Any:
-    """Jit `function(blocked, shared, state)`, written for one block, over the blocks of all local devices.
+    """Map `function(blocked, shared, state)`, written for one block, over blocks on all devices, and jit it.
 
-    On a CPU core blocks run one after the other, on an accelerator so many side by side.
+    A CPU device runs its blocks one at a time, an accelerator `accelerator_blocks` in parallel.
 
     Blocked inputs, states and all outputs have leaves `[blocks, ...]`, where blocks is a multiple of the
-    number of devices. The state, which may be None, is overwritten.
+    number of devices. The state, which may be None, is donated.
     """
 
     def device(blocked, shared, state):
@@ -154,6 +154,6 @@ def over_blocks(function: Callable[..., Any], accelerator_blocks: int = ACCELERA
 
 
 def host_blocks(sharded: jax.Array) -> Iterator[np.ndarray]:
-    """The blocks of a sharded array in order."""
+    """Yield the blocks of a sharded array, in order."""
     for shard in sorted(sharded.addressable_shards, key=lambda s: s.index[0].start or 0):
         yield from np.asarray(shard.data)

@@ -1,4 +1,4 @@
-"""Compare methods as the paper does: makespan over the episodes of training, and what is left at the end."""
+"""Compare methods as the paper does, by their makespan over the episodes of training and at its end."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ PAPER_METHODS = ("amcoedge", "smcoedge", "drlcoedge", "randcoedge", "optimal")
 class Comparison(Study):
     """Train and run all methods on the same densities and arrivals, seed by seed and episode by episode.
 
-    The result has a row per variant of the physics, method, seed and episode: the columns of the metrics,
-    and what the learners log, NaN for methods that do not log it. Its summary has the columns physics, method
-    and `summaries.SUMMARY` over the last episodes, and the reduction of the first method's metric relative to
-    that of each method, seed by seed: reduction, reduction_low, reduction_high.
+    The result has a row per physics variant, method, seed and episode with the columns of the metrics and the
+    values that the learners log, which are NaN for methods that do not log them. Its summary has the columns
+    physics, method and `summaries.SUMMARY` over the last episodes, and reduction, reduction_low and
+    reduction_high: by how much the first method reduces a metric relative to each method, paired by seed.
 
     Raises:
-      InputError: an unknown name, or a value out of range.
+      InputError: a name is unknown, or a value is out of range.
     """
 
     kind = "compare"
     file = "curves.parquet"
 
     methods: Sequence[str | Method] = PAPER_METHODS
-    """The first is compared with each of the others."""
+    """The methods; the first is compared with each of the others."""
     _: dataclasses.KW_ONLY
     seeds: int = 32
     """Number of seeds; a seed gives all methods the same densities and arrivals."""
     first_seed: int = 0
     """The seeds are first_seed, first_seed + 1, ..."""
     episodes: int = 300
-    """Number of training episodes; rules play the same ones."""
+    """Number of training episodes; rules run on the same ones."""
     last: int = 50
     """Number of last episodes whose mean is the final makespan."""
     physics: Sequence[str] = ("published", "unified")
@@ -58,7 +58,7 @@ class Comparison(Study):
             check_choice("physics", variant, PHYSICS)
         check_size(self.first_seed, self.seeds, self.episodes)
         check_whole("last", self.last, 1, self.episodes)
-        self.base.check_training()  # rules play the episodes of training too
+        self.base.check_training()  # rules, too, run on the training episodes
         for method in self.chosen:
             method.check(self.base.num_servers)
 
@@ -73,7 +73,7 @@ class Comparison(Study):
         return of_curves(self.metrics)
 
     def cells(self) -> list[Cell]:
-        """Variant by variant, method by method; rules play the episodes that the others train on."""
+        """One cell per physics variant and method; rules run on the episodes that the others train on."""
         first = FIRST_TRAINING_EPISODE
         return [
             Cell(
@@ -111,7 +111,7 @@ class Comparison(Study):
         }
 
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
-        """The table of the last episodes, and convergence figures for each variant."""
+        """The table of the last episodes, and convergence figures for each physics variant."""
         curves, columns = pd.concat(list(frames), ignore_index=True), columns_of(self.measured)
         tail = curves.loc[curves["episode"] >= self.episodes - self.last]
         final = _final(tail, self.chosen[0].name, shown_in(columns, Shown.EVERYWHERE))
@@ -123,7 +123,7 @@ class Comparison(Study):
 
 
 def _final(tail: pd.DataFrame, reference: str, columns: Sequence[Column]) -> pd.DataFrame:
-    """Estimates over some episodes, and the reductions of a method's metrics against each of the others."""
+    """Estimates over some episodes, and the reductions of a method's metrics relative to each method."""
     groups = dict(grouped([tail], ("physics", "method")))
     summary = summarise(groups.items(), ("physics", "method"), columns)
     reductions: dict[tuple[Any, ...], Any] = {}

@@ -1,4 +1,4 @@
-"""Where units are computed: in this process, or on a Ray cluster. Results go to the store."""
+"""Engines, which compute units in this process or on a Ray cluster, and commit the results to a store."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class Engine(Protocol):
     """Computes units, in any order, and commits each to its store."""
 
     def submit(self, work: Work) -> None:
-        """Ask for a unit."""
+        """Submit a unit for computation."""
         ...
 
     def as_completed(self) -> Iterator[Unit]:
-        """Yield the units asked for, each once it is committed."""
+        """Yield each submitted unit once it is committed."""
         ...
 
 
 class Work(NamedTuple):
-    """A unit, and where what it needs and what it makes stand."""
+    """A unit, the store for its rows, and the store of the agents that it needs."""
 
     unit: Unit
     store: Store
@@ -52,25 +52,28 @@ class Work(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a study is carried out; nothing of it changes a result."""
+    """How a study is run; none of these options affects its results."""
 
     engine: str = "local"
-    """The engine that computes units: local is this process with all its devices, ray a Ray cluster."""
+    """The engine that computes the units of work, local (this process, on all its devices) or ray (a Ray
+    cluster)."""
     address: str | None = None
-    """Of the Ray cluster: auto for the one that runs on this machine, or ray://host:port; by default a new
-    one is started here and ended with the sweep, whatever else runs and whatever RAY_ADDRESS says."""
+    """Address of the Ray cluster, which is auto for the one on this machine, or of the form
+    ray://host:port. By default, a new local cluster is started and stopped with the run, regardless of other
+    clusters and RAY_ADDRESS."""
     cpus_per_unit: int = 1
-    """Cores that Ray sets aside for a unit; a unit takes a whole GPU where the cluster has some."""
+    """Cores that Ray reserves per unit; a unit also reserves a whole GPU if the cluster has any."""
     shard: str = "0/1"
-    """i/n: compute the i-th of n parts, from 0, of the units. Who finds all units done writes the results."""
+    """The part of the units to compute, i/n for the i-th of n parts, from 0. The shard that completes the
+    units writes the results."""
     resume: bool = False
-    """Go on with what stands in the output directory."""
+    """Continue the run in the output directory."""
     recompute: bool = False
-    """With resume: recompute what is damaged in the output directory."""
+    """When resuming, recompute damaged files in the output directory."""
     unit_seconds: float = UNIT_SECONDS
-    """Nominal duration of a unit of work on two CPU cores; what is lost at most when a process is killed."""
+    """Nominal duration of a unit on two CPU cores, which is the most work that a killed process loses."""
     store: Path | None = None
-    """A directory of trained agents that several runs share; by default each run has its own."""
+    """Directory of trained agents that several runs share; by default, each run has its own."""
 
     def __post_init__(self):
         check_choice("engine", self.engine, ENGINES)
@@ -84,7 +87,7 @@ class Execution:
         """The shard as numbers (i, n).
 
         Raises:
-          InputError: it is no shard.
+          InputError: `shard` is not of the form i/n with 0 ≤ i < n.
         """
         found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", self.shard)
         if found is None or not int(found[1]) < int(found[2]):
@@ -93,14 +96,14 @@ class Execution:
 
     @property
     def joins(self) -> bool:
-        """Whether it may find the units of others in the output directory."""
+        """Whether the output directory may contain units of other processes."""
         return self.resume or self.part()[1] > 1
 
     def start(self, tell: Callable[[Unit, int], None]) -> Engine:
-        """The engine; `tell` is called with a unit and a number of episodes each time that some are done.
+        """Start the engine; `tell` is called with a unit and a number of episodes whenever they are done.
 
         Raises:
-          InputError: Ray is not installed, or no cluster answers.
+          InputError: Ray is not installed, or no cluster responds.
         """
         if self.engine == "ray":
             return RayEngine(tell, self.address, self.cpus_per_unit)
@@ -108,18 +111,18 @@ class Execution:
 
 
 class LocalEngine:
-    """One unit after the other in this process, each on all local devices."""
+    """Computes units one at a time in this process, each on all local devices."""
 
     def __init__(self, tell: Callable[[Unit, int], None]):
         self._tell = tell
         self._work: list[Work] = []
 
     def submit(self, work: Work) -> None:
-        """Ask for a unit."""
+        """Submit a unit for computation."""
         self._work.append(work)
 
     def as_completed(self) -> Iterator[Unit]:
-        """Compute the units in the order in which they were asked for."""
+        """Compute the units in the order of submission."""
         while self._work:
             work = self._work.pop(0)
             compute(work, functools.partial(self._tell, work.unit))
@@ -127,7 +130,7 @@ class LocalEngine:
 
 
 def compute(work: Work, tell: Callable[[int], None] = lambda episodes: None) -> None:
-    """Compute a unit and commit it, unless another process has by now."""
+    """Compute a unit and commit it, unless another process already has."""
     unit, store = work.unit, work.store
     if store.committed(unit.id):
         tell(unit.episodes)
@@ -139,14 +142,14 @@ def compute(work: Work, tell: Callable[[int], None] = lambda episodes: None) -> 
 
 
 class RayEngine:
-    """One Ray task per unit, in worker processes that share the store's file system.
+    """Runs one Ray task per unit, in worker processes that share the file system of the store.
 
-    A task whose worker or node dies is run again on another. Only the unit's name comes back through Ray, so
-    that a lost object never leads to a recomputation.
+    If a worker or node dies, its tasks run again elsewhere. Only the unit's name is returned through Ray, so
+    that a lost object never causes a recomputation.
     """
 
     def __init__(self, tell: Callable[[Unit, int], None], address: str | None, cpus_per_unit: int):
-        # Before Ray is imported: it would report its usage to the makers.
+        # Must be set before Ray is imported, as Ray sends usage statistics to its developers by default.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray
@@ -156,7 +159,7 @@ class RayEngine:
                 "engine: ray is not installed; legal: local, or install amco-jax[ray]"
             ) from error
         self._ray, self._tell = ray, tell
-        # Workers find the user's own modules as this process does, and share its cache of compiled programs.
+        # Workers find the user's modules as this process does, and share its cache of compiled programs.
         paths = [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         cached = getattr(jax.config, "jax_enable_compilation_cache", True)
         environment = {"PYTHONPATH": os.pathsep.join(paths), "JAX_ENABLE_COMPILATION_CACHE": str(cached)}
@@ -166,7 +169,7 @@ class RayEngine:
             _check_address(address)
             on_sigterm = signal.getsignal(signal.SIGTERM)
             try:
-                # Without an address Ray would join a cluster that runs here, or follow RAY_ADDRESS.
+                # Without an address, Ray would join a running local cluster, or the one in RAY_ADDRESS.
                 ray.init(
                     address=address or "local", runtime_env={"env_vars": environment}, log_to_driver=False
                 )
@@ -174,10 +177,10 @@ class RayEngine:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise InputError(f"address: {address!r} gives no Ray cluster: {reason}") from error
             if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it for itself
+                signal.signal(signal.SIGTERM, on_sigterm)  # Ray replaces the handler
         gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
-        # Retries have no end: a unit that cannot be computed raises, which is not retried. Nor have the
-        # calls of a worker: on GPUs Ray would start one for each unit, which then compiles everything.
+        # Unlimited retries are safe, as exceptions are not retried. Calls per worker are unlimited, since on
+        # GPUs Ray would otherwise start a worker for each unit, which would compile every program anew.
         task = ray.remote(num_cpus=cpus_per_unit, num_gpus=gpus, max_retries=-1, max_calls=0)
         self._task = task(_ray_task)
         self._dumps: Callable[[list[Work]], bytes] = cloudpickle.dumps  # pyright: ignore[reportPrivateImportUsage]
@@ -185,11 +188,11 @@ class RayEngine:
         self._work: list[Work] = []
 
     def submit(self, work: Work) -> None:
-        """Ask for a unit."""
+        """Submit a unit for computation."""
         self._work.append(work)
 
     def as_completed(self) -> Iterator[Unit]:
-        """Yield units as their tasks end."""
+        """Start a task for each submitted unit, and yield the units as their tasks end."""
         pickled = self._dumps(self._work)
         tasks = {self._task.remote(pickled, n, self._cpus, _code()): w.unit for n, w in enumerate(self._work)}
         self._work = []
@@ -205,7 +208,7 @@ class RayEngine:
 
 
 def _check_address(address: str | None) -> None:
-    """Raise InputError where nothing listens at host:port; Ray would try for minutes."""
+    """Raise InputError if nothing listens at host:port, where Ray would retry for minutes."""
     found = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or "")
     if found is None:
         return
@@ -228,11 +231,11 @@ def _ray_task(pickled: bytes, number: int, cpus: int, code: tuple[Any, ...]) -> 
 
 
 def _code() -> tuple[Any, ...]:
-    """What a worker must agree in with the process that named the units."""
+    """The versions that must be the same on a worker as in the process that named the units."""
     return code_version(), package_versions()
 
 
-@functools.lru_cache(maxsize=2)  # one object for a method per process, so that nothing is compiled twice
+@functools.lru_cache(maxsize=2)  # one object per method and process, so that nothing is compiled twice
 def _unpickled(pickled: bytes) -> list[Work]:
     from ray import cloudpickle
 

@@ -1,4 +1,4 @@
-"""Run trained agents greedily on fresh arrivals, under the scenario of their training or another one."""
+"""Evaluate trained agents greedily on fresh arrivals, in the scenario of their training or in another one."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ BASELINES = ("optimal", "randcoedge")
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """What `train` left in a directory."""
+    """A finished training, read from a directory."""
 
     method: Method
     scenario: Scenario
-    """The scenario to evaluate in, if no other is given"""
+    """The default scenario for evaluations"""
     trained: Mapping[str, Any]
-    """The scenario of the training, as a table"""
+    """The scenario of the training, as plain data"""
     physics: str
     first_seed: int
     num_seeds: int
@@ -50,7 +50,7 @@ class TrainedRun:
 
     @property
     def weights(self) -> Any:
-        """What the agents decide by, from `Learner.deployed`: leaves `[num_seeds, num_servers, ...]`."""
+        """The agents, as returned by `Learner.deployed`, with leaves `[num_seeds, num_servers, ...]`."""
         blocks = AgentStore(self.agents.directory).load_all(
             self.agents.names, self.method, self.trained["num_servers"]
         )
@@ -64,14 +64,14 @@ def load_run(
     """Read a finished training.
 
     Args:
-      directory: what `train` wrote.
-      method: of your own, where its name is not one of `METHODS`.
-      scenario: in place of that of the training, and needed where that names a request log, latency tables or
-        an arrival process of one's own: nothing that a manifest names is read or imported.
+      directory: the output directory of a `Training`.
+      method: the trained method; needed only if its name is not in `METHODS`.
+      scenario: replaces the scenario of the training. It is required if the latter names a request log,
+        latency tables or a user's arrival process, as nothing that a manifest names is read or imported.
 
     Raises:
-      InputError: no finished training in the directory, a damaged one, an unknown method, another number of
-        servers, or no scenario where one is needed.
+      InputError: the directory contains no finished training or a damaged one, the method is unknown, the
+        number of servers differs, or a required scenario is missing.
     """
     saved = open_run(directory, ["train"])
     manifest = saved.manifest
@@ -98,7 +98,7 @@ def load_run(
         method, scenario, trained, manifest["physics"], manifest["first_seed"], manifest["num_seeds"],
         manifest["episodes"], agents,
     )  # fmt: skip
-    _ = run.weights  # refuses what is damaged or of another structure
+    _ = run.weights  # raises if the agents are damaged or have another structure
     return run
 
 
@@ -112,13 +112,13 @@ def _allocating_by(method: Method, allocator: str) -> Method:
 
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """The names of modules whose source is another one."""
+    """The names of modules whose source has changed."""
     return ", ".join(sorted(name for name in {*before, *now} if before.get(name) != now.get(name)))
 
 
 def _names_files(scenario: Mapping[str, Any]) -> bool:
-    """Whether a scenario as a table names files or code of the user's."""
-    if scenario["arrivals"] not in list(PROCESSES):  # a table, if it is an object
+    """Whether a scenario, as plain data, names files or code of the user."""
+    if scenario["arrivals"] not in list(PROCESSES):  # a dictionary for a user's process
         return True
     service = scenario.get("service") or {"tables": []}
     return bool(scenario.get("trace")) or not all(is_shipped(table) for table in service["tables"])
@@ -126,28 +126,28 @@ def _names_files(scenario: Mapping[str, Any]) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation(Study):
-    """Let the agents of a training decide greedily in episodes that they have not seen.
+    """Evaluate the agents of a training greedily in unseen episodes.
 
-    The agents of a seed keep its task densities, as drawn for the new scenario, and meet new arrivals. The
+    The agents of a seed keep its task densities, as drawn for the new scenario, and get new arrivals. The
     result has a row per method, seed and episode, and a summary with the columns method and
-    `summaries.SUMMARY`: each metric per task, per episode, or both.
+    `summaries.SUMMARY`, with each metric per task, per episode, or both.
 
     Raises:
-      InputError: no finished training, another number of servers, a trained method among the rules, or a
-        number out of range.
+      InputError: there is no finished training, the number of servers differs, a trained method is among the
+        rules, or a number is out of range.
     """
 
     kind = "evaluate"
     file = "results.parquet"
 
     training: str | Path | TrainedRun
-    """The directory of a finished training, or the result of `load_run`. The scenario of the training is the
-    default; the number of servers must be the same."""
+    """The directory of a finished training, or the result of `load_run`. By default, the scenario is that of
+    the training; the number of servers must be the same."""
     _: dataclasses.KW_ONLY
     methods: Sequence[str | Method] = BASELINES
     """Rules to run on the same arrivals."""
     seeds: int | None = None
-    """Number of seeds; by default, all that were trained, otherwise the first ones."""
+    """Number of seeds, from the first one on; by default, all that were trained."""
     episodes: int = 1
     """Number of episodes for each seed."""
     physics: str | None = None
@@ -174,13 +174,13 @@ class Evaluation(Study):
 
     @functools.cached_property
     def run(self) -> TrainedRun:
-        """The training."""
+        """The training whose agents are evaluated."""
         found = self.training
         return found if isinstance(found, TrainedRun) else load_run(found, scenario=self.scenario)
 
     @functools.cached_property
     def base(self) -> Scenario:
-        """The scenario that is played."""
+        """The scenario of the evaluation."""
         return self.scenario or self.run.scenario
 
     @property
@@ -190,12 +190,12 @@ class Evaluation(Study):
 
     @property
     def variant(self) -> str:
-        """The physics."""
+        """The variant of the physics."""
         return self.physics or self.run.physics
 
     def cells(self) -> list[Cell]:
-        """The agents, and the rules on the same arrivals."""
-        # Episode 0 is kept from training, and so are those after its last.
+        """One cell for the agents, and one per rule on the same arrivals."""
+        # Training uses neither episode 0 nor the episodes after its last one.
         numbers = tuple(e and self.run.episodes + e for e in range(self.episodes))
         return [
             Cell(
@@ -230,7 +230,7 @@ class Evaluation(Study):
         }
 
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
-        """Means over seeds, with intervals."""
+        """The means over seeds, with intervals."""
         results = pd.concat(list(frames), ignore_index=True)
         columns = estimated(columns_of(self.measured), self.base.num_servers)
         summary = summarise(grouped([results], ("method",)), ("method",), columns)

@@ -1,4 +1,4 @@
-"""The grid of a study: cells, each a method in a scenario over a range of seeds, and what is asked of it."""
+"""The cells of a study's grid: each is a method in a scenario, over a range of seeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from amco_jax.scenario import Scenario
 
 @dataclasses.dataclass(frozen=True)
 class TrainedAgents:
-    """The agents of a finished training: blocks of consecutive seeds in a directory, by name."""
+    """The agents of a finished training: the names of blocks of consecutive seeds in a directory."""
 
     directory: Path
     names: tuple[str, ...]
@@ -30,11 +30,11 @@ class TrainedAgents:
 
 
 KEYS = ("seed", "episode", "stretch")
-"""Columns behind a cell's labels that are no metrics; `stretch` where seeds may share their arrivals"""
+"""Columns other than a cell's labels and metrics; `stretch` exists only if seeds may share their arrivals"""
 
 
 def columns_of_rows(scenarios: Sequence[Scenario], metrics: Metrics) -> tuple[str, ...]:
-    """The columns of the cells of one study, whose rows have the same ones."""
+    """The columns, after the labels, of all cells of a study with these scenarios and metrics."""
     shared = any(scenario.process.has_stretches for scenario in scenarios)
     names = row_names(columns_of(metrics), max(scenario.num_servers for scenario in scenarios))
     return ("stretch", *names) if shared else names
@@ -44,8 +44,8 @@ def columns_of_rows(scenarios: Sequence[Scenario], metrics: Metrics) -> tuple[st
 class Cell:
     """One method in one scenario.
 
-    A rule, or a method with agents, plays the episodes in `plays`. A method with `train_episodes` is trained
-    first, unless its agents are on disk already; where it plays nothing, its rows are those of the training.
+    The episodes in `plays` are simulated. A method with `train_episodes` is trained first, unless its agents
+    are already on disk. If `plays` is empty, the rows are those of the training.
     """
 
     scenario: Scenario
@@ -53,24 +53,24 @@ class Cell:
     labels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The first columns of the cell's rows"""
     physics: str = "unified"
-    """A variant, see `Method.physics`"""
+    """The variant of the physics, see `Method.physics`"""
     first_seed: int = 0
     num_seeds: int = 1
     metrics: Metrics = CURVE_METRICS
-    """What is measured of its episodes"""
+    """The metrics of its episodes"""
     columns: tuple[str, ...] = ()
-    """The columns of its rows behind the labels, NaN where one does not exist here"""
+    """The columns of its rows after the labels; a column that does not apply to this cell is NaN"""
     plays: tuple[int, ...] = ()
-    """Numbers of the episodes of a seed that are played"""
+    """The numbers of the episodes to simulate for each seed"""
     plays_training: bool = False
     """Whether these are the episodes that agents train on"""
     train_episodes: int = 0
     agents: TrainedAgents | None = None
-    """Agents that need no training"""
+    """Agents that are already trained"""
 
     @functools.cached_property
     def identity(self) -> Identity:
-        """What the rows depend on beyond the scenario and the package's code."""
+        """The identity of everything that the rows depend on besides the scenario and the package's code."""
         return self._identity(self.metrics)
 
     def _identity(self, metrics: Metrics) -> Identity:
@@ -78,16 +78,16 @@ class Cell:
 
     @property
     def trained_metrics(self) -> Metrics:
-        """What is measured of the episodes of its training.
+        """The metrics of the training episodes.
 
-        Where the agents go on to play, the rows are not those of the training, and the agents are the same
-        whatever else is measured.
+        They are the default ones if the agents are evaluated afterwards: the rows then exclude the training,
+        and the name of the agents must not depend on the metrics of the evaluation.
         """
         return CURVE_METRICS if self.plays else self.metrics
 
     @property
     def has_lists(self) -> bool:
-        """Whether its rows hold quantiles."""
+        """Whether its rows contain quantiles."""
         return any(not metric.is_sum for metric in self.metrics)
 
     @property
@@ -102,21 +102,21 @@ class Cell:
 
     @property
     def settings(self) -> Settings:
-        """How the method learns; InputError where it does not."""
+        """The settings of the method's learner; raises InputError if the method is a rule."""
         return self.method.require_training().settings
 
     @property
     def num_rows(self) -> int:
-        """Rows of the cell in the results."""
+        """The number of rows of the cell in the results."""
         return self.num_seeds * (len(self.plays) or self.train_episodes)
 
     @property
     def episodes(self) -> int:
-        """Episodes that are simulated, those of the training included."""
+        """The number of simulated episodes, including those of the training."""
         return self.num_seeds * (len(self.plays) + self.train_episodes)
 
     def alike(self, other: Cell) -> bool:
-        """Whether one program can compute both, with their seeds side by side."""
+        """Whether one program can compute both cells, with their seeds side by side."""
 
         def common(cell: Cell) -> tuple[Any, ...]:
             seeds = cell.first_seed, cell.num_seeds
@@ -128,7 +128,7 @@ class Cell:
         return common(self) == common(other)
 
     def of_seeds(self, first_seed: int, num_seeds: int) -> Cell:
-        """The part of the cell that has these seeds."""
+        """The cell restricted to these seeds."""
         return dataclasses.replace(self, first_seed=first_seed, num_seeds=num_seeds)
 
     def describe(self) -> dict[str, Any]:
@@ -162,12 +162,12 @@ class Cell:
 
 
 def identity_of(method: Method, physics: str, *others: Any) -> Identity:
-    """What a method's numbers depend on beyond its settings, the scenario and the package's code."""
+    """The identity of what a method's results depend on besides settings, scenario and the package's code."""
     return identify(method.policy, method.allocator, method.physics(physics), *others)
 
 
 def without_paths(scenario: Scenario) -> dict[str, Any]:
-    """The fields of a scenario as plain data; files are told by the digest of their content."""
+    """The fields of a scenario as plain data, in which files are identified by digests of their contents."""
     fields = scenario.to_dict()
     if scenario.trace is not None:
         del fields["trace"]["file"]
@@ -177,6 +177,6 @@ def without_paths(scenario: Scenario) -> dict[str, Any]:
 
 
 def digest_of(described: Any) -> str:
-    """A name for something described as plain data, for this version of the code."""
+    """A digest of plain data and of the versions of the package's code and of its dependencies."""
     text = json.dumps([described, code_version(), package_versions()], sort_keys=True, default=float)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What a benchmark measures of one method. Each call is meant for a process of its own: see `bench.alone`."""
+"""Measurements of one method for benchmarks; each should run in its own process (`bench.alone`)."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from amco_jax.study.trainer import SEGMENT, Trainer
 from amco_jax.workload import tables_of, workload_of
 
 JOB_EPISODES = 1000 * 500
-"""1,000 seeds of the published 500 episodes; its seconds follow from the measured speed."""
+"""Episodes of 1,000 seeds of the published training; the reported time is extrapolated from the speed."""
 
 PLAIN = {
     "randcoedge": lambda num_servers: random_pairs(num_servers, np.random.default_rng(0)),
     "optimal": lambda num_servers: best_sets(num_servers, cwa_by_solve),
 }
-"""The methods that the plain loop can play, with how it chooses the sets for a number of servers."""
+"""The methods that the plain loop supports; each entry makes its selector of sets for a fleet size."""
 
 PLAIN_SERVERS, PLAIN_SLOTS = 8, 10
-"""Largest fleet whose 2^B-1 sets the loop enumerates, and slots of its episode: it does the same in each."""
+"""Largest fleet whose 2^B-1 sets the loop enumerates, and slots of its episode, which all cost the same"""
 
 
 class Job(NamedTuple):
@@ -49,22 +49,23 @@ class Job(NamedTuple):
     method: str
     scenario: Scenario
     seeds: int | None
-    """Side by side, rounded up to whole blocks on every device; None: as few as fill it, or one to train"""
+    """Number of seeds in parallel, rounded up to whole blocks on every device; None for as few as keep the
+    devices busy with a rule, or for one in training"""
     repeats: int
-    """The repeats of each measurement, after one that does not count"""
+    """Number of repeats of each measurement, after one that is discarded"""
     episodes: int = SEGMENT
-    """The episodes of a repeat of training, at most `SEGMENT`"""
+    """Training episodes per repeat, at most `SEGMENT`"""
 
 
 @own_numerics()
 def measure(job: Job, load: Callable[[str], Method]) -> dict[str, Any]:
-    """The figures of a rule or of a trained method: what docs/files.md lists.
+    """Measure a rule or a trained method; docs/files.md lists the measurements.
 
-    A decision is a task that arrived and was placed; empty positions, which the kernel steps over too, do
-    not count.
+    A decision is a task that arrived and was placed. Empty positions, which also cost time in the kernel, are
+    not counted.
 
     Args:
-      load: the method of a name.
+      load: returns the method of a name.
     """
     method = load(job.method)
     figures = (_rule if method.training is None else _training)(job, method)
@@ -73,7 +74,7 @@ def measure(job: Job, load: Callable[[str], Method]) -> dict[str, Any]:
 
 
 def _rule(job: Job, method: Method) -> dict[str, Any]:
-    """`rollout` is the kernel with its running totals, `sweep` all the way to metrics with percentiles."""
+    """Measure a rule: `rollout` is the kernel with running totals, `sweep` adds metrics with percentiles."""
     scenario, num_devices = job.scenario, jax.local_device_count()
     busy = 1 if jax.default_backend() == "cpu" else ACCELERATOR_BLOCKS
     blocks = num_devices * (busy if job.seeds is None else -(-job.seeds // (LANES * num_devices)))
@@ -107,7 +108,7 @@ def _rule(job: Job, method: Method) -> dict[str, Any]:
 
 
 def _training(job: Job, method: Method) -> dict[str, Any]:
-    """Whole episodes of training: acting, simulation, memory and learning, once learning has begun."""
+    """Measure whole training episodes (acting, simulation, memory and learning) after learning has begun."""
     blocks = blocks_of(1, 0, job.seeds or 1, TRAINING_LANES)
     blocks += [blocks[-1]] * (-len(blocks) % jax.local_device_count())
     first = method.require_training().warm_up(job.scenario.num_slots)
@@ -139,7 +140,7 @@ def _training(job: Job, method: Method) -> dict[str, Any]:
 
 @own_numerics()
 def measure_plain(job: Job) -> dict[str, Any]:
-    """The figures of the plain loop on the arrivals of one seed, on one core; see `can_play`."""
+    """Measure the plain loop on the arrivals of one seed, on one core; see `can_play`."""
     recording = arrivals(job.scenario.replace(num_slots=min(job.scenario.num_slots, PLAIN_SLOTS)), 0)
     choose = PLAIN[job.method](job.scenario.num_servers)
     _, seconds = _timed(lambda: simulate_plainly(recording, "unified", cwa_by_solve, choose), job.repeats)
@@ -153,7 +154,7 @@ def measure_plain(job: Job) -> dict[str, Any]:
 
 
 def can_play(method: str, scenario: Scenario) -> bool:
-    """Whether the plain loop knows the method and the scenario."""
+    """Whether the plain loop supports the method and the scenario."""
     published_model = scenario.service is None and scenario.process.recordable
     return method in PLAIN and published_model and scenario.num_servers <= PLAIN_SERVERS
 
@@ -180,7 +181,7 @@ def arrivals(scenario: Scenario, seed: int) -> dict[str, np.ndarray]:
 
 
 def _timed(run: Callable[[], Any], repeats: int) -> tuple[Any, list[float]]:
-    """The last result and the seconds of each repeat, after a run that does not count."""
+    """The last result and the seconds of each repeat, after a run that is discarded."""
     result, seconds = run(), []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -190,11 +191,11 @@ def _timed(run: Callable[[], Any], repeats: int) -> tuple[Any, list[float]]:
 
 
 def peak_memory_mb() -> float:
-    """Peak memory of the process, MiB; on accelerators that of the device."""
+    """Peak memory of the process, or of the device on accelerators, MiB."""
     if jax.default_backend() != "cpu" and (usage := jax.local_devices()[0].memory_stats()):
         return usage["peak_bytes_in_use"] / 2**20
     status = Path("/proc/self/status")
-    # Linux tells it here; its getrusage counts in what the parent process held when it started this one.
+    # On Linux, getrusage also counts the memory that the parent held when it started this process.
     if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
         return int(found[1]) / 2**10
     unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, others KiB

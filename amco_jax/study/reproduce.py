@@ -1,4 +1,4 @@
-"""The whole paper in one run: convergence, the published sweeps, allocators, set sizes, and the claims."""
+"""Reproduce the whole paper: convergence, the published sweeps, allocators, set sizes, and the claims."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ABLATIONS = {
     "allocators": ("amcoedge-stable", "amcoedge-stable+hecwa", "randcoedge", "randcoedge+hecwa"),
     "set-sizes": tuple(f"smcoedge-stable-{k}" for k in range(1, 6)),
 }
-"""What the claims do not speak of"""
+"""Studies to which none of the claims refers"""
 
 TITLE = "Reproduction of the AMCoEdge paper"
 QUICK_WARNING = (
@@ -35,13 +35,13 @@ QUICK_WARNING = (
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How much of everything."""
+    """The sizes of all studies."""
 
     seeds: int
     convergence_episodes: int
     sweep_episodes: int
     points: int | None
-    """Values per sweep, spread over its range; None for all of them"""
+    """Number of values per sweep, spread over its range; None for all values"""
 
 
 FULL = Effort(seeds=32, convergence_episodes=300, sweep_episodes=300, points=None)
@@ -56,20 +56,20 @@ def reproduce(
     execution: Execution = Execution(),  # noqa: B008  # immutable
     progress: bool = False,
 ) -> Report | None:
-    """Run, or go on with, every study of the paper, each in a directory of its own in `out`.
+    """Run or resume every study of the paper, each in its own subdirectory of `out`.
 
-    All studies are one job: what has ended is not run again, and agents that several studies need are trained
-    once.
+    All studies run as one job: finished units are not run again, and agents that several studies need are
+    trained once.
 
     Args:
-      metrics: what all studies measure beside the usual: names, or metrics of your own, each a `Metric`.
-      execution: engine and shard; it always goes on with what stands in `out`.
+      metrics: metrics to measure in addition to the usual ones, each a name or a `Metric`.
+      execution: the engine and the shard; an unfinished run in `out` is always resumed.
 
     Returns:
-      The report; None while other shards have something left to compute.
+      The report; None while other shards still have units to compute.
 
     Raises:
-      InputError: `out` cannot be written, or holds something else, results of other code, or damaged ones.
+      InputError: `out` cannot be written, or contains other files, results of other code, or damaged files.
     """
     home, effort = Path(out), QUICK if quick else FULL
     studies = studies_of(effort, metrics)
@@ -79,7 +79,7 @@ def reproduce(
     if any(outcome.missing for outcome in outcomes.values()):
         return None
     loaded = load_studies([home / name for name in studies])
-    # Their own first methods are the baselines of the studies that have none of the paper's.
+    # In studies without any of the paper's baselines, the first method serves as the baseline.
     report = make_report(loaded)
     claims = claims_table([s for s in loaded if s.name not in ABLATIONS], report.compared)
     warnings = [QUICK_WARNING, *report.warnings] if quick else report.warnings
@@ -87,7 +87,7 @@ def reproduce(
 
 
 def studies_of(effort: Effort, metrics: Sequence[str | Metric] = ()) -> dict[str, Study]:
-    """What to run, by the name of its directory."""
+    """The studies to run, by the name of their directory."""
     studies: dict[str, Study] = {}
 
     def add_sweep(name: str, param: str, values: Sequence[Any], methods: Sequence[str], physics: str) -> None:

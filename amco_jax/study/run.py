@@ -1,7 +1,7 @@
-"""Carry out studies.
+"""Run studies.
 
-Every command that simulates is a study, and this is the one way in which studies run: they are cut into
-units, computed by an engine, committed to a store, reduced, and written.
+This is the only way in which studies run: each is divided into units, which an engine computes and commits to
+a store; the rows are then reduced to tables and figures, which are written.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from amco_jax.workload import ArrivalProcess
 log = logging.getLogger(__name__)
 
 FORMAT = 3
-"""The version of the files of a run, in its manifest"""
+"""The version of the file format of a run, as recorded in its manifest"""
 
 UNITS, AGENTS = "units", "agents"
-"""Directories in that of the results: the store of the units, and the trained agents"""
+"""Subdirectories of the results: the store of the units, and the trained agents"""
 
 
 @own_numerics()
@@ -51,20 +51,20 @@ def run_study(
     overwrite: bool = False,
     progress: bool = False,
 ) -> StudyResult:
-    """Carry out a study, or continue it.
+    """Run or resume a study.
 
-    The work is cut into units, each of which is committed to disk as it ends: a study that was interrupted
-    continues from there.
+    The work is divided into units, each of which is committed to disk when it is done, so that an interrupted
+    study can be resumed.
 
     Args:
       study: a `Sweep`, `Training`, `Comparison`, `Tuning` or `Evaluation`.
       out: a directory for the results, see docs/files.md; by default, they are only returned.
-      execution: engine, shard, resume.
+      execution: the engine, the shard, and whether to resume.
       overwrite: replace the results in `out`.
-      progress: show a bar with the remaining time on stderr.
+      progress: show a progress bar with the remaining time on stderr.
 
     Raises:
-      InputError: `out` cannot be written, or holds other results, an unfinished study, or damaged files.
+      InputError: `out` cannot be written, or contains other results, an unfinished study, or damaged files.
 
     Example:
       >>> from amco_jax import Scenario, Sweep, run_study
@@ -91,10 +91,10 @@ def run_study(
 def run_studies(
     studies: Mapping[str, Study], home: Path, execution: Execution, progress: bool = False
 ) -> dict[str, StudyResult]:
-    """Carry out several studies side by side, each in its directory in `home`; they share their agents.
+    """Run or resume several studies as one job, each in its subdirectory of `home`, with shared agents.
 
     Raises:
-      InputError: as `run_study`.
+      InputError: see `run_study`.
     """
     with contextlib.ExitStack() as stack:
         jobs = {
@@ -130,7 +130,7 @@ class _Run:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """Check the directory and begin; what is not finished is left for a later run to go on with."""
+        """Check the directory and begin the study; if the run is interrupted, a later run can resume it."""
         study, execution = self._study, self._execution
         with Output(self._home, self._overwrite or execution.joins, execution.joins) as self._output:
             if self._overwrite:
@@ -150,7 +150,7 @@ class _Run:
                 "versions": package_versions(),
                 "depends_on": {name: each.to_dict() for name, each in self._identities().items()},
             }
-            # Units are named after what their methods depend on, so that the others can be gone on with.
+            # The plan may differ in `depends_on`: the names of units show which of them are out of date.
             self.store.begin(plan, execution.recompute, ("depends_on",) if execution.resume else ())
             if execution.resume:
                 self._discard_others()
@@ -162,7 +162,7 @@ class _Run:
         return self._study.describe() | {"metrics": described(columns_of(self._study.measured))}
 
     def _discard_others(self) -> None:
-        """Remove units of other names, which are computed anew, and the results that were made of them."""
+        """Remove units with outdated names, which are computed anew, and the results derived from them."""
         if others := self.store.others([unit.id for unit in self.units]):
             log.warning(
                 "resume: %d of %d units are computed anew, as what they depend on has changed",
@@ -174,14 +174,14 @@ class _Run:
                 self.store.discard(unit)
 
     def _identities(self) -> dict[str, Identity]:
-        """What the rows depend on of the user's code, by method, and by process of one's own."""
+        """The identities of the user's code on which rows depend, by method and by user's arrival process."""
         own = [c.scenario.arrivals for c in self.cells if isinstance(c.scenario.arrivals, ArrivalProcess)]
         return {f"{process.name} arrivals": identify(process) for process in own} | {
             cell.method.name: cell.identity for cell in self.cells
         }
 
     def todo(self) -> list[Work]:
-        """The units of this shard that are not committed yet."""
+        """The units of this shard that are not yet committed."""
         part, of = self._execution.part()
         mine = self.units[part::of]
         if self._execution.recompute:
@@ -193,7 +193,7 @@ class _Run:
         return todo
 
     def finish(self) -> StudyResult:
-        """Reduce the rows and write everything, if all units are committed."""
+        """Reduce the rows and write the results, if all units are committed."""
         study, where = self._study, self._home if self._written else None
         manifest = self._described()
         if missing := sum(not self.store.committed(unit.id) for unit in self.units):
@@ -216,7 +216,7 @@ class _Run:
                 yield frame
 
         reduced = study.reduce(read())
-        if self._idle:  # what was written stays as it is, with the time that it took
+        if self._idle:  # keep the existing results and their recorded wall time
             manifest = open_run(self._home, [study.kind]).manifest
         else:
             unlearned = [
@@ -235,7 +235,7 @@ class _Run:
         return StudyResult(manifest, summary, agents=agents, out=where, kept=kept)
 
     def _write(self, reduced: Reduced, warnings: list[str]) -> dict[str, Any]:
-        """Write tables, figures and the manifest; the manifest's fields that only a finished study has."""
+        """Write tables, figures and the manifest; return the manifest's fields that only exist at the end."""
         study = self._study
         manifest: dict[str, Any] = {
             "format": FORMAT,
@@ -261,7 +261,7 @@ class _Run:
 
 
 def _without_code(scenario: dict[str, Any]) -> dict[str, Any]:
-    """A scenario without the digest of its own arrival process, which `depends_on` of a plan holds."""
+    """A scenario without the digest of a user's arrival process, which is in the `depends_on` of a plan."""
     arrivals = scenario["arrivals"]
     if isinstance(arrivals, dict):
         arrivals = {name: value for name, value in arrivals.items() if name != "digest"}
@@ -269,7 +269,7 @@ def _without_code(scenario: dict[str, Any]) -> dict[str, Any]:
 
 
 def _where(cell: Cell) -> list[str]:
-    """The cell's place in the grid, in words."""
+    """The position of the cell in the grid, in words; empty if the method is its only label."""
     labels = {name: value for name, value in cell.labels.items() if name != "method"}
     if "param" in labels:
         labels = {labels["param"]: labels["value"]}
@@ -277,7 +277,7 @@ def _where(cell: Cell) -> list[str]:
 
 
 def _compute(runs: Sequence[_Run], execution: Execution, progress: bool) -> None:
-    """Compute what this shard has left to do."""
+    """Compute the remaining units of this shard."""
     todo = [work for run in runs for work in run.todo()]
     if not todo:
         return

@@ -1,4 +1,4 @@
-"""Run one method on many scenarios and seeds, chunk by chunk, on all local devices."""
+"""Simulate one method in many scenarios and with many seeds, chunk by chunk, on all local devices."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ from amco_jax.workload import Segment, carried_by, workload_of
 log = logging.getLogger(__name__)
 
 LANES = FUSED_LANES
-"""Seeds of a block. On CPUs too 128 are best: with fewer, LLVM finds some loops too short to be worth their
-overlap checks; the working set of more does not stay in a core's first-level cache (benchmarks/README.md)."""
+"""Seeds per block. 128 is best on CPUs, too: with fewer, LLVM considers some loops too short for overlap
+checks to pay off, and with more, the working set exceeds a core's L1 cache (benchmarks/README.md)."""
 
 _MAX_FUSED_BLOCKS = 2**16
 
 CHUNK_BYTES = {"cpu": 2**26, "accelerator": 2**30}
-"""Memory for the values of tasks that a call computes, such as makespans, and for agents; those of two calls
-are held at a time. On CPUs, small chunks come from memory that the process has used before, and fresh pages
-would cost more than the simulation."""
+"""Bytes for the per-task values that a call computes, such as makespans, and for agents; the values of two
+calls are held at a time. On CPUs, small chunks reuse memory that the process already has, as faulting in new
+pages would cost more than the simulation."""
 
 
 @runtime_checkable
@@ -61,11 +61,11 @@ class AgentSource(Protocol):
     """The source of the agents of a trained method."""
 
     def bytes_per_lane(self, shape: Shape) -> int:
-        """Bytes for the agents of one seed."""
+        """The size of the agents of one seed, in bytes."""
         ...
 
     def agents(self, shape: Shape, chunk: Sequence[Block], size: int) -> Any:
-        """What the policies of a chunk act by: leaves `[blocks, lanes, ...]`, padded like the chunk."""
+        """The agents of a chunk, for its policies: leaves `[blocks, lanes, ...]`, padded like the chunk."""
         ...
 
 
@@ -74,11 +74,11 @@ class Batch:
     """Results of consecutive seeds of one scenario."""
 
     index: int
-    """The position of the scenario in the sequence that was simulated"""
+    """The index of the scenario in the simulated sequence"""
     seeds: np.ndarray
     """`[episodes]`"""
     metrics: dict[str, np.ndarray]
-    """What `metrics.columns` gives"""
+    """The columns that `metrics.columns` returns"""
 
 
 def simulate(
@@ -92,16 +92,16 @@ def simulate(
     training: bool = False,
     metrics: Metrics = EPISODE_METRICS,
 ) -> Iterator[Batch]:
-    """Yield the results of each scenario in turn, its seeds in order.
+    """Yield the results of each scenario in turn, with its seeds in order.
 
-    Memory does not grow with the number of seeds or slots: chunks of seeds, and of long episodes segments of
-    slots, keep to `CHUNK_BYTES`.
+    Memory does not grow with the number of seeds or slots: chunks of seeds, and segments of the slots of long
+    episodes, are limited to `CHUNK_BYTES`.
 
     Args:
       source: the agents of a trained method.
-      episode: which of a seed's arrivals; training takes those from 1 on.
-      training: whether they are those that agents train on, see `amco_jax.workload.workload_of`.
-      metrics: what is measured.
+      episode: the number of the episode of each seed; training uses episodes from 1 on.
+      training: whether to draw the arrivals that agents train on, see `amco_jax.workload.workload_of`.
+      metrics: the metrics to compute.
     """
     lanes = LANES if source is None else TRAINING_LANES
     memory = CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
@@ -110,7 +110,7 @@ def simulate(
     lists = [metric.name for metric in metrics if not metric.is_sum]
 
     def slot_bytes(shape: Shape) -> int:
-        # Of one number for each task at least, so that metrics without quantiles run in the same chunks.
+        # At least one number per task, so that the chunks are the same for metrics without quantiles.
         return 4 * shape.num_servers * shape.max_tasks * max(len(lists), 1)
 
     def lane_bytes(shape: Shape) -> int:
@@ -137,7 +137,7 @@ def simulate(
             )
             shared = physics, np.int32(episode), tables, np.int32(first)
             state, values = jax.block_until_ready(program((stacked, seeds, agents), shared, state))
-            # The host takes in one segment's values while the devices compute the next.
+            # The host processes the values of one segment while the devices compute the next.
             if taking is not None:
                 taking.result()
             taking = host.submit(_take, taken, values, len(segments) == 1)
@@ -146,7 +146,7 @@ def simulate(
     with ThreadPoolExecutor(max_workers=1) as host:
         pending = None
         for _, collecting in within_memory(launch, chunks):
-            # The host sorts one chunk's values while the devices compute the next chunk.
+            # The host sorts the values of one chunk while the devices compute the next.
             if pending is not None:
                 yield from pending.result()
             pending = collecting
@@ -155,9 +155,10 @@ def simulate(
 
 
 def segments_of(num_slots: int, most: int) -> list[tuple[int, int]]:
-    """First slot and number of slots of each part of an episode, at most `most` slots long.
+    """The first slot and the number of slots of each segment of an episode, at most `most` slots long.
 
-    They are equally long where that takes less than twice as many: another length is another program.
+    Segments have the same length, as each length needs its own program, unless that takes at least twice as
+    many of them.
     """
     fewest = -(-num_slots // max(most, 1))
     parts = next((n for n in range(fewest, 2 * fewest) if num_slots % n == 0), fewest)
@@ -166,7 +167,7 @@ def segments_of(num_slots: int, most: int) -> list[tuple[int, int]]:
 
 
 def start_state(shape: Shape, lanes: tuple[int, ...], metrics: Metrics) -> Any:
-    """The state of `block_program` at slot 0: leaves `[*lanes, ...]`, NumPy."""
+    """The state of `block_program` at slot 0, as NumPy arrays: leaves `[*lanes, ...]`."""
     before = shape.arrivals.before(shape.num_servers)
     state = Progress.start(shape.num_servers, np.float32, metrics), before
     return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (*lanes, *leaf.shape)), state)
@@ -179,14 +180,15 @@ def block_program(shape: Shape, method: Method, metrics: Metrics, whole: bool, t
     """The jitted simulation of blocks of seeds, sharded over the local devices.
 
     Args:
-      shape: `num_slots` slots are simulated.
-      whole: these are all slots of the episode, and not a segment of it.
+      shape: the shape of the scenario, with `num_slots` as the number of slots to simulate.
+      whole: whether these are all slots of the episode rather than a segment of it.
 
     Returns:
-      A function of ((params, place), seeds, agents), leaves `[blocks, ...]`, where seeds and agents have a
-      second axis over lanes, of (physics, episode, tables, first slot) and of the state, to (state, values
-      of tasks): leaves `[blocks, lanes, ...]`, the tasks of an episode in one axis. The state is a `Progress`
-      and what the arrivals carry, at first `start_state`.
+      A function `(blocked, shared, state) -> (state, values)`. `blocked` is ((params, place), seeds, agents)
+      with leaves `[blocks, ...]`, where seeds and agents have a second axis over lanes; `shared` is (physics,
+      episode, tables, first slot). The state is a `Progress` and the state of the arrivals, initially
+      `start_state`. State and per-task values have leaves `[blocks, lanes, ...]`, with the tasks of an
+      episode on one axis.
     """
     scanned = _block_program(shape, method, metrics, whole, training, False)
     if not fusing():
@@ -195,7 +197,7 @@ def block_program(shape: Shape, method: Method, metrics: Metrics, whole: bool, t
 
 
 class _Fallback:
-    """One program as long as it can be built and run, then another: a jitted function to its callers."""
+    """A jitted function that is replaced by a second one if it cannot be compiled or run."""
 
     def __init__(self, first: Any, second: Any, name: str):
         self._first, self._second, self._name = first, second, name
@@ -204,7 +206,7 @@ class _Fallback:
         if self._first is not None:
             try:
                 return attempt(self._first)
-            except Exception as error:  # of an experimental compiler: of any kind
+            except Exception as error:  # an experimental compiler may raise anything
                 if "RESOURCE_EXHAUSTED" in str(error):
                     raise
                 reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -268,12 +270,12 @@ def _block_program(
         values = jax.tree.map(lambda x: x.reshape(x.shape[0], -1), kept)
         return (end, after), values
 
-    # Blocks that do not fit on a GPU wait for their turn.
+    # The GPU itself queues the blocks that it cannot run at the same time.
     return over_blocks(block, _MAX_FUSED_BLOCKS if fused else ACCELERATOR_BLOCKS)
 
 
 def _in_scalars(episode: Callable[..., Any]) -> Callable[..., Any]:
-    """The same with the end of the episode in scalars, which is all that a kernel returns."""
+    """`episode` with its final state as lists of scalars, since a fused kernel cannot return arrays."""
 
     def in_scalars(*args):
         end, kept = episode(*args)
@@ -283,7 +285,7 @@ def _in_scalars(episode: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Block:
-    """What the host keeps of a block until its episodes end."""
+    """The values of a block that the host collects until its episodes end."""
 
     def __init__(self, scenario: Scenario, block: Block, num_seeds: int, lists: Sequence[str]):
         self.cell = block.cell
@@ -292,8 +294,8 @@ class _Block:
 
 
 def _take(blocks: Sequence[_Block], values: dict[str, jax.Array], whole: bool) -> None:
-    """Take in the values of a segment's tasks, without those of lanes beyond the last seed."""
-    # Block by block, without a copy of the whole: what is sorted stays in the processor's caches.
+    """Add the per-task values of a segment to their blocks, except for lanes beyond the last seed."""
+    # Block by block and without copying the whole, so that the values to sort stay in the CPU caches.
     for name, sharded in values.items():
         for block, of_lanes in zip(blocks, host_blocks(sharded), strict=False):
             of_seeds = of_lanes[: len(block.seeds)]
@@ -301,7 +303,7 @@ def _take(blocks: Sequence[_Block], values: dict[str, jax.Array], whole: bool) -
 
 
 def _collect(metrics: Metrics, blocks: Sequence[_Block], progress: Progress, num_slots: int) -> list[Batch]:
-    """Metrics of a chunk, one batch per scenario."""
+    """The metrics of a chunk, as one batch per scenario."""
     leaves, structure = jax.tree.flatten(progress)
     ends = (jax.tree.unflatten(structure, each) for each in zip(*map(host_blocks, leaves), strict=False))
     batches = []

@@ -1,4 +1,4 @@
-"""Sweep one quantity over values × methods × seeds: the main job."""
+"""Sweep one quantity over values × methods × seeds, the main kind of study."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ _LABELS = ("method", "param", "value")
 class Sweep(Study):
     """Simulate every method at every value of one quantity, on the same arrivals seed by seed.
 
-    Trained methods are trained anew for each value and seed, and then decide greedily in the same episode as
-    the other methods. The result has a row per method, value and seed, and a summary with the columns method,
-    param, value and `summaries.SUMMARY`: each metric per task, per episode, or both.
+    Trained methods are trained anew for each value and seed, and then evaluated greedily on the same episode
+    as the other methods. The result has a row per method, value and seed, and a summary with the columns
+    method, param, value and `summaries.SUMMARY`, with each metric per task, per episode, or both.
 
     Raises:
-      InputError: an unknown name, a value out of range, an empty list, something named twice.
+      InputError: a name is unknown, a value is out of range, a list is empty, or an entry is repeated.
     """
 
     kind = "sweep"
     file = "results.parquet"
 
     param: str
-    """A scenario field, a scale, see `amco_jax.scenario.axes.AXES`, or a quantity that the arrival process of
-    the scenario may vary."""
+    """The quantity to sweep, which is a scenario field or a scale (see `amco_jax.scenario.axes.AXES`), or a
+    quantity that the scenario's arrival process can vary."""
     values: Sequence[Any] | None = None
-    """By default, those of the axis."""
+    """The values of the quantity; by default, a range that suits it."""
     _: dataclasses.KW_ONLY
     methods: Sequence[str | Method] = DEFAULT_METHODS
-    """Names, or methods of your own, each a `Method`."""
+    """The methods, each a name or a `Method`."""
     seeds: int = 1000
     """Number of seeds; a seed gives every method the same arrivals at every value."""
     first_seed: int = 0
@@ -73,10 +73,10 @@ class Sweep(Study):
     """`unified`, or `published` for the model of each method's published code."""
 
     def __post_init__(self):
-        _ = self.measured  # which checks the metrics
+        _ = self.measured  # checks the metrics
         check_size(self.first_seed, self.seeds, self.episodes)
         check_whole("trained_seeds", self.trained_seeds)
-        for each in self.scenarios:  # which checks the values
+        for each in self.scenarios:  # checks the values
             self._check(each)
         if len(set(self.labels)) < len(self.labels):
             raise InputError(f"values: {', '.join(map(str, self.labels))}; legal: each value once")
@@ -84,7 +84,7 @@ class Sweep(Study):
             method.physics(self.physics)
 
     def _check(self, scenario: Scenario) -> None:
-        """Raise InputError unless all methods can be simulated there."""
+        """Raise InputError unless all methods can be simulated in the scenario."""
         for method in self.chosen:
             method.check(scenario.num_servers)
             if method.training is not None:
@@ -92,7 +92,7 @@ class Sweep(Study):
 
     @functools.cached_property
     def axis(self) -> Axis:
-        """What is swept."""
+        """The axis of the swept quantity."""
         return get_axis(self.param, self.base)
 
     @functools.cached_property
@@ -110,16 +110,16 @@ class Sweep(Study):
 
     @functools.cached_property
     def labels(self) -> list[Any]:
-        """The values as they stand in tables."""
+        """The values as shown in tables."""
         return value_labels(self.points)
 
     @functools.cached_property
     def scenarios(self) -> list[Scenario]:
-        """One for each value."""
+        """The scenarios, one per value."""
         return [self.axis.apply(self.base, value) for value in self.points]
 
     def cells(self) -> list[Cell]:
-        """Method by method, value by value."""
+        """One cell per method and value."""
         columns = columns_of_rows(self.scenarios, self.measured)
         trained = min(self.seeds, self.trained_seeds)
         return [
@@ -161,7 +161,7 @@ class Sweep(Study):
         }
 
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
-        """Means with intervals, and figures of them."""
+        """The means with intervals, and figures of them."""
         columns = columns_of(self.measured)
         servers = max(scenario.num_servers for scenario in self.scenarios)
         summary = summarise(grouped(frames, _LABELS), _LABELS, estimated(columns, servers))

@@ -1,4 +1,4 @@
-"""Train one method over many seeds, with curves, and agents to evaluate later."""
+"""Train one method with many seeds, and keep the learning curves and the agents."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from amco_jax.study.trainer import curve_names, logs_of
 
 @dataclasses.dataclass(frozen=True)
 class Training(Study):
-    """Train a method, all seeds side by side.
+    """Train a method with many seeds in parallel.
 
-    The result has the trained agents, and a row per seed and episode: the columns method, seed, episode,
-    those of the metrics, and what the learner logs.
+    The result has the trained agents, and a row per seed and episode with the columns method, seed and
+    episode, those of the metrics, and the values that the learner logs.
 
     Raises:
-      InputError: a rule, an unknown name, or a value out of range.
+      InputError: the method is a rule, a name is unknown, or a value is out of range.
     """
 
     kind = "train"
     file = "curves.parquet"
 
     method: str | Method
-    """A trained method; `Method.with_settings` changes how it learns."""
+    """A trained method; `Method.with_settings` changes the settings of its learner."""
     _: dataclasses.KW_ONLY
     seeds: int = 64
     """Number of seeds; each has its own densities, arrivals, initial weights, and draws for acting and
@@ -59,7 +59,7 @@ class Training(Study):
 
     @property
     def length(self) -> int:
-        """The number of episodes."""
+        """The number of training episodes."""
         return self.chosen.require_training().episodes if self.episodes is None else self.episodes
 
     @functools.cached_property

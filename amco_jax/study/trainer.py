@@ -1,4 +1,4 @@
-"""Train the agents of a chunk of blocks, some episodes at a time, on all local devices."""
+"""Train the agents of a chunk of blocks, several episodes per call, on all local devices."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from amco_jax.study.blocks import Block, host_blocks, inputs_of, over_blocks, st
 from amco_jax.study.grid import KEYS, Cell
 
 LANES = 32
-"""Seeds of a block"""
+"""Seeds per block"""
 
 SEGMENT = 25
-"""The most episodes of one call"""
+"""Maximum number of episodes per call"""
 
 CHECKPOINT_SECONDS = 60.0
-"""Time between checkpoints"""
+"""Time between checkpoints, s"""
 
 TRAINING_BYTES = {"cpu": 2**31, "accelerator": 2**34}
-"""Memory for the agents that train side by side."""
+"""Bytes for the agents that are trained in parallel"""
 
 
 _COUNTERS = 2**31 - 1
-"""What the counters of slots, tasks and learning steps of a whole training can hold"""
+"""Maximum of the counters of slots, tasks and learning steps of a whole training"""
 
 
 def check_training(cell: Cell) -> list[str]:
-    """Why the agents of a training may end as they began, one sentence each; mostly none.
+    """Warnings that the agents of a training may learn little or nothing, one sentence each.
 
     Raises:
       InputError: nothing can be learnt at all, or the training is too long for its counters.
@@ -59,23 +59,24 @@ def check_training(cell: Cell) -> list[str]:
 
 
 def logs_of(methods: Iterable[Method]) -> list[str]:
-    """What the learners of some methods log, each name once."""
+    """The names of the values that the learners of some methods log, without duplicates."""
     return list(dict.fromkeys(name for m in methods if m.training is not None for name in m.training.logs))
 
 
 class Trainer:
     """The state of all agents of a chunk of blocks, and the program that trains them.
 
-    The state stays on the devices. Any way to cut a training into calls of `advance` gives the same agents.
+    The state stays on the devices. The agents do not depend on how a training is divided into calls of
+    `advance`.
     """
 
     def __init__(self, shape: Shape, cells: Sequence[Cell], chunk: Sequence[Block], size: int):
-        """Make new agents.
+        """Initialise the agents.
 
         Args:
-          cells: cells that are alike; their learners are equal but for settings that are not static.
+          cells: compatible cells (`Cell.alike`), whose learners differ at most in traced settings.
           chunk: the blocks to train.
-          size: the number of blocks with padding.
+          size: the number of blocks including padding.
         """
         first = cells[0]
         rows = memory_rows(cells, [block.cell for block in chunk])
@@ -91,7 +92,7 @@ class Trainer:
         self.state = self._programs.start((self._params, self._hyper, self._seeds), None, None)
 
     def advance(self, episodes: int) -> Curve:
-        """Train for at most `SEGMENT` episodes more; leaves `[blocks, LANES, episodes]` on the host."""
+        """Train for at most `SEGMENT` more episodes; return NumPy leaves `[blocks, LANES, episodes]`."""
         assert episodes <= SEGMENT
         self.state, curves = self._programs.advance(
             (self._params, self._hyper, self._seeds),
@@ -99,7 +100,7 @@ class Trainer:
             self.state,
         )
         self.episode += episodes
-        # Written slot by slot of the segment: [blocks, SEGMENT, LANES, ...], of which the first are filled.
+        # The leaves are [blocks, SEGMENT, LANES, ...], of which the first `episodes` entries are filled.
         return jax.tree.map(
             lambda x: np.stack(
                 [b[:episodes].swapaxes(0, 1) for b, _ in zip(host_blocks(x), self._chunk, strict=False)]
@@ -113,12 +114,12 @@ class Trainer:
         name: str = "",
         journal: Journal | None = None,
     ) -> dict[str, np.ndarray]:
-        """Train to the end, from the newest checkpoint on where there is one.
+        """Train to the end, starting from the latest checkpoint if there is one.
 
         Args:
-          tell: called with the number of episodes, over all seeds, each time that some are done.
-          name: the chunk's name in the journal.
-          journal: keeps the checkpoints.
+          tell: called with a number of episodes, over all seeds, whenever they are done.
+          name: the name of the chunk in the journal.
+          journal: the journal that stores the checkpoints.
 
         Returns:
           The columns in the order of `curve_names`, each `[blocks, LANES, episodes]` on the host.
@@ -132,7 +133,7 @@ class Trainer:
         while self.episode < self._episodes:
             episodes = min(SEGMENT, self._episodes - self.episode)
             part = curve_columns(self._metrics, self.advance(episodes), self._slots)
-            # By name, as a checkpoint gives the columns back in another order.
+            # By name, as a checkpoint returns the columns in another order.
             curves = {name: np.concatenate([curves[name], part[name]], axis=-1) for name in self._columns}
             tell(episodes * lanes)
             if journal is not None and time.monotonic() >= due and self.episode < self._episodes:
@@ -141,16 +142,16 @@ class Trainer:
         return curves
 
     def host_agents(self) -> Any:
-        """What the trained policies act by, on the host: leaves `[blocks, LANES, num_servers, ...]`."""
+        """The trained agents, for their policies, on the host: leaves `[blocks, LANES, num_servers, ...]`."""
         agents = self._programs.agents((self._params, self._hyper, self.state), None, None)
         return jax.tree.map(lambda x: np.asarray(x)[: len(self._chunk)], agents)
 
 
 def curve_names(methods: Iterable[Method], metrics: Metrics, num_servers: int) -> tuple[str, ...]:
-    """The columns of the episodes of a training.
+    """The names of the columns of training episodes.
 
     Raises:
-      InputError: a learner logs something under the name of another column.
+      InputError: a learner logs a value under the name of another column.
     """
     names, logs = row_names(columns_of(metrics), num_servers), logs_of(methods)
     if taken := {*names, *KEYS} & {*logs}:
@@ -159,19 +160,19 @@ def curve_names(methods: Iterable[Method], metrics: Metrics, num_servers: int) -
 
 
 def curve_columns(metrics: Metrics, curves: Curve, num_slots: int) -> dict[str, np.ndarray]:
-    """The columns `curve_names` of episodes, float64; NaN where nothing arrived."""
+    """The columns `curve_names` of training episodes, float64; NaN in episodes without arrivals."""
     curves = on_host(curves)
     found = columns(metrics, curves.totals, num_slots, {}) | curves.logs
     return {name: np.asarray(values, np.float64) for name, values in found.items()}
 
 
 def hyper(cell: Cell) -> Hyper:
-    """What programs take of a cell's settings."""
+    """The traced form of a cell's settings, which compiled programs take."""
     return Hyper(cell.settings.traced(), np.int32(_memory(cell)))
 
 
 def memory_rows(cells: Sequence[Cell], used: Sequence[int]) -> int:
-    """Rows of memory that suit all of the cells."""
+    """The number of rows of memory that suffices for all of the used cells."""
     return max(_memory(cells[i]) for i in used)
 
 
@@ -180,7 +181,7 @@ def _memory(cell: Cell) -> int:
 
 
 def state_bytes(cells: Sequence[Cell], shape: Shape) -> int:
-    """Bytes of the state of one seed's training, for the cells of a shape."""
+    """The size of the training state of one seed, in bytes, for the cells of a shape."""
     used = [i for i, c in enumerate(cells) if c.scenario.num_servers == shape.num_servers]
     rows, first = memory_rows(cells, used), hyper(cells[used[0]])
     state = jax.eval_shape(
@@ -191,7 +192,7 @@ def state_bytes(cells: Sequence[Cell], shape: Shape) -> int:
 
 
 def training_memory() -> int:
-    """Bytes for agents, of this process's kind of device."""
+    """Bytes for agents on this process's kind of device."""
     return TRAINING_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
 
 

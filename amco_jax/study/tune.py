@@ -1,4 +1,4 @@
-"""Sweep the settings of a trained method: every combination and seed."""
+"""Tune a trained method by training every combination of some settings, for many seeds."""
 
 from __future__ import annotations
 
@@ -23,26 +23,27 @@ GAP_PERCENTILES = (50, 90, 99)
 
 @dataclasses.dataclass(frozen=True)
 class Tuning(Study):
-    """Train under all combinations of some settings, and evaluate each seed greedily on an unseen episode.
+    """Train with all combinations of some settings, and evaluate each seed greedily on an unseen episode.
 
-    Combinations that agree in the static settings share one program. The result has a row per combination
-    and seed: the settings, seed, columns of metrics, and gap, which is makespan / makespan of the reference
-    - 1 in the same episode. Its summary has a row per combination: the settings, `summaries.COUNTS`, each
-    metric of tables, per task if possible, and then also per episode, with `_per_episode` appended to its
-    name; and of the gaps of the seeds with tasks, the mean, percentiles (gap_p50, ...), the largest, and the
-    share within `within`.
+    Combinations with the same static settings share one program. The result has a row per combination and
+    seed with the settings, the seed, the columns of the metrics, and the gap, which is makespan / makespan of
+    the reference - 1 in the same episode. Its summary has a row per combination with the settings,
+    `summaries.COUNTS`, the mean of each metric that tables show, and, over the seeds with tasks, the gap's
+    mean, percentiles (gap_p50, ...), maximum, and share of at most `within`. A metric's mean is per task if
+    possible, followed by the mean per episode in a column whose name ends in `_per_episode`.
 
     Raises:
-      InputError: a rule as method, a trained reference, an unknown setting, or a value out of range.
+      InputError: the method is a rule, the reference is a trained method, a setting is unknown, or a value is
+        out of range.
     """
 
     kind = "tune"
     file = "results.parquet"
 
     method: str | Method
-    """A trained method, whose other settings stay as they are."""
+    """A trained method, whose other settings are unchanged."""
     settings: Mapping[str, Sequence[Any]]
-    """The values to try, by the name of a setting of its learner."""
+    """The values to try, by the name of a setting of the learner."""
     _: dataclasses.KW_ONLY
     seeds: int = 64
     """Number of seeds for each combination."""
@@ -64,14 +65,14 @@ class Tuning(Study):
         check_size(self.first_seed, self.seeds, self.episodes)
         self.chosen.check(self.base.num_servers)
         self.chosen.physics(self.physics)
-        _ = self.variants  # which checks the settings
+        _ = self.variants  # checks the settings
         for metric in self.measured:
             if metric.name in self.settings:
                 raise InputError(f"metrics: {metric.name} is a setting too; legal: names of their own")
 
     @functools.cached_property
     def chosen(self) -> Method:
-        """The method that is tuned."""
+        """The method to tune."""
         return get_method(self.method)
 
     @functools.cached_property
@@ -81,13 +82,13 @@ class Tuning(Study):
 
     @functools.cached_property
     def grid(self) -> list[dict[str, Any]]:
-        """All combinations."""
+        """All combinations of the settings."""
         choices = [check_list(name, values) for name, values in self.settings.items()]
         return [dict(zip(self.settings, values, strict=True)) for values in itertools.product(*choices)]
 
     @functools.cached_property
     def variants(self) -> list[Method]:
-        """The method under each combination."""
+        """The method with each combination of the settings."""
         return [self.chosen.with_settings(**changes) for changes in self.grid]
 
     @functools.cached_property
@@ -96,7 +97,7 @@ class Tuning(Study):
         return choose(self.metrics, Shown.TABLES)
 
     def cells(self) -> list[Cell]:
-        """The reference, and each combination, those that share a program side by side."""
+        """The reference, then the combinations, with those that share a program next to each other."""
 
         def cell(method: Method, changes: Mapping[str, Any]) -> Cell:
             return Cell(
@@ -164,7 +165,7 @@ def _summarise(
         for per, suffix in zip(column.weightings, ("", "_per_episode"), strict=False)
     }
     gap = np.asarray(table["gap"])
-    gap = gap[~np.isnan(gap)]  # a seed without tasks has none
+    gap = gap[~np.isnan(gap)]  # a seed without tasks has no gap
     known = gap if len(gap) else np.array([np.nan])
     return {
         **{name: str(value) for name, value in changes.items()},

@@ -1,7 +1,7 @@
-"""Units of work: what a study is cut into, so that it can stop, go on, and be shared out.
+"""Units of work, into which a study is divided so that it can be interrupted, resumed and distributed.
 
-A unit is some cells that one program computes, or a range of seeds of one cell. Its rows depend on nothing
-else, and its name is a digest of everything that they depend on.
+A unit consists of cells that one program computes, or of a range of seeds of one cell. Its rows depend on
+nothing else, and its name contains a digest of everything that they depend on.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from amco_jax.study.grid import Cell, digest_of
 from amco_jax.study.simulate import LANES, simulate
 from amco_jax.study.trainer import curve_names
 
-# What two cores make in a second (benchmarks/): a rule's task positions, and how many of them cost as much as
-# one in training. Constants, since the cut must be the same on every machine.
+# Throughput of two cores (benchmarks/): task positions that a rule simulates per second, and the cost of one
+# in training relative to that. Constants, since the division into units must be the same on every machine.
 _POSITIONS_PER_S = 7e7
 _TRAINING_COST = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Cells of one study that are computed in one go; they are alike."""
+    """Compatible cells of one study (`Cell.alike`), which are computed together."""
 
     id: str
-    """Its place in the study, and the digest"""
+    """The unit's position in the study, and its digest"""
     cells: tuple[Cell, ...]
 
     @property
     def method(self) -> str:
-        """The method's name, for the progress bar."""
+        """The name of the method, for the progress bar."""
         return self.cells[0].method.name
 
     @property
     def episodes(self) -> int:
-        """Episodes of simulation and training."""
+        """The number of episodes of simulation and training."""
         return sum(cell.episodes for cell in self.cells)
 
 
@@ -49,7 +49,7 @@ def units_of(cells: Sequence[Cell], unit_seconds: float) -> list[Unit]:
     """All units of a study, in the order of its cells and seeds.
 
     Args:
-      unit_seconds: nominal duration of a unit on two CPU cores.
+      unit_seconds: the nominal duration of a unit on two CPU cores.
     """
     return [
         Unit(f"{number:05d}-{digest_of([cell.describe() for cell in part])}", tuple(part))
@@ -69,7 +69,7 @@ def _parts(cells: Sequence[Cell], unit_seconds: float) -> Iterator[list[Cell]]:
         if seconds <= unit_seconds:
             group, spent = [*group, cell], spent + seconds
             continue
-        # The cell is too much for a unit. Whole blocks of seeds, so that no lanes are left empty.
+        # The cell is too large for a unit. Its parts are whole blocks of seeds, so that no lanes stay empty.
         most = max(int(unit_seconds / per_seed) // LANES, 1) * LANES
         for start in range(0, cell.num_seeds, most):
             yield [cell.of_seeds(cell.first_seed + start, min(most, cell.num_seeds - start))]
@@ -87,12 +87,12 @@ def _seconds_per_seed(cell: Cell) -> float:
 def run_unit(
     unit: Unit, store: AgentStore, checkpoints: Path, tell: Callable[[int], None] = lambda episodes: None
 ) -> pd.DataFrame:
-    """Compute a unit's rows: the labels of its cells, seed, episode, and the columns that they ask for.
+    """The rows of a unit: the labels of its cells, seed, episode, and the columns that the cells request.
 
     Args:
-      store: where trained agents stand, or will.
-      checkpoints: where a long training keeps its state, and goes on from it.
-      tell: called with the number of episodes each time that some are done.
+      store: the store of trained agents; missing agents are trained and added to it.
+      checkpoints: the directory of checkpoints from which a long training resumes.
+      tell: called with a number of episodes whenever they are done.
     """
     first = unit.cells[0]
     train_missing(unit.cells, store, checkpoints, tell)
@@ -108,7 +108,7 @@ def run_unit(
         )  # fmt: skip
         for batch in batches:
             cell, seeds = unit.cells[batch.index], batch.seeds
-            played = -1 - seeds  # the seed has arrivals of its own
+            played = -1 - seeds  # each seed has its own arrivals
             if cell.plays_stretches:
                 played = cell.scenario.process.stretches(cell.scenario, seeds, number)
             metrics = batch.metrics | {"stretch": played}
@@ -119,7 +119,7 @@ def run_unit(
 
 
 def _curves(cell: Cell, store: AgentStore) -> pd.DataFrame:
-    """Rows of a training, seed by seed."""
+    """The rows of a training, seed by seed."""
     names = curve_names([cell.method], cell.trained_metrics, cell.scenario.num_servers)
     counts = {metric.name for metric in cell.trained_metrics if metric.is_count}
     curves, episodes = trained_seeds(cell, store).curves, cell.train_episodes
@@ -138,7 +138,7 @@ def _curves(cell: Cell, store: AgentStore) -> pd.DataFrame:
 def _frame(
     cell: Cell, seeds: np.ndarray, episodes: np.ndarray, metrics: dict[str, np.ndarray]
 ) -> pd.DataFrame:
-    """Tidy rows with all the columns that the cell asks for; what does not exist here is NaN."""
+    """Tidy rows with all columns that the cell requests; a column that does not apply to it is NaN."""
     metrics = as_columns(metrics)
     return pd.DataFrame(
         dict(cell.labels)
