@@ -53,5 +53,15 @@ def add_contents(app: Sphinx, name: str, source: list[str]) -> None:
         source[0] += CONTENTS
 
 
+def keep_colons(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Begin the docstrings of attributes with an empty line.
+
+    Otherwise, Napoleon would show what stands before a colon in the first line as the attribute's type.
+    """
+    if what in ("attribute", "data", "property"):
+        lines.insert(0, "")
+
+
 def setup(app: Sphinx) -> None:
     app.connect("source-read", add_contents)
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before Napoleon
