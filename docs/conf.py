@@ -54,14 +54,16 @@ def add_contents(app: Sphinx, name: str, source: list[str]) -> None:
 
 
 def keep_colons(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Begin the docstrings of attributes with an empty line.
+    """Put the first line of an attribute's docstring together again.
 
-    Otherwise, Napoleon would show what stands before a colon in the first line as the attribute's type.
+    Napoleon takes what stands before a colon in it as the type of the attribute.
     """
-    if what in ("attribute", "data", "property"):
-        lines.insert(0, "")
+    types = [line for line in lines if line.startswith(":type: ")]
+    if what in ("attribute", "data", "property") and types:
+        lines.remove(types[0])
+        lines[0] = f"{types[0].removeprefix(':type: ')}: {lines[0]}"
 
 
 def setup(app: Sphinx) -> None:
     app.connect("source-read", add_contents)
-    app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before Napoleon
+    app.connect("autodoc-process-docstring", keep_colons, priority=600)  # after Napoleon
