@@ -107,9 +107,9 @@ ACCEPTED = Metric(
 
 GOODPUT = Metric(
     name="goodput_per_s",
-    label="goodput, tasks in time per second",
+    label="goodput",
     unit="1/s",
-    caption="Tasks in time per second.",
+    caption="Goodput: tasks in time per second.",
     reduction=Reduction.MEAN_OF_SLOTS,
     better="higher",
     bounds=_POSITIVE,
@@ -119,7 +119,8 @@ GOODPUT = Metric(
 
 WORK_IN_TIME = Metric(
     name="goodput_gcycles_per_s",
-    label="work of tasks in time per second",
+    label="goodput in work",
+    caption="Work of the tasks in time per second.",
     unit="Gcycles/s",
     reduction=Reduction.MEAN_OF_SLOTS,
     better="higher",
