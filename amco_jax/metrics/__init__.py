@@ -1,19 +1,12 @@
-"""The registry of metrics: everything that is measured, an entry each. Nothing else in the package names one.
-
-What an entry means stands in `metrics/metric.py`; docs/metrics.md lists the entries and says how to add one.
-"""
+"""Everything that is measured: the registry, the choice of a study, and the way from decisions to columns."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
-
-import jax.numpy as jnp
 
 from amco_jax.errors import InputError, check_choice
 from amco_jax.metrics.metric import (
-    COUNT,
     EPISODE,
     TASK,
     Column,
@@ -30,6 +23,7 @@ from amco_jax.metrics.metric import (
 )
 from amco_jax.metrics.outcomes import SlotOutcome, TaskOutcome
 from amco_jax.metrics.quantiles import LEVELS
+from amco_jax.metrics.registry import MAKESPAN, METRICS, MISS_RATE, NUM_TASKS, SATURATION
 from amco_jax.metrics.rows import accuracy, as_columns, columns
 from amco_jax.metrics.sums import (
     Sums,
@@ -80,129 +74,6 @@ __all__ = [
     "shown_in",
 ]
 
-_POSITIVE = (0.0, math.inf)
-
-MAKESPAN = Metric(
-    name="makespan_mean_s",
-    label="mean makespan per task",
-    unit="s",
-    caption="Mean makespan per task.",
-    better="lower",
-    bounds=_POSITIVE,
-    of_task=lambda task: task.makespan,
-    figure="makespan",
-)
-
-MAKESPANS = Metric(
-    name="makespan_quantiles_s",
-    label="makespan",
-    unit="s",
-    caption="Makespans of all tasks of all seeds: quantiles.",
-    reduction=Reduction.QUANTILES,
-    better="lower",
-    bounds=_POSITIVE,
-    shown=Shown.ROWS,
-    of_task=lambda task: task.makespan,
-    also=tuple(
-        Column(
-            name=f"makespan_p{percent}_s",
-            label=f"{percent}{'st' if percent == 1 else 'th'} percentile of the makespan",
-            unit="s",
-            caption=f"{percent}{'st' if percent == 1 else 'th'} percentile of the makespan.",
-            reduction=Reduction.QUANTILES,
-            better="lower",
-            bounds=_POSITIVE,
-            shown=Shown.FIGURES if percent == 95 else Shown.ROWS,
-            of="makespan_quantiles_s",
-            level=percent / 100,
-        )
-        for percent in (1, 5, 10, 25, 50, 75, 90, 95, 99)
-    ),
-)
-
-MISS_RATE = Metric(
-    name="miss_rate",
-    label="miss rate per task",
-    caption="Share of all tasks that miss their deadline.",
-    reduction=Reduction.RATE,
-    better="lower",
-    shown=Shown.TABLES,
-    of_task=lambda task: task.missed,
-)
-
-REJECT_RATE = Metric(
-    name="reject_rate",
-    label="reject rate per task",
-    caption="Share of all tasks that are rejected.",
-    reduction=Reduction.RATE,
-    better="lower",
-    shown=Shown.ROWS,
-    of_task=lambda task: task.rejected,
-)
-
-NUM_TASKS = Metric(
-    name=COUNT,
-    label="tasks per episode",
-    caption="Tasks that arrive in an episode.",
-    reduction=Reduction.SUM,
-    bounds=_POSITIVE,
-    shown=Shown.ROWS,
-    of_task=lambda task: True,
-    whole=True,
-)
-
-SERVERS_USED = Metric(
-    name="mean_servers_used",
-    label="servers per task",
-    caption="Servers per task.",
-    bounds=_POSITIVE,
-    shown=Shown.CURVES,
-    of_task=lambda task: jnp.sum(task.selected, dtype=jnp.int32),
-    whole=True,
-)
-
-SATURATION = Column(
-    name="utilisation_max",
-    label="utilisation of the busiest server",
-    caption="Share of the time that the busiest server is busy.",
-    reduction=Reduction.MEAN_OF_SLOTS,
-    bounds=(0.0, 1.0),
-    shown=Shown.ROWS,
-    of="utilisation",
-    how="max",
-)
-
-UTILISATION = Metric(
-    name="utilisation",
-    label="mean utilisation of the servers",
-    caption="Share of the time that the servers are busy.",
-    reduction=Reduction.MEAN_OF_SLOTS,
-    bounds=(0.0, 1.0),
-    shown=Shown.FIGURES,
-    per_server=True,
-    of_slot=lambda slot: slot.busy,
-    also=(
-        SATURATION,
-        Column(
-            name="fairness",
-            label="fairness of utilisation (Jain)",
-            caption="Jain's fairness index of the servers' utilisation; 1 is equal.",
-            reduction=Reduction.MEAN_OF_SLOTS,
-            better="higher",
-            bounds=(0.0, 1.0),
-            shown=Shown.FIGURES,
-            of="utilisation",
-            how="jain",
-        ),
-    ),
-)
-
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (MAKESPAN, MAKESPANS, MISS_RATE, REJECT_RATE, NUM_TASKS, SERVERS_USED, UTILISATION)
-}
-"""All metrics of the package by name"""
-
 RESERVED = (
     "method", "param", "value", "condition", "physics", "seed", "episode", "stretch", "gap", "loss",
     "epsilon",
@@ -231,7 +102,10 @@ def choose(asked: Sequence[str | Metric] = (), least: Shown = Shown.ROWS) -> Met
         chosen[metric.name] = dataclasses.replace(metric, shown=Shown.EVERYWHERE, also=also)
     # What means are taken over comes along.
     for metric in [NUM_TASKS, *(m.over for m in chosen.values() if m.over is not None)]:
-        chosen.setdefault(metric.name, dataclasses.replace(metric, shown=min(metric.shown, Shown.ROWS)))
+        at_least = dataclasses.replace(metric, shown=min(metric.shown, Shown.ROWS))
+        found = chosen.setdefault(metric.name, at_least)
+        if found.function != metric.function:
+            raise InputError(f"metrics: {metric.name} is the name of two metrics; legal: another name")
     names = [*RESERVED, *row_names(columns_of(chosen.values()), 1)]
     names += [c.name for c in columns_of(chosen.values()) if not c.in_rows]
     if taken := {name for name in names if names.count(name) > 1}:

@@ -207,7 +207,8 @@ class Metric(Column):
     whole: bool = False
     """The values are whole numbers or booleans, and their sums are exact; that of a slot must fit int32"""
     over: Metric | None = None
-    """What means are taken over, such as the tasks that were accepted; by default all tasks that arrived"""
+    """What means and quantiles are taken over, such as the tasks that were accepted; by default all that
+    arrived. A task counts in quantiles where the function of `over` gives more than 0"""
     also: tuple[Column, ...] = ()
     """Further columns that are made of this one's servers or quantiles"""
 
@@ -225,7 +226,11 @@ class Metric(Column):
                 raise InputError(
                     f"metrics: {self.name} is over {self.over.name}; legal: a metric that is a sum"
                 )
+            if not self.is_sum and self.over.of_task is None:
+                raise InputError(f"metrics: {self.name} is over {self.over.name}; legal: a metric of tasks")
             object.__setattr__(self, "weight", self.over.name)
+            also = (dataclasses.replace(c, weight=self.weight) if not self.is_sum else c for c in self.also)
+            object.__setattr__(self, "also", tuple(also))
         object.__setattr__(self, "whole", self.whole or self.reduction is Reduction.RATE)
 
     @property

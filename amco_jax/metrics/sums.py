@@ -54,9 +54,13 @@ def add_slot(sums: Sums, slot: Sums) -> Sums:
 
 
 def of_each_task(metrics: Metrics, here: Bool[Array, ""], task: TaskOutcome) -> dict[str, Array]:
-    """What the host takes quantiles of, by the name of the metric; inf at a position without a task."""
+    """What the host takes quantiles of, by the name of the metric; inf where no task counts."""
+
+    def counts(metric: Metric) -> Array:
+        return here if metric.over is None else here & (value_of(metric.over, task) > 0)
+
     chosen = (m for m in metrics if not m.is_sum)
-    return {m.name: jnp.where(here, value_of(m, task), jnp.inf) for m in chosen}
+    return {m.name: jnp.where(counts(m), value_of(m, task), jnp.inf) for m in chosen}
 
 
 def value_of(metric: Metric, outcome: TaskOutcome | SlotOutcome) -> Array:

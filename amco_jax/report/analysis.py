@@ -113,7 +113,7 @@ def _compare(study: Study, baselines: Sequence[str]) -> pd.DataFrame:
     for column, baseline, method in itertools.product(columns, baselines, study.methods):
         if method == baseline:
             continue
-        found = _pairs_of(study, method, baseline)
+        found = pairs_of(study, method, baseline)
         if not found:
             continue
         pairs = Pairs.of(column, list(found.values()), column.weightings[0])
@@ -131,7 +131,7 @@ def _compare(study: Study, baselines: Sequence[str]) -> pd.DataFrame:
     return _in_order(study, pd.DataFrame(rows, columns=[*names, "p"]), names)
 
 
-def _pairs_of(study: Study, method: str, baseline: str) -> dict[Any, tuple[Episodes, Episodes]]:
+def pairs_of(study: Study, method: str, baseline: str) -> dict[Any, tuple[Episodes, Episodes]]:
     """The episodes that two methods have in common, by condition."""
     found = {}
     for condition in study.conditions:

@@ -19,6 +19,7 @@ from amco_jax.metrics import TASK, Column, Shown, shown_in
 from amco_jax.report.analysis import comparisons, distinct, means, medians
 from amco_jax.report.claims import CLAIMS_NOTE
 from amco_jax.report.figures import cdf_figure, convergence_figures, save_pdf, svg, sweep_figure
+from amco_jax.report.rankings import rankings
 from amco_jax.report.studies import Study
 from amco_jax.report.tables import Table, comparison_table, headline
 from amco_jax.report.warnings import warnings_of
@@ -39,6 +40,8 @@ class Report:
     """`analysis.comparisons` of all"""
     warnings: Sequence[str]
     title: str
+    ranked: Sequence[Table | None] = ()
+    """`rankings.rankings` of each study"""
     claims: Table | None = None
     """What others claim, and what these studies say of it"""
 
@@ -46,8 +49,10 @@ class Report:
         """The tables of a study by name."""
         of = self.studies[study]
         first, *others = shown_in(of.columns, Shown.EVERYWHERE)
+        ranked = {"rankings": table} if (table := self.ranked[study]) is not None else {}
         return {
             "means": headline(of, self.estimated[study], self.compared),
+            **ranked,
             "comparisons": comparison_table(of, first, self.compared),
             **{f"comparisons-{each.name}": comparison_table(of, each, self.compared) for each in others},
         }
@@ -95,7 +100,10 @@ def make_report(studies: Sequence[Study], baselines: Sequence[str] = ()) -> Repo
     """
     compared = comparisons(studies, baselines)
     title = f"AMCo-JAX: {', '.join(s.name for s in studies)}"
-    return Report(studies, [means(s) for s in studies], compared, warnings_of(studies, compared), title)
+    ranked = [rankings(s) for s in studies]
+    return Report(
+        studies, [means(s) for s in studies], compared, warnings_of(studies, compared), title, ranked
+    )
 
 
 def write_report(report: Report, out: Path, formats: Sequence[str] = ("html",)) -> list[Path]:
@@ -132,6 +140,7 @@ def _write_html(report: Report, out: Path) -> Path:
                 "summary": _summary(study),
                 "scenario": _scenario(study.manifest),
                 "headline": tables["means"],
+                "rankings": tables.get("rankings"),
                 "comparisons": [table for name, table in tables.items() if name.startswith("comparisons")],
                 "figures": figures,
                 "provenance_line": _provenance(study.manifest),

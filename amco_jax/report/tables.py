@@ -44,9 +44,11 @@ class Table:
     """How many of the first columns hold text"""
     filters: int = 0
     """How many of the first columns a reader may want to choose a value of"""
+    note: str = ""
+    """A sentence below it, if there is something to say"""
 
     def to_html(self) -> str:
-        """A table element; sorting and filters are the page's."""
+        """A table element, and the note below it; sorting and filters are the page's."""
         heads = []
         for place, title in enumerate(self.columns):
             names = [name for name, n in (("text", self.texts), ("filter", self.filters)) if place < n]
@@ -62,24 +64,33 @@ class Table:
                 cells.append(f'<td class="{"text" if place < self.texts else ""}"{value}>{text}</td>')
             lines.append(f"<tr>{''.join(cells)}</tr>")
         body = "\n".join(lines)
-        return f"<table><thead><tr>{''.join(heads)}</tr></thead>\n<tbody>{body}</tbody></table>"
+        note = f'<p class="note">{html.escape(self.note)}</p>' if self.note else ""
+        return f"<table><thead><tr>{''.join(heads)}</tr></thead>\n<tbody>{body}</tbody></table>{note}"
 
     def to_markdown(self) -> str:
-        """A pipe table."""
+        """A pipe table, and the note below it."""
         lines = [self.columns, ["---"] * self.texts + ["---:"] * (len(self.columns) - self.texts)]
         for row in self.rows:
             texts = [f"**{c.text}**" if c.best else c.text for c in row]
             lines.append([f"{t}, {c.below}" if c.below else t for t, c in zip(texts, row, strict=True)])
-        return "".join(f"| {' | '.join(x.replace('|', chr(92) + '|') for x in line)} |\n" for line in lines)
+        rows = "".join(f"| {' | '.join(x.replace('|', chr(92) + '|') for x in line)} |\n" for line in lines)
+        return f"{rows}\n{self.note}\n" if self.note else rows
 
     def to_latex(self) -> str:
-        """A booktabs tabular."""
+        """A booktabs tabular; the note is a comment above it."""
         layout = "l" * self.texts + "r" * (len(self.columns) - self.texts)
         heads = [
             _stacked("b", side, [_latex(line) for line in textwrap.wrap(title, _HEAD_WIDTH)])
             for side, title in zip(layout, self.columns, strict=True)
         ]
-        lines = [rf"\begin{{tabular}}{{{layout}}}", r"\toprule", rf"{' & '.join(heads)} \\", r"\midrule"]
+        note = [f"% {self.note}"] if self.note else []
+        lines = [
+            *note,
+            rf"\begin{{tabular}}{{{layout}}}",
+            r"\toprule",
+            rf"{' & '.join(heads)} \\",
+            r"\midrule",
+        ]
         for row in self.rows:
             cells = []
             for side, cell in zip(layout, row, strict=True):

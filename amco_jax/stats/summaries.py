@@ -284,11 +284,10 @@ def _direct(episodes: Episodes, columns: Sequence[tuple[Column, str]]) -> np.nda
         )
     for name in dict.fromkeys(column.of for column, _ in columns if column.level is not None):
         of_name = np.array([column.level is not None and column.of == name for column, _ in columns])
-        at = np.array(
-            [column.level for column, _ in columns if column.level is not None and column.of == name]
-        )
-        table = episodes.quantiles[name]
-        pooled = pooled_quantiles(table, LEVELS, episodes.tasks, episodes.cluster, at)
+        levels = [column for column, _ in columns if column.level is not None and column.of == name]
+        at = np.array([column.level for column in levels])
+        table, tasks = episodes.quantiles[name], episodes.weight(levels[0], TASK)
+        pooled = pooled_quantiles(table, LEVELS, tasks, episodes.cluster, at)
         found[of_name] = np.stack(pooled, axis=-1)
     return found
 

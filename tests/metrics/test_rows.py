@@ -34,6 +34,11 @@ def totals_of(rows: list[np.ndarray], utilisation: np.ndarray) -> dict[str, np.n
         "num_tasks": count,
         "miss_rate": count // 3,
         "reject_rate": (count >= 3).astype(int),
+        "num_accepted": count - (count >= 3),
+        "response_mean_s": 2 * np.array([row.sum() for row in rows]),
+        "tardiness_mean_s": np.array([row.sum() for row in rows]),
+        "goodput_per_s": count / 2,
+        "goodput_gcycles_per_s": 3 * count,
         "mean_servers_used": 2 * count,
         "makespan_mean_s": np.array([row.sum() for row in rows]),
         "utilisation": utilisation * NUM_SLOTS,
@@ -59,6 +64,9 @@ def test_summaries_are_means_over_the_tasks_that_arrived():
         assert metrics["miss_rate"][k] == len(row) // 3 / len(row)
         assert metrics["reject_rate"][k] == (len(row) >= 3) / len(row)
         assert metrics["mean_servers_used"][k] == 2
+        accepted = len(row) - (len(row) >= 3)
+        assert metrics["response_mean_s"][k] == pytest.approx(2 * row.sum() / accepted, rel=1e-6)
+        assert metrics["goodput_per_s"][k] == len(row) / 2 / NUM_SLOTS
     np.testing.assert_array_equal(metrics["num_tasks"], [len(row) for row in rows])
     for i in range(3):
         np.testing.assert_array_equal(metrics[f"utilisation_{i}"], utilisation[:, i].astype(np.float64))
@@ -68,8 +76,9 @@ def test_a_quantity_over_no_task_is_nan():
     rows = random_rows()
     metrics = columns_of_rows(rows, np.full((len(rows), 3), 0.5))
     empty = np.array([len(row) == 0 for row in rows])
-    of_tasks = {name for name in metrics if not name.startswith(("num_tasks", "utilisation"))}
-    assert len(of_tasks) == 4 + len(PERCENTILES) + 1
+    others = ("num_", "utilisation", "goodput")
+    of_tasks = {name for name in metrics if not name.startswith(others)}
+    assert len(of_tasks) == 6 + len(PERCENTILES) + 1
     for name in of_tasks:
         expected = np.broadcast_to(empty, metrics[name].T.shape).T
         np.testing.assert_array_equal(np.isnan(metrics[name]), expected, err_msg=name)

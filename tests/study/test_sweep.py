@@ -19,6 +19,7 @@ from amco_jax.scenario.axes import apply_settings, parse_settings, parse_value
 from amco_jax.stats import mean_interval, rate_interval, ratio_interval
 
 SMALL = Scenario(num_tasks=5, num_slots=4)
+FIGURES = ("makespan", "miss_rate", "goodput_per_s", "response_mean_s")
 KEYS = ["method", "param", "value", "seed"]
 
 
@@ -112,7 +113,7 @@ def test_files_equal_the_returned_frames(tmp_path):
     assert manifest["scenario"]["num_tasks"] == 5
     assert {"versions", "device", "git_commit", "command", "wall_time_s", "num_seeds"} <= manifest.keys()
     names = {"results.parquet", "summary.csv", "manifest.json", "SHA256SUMS", "units"}
-    figures = {f"{n}.{s}" for n in ("makespan", "miss_rate") for s in ("png", "pdf")}
+    figures = {f"{n}.{s}" for n in FIGURES for s in ("png", "pdf")}
     assert {p.name for p in (tmp_path / "new").iterdir()} == names | figures
 
 

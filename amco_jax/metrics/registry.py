@@ -1,0 +1,234 @@
+"""The registry of metrics: everything that is measured, an entry each. Nothing else in the package names one.
+
+What an entry means stands in `metrics/metric.py`; docs/metrics.md lists the entries and says how to add one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from amco_jax.metrics.metric import COUNT, Column, Metric, Reduction, Shown
+
+_POSITIVE = (0.0, math.inf)
+
+
+def _percentiles(name: str, percents: Sequence[int], figure: int, words: str = "") -> tuple[Column, ...]:
+    """The percentiles of `name_quantiles_s`, in `name_p50_s` and so on.
+
+    Args:
+      figure: the percentile that figures show.
+      words: what they are of, where it is not the name.
+    """
+    return tuple(
+        Column(
+            name=f"{name}_p{percent}_s",
+            label=f"{percent}{'st' if percent == 1 else 'th'} percentile of the {words or name}",
+            unit="s",
+            caption=f"{percent}{'st' if percent == 1 else 'th'} percentile of the {words or name}.",
+            reduction=Reduction.QUANTILES,
+            better="lower",
+            bounds=_POSITIVE,
+            shown=Shown.FIGURES if percent == figure else Shown.ROWS,
+            of=f"{name}_quantiles_s",
+            level=percent / 100,
+        )
+        for percent in percents
+    )
+
+
+MAKESPAN = Metric(
+    name="makespan_mean_s",
+    label="mean makespan per task",
+    unit="s",
+    caption="Mean makespan per task.",
+    better="lower",
+    bounds=_POSITIVE,
+    of_task=lambda task: task.makespan,
+    figure="makespan",
+)
+
+MAKESPANS = Metric(
+    name="makespan_quantiles_s",
+    label="makespan",
+    unit="s",
+    caption="Makespans of all tasks of all seeds: quantiles.",
+    reduction=Reduction.QUANTILES,
+    better="lower",
+    bounds=_POSITIVE,
+    shown=Shown.ROWS,
+    of_task=lambda task: task.makespan,
+    also=_percentiles("makespan", (1, 5, 10, 25, 50, 75, 90, 95, 99), figure=95),
+)
+
+MISS_RATE = Metric(
+    name="miss_rate",
+    label="miss rate per task",
+    caption="Share of all tasks that miss their deadline.",
+    reduction=Reduction.RATE,
+    better="lower",
+    shown=Shown.TABLES,
+    of_task=lambda task: task.missed,
+)
+
+REJECT_RATE = Metric(
+    name="reject_rate",
+    label="reject rate per task",
+    caption="Share of all tasks that are rejected.",
+    reduction=Reduction.RATE,
+    better="lower",
+    shown=Shown.ROWS,
+    of_task=lambda task: task.rejected,
+)
+
+NUM_TASKS = Metric(
+    name=COUNT,
+    label="tasks per episode",
+    caption="Tasks that arrive in an episode.",
+    reduction=Reduction.SUM,
+    bounds=_POSITIVE,
+    shown=Shown.ROWS,
+    of_task=lambda task: True,
+    whole=True,
+)
+
+ACCEPTED = Metric(
+    name="num_accepted",
+    label="accepted tasks per episode",
+    caption="Tasks that are accepted in an episode.",
+    reduction=Reduction.SUM,
+    bounds=_POSITIVE,
+    shown=Shown.ROWS,
+    of_task=lambda task: ~task.rejected,
+    whole=True,
+)
+
+GOODPUT = Metric(
+    name="goodput_per_s",
+    label="goodput",
+    unit="1/s",
+    caption="Goodput: tasks in time per second.",
+    reduction=Reduction.MEAN_OF_SLOTS,
+    better="higher",
+    bounds=_POSITIVE,
+    shown=Shown.TABLES,
+    of_task=lambda task: ~task.missed / task.params.slot_duration,
+)
+
+WORK_IN_TIME = Metric(
+    name="goodput_gcycles_per_s",
+    label="goodput in work",
+    caption="Work of the tasks in time per second.",
+    unit="Gcycles/s",
+    reduction=Reduction.MEAN_OF_SLOTS,
+    better="higher",
+    bounds=_POSITIVE,
+    shown=Shown.ROWS,
+    of_task=lambda task: jnp.where(task.missed, 0, task.work) / task.params.slot_duration,
+)
+
+RESPONSE = Metric(
+    name="response_mean_s",
+    label="mean response time of accepted tasks",
+    unit="s",
+    caption="Mean response time of the accepted tasks, which goes on beyond the deadline.",
+    better="lower",
+    bounds=_POSITIVE,
+    shown=Shown.TABLES,
+    over=ACCEPTED,
+    of_task=lambda task: task.finish,
+)
+
+RESPONSES = Metric(
+    name="response_quantiles_s",
+    label="response time of accepted tasks",
+    unit="s",
+    caption="Response times of all accepted tasks of all seeds: quantiles.",
+    reduction=Reduction.QUANTILES,
+    better="lower",
+    bounds=_POSITIVE,
+    shown=Shown.ASKED,  # a second value of each task makes a sweep of rules take twice as long
+    over=ACCEPTED,
+    of_task=lambda task: task.finish,
+    also=_percentiles("response", (50, 95, 99), figure=95, words="response time"),
+)
+
+TARDINESS = Metric(
+    name="tardiness_mean_s",
+    label="mean tardiness of accepted tasks",
+    unit="s",
+    caption="Mean time by which accepted tasks end after their deadline.",
+    better="lower",
+    bounds=_POSITIVE,
+    shown=Shown.FIGURES,
+    over=ACCEPTED,
+    of_task=lambda task: jnp.maximum(task.finish - task.params.deadline, 0),
+)
+
+SERVERS_USED = Metric(
+    name="mean_servers_used",
+    label="servers per task",
+    caption="Servers per task.",
+    bounds=_POSITIVE,
+    shown=Shown.CURVES,
+    of_task=lambda task: jnp.sum(task.selected, dtype=jnp.int32),
+    whole=True,
+)
+
+SATURATION = Column(
+    name="utilisation_max",
+    label="utilisation of the busiest server",
+    caption="Share of the time that the busiest server is busy.",
+    reduction=Reduction.MEAN_OF_SLOTS,
+    bounds=(0.0, 1.0),
+    shown=Shown.ROWS,
+    of="utilisation",
+    how="max",
+)
+
+UTILISATION = Metric(
+    name="utilisation",
+    label="mean utilisation of the servers",
+    caption="Share of the time that the servers are busy.",
+    reduction=Reduction.MEAN_OF_SLOTS,
+    bounds=(0.0, 1.0),
+    shown=Shown.FIGURES,
+    per_server=True,
+    of_slot=lambda slot: slot.busy,
+    also=(
+        SATURATION,
+        Column(
+            name="fairness",
+            label="fairness of utilisation (Jain)",
+            caption="Jain's fairness index of the servers' utilisation; 1 is equal.",
+            reduction=Reduction.MEAN_OF_SLOTS,
+            better="higher",
+            bounds=(0.0, 1.0),
+            shown=Shown.FIGURES,
+            of="utilisation",
+            how="jain",
+        ),
+    ),
+)
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        MAKESPAN,
+        MAKESPANS,
+        MISS_RATE,
+        REJECT_RATE,
+        GOODPUT,
+        WORK_IN_TIME,
+        RESPONSE,
+        RESPONSES,
+        TARDINESS,
+        NUM_TASKS,
+        ACCEPTED,
+        SERVERS_USED,
+        UTILISATION,
+    )
+}
+"""All metrics of the package by name"""

@@ -1,0 +1,87 @@
+"""Rankings of methods by several measures, on results whose order is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from amco_jax.metrics import METRICS
+from amco_jax.report.rankings import rankings
+from amco_jax.report.studies import Study
+
+MEASURES = ("makespan_mean_s", "goodput_per_s", "response_mean_s")
+
+
+def study(means: dict[str, tuple[float, float, float]], conditions: int = 1, label: str = "load") -> Study:
+    """A study of 12 seeds, whose common deviations cancel in pairs; each method has small ones of its own.
+
+    Args:
+      means: makespan, goodput and response time of each method; the last condition reverses responses.
+    """
+    random = np.random.default_rng(0)
+    common, rows = random.normal(0, 1, 12), []
+    for condition in range(conditions):
+        for method, (makespan, goodput, response) in means.items():
+            own = random.normal(0, 1e-3, 12)
+            response = -response if condition == 1 else response
+            for seed in range(12):
+                shift = common[seed] + own[seed]
+                values = (20 + makespan + shift, 20 + goodput + shift, 20 + response + shift)
+                rows.append((condition / 2, method, seed, 50, 40, *values))
+    columns = ["condition", "method", "seed", "num_tasks", "num_accepted", *MEASURES]
+    measured = tuple(METRICS[name].column for name in (*MEASURES, "num_tasks", "num_accepted"))
+    return Study("study", "sweep", {}, label, measured, pd.DataFrame(rows, columns=columns))
+
+
+def texts(of: Study) -> list[list[str]]:
+    table = rankings(of)
+    assert table is not None
+    return [[cell.text for cell in row] for row in table.rows]
+
+
+def test_ranks_count_the_methods_that_are_better():
+    """Goodput is better when it is higher; b and c differ by less than chance."""
+    of = study({"a": (1, 3, 1), "b": (2, 2, 2), "c": (2.0001, 2.0001, 2.0001), "d": (3, 1, 3)})
+    assert texts(of) == [
+        ["0.0", "a", "1", "1", "1"],
+        ["0.0", "b", "2", "2", "2"],
+        ["0.0", "c", "2", "2", "2"],
+        ["0.0", "d", "4", "4", "4"],
+    ]
+    table = rankings(of)
+    assert table is not None
+    assert table.note == ""
+    assert [cell.text for row in table.rows for cell in row if cell.best] == ["1", "1", "1"]
+    assert list(table.columns) == [
+        "load", "method", "rank by mean makespan per task", "rank by goodput",
+        "rank by mean response time of accepted tasks",
+    ]  # fmt: skip
+
+
+def test_a_sentence_says_who_leads_by_what():
+    table = rankings(study({"a": (1, 2, 1), "b": (2, 3, 2), "c": (3, 3, 3)}))
+    assert table is not None
+    assert table.note == (
+        "Which method leads depends on the measure at load = 0.0: by mean makespan per task and mean "
+        "response time of accepted tasks a leads; by goodput b and c lead together."
+    )
+    for text in (table.to_html(), table.to_markdown(), table.to_latex()):
+        assert table.note in text
+
+
+def test_a_sentence_says_who_changes_places_behind_the_leader():
+    """Where the responses of the second condition are reversed, it tells that nobody leads there."""
+    means = {"a": (1, 5, 1), "b": (2, 4, 5), "c": (3, 3, 4), "d": (4, 2, 2)}
+    table = rankings(study(means, label=""))
+    assert table is not None
+    assert table.note == (
+        "Ranks depend on the measure: b is ahead of d by mean makespan per task and goodput, and behind "
+        "by mean response time of accepted tasks."
+    )
+    table = rankings(study(means, conditions=2))
+    assert table is not None
+    assert "at load = 0.5: by mean makespan per task and goodput a leads; by mean response" in table.note
+
+
+def test_one_method_has_no_ranks():
+    assert rankings(study({"a": (1, 2, 3)})) is None
