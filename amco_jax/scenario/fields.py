@@ -195,7 +195,7 @@ class Scenario(Parameters):
 
     @property
     def offered_load(self) -> float:
-        """The mean work that arrives in a second, over the work that the whole fleet can do in one."""
+        """ρ, the mean work that arrives in a second, over the work that the whole fleet can do in one."""
         return offered_load(self.process, self)
 
     def check_training(self) -> None:
