@@ -34,7 +34,8 @@ def with_load(scenario: Scenario, load: Any) -> Scenario:
       0.6696
       >>> with_load(Scenario(), 1.2)
       Traceback (most recent call last):
-      amco_jax.errors.InputError: load: 1.2; legal: at most 1.194 (arrival_prob: 1.00446...; legal: ...)
+      amco_jax.errors.InputError: load: 1.2; legal: at most 1.194 (arrival_prob: 1.0044642857142858;
+      legal: a number from 0 to 1)
     """
     load = check_number("load", load)
     name, _ = _pace(scenario, "load")

@@ -39,7 +39,9 @@ independent clusters, which are seeds or stretches of a request log"""
 SUMMARY = ("metric", "per", *COUNTS, "mean", "ci_low", "ci_high")
 """Columns of a summary; intervals are of 95 %"""
 
-_KEYS = ("method", "param", "value", "condition", "physics", "seed", "episode", "stretch")
+_KEYS = (
+    "method", "param", "value", "condition", "physics", "seed", "episode", "stretch", "warmup", "trend_p",
+)  # fmt: skip
 _OVER_SERVERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "": lambda values: np.nanmean(values, axis=-1),
     "max": lambda values: np.nanmax(values, axis=-1),

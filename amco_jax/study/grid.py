@@ -29,15 +29,20 @@ class TrainedAgents:
     """The first seed of the first block"""
 
 
-KEYS = ("seed", "episode", "stretch")
-"""Columns behind a cell's labels that are no metrics; `stretch` where seeds may share their arrivals"""
+KEYS = ("seed", "episode", "stretch", "warmup", "trend_p")
+"""Columns behind a cell's labels that are no metrics: `stretch` where seeds may share their arrivals, and
+the last two where a warm-up is left out"""
+
+PILOT_SEEDS = 128
+"""The most seeds of a pilot run"""
 
 
 def columns_of_rows(scenarios: Sequence[Scenario], metrics: Metrics) -> tuple[str, ...]:
     """The columns of the cells of one study, whose rows have the same ones."""
     shared = any(scenario.process.has_stretches for scenario in scenarios)
     names = row_names(columns_of(metrics), max(scenario.num_servers for scenario in scenarios))
-    return ("stretch", *names) if shared else names
+    steady = any(scenario.warmup for scenario in scenarios)
+    return (*(["stretch"] if shared else []), *(["warmup", "trend_p"] if steady else []), *names)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +72,8 @@ class Cell:
     train_episodes: int = 0
     agents: TrainedAgents | None = None
     """Agents that need no training"""
+    pilot: tuple[int, int] | None = None
+    """`pilot_seeds` where the cell is a part of another one"""
 
     @functools.cached_property
     def identity(self) -> Identity:
@@ -84,6 +91,24 @@ class Cell:
         whatever else is measured.
         """
         return CURVE_METRICS if self.plays else self.metrics
+
+    @property
+    def trained_scenario(self) -> Scenario:
+        """The scenario of its training.
+
+        Where the agents go on to play, they are the same whatever warm-up is left out of what is measured.
+        """
+        return self.scenario.replace(warmup=0) if self.plays and self.scenario.warmup else self.scenario
+
+    @property
+    def has_pilot(self) -> bool:
+        """Whether a pilot run looks at its episodes, as a warm-up is left out of them."""
+        return bool(self.scenario.warmup and self.plays and not self.plays_training)
+
+    @property
+    def pilot_seeds(self) -> tuple[int, int]:
+        """The first seed of the pilot run, and how many: the first ones of the whole cell."""
+        return self.pilot or (self.first_seed, min(self.num_seeds, PILOT_SEEDS))
 
     @property
     def has_lists(self) -> bool:
@@ -122,14 +147,14 @@ class Cell:
             seeds = cell.first_seed, cell.num_seeds
             return (
                 cell.method, cell.row, seeds, cell.metrics, cell.columns, cell.plays, cell.plays_training,
-                cell.train_episodes, cell.agents,
+                cell.train_episodes, cell.agents, cell.pilot, bool(cell.scenario.warmup),
             )  # fmt: skip
 
         return common(self) == common(other)
 
     def of_seeds(self, first_seed: int, num_seeds: int) -> Cell:
         """The part of the cell that has these seeds."""
-        return dataclasses.replace(self, first_seed=first_seed, num_seeds=num_seeds)
+        return dataclasses.replace(self, first_seed=first_seed, num_seeds=num_seeds, pilot=self.pilot_seeds)
 
     def describe(self) -> dict[str, Any]:
         """Everything that the rows depend on, as plain data."""
@@ -139,6 +164,8 @@ class Cell:
             "columns": list(self.columns),
             "plays": [*self.plays, self.plays_training],
             "agents": None if self.agents is None else list(self.agents.names),
+            "scenario": without_paths(self.scenario),
+            "pilot": list(self.pilot_seeds) if self.has_pilot else None,
         }
 
     def training_name(self, start: int) -> str:
@@ -152,7 +179,7 @@ class Cell:
     def _trained_from(self, identity: Identity) -> dict[str, Any]:
         training = self.method.training
         return {
-            "scenario": without_paths(self.scenario),
+            "scenario": without_paths(self.trained_scenario),
             "method": self.method.name,
             "settings": None if training is None else training.settings.to_dict(),
             "depends_on": identity.digest,

@@ -31,6 +31,8 @@ from amco_jax.scenario import Scenario
 from amco_jax.study.agents import AgentStore, training_names
 from amco_jax.study.engines import Execution, Work
 from amco_jax.study.grid import Cell, without_paths
+from amco_jax.study.pilot import Pilot, check_warmup, pilots_in, trends
+from amco_jax.study.pilot import described as described_pilots
 from amco_jax.study.trainer import check_training
 from amco_jax.study.units import Unit, units_of
 from amco_jax.workload import ArrivalProcess
@@ -172,6 +174,8 @@ class _Run:
             if cell.train_episodes
             for text in check_training(cell)
         ]
+        for cell in self.cells:
+            check_warmup(cell)
         self.store = Store(home / UNITS, home / study.rows)
         self.agents = AgentStore(execution.store or agents)
         self.units: list[Unit] = units_of(self.cells, execution.unit_seconds)
@@ -249,6 +253,7 @@ class _Run:
         self.store.tidy([unit.id for unit in self.units])
         frames: list[pd.DataFrame] = []
         silent: dict[str, list[bool]] = {}
+        pilots: list[tuple[Cell, Pilot]] = []
 
         def read() -> Iterator[pd.DataFrame]:
             for unit in self.units:
@@ -259,6 +264,8 @@ class _Run:
                     silent.setdefault(": ".join([*_where(unit.cells[0]), unit.method]), []).extend(
                         frame.groupby("seed")[steps[0]].count() == 0
                     )
+                if unit.cells[0].has_pilot:
+                    pilots.extend(pilots_in(unit.cells, frame))
                 if not self._written:
                     frames.append(frame)
                 yield frame
@@ -272,14 +279,18 @@ class _Run:
             for name, seeds in silent.items()
             if any(seeds)
         ]
-        for text in unlearned:
+        each = {id(cell.labels): (cell, pilot) for cell, pilot in pilots}  # parts of a cell share its labels
+        drifting = [": ".join([*_where(c), c.method.name, text]) for c, text in trends([*each.values()])]
+        for text in unlearned + drifting:
             log.warning(text)
         manifest |= {
             "format": FORMAT,
             "units": len(self.units),
             "percentiles": accuracy(c.scenario.episode_positions for c in self.cells if c.has_lists),
-            "warnings": self._warnings + unlearned,
+            "warnings": self._warnings + unlearned + drifting,
         }
+        if pilots:
+            manifest["pilots"] = described_pilots([*each.values()])
         standing = [study.rows]
         if study.kind == "train":
             names = [name for cell in self.cells for name in training_names(cell)]
