@@ -204,8 +204,8 @@ METRICS: dict[str, Metric] = {
 """All metrics of the package by name"""
 
 RESERVED = (
-    "method", "param", "value", "condition", "physics", "seed", "episode", "stretch", "warmup", "trend_p",
-    "gap", "loss", "epsilon",
+    "method", "param", "value", "condition", "physics", "seed", "episode", "stretch", "batch",
+    "warmup", "trend_p", "gap", "loss", "epsilon",
 )  # fmt: skip
 """Columns of results that are no metrics"""
 

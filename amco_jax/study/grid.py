@@ -29,20 +29,28 @@ class TrainedAgents:
     """The first seed of the first block"""
 
 
-KEYS = ("seed", "episode", "stretch", "warmup", "trend_p")
-"""Columns behind a cell's labels that are no metrics: `stretch` where seeds may share their arrivals, and
-the last two where a warm-up is left out"""
+KEYS = ("seed", "episode", "stretch", "batch", "warmup", "trend_p")
+"""Columns behind a cell's labels that are no metrics: `stretch` where seeds may share their arrivals, `batch`
+where a single episode is cut into batches, and the last two where a warm-up is left out"""
+
+BATCHES = 30
+"""Batches of a single long episode"""
 
 PILOT_SEEDS = 128
 """The most seeds of a pilot run"""
 
 
-def columns_of_rows(scenarios: Sequence[Scenario], metrics: Metrics) -> tuple[str, ...]:
-    """The columns of the cells of one study, whose rows have the same ones."""
+def columns_of_rows(scenarios: Sequence[Scenario], metrics: Metrics, batches: int = 0) -> tuple[str, ...]:
+    """The columns of the cells of one study, whose rows have the same ones.
+
+    Args:
+      batches: see `Cell.batches`.
+    """
     shared = any(scenario.process.has_stretches for scenario in scenarios)
     names = row_names(columns_of(metrics), max(scenario.num_servers for scenario in scenarios))
     steady = any(scenario.warmup for scenario in scenarios)
-    return (*(["stretch"] if shared else []), *(["warmup", "trend_p"] if steady else []), *names)
+    given = {"stretch": shared, "batch": bool(batches), "warmup": steady, "trend_p": steady}
+    return (*(name for name, there in given.items() if there), *names)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,6 +80,8 @@ class Cell:
     train_episodes: int = 0
     agents: TrainedAgents | None = None
     """Agents that need no training"""
+    batches: int = 0
+    """Batches of slots that the single episode of a single seed is cut into, each a row of its own; or 0"""
     pilot: tuple[int, int] | None = None
     """`pilot_seeds` where the cell is a part of another one"""
 
@@ -133,7 +143,7 @@ class Cell:
     @property
     def num_rows(self) -> int:
         """Rows of the cell in the results."""
-        return self.num_seeds * (len(self.plays) or self.train_episodes)
+        return self.num_seeds * (self.batches or len(self.plays) or self.train_episodes)
 
     @property
     def episodes(self) -> int:
@@ -147,7 +157,7 @@ class Cell:
             seeds = cell.first_seed, cell.num_seeds
             return (
                 cell.method, cell.row, seeds, cell.metrics, cell.columns, cell.plays, cell.plays_training,
-                cell.train_episodes, cell.agents, cell.pilot, bool(cell.scenario.warmup),
+                cell.train_episodes, cell.agents, cell.pilot, cell.batches, bool(cell.scenario.warmup),
             )  # fmt: skip
 
         return common(self) == common(other)
@@ -165,6 +175,7 @@ class Cell:
             "plays": [*self.plays, self.plays_training],
             "agents": None if self.agents is None else list(self.agents.names),
             "scenario": without_paths(self.scenario),
+            "batches": self.batches,
             "pilot": list(self.pilot_seeds) if self.has_pilot else None,
         }
 

@@ -14,7 +14,8 @@ import pandas as pd
 
 from amco_jax.compile.wide import on_host
 from amco_jax.errors import InputError
-from amco_jax.metrics import MAKESPAN, NUM_TASKS, Metrics
+from amco_jax.metrics import MAKESPAN, NUM_TASKS, Metrics, columns
+from amco_jax.metrics.quantiles import values_of
 from amco_jax.params import Shape
 from amco_jax.scenario import AUTO, Scenario
 from amco_jax.stats.stationarity import MSER_BATCH, mser_truncation, trend_p_value
@@ -50,6 +51,11 @@ class Pilot(NamedTuple):
 def check_warmup(cell: Cell) -> None:
     """Raise InputError where a warm-up of `auto` cannot be found."""
     scenario = cell.scenario
+    if cell.batches and scenario.counted_slots < (most := cell.batches * MSER_BATCH * 2):
+        raise InputError(
+            f"num_slots: {scenario.num_slots}; legal for a single seed with a warm-up, whose episode is cut "
+            f"into {cell.batches} batches: {scenario.num_slots - scenario.counted_slots + most} or more"
+        )
     if scenario.warmup != AUTO:
         return
     if not cell.has_pilot:
@@ -66,8 +72,42 @@ def pilots_of(cells: Sequence[Cell], source: AgentSource | None) -> list[Pilot]:
     Args:
       source: the agents of their `pilot_seeds`, where the method is trained.
     """
-    sums = _batch_sums([cell.scenario.replace(warmup=0) for cell in cells], cells[0], source)
-    return [_pilot(cell.scenario, *each) for cell, each in zip(cells, sums, strict=True)]
+    played = _played([cell.scenario.replace(warmup=0) for cell in cells], cells[0], source, _METRICS)
+    return [
+        _pilot(cell.scenario, each.totals[MAKESPAN.name], each.totals[NUM_TASKS.name])
+        for cell, each in zip(cells, played, strict=True)
+    ]
+
+
+def batch_columns(
+    cells: Sequence[Cell], pilots: Sequence[Pilot], source: AgentSource | None
+) -> list[dict[str, np.ndarray]]:
+    """The columns of single long episodes, cut into `Cell.batches` batches behind their warm-up.
+
+    The batches are equally long. What does not fill one is left out at the beginning, with the warm-up.
+
+    Returns:
+      What `metrics.columns` gives for each cell, `[batches]` or lists of quantiles.
+    """
+    metrics = cells[0].metrics
+    played = _played([cell.scenario.replace(warmup=0) for cell in cells], cells[0], source, metrics)
+    found = []
+    for cell, pilot, each in zip(cells, pilots, played, strict=True):
+        slots = cell.scenario.num_slots // MSER_BATCH
+        length = (slots - -(-pilot.warmup // MSER_BATCH)) // cell.batches
+        edges = range(slots - length * cell.batches, slots, length)
+        totals = {
+            name: np.stack([total[0, edge : edge + length].sum(axis=0) for edge in edges])
+            for name, total in each.totals.items()
+        }
+        quantiles = {}
+        for name, values in each.values.items():
+            kept = [values_of(cell.scenario.episode_positions) for _ in edges]
+            for edge, one in zip(edges, kept, strict=True):
+                one.add(np.concatenate(values[edge : edge + length], axis=1))
+            quantiles[name] = np.concatenate([one.quantiles() for one in kept])
+        found.append(columns(metrics, totals, length * MSER_BATCH, quantiles))
+    return found
 
 
 def without_warmup(scenario: Scenario, pilot: Pilot) -> Scenario:
@@ -120,46 +160,64 @@ def _pilot(scenario: Scenario, makespans: np.ndarray, tasks: np.ndarray) -> Pilo
     return Pilot(warmup, float(trend_p_value(makespans[:, batches:], tasks[:, batches:])))
 
 
-def _batch_sums(
-    scenarios: Sequence[Scenario], first: Cell, source: AgentSource | None
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The sums of makespans and the numbers of tasks of each scenario in batches of slots.
+class _Played(NamedTuple):
+    """The seeds of one scenario, batch by batch of `MSER_BATCH` slots."""
 
-    Returns:
-      Pairs of `[seeds, batches]`; slots at the end that do not fill a batch are left out.
-    """
+    totals: dict[str, np.ndarray]
+    """Sums by the name of the metric, `[seeds, batches]` or `[seeds, batches, num_servers]`"""
+    values: dict[str, list[np.ndarray]]
+    """Of each batch, by the name of the metric: what its tasks have, `[seeds, positions]`, inf where empty"""
+
+
+def _played(
+    scenarios: Sequence[Scenario], first: Cell, source: AgentSource | None, metrics: Metrics
+) -> list[_Played]:
+    """Play the pilot seeds of scenarios; slots at the end that do not fill a batch are left out."""
     start, num_seeds = first.pilot_seeds
     lanes = LANES if source is None else TRAINING_LANES
     blocks = blocks_of(len(scenarios), start, num_seeds, lanes)
+    shapes = padded_shapes(scenarios)
+    lists = [metric.name for metric in metrics if not metric.is_sum]
 
     def lane_bytes(shape: Shape) -> int:
-        values = 4 * shape.num_servers * shape.max_tasks * MSER_BATCH
+        values = 4 * shape.num_servers * shape.max_tasks * MSER_BATCH * max(len(lists), 1)
         return values + (0 if source is None else source.bytes_per_lane(shape))
 
-    shapes = padded_shapes(scenarios)
-
-    def launch(shape: Shape, chunk: Sequence[Block], size: int) -> list[dict[str, np.ndarray]]:
+    def launch(shape: Shape, chunk: Sequence[Block], size: int) -> tuple[list[Any], list[Any]]:
         agents = None if source is None else source.agents(shape, chunk, size)
         used = (i for i, each in enumerate(shapes) if each == shape)
         cells, tables = inputs_of(scenarios, used, shape)
         stacked, seeds = stack_blocks(chunk, size, lanes, cells)
         batch = shape._replace(num_slots=MSER_BATCH)
-        program = block_program(batch, first.method, _METRICS, False, False)
-        state, totals = start_state(shape, seeds.shape, _METRICS), []
+        program = block_program(batch, first.method, metrics, False, False)
+        none = start_state(shape, seeds.shape, metrics)
+        state, totals, values = none, [on_host(none[0].totals)], []
         for slot in range(0, shape.num_slots - MSER_BATCH + 1, MSER_BATCH):
             shared = first.row, np.int32(first.plays[0]), tables, np.int32(slot)
-            state, _ = program((stacked, seeds, agents), shared, state)
+            state, of_tasks = program((stacked, seeds, agents), shared, state)
             totals.append(on_host(state[0].totals))
-        return totals
+            values.append({name: np.asarray(x)[:, :num_seeds] for name, x in of_tasks.items()})
+        return totals, values
 
-    found: list[list[Any]] = [[] for _ in scenarios]
-    memory = CHUNK_BYTES["cpu"]
-    for chunk, totals in within_memory(launch, chunks_of(blocks, shapes, lanes, lane_bytes, memory)):
+    found: list[list[_Played]] = [[] for _ in scenarios]
+    chunks = chunks_of(blocks, shapes, lanes, lane_bytes, CHUNK_BYTES["cpu"])
+    for chunk, (totals, values) in within_memory(launch, chunks):
         for place, block in enumerate(chunk):
-            here = slice(0, min(lanes, start + num_seeds - block.start))
-            sums = [
-                np.stack([np.zeros(here.stop), *(each[metric.name][place, here] for each in totals)], axis=1)
-                for metric in _METRICS
-            ]
-            found[block.cell].append([np.diff(each, axis=1) for each in sums])
-    return [tuple(np.concatenate(part) for part in zip(*parts, strict=True)) for parts in found]  # pyright: ignore
+            here = place, slice(0, min(lanes, start + num_seeds - block.start))
+            sums = {name: np.stack([each[name][here] for each in totals], axis=1) for name in totals[0]}
+            found[block.cell].append(
+                _Played(
+                    {name: np.diff(total, axis=1) for name, total in sums.items()},
+                    {name: [each[name][here] for each in values] for name in lists},
+                )
+            )
+    return [
+        _Played(
+            {name: np.concatenate([part.totals[name] for part in parts]) for name in parts[0].totals},
+            {
+                name: [np.concatenate(each) for each in zip(*(p.values[name] for p in parts), strict=True)]
+                for name in lists
+            },
+        )
+        for parts in found
+    ]

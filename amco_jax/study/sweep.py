@@ -18,7 +18,7 @@ from amco_jax.scenario import Scenario
 from amco_jax.scenario.axes import Axis, default_values, get_axis, value_labels
 from amco_jax.stats.summaries import grouped, summarise
 from amco_jax.study.engines import Execution
-from amco_jax.study.grid import Cell, columns_of_rows
+from amco_jax.study.grid import BATCHES, Cell, columns_of_rows
 from amco_jax.study.run import Outcome, Reduced, carry_out, check_size
 
 DEFAULT_METHODS = (
@@ -134,7 +134,9 @@ class Sweep:
 
     def cells(self) -> list[Cell]:
         """Method by method, value by value."""
-        columns = columns_of_rows(self.scenarios, self.measured)
+        single = self.num_seeds == 1 and all(scenario.warmup for scenario in self.scenarios)
+        batches = BATCHES if single else 0
+        columns = columns_of_rows(self.scenarios, self.measured, batches)
         trained = min(self.num_seeds, self.trained_seeds)
         return [
             Cell(
@@ -147,6 +149,7 @@ class Sweep:
                 metrics=self.measured,
                 columns=columns,
                 plays=(0,),
+                batches=batches,
                 train_episodes=0 if method.training is None else self.episodes,
             )
             for method in self.chosen

@@ -17,7 +17,7 @@ from amco_jax.compile.runtime import own_numerics
 from amco_jax.metrics import as_columns
 from amco_jax.study.agents import AgentStore, StoredAgents, train_missing, trained_seeds
 from amco_jax.study.grid import Cell, digest_of
-from amco_jax.study.pilot import Pilot, pilots_of, without_warmup
+from amco_jax.study.pilot import Pilot, batch_columns, pilots_of, without_warmup
 from amco_jax.study.simulate import LANES, simulate
 from amco_jax.study.trainer import curve_names
 
@@ -105,6 +105,12 @@ def run_unit(
         pilots = _pilots(unit, store, checkpoints)
         scenarios = [without_warmup(*each) for each in zip(scenarios, pilots, strict=True)]
         told = [pilot._asdict() for pilot in pilots]
+        if first.batches:
+            rows = batch_columns(unit.cells, pilots, source)
+            tell(len(rows))
+            return pd.concat(
+                [_batches(*each) for each in zip(unit.cells, pilots, rows, strict=True)], ignore_index=True
+            )
     frames: dict[tuple[int, int], list[pd.DataFrame]] = {}
     for episode, number in enumerate(first.plays):
         batches = simulate(
@@ -122,6 +128,13 @@ def run_unit(
             frames.setdefault((batch.index, episode), []).append(frame)
             tell(len(frame))
     return pd.concat([frame for key in sorted(frames) for frame in frames[key]], ignore_index=True)
+
+
+def _batches(cell: Cell, pilot: Pilot, metrics: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Rows of a single episode, batch by batch."""
+    seeds, number = np.full(cell.batches, cell.first_seed), np.arange(cell.batches)
+    same = {name: np.full(cell.batches, value) for name, value in pilot._asdict().items()}
+    return _frame(cell, seeds, np.zeros_like(number), metrics | same | {"batch": number})
 
 
 def _pilots(unit: Unit, store: AgentStore, checkpoints: Path) -> list[Pilot]:

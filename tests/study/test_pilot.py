@@ -13,6 +13,7 @@ from helpers.tiny_training import METHOD, TINY, Script
 
 from amco_jax import Execution, InputError, Scenario, get_method, sweep, train
 from amco_jax.env import UNIFIED
+from amco_jax.stats import ratio_interval
 from amco_jax.stats.stationarity import mser_truncation, trend_p_value
 from amco_jax.study.compare import compare
 from amco_jax.study.grid import Cell
@@ -98,6 +99,28 @@ def test_episodes_that_are_not_stationary_are_told_and_others_are_not():
     )
     assert all(each["trend_p"] < TREND / 2 for each in drifting.manifest["pilots"])
     assert run(STEADY.replace(warmup=5)).manifest["warnings"] == []
+
+
+def test_a_single_long_episode_has_intervals_of_its_batches():
+    scenario = STEADY.replace(num_slots=337, warmup=20, deadline=9.0)
+    result = run(scenario, values=[9.0], seeds=1)
+    rows = result.results
+    assert rows["batch"].tolist() == list(range(30))
+    assert (rows["seed"] == 0).all()
+    # 337 - 2 - 20 slots are 63 times 5, and so two times 5 for each batch.
+    ((sums, tasks),) = makespans([scenario.replace(num_slots=335, warmup=35)], 1)
+    numerator, denominator = rows["makespan_mean_s"] * rows["num_tasks"], rows["num_tasks"]
+    assert denominator.sum() == tasks[0]
+    np.testing.assert_allclose(numerator.sum(), sums[0], rtol=1e-6)
+    assert rows["utilisation_0"].between(0, 1).all()
+    assert np.all(rows["makespan_p50_s"] <= rows["makespan_p95_s"])
+    found = result.summary.set_index(["metric", "per"]).loc["makespan_mean_s", "task"]
+    assert (found["n_seeds"], found["n_clusters"]) == (1, 30)
+    expected = ratio_interval(numerator.to_numpy(), denominator.to_numpy())
+    np.testing.assert_allclose(found[["mean", "ci_low", "ci_high"]].to_numpy(float), expected)
+    with pytest.raises(InputError, match=r"^num_slots: 300; legal for a single seed .*: 320 or more"):
+        run(scenario.replace(num_slots=300), seeds=1)
+    assert "batch" not in run(STEADY, seeds=1).results
 
 
 def test_agents_are_the_same_with_a_warm_up():
