@@ -66,6 +66,8 @@ class Params:
     """
 
     num_tasks: Int[Array, ""]
+    warmup: Int[Array, ""]
+    """Slots at the beginning of an episode that no metric counts"""
     slot_duration: Float[Array, ""]
     """s"""
     capacity: Float[Array, " num_servers"]

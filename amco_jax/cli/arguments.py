@@ -80,17 +80,30 @@ class TraceArguments:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScenarioArguments(TraceArguments, ProgramArguments):
+class SettingsArguments:
+    """Arguments of every command that takes changes to a scenario."""
+
+    set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
+    """Changes to the scenario, as field=value ..."""
+    warmup: str | None = None
+    """The number of slots at the beginning of each episode that are simulated but that no metric counts, or
+    auto for what MSER-5 finds in a pilot run of each method; 0 by default."""
+
+    def settings(self) -> dict[str, Any]:
+        """The changes as values by name."""
+        return parse_settings([*self.set, *([] if self.warmup is None else [f"warmup={self.warmup}"])])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScenarioArguments(SettingsArguments, TraceArguments, ProgramArguments):
     """Arguments of every command that simulates a scenario."""
 
     scenario: str = "default"
     """A preset or a TOML file."""
-    set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
-    """Changes to the scenario, as field=value ..."""
 
     def load_scenario(self) -> Scenario:
         """The scenario that the arguments describe."""
-        return load_with_settings(self.scenario, parse_settings(self.set), self.trace_fields())
+        return load_with_settings(self.scenario, self.settings(), self.trace_fields())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,20 +8,25 @@ from typing import Annotated
 
 import tyro
 
-from amco_jax.cli.arguments import ProgramArguments, StudyArguments, TraceArguments, load_method, load_metrics
+from amco_jax.cli.arguments import (
+    ProgramArguments,
+    SettingsArguments,
+    StudyArguments,
+    TraceArguments,
+    load_method,
+    load_metrics,
+)
 from amco_jax.report.terminal import print_evaluation
-from amco_jax.scenario.axes import apply_settings, load_with_settings, parse_settings
+from amco_jax.scenario.axes import apply_settings, load_with_settings
 from amco_jax.study.evaluate import BASELINES, Evaluation, load_run
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(TraceArguments, ProgramArguments, StudyArguments):
+class Arguments(SettingsArguments, TraceArguments, ProgramArguments, StudyArguments):
     run: Annotated[Path, tyro.conf.Positional]
     """The output directory of train."""
     scenario: str | None = None
     """A preset or a TOML file; by default, the scenario of the training, provided it needs no other files."""
-    set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
-    """Changes to the scenario, as field=value ..."""
     method: str | None = None
     """module:attribute of the trained method, if it is your own."""
     methods: tuple[str, ...] = BASELINES
@@ -36,7 +41,7 @@ class Arguments(TraceArguments, ProgramArguments, StudyArguments):
 
 def main(args: Arguments) -> None:
     method = None if args.method is None else load_method(args.method)
-    settings = parse_settings(args.set)
+    settings = args.settings()
     if args.scenario is None:
         trained = load_run(args.run, method=method)
         fields = args.trace_fields()

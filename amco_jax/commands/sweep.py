@@ -13,9 +13,9 @@ from amco_jax.study.sweep import DEFAULT_METHODS, EPISODES, TRAINED_SEEDS, Sweep
 @dataclasses.dataclass(frozen=True)
 class Arguments(ScenarioArguments, StudyArguments):
     param: str
-    """The quantity to sweep: a scenario field (arrival_prob, deadline, num_tasks, num_servers, capacity,
-    link_rate, arrivals, time_scale of a trace, ...), a scale (capacity_scale, link_rate_scale,
-    task_size_scale, density_scale), or a parameter of your own arrival process."""
+    """The quantity to sweep: the offered load (load), a scenario field (arrival_prob, deadline, num_tasks,
+    num_servers, capacity, link_rate, arrivals, time_scale of a trace, ...), a scale (capacity_scale,
+    link_rate_scale, task_size_scale, density_scale), or a parameter of your own arrival process."""
     values: tuple[str, ...] | None = None
     """The values of the quantity; capacities are written as 10-20-30-40-50. By default, a range that suits
     the quantity."""

@@ -74,9 +74,10 @@ class Slot:
     busy: Float[Array, " num_servers"]
     """Share of the slot during which each server was busy, in [0, 1]"""
     totals: Sums
-    """Sums of the metrics over the slot"""
+    """Sums of the metrics over the slot; 0 in the warm-up"""
     of_tasks: dict[str, Array]
-    """Values of metrics with quantiles, `[num_servers, max_tasks]` by name; inf without a task"""
+    """Values of metrics with quantiles, `[num_servers, max_tasks]` by name; inf without a task, and in the
+    warm-up"""
     decisions: Any
     """The results of `record`, with leading axes `[num_servers, max_tasks]`"""
 
@@ -104,7 +105,8 @@ class Episode:
     end: Progress
     """The progress after the last slot"""
     of_tasks: dict[str, Array]
-    """Values of metrics with quantiles, `[num_slots, num_servers, max_tasks]` by name; inf without a task"""
+    """Values of metrics with quantiles, `[num_slots, num_servers, max_tasks]` by name; inf without a task,
+    and in the warm-up"""
     decisions: Any
     """The results of `record`, with leading axes `[num_slots, num_servers, max_tasks]`"""
     backlog: Any
@@ -116,7 +118,7 @@ class Episode:
 
     @property
     def totals(self) -> Sums:
-        """Sums by metric name over all tasks and slots so far."""
+        """Sums by metric name over all tasks and slots since the warm-up."""
         return self.end.totals
 
 
@@ -180,7 +182,7 @@ def serve_slot(
       planned: the sets of a per-slot policy, `[num_servers, max_tasks, num_servers]` booleans, or None.
       queue: all positions in the order of service, `[turns]`; None if stations are served one by one.
     """
-    num_servers = shape.num_servers
+    num_servers, counted = shape.num_servers, t >= params.warmup
     no_totals = none_of_tasks(metrics, num_servers, backlog.servers.dtype)
 
     def serve(site_b, key_b, servers, queues, totals, turn):
@@ -198,8 +200,9 @@ def serve_slot(
             params, t, turn.station, site_b.local, task.size, task.work, wait, cost, decision.selected,
             decision.fraction, decision.finish, decision.makespan, decision.missed, decision.rejected,
         )  # fmt: skip
-        totals = add_task(metrics, totals, task.present, outcome)
-        return queues, totals, (of_each_task(metrics, task.present, outcome), record(decision))
+        here = task.present & counted
+        totals = add_task(metrics, totals, here, outcome)
+        return queues, totals, (of_each_task(metrics, here, outcome), record(decision))
 
     def station_by_station() -> _Served:
         """Serve in the published order; the outer loop computes the coefficients of a station once."""
@@ -317,7 +320,8 @@ def slot_step(
         closed = SlotOutcome(
             params, t, backlog.servers, served.slot_load, served.link_delay, left.servers, busy
         )
-        totals = served.totals | of_slot(metrics, closed)
+        of_slots = jax.tree.map(lambda x: jnp.where(t >= params.warmup, x, 0), of_slot(metrics, closed))
+        totals = served.totals | of_slots
         kept = by_position(served.kept, places)
         return left, Slot(served.slot_load, served.link_delay, busy, totals, *kept)
 

@@ -75,8 +75,8 @@ __all__ = [
 ]
 
 RESERVED = (
-    "method", "param", "value", "condition", "physics", "seed", "episode", "stretch", "gap", "loss",
-    "epsilon",
+    "method", "param", "value", "condition", "physics", "seed", "episode", "stretch", "batch",
+    "warmup", "trend_p", "gap", "loss", "epsilon",
 )  # fmt: skip
 """Columns of results that are no metrics"""
 

@@ -15,13 +15,16 @@ from amco_jax.metrics.quantiles import EXACT_POSITIONS, LEVELS, RELATIVE_ERROR, 
 
 
 def columns(
-    metrics: Metrics, totals: Mapping[str, Any], num_slots: int, quantiles: Mapping[str, np.ndarray]
+    metrics: Metrics,
+    totals: Mapping[str, Any],
+    num_slots: int | np.ndarray,
+    quantiles: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
     """The columns of rows by name, each `[episodes]`, and lists of quantiles.
 
     Args:
       totals: by the name of the metric, `[episodes]`, or `[episodes, num_servers]` of one for each server.
-      num_slots: slots of an episode.
+      num_slots: slots of an episode that are counted, the same in all or along the first axes of `totals`.
       quantiles: `[episodes, levels]` by the name of the metric, at `quantiles.LEVELS`.
 
     Returns:
@@ -62,13 +65,14 @@ def accuracy(positions: Iterable[int]) -> dict[str, Any]:
     }
 
 
-def _of_episodes(metric: Metric, totals: Mapping[str, Any], num_slots: int) -> np.ndarray:
+def _of_episodes(metric: Metric, totals: Mapping[str, Any], num_slots: int | np.ndarray) -> np.ndarray:
     total = np.asarray(totals[metric.name])
     if metric.reduction is Reduction.SUM:
         return total.astype(np.int64 if metric.whole else np.float64)
     total = total.astype(np.float64)
     if metric.reduction is Reduction.MEAN_OF_SLOTS:
-        return total / num_slots
+        slots = np.asarray(num_slots)
+        return total / slots.reshape(slots.shape + (1,) * (total.ndim - slots.ndim))
     weight = np.asarray(totals[metric.weight], np.float64)
     weight = np.broadcast_to(weight if weight.ndim == total.ndim else weight[..., None], total.shape)
     return np.divide(total, weight, out=np.full(total.shape, np.nan), where=weight != 0)

@@ -252,6 +252,7 @@ def _scenario(manifest: dict[str, Any]) -> str:
         f"{scenario['num_servers']} servers{of}",
         f"{scenario['num_slots']} slots of {scenario['slot_duration']:g} s",
         manifest["arrivals"],
+        *([f"offered load {load:.3g}"] if (load := manifest.get("offered_load")) is not None else []),
         f"deadline {scenario['deadline']:g} s",
     ]
     return f"Scenario{'' if swept is None else f', where {swept} is not swept'}: {'; '.join(parts)}."

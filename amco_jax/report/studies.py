@@ -63,6 +63,8 @@ class Study:
     def cluster_name(self) -> str:
         """What the intervals take for independent."""
         by_seed = all(np.array_equal(e.cluster, e.seed) for e in self.groups.values())
+        if "batch" in self.results:
+            return "batches of one episode"
         return "seeds" if by_seed else "stretches of the log"
 
     @functools.cached_property

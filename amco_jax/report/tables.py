@@ -195,9 +195,12 @@ def estimate_text(row: Any) -> str:
 
 
 def seeds_text(row: Any) -> str:
-    """How many seeds an estimate is of, out of how many, and on how many stretches of a log."""
+    """How many seeds an estimate is of, out of how many, and on how many stretches of a log or in how many
+    batches of one episode."""
     some, every, clusters = (row[name] for name in ("n_seeds", "n_seeds_all", "n_clusters"))
     text = str(every) if some == every else f"{some} of {every}"
+    if clusters > some:
+        return f"{text} in {clusters} batches"
     return text if clusters == some else f"{text} on {clusters} stretches"
 
 

@@ -33,7 +33,12 @@ def provenance(started: float, scenario: Scenario, swept: Sequence[Scenario] = (
     by_process: dict[type[ArrivalProcess], list[Scenario]] = {}
     for each in swept or [scenario]:
         by_process.setdefault(type(each.process), []).append(each)
-    arrivals = {"arrivals": scenario.process.words(scenario)}
+    arrivals: dict[str, Any] = {
+        "arrivals": scenario.process.words(scenario),
+        "offered_load": _offered_load(scenario),
+    }
+    if len(swept) > 1:
+        arrivals["offered_loads"] = [_offered_load(each) for each in swept]
     for process, members in by_process.items():
         arrivals |= process.provenance([each.process for each in members], members)
     service = {}
@@ -56,6 +61,14 @@ def provenance(started: float, scenario: Scenario, swept: Sequence[Scenario] = (
             "wall_time_s": round(time.time() - started, 3),
         }
     )
+
+
+def _offered_load(scenario: Scenario) -> float | None:
+    """ρ; None where a process of the user's own does not tell its mean."""
+    try:
+        return scenario.offered_load
+    except NotImplementedError:
+        return None
 
 
 def package_versions() -> dict[str, str]:

@@ -1,11 +1,13 @@
 """Scenarios: what is simulated."""
 
 from amco_jax.scenario.fields import (
+    AUTO,
     Scenario,
     as_fields,
 )
 
 __all__ = [
+    "AUTO",
     "Scenario",
     "as_fields",
 ]

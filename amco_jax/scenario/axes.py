@@ -12,6 +12,7 @@ import numpy as np
 
 from amco_jax.errors import InputError, check_choice, check_number
 from amco_jax.scenario import Scenario
+from amco_jax.scenario.load import default_loads, with_load, with_slot_duration
 from amco_jax.scenario.presets import load_scenario
 from amco_jax.workload import PROCESSES, ArrivalProcess
 
@@ -91,6 +92,10 @@ def _field(name: str, label: str, values: Values) -> tuple[str, Axis]:
     return name, Axis(label, values, lambda scenario, value: scenario.replace(**{name: value}))
 
 
+def _slot_durations(label: str, apply: Callable[[Scenario, Any], Scenario]) -> Axis:
+    return Axis(label, _times("slot_duration", 0.25, 0.5, 1.0, 2.0), apply)
+
+
 def _scale(
     name: str, label: str, *read: tuple[str, Callable[[Scenario], Any]], whole: bool = False
 ) -> tuple[str, Axis]:
@@ -122,7 +127,15 @@ AXES: dict[str, Axis] = dict(
         ),
         _field("num_servers", "edge servers", _always(2, 3, 4, 5, 6, 8, 10)),
         _field("num_slots", "time slots", _whole(_times("num_slots", 0.25, 0.5, 1.0, 2.0), always=True)),
-        _field("slot_duration", "slot duration [s]", _times("slot_duration", 0.25, 0.5, 1.0, 2.0)),
+        ("load", Axis("offered load ρ", default_loads, with_load)),
+        ("slot_duration", _slot_durations("slot duration at constant load [s]", with_slot_duration)),
+        (
+            "slot_duration_only",
+            _slot_durations(
+                "slot duration at the same arrivals per slot [s]",
+                lambda scenario, value: scenario.replace(slot_duration=value),
+            ),
+        ),
         _field("capacity", "capacities [Gcycles/s]", _capacities),
         _field("link_rate", "link rate [Mbit/s]", _always(50.0, 100.0, 200.0, 400.0, 800.0)),
         _field(

@@ -23,6 +23,10 @@ _MOST_COUNTED = 2**31 - 1
 """Servers that the tasks of a slot may be given, all in all: these are counted in 32 bits."""
 
 
+AUTO = "auto"
+"""The warm-up that is found in a pilot run"""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scenario(Parameters):
     """A fleet of edge servers, each at its base station, and the tasks that arrive there.
@@ -54,6 +58,9 @@ class Scenario(Parameters):
     """T, time slots of an episode"""
     slot_duration: float = 1.0
     """Δ, s"""
+    warmup: int | str = 0
+    """Slots at the beginning of an episode that are simulated but that no metric counts, as servers and links
+    are empty there; or `auto`, for as many as the rule MSER-5 finds in a pilot run of each method"""
     capacity: float | tuple[float, ...] | None = None
     """f_i, Gcycles/s: one number, or one per server"""
     link_rate: float | tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None
@@ -98,6 +105,8 @@ class Scenario(Parameters):
             object.__setattr__(self, "num_servers", len(fleet) or 5 if isinstance(fleet, tuple) else 5)
         for name in ("num_servers", "num_tasks", "num_slots"):
             clean(name, check_whole, 1, 1_000_000)
+        if not (isinstance(self.warmup, str) and self.warmup == AUTO):
+            clean("warmup", _check_warmup, self.num_slots)
         _check_length("capacity", self.capacity, self.num_servers, max_depth=1)
         _check_length("link_rate", self.link_rate, self.num_servers, max_depth=2)
         for name in ("slot_duration", "deadline", "task_size_min", "density_min"):
@@ -184,6 +193,14 @@ class Scenario(Parameters):
         return self.process.num_positions(self)
 
     @property
+    def counted_slots(self) -> int:
+        """Slots of an episode that metrics count: those after the warm-up.
+
+        A warm-up of `auto` counts as none here. Studies find it in a pilot run before they play.
+        """
+        return self.num_slots - (0 if isinstance(self.warmup, str) else self.warmup)
+
+    @property
     def episode_positions(self) -> int:
         """Positions of an episode, over its base stations and slots."""
         return self.num_servers * self.num_positions * self.num_slots
@@ -195,7 +212,7 @@ class Scenario(Parameters):
 
     @property
     def offered_load(self) -> float:
-        """The mean work that arrives in a second, over the work that the whole fleet can do in one."""
+        """ρ, the mean work that arrives in a second, over the work that the whole fleet can do in one."""
         return offered_load(self.process, self)
 
     def check_training(self) -> None:
@@ -210,12 +227,13 @@ class Scenario(Parameters):
     def params(self, dtype: Any = np.float32) -> Params:
         """The traced part, as NumPy arrays of one dtype."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(Params)}
-        service = values.pop("service")
+        service, _ = values.pop("service"), values.pop("warmup")
         values |= {"capacity": self.capacities, "link_rate": self.link_rates}
         if service is not None:
             values["link_rate"] = self.link_rates / service.batch_mbit
         leaves: dict[str, Any] = {name: np.asarray(value, dtype) for name, value in values.items()}
         leaves["num_tasks"] = np.asarray(self.num_tasks, np.int32)
+        leaves["warmup"] = np.asarray(self.num_slots - self.counted_slots, np.int32)
         if service is not None:
             overhead: Any = np.asarray(service.overhead, dtype)
             leaves["service"] = ServiceParams(overhead, whole=service.split == "whole")
@@ -278,6 +296,14 @@ def _numbers(name: str, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_numbers(name, v) for v in value)
     return check_number(name, value)
+
+
+def _check_warmup(name: str, value: Any, num_slots: int) -> int:
+    """A whole number that leaves at least one slot."""
+    try:
+        return check_whole(name, value, 0, num_slots - 1)
+    except InputError as error:
+        raise InputError(f"{error}, or {AUTO}") from None
 
 
 def _check_items(scenario: Scenario, service: ImageService) -> None:

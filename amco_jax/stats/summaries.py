@@ -35,11 +35,14 @@ from amco_jax.stats import (
 
 COUNTS = ("n_seeds", "n_seeds_all", "n_tasks", "n_clusters")
 """Columns that say how much is behind an estimate: seeds that have such a number, all seeds, their tasks, and
-independent clusters, which are seeds or stretches of a request log"""
+independent clusters, which are seeds, stretches of a request log, or batches of a single episode"""
 SUMMARY = ("metric", "per", *COUNTS, "mean", "ci_low", "ci_high")
 """Columns of a summary; intervals are of 95 %"""
 
-_KEYS = ("method", "param", "value", "condition", "physics", "seed", "episode", "stretch")
+_KEYS = (
+    "method", "param", "value", "condition", "physics", "seed", "episode", "stretch", "batch", "warmup",
+    "trend_p",
+)  # fmt: skip
 _OVER_SERVERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "": lambda values: np.nanmean(values, axis=-1),
     "max": lambda values: np.nanmax(values, axis=-1),
@@ -59,7 +62,7 @@ class Episodes:
     seed: np.ndarray
     episode: np.ndarray
     cluster: np.ndarray
-    """The number of the stretch of a log, or of the seed; episodes of different ones are independent"""
+    """The number of the stretch of a log, of the batch, or of the seed; different ones are independent"""
     tasks: np.ndarray
     metrics: dict[str, np.ndarray]
     """The columns of rows by name; NaN where an episode has no such number"""
@@ -92,7 +95,10 @@ class Episodes:
         # Seeds may play the same stretch, and a seed several of them: what there are fewer of is the cluster.
         if stretch is not None and _distinct(stretch) <= _distinct(seed):
             episodes = dataclasses.replace(episodes, cluster=stretch)
-        order = np.lexsort((episode, seed))
+        batch = columns.get("batch")
+        if batch is not None:  # of a single episode
+            episodes = dataclasses.replace(episodes, episode=batch, cluster=batch)
+        order = np.lexsort((episodes.episode, seed))
         return episodes if np.all(order[1:] > order[:-1]) else episodes.take(order)
 
     def take(self, places: np.ndarray) -> Episodes:

@@ -29,15 +29,28 @@ class TrainedAgents:
     """The first seed of the first block"""
 
 
-KEYS = ("seed", "episode", "stretch")
-"""Columns other than a cell's labels and metrics; `stretch` exists only if seeds may share their arrivals"""
+KEYS = ("seed", "episode", "stretch", "batch", "warmup", "trend_p")
+"""Columns other than a cell's labels and metrics: `stretch` exists only if seeds may share their arrivals,
+`batch` if a single episode is cut into batches, and the last two if a warm-up is left out"""
+
+BATCHES = 30
+"""Number of batches of a single long episode"""
+
+PILOT_SEEDS = 128
+"""Maximum number of seeds of a pilot run"""
 
 
-def columns_of_rows(scenarios: Sequence[Scenario], metrics: Metrics) -> tuple[str, ...]:
-    """The columns, after the labels, of all cells of a study with these scenarios and metrics."""
+def columns_of_rows(scenarios: Sequence[Scenario], metrics: Metrics, batches: int = 0) -> tuple[str, ...]:
+    """The columns, after the labels, of all cells of a study with these scenarios and metrics.
+
+    Args:
+      batches: see `Cell.batches`.
+    """
     shared = any(scenario.process.has_stretches for scenario in scenarios)
     names = row_names(columns_of(metrics), max(scenario.num_servers for scenario in scenarios))
-    return ("stretch", *names) if shared else names
+    steady = any(scenario.warmup for scenario in scenarios)
+    given = {"stretch": shared, "batch": bool(batches), "warmup": steady, "trend_p": steady}
+    return (*(name for name, there in given.items() if there), *names)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +80,10 @@ class Cell:
     train_episodes: int = 0
     agents: TrainedAgents | None = None
     """Agents that are already trained"""
+    batches: int = 0
+    """Number of batches of slots into which a single episode is cut, with a row each; 0 for one row"""
+    pilot: tuple[int, int] | None = None
+    """The `pilot_seeds` of the whole cell, if this is a part of it"""
 
     @functools.cached_property
     def identity(self) -> Identity:
@@ -84,6 +101,24 @@ class Cell:
         and the name of the agents must not depend on the metrics of the evaluation.
         """
         return CURVE_METRICS if self.plays else self.metrics
+
+    @property
+    def trained_scenario(self) -> Scenario:
+        """The scenario of its training.
+
+        Where the agents go on to play, they are the same whatever warm-up is left out of what is measured.
+        """
+        return self.scenario.replace(warmup=0) if self.plays and self.scenario.warmup else self.scenario
+
+    @property
+    def has_pilot(self) -> bool:
+        """Whether a pilot run looks at its episodes, as a warm-up is left out of them."""
+        return bool(self.scenario.warmup and self.plays and not self.plays_training)
+
+    @property
+    def pilot_seeds(self) -> tuple[int, int]:
+        """The first seed of the pilot run, and how many: the first ones of the whole cell."""
+        return self.pilot or (self.first_seed, min(self.num_seeds, PILOT_SEEDS))
 
     @property
     def has_lists(self) -> bool:
@@ -108,7 +143,7 @@ class Cell:
     @property
     def num_rows(self) -> int:
         """The number of rows of the cell in the results."""
-        return self.num_seeds * (len(self.plays) or self.train_episodes)
+        return self.num_seeds * (self.batches or len(self.plays) or self.train_episodes)
 
     @property
     def episodes(self) -> int:
@@ -122,14 +157,14 @@ class Cell:
             seeds = cell.first_seed, cell.num_seeds
             return (
                 cell.method, cell.row, seeds, cell.metrics, cell.columns, cell.plays, cell.plays_training,
-                cell.train_episodes, cell.agents,
+                cell.train_episodes, cell.agents, cell.pilot, cell.batches, bool(cell.scenario.warmup),
             )  # fmt: skip
 
         return common(self) == common(other)
 
     def of_seeds(self, first_seed: int, num_seeds: int) -> Cell:
         """The cell restricted to these seeds."""
-        return dataclasses.replace(self, first_seed=first_seed, num_seeds=num_seeds)
+        return dataclasses.replace(self, first_seed=first_seed, num_seeds=num_seeds, pilot=self.pilot_seeds)
 
     def describe(self) -> dict[str, Any]:
         """Everything that the rows depend on, as plain data."""
@@ -139,6 +174,9 @@ class Cell:
             "columns": list(self.columns),
             "plays": [*self.plays, self.plays_training],
             "agents": None if self.agents is None else list(self.agents.names),
+            "scenario": without_paths(self.scenario),
+            "batches": self.batches,
+            "pilot": list(self.pilot_seeds) if self.has_pilot else None,
         }
 
     def training_name(self, start: int) -> str:
@@ -152,7 +190,7 @@ class Cell:
     def _trained_from(self, identity: Identity) -> dict[str, Any]:
         training = self.method.training
         return {
-            "scenario": without_paths(self.scenario),
+            "scenario": without_paths(self.trained_scenario),
             "method": self.method.name,
             "settings": None if training is None else training.settings.to_dict(),
             "depends_on": identity.digest,

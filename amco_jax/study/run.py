@@ -27,8 +27,10 @@ from amco_jax.results.saved import MANIFEST, open_run
 from amco_jax.results.store import Store
 from amco_jax.study.agents import AgentStore, trained_seeds, training_names
 from amco_jax.study.base import Reduced, Study, StudyResult
+from amco_jax.study.diagnostics import Diagnostics, place_of
 from amco_jax.study.engines import Execution, Work
-from amco_jax.study.grid import Cell, without_paths
+from amco_jax.study.grid import without_paths
+from amco_jax.study.pilot import check_warmup
 from amco_jax.study.trainer import check_training
 from amco_jax.study.units import Unit, units_of
 from amco_jax.workload import ArrivalProcess
@@ -119,11 +121,13 @@ class _Run:
         self._idle = execution.joins and not execution.recompute and (home / MANIFEST).exists()
         self.cells = study.cells()
         self._warnings = [
-            ": ".join([*_where(cell), text])
+            ": ".join([*place_of(cell), text])
             for cell in self.cells
             if cell.train_episodes
             for text in check_training(cell)
         ]
+        for cell in self.cells:
+            check_warmup(cell)
         self.store = Store(home / UNITS, home / study.file)
         self.agents = AgentStore(execution.store or agents)
         self.units: list[Unit] = units_of(self.cells, execution.unit_seconds)
@@ -200,17 +204,12 @@ class _Run:
             return StudyResult(manifest, pd.DataFrame(), missing, out=where)
         self.store.tidy([unit.id for unit in self.units])
         frames: list[pd.DataFrame] = []
-        silent: dict[str, list[bool]] = {}
+        diagnostics = Diagnostics()
 
         def read() -> Iterator[pd.DataFrame]:
             for unit in self.units:
                 frame = self.store.read(unit.id)
-                learner = unit.cells[0].method.training
-                steps = () if learner is None else learner.step_logs
-                if steps and steps[0] in frame:
-                    silent.setdefault(": ".join([*_where(unit.cells[0]), unit.method]), []).extend(
-                        frame.groupby("seed")[steps[0]].count() == 0
-                    )
+                diagnostics.observe(unit, frame)
                 if not self._written:
                     frames.append(frame)
                 yield frame
@@ -219,14 +218,7 @@ class _Run:
         if self._idle:  # keep the existing results and their recorded wall time
             manifest = open_run(self._home, [study.kind]).manifest
         else:
-            unlearned = [
-                f"{name} made no learning step in {sum(seeds)} of {len(seeds)} seeds."
-                for name, seeds in silent.items()
-                if any(seeds)
-            ]
-            for text in unlearned:
-                log.warning(text)
-            manifest |= self._write(reduced, self._warnings + unlearned)
+            manifest |= self._write(reduced, diagnostics)
         kept = reduced.rows
         if kept is None:
             kept = self._home / study.file if self._written else pd.concat(frames, ignore_index=True)
@@ -234,15 +226,17 @@ class _Run:
         agents = trained_seeds(self.cells[0], self.agents).agents if study.kind == "train" else None
         return StudyResult(manifest, summary, agents=agents, out=where, kept=kept)
 
-    def _write(self, reduced: Reduced, warnings: list[str]) -> dict[str, Any]:
+    def _write(self, reduced: Reduced, diagnostics: Diagnostics) -> dict[str, Any]:
         """Write tables, figures and the manifest; return the manifest's fields that only exist at the end."""
-        study = self._study
+        study, found = self._study, diagnostics.warnings()
+        for text in found:
+            log.warning(text)
         manifest: dict[str, Any] = {
             "format": FORMAT,
             "units": len(self.units),
             "percentiles": accuracy(c.scenario.episode_positions for c in self.cells if c.has_lists),
-            "warnings": warnings,
-        }
+            "warnings": self._warnings + found,
+        } | diagnostics.described()
         standing = [study.file]
         if study.kind == "train":
             names = [name for cell in self.cells for name in training_names(cell)]
@@ -266,14 +260,6 @@ def _without_code(scenario: dict[str, Any]) -> dict[str, Any]:
     if isinstance(arrivals, dict):
         arrivals = {name: value for name, value in arrivals.items() if name != "digest"}
     return scenario | {"arrivals": arrivals}
-
-
-def _where(cell: Cell) -> list[str]:
-    """The position of the cell in the grid, in words; empty if the method is its only label."""
-    labels = {name: value for name, value in cell.labels.items() if name != "method"}
-    if "param" in labels:
-        labels = {labels["param"]: labels["value"]}
-    return [", ".join(f"{name} = {value}" for name, value in labels.items())] if labels else []
 
 
 def _compute(runs: Sequence[_Run], execution: Execution, progress: bool) -> None:

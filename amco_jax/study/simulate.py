@@ -141,7 +141,7 @@ def simulate(
             if taking is not None:
                 taking.result()
             taking = host.submit(_take, taken, values, len(segments) == 1)
-        return host.submit(_collect, metrics, taken, state[0], shape.num_slots)
+        return host.submit(_collect, metrics, taken, state[0])
 
     with ThreadPoolExecutor(max_workers=1) as host:
         pending = None
@@ -288,7 +288,7 @@ class _Block:
     """The values of a block that the host collects until its episodes end."""
 
     def __init__(self, scenario: Scenario, block: Block, num_seeds: int, lists: Sequence[str]):
-        self.cell = block.cell
+        self.cell, self.counted_slots = block.cell, scenario.counted_slots
         self.seeds = np.arange(block.start, block.start + num_seeds)
         self.values: dict[str, Values] = {name: values_of(scenario.episode_positions) for name in lists}
 
@@ -302,7 +302,7 @@ def _take(blocks: Sequence[_Block], values: dict[str, jax.Array], whole: bool) -
             block.values[name].add(of_seeds if whole else of_seeds.copy())
 
 
-def _collect(metrics: Metrics, blocks: Sequence[_Block], progress: Progress, num_slots: int) -> list[Batch]:
+def _collect(metrics: Metrics, blocks: Sequence[_Block], progress: Progress) -> list[Batch]:
     """The metrics of a chunk, as one batch per scenario."""
     leaves, structure = jax.tree.flatten(progress)
     ends = (jax.tree.unflatten(structure, each) for each in zip(*map(host_blocks, leaves), strict=False))
@@ -313,7 +313,7 @@ def _collect(metrics: Metrics, blocks: Sequence[_Block], progress: Progress, num
             totals = {name: total[: len(block.seeds)] for name, total in on_host(end.totals).items()}
             quantiles = {name: values.quantiles() for name, values in block.values.items()}
             seeds.append(block.seeds)
-            rows.append(columns(metrics, totals, num_slots, quantiles))
+            rows.append(columns(metrics, totals, block.counted_slots, quantiles))
         of_cell = {name: np.concatenate([each[name] for each in rows]) for name in rows[0]}
         batches.append(Batch(cell, np.concatenate(seeds), of_cell))
     return batches

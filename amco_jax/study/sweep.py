@@ -17,7 +17,7 @@ from amco_jax.scenario import Scenario
 from amco_jax.scenario.axes import Axis, default_values, get_axis, value_labels
 from amco_jax.stats.summaries import grouped, summarise
 from amco_jax.study.base import Reduced, Study, check_size
-from amco_jax.study.grid import Cell, columns_of_rows
+from amco_jax.study.grid import BATCHES, Cell, columns_of_rows
 
 DEFAULT_METHODS = (
     "optimal",
@@ -120,7 +120,9 @@ class Sweep(Study):
 
     def cells(self) -> list[Cell]:
         """One cell per method and value."""
-        columns = columns_of_rows(self.scenarios, self.measured)
+        single = self.seeds == 1 and all(scenario.warmup for scenario in self.scenarios)
+        batches = BATCHES if single else 0
+        columns = columns_of_rows(self.scenarios, self.measured, batches)
         trained = min(self.seeds, self.trained_seeds)
         return [
             Cell(
@@ -133,6 +135,7 @@ class Sweep(Study):
                 metrics=self.measured,
                 columns=columns,
                 plays=(0,),
+                batches=batches,
                 train_episodes=0 if method.training is None else self.episodes,
             )
             for method in self.chosen

@@ -80,10 +80,11 @@ class Trainer:
         """
         first = cells[0]
         rows = memory_rows(cells, [block.cell for block in chunk])
-        inputs = inputs_of([cell.scenario for cell in cells], (block.cell for block in chunk), shape)
+        inputs = inputs_of([cell.trained_scenario for cell in cells], (block.cell for block in chunk), shape)
         traced = {cell: (own, hyper(cells[cell])) for cell, own in inputs.cells.items()}
         self.episode = 0
-        self._metrics, self._slots = first.trained_metrics, shape.num_slots
+        self._metrics = first.trained_metrics
+        self._slots = np.array([cells[block.cell].trained_scenario.counted_slots for block in chunk])
         self._columns = curve_names([first.method], first.trained_metrics, shape.num_servers)
         self._episodes, self._chunk = first.train_episodes, chunk
         self._programs = _programs(shape, first.method, rows, first.trained_metrics)
@@ -159,8 +160,12 @@ def curve_names(methods: Iterable[Method], metrics: Metrics, num_servers: int) -
     return (*names, *logs)
 
 
-def curve_columns(metrics: Metrics, curves: Curve, num_slots: int) -> dict[str, np.ndarray]:
-    """The columns `curve_names` of training episodes, float64; NaN in episodes without arrivals."""
+def curve_columns(metrics: Metrics, curves: Curve, num_slots: int | np.ndarray) -> dict[str, np.ndarray]:
+    """The columns `curve_names` of training episodes, float64; NaN in episodes without arrivals.
+
+    Args:
+      num_slots: as in `metrics.columns`.
+    """
     curves = on_host(curves)
     found = columns(metrics, curves.totals, num_slots, {}) | curves.logs
     return {name: np.asarray(values, np.float64) for name, values in found.items()}

@@ -17,6 +17,7 @@ from amco_jax.compile.runtime import own_numerics
 from amco_jax.metrics import as_columns
 from amco_jax.study.agents import AgentStore, StoredAgents, train_missing, trained_seeds
 from amco_jax.study.grid import Cell, digest_of
+from amco_jax.study.pilot import Pilot, batch_columns, pilots_of, without_warmup
 from amco_jax.study.simulate import LANES, simulate
 from amco_jax.study.trainer import curve_names
 
@@ -99,7 +100,17 @@ def run_unit(
     if not first.plays:
         return pd.concat([_curves(cell, store) for cell in unit.cells], ignore_index=True)
     source = None if first.method.training is None else StoredAgents(unit.cells, store)
-    scenarios = [cell.scenario for cell in unit.cells]
+    scenarios, told = [cell.scenario for cell in unit.cells], [{} for _ in unit.cells]
+    if first.has_pilot:
+        pilots = _pilots(unit, store, checkpoints)
+        scenarios = [without_warmup(*each) for each in zip(scenarios, pilots, strict=True)]
+        told = [pilot._asdict() for pilot in pilots]
+        if first.batches:
+            rows = batch_columns(unit.cells, pilots, source)
+            tell(len(rows))
+            return pd.concat(
+                [_batches(*each) for each in zip(unit.cells, pilots, rows, strict=True)], ignore_index=True
+            )
     frames: dict[tuple[int, int], list[pd.DataFrame]] = {}
     for episode, number in enumerate(first.plays):
         batches = simulate(
@@ -111,11 +122,26 @@ def run_unit(
             played = -1 - seeds  # each seed has its own arrivals
             if cell.plays_stretches:
                 played = cell.scenario.process.stretches(cell.scenario, seeds, number)
-            metrics = batch.metrics | {"stretch": played}
+            same = {name: np.full(len(seeds), value) for name, value in told[batch.index].items()}
+            metrics = batch.metrics | {"stretch": played} | same
             frame = _frame(cell, seeds, np.full(len(seeds), episode), metrics)
             frames.setdefault((batch.index, episode), []).append(frame)
             tell(len(frame))
     return pd.concat([frame for key in sorted(frames) for frame in frames[key]], ignore_index=True)
+
+
+def _batches(cell: Cell, pilot: Pilot, metrics: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Rows of a single episode, batch by batch."""
+    seeds, number = np.full(cell.batches, cell.first_seed), np.arange(cell.batches)
+    same = {name: np.full(cell.batches, value) for name, value in pilot._asdict().items()}
+    return _frame(cell, seeds, np.zeros_like(number), metrics | same | {"batch": number})
+
+
+def _pilots(unit: Unit, store: AgentStore, checkpoints: Path) -> list[Pilot]:
+    """The pilot runs of a unit's cells; their seeds may be others than the unit's."""
+    cells = [cell.of_seeds(*cell.pilot_seeds) for cell in unit.cells]
+    train_missing(cells, store, checkpoints)
+    return pilots_of(cells, None if cells[0].method.training is None else StoredAgents(cells, store))
 
 
 def _curves(cell: Cell, store: AgentStore) -> pd.DataFrame:

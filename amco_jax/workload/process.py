@@ -24,6 +24,7 @@ from jax import Array
 from jaxtyping import Int, UInt32
 
 from amco_jax.env import Task
+from amco_jax.errors import check_choice
 from amco_jax.identity import identify, name_of
 from amco_jax.params import Params, Shape
 from amco_jax.service import ImageService
@@ -108,13 +109,19 @@ class Quantity:
     values: Sequence[Any] | Callable[[Any, Any], Sequence[Any]]
     """The values swept by default, or a function of the process and its scenario that gives them. Some may be
     illegal there, and are then left out"""
+    tasks_per: str = ""
+    """`slot` or `second` where the mean number of tasks in a slot, or in a second, is proportional to the
+    quantity. It is then what a given offered load is solved for"""
+
+    def __post_init__(self):
+        check_choice("tasks_per", self.tasks_per, ("", "slot", "second"))
 
     def values_for(self, process: ArrivalProcess, setting: Setting) -> Sequence[Any]:
         """The values swept by default around a scenario."""
         return self.values(process, setting) if callable(self.values) else self.values
 
 
-ARRIVAL_PROB = Quantity("arrival probability", tuple(k / 10 for k in range(1, 11)))
+ARRIVAL_PROB = Quantity("arrival probability", tuple(k / 10 for k in range(1, 11)), tasks_per="slot")
 """What a process varies whose mean is N·p tasks per base station and slot"""
 
 
@@ -272,7 +279,11 @@ def _plain(value: Any) -> Any:
 
 
 def offered_load(process: ArrivalProcess, setting: Setting) -> float:
-    """The mean work that arrives in a second, over the work that the whole fleet can do in one."""
+    """The offered load ρ: the mean work that arrives in a second, over what the whole fleet can do in one.
+
+    Both are in Gcycles. With an image service, both are in seconds of device time, the overhead of each image
+    batch included. Above 1, backlogs grow without bound, however tasks are spread over the servers.
+    """
     task, capacities = process.mean_task(setting), setting.capacities
     if setting.service is not None:  # whose images cost some steps beside their own
         steps = task.work / task.size

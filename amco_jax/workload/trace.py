@@ -88,7 +88,9 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
 
     name = "trace"
     varied: ClassVar[Mapping[str, Quantity]] = {
-        "time_scale": Quantity("seconds of the trace in a second of the simulation", _time_scales)
+        "time_scale": Quantity(
+            "seconds of the trace in a second of the simulation", _time_scales, tasks_per="second"
+        )
     }
     fuses = False
     has_stretches = True

@@ -85,3 +85,24 @@ def test_padding_the_positions_changes_no_bit(method: str):
     for name in ("end", "backlog", "slot_load", "link_delay"):
         for a, b in zip(*(jax.tree.leaves(getattr(e, name)) for e in (padded, exact)), strict=True):
             np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+@pytest.mark.parametrize("method", ["optimal", "two-choices"])
+def test_slots_of_the_warm_up_are_played_but_not_counted(method: str):
+    whole = run(METHODS[method], seed=4)
+    for warmup in (0, 2, 4):
+        found = run(METHODS[method], seed=4, scenario=SMALL.replace(warmup=warmup))
+        for a, b in zip(jax.tree.leaves(found.decisions), jax.tree.leaves(whole.decisions), strict=True):
+            np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(found.backlog, whole.backlog)
+        rest = jax.tree.map(lambda x, w=warmup: x[w:], whole.decisions)
+        assert found.totals["num_tasks"] == rest.present.sum() > 0
+        assert found.totals["miss_rate"] == rest.missed[rest.present].sum()
+        np.testing.assert_allclose(found.totals["makespan_mean_s"], rest.makespan[rest.present].sum(), 1e-6)
+        busy = np.minimum((whole.backlog + whole.slot_load) / SMALL.capacities, 1)
+        np.testing.assert_allclose(found.totals["utilisation"], busy[warmup:].sum(axis=0), rtol=1e-6)
+        (values,) = found.of_tasks.values()
+        assert np.all(np.isinf(values[:warmup]))
+        np.testing.assert_array_equal(
+            np.sort(values[np.isfinite(values)]), np.sort(rest.makespan[rest.present])
+        )

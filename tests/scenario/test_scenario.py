@@ -67,7 +67,7 @@ def test_defaults_are_the_published_setting():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_all_leaves_have_one_precision(dtype: type):
-    leaves = jax.tree.leaves(dataclasses.replace(Scenario().params(dtype), num_tasks=None))
+    leaves = jax.tree.leaves(dataclasses.replace(Scenario().params(dtype), num_tasks=None, warmup=None))
     assert {leaf.dtype for leaf in leaves} == {np.dtype(dtype)}
     assert Scenario().params(dtype).num_tasks.dtype == np.int32
 

@@ -1,0 +1,53 @@
+"""Diagnostics of a study's rows: trainings without a learning step, and episodes that are not stationary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from amco_jax.study.grid import Cell
+from amco_jax.study.pilot import Pilot, described, pilots_in, trends
+from amco_jax.study.units import Unit
+
+
+def place_of(cell: Cell) -> list[str]:
+    """The cell's place in the grid, in words; empty if the study has only one."""
+    labels = {name: value for name, value in cell.labels.items() if name != "method"}
+    if "param" in labels:
+        labels = {labels["param"]: labels["value"]}
+    return [", ".join(f"{name} = {value}" for name, value in labels.items())] if labels else []
+
+
+class Diagnostics:
+    """What the rows of a study say about its conduct, collected unit by unit."""
+
+    def __init__(self):
+        self._idle: dict[str, list[bool]] = {}
+        self._pilots: dict[int, tuple[Cell, Pilot]] = {}
+
+    def observe(self, unit: Unit, frame: pd.DataFrame) -> None:
+        """Take in the rows of the next unit."""
+        first = unit.cells[0]
+        learner = first.method.training
+        steps = () if learner is None else learner.step_logs
+        if steps and steps[0] in frame:
+            name = ": ".join([*place_of(first), unit.method])
+            self._idle.setdefault(name, []).extend(frame.groupby("seed")[steps[0]].count() == 0)
+        if first.has_pilot:
+            # Parts of a cell share its labels, and have the same pilot.
+            self._pilots |= {id(c.labels): (c, pilot) for c, pilot in pilots_in(unit.cells, frame)}
+
+    def warnings(self) -> list[str]:
+        """One sentence per fault."""
+        unlearned = [
+            f"{name} made no learning step in {sum(seeds)} of {len(seeds)} seeds."
+            for name, seeds in self._idle.items()
+            if any(seeds)
+        ]
+        drifting = trends([*self._pilots.values()])
+        return unlearned + [": ".join([*place_of(c), c.method.name, text]) for c, text in drifting]
+
+    def described(self) -> dict[str, Any]:
+        """The pilot runs, for the manifest."""
+        return {"pilots": described([*self._pilots.values()])} if self._pilots else {}
