@@ -325,7 +325,7 @@ def test_a_training_of_other_code_begins_anew(
     edited = run(mypack__deep="POWER = 2.0\n")
     assert not caplog.messages  # nothing had been committed
     assert not list((tmp_path / "out" / "units").glob("*.checkpoints"))
-    assert (run().curves["makespan_mean_s"] != edited.curves["makespan_mean_s"]).all()
+    assert (run().rows["makespan_mean_s"] != edited.rows["makespan_mean_s"]).all()
     assert caplog.messages == ["resume: 1 of 1 units are computed anew, as what they depend on has changed"]
 
 

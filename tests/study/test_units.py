@@ -82,9 +82,9 @@ def test_units_cover_every_cell_once_in_order(seconds: float):
 
 
 def test_units_are_as_long_as_asked_and_whole_blocks():
-    default = units(scenario=Scenario(), num_seeds=1000, trained_seeds=32, episodes=60)
+    default = units(scenario=Scenario(), seeds=1000, trained_seeds=32, episodes=60)
     assert [len(unit.cells) for unit in default] == [3, 3, 3]
-    (first, *_, last) = units(scenario=Scenario(), values=[1.0], methods=["local"], num_seeds=10**6)
+    (first, *_, last) = units(scenario=Scenario(), values=[1.0], methods=["local"], seeds=10**6)
     assert first.cells[0].num_seeds % 64 == 0
     assert 50 < first.cells[0].num_seeds * 5 * 50 * 60 / 7e7 <= 60
     assert last.cells[0].first_seed + last.cells[0].num_seeds == 10**6
