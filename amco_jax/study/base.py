@@ -48,9 +48,9 @@ class StudyResult:
     kept: pd.DataFrame | Path = dataclasses.field(repr=False, default_factory=pd.DataFrame)
     """The rows, or the file that contains them."""
 
-    @property
+    @functools.cached_property
     def rows(self) -> pd.DataFrame:
-        """All rows, one per cell, seed and episode, read from `out` if they were written there."""
+        """All rows, one per cell, seed and episode. If they were written to `out`, they are read on first use."""
         return pd.read_parquet(self.kept) if isinstance(self.kept, Path) else self.kept
 
 
