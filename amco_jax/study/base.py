@@ -50,7 +50,7 @@ class StudyResult:
 
     @functools.cached_property
     def rows(self) -> pd.DataFrame:
-        """All rows, one per cell, seed and episode. If they were written to `out`, they are read on first use."""
+        """All rows, one per cell, seed and episode; read on first use, if they were written to `out`."""
         return pd.read_parquet(self.kept) if isinstance(self.kept, Path) else self.kept
 
 
