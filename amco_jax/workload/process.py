@@ -165,8 +165,8 @@ class ArrivalProcess:
         raise NotImplementedError
 
     def moments(self, setting: Setting) -> tuple[float, float]:
-        """Mean and variance of the tasks of a base station in a slot; the variance is that of the sum over many
-        slots, divided by their number."""
+        """Mean and variance of the tasks of a base station in a slot; the variance is that of the sum over
+        many slots, divided by their number."""
         raise NotImplementedError
 
     def mean_task(self, setting: Setting) -> MeanTask:

@@ -144,7 +144,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         return self.trace.split(self.slot_seconds(setting), setting.num_slots)
 
     def check(self, setting: Setting) -> None:
-        """Raise InputError unless the log holds an episode, few enough slots to be counted, and whole items."""
+        """Raise InputError unless the log holds an episode, few enough slots to count, and whole items."""
         if self.trace is None:
             raise InputError(
                 "arrivals: 'trace'; legal with a trace: --trace FILE, or a table [trace] with its file"
