@@ -29,11 +29,11 @@ class Axis:
     label: str
     """The label in figures, with the unit"""
     values: Values
-    """The values swept by default around a scenario, of which some may be illegal there"""
+    """The values swept by default around a scenario, some of which may be illegal there"""
     apply: Callable[[Scenario, Any], Scenario]
 
     def label_for(self, scenario: Scenario) -> str:
-        """The label in the units of the scenario: a service counts image batches and denoising steps."""
+        """The label in the units of the scenario: with a service, image batches and denoising steps."""
         if scenario.service is None:
             return self.label
         for unit, of_service in _SERVICE_UNITS.items():
@@ -56,7 +56,7 @@ def _times(of: str, *factors: float) -> Values:
 
 
 def _whole(values: Values, always: bool = False) -> Values:
-    """Values as whole numbers, of a scenario with a service or always."""
+    """Values as whole numbers, always or only if the scenario has a service."""
 
     def rounded(scenario: Scenario) -> Sequence[Any]:
         if scenario.service is None and not always:
@@ -72,7 +72,7 @@ def _rounded(value: float, digits: int = 6) -> float:
 
 
 def _capacities(scenario: Scenario) -> Sequence[Any]:
-    """The published sets, for fleets of any size; of a service, multiples of its own capacities."""
+    """The published sets, spread over fleets of any size; with a service, multiples of its own capacities."""
     if scenario.service is None:
         tops = (30.0, 50.0, 70.0, 90.0)
         return [
@@ -192,7 +192,7 @@ def get_axis(param: str, scenario: Scenario) -> Axis:
     """The axis of a name around a scenario.
 
     Raises:
-      InputError: there is no such axis, or it means nothing to the scenario's arrivals.
+      InputError: there is no such axis, or the scenario's arrivals do not have it.
     """
     axes = axes_of(scenario.process)
     others = [name for name, kind in PROCESSES.items() if param in kind.varied]
@@ -206,13 +206,13 @@ def get_axis(param: str, scenario: Scenario) -> Axis:
 
 
 def default_values(param: str, scenario: Scenario, check: Callable[[Scenario], None]) -> list[Any]:
-    """What a sweep takes around a scenario: the axis' own values, without those that are illegal there.
+    """The default values of a sweep around a scenario: those of the axis that are legal there.
 
     Args:
-      check: raises InputError where a scenario cannot be simulated.
+      check: raises InputError if a scenario cannot be simulated.
 
     Raises:
-      InputError: the axis means nothing to the scenario, or at most one of several values is legal.
+      InputError: the scenario does not have this axis, or at most one of several values is legal.
     """
     axis, legal, refusal = get_axis(param, scenario), [], None
     for value in dict.fromkeys(axis.values(scenario)):
@@ -232,7 +232,7 @@ def default_values(param: str, scenario: Scenario, check: Callable[[Scenario], N
 def parse_value(text: str) -> Any:
     """A value as written on a command line: a TOML number or list, or a vector as 10-20-30 or 10,20,30.
 
-    What is none of these stays text, for the field to refuse in its own words.
+    Anything else stays text, so that the field can refuse it in its own words.
     """
     number = r"\d+(?:\.\d+)?"
     if re.fullmatch(rf"{number}(?:[-,]{number})+", text):
@@ -270,7 +270,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
 
 
 def apply_settings(scenario: Scenario, settings: Mapping[str, Any]) -> Scenario:
-    """The scenario with fields replaced in one go, then scales applied in the order given.
+    """The scenario with all fields replaced together, then scales applied in the given order.
 
     Raises:
       InputError: an unknown name, or a value that `Scenario` refuses.
@@ -282,7 +282,7 @@ def apply_settings(scenario: Scenario, settings: Mapping[str, Any]) -> Scenario:
 def load_with_settings(
     source: str, settings: Mapping[str, Any], trace: str | Mapping[str, Any] | None = None
 ) -> Scenario:
-    """What `load_scenario` loads, with settings applied as in `apply_settings`.
+    """The scenario of `load_scenario`, with settings applied as in `apply_settings`.
 
     Raises:
       InputError: a source or a value that is refused.
@@ -292,7 +292,7 @@ def load_with_settings(
 
 
 def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fields, and scales, which are the axes that are no fields."""
+    """Fields, and scales, which are the axes that are not fields."""
     names = AXES.keys() - {f.name for f in dataclasses.fields(Scenario)}
     fields = {name: value for name, value in settings.items() if name not in names}
     return fields, {name: value for name, value in settings.items() if name in names}

@@ -1,4 +1,4 @@
-"""The scenario: what is simulated. Validated here, once; everything downstream trusts it."""
+"""The scenario: what is simulated. It is validated here, once, and everything downstream relies on it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MBIT_DENSITY = 1.024e-3
 
 MOST_POSITIONS = 1_000_000
 _MOST_COUNTED = 2**31 - 1
-"""Servers that the tasks of a slot may be given, all in all: these are counted in 32 bits."""
+"""The most servers that the tasks of a slot may be assigned in total, since these are counted in 32 bits."""
 
 
 AUTO = "auto"
@@ -31,10 +31,10 @@ AUTO = "auto"
 class Scenario(Parameters):
     """A fleet of edge servers, each at its base station, and the tasks that arrive there.
 
-    The defaults are the published setting. `num_servers` may be left out: it is then the number of
-    capacities given, or else 5. A single number as `capacity` or `link_rate` holds for all servers; left
-    out, they are spread evenly over 10-50 Gcycles/s and 400-500 Mbit/s, which for 5 servers is the
-    published fleet.
+    The defaults are the published setting. If `num_servers` is left out, it is the number of capacities
+    given, or else 5. A single number as `capacity` or `link_rate` applies to all servers. If these are left
+    out, they are spread evenly over 10-50 Gcycles/s and 400-500 Mbit/s, which for 5 servers is the published
+    fleet.
 
     Raises:
       InputError: a field of the wrong type or length, not finite, or out of its legal range.
@@ -78,9 +78,9 @@ class Scenario(Parameters):
     density_max: float = 300 * MBIT_DENSITY
     """Gcycles/Mbit"""
     arrivals: str | ArrivalProcess = None  # pyright: ignore[reportAssignmentType]  # inferred by __post_init__
-    """A name in `PROCESSES` of `amco_jax.workload`, or a process of one's own, as an object or as
-    module:attribute; by default trace where one is given, else bernoulli. The parameters of the named ones
-    are fields of the scenario, which keeps them whichever process it has; an object has its own"""
+    """A name in `PROCESSES` of `amco_jax.workload`, or a process of the user's own, as an object or as
+    module:attribute; by default `trace` if a log is given, and otherwise `bernoulli`. The parameters of the
+    named processes are fields of the scenario, whichever process it has; an object has its own parameters"""
     order: str = "stations"
     """Order in which the tasks of a slot are served: `stations` (one base station after the other, as
     published), `turns` (position by position) or `random`"""
@@ -189,7 +189,7 @@ class Scenario(Parameters):
 
     @functools.cached_property
     def num_positions(self) -> int:
-        """Positions of a base station in a slot that may hold a task; no more than so many ever come."""
+        """The positions of a base station in a slot that may hold a task; no draw gives more tasks."""
         return self.process.num_positions(self)
 
     @property
@@ -202,7 +202,7 @@ class Scenario(Parameters):
 
     @property
     def episode_positions(self) -> int:
-        """Positions of an episode, over its base stations and slots."""
+        """The number of positions of an episode, over its base stations and slots."""
         return self.num_servers * self.num_positions * self.num_slots
 
     @functools.cached_property
@@ -216,11 +216,11 @@ class Scenario(Parameters):
         return offered_load(self.process, self)
 
     def check_training(self) -> None:
-        """Raise InputError where agents cannot be trained in this scenario."""
+        """Raise InputError if agents cannot be trained in this scenario."""
         self.process.check_training(self)
 
     def shape(self, max_tasks: int | None = None) -> Shape:
-        """The static part; `max_tasks` pads the task positions, so that their number can be swept."""
+        """The static part; `max_tasks` pads the task positions, so that scenarios can share one program."""
         max_tasks = max(self.num_positions, max_tasks or 0)
         return Shape(self.num_servers, max_tasks, self.num_slots, type(self.process), self.order, self.timing)
 
@@ -240,7 +240,7 @@ class Scenario(Parameters):
         return Params(**leaves)
 
     def replace(self, **changes: Any) -> Scenario:
-        """A copy with some fields changed; another number of servers takes the default fleet along.
+        """A copy with some fields changed; a default fleet adapts to the number of servers.
 
         Raises:
           InputError: an unknown field, or a value that `Scenario` refuses.
@@ -261,14 +261,14 @@ class Scenario(Parameters):
 
 
 def as_fields(given: Mapping[str, Any], arrivals: Any = None) -> dict[str, Any]:
-    """Fields of `Scenario`, and parameters of its own arrival process, as fields of `Scenario` alone.
+    """Fields of `Scenario` from such fields and parameters of an arrival process of the user's own.
 
     Args:
       given: values by name.
-      arrivals: the process, where they hold none.
+      arrivals: the process, if `given` does not name one.
 
     Raises:
-      InputError: one of the names is neither.
+      InputError: a name is neither a field nor a parameter.
     """
     fields, arrivals = dict(given), given.get("arrivals", arrivals)
     process = None if arrivals is None else process_of(arrivals)
@@ -307,7 +307,7 @@ def _check_warmup(name: str, value: Any, num_slots: int) -> int:
 
 
 def _check_items(scenario: Scenario, service: ImageService) -> None:
-    """A server for each device, and whole numbers of batches and steps."""
+    """Raise InputError unless each device has a server, and batches and steps are whole numbers."""
     if len(service.devices) != scenario.num_servers:
         raise InputError(
             f"num_servers: {scenario.num_servers}; legal: {len(service.devices)}, "
@@ -323,7 +323,7 @@ def _check_items(scenario: Scenario, service: ImageService) -> None:
 
 
 def _check_length(name: str, value: Any, num_servers: int, max_depth: int) -> None:
-    """One number, or one entry per server at every depth."""
+    """Raise InputError unless it is one number, or has one entry per server at every depth."""
     legal_shapes = [(num_servers,) * depth for depth in range(max_depth + 1)]
     try:
         shape = () if value is None else np.shape(value)

@@ -30,10 +30,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "density_max": 20.0,
     },
 }
-"""Named scenarios, as the fields that differ from the default; a table `trace` counts where one is given.
+"""Named scenarios, as the fields that differ from the default; a table `trace` only applies to a given log.
 
-The capacity sets are the published ones, `jetson-sd15` is the published prototype: three Jetson AGX Orin and
-two Xavier NX, which repair images by Stable Diffusion 1.5. Its deadline, slots and rate of requests are ours.
+The capacity sets are the published ones. `jetson-sd15` is the published prototype: three Jetson AGX Orin and
+two Xavier NX, which repair images with Stable Diffusion 1.5. Its deadline, slots and rate of requests are not
+published, but chosen here.
 """
 
 
@@ -44,17 +45,17 @@ def load_scenario(
 ) -> Scenario:
     """A scenario from a preset's name or a TOML file, with some fields replaced.
 
-    A file holds fields of `Scenario` at its top level, and the parameters of an arrival process of one's own.
-    It may name a preset to start from:
+    A file contains fields of `Scenario` at its top level, and parameters of an arrival process of the user's
+    own. It may name a preset to start from:
 
         preset = "capacity-10-30-50-70-90"
         arrival_prob = 0.5
 
-    A table `trace` holds fields of `Trace`, a table `service` those of `ImageService`, both over those of the
-    preset; the files in them are looked up beside the TOML file.
+    A table `trace` contains fields of `Trace`, and a table `service` those of `ImageService`; both take
+    precedence over those of the preset. Files that they name are looked up relative to the TOML file.
 
     Args:
-      trace: a request log, or fields of `Trace`, in place of those of the table.
+      trace: a request log, or fields of `Trace`, which replace those of the table.
 
     Raises:
       InputError: no such preset or file, malformed TOML, or a field that `Scenario` refuses.

@@ -139,8 +139,9 @@ def trends(pilots: Sequence[tuple[Cell, Pilot]]) -> list[tuple[Cell, str]]:
     return [
         (
             cell,
-            f"the episodes are not stationary after a warm-up of {pilot.warmup} slots: the mean makespans of "
-            f"their two halves differ (p = {pilot.trend_p:.1g}).",
+            f"the episodes are not stationary after a warm-up of {pilot.warmup} "
+            f"slot{'s' * (pilot.warmup != 1)}: the mean makespans of their two halves differ "
+            f"(p = {pilot.trend_p:.1g}).",
         )
         for cell, pilot in pilots
         if pilot.trend_p < TREND / len(pilots)

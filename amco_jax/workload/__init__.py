@@ -1,4 +1,4 @@
-"""Arrivals and tasks: what the base stations receive, slot by slot."""
+"""Arrivals and tasks: what the base stations receive in each slot."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ PROCESSES: dict[str, type[ArrivalProcess]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parameters(BurstyParameters, TraceParameters):
-    """The parameters of the processes above, which a scenario holds whichever of them it names."""
+    """The parameters of the processes above; a scenario has all of them, whichever process it names."""
 
 
 def process_of(arrivals: Any) -> str | ArrivalProcess:
-    """The name of one of `PROCESSES`, or a process as an object: as it is, or from `module:attribute`.
+    """The name of one of `PROCESSES`, or a process as an object, given as such or as `module:attribute`.
 
     Raises:
-      InputError: it is neither, or cannot be imported.
+      InputError: the value is neither, or cannot be imported.
     """
     found = attribute_of("arrivals", arrivals) if isinstance(arrivals, str) and ":" in arrivals else arrivals
     if isinstance(found, ArrivalProcess) or (isinstance(found, str) and found in PROCESSES):
@@ -94,9 +94,9 @@ def workload_of(
 
     Args:
       tables: those of the scenario, see `Tables.of`.
-      segment: the part of the episode that is asked for; None for all of it.
-      training: whether agents are trained on it. Drawn arrivals differ by the episode's number alone; of a
-        request log, training and everything else play separate parts.
+      segment: the part of the episode that is wanted; None for all of it.
+      training: whether agents are trained on it. Drawn arrivals depend on the number of the episode alone,
+        while training and everything else play separate parts of a request log.
     """
     workload = shape.arrivals.workload(shape, params, tables, seed, episode, segment, training)
     if not shape.has_times:

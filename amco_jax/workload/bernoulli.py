@@ -61,7 +61,7 @@ class Bernoulli:
 
         def task_at(position: tuple[Array, Array]) -> Task:
             n, density = position
-            # A task's size does not depend on p: the same tasks come, only more of them, as p is swept.
+            # Sizes do not depend on p: with a larger p, the same tasks arrive, and others in addition.
             draw = bits(key, n)
             present = (unit(draw, dtype) < params.arrival_prob) & (n < params.num_tasks)
             size = drawn_size(params, draw)

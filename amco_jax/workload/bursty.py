@@ -1,4 +1,4 @@
-"""Bursty arrivals: Poisson at a rate that switches between calm and burst."""
+"""Bursty arrivals: Poisson arrivals whose rate switches between calm and burst."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Chain(NamedTuple):
 
 
 class BurstyTables(NamedTuple):
-    """What the host computes of one scenario."""
+    """What the host computes for one scenario."""
 
     counts: CountTables
-    """The laws in calm and in a burst"""
+    """The distributions of the counts in calm and in a burst"""
     chain: Chain
 
 
@@ -86,7 +86,7 @@ class BurstyArrivals(BurstyParameters, ArrivalProcess):
         return positions_for(max(self.rates(setting)))
 
     def moments(self, setting: Setting) -> tuple[float, float]:
-        """N·p, and what Poisson counts and the changes of their rate add up to over many slots."""
+        """N·p, and the variance of Poisson counts plus that of their changing rate."""
         mean = setting.num_tasks * setting.arrival_prob
         calm, burst = self.rates(setting)
         switches = 1 / self.burst_slots + 1 / self.calm_slots
@@ -94,7 +94,7 @@ class BurstyArrivals(BurstyParameters, ArrivalProcess):
         return mean, mean + spread * (2 - switches) / switches
 
     def own(self, setting: Setting, max_tasks: int) -> BurstyTables:
-        """The laws of the counts, and the chain."""
+        """The distributions of the counts, and the chain."""
         chain = (np.float32(p) for p in (self.share, 1 / self.calm_slots, 1 / self.burst_slots))
         return BurstyTables(count_tables(self.rates(setting), max_tasks), Chain(*chain))  # pyright: ignore[reportArgumentType]
 
@@ -110,12 +110,12 @@ class BurstyArrivals(BurstyParameters, ArrivalProcess):
 
     @staticmethod
     def before(num_servers: int) -> Bool[Array, " num_servers"]:
-        """What stands before slot 0, and means nothing there."""
+        """A placeholder for the state before slot 0, which is never used."""
         return jnp.zeros(num_servers, bool)
 
     @staticmethod
     def after(workload: Any) -> Bool[Array, " num_servers"]:
-        """Whether the last slot of a segment is one of a burst, at each base station."""
+        """Whether each base station is in a burst in the last slot of a segment."""
         return workload.burst[-2]
 
 
@@ -130,7 +130,7 @@ class Bursting(Counted):
     """The first slot of the segment; None where that is slot 0"""
 
     def threshold(self, t: Array, b: Array) -> UInt32[Array, " max_tasks"]:
-        """The row of the tables that holds in slot `t` at base station `b`."""
+        """The row of the tables that applies in slot `t` at base station `b`."""
         here = t if self.first is None else t - self.first
         return jnp.where(self.burst[here, b], self.tables.threshold[1], self.tables.threshold[0])
 
@@ -138,7 +138,7 @@ class Bursting(Counted):
 def bursts(
     chain: Chain, key: Key, num_slots: int, first: Int[Array, ""] | int, before: Bool[Array, " num_servers"]
 ) -> Bool[Array, "num_slots num_servers"]:
-    """Whether each slot from `first` on is one of a burst, at each base station on its own."""
+    """Whether each base station is in a burst in each slot from `first` on."""
     stations = jnp.arange(before.shape[0])
 
     def step(burst, t):

@@ -43,7 +43,7 @@ def thresholds(rate: float, num_positions: int) -> np.ndarray:
 
 
 class CountTables(NamedTuple):
-    """The laws of the counts of one scenario."""
+    """The distributions of the counts of one scenario."""
 
     num_positions: Int[Array, ""]
     """Positions beyond which no count reaches"""
@@ -67,7 +67,8 @@ def count_tables(rates: Sequence[float] | np.ndarray, max_tasks: int) -> CountTa
 class Counted:
     """A count for each slot and base station, whose tasks take the first positions.
 
-    The rate is the first one of the tables everywhere; subclasses say which it is where.
+    The rate is the first one of the tables in every slot; subclasses may choose another one by slot and base
+    station.
     """
 
     arrivals: Key
@@ -82,7 +83,7 @@ class Counted:
         """The workload of a seed: kinds of tasks drawn once, arrivals anew in each episode.
 
         Args:
-          fields: those that a subclass has beyond these.
+          fields: further fields of a subclass.
         """
         return cls(
             arrivals=fold_in(stream(seed, Stream.ARRIVAL), episode),
@@ -93,7 +94,7 @@ class Counted:
         )
 
     def threshold(self, t: Array, b: Array) -> UInt32[Array, " max_tasks"]:
-        """The row of the tables that holds in slot `t` at base station `b`."""
+        """The row of the tables that applies in slot `t` at base station `b`."""
         del t, b
         return self.tables.threshold[0]
 

@@ -22,12 +22,12 @@ class PoissonArrivals(ArrivalProcess):
         return positions_for(setting.num_tasks * setting.arrival_prob)
 
     def moments(self, setting: Setting) -> tuple[float, float]:
-        """The rate, twice."""
+        """The rate, which is both the mean and the variance."""
         rate = setting.num_tasks * setting.arrival_prob
         return rate, rate
 
     def own(self, setting: Setting, max_tasks: int) -> CountTables:
-        """The law of the counts."""
+        """The distribution of the counts."""
         return count_tables([setting.num_tasks * setting.arrival_prob], max_tasks)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Arrival processes: what each of them says of itself, on the host and to the programs.
+"""Arrival processes: what each of them tells the host and the compiled programs.
 
 A workload is a pytree with two methods,
 
@@ -7,9 +7,9 @@ A workload is a pytree with two methods,
 
 `positions` is a pytree of arrays with a leading axis over the task positions of base station `b` in slot
 `t`, and `task_at` makes the `Task` of one position from its entry. The kernel scans over `positions`. Those
-from `M` on never hold a task: they are padding. Learning looks at the slot after the end, `num_slots`, too.
+from `M` on are padding and never hold a task. Learning also looks at slot `num_slots`, the one after the end.
 
-An `ArrivalProcess` makes workloads, and knows what the host must know of them beforehand.
+An `ArrivalProcess` makes workloads, and knows what the host needs to know about them in advance.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class Tables(NamedTuple):
     """What the host computes for scenarios of one shape."""
 
     common: Any = None
-    """What all of them share: leaves of any shape"""
+    """The part that all of them share: leaves of any shape"""
     own: Any = None
-    """What each of them has: leaves `[scenarios, ...]`"""
+    """The part that each of them has for itself: leaves `[scenarios, ...]`"""
 
     def of(self, index: int | Int[Array, ""]) -> Tables:
         """The tables of one scenario."""
@@ -64,17 +64,17 @@ class Tables(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A part of an episode: as many slots as the shape says, from `first` on."""
+    """A part of an episode: `num_slots` slots of the shape, starting with slot `first`."""
 
     first: Int[Array, ""]
     """Must be the same for all seeds of a batch"""
     carried: Any
-    """What the process carries into it, see `ArrivalProcess.before`"""
+    """The state of the process at its start, see `ArrivalProcess.before`"""
 
 
 @runtime_checkable
 class Setting(Protocol):
-    """What a process may ask of its scenario, whose fields these are."""
+    """The fields of a scenario that its arrival process may use."""
 
     @property
     def num_servers(self) -> int: ...
@@ -107,8 +107,8 @@ class Quantity:
     label: str
     """The label in figures, with the unit"""
     values: Sequence[Any] | Callable[[Any, Any], Sequence[Any]]
-    """The values swept by default, or a function of the process and its scenario that gives them. Some may be
-    illegal there, and are then left out"""
+    """The values swept by default, or a function of the process and its scenario that returns them. Values
+    that are illegal in the scenario are left out"""
     tasks_per: str = ""
     """`slot` or `second` where the mean number of tasks in a slot, or in a second, is proportional to the
     quantity. It is then what a given offered load is solved for"""
@@ -122,11 +122,11 @@ class Quantity:
 
 
 ARRIVAL_PROB = Quantity("arrival probability", tuple(k / 10 for k in range(1, 11)), tasks_per="slot")
-"""What a process varies whose mean is N·p tasks per base station and slot"""
+"""The quantity of processes with a mean of N·p tasks per base station and slot"""
 
 
 class MeanTask(NamedTuple):
-    """The mean of the tasks that arrive."""
+    """The mean size and the mean work of the tasks that arrive."""
 
     size: float
     """Mbit, or image batches with a service"""
@@ -138,34 +138,35 @@ class MeanTask(NamedTuple):
 class ArrivalProcess:
     """Base class of arrival processes, which are frozen dataclasses: their fields are their parameters.
 
-    A process checks its parameters in `__post_init__` and raises `InputError` where one is out of range. The
-    methods on instances run on the host, in float64. The static methods are traced by JAX. They see no
-    parameter, so that one program serves all values of a sweep; what they need comes from `own` and `common`.
+    A process checks its parameters in `__post_init__` and raises `InputError` if one is out of range. The
+    methods on instances run on the host, in float64. The static methods are traced by JAX. They do not see
+    the parameters, so that one program serves all values of a sweep; they get what they need from `own` and
+    `common`.
     """
 
     name: ClassVar[str]
     """The name in tables and messages"""
     title: ClassVar[str] = ""
-    """The name within a sentence, where that is written otherwise"""
+    """The name within a sentence, if it is spelled differently there"""
     varied: ClassVar[Mapping[str, Quantity]] = {}
-    """What a sweep may vary: parameters, and `arrival_prob` where the mean is N·p tasks per base station and
-    slot"""
+    """The quantities that a sweep may vary: parameters, and `arrival_prob` if the mean is N·p tasks per base
+    station and slot"""
     fuses: ClassVar[bool] = True
-    """Whether a program of it may be one GPU kernel"""
+    """Whether an episode with these arrivals can run as one GPU kernel"""
     fuses_segments: ClassVar[bool] = True
-    """Whether the same holds for a segment of an episode"""
+    """Whether a segment of an episode can, too"""
     has_stretches: ClassVar[bool] = False
     """Whether seeds may share their arrivals, see `stretches`"""
     recordable: ClassVar[bool] = False
     """Whether each position has one density in all slots and at all base stations, as recordings have"""
 
     def num_positions(self, setting: Setting) -> int:
-        """Positions of a base station in a slot that may hold a task; no draw gives more tasks."""
+        """The positions of a base station in a slot that may hold a task; no draw gives more tasks."""
         raise NotImplementedError
 
     def moments(self, setting: Setting) -> tuple[float, float]:
-        """Mean and variance of the tasks of a base station in a slot; the variance is that of a sum over many
-        slots, per slot."""
+        """Mean and variance of the tasks of a base station in a slot; the variance is that of the sum over
+        many slots, divided by their number."""
         raise NotImplementedError
 
     def mean_task(self, setting: Setting) -> MeanTask:
@@ -175,22 +176,22 @@ class ArrivalProcess:
 
     @property
     def implied(self) -> bool:
-        """Whether a scenario that names no process but has these parameters means this one."""
+        """Whether these parameters imply this process in a scenario that names none."""
         return False
 
     def settled(self, setting: Setting) -> ArrivalProcess:
-        """The process with those parameters filled in that follow from the scenario."""
+        """The process, with parameters that follow from the scenario filled in."""
         del setting
         return self
 
     def check(self, setting: Setting) -> None:
-        """Raise InputError where the scenario cannot be simulated with this process."""
+        """Raise InputError if the scenario cannot be simulated with this process."""
 
     def check_training(self, setting: Setting) -> None:
-        """Raise InputError where agents cannot be trained on it."""
+        """Raise InputError if agents cannot be trained on it."""
 
     def check_unseen(self, setting: Setting, trained: Mapping[str, Any]) -> None:
-        """Raise InputError where agents would be evaluated on what they were trained on.
+        """Raise InputError if agents would be evaluated on arrivals that they were trained on.
 
         Args:
           trained: the scenario of their training, as a table.
@@ -228,11 +229,11 @@ class ArrivalProcess:
 
     @staticmethod
     def before(num_servers: int) -> Any:
-        """What is carried into an episode's first segment."""
+        """The state that is carried into the first segment of an episode."""
 
     @staticmethod
     def after(workload: Any) -> Any:
-        """What the workload of a segment carries into the next one."""
+        """The state that the workload of a segment carries into the next one."""
 
     def stretches(self, setting: Setting, seeds: np.ndarray, episode: int) -> np.ndarray:
         """`[seeds]`, numbers from 0: seeds of one number are evaluated on the same arrivals."""
@@ -240,7 +241,7 @@ class ArrivalProcess:
 
     @classmethod
     def provenance(cls, processes: Sequence[Any], settings: Sequence[Setting]) -> dict[str, Any]:
-        """What a manifest says of the files behind the scenarios of a study."""
+        """The entries of a manifest about the files behind the scenarios of a study."""
         del processes, settings
         return {}
 
@@ -259,12 +260,12 @@ class ArrivalProcess:
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        """The parameters alone: what is cached beside them tells nothing more."""
+        """The parameters alone, without what is cached besides them."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
 def _plain(value: Any) -> Any:
-    """A parameter as JSON can hold it; an object of another kind by its name, as the digest covers it."""
+    """A parameter as plain data for JSON; any other object as its name, since the digest covers it."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.ndarray | np.generic | jax.Array):

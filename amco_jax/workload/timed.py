@@ -21,9 +21,8 @@ from amco_jax.workload.process import TimedWorkload
 class Timed:
     """A workload whose tasks have times of arrival within their slot.
 
-    A workload with a method `times` of its own, such as a request log, knows them. Else they are uniform and
-    independent, which is the law of Poisson arrivals given their number; those of Bernoulli positions are its
-    order statistics.
+    A workload that has a method `times`, such as that of a request log, provides them. Otherwise they are
+    uniform and independent, which is the distribution of Poisson arrivals given their number.
     """
 
     workload: Any
@@ -35,7 +34,7 @@ class Timed:
         return self.workload.row(params, t, b)
 
     def num_positions(self, params: Params) -> Any:
-        """Positions that may hold a task."""
+        """The number of positions that may hold a task."""
         return self.workload.num_positions(params)
 
     def times(self, params: Params, t: Array, b: Array) -> Float[Array, " max_tasks"]:

@@ -1,7 +1,7 @@
 """Arrivals from a request log: each seed and episode plays a stretch of it.
 
-Training draws its stretches anywhere in the earlier part of the log. What is evaluated plays the disjoint
-stretches of the later part, so that two seeds have the very same stretch or no request in common.
+Training draws its stretches from anywhere in the earlier part of the log. Evaluations play disjoint stretches
+of the later part, so that two seeds either play the same stretch or have no request in common.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MIN_STRETCHES = 16
 
 
 class Requests(NamedTuple):
-    """The log in the order of time, with as many further entries as there are positions."""
+    """The log in order of time, followed by as many padding entries as there are positions."""
 
     user: Int[Array, " requests"]
     size: Float[Array, " requests"] | None
@@ -44,12 +44,12 @@ class Requests(NamedTuple):
 
 
 class Slots(NamedTuple):
-    """How the slots of one scenario lie on the log."""
+    """How the log is divided into the slots of one scenario."""
 
     num_positions: Int[Array, ""]
     """Most requests of a slot"""
     starts: Int[Array, ""]
-    """Slots that an episode of training may start with, from slot 0 on"""
+    """The number of slots, from slot 0 on, with which an episode of training may start"""
     first: Int[Array, ""]
     """The slot with which the first stretch for testing starts"""
     num_stretches: Int[Array, ""]
@@ -61,12 +61,12 @@ class Slots(NamedTuple):
     slot: Int[Array, " requests"]
     """The slot of each request"""
     share: Float[Array, " requests"]
-    """When each request comes within its slot, as a share of it, with as many further entries as there are
-    positions"""
+    """The time of each request within its slot, as a share of the slot, followed by as many padding entries
+    as there are positions"""
 
 
 def _time_scales(process: TraceArrivals, setting: Setting) -> Sequence[float]:
-    """Scales that offer up to 0.8 of what the fleet can serve, as far as the log is long enough for them."""
+    """Time scales up to an offered load of 0.8, or up to the largest for which the log is long enough."""
     top = _MAX_LOAD * process.time_scale / offered_load(process, setting)
     top = min(top, process.largest_time_scale(setting, _MIN_STRETCHES))
     return [float(f"{top * share:.3g}") for share in (0.125, 0.25, 0.5, 0.75, 1.0)]
@@ -103,7 +103,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
 
     @property
     def implied(self) -> bool:
-        """Whether a log is given: it is then meant to be played."""
+        """Whether a log is given, which implies that it is to be played."""
         return self.trace is not None
 
     @property
@@ -120,7 +120,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         return dataclasses.replace(self, time_scale=min(1.0, largest or 1.0))
 
     def largest_time_scale(self, setting: Setting, num_stretches: int = 1) -> float:
-        """The largest with which an episode of training and so many of testing fit the log, to 3 digits."""
+        """The largest, to 3 digits, at which the log holds an episode of training and so many of testing."""
         assert self.trace is not None
         slot = longest_slot(
             self.log.span, setting.num_slots, self.trace.train_share, self.trace.gap, num_stretches
@@ -130,7 +130,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         return math.floor(scale / digits) * digits
 
     def slot_seconds(self, setting: Setting) -> float:
-        """s of the log in a slot."""
+        """The duration of a slot in seconds of the log."""
         return setting.slot_duration * self.time_scale
 
     def cuts(self, setting: Setting) -> Stretches:
@@ -144,7 +144,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         return self.trace.split(self.slot_seconds(setting), setting.num_slots)
 
     def check(self, setting: Setting) -> None:
-        """The log must hold an episode, its slots be few enough to be counted, and items be whole."""
+        """Raise InputError unless the log holds an episode, few enough slots to count, and whole items."""
         if self.trace is None:
             raise InputError(
                 "arrivals: 'trace'; legal with a trace: --trace FILE, or a table [trace] with its file"
@@ -172,7 +172,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
                 )
 
     def check_training(self, setting: Setting) -> None:
-        """The training stretch must hold an episode."""
+        """Raise InputError unless the training stretch holds an episode."""
         assert self.trace is not None
         if not self.cuts(setting).starts(setting.num_slots):
             raise InputError(
@@ -182,7 +182,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
             )
 
     def check_unseen(self, setting: Setting, trained: Mapping[str, Any]) -> None:
-        """No request of the training stretch may be evaluated."""
+        """Raise InputError if requests of the training stretch would be evaluated."""
         table = trained.get("trace")
         assert self.trace is not None
         if trained["arrivals"] != self.name or not table or table["sha256"] != self.trace.sha256:
@@ -197,11 +197,11 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
             )
 
     def num_positions(self, setting: Setting) -> int:
-        """The most requests of a slot of the log, at all base stations together."""
+        """The largest number of requests in a slot of the log, over all base stations together."""
         return int(self._counts(setting).max())
 
     def moments(self, setting: Setting) -> tuple[float, float]:
-        """The moments over the slots of the whole log, each request of which may come at any base station."""
+        """The moments over the slots of the whole log, where each request may arrive at any base station."""
         counts, slots = self._counts(setting), float(self._slots(setting)[-1]) + 1
         total = float(counts.sum()) / slots
         spread = float(np.square(counts).sum()) / slots - total**2
@@ -209,7 +209,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         return total * share, total * share * (1 - share) + spread * share**2
 
     def mean_task(self, setting: Setting) -> MeanTask:
-        """The mean of the log, as far as it says something of sizes, densities and work."""
+        """The mean over the log; sizes and densities that it does not give have the mean of the scenario."""
         log = self.log
         size: Any = (setting.task_size_min + setting.task_size_max) / 2 if log.size is None else log.size
         density: Any = (setting.density_min + setting.density_max) / 2 if log.density is None else log.density
@@ -221,7 +221,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         return self.log.slots(self.slot_seconds(setting))
 
     def _counts(self, setting: Setting) -> np.ndarray:
-        """Requests of each slot of the log that has some."""
+        """The number of requests in each slot of the log that has any."""
         slots = self._slots(setting)
         starts = np.flatnonzero(np.diff(slots, prepend=-1.0))
         return np.diff(starts, append=len(slots)).astype(float)
@@ -230,7 +230,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
     def common(
         cls, processes: Sequence[TraceArrivals], settings: Sequence[Setting], max_tasks: int
     ) -> Requests:
-        """The log; InputError where it is not the same for all of them."""
+        """The log; InputError if the scenarios have different ones."""
         log = processes[0].log
         if any(process.trace != processes[0].trace for process in processes):
             raise InputError("trace: different ones; legal: one in all scenarios that are simulated together")
@@ -242,7 +242,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         return Requests(padded(log.user, np.int32), *numbers)
 
     def own(self, setting: Setting, max_tasks: int) -> Slots:
-        """How the slots lie on the log."""
+        """How the log is divided into slots."""
         cuts, slot = self.cuts(setting), self._slots(setting)
         # In float32 the last moment of a slot would be the first of the next one.
         share = np.minimum(self.log.seconds / self.slot_seconds(setting) - slot, 1 - 2.0**-24)
@@ -309,8 +309,8 @@ def stretch_at(count: Any, stride: Any, seed: Any, episode: Any) -> UInt32[Array
 class Traced:
     """A stretch of a log.
 
-    The positions of a base station are all requests of the slot; those that come at other base stations leave
-    theirs empty. So no request is ever lost, and nothing of a log's length is held for each seed.
+    The positions of a base station are all requests of the slot; requests that arrive at other base stations
+    leave their positions empty. So no request is ever lost, and nothing as long as the log is held per seed.
     """
 
     requests: Requests
@@ -319,8 +319,7 @@ class Traced:
     most: Int[Array, ""]
     """Requests of a slot"""
     first: Int[Array, " num_slots+2"]
-    """Of each slot of the episode, or of the segment of it, the one after, and the one after that: its first
-    request"""
+    """The first request of each slot of the episode, or of its segment, and of the two slots after it"""
     since: Int[Array, ""] | None
     """The first slot of the segment; None where that is slot 0"""
     stations: Key
@@ -329,12 +328,12 @@ class Traced:
     max_tasks: int = dataclasses.field(metadata={"static": True})
 
     def num_positions(self, params: Params) -> Array:
-        """No slot of the log has more requests."""
+        """The largest number of requests in a slot of the log."""
         del params
         return self.most
 
     def times(self, params: Params, t: Array, b: Array) -> Float[Array, " max_tasks"]:
-        """When the requests of slot `t` come, as shares of it; base stations have the same positions."""
+        """The times of the requests of slot `t`, as shares of it; base stations share the positions."""
         del params, b
         first = self.first[t if self.since is None else t - self.since]
         return lax.dynamic_slice(self.share, (first,), (self.max_tasks,))

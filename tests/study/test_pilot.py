@@ -96,7 +96,7 @@ def test_episodes_that_are_not_stationary_are_told_and_others_are_not():
     drifting = run(SMALL.replace(warmup=1), values=[9.0, 20.0])
     assert len(drifting.manifest["warnings"]) == 2
     assert drifting.manifest["warnings"][0].startswith(
-        "deadline = 9.0: local: the episodes are not stationary after a warm-up of 1 slots: "
+        "deadline = 9.0: local: the episodes are not stationary after a warm-up of 1 slot: "
     )
     assert all(each["trend_p"] < TREND / 2 for each in drifting.manifest["pilots"])
     assert run(STEADY.replace(warmup=5)).manifest["warnings"] == []
