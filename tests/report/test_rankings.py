@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -12,7 +14,7 @@ from amco_jax.report.studies import Study
 MEASURES = ("makespan_mean_s", "goodput_per_s", "response_mean_s")
 
 
-def study(means: dict[str, tuple[float, float, float]], conditions: int = 1, label: str = "load") -> Study:
+def study(means: Mapping[str, tuple[float, float, float]], conditions: int = 1, label: str = "load") -> Study:
     """A study of 12 seeds, whose common deviations cancel in pairs; each method has small ones of its own.
 
     Args:
