@@ -213,6 +213,100 @@ UTILISATION = Metric(
     ),
 )
 
+STATION_TASKS = Metric(
+    name="station_tasks",
+    label="tasks of a base station per episode",
+    reduction=Reduction.SUM,
+    bounds=_POSITIVE,
+    shown=Shown.ASKED,
+    per_server=True,
+    whole=True,
+    of_task=lambda task: task.local,
+)
+
+STATION_ACCEPTED = Metric(
+    name="station_accepted",
+    label="accepted tasks of a base station per episode",
+    reduction=Reduction.SUM,
+    bounds=_POSITIVE,
+    shown=Shown.ASKED,
+    per_server=True,
+    whole=True,
+    of_task=lambda task: task.local & ~task.rejected,
+)
+
+
+def _of_stations(of: str, name: str, label: str, how: str, unit: str = "") -> Column:
+    """A column that is made of the base stations of a metric: `how` is max, min or jain."""
+    fair = how == "jain"
+    return Column(
+        name=name,
+        label=label,
+        unit=unit,
+        reduction=Reduction.MEAN_OF_TASKS,
+        better="higher" if fair or how == "min" else "lower",
+        bounds=_POSITIVE if unit else (0.0, 1.0),
+        shown=Shown.ROWS,
+        of=of,
+        how=how,
+    )
+
+
+STATION_RESPONSE = Metric(
+    name="station_response_s",
+    label="mean response time by base station",
+    unit="s",
+    better="lower",
+    bounds=_POSITIVE,
+    shown=Shown.ASKED,
+    per_server=True,
+    over=STATION_ACCEPTED,
+    of_task=lambda task: jnp.where(task.local, task.finish, 0),
+    also=(
+        _of_stations(
+            "station_response_s",
+            "station_response_max_s",
+            "mean response time of the worst station",
+            "max",
+            "s",
+        ),
+        _of_stations(
+            "station_response_s", "station_response_fairness", "fairness of response time (Jain)", "jain"
+        ),
+    ),
+)
+
+STATION_MISS_RATE = Metric(
+    name="station_miss_rate",
+    label="miss rate by base station",
+    reduction=Reduction.RATE,
+    better="lower",
+    shown=Shown.ASKED,
+    per_server=True,
+    over=STATION_TASKS,
+    of_task=lambda task: task.local & task.missed,
+    also=(
+        _of_stations("station_miss_rate", "station_miss_rate_max", "miss rate of the worst station", "max"),
+        _of_stations("station_miss_rate", "station_miss_fairness", "fairness of miss rate (Jain)", "jain"),
+    ),
+)
+
+STATION_SUCCESS_RATE = Metric(
+    name="station_success_rate",
+    label="share in time by base station",
+    reduction=Reduction.RATE,
+    better="higher",
+    shown=Shown.ASKED,
+    per_server=True,
+    over=STATION_TASKS,
+    of_task=lambda task: task.local & ~task.missed,
+    also=(
+        _of_stations(
+            "station_success_rate", "station_success_fairness", "fairness of the share in time (Jain)", "jain"
+        ),
+    ),
+)
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -229,6 +323,11 @@ METRICS: dict[str, Metric] = {
         ACCEPTED,
         SERVERS_USED,
         UTILISATION,
+        STATION_TASKS,
+        STATION_ACCEPTED,
+        STATION_RESPONSE,
+        STATION_MISS_RATE,
+        STATION_SUCCESS_RATE,
     )
 }
 """All metrics of the package by name"""

@@ -44,12 +44,19 @@ _KEYS = (
     "trend_p",
 )  # fmt: skip
 _OVER_SERVERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "": lambda values: np.nanmean(values, axis=-1),
-    "max": lambda values: np.nanmax(values, axis=-1),
-    "min": lambda values: np.nanmin(values, axis=-1),
+    "": lambda values: _mean(values),
+    "max": lambda values: np.fmax.reduce(values, axis=-1),
+    "min": lambda values: np.fmin.reduce(values, axis=-1),
     "jain": jain_index,
 }
-"""How a column is made of those of the servers, `[episodes, servers]`"""
+"""How a column is made of those of the servers, `[episodes, servers]`; NaNs, such as of base stations without
+tasks, do not count"""
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """The mean on the last axis of what is not NaN; NaN without any."""
+    count = np.count_nonzero(~np.isnan(values), axis=-1)
+    return np.divide(np.nansum(values, axis=-1), count, out=np.full(count.shape, np.nan), where=count > 0)
 
 
 @dataclasses.dataclass(frozen=True)

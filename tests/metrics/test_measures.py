@@ -21,7 +21,8 @@ from amco_jax.study.simulate import simulate
 # Loaded so that about half of the tasks end after the deadline.
 BUSY = SMALL.replace(deadline=0.5, slot_duration=0.8)
 SEEDS = 3
-MEASURED = choose(["response_quantiles_s"])
+STATIONS = ("station_response_s", "station_miss_rate", "station_success_rate")
+MEASURED = choose(["response_quantiles_s", *STATIONS])
 
 
 def measured(method: str) -> dict[str, np.ndarray]:
@@ -75,6 +76,51 @@ def test_response_times_are_those_of_a_queue(local: dict[str, np.ndarray]):
             np.testing.assert_allclose(local[name][seed], value, rtol=1e-5, err_msg=name)
 
 
+def test_base_stations_have_response_times_and_miss_rates_of_their_own(local: dict[str, np.ndarray]):
+    rows = pd.DataFrame({name: list(values) for name, values in local.items()}).assign(seed=range(SEEDS))
+    episodes, known = Episodes.of(rows), {column.name: column for column in columns_of(MEASURED)}
+    for seed in range(SEEDS):
+        station, _, response = map(np.array, zip(*local_queues(seed), strict=True))
+        own = [response[station == b] for b in range(BUSY.num_servers)]
+        means = np.array([each.mean() for each in own])
+        misses = np.array([(each > BUSY.deadline).mean() for each in own])
+        assert misses.min() < misses.max()
+        for b, each in enumerate(own):
+            assert local[f"station_tasks_{b}"][seed] == len(each)
+            np.testing.assert_allclose(local[f"station_response_s_{b}"][seed], means[b], rtol=1e-5)
+            np.testing.assert_allclose(local[f"station_miss_rate_{b}"][seed], misses[b], rtol=1e-12)
+        expected = {
+            "station_response_s": means.mean(),
+            "station_response_max_s": means.max(),
+            "station_response_fairness": jain(means),
+            "station_miss_rate_max": misses.max(),
+            "station_miss_fairness": jain(misses),
+            "station_success_rate": 1 - misses.mean(),
+            "station_success_fairness": jain(1 - misses),
+        }
+        for name, value in expected.items():
+            found = episodes.values(known[name])[seed]
+            np.testing.assert_allclose(found, value, rtol=1e-5, err_msg=name)
+
+
+def jain(shares: np.ndarray) -> float:
+    """Jain's index in the form of the coefficient of variation, 1 / (1 + σ² / μ²)."""
+    return 1 / (1 + np.mean((shares - shares.mean()) ** 2) / shares.mean() ** 2)
+
+
+def test_base_stations_without_accepted_tasks_do_not_count():
+    columns = {c.name: c for c in columns_of([METRICS["station_response_s"]])}
+    rows = pd.DataFrame({"seed": [0, 1], "num_tasks": [9, 9]})
+    nan = np.nan
+    for b, values in enumerate([(1.0, nan), (nan, nan), (3.0, nan)]):
+        rows[f"station_response_s_{b}"] = values
+    episodes = Episodes.of(rows)
+    for name, value in (
+        ("station_response_s", 2.0), ("station_response_max_s", 3.0), ("station_response_fairness", 0.8),
+    ):  # fmt: skip
+        np.testing.assert_allclose(episodes.values(columns[name]), [value, nan])
+
+
 def test_rejected_tasks_have_no_response_time(admitting: dict[str, np.ndarray]):
     for seed in range(SEEDS):
         d = run(method=get_method("optimal-admission"), seed=seed, policy_seed=seed, scenario=BUSY).decisions
@@ -82,6 +128,8 @@ def test_rejected_tasks_have_no_response_time(admitting: dict[str, np.ndarray]):
         assert 0 < accepted.sum() < d.present.sum()
         finish = d.finish[accepted]
         assert admitting["num_accepted"][seed] == len(finish)
+        by_station = [admitting[f"station_accepted_{b}"][seed] for b in range(BUSY.num_servers)]
+        np.testing.assert_array_equal(by_station, accepted.sum(axis=(0, 2)))
         np.testing.assert_allclose(admitting["response_mean_s"][seed], finish.mean(), rtol=1e-5)
         found = admitting["response_quantiles_s"][seed]
         np.testing.assert_allclose(found, np.quantile(finish.astype(np.float64), LEVELS), rtol=1e-6)
