@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from amco_jax.errors import InputError
-from amco_jax.metrics import TASK, Shown, shown_in
+from amco_jax.metrics import TASK, Column, Shown, shown_in
 from amco_jax.report.studies import Study
-from amco_jax.stats import bootstrap_interval, holm, paired_p_value
-from amco_jax.stats.summaries import COUNTS, Episodes, Pairs, common, summarise
+from amco_jax.stats import Interval, bootstrap_interval, holm, mean_interval, paired_p_value
+from amco_jax.stats.summaries import COUNTS, Episodes, Pairs, common, learning_sums, summarise
 
 PAPER_BASELINES = ("randcoedge", "drlcoedge", "smcoedge", "optimal")
 _ESTIMATES = ("condition", "method", "metric", "per", "statistic", *COUNTS, "estimate", "ci_low", "ci_high")
@@ -113,7 +114,7 @@ def _compare(study: Study, baselines: Sequence[str]) -> pd.DataFrame:
     for column, baseline, method in itertools.product(columns, baselines, study.methods):
         if method == baseline:
             continue
-        found = _pairs_of(study, method, baseline)
+        found = pairs_of(study, method, baseline, study.conditions)
         if not found:
             continue
         pairs = Pairs.of(column, list(found.values()), column.weightings[0])
@@ -131,15 +132,56 @@ def _compare(study: Study, baselines: Sequence[str]) -> pd.DataFrame:
     return _in_order(study, pd.DataFrame(rows, columns=[*names, "p"]), names)
 
 
-def _pairs_of(study: Study, method: str, baseline: str) -> dict[Any, tuple[Episodes, Episodes]]:
-    """The episodes that two methods have in common, by condition."""
+def pairs_of(
+    study: Study, method: str, baseline: str, conditions: Sequence[Any]
+) -> dict[Any, tuple[Episodes, Episodes]]:
+    """The episodes that two methods have in common, by condition; conditions without any are left out."""
     found = {}
-    for condition in study.conditions:
+    for condition in conditions:
         both = (method, condition), (baseline, condition)
         if all(key in study.groups for key in both):
             ours, theirs = common(*(study.groups[key] for key in both))
             if len(ours.seed):
                 found[condition] = ours, theirs
+    return found
+
+
+def best_of(column: Column, estimates: Mapping[str, float]) -> list[str]:
+    """The methods with the best estimate, to the four digits of tables.
+
+    Args:
+      estimates: by method.
+
+    Returns:
+      None of them where all estimates are alike, or where neither lower nor higher is better.
+    """
+    rounded = {method: round(value, 4) for method, value in estimates.items() if not math.isnan(value)}
+    if len(set(rounded.values())) < 2 or column.better is None:
+        return []
+    best = (min if column.better == "lower" else max)(rounded.values())
+    return [method for method, value in rounded.items() if value == best]
+
+
+def change_in_training(rows: pd.DataFrame, column: Column, before: slice, after: slice) -> Interval:
+    """The relative change of a metric between two parts of a training, with its interval over seeds.
+
+    Args:
+      rows: the curves of one method under one condition.
+      before: the places of the earlier episodes.
+      after: the places of the later ones.
+    """
+    sums, tasks = learning_sums(rows, column)
+    with np.errstate(invalid="ignore"):
+        earlier, later = (sums[:, part].sum(axis=1) / tasks[:, part].sum(axis=1) for part in (before, after))
+    return mean_interval(later / earlier - 1)
+
+
+def estimates_of(estimated: pd.DataFrame, column: Column) -> dict[Any, dict[str, dict[str, Any]]]:
+    """The rows of `means` of one metric, by condition and then by method, per task where that is possible."""
+    chosen = (estimated["metric"] == column.name) & (estimated["per"] == column.weightings[0])
+    found: dict[Any, dict[str, dict[str, Any]]] = {}
+    for row in estimated.loc[chosen].to_dict("records"):
+        found.setdefault(row["condition"], {})[row["method"]] = row  # pyright: ignore[reportArgumentType]
     return found
 
 

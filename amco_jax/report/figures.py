@@ -8,7 +8,7 @@ import io
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +98,9 @@ _RARE, _ROOM = 0.01, 0.02
 and how far one reaches beyond a best value that is also the largest"""
 
 
-def sweep_figure(summary: pd.DataFrame, column: Column, axis_label: str) -> Figure:
+def sweep_figure(
+    summary: pd.DataFrame, column: Column, axis_label: str, among: Collection[str] | None = None
+) -> Figure:
     """A metric over the swept values, one line per method with the band of its 95 % interval.
 
     It is shown per task where it can be, else per episode. Values that are not numbers get a
@@ -107,12 +109,20 @@ def sweep_figure(summary: pd.DataFrame, column: Column, axis_label: str) -> Figu
     Args:
       summary: columns method, value, metric, per, mean, ci_low, ci_high.
       axis_label: of the swept quantity, with its unit.
+      among: the methods that stand out, by default all; the others are thin grey lines behind them.
     """
     per = column.weightings[0]
     rows = summary[(summary["metric"] == column.name) & (summary["per"] == per)]
-    methods = list(dict.fromkeys(rows["method"]))
+    every = list(dict.fromkeys(rows["method"]))
+    methods = [method for method in every if among is None or method in among]
     with _canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
+        behind = [rows[rows["method"] == method] for method in every if method not in methods]
+        for line in behind:
+            label = "others" if line is behind[0] else None
+            x = np.asarray(line["value"])
+            x = x if x.dtype.kind in "if" else np.arange(len(x))
+            axes.plot(x, np.asarray(line["mean"]), color="#BBBBBB", linewidth=0.8, zorder=1, label=label)
         for place, (method, style) in enumerate(method_styles(methods).items()):
             line = rows[rows["method"] == method]
             values, low, mean, high = (np.asarray(line[c]) for c in ("value", "ci_low", "mean", "ci_high"))
@@ -128,12 +138,35 @@ def sweep_figure(summary: pd.DataFrame, column: Column, axis_label: str) -> Figu
                 axes.set_xticks(x, values)
         axes.set_xlabel(axis_label)
         axes.set_ylabel(column.title(per))
-        if column.bounds[0] >= 0:
+        if column.bounds[0] < 0:
+            axes.axhline(0, color=_BLACK, linewidth=0.6)
+        else:
             least = _RARE if column.is_rate else 0.0
             highest = column.bounds[1] + _ROOM if column.better == "higher" else 0.0
             top = axes.get_ylim()[1]
             axes.set_ylim(0, max(top, least, highest if np.isfinite(highest) else 0.0))
         figure.legend(loc="outside right upper")
+    return figure
+
+
+def ranking_figure(rows: pd.DataFrame, column: Column, title: str = "") -> Figure:
+    """A metric of each method as a point with its 95 % interval, the best at the top.
+
+    Args:
+      rows: columns method, estimate, ci_low, ci_high.
+    """
+    rows = rows.sort_values("estimate", ascending=column.better != "higher", kind="stable")
+    with _canvas(6.4, 0.9 + 0.26 * len(rows)) as figure:
+        axes = figure.subplots()
+        for place, style in enumerate(method_styles(list(rows["method"])).values()):
+            mean, low, high = (float(rows[c].iloc[place]) for c in ("estimate", "ci_low", "ci_high"))
+            spread = [[max(mean - low, 0.0)], [max(high - mean, 0.0)]]
+            point: dict[str, Any] = style | {"linestyle": "none"}
+            axes.errorbar(mean, place, xerr=spread, **point)
+        axes.set_yticks(np.arange(len(rows)), list(rows["method"]))
+        axes.invert_yaxis()
+        axes.set_xlabel(column.title(column.weightings[0]))
+        axes.set_title(title, fontsize="medium")
     return figure
 
 

@@ -15,7 +15,7 @@ from amco_jax.metrics import LEVELS, NUM_TASKS, Column, Shown, columns_in, estim
 from amco_jax.results.saved import SavedRun, open_run
 from amco_jax.stats.summaries import Episodes
 
-KINDS = ("sweep", "compare", "train", "evaluate")
+KINDS = ("sweep", "compare", "train", "evaluate", "tune")
 LAST_EPISODES = 50
 """The number of last episodes whose mean is the outcome of a training, as in the paper's figures"""
 
@@ -110,6 +110,9 @@ def _study(run: SavedRun) -> Study:
     elif kind == "evaluate":
         results, quantiles = _results(run, columns)
         results.insert(0, "condition", "")
+    elif kind == "tune":
+        results, quantiles = _results(run, columns)
+        results = _combinations(results, manifest)
     else:
         curves = run.table("curves.parquet")
         if kind == "compare":
@@ -125,6 +128,16 @@ def _study(run: SavedRun) -> Study:
         )
     name = run.directory.resolve().name
     return Study(name, kind, manifest, label, columns, results, curves, quantiles)
+
+
+def _combinations(results: pd.DataFrame, manifest: dict[str, Any]) -> pd.DataFrame:
+    """The rows of a tuning, in which each combination of settings is a method beside the reference."""
+    names = list(manifest["settings"])
+    settings = [[f"{name}={value}" for value in results[name]] for name in names]
+    combined = [", ".join(each) for each in zip(*settings, strict=True)]
+    of_reference = np.all([results[name] == "" for name in names], axis=0)
+    method = np.where(of_reference, manifest["reference"], combined)
+    return results.drop(columns=names).assign(method=method, condition="")
 
 
 def _results(run: SavedRun, columns: tuple[Column, ...]) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
