@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # ways to train one method share its colour.
 _BLACK, _GREY, _BLUE, _VERMILION, _GREEN = "#000000", "#7F7F7F", "#0072B2", "#D55E00", "#009E73"
 _PURPLE, _ORANGE, _SKY, _BROWN, _INDIGO = "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#332288"
+_BEHIND = "#BBBBBB"
+"""Of curves that others stand out from"""
 _KNOWN = {
     "optimal": (_BLACK, "*", "-"),
     "optimal-admission": (_GREY, "X", "-"),
@@ -122,7 +124,7 @@ def sweep_figure(
             label = "others" if line is behind[0] else None
             x = np.asarray(line["value"])
             x = x if x.dtype.kind in "if" else np.arange(len(x))
-            axes.plot(x, np.asarray(line["mean"]), color="#BBBBBB", linewidth=0.8, zorder=1, label=label)
+            axes.plot(x, np.asarray(line["mean"]), color=_BEHIND, linewidth=0.8, zorder=1, label=label)
         for place, (method, style) in enumerate(method_styles(methods).items()):
             line = rows[rows["method"] == method]
             values, low, mean, high = (np.asarray(line[c]) for c in ("value", "ci_low", "mean", "ci_high"))
@@ -232,6 +234,39 @@ def cdf_figure(quantiles: pd.DataFrame, column: Column, title: str) -> Figure:
         axes.set_xlim(left=0)
         axes.set_ylim(0, 1)
         axes.set_title(title, fontsize="medium")
+        figure.legend(loc="outside right upper")
+    return figure
+
+
+def profile_figure(profiles: pd.DataFrame, label: str, among: Collection[str]) -> Figure:
+    """Performance profiles: shares of seeds and scenarios whose cost is at most a level, with intervals.
+
+    Args:
+      profiles: columns method, level, share, share_low, share_high.
+      label: what the cost is.
+      among: the methods that stand out; the others are thin grey lines behind them.
+    """
+    with _canvas(5.2, 3.4) as figure:
+        axes = figure.subplots()
+        every = list(dict.fromkeys(profiles["method"]))
+        styles = method_styles([method for method in every if method in among])
+        others = [method for method in every if method not in styles]
+        for method in others + list(styles):
+            rows = profiles.loc[profiles["method"] == method]
+            level, share, low, high = (
+                np.asarray(rows[c]) for c in ("level", "share", "share_low", "share_high")
+            )
+            if method in others:
+                name = "others" if method == others[0] else None
+                axes.plot(level, share, color=_BEHIND, linewidth=0.8, zorder=1, label=name)
+                continue
+            style = styles[method]
+            axes.plot(level, share, label=method, linewidth=1.3, markevery=10, **style)
+            axes.fill_between(level, low, high, color=style["color"], alpha=0.2, linewidth=0)
+        axes.axvline(1, color=_BLACK, linewidth=0.6)
+        axes.set_xlabel(label)
+        axes.set_ylabel("share of seeds and scenarios")
+        axes.set_ylim(0, 1 + _ROOM)
         figure.legend(loc="outside right upper")
     return figure
 

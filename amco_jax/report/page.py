@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import pandas as pd
@@ -20,11 +20,15 @@ from amco_jax.report.analysis import comparisons, distinct, means, medians
 from amco_jax.report.answers import answer_of, question_of
 from amco_jax.report.claims import CLAIMS_NOTE
 from amco_jax.report.figures import save_pdf, svg
+from amco_jax.report.overall import OVERALL_NOTE, Overall, overall_of
 from amco_jax.report.pictures import Pictures, all_figures, leading_figures
 from amco_jax.report.studies import Study
 from amco_jax.report.tables import Table, comparison_table, latex_text, means_table, overview_tables
 from amco_jax.report.warnings import Caveat, by_kind, warnings_of
 from amco_jax.results.files import FileNames, replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Report:
     title: str
     baselines: Sequence[str] = ()
     """The methods that the user set the others against; empty for the paper's"""
+    overall: Sequence[Overall] = ()
+    """Aggregates over the scenarios of studies that have several"""
     claims: Table | None = None
     """What others claim, and what these studies say of it"""
     note: str = ""
@@ -90,7 +96,8 @@ def make_report(studies: Sequence[Study], baselines: Sequence[str] = ()) -> Repo
     compared = comparisons(studies, baselines)
     title = f"AMCo-JAX: {', '.join(s.name for s in studies)}"
     caveats = warnings_of(studies, compared)
-    return Report(studies, [means(s) for s in studies], compared, caveats, title, baselines)
+    overall = overall_of(studies, baselines)
+    return Report(studies, [means(s) for s in studies], compared, caveats, title, baselines, overall)
 
 
 def write_report(report: Report, out: Path, formats: Sequence[str] = ("html",)) -> list[Path]:
@@ -119,7 +126,7 @@ def _write_html(report: Report, out: Path) -> Path:
             {
                 "name": study.name,
                 "question": report.question(number),
-                "answer": re.sub(r" (?=[±%])|(?<=±) ", "\u00a0", report.answer(number)),
+                "answer": _unbroken(report.answer(number)),
                 "leading": _in_html(f"{study.name}/leading", report.leading_figures(number)),
                 "overview": {
                     title: Markup(table.to_html()) for title, table in report.overview(number).items()
@@ -147,6 +154,17 @@ def _write_html(report: Report, out: Path) -> Path:
         title=report.title,
         note=report.note,
         studies=studies,
+        overall=[
+            {
+                "title": overall.title,
+                "answer": _unbroken(overall.answer),
+                "figure": Markup(svg(overall.to_figure(), f"overall/{number}")),
+                "caption": overall.caption,
+                "table": Markup(overall.to_table().to_html()),
+            }
+            for number, overall in enumerate(report.overall)
+        ],
+        overall_note=OVERALL_NOTE,
         caveats=by_kind(report.warnings),
         num_caveats=len(report.warnings),
         claims=None if report.claims is None else Markup(report.claims.to_html()),
@@ -154,6 +172,11 @@ def _write_html(report: Report, out: Path) -> Path:
         num_tests=len(distinct(report.compared)),
     )
     return _write(out / "report.html", page)
+
+
+def _unbroken(text: str) -> str:
+    """The text, in which no line ends between a number and what belongs to it."""
+    return re.sub(r" (?=[±%])|(?<=±) ", "\u00a0", text)
 
 
 def _in_html(salt: str, figures: Pictures) -> list[dict[str, str]]:
@@ -173,6 +196,10 @@ def _write_markdown(report: Report, out: Path) -> Path:
         parts.append(f"\n## {report.question(number)}\n\n{report.answer(number)}\n")
         for title, table in report.overview(number).items():
             parts.append(f"\n### {title[0].upper()}{title[1:]}\n\n{table.to_markdown()}")
+    for overall in report.overall:
+        parts.append(f"\n## {overall.title}\n\n{overall.answer}\n\n{overall.to_table().to_markdown()}")
+    if report.overall:
+        parts.append(f"\n{OVERALL_NOTE}\n")
     if report.warnings:
         parts.append("\n## Before you believe the numbers\n\n")
     for kind, caveats in by_kind(report.warnings).items():
@@ -190,6 +217,10 @@ def _write_latex(report: Report, out: Path) -> Path:
     paths = []
     if report.claims is not None:
         paths.append(_write(out / f"{names.take('claims')}.tex", report.claims.to_latex()))
+    for name, overall in zip(_numbered("overall"), report.overall, strict=False):
+        stem = names.take(name)
+        paths.append(_write(out / f"{stem}.tex", overall.to_table().to_latex()))
+        _save(overall.to_figure(), out / f"{stem}.pdf")
     for number, study in enumerate(report.studies):
         overview = report.overview(number).values()
         tables = dict(zip(_numbered("overview"), overview, strict=False)) | report.tables(number)
@@ -198,9 +229,7 @@ def _write_latex(report: Report, out: Path) -> Path:
         for name, text in texts.items():
             paths.append(_write(out / f"{names.take(f'{study.name}-{name}')}.tex", text))
         for name, (figure, _) in (report.leading_figures(number) | report.figures(number)).items():
-            path = out / f"{names.take(f'{study.name}-{name}')}.pdf"
-            with replacing(path) as draft:
-                save_pdf(figure, draft)
+            _save(figure, out / f"{names.take(f'{study.name}-{name}')}.pdf")
     return paths[0]
 
 
@@ -216,6 +245,8 @@ def _write_csv(report: Report, out: Path) -> Path:
         frames.append(pd.concat([frame, medians(study)]))
         frames[-1].insert(0, "study", study.name)
     _write_rows(out / "comparisons.csv", report.compared)
+    if report.overall:
+        _write_rows(out / "overall.csv", pd.concat([overall.to_frame() for overall in report.overall]))
     return _write_rows(out / "estimates.csv", pd.concat(frames))
 
 
@@ -230,6 +261,11 @@ FORMATS: dict[str, Callable[[Report, Path], Path]] = {
     "latex": _write_latex,
     "csv": _write_csv,
 }
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as draft:
+        save_pdf(figure, draft)
 
 
 def _write(path: Path, text: str) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from helpers.studies import MANIFEST, study_of
 
 from amco_jax.metrics import METRICS, Column, Shown
 from amco_jax.report.analysis import best_of, comparisons, means
@@ -17,36 +18,7 @@ from amco_jax.report.studies import Study
 from amco_jax.report.tables import overview_tables
 from amco_jax.report.warnings import Caveat, Kind, by_kind
 
-MAKESPAN, MISS_RATE = METRICS["makespan_mean_s"], METRICS["miss_rate"]
-DEVICE = {"count": 1, "kind": "cpu"}
-MANIFEST: dict[str, Any] = {
-    "num_seeds": 4, "first_seed": 0, "physics": "unified", "episodes": 10, "last": 5, "device": DEVICE,
-    "versions": {"amco-jax": "0", "jax": "0", "python": "3"}, "git_commit": None, "started": "now",
-    "wall_time_s": 1.0, "arrivals": "Bernoulli arrivals", "training": {"settings": {}, "episodes": 10},
-    "settings": {},
-    "scenario": {"capacity": (1.0, 2.0), "num_servers": 2, "num_slots": 3, "slot_duration": 1, "deadline": 1},
-}  # fmt: skip
-
-
-def study_of(
-    makespans: dict[tuple[Any, str], list[float]],
-    kind: str = "sweep",
-    misses: dict[tuple[Any, str], float] | None = None,
-    label: str = "deadline [s]",
-    **manifest: Any,
-) -> Study:
-    """A study with these makespans of each seed under each condition and method, of ten tasks a seed."""
-    rows = [
-        (condition, method, seed, 10, value, (misses or {}).get((condition, method), 0.0))
-        for (condition, method), values in makespans.items()
-        for seed, value in enumerate(values)
-    ]
-    columns = ["condition", "method", "seed", "num_tasks", "makespan_mean_s", "miss_rate"]
-    results = pd.DataFrame(rows, columns=columns)
-    given: Any = MANIFEST | manifest
-    return Study("study", kind, given, label, (MAKESPAN, MISS_RATE), results)
-
-
+MAKESPAN = METRICS["makespan_mean_s"]
 RISING = [0.2, 0.4, 0.6, 0.8]  # of mean 0.5
 HALVED, HIGHER = [x / 2 for x in RISING], [1.1 * x for x in RISING]
 
@@ -176,7 +148,7 @@ def test_caveats_are_grouped_by_kind_and_keep_the_order_of_kinds():
 def test_every_format_begins_with_the_answer(tmp_path: Path):
     study = swept(param="deadline")
     report = make_report([study])
-    write_report(report, tmp_path, ["html", "md", "latex"])
+    write_report(report, tmp_path, ["html", "md", "latex", "csv"])
     page, markdown = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
     answer = report.answer(0)
     assert answer in markdown
@@ -185,6 +157,14 @@ def test_every_format_begins_with_the_answer(tmp_path: Path):
     assert (tmp_path / "study-leading.pdf").exists()
     assert page.index('class="answer"') < page.index('class="caveats"') < page.index('class="full"')
     assert markdown.index(answer) < markdown.index("Before you believe") < markdown.index("study in full")
+    (overall,) = report.overall
+    for text in (page, markdown):
+        assert "Over all 2 scenarios of study" in text
+        assert overall.answer in text
+    assert (tmp_path / "overall.tex").exists()
+    assert (tmp_path / "overall.pdf").exists()
+    table = pd.read_csv(tmp_path / "overall.csv")
+    np.testing.assert_allclose(table["iqm"], overall.methods["iqm"])
     of_kind = by_kind(report.warnings)
     for heading, caveats in of_kind.items():
         assert f"<summary>{heading} ({len(caveats)})</summary>" in page
