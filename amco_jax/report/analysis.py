@@ -114,7 +114,7 @@ def _compare(study: Study, baselines: Sequence[str]) -> pd.DataFrame:
     for column, baseline, method in itertools.product(columns, baselines, study.methods):
         if method == baseline:
             continue
-        found = pairs_of(study, method, baseline, study.conditions)
+        found = pairs_of(study, method, baseline)
         if not found:
             continue
         pairs = Pairs.of(column, list(found.values()), column.weightings[0])
@@ -133,11 +133,15 @@ def _compare(study: Study, baselines: Sequence[str]) -> pd.DataFrame:
 
 
 def pairs_of(
-    study: Study, method: str, baseline: str, conditions: Sequence[Any]
+    study: Study, method: str, baseline: str, conditions: Sequence[Any] | None = None
 ) -> dict[Any, tuple[Episodes, Episodes]]:
-    """The episodes that two methods have in common, by condition; conditions without any are left out."""
+    """The episodes that two methods have in common, by condition; conditions without any are left out.
+
+    Args:
+      conditions: by default all.
+    """
     found = {}
-    for condition in conditions:
+    for condition in study.conditions if conditions is None else conditions:
         both = (method, condition), (baseline, condition)
         if all(key in study.groups for key in both):
             ours, theirs = common(*(study.groups[key] for key in both))

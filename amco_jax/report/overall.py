@@ -83,7 +83,7 @@ class Overall:
         )
         return (
             f"Relative to {self.reference}, the {self.column.label} is best with {best['method']}: its cost "
-            f"has an interquartile mean of {iqm}, and the probability that it is better on the same seed is {p}."
+            f"has an interquartile mean of {iqm}; it is better on the same seed with a probability of {p}."
         )
 
     @property
@@ -181,7 +181,7 @@ def _costs(group: Sequence[Study], column: Column, method: str, reference: str) 
     """The costs on the seeds that method and reference have in every scenario, `[seeds, scenarios]`."""
     scenarios = []
     for study in group:
-        for both in pairs_of(study, method, reference, study.conditions).values():
+        for both in pairs_of(study, method, reference).values():
             ours, theirs = (_means(each, column) for each in both)
             scenarios.append(ours / theirs if column.better == "lower" else theirs / ours)
     return pd.concat(scenarios, axis=1, join="inner").to_numpy(np.float64) if scenarios else np.empty((0, 0))

@@ -134,7 +134,7 @@ def test_few_methods_stand_out_of_many():
     assert len([line for line in axes.lines if line.get_color() == "#BBBBBB"]) == 4
     (gains,) = found["leading-gain"][0].axes
     best = next(line for line in gains.lines if line.get_label() == "m0")
-    np.testing.assert_allclose(best.get_ydata(), 100 * (1 - 1 / 9))
+    np.testing.assert_allclose(np.asarray(best.get_ydata()), 100 * (1 - 1 / 9))
 
 
 def test_caveats_are_grouped_by_kind_and_keep_the_order_of_kinds():
