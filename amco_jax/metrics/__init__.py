@@ -29,6 +29,7 @@ from amco_jax.metrics.metric import (
     shown_in,
 )
 from amco_jax.metrics.outcomes import SlotOutcome, TaskOutcome
+from amco_jax.metrics.over_slots import OVER_SLOTS
 from amco_jax.metrics.quantiles import LEVELS
 from amco_jax.metrics.rows import accuracy, as_columns, columns
 from amco_jax.metrics.sums import (
@@ -39,6 +40,7 @@ from amco_jax.metrics.sums import (
     none_of_tasks,
     of_each_task,
     of_slot,
+    over_slots,
 )
 
 __all__ = [
@@ -76,6 +78,7 @@ __all__ = [
     "of_curves",
     "of_each_task",
     "of_slot",
+    "over_slots",
     "row_names",
     "shown_in",
 ]
@@ -199,7 +202,16 @@ UTILISATION = Metric(
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
-    for metric in (MAKESPAN, MAKESPANS, MISS_RATE, REJECT_RATE, NUM_TASKS, SERVERS_USED, UTILISATION)
+    for metric in (
+        MAKESPAN,
+        MAKESPANS,
+        MISS_RATE,
+        REJECT_RATE,
+        NUM_TASKS,
+        SERVERS_USED,
+        UTILISATION,
+        *OVER_SLOTS,
+    )
 }
 """All metrics of the package by name"""
 

@@ -13,7 +13,16 @@ import pandas as pd
 from amco_jax.errors import InputError
 from amco_jax.metrics import TASK, Column, Shown, shown_in
 from amco_jax.report.studies import Study
-from amco_jax.stats import Interval, bootstrap_interval, holm, mean_interval, paired_p_value
+from amco_jax.stats import (
+    Interval,
+    bootstrap_interval,
+    cluster_totals,
+    holm,
+    mean_interval,
+    paired_p_value,
+    rate_interval,
+    ratio_interval,
+)
 from amco_jax.stats.summaries import COUNTS, Episodes, Pairs, common, learning_sums, summarise
 
 PAPER_BASELINES = ("randcoedge", "drlcoedge", "smcoedge", "optimal")
@@ -178,6 +187,32 @@ def change_in_training(rows: pd.DataFrame, column: Column, before: slice, after:
     with np.errstate(invalid="ignore"):
         earlier, later = (sums[:, part].sum(axis=1) / tasks[:, part].sum(axis=1) for part in (before, after))
     return mean_interval(later / earlier - 1)
+
+
+def over_slots(study: Study, column: Column, condition: Any) -> pd.DataFrame:
+    """A metric over slots of each method under a condition, slot by slot, with intervals over clusters.
+
+    Every interval is that of its own slot; they do not hold for all slots together.
+
+    Returns:
+      Columns method, slot (from 0), estimate, ci_low, ci_high (95 %).
+    """
+    parts = []
+    for method in study.methods:
+        if (episodes := study.groups.get((method, condition))) is None:
+            continue
+        values = np.stack([*episodes.quantiles[column.name]]).astype(np.float64)
+        weight = np.ones_like(values)
+        if column.weight in episodes.quantiles:
+            weight = np.stack([*episodes.quantiles[column.weight]]).astype(np.float64)
+        sums, weights = (cluster_totals(each, episodes.cluster) for each in (values, weight))
+        weights = np.where(weights > 0, weights, np.nan)
+        is_rate = column.bounds == (0.0, 1.0) and column.weight in episodes.quantiles
+        estimate, low, high = (rate_interval if is_rate else ratio_interval)(sums, weights)
+        low, high = np.maximum(low, column.bounds[0]), np.minimum(high, column.bounds[1])
+        numbers = {"slot": np.arange(len(low)), "estimate": estimate, "ci_low": low, "ci_high": high}
+        parts.append(pd.DataFrame({"method": method} | numbers))
+    return pd.concat(parts, ignore_index=True)
 
 
 def estimates_of(estimated: pd.DataFrame, column: Column) -> dict[Any, dict[str, dict[str, Any]]]:

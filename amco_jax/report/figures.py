@@ -217,6 +217,30 @@ def convergence_figure(curves: pd.DataFrame, column: Column) -> Figure:
     return figure
 
 
+def slots_figure(rows: pd.DataFrame, column: Column, title: str, among: Collection[str]) -> Figure:
+    """A metric over the slots of an episode, with the band of the 95 % interval of each slot.
+
+    Args:
+      rows: columns method, slot, estimate, ci_low, ci_high.
+      among: the methods that are shown.
+    """
+    with _canvas(5.2, 3.4) as figure:
+        axes = figure.subplots()
+        for method, style in method_styles([m for m in dict.fromkeys(rows["method"]) if m in among]).items():
+            line = rows.loc[rows["method"] == method]
+            slot, mean, low, high = (np.asarray(line[c]) for c in ("slot", "estimate", "ci_low", "ci_high"))
+            every = max(len(slot) // 10, 1)
+            axes.plot(slot, mean, label=method, linewidth=1.2, markevery=every, **style)
+            axes.fill_between(slot, low, high, color=style["color"], alpha=0.2, linewidth=0)
+        axes.set_xlabel("slot")
+        axes.set_ylabel(column.title())
+        if column.bounds[0] >= 0:
+            axes.set_ylim(bottom=0)
+        axes.set_title(title, fontsize="medium")
+        figure.legend(loc="outside right upper")
+    return figure
+
+
 def cdf_figure(quantiles: pd.DataFrame, column: Column, title: str) -> Figure:
     """Share of the tasks over a number that each has, from quantiles.
 

@@ -10,9 +10,15 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.metrics import TASK, Column, Shown, shown_in
-from amco_jax.report.analysis import baselines_of, estimates_of
+from amco_jax.report.analysis import baselines_of, estimates_of, over_slots
 from amco_jax.report.answers import winners_of
-from amco_jax.report.figures import cdf_figure, convergence_figures, ranking_figure, sweep_figure
+from amco_jax.report.figures import (
+    cdf_figure,
+    convergence_figures,
+    ranking_figure,
+    slots_figure,
+    sweep_figure,
+)
 from amco_jax.report.studies import Study
 
 if TYPE_CHECKING:
@@ -68,7 +74,7 @@ def all_figures(study: Study, estimated: pd.DataFrame) -> Pictures:
             found[column.name] = _over_values(study, estimated, column, study.methods)
     if study.curves is not None:
         found |= _learning_curves(study)
-    return found | _distributions(study, estimated)
+    return found | _slot_by_slot(study, estimated) | _distributions(study, estimated)
 
 
 def _standing_out(study: Study, estimated: pd.DataFrame, baseline: str) -> list[str]:
@@ -143,10 +149,24 @@ def _learning_curves(study: Study) -> Pictures:
     return found
 
 
+def _slot_by_slot(study: Study, estimated: pd.DataFrame) -> Pictures:
+    """Metrics over the slots of an episode at the first, the middle and the last condition."""
+    found: Pictures = {}
+    chosen = [c for c in study.columns if c.is_over_slots and c.shown >= Shown.FIGURES]
+    among = _standing_out(study, estimated, baselines_of(study)[0]) if chosen else []
+    for condition, column in itertools.product(_spread(study.conditions), chosen):
+        title = f"{study.axis_label}: {condition}" if study.axis_label else ""
+        name = f"{column.name}-{condition}" if study.axis_label else column.name
+        figure = slots_figure(over_slots(study, column, condition), column, title, among)
+        caption = f"{_sentence(column)} Bands: 95 % intervals of each slot over {study.cluster_name}."
+        found[name] = figure, caption
+    return found
+
+
 def _distributions(study: Study, estimated: pd.DataFrame) -> Pictures:
     """Distribution functions over all tasks at the first, the middle and the last condition."""
     found: Pictures = {}
-    lists = [column for column in study.columns if column.is_list]
+    lists = [column for column in study.columns if column.is_list and not column.is_over_slots]
     for condition, (place, column) in itertools.product(_spread(study.conditions), enumerate(lists)):
         levels = [each for each in study.columns if each.of == column.name]
         quantiles = _quantiles(estimated.loc[estimated["condition"] == condition], levels)

@@ -37,7 +37,8 @@ class Study:
     curves: pd.DataFrame | None = None
     """Columns condition, method, seed, episode and metrics; None where no episodes of training were kept"""
     quantiles: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    """`[rows, levels]` at `metrics.LEVELS`, by the name of the metric"""
+    """By the name of the metric `[rows, levels]` at `metrics.LEVELS`; of one over slots `[rows, slots]`, or
+    an array for each row where episodes differ in length"""
 
     @functools.cached_property
     def conditions(self) -> list[Any]:
@@ -141,15 +142,21 @@ def _combinations(results: pd.DataFrame, manifest: dict[str, Any]) -> pd.DataFra
 
 
 def _results(run: SavedRun, columns: tuple[Column, ...]) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """The rows of a run without the quantiles, and those, `[rows, levels]` by the name of the metric."""
+    """The rows of a run without the columns that hold lists, and those as `Study.quantiles`."""
     table = run.arrow("results.parquet")
-    lists = [column.name for column in columns if column.is_list and column.name in table.column_names]
+    lists = {each.name: each for each in columns if each.is_list and each.name in table.column_names}
     quantiles = {}
-    for name in lists:
+    for name, each in lists.items():
         column = table.column(name).combine_chunks()
-        quantiles[name] = np.asarray(column.flatten()).reshape(len(column), -1)
-        if quantiles[name].shape[1] != len(LEVELS):
+        lengths = np.diff(np.asarray(column.offsets, np.int64))
+        values = np.asarray(column.flatten())
+        if np.all(lengths == lengths[0]):
+            quantiles[name] = values.reshape(len(column), -1)
+        else:
+            quantiles[name] = np.empty(len(column), object)
+            quantiles[name][:] = np.split(values, np.cumsum(lengths)[:-1])
+        if not each.is_over_slots and quantiles[name].shape[1:] != LEVELS.shape:
             raise InputError(
                 f"run: {run.directory} has quantiles at other levels; legal: results of this version"
             )
-    return table.drop_columns(lists).to_pandas(use_threads=False), quantiles
+    return table.drop_columns(list(lists)).to_pandas(use_threads=False), quantiles

@@ -86,9 +86,9 @@ class Cell:
         return CURVE_METRICS if self.plays else self.metrics
 
     @property
-    def has_lists(self) -> bool:
+    def has_quantiles(self) -> bool:
         """Whether its rows hold quantiles."""
-        return any(not metric.is_sum for metric in self.metrics)
+        return any(metric.is_list and not metric.is_over_slots for metric in self.metrics)
 
     @property
     def row(self) -> Physics:

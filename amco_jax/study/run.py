@@ -277,7 +277,7 @@ class _Run:
         manifest |= {
             "format": FORMAT,
             "units": len(self.units),
-            "percentiles": accuracy(c.scenario.episode_positions for c in self.cells if c.has_lists),
+            "percentiles": accuracy(c.scenario.episode_positions for c in self.cells if c.has_quantiles),
             "warnings": self._warnings + unlearned,
         }
         standing = [study.rows]
