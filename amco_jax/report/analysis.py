@@ -1,4 +1,4 @@
-"""What a report says of studies: estimates, paired comparisons, warnings. Frames in, frames out."""
+"""The numbers of a report: estimates with intervals, and paired comparisons, as data frames."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ from amco_jax.stats.summaries import COUNTS, Episodes, Pairs, common, learning_s
 PAPER_BASELINES = ("randcoedge", "drlcoedge", "smcoedge", "optimal")
 _ESTIMATES = ("condition", "method", "metric", "per", "statistic", *COUNTS, "estimate", "ci_low", "ci_high")
 _SEED = 0
-"""The seed of the resampling: the same results give the same tables"""
+"""The seed of the bootstrap, fixed so that the same results always give the same tables"""
 
 
 def baselines_of(study: Study, asked: Sequence[str] = ()) -> list[str]:
-    """The methods that the others are set against: those asked for, else the paper's, in any variant of them.
+    """The methods that the others are compared with.
 
-    Without any of the paper's it is the first method.
+    These are the ones that the user asked for or, by default, the paper's baselines in any of their variants.
+    If the study has none of those, its first method is the only baseline.
 
     Raises:
-      InputError: none of those asked for is in the study.
+      InputError: the study has none of the methods that the user asked for.
     """
     if asked:
         if not (found := [m for m in study.methods if m in asked]):
@@ -49,7 +50,7 @@ def baselines_of(study: Study, asked: Sequence[str] = ()) -> list[str]:
 
 
 def means(study: Study) -> pd.DataFrame:
-    """Means and percentiles of all metrics, with their intervals.
+    """The means and percentiles of all metrics, with their intervals.
 
     Returns:
       Columns condition, method, metric, per, statistic, `summaries.COUNTS`, estimate, ci_low, ci_high (95 %).
@@ -62,10 +63,10 @@ def means(study: Study) -> pd.DataFrame:
 
 
 def medians(study: Study) -> pd.DataFrame:
-    """Median and interquartile mean over clusters of the first metric, with BCa bootstrap intervals.
+    """The median and the interquartile mean of the first metric over clusters, with BCa bootstrap intervals.
 
     Returns:
-      As `means`.
+      The columns of `means`.
     """
     first = study.first
     per = first.weightings[0]
@@ -74,7 +75,7 @@ def medians(study: Study) -> pd.DataFrame:
         if len(values := episodes.means(first, per)):
             parts.setdefault(len(values), []).append((key, values))
     rows = []
-    for of in parts.values():  # the same resamples serve all
+    for of in parts.values():  # groups with equally many clusters share their resamples
         columns = np.stack([values for _, values in of], axis=1)
         for statistic in ("median", "iqm"):
             intervals = bootstrap_interval(columns, np.random.default_rng(_SEED), statistic)
@@ -85,17 +86,17 @@ def medians(study: Study) -> pd.DataFrame:
 
 
 def comparisons(studies: Sequence[Study], baselines: Sequence[str] = ()) -> pd.DataFrame:
-    """Every method against every baseline on common episodes, with p-values corrected over all rows.
+    """Comparisons of every method with every baseline on common episodes.
 
     Returns:
-      Columns study, condition, metric, method, baseline, n_seeds, n_clusters; reduction (1 − mean per task /
-      baseline's), difference (method − baseline, in the metric's unit) and improvement (how probably the
-      method is better in a cluster, or lower where neither is better), each with _low and _high (95 %); p of
-      the paired t-test over clusters, and p_holm. The same pair the other way round is the same test, and is
-      counted once.
+      Columns study, condition, metric, method, baseline, n_seeds and n_clusters; reduction (1 − the mean per
+      task / that of the baseline), difference (method − baseline, in the unit of the metric) and improvement
+      (the probability that the method is better in a cluster, or lower if the metric has no better
+      direction), each with _low and _high (95 %); p of the paired t-test over clusters; and p_holm, which is
+      corrected over all rows. A pair that also appears the other way round is one test and counts once.
 
     Raises:
-      InputError: no study has any of `baselines`.
+      InputError: a study has none of `baselines`.
     """
     frames = [_compare(study, baselines_of(study, baselines)) for study in studies]
     frame = pd.concat(frames, ignore_index=True)
@@ -106,12 +107,12 @@ def comparisons(studies: Sequence[Study], baselines: Sequence[str] = ()) -> pd.D
 
 
 def distinct(compared: pd.DataFrame) -> pd.DataFrame:
-    """The comparisons without those that are others the other way round."""
+    """The comparisons, each pair of methods only once, whichever way round it comes first."""
     return compared.loc[~_pairs(compared).duplicated()]
 
 
 def _pairs(frame: pd.DataFrame) -> pd.Series:
-    """What tells each comparison apart, whichever way round it is."""
+    """A key for each comparison that is the same for both ways round."""
     columns = (frame[c] for c in ("study", "condition", "metric", "method", "baseline"))
     pairs = [(*where, *sorted(names)) for *where, a, b in zip(*columns, strict=True) for names in [(a, b)]]
     return pd.Series(pairs, index=frame.index, dtype=object)
@@ -160,13 +161,13 @@ def pairs_of(
 
 
 def best_of(column: Column, estimates: Mapping[str, float]) -> list[str]:
-    """The methods with the best estimate, to the four digits of tables.
+    """The methods whose estimates are the best when rounded to the four digits of the tables.
 
     Args:
-      estimates: by method.
+      estimates: the estimate of each method.
 
     Returns:
-      None of them where all estimates are alike, or where neither lower nor higher is better.
+      An empty list if all estimates are alike, or if the metric has no better direction.
     """
     rounded = {method: round(value, 4) for method, value in estimates.items() if not math.isnan(value)}
     if len(set(rounded.values())) < 2 or column.better is None:
@@ -180,8 +181,8 @@ def change_in_training(rows: pd.DataFrame, column: Column, before: slice, after:
 
     Args:
       rows: the curves of one method under one condition.
-      before: the places of the earlier episodes.
-      after: the places of the later ones.
+      before: the earlier episodes.
+      after: the later episodes.
     """
     sums, tasks = learning_sums(rows, column)
     with np.errstate(invalid="ignore"):
@@ -190,9 +191,9 @@ def change_in_training(rows: pd.DataFrame, column: Column, before: slice, after:
 
 
 def over_slots(study: Study, column: Column, condition: Any) -> pd.DataFrame:
-    """A metric over slots of each method under a condition, slot by slot, with intervals over clusters.
+    """The values of a metric over slots for each method under one condition, with intervals over clusters.
 
-    Every interval is that of its own slot; they do not hold for all slots together.
+    The intervals are pointwise: each of them holds for its own slot, but not all of them at once.
 
     Returns:
       Columns method, slot (from 0), estimate, ci_low, ci_high (95 %).
@@ -216,7 +217,7 @@ def over_slots(study: Study, column: Column, condition: Any) -> pd.DataFrame:
 
 
 def estimates_of(estimated: pd.DataFrame, column: Column) -> dict[Any, dict[str, dict[str, Any]]]:
-    """The rows of `means` of one metric, by condition and then by method, per task where that is possible."""
+    """The rows of `means` for one metric by condition and then by method, per task where that is possible."""
     chosen = (estimated["metric"] == column.name) & (estimated["per"] == column.weightings[0])
     found: dict[Any, dict[str, dict[str, Any]]] = {}
     for row in estimated.loc[chosen].to_dict("records"):
@@ -225,7 +226,7 @@ def estimates_of(estimated: pd.DataFrame, column: Column) -> dict[Any, dict[str,
 
 
 def _in_order(study: Study, frame: pd.DataFrame, columns: Sequence[str] = _ESTIMATES) -> pd.DataFrame:
-    """Rows in the order of the study's conditions."""
+    """The rows, sorted in the order of the study's conditions."""
     columns = [*columns, *(c for c in frame.columns if c not in columns)]
     place = pd.Index(study.conditions).get_indexer(pd.Index(frame["condition"]))
     return frame.iloc[np.argsort(place, kind="stable")][columns].reset_index(drop=True)

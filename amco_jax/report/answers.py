@@ -1,4 +1,4 @@
-"""The answer to the question of a study: one paragraph in words, made from its numbers."""
+"""The answer to the question that a study asks, as a paragraph in words that is made from its numbers."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _QUESTIONS = {
     "tune": "which settings are best?",
 }
 _MOST_NAMES = 3
-"""How many methods a sentence names before it counts the others"""
+"""How many methods a sentence names before it only counts the rest"""
 
 
 def question_of(study: Study) -> str:
-    """What a study of its kind asks, without a capital at the start."""
+    """The question that a study of this kind asks, without a capital letter at the start."""
     return _QUESTIONS[study.kind]
 
 
 def answer_of(study: Study, estimated: pd.DataFrame, baselines: Sequence[str] = ()) -> str:
     """The paragraph that answers the question of a study.
 
-    Differences are paired, on the episodes that both methods have, and have 95 % intervals. A method whose
-    interval holds 0 is called not clearly different.
+    Differences between methods are paired, on the episodes that both have, and come with 95 % intervals. If
+    an interval contains 0, the methods are called not clearly different.
 
     Args:
       estimated: `analysis.means` of the study.
@@ -49,7 +49,7 @@ def answer_of(study: Study, estimated: pd.DataFrame, baselines: Sequence[str] = 
 
 
 def winners_of(study: Study, column: Column, estimated: pd.DataFrame) -> dict[Any, list[str]]:
-    """The best methods by a metric under each condition; none where all are alike."""
+    """The best methods by a metric under each condition; an empty list where all methods are alike."""
     found = estimates_of(estimated, column)
     return {
         condition: best_of(column, {m: row["estimate"] for m, row in found.get(condition, {}).items()})
@@ -58,7 +58,7 @@ def winners_of(study: Study, column: Column, estimated: pd.DataFrame) -> dict[An
 
 
 def example_of(study: Study) -> Any:
-    """The condition whose numbers stand for all: the middle one."""
+    """The condition whose numbers the answer quotes, which is the middle one."""
     return study.conditions[(len(study.conditions) - 1) // 2]
 
 
@@ -81,7 +81,7 @@ def _of_sweep(study: Study, estimated: pd.DataFrame, baselines: Sequence[str]) -
 def _of_method(
     method: str, where: str, study: Study, estimated: pd.DataFrame, baselines: Sequence[str]
 ) -> list[str]:
-    """How one method compares with the baselines and with the best, under each condition."""
+    """Sentences that compare one method with the baselines and the best methods under each condition."""
     column, sentences = study.first, []
     winners = winners_of(study, column, estimated)
     for condition, rows in estimates_of(estimated, column).items():
@@ -147,7 +147,7 @@ _ANSWERS: dict[str, Callable[[Study, pd.DataFrame, Sequence[str]], list[str]]] =
 
 
 def _best(study: Study, condition: Any, estimated: pd.DataFrame, baseline: str) -> str:
-    """Which methods are best under a condition, and by how much better than the next and than a baseline."""
+    """A clause that names the best methods and compares them with the next best and with a baseline."""
     column = study.first
     rows = estimates_of(estimated, column).get(condition, {})
     best = best_of(column, {m: row["estimate"] for m, row in rows.items()})
@@ -163,7 +163,7 @@ def _best(study: Study, condition: Any, estimated: pd.DataFrame, baseline: str) 
 
 
 def _agreement(study: Study, estimated: pd.DataFrame) -> list[str]:
-    """Where the other metrics in tables name other methods as the best than the first metric does."""
+    """Sentences that say whether the other metrics of the tables agree with the first on the best method."""
     first = winners_of(study, study.first, estimated)
     agreeing, sentences = [], []
     for column in shown_in(study.columns, Shown.TABLES):
@@ -190,7 +190,7 @@ def _agreement(study: Study, estimated: pd.DataFrame) -> list[str]:
 def _paired(
     study: Study, column: Column, condition: Any, method: str, other: str
 ) -> tuple[Interval, Interval] | tuple[None, None]:
-    """Mean / other's mean - 1, and mean - other's mean, on common episodes; None where there are none."""
+    """The mean / the other's mean - 1 and the mean - the other's mean; None without common episodes."""
     pairs = pairs_of(study, method, other, [condition])
     if not pairs:
         return None, None
@@ -201,7 +201,7 @@ def _paired(
 
 
 def _contrast(study: Study, column: Column, condition: Any, method: str, other: str) -> str:
-    """How the metric of a method lies to another's, as words that follow its value and a colon."""
+    """A phrase that compares one method with another; it follows the value of the first and a colon."""
     relative, absolute = _paired(study, column, condition, method, other)
     if relative is None or absolute is None:
         return f"no episodes in common with {other}"
@@ -218,7 +218,7 @@ def _contrast(study: Study, column: Column, condition: Any, method: str, other: 
 
 
 def _change(relative: Interval | None) -> str:
-    """A relative change in words, such as `2.5 % [2.4, 2.6] lower`; empty where its interval holds 0."""
+    """A relative change in words, such as `2.5 % [2.4, 2.6] lower`; empty if its interval contains 0."""
     if relative is None or not (how := _sign(relative)):
         return ""
     return f"{_in_percent(_sized(relative, 100, 1))} {how}"
@@ -232,7 +232,7 @@ def _sign(change: Interval) -> str:
 
 
 def _sized(change: Interval, scale: float, digits: int) -> str:
-    """The size of a change and its bounds, without signs."""
+    """The size of a change and its bounds without their signs."""
     value, low, high = (scale * float(bound) for bound in change)
     return bracket(-value, -high, -low, digits) if value < 0 else bracket(value, low, high, digits)
 
@@ -247,7 +247,7 @@ def _value(column: Column, row: dict[str, Any]) -> str:
 
 
 def _ranked(column: Column, rows: dict[str, dict[str, Any]]) -> list[str]:
-    """The methods that have a number, the best first; the lowest where neither is better."""
+    """The methods that have an estimate, the best first, or the lowest if no direction is better."""
     some = {m: row["estimate"] for m, row in rows.items() if not math.isnan(row["estimate"])}
     return sorted(some, key=lambda method: some[method], reverse=column.better == "higher")
 
@@ -271,7 +271,7 @@ def _range(conditions: Sequence[Any]) -> str:
 
 
 def _named(methods: Sequence[str]) -> str:
-    """Names of methods, the first few of them."""
+    """The names of the first few methods and the number of the others."""
     more = len(methods) - _MOST_NAMES
     if more > 1:
         return f"{', '.join(methods[:_MOST_NAMES])} and {more} others"

@@ -1,4 +1,4 @@
-"""Figures for papers: one style, fixed colours per method, readable in greyscale too."""
+"""Figures for papers, in one style and with a fixed colour for each method, also readable in greyscale."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from amco_jax.stats.summaries import learning_curve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette and four more; markers and dashes tell the methods apart where colours do not. The
-# ways to train one method share its colour.
+# Okabe and Ito's palette and four more colours; markers and dashes tell methods apart where colours do not.
+# All ways to train a method share its colour.
 _BLACK, _GREY, _BLUE, _VERMILION, _GREEN = "#000000", "#7F7F7F", "#0072B2", "#D55E00", "#009E73"
 _PURPLE, _ORANGE, _SKY, _BROWN, _INDIGO = "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#332288"
 _BEHIND = "#BBBBBB"
-"""Of curves that others stand out from"""
+"""The colour of curves in the background"""
 _KNOWN = {
     "optimal": (_BLACK, "*", "-"),
     "optimal-admission": (_GREY, "X", "-"),
@@ -66,10 +66,10 @@ STYLE: Any = {
 
 @contextlib.contextmanager
 def _style(changes: Any = None) -> Iterator[None]:
-    """Matplotlib's own defaults and this style, whatever the user's configuration says."""
+    """Matplotlib's own defaults with this style on top, whatever the user's configuration says."""
     try:
         import matplotlib
-    except ValueError:  # the environment names a backend that there is none of; none is needed here
+    except ValueError:  # the environment names a backend that does not exist, and none is needed here
         for name in [n for n in sys.modules if n.partition(".")[0] == "matplotlib"]:
             del sys.modules[name]
         named = os.environ.pop("MPLBACKEND", None)
@@ -85,7 +85,7 @@ def _style(changes: Any = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _canvas(width: float, height: float) -> Iterator[Figure]:
-    """A new figure in this style, of a size in inches, which belongs to no window."""
+    """A new figure in this style, with its size in inches, which belongs to no window."""
     with _style():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -96,17 +96,17 @@ def _canvas(width: float, height: float) -> Iterator[Figure]:
 
 
 _RARE, _ROOM = 0.01, 0.02
-"""How far the axis of a rate reaches at least, as a few misses in a million tasks are not to fill a figure;
-and how far one reaches beyond a best value that is also the largest"""
+"""The least reach of the axis of a rate, so that a few misses in a million tasks do not fill a figure, and
+the room that an axis leaves above a best value that is also the largest"""
 
 
 def sweep_figure(
     summary: pd.DataFrame, column: Column, axis_label: str, among: Collection[str] | None = None
 ) -> Figure:
-    """A metric over the swept values, one line per method with the band of its 95 % interval.
+    """A metric over the swept values, with a line for each method and its 95 % interval as a band.
 
-    It is shown per task where it can be, else per episode. Values that are not numbers get a
-    point each, with the interval as a bar.
+    The metric is shown per task where that is possible, and otherwise per episode. Values that are not
+    numbers have a point each, with the interval as a bar.
 
     Args:
       summary: columns method, value, metric, per, mean, ci_low, ci_high.
@@ -132,7 +132,7 @@ def sweep_figure(
                 every = max(len(values) // 10, 1)
                 axes.plot(values, mean, label=method, linewidth=1.3, markevery=every, **style)
                 axes.fill_between(values, low, high, color=style["color"], alpha=0.2, linewidth=0)
-            else:  # categories have no order to draw a line along
+            else:  # categories have no order that a line could follow
                 x = np.arange(len(values))
                 beside = x + 0.5 * ((place + 0.5) / len(methods) - 0.5)
                 points: dict[str, Any] = style | {"linestyle": "none"}
@@ -152,7 +152,7 @@ def sweep_figure(
 
 
 def ranking_figure(rows: pd.DataFrame, column: Column, title: str = "") -> Figure:
-    """A metric of each method as a point with its 95 % interval, the best at the top.
+    """A metric as a point with its 95 % interval for each method, with the best at the top.
 
     Args:
       rows: columns method, estimate, ci_low, ci_high.
@@ -175,11 +175,11 @@ def ranking_figure(rows: pd.DataFrame, column: Column, title: str = "") -> Figur
 def convergence_figures(
     curves: pd.DataFrame, columns: Iterable[Column], variant: str = ""
 ) -> dict[str, Callable[[], Figure]]:
-    """Functions that draw the metrics over the episodes of training, by the name of the figure.
+    """Functions that draw the metrics over the episodes of training, by the names of the figures.
 
     Args:
-      columns: of the metrics; the first has the plain name.
-      variant: what the names end in.
+      columns: the columns of the metrics; the figure of the first has the plain name.
+      variant: the end of the names.
     """
     shown = shown_in(columns, Shown.EVERYWHERE)
     return {
@@ -191,9 +191,9 @@ def convergence_figures(
 
 
 def convergence_figure(curves: pd.DataFrame, column: Column) -> Figure:
-    """A metric over the episodes of training, one line per method.
+    """A metric over the episodes of training, with a line for each method.
 
-    The darker band is the 95 % interval of the mean over seeds, the lighter one holds 80 % of the seeds.
+    The darker band is the 95 % interval of the mean over seeds; the lighter one contains 80 % of the seeds.
 
     Args:
       curves: columns method, seed, episode, and those of metrics.
@@ -242,11 +242,11 @@ def slots_figure(rows: pd.DataFrame, column: Column, title: str, among: Collecti
 
 
 def cdf_figure(quantiles: pd.DataFrame, column: Column, title: str) -> Figure:
-    """Share of the tasks over a number that each has, from quantiles.
+    """The distribution function of a number that each task has, from quantiles.
 
     Args:
       quantiles: columns method, level (in (0, 1)), value.
-      column: what the quantiles are of.
+      column: the metric that the quantiles belong to.
     """
     with _canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
@@ -296,9 +296,10 @@ def profile_figure(profiles: pd.DataFrame, label: str, among: Collection[str]) -
 
 
 def growth_figure(growth: pd.DataFrame) -> Figure:
-    """Time and peak memory over the number of seeds and of servers, one line per method, all axes log.
+    """Time and peak memory over the number of seeds and of servers, with a line for each method.
 
-    Thin dotted lines are proportional to the number. Bars are the range of the repeats.
+    All axes are logarithmic. Thin dotted lines are proportional to the number, and bars are the range of the
+    repeats.
 
     Args:
       growth: columns method, axis (`seeds` or `num_servers`), value, decisions, seconds, seconds_min,
@@ -327,7 +328,7 @@ def growth_figure(growth: pd.DataFrame) -> Figure:
             x_label, y_label = _GROWTH_LABELS[axis]
             shown = growth.loc[growth["axis"] == axis]
             upper.set(xscale="log", yscale="log", ylabel=y_label)
-            upper.set_ylim(bottom=0.6 * lowest)  # cuts the dotted lines where nothing is measured
+            upper.set_ylim(bottom=0.6 * lowest)  # cuts off the dotted lines below the measurements
             lower.set(xscale="log", yscale="log", ylabel="peak memory [MiB]", xlabel=x_label)
             memory = np.asarray(shown["peak_memory_mb"])
             lower.set_ylim(min(100, memory.min() / 2), max(2000, memory.max() * 2))
@@ -341,10 +342,10 @@ def growth_figure(growth: pd.DataFrame) -> Figure:
 
 
 def svg(figure: Figure, salt: str) -> str:
-    """The figure as an element for a page, its text kept as text.
+    """The figure as an SVG element for a page, in which text stays text.
 
     Args:
-      salt: what sets the names inside apart from those of the page's other figures.
+      salt: a text that keeps the identifiers in the element different from those of other figures.
     """
     text = io.StringIO()
     with _style({"svg.fonttype": "none", "svg.hashsalt": salt}):
@@ -354,22 +355,22 @@ def svg(figure: Figure, salt: str) -> str:
 
 
 def save_figure(figure: Figure, stem: Path) -> None:
-    """Write STEM.png and STEM.pdf; the same figure gives the same bytes."""
+    """Write STEM.png and STEM.pdf, which have the same bytes whenever the figure is the same."""
     with _style():
         figure.savefig(stem.with_suffix(".png"))
     save_pdf(figure, stem.with_suffix(".pdf"))
 
 
 def save_pdf(figure: Figure, path: Path) -> None:
-    """Write a PDF, vectors and text; the same figure gives the same bytes."""
+    """Write a PDF of vectors and text, which has the same bytes whenever the figure is the same."""
     with _style():
         figure.savefig(path, format="pdf", metadata={"CreationDate": None})
 
 
 def method_styles(methods: list[str]) -> dict[str, dict[str, Any]]:
-    """Colour, marker, its size, and dashes per method; known methods always have the same.
+    """The colour, marker, marker size and dashes of each method; known methods always have the same ones.
 
-    Other methods take the colours first that no known method beside them has.
+    Other methods first take the colours that none of the known methods in the figure has.
     """
     taken = {_KNOWN[method][0] for method in methods if method in _KNOWN}
     free_first = sorted(_OTHERS, key=lambda other: other[0] in taken)
@@ -381,6 +382,6 @@ def method_styles(methods: list[str]) -> dict[str, dict[str, Any]]:
     styles = {}
     for method in methods:
         colour, marker, dashes = _KNOWN[method] if method in _KNOWN else next(others)
-        size = 8 if marker == "*" else 5  # a star's arms count little
+        size = 8 if marker == "*" else 5  # the arms of a star are thin
         styles[method] = {"color": colour, "marker": marker, "markersize": size, "linestyle": dashes}
     return styles

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 _KINDS = ("sweep", "evaluate")
 """Studies in which all methods decide and none still learns, so that their conditions are scenarios"""
 _SEED = 0
-"""The seed of the resampling: the same results give the same tables"""
+"""The seed of the bootstrap, fixed so that the same results always give the same tables"""
 _RESAMPLES = 1000
 _LEVELS = 61
-"""Points of a performance profile"""
+"""The number of points of a performance profile"""
 _STANDING_OUT = 5
 
 
@@ -47,7 +47,7 @@ OVERALL_NOTE = (
 
 @dataclasses.dataclass(frozen=True)
 class Overall:
-    """Costs relative to a reference, over all scenarios of some studies.
+    """The costs of methods relative to a reference, over all scenarios of some studies.
 
     The cost of a method on a seed in a scenario is its metric divided by the reference's on the same seed in
     the same scenario, or the other way round where higher is better: less than 1 is better.
@@ -61,21 +61,21 @@ class Overall:
     """Their names"""
     num_scenarios: int
     methods: pd.DataFrame
-    """The methods but the reference, the best first: columns method, n_seeds, iqm (the interquartile mean of
-    the costs) and p (the probability that the method is better than the reference on a seed in a scenario),
-    the latter two each with _low and _high (95 %)"""
+    """The methods except the reference, the best first, with columns method, n_seeds, iqm (the interquartile
+    mean of the costs) and p (the probability that the method is better than the reference on the same seed in
+    the same scenario), the latter two each with _low and _high (95 %)"""
     profiles: pd.DataFrame
-    """Performance profiles: method, level, share of the seeds and scenarios whose cost is at most the level,
-    share_low, share_high"""
+    """The performance profiles, with columns method, level, share (of the seeds and scenarios whose cost is
+    at most the level), share_low and share_high (95 %)"""
 
     @property
     def title(self) -> str:
-        """What it is over."""
+        """The heading, which says what the aggregates are over."""
         return f"Over all {self.num_scenarios} scenarios of {', '.join(self.studies)}"
 
     @property
     def answer(self) -> str:
-        """The best method in words."""
+        """A sentence about the best method."""
         best: dict[str, Any] = self.methods.iloc[0].to_dict()
         iqm, p = (
             bracket(*(best[f"{name}{end}"] for end in ("", "_low", "_high")), digits=3)
@@ -88,20 +88,20 @@ class Overall:
 
     @property
     def caption(self) -> str:
-        """Of its figure."""
+        """The caption of the figure."""
         return (
             "Performance profiles: the share of seeds and scenarios whose cost is at most a level, so that "
             "higher is better. Bands: 95 % intervals."
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """`methods` behind columns that say what they are of: studies, metric, reference, n_scenarios."""
+        """The columns of `methods`, after studies, metric, reference and n_scenarios."""
         names = {"studies": ", ".join(self.studies), "metric": self.column.name, "reference": self.reference}
         labels = pd.DataFrame(names | {"n_scenarios": self.num_scenarios}, index=self.methods.index)
         return pd.concat([labels, self.methods], axis=1)
 
     def to_table(self) -> Table:
-        """One row for each method."""
+        """A table with a row for each method."""
         rows = [
             [
                 Cell(r["method"]),
@@ -119,7 +119,7 @@ class Overall:
         return Table(columns, rows, texts=2)
 
     def to_figure(self) -> Figure:
-        """The performance profiles, in which those of the best methods stand out."""
+        """The performance profiles, with those of the best methods standing out."""
         among = list(self.methods["method"])[:_STANDING_OUT]
         label = f"{self.column.label} relative to {self.reference}"
         if self.column.better == "higher":
@@ -130,9 +130,9 @@ class Overall:
 def overall_of(studies: Sequence[Study], baselines: Sequence[str] = ()) -> list[Overall]:
     """Aggregates over the scenarios of all studies of one kind that have the same methods and physics.
 
-    There are some for each metric of the tables that is better lower or higher, where there are at least two
-    scenarios and two methods, the intervals are over seeds, and the metrics of all seeds have ratios: a rate
-    that is 0 for the reference has none.
+    Each metric of the tables that has a better direction is aggregated if there are at least two scenarios
+    and two methods, if intervals are over seeds, and if all ratios exist, which they do not if a rate is 0
+    for the reference.
     """
     groups: dict[Any, list[Study]] = {}
     for study in studies:
@@ -160,11 +160,11 @@ def _overall(group: Sequence[Study], column: Column, reference: str, scenarios: 
     rows, profiles = [], []
     least, most = np.quantile(np.concatenate([cost.ravel() for cost in costs.values()]), (0.005, 0.995))
     levels = np.linspace(min(least, 1.0), max(most, 1.0), _LEVELS)
-    # The reference's own costs are 1, so that each seed is set against itself in the same scenario.
+    # The reference's own costs are all 1, so each seed is compared with itself in the same scenario.
     better = functools.partial(improvement, baseline=np.ones((1, scenarios)))
     for method, cost in costs.items():
         rows.append((method, len(cost), *_interval(interquartile_mean, cost), *_interval(better, cost)))
-        # A profile is the mean of those of the seeds, which are far less to resample than the costs.
+        # A profile is the mean of the profiles of the seeds, which are faster to resample than the costs.
         of_seeds = performance_profile(levels)(cost[:, None, :])
         numbers = dict(
             zip(("share", "share_low", "share_high"), _interval(_mean_of_seeds, of_seeds), strict=True)
@@ -178,7 +178,7 @@ def _overall(group: Sequence[Study], column: Column, reference: str, scenarios: 
 
 
 def _costs(group: Sequence[Study], column: Column, method: str, reference: str) -> np.ndarray:
-    """The costs on the seeds that method and reference have in every scenario, `[seeds, scenarios]`."""
+    """The costs `[seeds, scenarios]` on the seeds that both methods have in every scenario."""
     scenarios = []
     for study in group:
         for both in pairs_of(study, method, reference).values():
@@ -188,13 +188,13 @@ def _costs(group: Sequence[Study], column: Column, method: str, reference: str) 
 
 
 def _means(episodes: Episodes, column: Column) -> pd.Series:
-    """The mean of each seed that has one, by seed."""
+    """The mean of each seed that has one, indexed by seed."""
     numerator, denominator = episodes.sums([(column, column.weightings[0])])
     return pd.Series((numerator / denominator)[:, 0], index=np.unique(episodes.cluster)).dropna()
 
 
 def _interval(aggregate: Aggregate, cost: np.ndarray) -> Interval:
-    """With the same resamples of seeds for all methods that have as many."""
+    """The aggregate with its interval; methods with equally many seeds share their resamples."""
     return aggregate_interval(aggregate, cost, rng=np.random.default_rng(_SEED), resamples=_RESAMPLES)
 
 

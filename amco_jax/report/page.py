@@ -1,4 +1,4 @@
-"""A report in files: one self-contained HTML page, Markdown, LaTeX with vector figures, CSV."""
+"""Reports as files: a self-contained HTML page, Markdown, LaTeX with vector figures, and CSV."""
 
 from __future__ import annotations
 
@@ -33,35 +33,35 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Everything that a report shows; how it is written is another matter."""
+    """Everything that a report shows, whatever the format in which it is written."""
 
     studies: Sequence[Study]
     estimated: Sequence[pd.DataFrame]
     """`analysis.means` of each study"""
     compared: pd.DataFrame
-    """`analysis.comparisons` of all"""
+    """`analysis.comparisons` of all studies"""
     warnings: Sequence[Caveat]
     title: str
     baselines: Sequence[str] = ()
-    """The methods that the user set the others against; empty for the paper's"""
+    """The baselines that the user asked for; empty for the default ones"""
     overall: Sequence[Overall] = ()
-    """Aggregates over the scenarios of studies that have several"""
+    """The aggregates over all scenarios of some studies"""
     claims: Table | None = None
-    """What others claim, and what these studies say of it"""
+    """The claims of the papers, and whether they hold in these studies"""
     note: str = ""
-    """What the reader must know before anything else"""
+    """What a reader must know before anything else"""
 
     def question(self, study: int) -> str:
-        """What a study asks, after its name."""
+        """The name of a study and the question that it asks."""
         return f"{self.studies[study].name}: {question_of(self.studies[study])}"
 
     def answer(self, study: int) -> str:
-        """The answer to that in words."""
+        """The answer to that question in words."""
         of = self.studies[study]
         return answer_of(of, self.estimated[study], self.baselines)
 
     def overview(self, study: int) -> dict[str, Table]:
-        """The small tables of the answer, by what they show."""
+        """The small tables of the answer, by their titles."""
         return overview_tables(self.studies[study], self.estimated[study])
 
     def leading_figures(self, study: int) -> Pictures:
@@ -70,7 +70,7 @@ class Report:
         return leading_figures(of, self.estimated[study], self.compared, self.baselines)
 
     def tables(self, study: int) -> dict[str, Table]:
-        """The tables of a study in full, by name."""
+        """The full tables of a study by name."""
         of = self.studies[study]
         first, *others = shown_in(of.columns, Shown.EVERYWHERE)
         return {
@@ -85,10 +85,10 @@ class Report:
 
 
 def make_report(studies: Sequence[Study], baselines: Sequence[str] = ()) -> Report:
-    """Analyse studies.
+    """Analyse some studies.
 
     Args:
-      baselines: methods that the others are set against; by default the paper's.
+      baselines: the methods that the others are compared with, by default those of `baselines_of`.
 
     Raises:
       InputError: a study has none of the baselines.
@@ -101,7 +101,7 @@ def make_report(studies: Sequence[Study], baselines: Sequence[str] = ()) -> Repo
 
 
 def write_report(report: Report, out: Path, formats: Sequence[str] = ("html",)) -> list[Path]:
-    """Write the report, one or more files a format; the same results give the same bytes.
+    """Write a report as one or more files for each format; the same results always give the same bytes.
 
     Returns:
       The first file of each format.
@@ -175,7 +175,7 @@ def _write_html(report: Report, out: Path) -> Path:
 
 
 def _unbroken(text: str) -> str:
-    """The text, in which no line ends between a number and what belongs to it."""
+    """The text with spaces that do not break between a number and its interval or sign."""
     return re.sub(r" (?=[±%])|(?<=±) ", "\u00a0", text)
 
 
@@ -234,7 +234,7 @@ def _write_latex(report: Report, out: Path) -> Path:
 
 
 def _numbered(name: str) -> Iterator[str]:
-    """A name, and then the same with numbers from 2 on."""
+    """The name itself, and then the name with the numbers from 2 on."""
     yield name
     yield from (f"{name}-{number}" for number in itertools.count(2))
 
@@ -251,7 +251,7 @@ def _write_csv(report: Report, out: Path) -> Path:
 
 
 def _write_rows(path: Path, frame: pd.DataFrame) -> Path:
-    """The table as CSV, in digits that do not depend on the order in which a processor sums."""
+    """Write a table as CSV, with so few digits that they do not depend on the order of a sum."""
     return _write(path, frame.to_csv(index=False, lineterminator="\n", float_format="%.10g"))
 
 
@@ -299,7 +299,7 @@ def _provenance(manifest: dict[str, Any]) -> str:
 
 
 def _scenario(manifest: dict[str, Any]) -> str:
-    """The setting in a sentence; all of it is in the manifest."""
+    """A sentence about the scenario, which the manifest describes in full."""
     scenario, swept = manifest["scenario"], manifest.get("param")
     fleet = scenario["capacity"]
     of = "" if fleet is None else f" of {min(fleet):g} to {max(fleet):g} Gcycles/s"

@@ -1,4 +1,4 @@
-"""Which figures a report has of a study: the few that answer its question, and all others."""
+"""The figures that a report has of a study: the few that answer its question, and all others."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Pictures = dict[str, "tuple[Figure, str]"]
-"""Figures and their captions, by name"""
+"""Figures with their captions, by name"""
 
 _STANDING_OUT = 5
-"""Curves that can be told apart where others lie close to them"""
+"""The number of curves that a reader can tell apart"""
 
 
 def leading_figures(
@@ -67,7 +67,7 @@ def leading_figures(
 
 
 def all_figures(study: Study, estimated: pd.DataFrame) -> Pictures:
-    """The figures of a study in full: metrics over conditions, learning curves, distributions over tasks."""
+    """All figures of a study: metrics over conditions, learning curves, and distributions over tasks."""
     found = {}
     if len(study.conditions) > 1:
         for column in shown_in(study.columns, Shown.FIGURES):
@@ -78,7 +78,7 @@ def all_figures(study: Study, estimated: pd.DataFrame) -> Pictures:
 
 
 def _standing_out(study: Study, estimated: pd.DataFrame, baseline: str) -> list[str]:
-    """All methods where they are few; else the best by the first metric, a baseline, the best by others."""
+    """The methods that stand out in a figure: all if they are few, and otherwise the best and a baseline."""
     if len(study.methods) <= _STANDING_OUT + 1:
         return study.methods
     columns = shown_in(study.columns, Shown.TABLES)
@@ -108,7 +108,7 @@ def _over_values(
 
 
 def _gains(study: Study, compared: pd.DataFrame, baseline: str) -> tuple[pd.DataFrame, Column]:
-    """By how much each method is better than a baseline by the first metric, as rows for a figure, in %."""
+    """Rows for a figure of how much better than a baseline each method is by the first metric, in %."""
     first = study.first
     sign, what = (-100, "increase") if first.better == "higher" else (100, "reduction")
     chosen = compared.loc[
@@ -131,7 +131,7 @@ def _gains(study: Study, compared: pd.DataFrame, baseline: str) -> tuple[pd.Data
 
 
 def _marks(study: Study) -> str:
-    """How a figure over the conditions shows intervals."""
+    """The form in which a figure over the conditions shows intervals."""
     return "Bands" if all(isinstance(c, int | float) for c in study.conditions) else "Bars"
 
 
@@ -150,7 +150,7 @@ def _learning_curves(study: Study) -> Pictures:
 
 
 def _slot_by_slot(study: Study, estimated: pd.DataFrame) -> Pictures:
-    """Metrics over the slots of an episode at the first, the middle and the last condition."""
+    """Metrics over the slots of an episode under the first, the middle and the last condition."""
     found: Pictures = {}
     chosen = [c for c in study.columns if c.is_over_slots and c.shown >= Shown.FIGURES]
     among = _standing_out(study, estimated, baselines_of(study)[0]) if chosen else []
@@ -164,7 +164,7 @@ def _slot_by_slot(study: Study, estimated: pd.DataFrame) -> Pictures:
 
 
 def _distributions(study: Study, estimated: pd.DataFrame) -> Pictures:
-    """Distribution functions over all tasks at the first, the middle and the last condition."""
+    """Distribution functions over all tasks under the first, the middle and the last condition."""
     found: Pictures = {}
     lists = [column for column in study.columns if column.is_list and not column.is_over_slots]
     for condition, (place, column) in itertools.product(_spread(study.conditions), enumerate(lists)):
@@ -183,13 +183,13 @@ def _sentence(column: Column) -> str:
 
 
 def _spread(conditions: Sequence[Any]) -> Iterable[Any]:
-    """The first, the middle and the last."""
+    """The first, the middle and the last condition."""
     places = {0, (len(conditions) - 1) // 2, len(conditions) - 1}
     return [conditions[place] for place in sorted(places)]
 
 
 def _quantiles(estimated: pd.DataFrame, columns: Iterable[Column]) -> pd.DataFrame:
-    """The pooled percentiles of each method that are columns of one metric."""
+    """The pooled percentiles of one metric for each method."""
     levels = {column.name: column.level for column in columns}
     rows = estimated.loc[(estimated["per"] == TASK) & estimated["metric"].isin(list(levels))]
     rows = rows.assign(level=rows["metric"].map(levels), value=rows["estimate"])

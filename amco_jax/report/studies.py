@@ -1,4 +1,4 @@
-"""Saved runs as studies: the episodes of each method under each condition, whatever command made them."""
+"""Saved runs as studies: the episodes of each method under each condition, whichever command ran them."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ LAST_EPISODES = 50
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """One saved run, in the form that statistics take."""
+    """A saved run in the form that the statistics take."""
 
     name: str
-    """Unique within a report"""
+    """The name, which is unique within a report"""
     kind: str
     manifest: dict[str, Any]
     axis_label: str
-    """What the conditions are, with the unit; empty where there is only one"""
+    """The label of the conditions with its unit; empty if there is only one condition"""
     columns: tuple[Column, ...]
-    """Its metrics"""
+    """The columns of the metrics"""
     results: pd.DataFrame
-    """One row per episode: columns condition, method, seed, those of metrics; also episode, stretch"""
+    """A row for each episode, with columns condition, method, seed and those of the metrics, and for some
+    runs also episode and stretch"""
     curves: pd.DataFrame | None = None
     """Columns condition, method, seed, episode and metrics; None where no episodes of training were kept"""
     quantiles: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -47,22 +48,22 @@ class Study:
 
     @functools.cached_property
     def methods(self) -> list[str]:
-        """In the order of the run."""
+        """The methods in the order of the run."""
         return self.results["method"].unique().tolist()
 
     @property
     def estimated(self) -> list[Column]:
-        """The metrics of which there are estimates; of those of servers, what is made of all of them."""
+        """The metrics that have estimates, without those of single servers."""
         return estimated(self.columns)
 
     @property
     def first(self) -> Column:
-        """The metric that a report speaks of first."""
+        """The metric that a report discusses first."""
         return shown_in(self.columns, Shown.EVERYWHERE)[0]
 
     @functools.cached_property
     def cluster_name(self) -> str:
-        """What the intervals take for independent."""
+        """The name of what intervals treat as independent."""
         by_seed = all(np.array_equal(e.cluster, e.seed) for e in self.groups.values())
         return "seeds" if by_seed else "stretches of the log"
 
@@ -84,10 +85,10 @@ class Study:
 
 
 def load_studies(directories: list[Path]) -> list[Study]:
-    """The studies of some directories.
+    """The studies that are saved in some directories.
 
     Raises:
-      InputError: no directory, one that holds no finished run or a damaged one, or one given twice.
+      InputError: there is no directory, one is given twice, or one holds no finished run or a damaged one.
     """
     if not directories:
         raise InputError("run: none; legal: at least one directory of results")

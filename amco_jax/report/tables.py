@@ -1,4 +1,4 @@
-"""The tables of a report, each once as text by column, for every format to write out."""
+"""The tables of a report as texts in cells, which every format writes out in its own way."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from amco_jax.report.studies import Study
 
 _MOST_DIGITS = 9
 _MOST_CONDITIONS = 10
-"""Columns of an overview, so that it fits a screen of 1,280 pixels"""
+"""The largest number of conditions in an overview, which then fits a screen of 1,280 pixels"""
 _SMALL = {"s": ("ms", 1e3)}
-"""Units of differences, and how many of them make one of the metric's"""
+"""Smaller units for differences, and how many of them make one unit of the metric"""
 _HEAD_WIDTH = 20
-"""Width of a column's title in LaTeX, in characters"""
+"""The width of a column's title in LaTeX, in characters"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What a table shows in one place."""
+    """The content of one cell."""
 
     text: str
     value: Any = None
-    """The key to sort by; the text if None"""
+    """The key that the cell is sorted by; None for its text"""
     best: bool = False
     below: str = ""
-    """A second line, in small"""
+    """A second line in small print"""
     between: str = ", "
-    """What parts the two lines where they stand beside each other"""
+    """The text between the two lines in formats that put them side by side"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Columns by title, and rows of cells."""
+    """A table: the titles of its columns, and rows of cells."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     texts: int = 0
-    """How many of the first columns hold text"""
+    """The number of leading columns that hold text"""
     filters: int = 0
-    """How many of the first columns a reader may want to choose a value of"""
+    """The number of leading columns that a reader can filter by value"""
 
     def to_html(self) -> str:
-        """A table element; sorting and filters are the page's."""
+        """The table as an HTML element; the page adds sorting and filters."""
         heads = []
         for place, title in enumerate(self.columns):
             names = [name for name, n in (("text", self.texts), ("filter", self.filters)) if place < n]
@@ -70,7 +70,7 @@ class Table:
         return f"<table><thead><tr>{''.join(heads)}</tr></thead>\n<tbody>{body}</tbody></table>"
 
     def to_markdown(self) -> str:
-        """A pipe table."""
+        """The table as a pipe table."""
         lines = [self.columns, ["---"] * self.texts + ["---:"] * (len(self.columns) - self.texts)]
         for row in self.rows:
             texts = [f"**{c.text}**" if c.best else c.text for c in row]
@@ -80,7 +80,7 @@ class Table:
         return "".join(f"| {' | '.join(x.replace('|', chr(92) + '|') for x in line)} |\n" for line in lines)
 
     def to_latex(self) -> str:
-        """A booktabs tabular."""
+        """The table as a booktabs tabular."""
         layout = "l" * self.texts + "r" * (len(self.columns) - self.texts)
         heads = [
             _stacked("b", side, [latex_text(line) for line in textwrap.wrap(title, _HEAD_WIDTH)])
@@ -98,7 +98,7 @@ class Table:
 
 
 def means_table(study: Study, estimated: pd.DataFrame) -> Table:
-    """Means of each method under each condition, per task and per episode, and what is behind them."""
+    """The means of each method under each condition, per task and per episode, with seeds and tasks."""
     shown = shown_in(study.columns, Shown.TABLES)
     lookup = {(r["condition"], r["method"], r["metric"], r["per"]): r for r in estimated.to_dict("records")}
     rows = []
@@ -125,7 +125,7 @@ def overview_tables(study: Study, estimated: pd.DataFrame) -> dict[str, Table]:
     column for each metric.
 
     Returns:
-      The tables by what they show.
+      The tables by title.
     """
     shown = shown_in(study.columns, Shown.TABLES)
     if len(study.conditions) == 1:
@@ -164,7 +164,7 @@ def overview_tables(study: Study, estimated: pd.DataFrame) -> dict[str, Table]:
 
 
 def _mean(row: dict[str, Any], best: bool) -> Cell:
-    """An estimate above its interval, which takes less width than beside it."""
+    """An estimate with its interval below it, which needs less width than beside it."""
     number, interval = _interval_parts(row["estimate"], row["ci_low"], row["ci_high"])
     return Cell(number, row["estimate"], best, interval, between=" ")
 
@@ -179,7 +179,7 @@ def _best_of_each(study: Study, estimated: pd.DataFrame, condition: Any) -> dict
 
 
 def comparison_table(study: Study, column: Column, compared: pd.DataFrame) -> Table:
-    """Every comparison of a metric in full."""
+    """The table of all comparisons of one metric."""
     rows = []
     of_study = compared.loc[(compared["study"] == study.name) & (compared["metric"] == column.name)]
     unit, scale = _SMALL.get(column.unit, (column.unit, 1.0))
@@ -208,18 +208,18 @@ def _clusters(pair: dict[str, Any]) -> str:
 
 
 def interval_text(mean: float, low: float, high: float, digits: int = 4) -> str:
-    """Mean ± half the interval, or with its bounds where it is lopsided; "no tasks" for NaN."""
+    """The mean ± half its interval, or with both bounds if the interval is lopsided; "no tasks" for NaN."""
     return " ".join(_interval_parts(mean, low, high, digits)).rstrip()
 
 
 def _interval_parts(mean: float, low: float, high: float, digits: int = 4) -> tuple[str, str]:
-    """The number and its interval, which is empty where there is none."""
+    """The number and its interval as texts; the latter is empty if there is no interval."""
     if math.isnan(mean):
         return "no tasks", ""
     if math.isnan(low) or math.isnan(high):
         return f"{mean:.{digits}f}", ""
     sides = sorted((mean - low, high - mean))
-    if sides[1] > 0:  # rare events are not to look as if they never happened, nor for certain
+    if sides[1] > 0:  # rare events must not look as if they never or always happened
         digits = max(digits, min(math.ceil(-math.log10(sides[1])), _MOST_DIGITS))
     if sides[1] > 1.5 * sides[0] + 10.0**-digits:
         number, _, bounds = bracket(mean, low, high, digits).partition(" ")
@@ -228,20 +228,20 @@ def _interval_parts(mean: float, low: float, high: float, digits: int = 4) -> tu
 
 
 def estimate_text(row: Any) -> str:
-    """The estimate of a row of a summary with its interval."""
+    """The estimate in a row of a summary, with its interval."""
     value = row["estimate"] if "estimate" in row else row["mean"]
     return interval_text(value, row["ci_low"], row["ci_high"])
 
 
 def seeds_text(row: Any) -> str:
-    """How many seeds an estimate is of, out of how many, and on how many stretches of a log."""
+    """The number of seeds behind an estimate, out of how many, and on how many stretches of a log."""
     some, every, clusters = (row[name] for name in ("n_seeds", "n_seeds_all", "n_clusters"))
     text = str(every) if some == every else f"{some} of {every}"
     return text if clusters == some else f"{text} on {clusters} stretches"
 
 
 def bracket(value: float, low: float, high: float, digits: int = 2) -> str:
-    """A number and its interval, if there is one, with proper minus signs and none at zero."""
+    """A number with its interval, if there is one, with proper minus signs and without a sign at zero."""
     number, *bounds = (f"{round(x, digits) + 0.0:.{digits}f}".replace("-", "−") for x in (value, low, high))
     return number if math.isnan(low) else f"{number} [{', '.join(bounds)}]"
 
@@ -271,7 +271,7 @@ def latex_text(text: str) -> str:
 
 
 def _stacked(align: str, side: str, lines: Sequence[str]) -> str:
-    stack = r"\\{}".join(lines)  # braces, as what follows may begin with a bracket
+    stack = r"\\{}".join(lines)  # with braces, because what follows may begin with a bracket
     return (
         stack if len(lines) == 1 else rf"\begin{{tabular}}[{align}]{{@{{}}{side}@{{}}}}{stack}\end{{tabular}}"
     )

@@ -1,4 +1,4 @@
-"""What a reader must know before believing the numbers of studies."""
+"""The caveats that a reader must know before believing the numbers of studies."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from amco_jax.report.tables import bracket
 from amco_jax.stats import seeds_needed
 
 PUBLISHED = ("amcoedge", "smcoedge", "drlcoedge")
-"""Methods with a published training"""
+"""The methods that have a published training"""
 SIGNIFICANT = 0.05
 FEW = 10
-"""Clusters, fewer than which give intervals that are often too narrow"""
+"""The number of clusters below which intervals are often too narrow"""
 
 
 class Kind(enum.StrEnum):
-    """The kinds of caveats, as headings, in the order in which a report lists them."""
+    """The kinds of caveats as headings, in the order in which a report lists them."""
 
     RUN = "What the runs themselves report"
     SEEDS = "Few or uneven seeds: intervals may be too narrow"
     PRECISION = "More seeds are needed for a precision of 1 %"
     LOAD = "Load: saturated servers, or no task that misses its deadline"
-    TRAINING = "Training: shorter than published, or not at rest"
+    TRAINING = "Training: shorter than published, or not converged"
     CHANCE = "Differences that cannot be told from chance"
     DIFFERENT = "Runs that differ in more than their settings"
 
@@ -43,14 +43,14 @@ class Caveat:
     kind: Kind
     text: str
     studies: tuple[str, ...] = ()
-    """The names of the studies that it speaks of; empty where it speaks of all of them together"""
+    """The names of the studies that it is about; empty if it is about all of them together"""
 
     def __str__(self) -> str:
         return f"{', '.join(self.studies)}: {self.text}" if self.studies else self.text
 
 
 def warnings_of(studies: Sequence[Study], compared: pd.DataFrame) -> list[Caveat]:
-    """What limits the numbers of the studies, one caveat each; the same caveat of several studies once."""
+    """The caveats of some studies; one that several studies share is listed once."""
     of: dict[tuple[Kind, str], list[str]] = {}
     for study in studies:
         for kind, texts in _study_warnings(study).items():
@@ -75,7 +75,7 @@ def warnings_of(studies: Sequence[Study], compared: pd.DataFrame) -> list[Caveat
 
 
 def by_kind(caveats: Iterable[Caveat]) -> dict[Kind, list[Caveat]]:
-    """The caveats of each kind, in the order of `Kind`; kinds without any are left out."""
+    """The caveats of each kind in the order of `Kind`, without kinds that have none."""
     given = list(caveats)
     found = {kind: [caveat for caveat in given if caveat.kind is kind] for kind in Kind}
     return {kind: of_kind for kind, of_kind in found.items() if of_kind}
@@ -91,7 +91,7 @@ def _study_warnings(study: Study) -> dict[Kind, list[str]]:
 
 
 def _seed_warnings(study: Study) -> dict[Kind, list[str]]:
-    """What is wrong with the number of seeds, and how many more the means need."""
+    """Caveats about the number of seeds, and about how many more the means need."""
     found, skewed, wanted, unit = [], [], 0, study.cluster_name
     first, per = study.first, study.first.weightings[0]
     seeds, clusters, carried = {}, {}, {}
@@ -108,13 +108,13 @@ def _seed_warnings(study: Study) -> dict[Kind, list[str]]:
         tasks = episodes.sums([(first, per)])[1]
         carried[method] = min(carried.get(method, np.inf), np.nansum(tasks) ** 2 / np.nansum(tasks**2))
         values = episodes.means(first, per)
-        # Cochran's rule: Student's interval would miss in more than 6 % of samples.
+        # By Cochran's rule, Student's interval would miss the mean in more than 6 % of samples.
         if n < 100 and n < 25 * _skewness(values) ** 2 and method not in skewed:
             skewed.append(method)
         wanted = max(wanted, int(seeds_needed(values, max(0.01 * values.mean(), 1e-12))))
     fewest = min(clusters.values())
     if empty:
-        found.append(f"{_joined(empty.values())}; the others count for nothing.")
+        found.append(f"{_joined(empty.values())}; the other seeds do not contribute.")
     if unit != "seeds":
         found.append(f"its numbers come from {fewest} distinct {unit}, which seeds share.")
     few = {m: n for m, n in clusters.items() if n < FEW}
@@ -139,7 +139,7 @@ def _seed_warnings(study: Study) -> dict[Kind, list[str]]:
 
 
 def _workload_warnings(study: Study) -> list[str]:
-    """Loads at which the metrics of methods cannot differ, or at which an episode has no steady state."""
+    """Caveats about loads at which methods cannot differ or an episode has no steady state."""
     found = []
     names = [column.name for column in study.columns]
     if MISS_RATE.name in names and not np.any(study.results[MISS_RATE.name] > 0):
@@ -159,7 +159,7 @@ def _workload_warnings(study: Study) -> list[str]:
 
 
 def _training_warnings(study: Study) -> list[str]:
-    """Trainings that are shorter than the published ones, and those that had not come to rest."""
+    """Caveats about trainings that are shorter than the published ones or had not converged."""
     found = []
     trained, episodes = trainings_of(study)
     if study.kind == "sweep" and trained:
@@ -193,7 +193,7 @@ def _training_warnings(study: Study) -> list[str]:
 
 
 def trainings_of(study: Study) -> tuple[list[str], int]:
-    """The trained methods of a study, and for how many episodes they were trained."""
+    """The trained methods of a study, and the number of episodes of their training."""
     manifest = study.manifest
     if study.kind == "tune":
         return [manifest["method"]], manifest["episodes"]
@@ -205,7 +205,7 @@ def trainings_of(study: Study) -> tuple[list[str], int]:
 
 
 def published_episodes(method: str) -> int | None:
-    """How many episodes the published run of a method was trained for; None where none was published."""
+    """The number of episodes in the published training of a method; None if none was published."""
     base = method.partition("+")[0].removesuffix("-stable")
     return METHODS[base].require_training().episodes if base in PUBLISHED else None
 
