@@ -99,7 +99,8 @@ def comparisons(studies: Sequence[Study], baselines: Sequence[str] = ()) -> pd.D
       InputError: a study has none of `baselines`.
     """
     frames = [_compare(study, baselines_of(study, baselines)) for study in studies]
-    frame = pd.concat(frames, ignore_index=True)
+    # An empty frame, of a study of one method, would turn the numbers of the others into objects.
+    frame = pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
     pair = _pairs(frame)
     first = ~pair.duplicated()
     corrected = dict(zip(pair[first], holm(frame.loc[first, "p"].to_numpy(np.float64)), strict=True))

@@ -171,6 +171,14 @@ def test_every_format_begins_with_the_answer(tmp_path: Path):
         assert f"- **{heading} ({len(caveats)})**" in markdown
 
 
+def test_a_study_of_one_method_beside_others_changes_nothing():
+    alone = study_of({("", "a"): RISING}, "evaluate", label="", method="a", trained={"episodes": 5})
+    report = make_report([swept(), alone])
+    pd.testing.assert_frame_equal(report.compared, comparisons([swept()]))
+    assert report.answer(1).startswith("The mean makespan per task with a is 0.5000")
+    assert list(report.leading_figures(0)) == ["leading", "leading-gain"]
+
+
 def test_metrics_of_tables_take_part_whatever_they_are():
     own = Column(name="gain", label="gain", better="higher", shown=Shown.TABLES)
     study = swept()
