@@ -15,7 +15,7 @@ from amco_jax.report.studies import load_studies
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     directories: tyro.conf.Positional[tuple[Path, ...]]
-    """One or more output directories of sweep, compare, train or evaluate."""
+    """One or more output directories of sweep, compare, train, evaluate or tune."""
     format: tuple[str, ...] = ("html",)
     """Any of html (one self-contained page), md, latex (booktabs tables, PDF figures) and csv."""
     baseline: tuple[str, ...] = ()

@@ -46,6 +46,7 @@ from amco_jax.metrics import (
     none_of_tasks,
     of_each_task,
     of_slot,
+    over_slots,
 )
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key, fold_in
@@ -107,6 +108,8 @@ class Episode:
     of_tasks: dict[str, Array]
     """Values of metrics with quantiles, `[num_slots, num_servers, max_tasks]` by name; inf without a task,
     and in the warm-up"""
+    over_slots: dict[str, Array]
+    """Values of metrics over slots, `[num_slots]` by name"""
     decisions: Any
     """The results of `record`, with leading axes `[num_slots, num_servers, max_tasks]`"""
     backlog: Any
@@ -372,7 +375,8 @@ def rollout(
         backlog, served = step(key_t, t, now.backlog, planned)
         queues = (now.backlog.servers, served.slot_load, served.link_delay) if keep_queues else (None,) * 3
         later = Progress(backlog, add_slot(now.totals, served.totals))
-        return later, (served.of_tasks, served.decisions, *queues)
+        by_slot = over_slots(metrics, served.totals)
+        return later, (served.of_tasks, by_slot, served.decisions, *queues)
 
     if start is None:
         start = Progress.start(shape.num_servers, params.capacity.dtype, metrics)

@@ -33,6 +33,7 @@ from amco_jax.metrics.sums import (
     none_of_tasks,
     of_each_task,
     of_slot,
+    over_slots,
 )
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "of_curves",
     "of_each_task",
     "of_slot",
+    "over_slots",
     "row_names",
     "shown_in",
 ]

@@ -35,6 +35,8 @@ class Reduction(enum.StrEnum):
     SUM = "sum"
     QUANTILES = "quantiles of tasks"
     """Its values are at least 0, each is sent to the host, and rows hold a list"""
+    OVER_SLOTS = "over slots"
+    """A number for each slot, which is the sum over its tasks or the value of the slot; rows hold a list"""
 
 
 class Shown(enum.IntEnum):
@@ -109,8 +111,13 @@ class Column:
 
     @property
     def is_list(self) -> bool:
-        """Whether an entry of the column is no number but a list of quantiles."""
-        return self.reduction is Reduction.QUANTILES and self.level is None
+        """Whether an entry of the column is no number but a list, of quantiles or over slots."""
+        return self.is_over_slots or (self.reduction is Reduction.QUANTILES and self.level is None)
+
+    @property
+    def is_over_slots(self) -> bool:
+        """Whether an entry of the column is a list with a number for each slot."""
+        return self.reduction is Reduction.OVER_SLOTS
 
     @property
     def weightings(self) -> tuple[str, ...]:
@@ -221,10 +228,16 @@ class Metric(Column):
             raise InputError(f"metrics: {self.name} has of_task and of_slot, or neither; legal: one of them")
         if self.reduction is Reduction.QUANTILES and (self.of_task is None or self.per_server):
             raise InputError(f"metrics: {self.name} has quantiles of what is no task's; legal: of_task")
+        if self.is_over_slots and self.per_server:
+            raise InputError(
+                f"metrics: {self.name} is over slots and servers; legal: one number for each slot"
+            )
         if self.over is not None:
-            if self.over.reduction is not Reduction.SUM or self.over.per_server > self.per_server:
+            sums = Reduction.OVER_SLOTS if self.is_over_slots else Reduction.SUM
+            if self.over.reduction is not sums or self.over.per_server > self.per_server:
+                legal = "over slots too" if self.is_over_slots else "a sum"
                 raise InputError(
-                    f"metrics: {self.name} is over {self.over.name}; legal: a metric that is a sum"
+                    f"metrics: {self.name} is over {self.over.name}; legal: a metric that is {legal}"
                 )
             if not self.is_sum and self.over.of_task is None:
                 raise InputError(f"metrics: {self.name} is over {self.over.name}; legal: a metric of tasks")
@@ -240,8 +253,13 @@ class Metric(Column):
 
     @property
     def is_sum(self) -> bool:
-        """Whether it is summed on the device, and not sent to the host task by task."""
-        return self.reduction is not Reduction.QUANTILES
+        """Whether it is summed over the episode on the device, and not sent to the host piece by piece."""
+        return self.reduction not in (Reduction.QUANTILES, Reduction.OVER_SLOTS)
+
+    @property
+    def is_summed_in_slots(self) -> bool:
+        """Whether the values of the tasks of a slot are summed on the device."""
+        return self.is_sum or self.is_over_slots
 
     @property
     def is_count(self) -> bool:

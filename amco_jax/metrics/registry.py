@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from amco_jax.metrics.metric import COUNT, Column, Metric, Reduction, Shown
+from amco_jax.metrics.over_slots import OVER_SLOTS
 
 _POSITIVE = (0.0, math.inf)
 
@@ -328,6 +329,7 @@ METRICS: dict[str, Metric] = {
         STATION_RESPONSE,
         STATION_MISS_RATE,
         STATION_SUCCESS_RATE,
+        *OVER_SLOTS,
     )
 }
 """All metrics of the package by name"""

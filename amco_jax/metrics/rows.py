@@ -18,22 +18,23 @@ def columns(
     metrics: Metrics,
     totals: Mapping[str, Any],
     num_slots: int | np.ndarray,
-    quantiles: Mapping[str, np.ndarray],
+    lists: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
-    """The columns of rows by name, each `[episodes]`, and lists of quantiles.
+    """The columns of rows by name, each `[episodes]`, and lists.
 
     Args:
       totals: by the name of the metric, `[episodes]`, or `[episodes, num_servers]` of one for each server.
       num_slots: slots of an episode that are counted, the same in all or along the first axes of `totals`.
-      quantiles: `[episodes, levels]` by the name of the metric, at `quantiles.LEVELS`.
+      lists: by the name of the metric `[episodes, levels]`, quantiles at `quantiles.LEVELS`, or
+        `[episodes, num_slots]`, a number for each slot.
 
     Returns:
-      float64 and int64; the lists are float32 `[episodes, levels]`.
+      float64 and int64; the lists are float32.
     """
     found: dict[str, np.ndarray] = {}
     for metric in metrics:
         if not metric.is_sum:
-            values = quantiles[metric.name]
+            values = lists[metric.name]
             found |= {
                 each.name: values[:, _place(each.level)] for each in metric.also if each.level is not None
             }

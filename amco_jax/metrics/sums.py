@@ -21,7 +21,7 @@ Sums = dict[str, Any]
 
 def none_of_tasks(metrics: Metrics, num_servers: int, dtype: Any) -> Sums:
     """The sums over the tasks of a slot before the first one."""
-    return {m.name: _zero(m, num_servers, dtype) for m in metrics if m.is_sum and m.of_task is not None}
+    return {m.name: _zero(m, num_servers, dtype) for m in metrics if m.is_summed_in_slots and m.of_task}
 
 
 def none_of_slots(metrics: Metrics, num_servers: int, dtype: Any) -> Sums:
@@ -44,7 +44,7 @@ def add_task(metrics: Metrics, sums: Sums, here: Bool[Array, ""], task: TaskOutc
 
 def of_slot(metrics: Metrics, slot: SlotOutcome) -> Sums:
     """The values of the metrics of slots in one slot."""
-    values = {m.name: value_of(m, slot) for m in metrics if m.is_sum and m.of_slot is not None}
+    values = {m.name: value_of(m, slot) for m in metrics if m.is_summed_in_slots and m.of_slot}
     return {name: x.astype(jnp.int32) if x.dtype == bool else x for name, x in values.items()}
 
 
@@ -53,13 +53,18 @@ def add_slot(sums: Sums, slot: Sums) -> Sums:
     return {name: total.add(slot[name]) for name, total in sums.items()}
 
 
+def over_slots(metrics: Metrics, slot: Sums) -> Sums:
+    """Those of the sums of a slot that are kept for each slot."""
+    return {m.name: slot[m.name] for m in metrics if m.is_over_slots}
+
+
 def of_each_task(metrics: Metrics, here: Bool[Array, ""], task: TaskOutcome) -> dict[str, Array]:
     """What the host takes quantiles of, by the name of the metric; inf where no task counts."""
 
     def counts(metric: Metric) -> Array:
         return here if metric.over is None else here & (value_of(metric.over, task) > 0)
 
-    chosen = (m for m in metrics if not m.is_sum)
+    chosen = (m for m in metrics if m.is_list and not m.is_over_slots)
     return {m.name: jnp.where(counts(m), value_of(m, task), jnp.inf) for m in chosen}
 
 

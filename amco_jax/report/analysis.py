@@ -1,33 +1,44 @@
-"""What a report says of studies: estimates, paired comparisons, warnings. Frames in, frames out."""
+"""The numbers of a report: estimates with intervals, and paired comparisons, as data frames."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from amco_jax.errors import InputError
-from amco_jax.metrics import TASK, Shown, shown_in
+from amco_jax.metrics import TASK, Column, Shown, shown_in
 from amco_jax.report.studies import Study
-from amco_jax.stats import bootstrap_interval, holm, paired_p_value
-from amco_jax.stats.summaries import COUNTS, Episodes, Pairs, common, summarise
+from amco_jax.stats import (
+    Interval,
+    bootstrap_interval,
+    cluster_totals,
+    holm,
+    mean_interval,
+    paired_p_value,
+    rate_interval,
+    ratio_interval,
+)
+from amco_jax.stats.summaries import COUNTS, Episodes, Pairs, common, learning_sums, summarise
 
 PAPER_BASELINES = ("randcoedge", "drlcoedge", "smcoedge", "optimal")
 _ESTIMATES = ("condition", "method", "metric", "per", "statistic", *COUNTS, "estimate", "ci_low", "ci_high")
 _SEED = 0
-"""The seed of the resampling: the same results give the same tables"""
+"""The seed of the bootstrap, fixed so that the same results always give the same tables"""
 
 
 def baselines_of(study: Study, asked: Sequence[str] = ()) -> list[str]:
-    """The methods that the others are set against: those asked for, else the paper's, in any variant of them.
+    """The methods that the others are compared with.
 
-    Without any of the paper's it is the first method.
+    These are the ones that the user asked for or, by default, the paper's baselines in any of their variants.
+    If the study has none of those, its first method is the only baseline.
 
     Raises:
-      InputError: none of those asked for is in the study.
+      InputError: the study has none of the methods that the user asked for.
     """
     if asked:
         if not (found := [m for m in study.methods if m in asked]):
@@ -39,7 +50,7 @@ def baselines_of(study: Study, asked: Sequence[str] = ()) -> list[str]:
 
 
 def means(study: Study) -> pd.DataFrame:
-    """Means and percentiles of all metrics, with their intervals.
+    """The means and percentiles of all metrics, with their intervals.
 
     Returns:
       Columns condition, method, metric, per, statistic, `summaries.COUNTS`, estimate, ci_low, ci_high (95 %).
@@ -52,10 +63,10 @@ def means(study: Study) -> pd.DataFrame:
 
 
 def medians(study: Study) -> pd.DataFrame:
-    """Median and interquartile mean over clusters of the first metric, with BCa bootstrap intervals.
+    """The median and the interquartile mean of the first metric over clusters, with BCa bootstrap intervals.
 
     Returns:
-      As `means`.
+      The columns of `means`.
     """
     first = study.first
     per = first.weightings[0]
@@ -64,7 +75,7 @@ def medians(study: Study) -> pd.DataFrame:
         if len(values := episodes.means(first, per)):
             parts.setdefault(len(values), []).append((key, values))
     rows = []
-    for of in parts.values():  # the same resamples serve all
+    for of in parts.values():  # groups with equally many clusters share their resamples
         columns = np.stack([values for _, values in of], axis=1)
         for statistic in ("median", "iqm"):
             intervals = bootstrap_interval(columns, np.random.default_rng(_SEED), statistic)
@@ -75,20 +86,21 @@ def medians(study: Study) -> pd.DataFrame:
 
 
 def comparisons(studies: Sequence[Study], baselines: Sequence[str] = ()) -> pd.DataFrame:
-    """Every method against every baseline on common episodes, with p-values corrected over all rows.
+    """Comparisons of every method with every baseline on common episodes.
 
     Returns:
-      Columns study, condition, metric, method, baseline, n_seeds, n_clusters; reduction (1 − mean per task /
-      baseline's), difference (method − baseline, in the metric's unit) and improvement (how probably the
-      method is better in a cluster, or lower where neither is better), each with _low and _high (95 %); p of
-      the paired t-test over clusters, and p_holm. The same pair the other way round is the same test, and is
-      counted once.
+      Columns study, condition, metric, method, baseline, n_seeds and n_clusters; reduction (1 − the mean per
+      task / that of the baseline), difference (method − baseline, in the unit of the metric) and improvement
+      (the probability that the method is better in a cluster, or lower if the metric has no better
+      direction), each with _low and _high (95 %); p of the paired t-test over clusters; and p_holm, which is
+      corrected over all rows. A pair that also appears the other way round is one test and counts once.
 
     Raises:
-      InputError: no study has any of `baselines`.
+      InputError: a study has none of `baselines`.
     """
     frames = [_compare(study, baselines_of(study, baselines)) for study in studies]
-    frame = pd.concat(frames, ignore_index=True)
+    # An empty frame, of a study of one method, would turn the numbers of the others into objects.
+    frame = pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
     pair = _pairs(frame)
     first = ~pair.duplicated()
     corrected = dict(zip(pair[first], holm(frame.loc[first, "p"].to_numpy(np.float64)), strict=True))
@@ -96,12 +108,12 @@ def comparisons(studies: Sequence[Study], baselines: Sequence[str] = ()) -> pd.D
 
 
 def distinct(compared: pd.DataFrame) -> pd.DataFrame:
-    """The comparisons without those that are others the other way round."""
+    """The comparisons, each pair of methods only once, whichever way round it comes first."""
     return compared.loc[~_pairs(compared).duplicated()]
 
 
 def _pairs(frame: pd.DataFrame) -> pd.Series:
-    """What tells each comparison apart, whichever way round it is."""
+    """A key for each comparison that is the same for both ways round."""
     columns = (frame[c] for c in ("study", "condition", "metric", "method", "baseline"))
     pairs = [(*where, *sorted(names)) for *where, a, b in zip(*columns, strict=True) for names in [(a, b)]]
     return pd.Series(pairs, index=frame.index, dtype=object)
@@ -131,10 +143,16 @@ def _compare(study: Study, baselines: Sequence[str]) -> pd.DataFrame:
     return _in_order(study, pd.DataFrame(rows, columns=[*names, "p"]), names)
 
 
-def pairs_of(study: Study, method: str, baseline: str) -> dict[Any, tuple[Episodes, Episodes]]:
-    """The episodes that two methods have in common, by condition."""
+def pairs_of(
+    study: Study, method: str, baseline: str, conditions: Sequence[Any] | None = None
+) -> dict[Any, tuple[Episodes, Episodes]]:
+    """The episodes that two methods have in common, by condition; conditions without any are left out.
+
+    Args:
+      conditions: by default all.
+    """
     found = {}
-    for condition in study.conditions:
+    for condition in study.conditions if conditions is None else conditions:
         both = (method, condition), (baseline, condition)
         if all(key in study.groups for key in both):
             ours, theirs = common(*(study.groups[key] for key in both))
@@ -143,8 +161,73 @@ def pairs_of(study: Study, method: str, baseline: str) -> dict[Any, tuple[Episod
     return found
 
 
+def best_of(column: Column, estimates: Mapping[str, float]) -> list[str]:
+    """The methods whose estimates are the best when rounded to the four digits of the tables.
+
+    Args:
+      estimates: the estimate of each method.
+
+    Returns:
+      An empty list if all estimates are alike, or if the metric has no better direction.
+    """
+    rounded = {method: round(value, 4) for method, value in estimates.items() if not math.isnan(value)}
+    if len(set(rounded.values())) < 2 or column.better is None:
+        return []
+    best = (min if column.better == "lower" else max)(rounded.values())
+    return [method for method, value in rounded.items() if value == best]
+
+
+def change_in_training(rows: pd.DataFrame, column: Column, before: slice, after: slice) -> Interval:
+    """The relative change of a metric between two parts of a training, with its interval over seeds.
+
+    Args:
+      rows: the curves of one method under one condition.
+      before: the earlier episodes.
+      after: the later episodes.
+    """
+    sums, tasks = learning_sums(rows, column)
+    with np.errstate(invalid="ignore"):
+        earlier, later = (sums[:, part].sum(axis=1) / tasks[:, part].sum(axis=1) for part in (before, after))
+    return mean_interval(later / earlier - 1)
+
+
+def over_slots(study: Study, column: Column, condition: Any) -> pd.DataFrame:
+    """The values of a metric over slots for each method under one condition, with intervals over clusters.
+
+    The intervals are pointwise: each of them holds for its own slot, but not all of them at once.
+
+    Returns:
+      Columns method, slot (from 0), estimate, ci_low, ci_high (95 %).
+    """
+    parts = []
+    for method in study.methods:
+        if (episodes := study.groups.get((method, condition))) is None:
+            continue
+        values = np.stack([*episodes.quantiles[column.name]]).astype(np.float64)
+        weight = np.ones_like(values)
+        if column.weight in episodes.quantiles:
+            weight = np.stack([*episodes.quantiles[column.weight]]).astype(np.float64)
+        sums, weights = (cluster_totals(each, episodes.cluster) for each in (values, weight))
+        weights = np.where(weights > 0, weights, np.nan)
+        is_rate = column.bounds == (0.0, 1.0) and column.weight in episodes.quantiles
+        estimate, low, high = (rate_interval if is_rate else ratio_interval)(sums, weights)
+        low, high = np.maximum(low, column.bounds[0]), np.minimum(high, column.bounds[1])
+        numbers = {"slot": np.arange(len(low)), "estimate": estimate, "ci_low": low, "ci_high": high}
+        parts.append(pd.DataFrame({"method": method} | numbers))
+    return pd.concat(parts, ignore_index=True)
+
+
+def estimates_of(estimated: pd.DataFrame, column: Column) -> dict[Any, dict[str, dict[str, Any]]]:
+    """The rows of `means` for one metric by condition and then by method, per task where that is possible."""
+    chosen = (estimated["metric"] == column.name) & (estimated["per"] == column.weightings[0])
+    found: dict[Any, dict[str, dict[str, Any]]] = {}
+    for row in estimated.loc[chosen].to_dict("records"):
+        found.setdefault(row["condition"], {})[row["method"]] = row  # pyright: ignore[reportArgumentType]
+    return found
+
+
 def _in_order(study: Study, frame: pd.DataFrame, columns: Sequence[str] = _ESTIMATES) -> pd.DataFrame:
-    """Rows in the order of the study's conditions."""
+    """The rows, sorted in the order of the study's conditions."""
     columns = [*columns, *(c for c in frame.columns if c not in columns)]
     place = pd.Index(study.conditions).get_indexer(pd.Index(frame["condition"]))
     return frame.iloc[np.argsort(place, kind="stable")][columns].reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""What the papers claim of AMCoEdge, set against the studies of a reproduction."""
+"""The claims of the papers about AMCoEdge, checked against the studies of a reproduction."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from amco_jax.report.warnings import published_episodes, trainings_of
 
 CONFERENCE, JOURNAL = "ICDCS 2024", "journal version"
 NEAR = 0.03
-"""Above `optimal`, what counts as close to it"""
+"""The share above `optimal` up to which a makespan counts as close to it"""
 
 CLAIMS_NOTE = (
     "A claim holds where the 95 % intervals of the reductions against all of its baselines lie at or beyond "
     "the claimed figure, fails where the whole interval against one of them falls short of it, and is open "
-    f"else. Close to Optimal means at most {100 * NEAR:.0f} % above it. Reductions are of means per task."
+    f"otherwise. Close to Optimal means at most {100 * NEAR:.0f} % above it. Reductions are of means per "
+    "task."
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """One figure of a paper: by what share AMCoEdge's metric lies below each of the baselines' at least."""
+    """A claim of a paper: the share by which AMCoEdge's metric is at least below that of each baseline."""
 
     text: str
     source: str
     share: float
     baselines: tuple[str, ...]
-    """The baselines, by their names without `-stable`"""
+    """The names of the baselines, without `-stable`"""
     metric: Column = MAKESPAN
 
 
@@ -54,11 +55,12 @@ CLAIMS = (
 
 
 def claims_table(studies: Sequence[Study], compared: pd.DataFrame) -> Table:
-    """One row per claim, study, variant of AMCoEdge in it, and condition: measured, and whether it holds.
+    """The table of claims, with a row for each claim, study, variant of AMCoEdge and condition.
 
-    The baseline shown is the one that decides: that of the smallest lower bound, or of the smallest upper
-    bound where the claim fails. Failure rates are judged where every baseline misses at least one task in a
-    hundred, and makespans where the study does not sweep (the claims are of the default setting).
+    The row shows the decisive baseline, which is the one with the smallest lower bound or, if the claim
+    fails, with the smallest upper bound. Failure rates are judged where every baseline misses at least one
+    task in a hundred, and makespans where the study does not sweep, since the claims are about the default
+    setting.
     """
     rows = []
     for claim, study in itertools.product(CLAIMS, studies):
@@ -105,7 +107,7 @@ def _row(claim: Claim, study: Study, condition: Any, records: Sequence[dict[str,
 
 
 def _episodes(study: Study, methods: Sequence[str]) -> str:
-    """How many there were, and of which methods the published run has another number."""
+    """The number of episodes, and the methods whose published runs had a different number."""
     trained, episodes = trainings_of(study)
     published = {m: published_episodes(m) for m in methods if m in trained}
     other = [f"{m} {n}" for m, n in published.items() if n not in (None, episodes)]

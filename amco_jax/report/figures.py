@@ -1,4 +1,4 @@
-"""Figures for papers: one style, fixed colours per method, readable in greyscale too."""
+"""Figures for papers, in one style and with a fixed colour for each method, also readable in greyscale."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import io
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,12 @@ from amco_jax.stats.summaries import learning_curve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette and four more; markers and dashes tell the methods apart where colours do not. The
-# ways to train one method share its colour.
+# Okabe and Ito's palette and four more colours; markers and dashes tell methods apart where colours do not.
+# All ways to train a method share its colour.
 _BLACK, _GREY, _BLUE, _VERMILION, _GREEN = "#000000", "#7F7F7F", "#0072B2", "#D55E00", "#009E73"
 _PURPLE, _ORANGE, _SKY, _BROWN, _INDIGO = "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#332288"
+_BEHIND = "#BBBBBB"
+"""The colour of curves in the background"""
 _KNOWN = {
     "optimal": (_BLACK, "*", "-"),
     "optimal-admission": (_GREY, "X", "-"),
@@ -64,10 +66,10 @@ STYLE: Any = {
 
 @contextlib.contextmanager
 def _style(changes: Any = None) -> Iterator[None]:
-    """Matplotlib's own defaults and this style, whatever the user's configuration says."""
+    """Matplotlib's own defaults with this style on top, whatever the user's configuration says."""
     try:
         import matplotlib
-    except ValueError:  # the environment names a backend that there is none of; none is needed here
+    except ValueError:  # the environment names a backend that does not exist, and none is needed here
         for name in [n for n in sys.modules if n.partition(".")[0] == "matplotlib"]:
             del sys.modules[name]
         named = os.environ.pop("MPLBACKEND", None)
@@ -83,7 +85,7 @@ def _style(changes: Any = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _canvas(width: float, height: float) -> Iterator[Figure]:
-    """A new figure in this style, of a size in inches, which belongs to no window."""
+    """A new figure in this style, with its size in inches, which belongs to no window."""
     with _style():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -94,25 +96,35 @@ def _canvas(width: float, height: float) -> Iterator[Figure]:
 
 
 _RARE, _ROOM = 0.01, 0.02
-"""How far the axis of a rate reaches at least, as a few misses in a million tasks are not to fill a figure;
-and how far one reaches beyond a best value that is also the largest"""
+"""The least reach of the axis of a rate, so that a few misses in a million tasks do not fill a figure, and
+the room that an axis leaves above a best value that is also the largest"""
 
 
-def sweep_figure(summary: pd.DataFrame, column: Column, axis_label: str) -> Figure:
-    """A metric over the swept values, one line per method with the band of its 95 % interval.
+def sweep_figure(
+    summary: pd.DataFrame, column: Column, axis_label: str, among: Collection[str] | None = None
+) -> Figure:
+    """A metric over the swept values, with a line for each method and its 95 % interval as a band.
 
-    It is shown per task where it can be, else per episode. Values that are not numbers get a
-    point each, with the interval as a bar.
+    The metric is shown per task where that is possible, and otherwise per episode. Values that are not
+    numbers have a point each, with the interval as a bar.
 
     Args:
       summary: columns method, value, metric, per, mean, ci_low, ci_high.
       axis_label: of the swept quantity, with its unit.
+      among: the methods that stand out, by default all; the others are thin grey lines behind them.
     """
     per = column.weightings[0]
     rows = summary[(summary["metric"] == column.name) & (summary["per"] == per)]
-    methods = list(dict.fromkeys(rows["method"]))
+    every = list(dict.fromkeys(rows["method"]))
+    methods = [method for method in every if among is None or method in among]
     with _canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
+        behind = [rows[rows["method"] == method] for method in every if method not in methods]
+        for line in behind:
+            label = "others" if line is behind[0] else None
+            x = np.asarray(line["value"])
+            x = x if x.dtype.kind in "if" else np.arange(len(x))
+            axes.plot(x, np.asarray(line["mean"]), color=_BEHIND, linewidth=0.8, zorder=1, label=label)
         for place, (method, style) in enumerate(method_styles(methods).items()):
             line = rows[rows["method"] == method]
             values, low, mean, high = (np.asarray(line[c]) for c in ("value", "ci_low", "mean", "ci_high"))
@@ -120,7 +132,7 @@ def sweep_figure(summary: pd.DataFrame, column: Column, axis_label: str) -> Figu
                 every = max(len(values) // 10, 1)
                 axes.plot(values, mean, label=method, linewidth=1.3, markevery=every, **style)
                 axes.fill_between(values, low, high, color=style["color"], alpha=0.2, linewidth=0)
-            else:  # categories have no order to draw a line along
+            else:  # categories have no order that a line could follow
                 x = np.arange(len(values))
                 beside = x + 0.5 * ((place + 0.5) / len(methods) - 0.5)
                 points: dict[str, Any] = style | {"linestyle": "none"}
@@ -128,7 +140,9 @@ def sweep_figure(summary: pd.DataFrame, column: Column, axis_label: str) -> Figu
                 axes.set_xticks(x, values)
         axes.set_xlabel(axis_label)
         axes.set_ylabel(column.title(per))
-        if column.bounds[0] >= 0:
+        if column.bounds[0] < 0:
+            axes.axhline(0, color=_BLACK, linewidth=0.6)
+        else:
             least = _RARE if column.is_rate else 0.0
             highest = column.bounds[1] + _ROOM if column.better == "higher" else 0.0
             top = axes.get_ylim()[1]
@@ -137,14 +151,35 @@ def sweep_figure(summary: pd.DataFrame, column: Column, axis_label: str) -> Figu
     return figure
 
 
+def ranking_figure(rows: pd.DataFrame, column: Column, title: str = "") -> Figure:
+    """A metric as a point with its 95 % interval for each method, with the best at the top.
+
+    Args:
+      rows: columns method, estimate, ci_low, ci_high.
+    """
+    rows = rows.sort_values("estimate", ascending=column.better != "higher", kind="stable")
+    with _canvas(6.4, 0.9 + 0.26 * len(rows)) as figure:
+        axes = figure.subplots()
+        for place, style in enumerate(method_styles(list(rows["method"])).values()):
+            mean, low, high = (float(rows[c].iloc[place]) for c in ("estimate", "ci_low", "ci_high"))
+            spread = [[max(mean - low, 0.0)], [max(high - mean, 0.0)]]
+            point: dict[str, Any] = style | {"linestyle": "none"}
+            axes.errorbar(mean, place, xerr=spread, **point)
+        axes.set_yticks(np.arange(len(rows)), list(rows["method"]))
+        axes.invert_yaxis()
+        axes.set_xlabel(column.title(column.weightings[0]))
+        axes.set_title(title, fontsize="medium")
+    return figure
+
+
 def convergence_figures(
     curves: pd.DataFrame, columns: Iterable[Column], variant: str = ""
 ) -> dict[str, Callable[[], Figure]]:
-    """Functions that draw the metrics over the episodes of training, by the name of the figure.
+    """Functions that draw the metrics over the episodes of training, by the names of the figures.
 
     Args:
-      columns: of the metrics; the first has the plain name.
-      variant: what the names end in.
+      columns: the columns of the metrics; the figure of the first has the plain name.
+      variant: the end of the names.
     """
     shown = shown_in(columns, Shown.EVERYWHERE)
     return {
@@ -156,9 +191,9 @@ def convergence_figures(
 
 
 def convergence_figure(curves: pd.DataFrame, column: Column) -> Figure:
-    """A metric over the episodes of training, one line per method.
+    """A metric over the episodes of training, with a line for each method.
 
-    The darker band is the 95 % interval of the mean over seeds, the lighter one holds 80 % of the seeds.
+    The darker band is the 95 % interval of the mean over seeds; the lighter one contains 80 % of the seeds.
 
     Args:
       curves: columns method, seed, episode, and those of metrics.
@@ -182,12 +217,36 @@ def convergence_figure(curves: pd.DataFrame, column: Column) -> Figure:
     return figure
 
 
+def slots_figure(rows: pd.DataFrame, column: Column, title: str, among: Collection[str]) -> Figure:
+    """A metric over the slots of an episode, with the band of the 95 % interval of each slot.
+
+    Args:
+      rows: columns method, slot, estimate, ci_low, ci_high.
+      among: the methods that are shown.
+    """
+    with _canvas(5.2, 3.4) as figure:
+        axes = figure.subplots()
+        for method, style in method_styles([m for m in dict.fromkeys(rows["method"]) if m in among]).items():
+            line = rows.loc[rows["method"] == method]
+            slot, mean, low, high = (np.asarray(line[c]) for c in ("slot", "estimate", "ci_low", "ci_high"))
+            every = max(len(slot) // 10, 1)
+            axes.plot(slot, mean, label=method, linewidth=1.2, markevery=every, **style)
+            axes.fill_between(slot, low, high, color=style["color"], alpha=0.2, linewidth=0)
+        axes.set_xlabel("slot")
+        axes.set_ylabel(column.title())
+        if column.bounds[0] >= 0:
+            axes.set_ylim(bottom=0)
+        axes.set_title(title, fontsize="medium")
+        figure.legend(loc="outside right upper")
+    return figure
+
+
 def cdf_figure(quantiles: pd.DataFrame, column: Column, title: str) -> Figure:
-    """Share of the tasks over a number that each has, from quantiles.
+    """The distribution function of a number that each task has, from quantiles.
 
     Args:
       quantiles: columns method, level (in (0, 1)), value.
-      column: what the quantiles are of.
+      column: the metric that the quantiles belong to.
     """
     with _canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
@@ -203,10 +262,44 @@ def cdf_figure(quantiles: pd.DataFrame, column: Column, title: str) -> Figure:
     return figure
 
 
-def growth_figure(growth: pd.DataFrame) -> Figure:
-    """Time and peak memory over the number of seeds and of servers, one line per method, all axes log.
+def profile_figure(profiles: pd.DataFrame, label: str, among: Collection[str]) -> Figure:
+    """Performance profiles: shares of seeds and scenarios whose cost is at most a level, with intervals.
 
-    Thin dotted lines are proportional to the number. Bars are the range of the repeats.
+    Args:
+      profiles: columns method, level, share, share_low, share_high.
+      label: what the cost is.
+      among: the methods that stand out; the others are thin grey lines behind them.
+    """
+    with _canvas(5.2, 3.4) as figure:
+        axes = figure.subplots()
+        every = list(dict.fromkeys(profiles["method"]))
+        styles = method_styles([method for method in every if method in among])
+        others = [method for method in every if method not in styles]
+        for method in others + list(styles):
+            rows = profiles.loc[profiles["method"] == method]
+            level, share, low, high = (
+                np.asarray(rows[c]) for c in ("level", "share", "share_low", "share_high")
+            )
+            if method in others:
+                name = "others" if method == others[0] else None
+                axes.plot(level, share, color=_BEHIND, linewidth=0.8, zorder=1, label=name)
+                continue
+            style = styles[method]
+            axes.plot(level, share, label=method, linewidth=1.3, markevery=10, **style)
+            axes.fill_between(level, low, high, color=style["color"], alpha=0.2, linewidth=0)
+        axes.axvline(1, color=_BLACK, linewidth=0.6)
+        axes.set_xlabel(label)
+        axes.set_ylabel("share of seeds and scenarios")
+        axes.set_ylim(0, 1 + _ROOM)
+        figure.legend(loc="outside right upper")
+    return figure
+
+
+def growth_figure(growth: pd.DataFrame) -> Figure:
+    """Time and peak memory over the number of seeds and of servers, with a line for each method.
+
+    All axes are logarithmic. Thin dotted lines are proportional to the number, and bars are the range of the
+    repeats.
 
     Args:
       growth: columns method, axis (`seeds` or `num_servers`), value, decisions, seconds, seconds_min,
@@ -235,7 +328,7 @@ def growth_figure(growth: pd.DataFrame) -> Figure:
             x_label, y_label = _GROWTH_LABELS[axis]
             shown = growth.loc[growth["axis"] == axis]
             upper.set(xscale="log", yscale="log", ylabel=y_label)
-            upper.set_ylim(bottom=0.6 * lowest)  # cuts the dotted lines where nothing is measured
+            upper.set_ylim(bottom=0.6 * lowest)  # cuts off the dotted lines below the measurements
             lower.set(xscale="log", yscale="log", ylabel="peak memory [MiB]", xlabel=x_label)
             memory = np.asarray(shown["peak_memory_mb"])
             lower.set_ylim(min(100, memory.min() / 2), max(2000, memory.max() * 2))
@@ -249,10 +342,10 @@ def growth_figure(growth: pd.DataFrame) -> Figure:
 
 
 def svg(figure: Figure, salt: str) -> str:
-    """The figure as an element for a page, its text kept as text.
+    """The figure as an SVG element for a page, in which text stays text.
 
     Args:
-      salt: what sets the names inside apart from those of the page's other figures.
+      salt: a text that keeps the identifiers in the element different from those of other figures.
     """
     text = io.StringIO()
     with _style({"svg.fonttype": "none", "svg.hashsalt": salt}):
@@ -262,22 +355,22 @@ def svg(figure: Figure, salt: str) -> str:
 
 
 def save_figure(figure: Figure, stem: Path) -> None:
-    """Write STEM.png and STEM.pdf; the same figure gives the same bytes."""
+    """Write STEM.png and STEM.pdf, which have the same bytes whenever the figure is the same."""
     with _style():
         figure.savefig(stem.with_suffix(".png"))
     save_pdf(figure, stem.with_suffix(".pdf"))
 
 
 def save_pdf(figure: Figure, path: Path) -> None:
-    """Write a PDF, vectors and text; the same figure gives the same bytes."""
+    """Write a PDF of vectors and text, which has the same bytes whenever the figure is the same."""
     with _style():
         figure.savefig(path, format="pdf", metadata={"CreationDate": None})
 
 
 def method_styles(methods: list[str]) -> dict[str, dict[str, Any]]:
-    """Colour, marker, its size, and dashes per method; known methods always have the same.
+    """The colour, marker, marker size and dashes of each method; known methods always have the same ones.
 
-    Other methods take the colours first that no known method beside them has.
+    Other methods first take the colours that none of the known methods in the figure has.
     """
     taken = {_KNOWN[method][0] for method in methods if method in _KNOWN}
     free_first = sorted(_OTHERS, key=lambda other: other[0] in taken)
@@ -289,6 +382,6 @@ def method_styles(methods: list[str]) -> dict[str, dict[str, Any]]:
     styles = {}
     for method in methods:
         colour, marker, dashes = _KNOWN[method] if method in _KNOWN else next(others)
-        size = 8 if marker == "*" else 5  # a star's arms count little
+        size = 8 if marker == "*" else 5  # the arms of a star are thin
         styles[method] = {"color": colour, "marker": marker, "markersize": size, "linestyle": dashes}
     return styles

@@ -1,28 +1,31 @@
-"""A report in files: one self-contained HTML page, Markdown, LaTeX with vector figures, CSV."""
+"""Reports as files: a self-contained HTML page, Markdown, LaTeX with vector figures, and CSV."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from amco_jax.errors import InputError, check_choice, check_list
-from amco_jax.metrics import TASK, Column, Shown, shown_in
+from amco_jax.metrics import Shown, shown_in
 from amco_jax.report.analysis import comparisons, distinct, means, medians
+from amco_jax.report.answers import answer_of, question_of
 from amco_jax.report.claims import CLAIMS_NOTE
-from amco_jax.report.figures import cdf_figure, convergence_figures, save_pdf, svg, sweep_figure
+from amco_jax.report.figures import save_pdf, svg
+from amco_jax.report.overall import OVERALL_NOTE, Overall, overall_of
+from amco_jax.report.pictures import Pictures, all_figures, leading_figures
 from amco_jax.report.rankings import rankings
 from amco_jax.report.studies import Study
-from amco_jax.report.tables import Table, comparison_table, headline
-from amco_jax.report.warnings import warnings_of
+from amco_jax.report.tables import Table, comparison_table, latex_text, means_table, overview_tables
+from amco_jax.report.warnings import Caveat, by_kind, warnings_of
 from amco_jax.results.files import FileNames, replacing
 
 if TYPE_CHECKING:
@@ -31,83 +34,80 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Everything that a report shows; how it is written is another matter."""
+    """Everything that a report shows, whatever the format in which it is written."""
 
     studies: Sequence[Study]
     estimated: Sequence[pd.DataFrame]
     """`analysis.means` of each study"""
     compared: pd.DataFrame
-    """`analysis.comparisons` of all"""
-    warnings: Sequence[str]
+    """`analysis.comparisons` of all studies"""
+    warnings: Sequence[Caveat]
     title: str
     ranked: Sequence[Table | None] = ()
     """`rankings.rankings` of each study"""
+    baselines: Sequence[str] = ()
+    """The baselines that the user asked for; empty for the default ones"""
+    overall: Sequence[Overall] = ()
+    """The aggregates over all scenarios of some studies"""
     claims: Table | None = None
-    """What others claim, and what these studies say of it"""
+    """The claims of the papers, and whether they hold in these studies"""
+    note: str = ""
+    """What a reader must know before anything else"""
+
+    def question(self, study: int) -> str:
+        """The name of a study and the question that it asks."""
+        return f"{self.studies[study].name}: {question_of(self.studies[study])}"
+
+    def answer(self, study: int) -> str:
+        """The answer to that question in words."""
+        of = self.studies[study]
+        return answer_of(of, self.estimated[study], self.baselines)
+
+    def overview(self, study: int) -> dict[str, Table]:
+        """The small tables of the answer, by their titles."""
+        ranked = {"rankings": table} if (table := self.ranked[study]) is not None else {}
+        return overview_tables(self.studies[study], self.estimated[study]) | ranked
+
+    def leading_figures(self, study: int) -> Pictures:
+        """The figures of the answer."""
+        of = self.studies[study]
+        return leading_figures(of, self.estimated[study], self.compared, self.baselines)
 
     def tables(self, study: int) -> dict[str, Table]:
-        """The tables of a study by name."""
+        """The full tables of a study by name."""
         of = self.studies[study]
         first, *others = shown_in(of.columns, Shown.EVERYWHERE)
-        ranked = {"rankings": table} if (table := self.ranked[study]) is not None else {}
         return {
-            "means": headline(of, self.estimated[study], self.compared),
-            **ranked,
+            "means": means_table(of, self.estimated[study]),
             "comparisons": comparison_table(of, first, self.compared),
             **{f"comparisons-{each.name}": comparison_table(of, each, self.compared) for each in others},
         }
 
-    def figures(self, study: int) -> dict[str, tuple[Figure, str]]:
-        """The figures of a study and their captions, by name."""
-        of, estimated = self.studies[study], self.estimated[study]
-        found = {}
-        if len(of.conditions) > 1:
-            rows = estimated.rename(columns={"condition": "value", "estimate": "mean"})
-            for column in shown_in(of.columns, Shown.FIGURES):
-                figure = sweep_figure(rows, column, of.axis_label)
-                marks = "Bands" if _numeric(of.conditions) else "Bars"
-                caption = column.caption or f"{column.label[0].upper()}{column.label[1:]}."
-                found[column.name] = figure, f"{caption} {marks}: 95 % intervals over {of.cluster_name}."
-        if of.curves is not None:
-            for condition in of.conditions:
-                curves = of.curves.loc[of.curves["condition"] == condition]
-                for name, draw in convergence_figures(curves, of.columns, f"-{condition}").items():
-                    found[name] = (
-                        draw(),
-                        f"Episodes of training, {condition} physics. Dark bands: 95 % intervals of the mean; "
-                        "light bands: 80 % of the seeds.",
-                    )
-        lists = [column for column in of.columns if column.is_list]
-        for condition, (place, column) in itertools.product(_spread(of.conditions), enumerate(lists)):
-            levels = [each for each in of.columns if each.of == column.name]
-            quantiles = _quantiles(estimated.loc[estimated["condition"] == condition], levels)
-            if len(quantiles):
-                title = f"{of.axis_label}: {condition}" if of.axis_label else ""
-                names = ["cdf", *([column.name] if place else []), *([condition] if of.axis_label else [])]
-                caption = column.caption or f"{column.label[0].upper()}{column.label[1:]}: quantiles."
-                found["-".join(map(str, names))] = cdf_figure(quantiles, column, title), caption
-        return found
+    def figures(self, study: int) -> Pictures:
+        """All figures of a study."""
+        return all_figures(self.studies[study], self.estimated[study])
 
 
 def make_report(studies: Sequence[Study], baselines: Sequence[str] = ()) -> Report:
-    """Analyse studies.
+    """Analyse some studies.
 
     Args:
-      baselines: methods that the others are set against; by default the paper's.
+      baselines: the methods that the others are compared with, by default those of `baselines_of`.
 
     Raises:
       InputError: a study has none of the baselines.
     """
     compared = comparisons(studies, baselines)
     title = f"AMCo-JAX: {', '.join(s.name for s in studies)}"
-    ranked = [rankings(s) for s in studies]
+    caveats = warnings_of(studies, compared)
     return Report(
-        studies, [means(s) for s in studies], compared, warnings_of(studies, compared), title, ranked
-    )
+        studies, [means(s) for s in studies], compared, caveats, title, [rankings(s) for s in studies],
+        baselines, overall_of(studies, baselines),
+    )  # fmt: skip
 
 
 def write_report(report: Report, out: Path, formats: Sequence[str] = ("html",)) -> list[Path]:
-    """Write the report, one or more files a format; the same results give the same bytes.
+    """Write a report as one or more files for each format; the same results always give the same bytes.
 
     Returns:
       The first file of each format.
@@ -128,21 +128,22 @@ def _write_html(report: Report, out: Path) -> Path:
     studies, anchors = [], FileNames()
     for number, study in enumerate(report.studies):
         tables = {name: Markup(table.to_html()) for name, table in report.tables(number).items()}
-        figures = [
-            {"svg": Markup(svg(figure, f"{study.name}/{name}")), "caption": caption}
-            for name, (figure, caption) in report.figures(number).items()
-        ]
         studies.append(
             {
                 "name": study.name,
+                "question": report.question(number),
+                "answer": _unbroken(report.answer(number)),
+                "leading": _in_html(f"{study.name}/leading", report.leading_figures(number)),
+                "overview": {
+                    title: Markup(table.to_html()) for title, table in report.overview(number).items()
+                },
                 "clusters": study.cluster_name,
                 "anchor": anchors.take(study.name),
                 "summary": _summary(study),
                 "scenario": _scenario(study.manifest),
-                "headline": tables["means"],
-                "rankings": tables.get("rankings"),
+                "means": tables["means"],
                 "comparisons": [table for name, table in tables.items() if name.startswith("comparisons")],
-                "figures": figures,
+                "figures": _in_html(study.name, report.figures(number)),
                 "provenance_line": _provenance(study.manifest),
                 "manifest": json.dumps(study.manifest, indent=2),
             }
@@ -151,13 +152,27 @@ def _write_html(report: Report, out: Path) -> Path:
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         trim_blocks=True,
+        lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
     page = environment.get_template("page.html.jinja").render(
         title=report.title,
+        note=report.note,
         studies=studies,
-        warnings=report.warnings,
+        overall=[
+            {
+                "title": overall.title,
+                "answer": _unbroken(overall.answer),
+                "figure": Markup(svg(overall.to_figure(), f"overall/{number}")),
+                "caption": overall.caption,
+                "table": Markup(overall.to_table().to_html()),
+            }
+            for number, overall in enumerate(report.overall)
+        ],
+        overall_note=OVERALL_NOTE,
+        caveats=by_kind(report.warnings),
+        num_caveats=len(report.warnings),
         claims=None if report.claims is None else Markup(report.claims.to_html()),
         claims_note=CLAIMS_NOTE,
         num_tests=len(distinct(report.compared)),
@@ -165,12 +180,38 @@ def _write_html(report: Report, out: Path) -> Path:
     return _write(out / "report.html", page)
 
 
+def _unbroken(text: str) -> str:
+    """The text with spaces that do not break between a number and its interval or sign."""
+    return re.sub(r" (?=[±%])|(?<=±) ", "\u00a0", text)
+
+
+def _in_html(salt: str, figures: Pictures) -> list[dict[str, str]]:
+    return [
+        {"svg": Markup(svg(figure, f"{salt}/{name}")), "caption": caption}
+        for name, (figure, caption) in figures.items()
+    ]
+
+
 def _write_markdown(report: Report, out: Path) -> Path:
-    parts = [f"# {report.title}\n\n", *(f"- {warning}\n" for warning in report.warnings)]
+    parts = [f"# {report.title}\n"]
+    if report.note:
+        parts.append(f"\n{report.note}\n")
     if report.claims is not None:
         parts.append(f"\n## Claims\n\n{CLAIMS_NOTE}\n\n{report.claims.to_markdown()}\n")
+    for number in range(len(report.studies)):
+        parts.append(f"\n## {report.question(number)}\n\n{report.answer(number)}\n")
+        for title, table in report.overview(number).items():
+            parts.append(f"\n### {title[0].upper()}{title[1:]}\n\n{table.to_markdown()}")
+    for overall in report.overall:
+        parts.append(f"\n## {overall.title}\n\n{overall.answer}\n\n{overall.to_table().to_markdown()}")
+    if report.overall:
+        parts.append(f"\n{OVERALL_NOTE}\n")
+    if report.warnings:
+        parts.append("\n## Before you believe the numbers\n\n")
+    for kind, caveats in by_kind(report.warnings).items():
+        parts += [f"- **{kind} ({len(caveats)})**\n", *(f"  - {caveat}\n" for caveat in caveats)]
     for number, study in enumerate(report.studies):
-        parts.append(f"\n## {study.name}\n\n{_summary(study)} {_scenario(study.manifest)}\n")
+        parts.append(f"\n## {study.name} in full\n\n{_summary(study)} {_scenario(study.manifest)}\n")
         for name, table in report.tables(number).items():
             parts.append(f"\n### {name.capitalize()}\n\n{table.to_markdown()}")
         parts.append(f"\n{_provenance(study.manifest)}\n")
@@ -182,14 +223,26 @@ def _write_latex(report: Report, out: Path) -> Path:
     paths = []
     if report.claims is not None:
         paths.append(_write(out / f"{names.take('claims')}.tex", report.claims.to_latex()))
+    for name, overall in zip(_numbered("overall"), report.overall, strict=False):
+        stem = names.take(name)
+        paths.append(_write(out / f"{stem}.tex", overall.to_table().to_latex()))
+        _save(overall.to_figure(), out / f"{stem}.pdf")
     for number, study in enumerate(report.studies):
-        for name, table in report.tables(number).items():
-            paths.append(_write(out / f"{names.take(f'{study.name}-{name}')}.tex", table.to_latex()))
-        for name, (figure, _) in report.figures(number).items():
-            path = out / f"{names.take(f'{study.name}-{name}')}.pdf"
-            with replacing(path) as draft:
-                save_pdf(figure, draft)
+        overview = report.overview(number).values()
+        tables = dict(zip(_numbered("overview"), overview, strict=False)) | report.tables(number)
+        texts = {"answer": f"{latex_text(report.answer(number))}\n"}
+        texts |= {name: table.to_latex() for name, table in tables.items()}
+        for name, text in texts.items():
+            paths.append(_write(out / f"{names.take(f'{study.name}-{name}')}.tex", text))
+        for name, (figure, _) in (report.leading_figures(number) | report.figures(number)).items():
+            _save(figure, out / f"{names.take(f'{study.name}-{name}')}.pdf")
     return paths[0]
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """The name itself, and then the name with the numbers from 2 on."""
+    yield name
+    yield from (f"{name}-{number}" for number in itertools.count(2))
 
 
 def _write_csv(report: Report, out: Path) -> Path:
@@ -198,11 +251,13 @@ def _write_csv(report: Report, out: Path) -> Path:
         frames.append(pd.concat([frame, medians(study)]))
         frames[-1].insert(0, "study", study.name)
     _write_rows(out / "comparisons.csv", report.compared)
+    if report.overall:
+        _write_rows(out / "overall.csv", pd.concat([overall.to_frame() for overall in report.overall]))
     return _write_rows(out / "estimates.csv", pd.concat(frames))
 
 
 def _write_rows(path: Path, frame: pd.DataFrame) -> Path:
-    """The table as CSV, in digits that do not depend on the order in which a processor sums."""
+    """Write a table as CSV, with so few digits that they do not depend on the order of a sum."""
     return _write(path, frame.to_csv(index=False, lineterminator="\n", float_format="%.10g"))
 
 
@@ -212,6 +267,11 @@ FORMATS: dict[str, Callable[[Report, Path], Path]] = {
     "latex": _write_latex,
     "csv": _write_csv,
 }
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as draft:
+        save_pdf(figure, draft)
 
 
 def _write(path: Path, text: str) -> Path:
@@ -227,6 +287,7 @@ def _summary(study: Study) -> str:
         "compare": f"{episodes} episodes of training, means of the last {manifest.get('last')}",
         "train": f"{episodes} episodes of training, means of the last ones",
         "evaluate": f"trained agents on {episodes} unseen episodes",
+        "tune": f"settings of {manifest.get('method')}, each trained for {episodes} episodes",
     }[study.kind]
     physics = manifest["physics"]
     physics = physics if isinstance(physics, str) else " and ".join(physics)
@@ -244,7 +305,7 @@ def _provenance(manifest: dict[str, Any]) -> str:
 
 
 def _scenario(manifest: dict[str, Any]) -> str:
-    """The setting in a sentence; all of it is in the manifest."""
+    """A sentence about the scenario, which the manifest describes in full."""
     scenario, swept = manifest["scenario"], manifest.get("param")
     fleet = scenario["capacity"]
     of = "" if fleet is None else f" of {min(fleet):g} to {max(fleet):g} Gcycles/s"
@@ -256,21 +317,3 @@ def _scenario(manifest: dict[str, Any]) -> str:
         f"deadline {scenario['deadline']:g} s",
     ]
     return f"Scenario{'' if swept is None else f', where {swept} is not swept'}: {'; '.join(parts)}."
-
-
-def _numeric(conditions: Sequence[Any]) -> bool:
-    return all(isinstance(condition, int | float) for condition in conditions)
-
-
-def _spread(conditions: Sequence[Any]) -> Iterable[Any]:
-    """The first, the middle and the last."""
-    places = {0, (len(conditions) - 1) // 2, len(conditions) - 1}
-    return [conditions[place] for place in sorted(places)]
-
-
-def _quantiles(estimated: pd.DataFrame, columns: Iterable[Column]) -> pd.DataFrame:
-    """The pooled percentiles of each method that are columns of one metric."""
-    levels = {column.name: column.level for column in columns}
-    rows = estimated.loc[(estimated["per"] == TASK) & estimated["metric"].isin(list(levels))]
-    rows = rows.assign(level=rows["metric"].map(levels), value=rows["estimate"])
-    return rows.loc[np.isfinite(rows["value"]), ["method", "level", "value"]]

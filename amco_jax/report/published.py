@@ -1,4 +1,4 @@
-"""Learning curves in files named and formed as the authors', for scripts that were written for those."""
+"""Learning curves in files with the authors' names and format, for scripts that read the authors' files."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ _NAMES = {
 
 
 def write_published(studies: Sequence[Study], out: Path) -> list[Path]:
-    """One file per study, physics and method: the mean makespan over seeds of each episode, s, as `%.4f`.
+    """Write one file for each study, physics and method.
 
-    They stand in `out/<study>/<physics>/`, as the authors' names do not tell these apart.
+    A file has a line for each episode, the mean makespan over seeds in seconds with four decimals. The files
+    are written to `out/<study>/<physics>/`, because the authors' names do not tell studies and physics apart.
 
     Raises:
       InputError: no study has the episodes of a training, or `out` cannot be written.

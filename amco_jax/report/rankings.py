@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,7 @@ def rankings(study: Study) -> Table | None:
     95 % interval of the paired difference is beyond 0. Methods that cannot be told apart share a rank.
 
     Returns:
-      A table with a row for each condition and method, whose note says where measures disagree. None with
-      fewer than two methods or measures.
+      A table with a row for each condition and method; None with fewer than two methods or measures.
     """
     columns = [column for column in shown_in(study.columns, Shown.TABLES) if column.better is not None]
     if len(study.methods) < 2 or len(columns) < 2:
@@ -39,7 +38,7 @@ def rankings(study: Study) -> Table | None:
         for condition, method in places
     ]
     heads = [study.axis_label or "condition", "method", *(f"rank by {column.label}" for column in columns)]
-    return Table(heads, rows, texts=2, note=disagreement(study, ranks))
+    return Table(heads, rows, texts=2)
 
 
 def ranks_by(study: Study, column: Column) -> Ranks:
@@ -56,66 +55,3 @@ def ranks_by(study: Study, column: Column) -> Ranks:
             ranks[condition, theirs] += int(better[place])
             ranks[condition, ours] += int(worse[place])
     return ranks
-
-
-def disagreement(study: Study, ranks: Mapping[Column, Ranks]) -> str:
-    """A sentence where measures rank the methods differently; empty where they agree.
-
-    It tells the first condition under which no method leads by all measures. If there is none, it tells the
-    two methods that are farthest apart by one measure and the other way round by another.
-    """
-    for condition in study.conditions:
-        leaders = {
-            column: tuple(m for m in study.methods if of.get((condition, m)) == 1)
-            for column, of in ranks.items()
-        }
-        if not set.intersection(*map(set, leaders.values())):
-            groups = _grouped(leaders)
-            parts = (f"{by} {_together(methods)}" for methods, by in groups.items())
-            return f"Which method leads depends on the measure{_at(study, condition)}: {'; '.join(parts)}."
-    widest = max(_reversals(study, ranks), key=lambda each: each[0], default=None)
-    if widest is None:
-        return ""
-    _, condition, one, other = widest
-    sides = _grouped({c: int(np.sign(of[condition, other] - of[condition, one])) for c, of in ranks.items()})
-    return (
-        f"Ranks depend on the measure{_at(study, condition)}: {one} is ahead of {other} {sides[1]}, and "
-        f"behind {sides[-1]}."
-    )
-
-
-def _reversals(
-    study: Study, ranks: Mapping[Column, Ranks]
-) -> Iterator[tuple[tuple[int, int], Any, str, str]]:
-    """Two methods under a condition, the first ahead by one measure and behind by another, and by how much.
-
-    That is by how many ranks on the side where it is less, and on both sides together.
-    """
-    for condition in study.conditions:
-        methods = [m for m in study.methods if (m, condition) in study.groups]
-        for one, other in itertools.combinations(methods, 2):
-            lead = [of[condition, other] - of[condition, one] for of in ranks.values()]
-            if min(lead) < 0 < max(lead):
-                apart = min(max(lead), -min(lead)), max(lead) - min(lead)
-                yield (apart, condition, one, other)
-
-
-def _grouped(found: Mapping[Column, Any]) -> dict[Any, str]:
-    """What measures say, each with those that say so, in words."""
-    groups: dict[Any, list[str]] = {}
-    for column, said in found.items():
-        groups.setdefault(said, []).append(column.label)
-    return {said: f"by {_listed(labels)}" for said, labels in groups.items()}
-
-
-def _at(study: Study, condition: Any) -> str:
-    return f" at {study.axis_label} = {condition}" if study.axis_label else ""
-
-
-def _together(methods: Sequence[str]) -> str:
-    return f"{_listed(methods)} {'leads' if len(methods) == 1 else 'lead together'}"
-
-
-def _listed(words: Sequence[str]) -> str:
-    *others, last = words
-    return f"{', '.join(others)} and {last}" if others else last

@@ -1,4 +1,4 @@
-"""The tables of a benchmark, for the terminal and as Markdown."""
+"""The tables of a benchmark, for the terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _GROWTH = {"seeds": "seeds", "num_servers": "servers, per decision"}
 
 
 def speed_tables(manifest: dict[str, Any], exponents: pd.DataFrame) -> dict[str, Table]:
-    """Tables by title: medians with half the range of the repeats in percent; those without rows left out."""
+    """The tables of a benchmark by title, without empty ones.
+
+    Speeds are medians with half the range of the repeats in percent.
+    """
     tables = {
         "Million decisions per second": _table(
             ("method", "kernel", "whole sweep", "kernel / plain loop", "compile [s]", "peak memory [MiB]"),
@@ -59,13 +62,13 @@ def speed_tables(manifest: dict[str, Any], exponents: pd.DataFrame) -> dict[str,
 
 
 def device_line(manifest: dict[str, Any]) -> str:
-    """What it was measured on."""
+    """The devices and the processor of a benchmark."""
     device, host = manifest["device"], manifest["host"]
     return f"{device['count']} × {device['kind']} ({host['processor']}, {host['cores']} cores)"
 
 
 def to_markdown(manifest: dict[str, Any], tables: dict[str, Table]) -> str:
-    """A page of the tables."""
+    """The tables as a page in Markdown."""
     versions = manifest["versions"]
     lines = [f"# {device_line(manifest)}\n\n"]
     lines += [f"JAX {versions['jax']}, Python {versions['python']}, NumPy {versions['numpy']}; "]

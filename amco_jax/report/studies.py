@@ -1,4 +1,4 @@
-"""Saved runs as studies: the episodes of each method under each condition, whatever command made them."""
+"""Saved runs as studies: the episodes of each method under each condition, whichever command ran them."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ from amco_jax.metrics import LEVELS, NUM_TASKS, Column, Shown, columns_in, estim
 from amco_jax.results.saved import SavedRun, open_run
 from amco_jax.stats.summaries import Episodes
 
-KINDS = ("sweep", "compare", "train", "evaluate")
+KINDS = ("sweep", "compare", "train", "evaluate", "tune")
 LAST_EPISODES = 50
 """The number of last episodes whose mean is the outcome of a training, as in the paper's figures"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """One saved run, in the form that statistics take."""
+    """A saved run in the form that the statistics take."""
 
     name: str
-    """Unique within a report"""
+    """The name, which is unique within a report"""
     kind: str
     manifest: dict[str, Any]
     axis_label: str
-    """What the conditions are, with the unit; empty where there is only one"""
+    """The label of the conditions with its unit; empty if there is only one condition"""
     columns: tuple[Column, ...]
-    """Its metrics"""
+    """The columns of the metrics"""
     results: pd.DataFrame
-    """One row per episode: columns condition, method, seed, those of metrics; also episode, stretch"""
+    """A row for each episode, with columns condition, method, seed and those of the metrics, and for some
+    runs also episode and stretch"""
     curves: pd.DataFrame | None = None
     """Columns condition, method, seed, episode and metrics; None where no episodes of training were kept"""
     quantiles: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    """`[rows, levels]` at `metrics.LEVELS`, by the name of the metric"""
+    """By the name of the metric `[rows, levels]` at `metrics.LEVELS`; of one over slots `[rows, slots]`, or
+    an array for each row where episodes differ in length"""
 
     @functools.cached_property
     def conditions(self) -> list[Any]:
@@ -46,22 +48,22 @@ class Study:
 
     @functools.cached_property
     def methods(self) -> list[str]:
-        """In the order of the run."""
+        """The methods in the order of the run."""
         return self.results["method"].unique().tolist()
 
     @property
     def estimated(self) -> list[Column]:
-        """The metrics of which there are estimates; of those of servers, what is made of all of them."""
+        """The metrics that have estimates, without those of single servers."""
         return estimated(self.columns)
 
     @property
     def first(self) -> Column:
-        """The metric that a report speaks of first."""
+        """The metric that a report discusses first."""
         return shown_in(self.columns, Shown.EVERYWHERE)[0]
 
     @functools.cached_property
     def cluster_name(self) -> str:
-        """What the intervals take for independent."""
+        """The name of what intervals treat as independent."""
         by_seed = all(np.array_equal(e.cluster, e.seed) for e in self.groups.values())
         if "batch" in self.results:
             return "batches of one episode"
@@ -85,10 +87,10 @@ class Study:
 
 
 def load_studies(directories: list[Path]) -> list[Study]:
-    """The studies of some directories.
+    """The studies that are saved in some directories.
 
     Raises:
-      InputError: no directory, one that holds no finished run or a damaged one, or one given twice.
+      InputError: there is no directory, one is given twice, or one holds no finished run or a damaged one.
     """
     if not directories:
         raise InputError("run: none; legal: at least one directory of results")
@@ -112,6 +114,9 @@ def _study(run: SavedRun) -> Study:
     elif kind == "evaluate":
         results, quantiles = _results(run, columns)
         results.insert(0, "condition", "")
+    elif kind == "tune":
+        results, quantiles = _results(run, columns)
+        results = _combinations(results, manifest)
     else:
         curves = run.table("curves.parquet")
         if kind == "compare":
@@ -129,16 +134,32 @@ def _study(run: SavedRun) -> Study:
     return Study(name, kind, manifest, label, columns, results, curves, quantiles)
 
 
+def _combinations(results: pd.DataFrame, manifest: dict[str, Any]) -> pd.DataFrame:
+    """The rows of a tuning, in which each combination of settings is a method beside the reference."""
+    names = list(manifest["settings"])
+    settings = [[f"{name}={value}" for value in results[name]] for name in names]
+    combined = [", ".join(each) for each in zip(*settings, strict=True)]
+    of_reference = np.all([results[name] == "" for name in names], axis=0)
+    method = np.where(of_reference, manifest["reference"], combined)
+    return results.drop(columns=names).assign(method=method, condition="")
+
+
 def _results(run: SavedRun, columns: tuple[Column, ...]) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """The rows of a run without the quantiles, and those, `[rows, levels]` by the name of the metric."""
+    """The rows of a run without the columns that hold lists, and those as `Study.quantiles`."""
     table = run.arrow("results.parquet")
-    lists = [column.name for column in columns if column.is_list and column.name in table.column_names]
+    lists = {each.name: each for each in columns if each.is_list and each.name in table.column_names}
     quantiles = {}
-    for name in lists:
+    for name, each in lists.items():
         column = table.column(name).combine_chunks()
-        quantiles[name] = np.asarray(column.flatten()).reshape(len(column), -1)
-        if quantiles[name].shape[1] != len(LEVELS):
+        lengths = np.diff(np.asarray(column.offsets, np.int64))
+        values = np.asarray(column.flatten())
+        if np.all(lengths == lengths[0]):
+            quantiles[name] = values.reshape(len(column), -1)
+        else:
+            quantiles[name] = np.empty(len(column), object)
+            quantiles[name][:] = np.split(values, np.cumsum(lengths)[:-1])
+        if not each.is_over_slots and quantiles[name].shape[1:] != LEVELS.shape:
             raise InputError(
                 f"run: {run.directory} has quantiles at other levels; legal: results of this version"
             )
-    return table.drop_columns(lists).to_pandas(use_threads=False), quantiles
+    return table.drop_columns(list(lists)).to_pandas(use_threads=False), quantiles

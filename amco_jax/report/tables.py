@@ -1,4 +1,4 @@
-"""The tables of a report, each once as text by column, for every format to write out."""
+"""The tables of a report as texts in cells, which every format writes out in its own way."""
 
 from __future__ import annotations
 
@@ -13,42 +13,45 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.metrics import EPISODE, Column, Shown, shown_in
+from amco_jax.report.analysis import best_of, estimates_of
 from amco_jax.report.studies import Study
 
 _MOST_DIGITS = 9
+_MOST_CONDITIONS = 10
+"""The largest number of conditions in an overview, which then fits a screen of 1,280 pixels"""
 _SMALL = {"s": ("ms", 1e3)}
-"""Units of differences, and how many of them make one of the metric's"""
+"""Smaller units for differences, and how many of them make one unit of the metric"""
 _HEAD_WIDTH = 20
-"""Width of a column's title in LaTeX, in characters"""
+"""The width of a column's title in LaTeX, in characters"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What a table shows in one place."""
+    """The content of one cell."""
 
     text: str
     value: Any = None
-    """The key to sort by; the text if None"""
+    """The key that the cell is sorted by; None for its text"""
     best: bool = False
     below: str = ""
-    """A second line, in small"""
+    """A second line in small print"""
+    between: str = ", "
+    """The text between the two lines in formats that put them side by side"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Columns by title, and rows of cells."""
+    """A table: the titles of its columns, and rows of cells."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     texts: int = 0
-    """How many of the first columns hold text"""
+    """The number of leading columns that hold text"""
     filters: int = 0
-    """How many of the first columns a reader may want to choose a value of"""
-    note: str = ""
-    """A sentence below it, if there is something to say"""
+    """The number of leading columns that a reader can filter by value"""
 
     def to_html(self) -> str:
-        """A table element, and the note below it; sorting and filters are the page's."""
+        """The table as an HTML element; the page adds sorting and filters."""
         heads = []
         for place, title in enumerate(self.columns):
             names = [name for name, n in (("text", self.texts), ("filter", self.filters)) if place < n]
@@ -64,84 +67,119 @@ class Table:
                 cells.append(f'<td class="{"text" if place < self.texts else ""}"{value}>{text}</td>')
             lines.append(f"<tr>{''.join(cells)}</tr>")
         body = "\n".join(lines)
-        note = f'<p class="note">{html.escape(self.note)}</p>' if self.note else ""
-        return f"<table><thead><tr>{''.join(heads)}</tr></thead>\n<tbody>{body}</tbody></table>{note}"
+        return f"<table><thead><tr>{''.join(heads)}</tr></thead>\n<tbody>{body}</tbody></table>"
 
     def to_markdown(self) -> str:
-        """A pipe table, and the note below it."""
+        """The table as a pipe table."""
         lines = [self.columns, ["---"] * self.texts + ["---:"] * (len(self.columns) - self.texts)]
         for row in self.rows:
             texts = [f"**{c.text}**" if c.best else c.text for c in row]
-            lines.append([f"{t}, {c.below}" if c.below else t for t, c in zip(texts, row, strict=True)])
-        rows = "".join(f"| {' | '.join(x.replace('|', chr(92) + '|') for x in line)} |\n" for line in lines)
-        return f"{rows}\n{self.note}\n" if self.note else rows
+            lines.append(
+                [f"{t}{c.between}{c.below}" if c.below else t for t, c in zip(texts, row, strict=True)]
+            )
+        return "".join(f"| {' | '.join(x.replace('|', chr(92) + '|') for x in line)} |\n" for line in lines)
 
     def to_latex(self) -> str:
-        """A booktabs tabular; the note is a comment above it."""
+        """The table as a booktabs tabular."""
         layout = "l" * self.texts + "r" * (len(self.columns) - self.texts)
         heads = [
-            _stacked("b", side, [_latex(line) for line in textwrap.wrap(title, _HEAD_WIDTH)])
+            _stacked("b", side, [latex_text(line) for line in textwrap.wrap(title, _HEAD_WIDTH)])
             for side, title in zip(layout, self.columns, strict=True)
         ]
-        note = [f"% {self.note}"] if self.note else []
-        lines = [
-            *note,
-            rf"\begin{{tabular}}{{{layout}}}",
-            r"\toprule",
-            rf"{' & '.join(heads)} \\",
-            r"\midrule",
-        ]
+        lines = [rf"\begin{{tabular}}{{{layout}}}", r"\toprule", rf"{' & '.join(heads)} \\", r"\midrule"]
         for row in self.rows:
             cells = []
             for side, cell in zip(layout, row, strict=True):
-                text = rf"\textbf{{{_latex(cell.text)}}}" if cell.best else _latex(cell.text)
-                small = [rf"\scriptsize {_latex(cell.below)}"] if cell.below else []
+                text = rf"\textbf{{{latex_text(cell.text)}}}" if cell.best else latex_text(cell.text)
+                small = [rf"\scriptsize {latex_text(cell.below)}"] if cell.below else []
                 cells.append(_stacked("t", side, [text, *small]))
             lines.append(rf"{' & '.join(cells)} \\")
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def headline(study: Study, estimated: pd.DataFrame, compared: pd.DataFrame) -> Table:
-    """Means of each method at each condition, and its reductions of the first metric."""
-    first = study.first
-    lookup = {(r["condition"], r["method"], r["metric"], r["per"]): r for r in estimated.to_dict("records")}
-    compared = compared.loc[(compared["study"] == study.name) & (compared["metric"] == first.name)]
-    pairs = {(r["condition"], r["method"], r["baseline"]): r for r in compared.to_dict("records")}
-    baselines = list(dict.fromkeys(compared["baseline"]))
+def means_table(study: Study, estimated: pd.DataFrame) -> Table:
+    """The means of each method under each condition, per task and per episode, with seeds and tasks."""
     shown = shown_in(study.columns, Shown.TABLES)
-    columns = [study.axis_label or "condition", "method", "seeds", *(each.title() for each in shown)]
-    columns += [f"reduction against {b} [%]" for b in baselines]
+    lookup = {(r["condition"], r["method"], r["metric"], r["per"]): r for r in estimated.to_dict("records")}
     rows = []
-    for condition in study.conditions:
-        methods = [m for m in study.methods if (condition, m, first.name, first.weightings[0]) in lookup]
-        best = {each.name: _best(each, [lookup[condition, m, each.name, each.weightings[0]] for m in methods])
-                for each in shown}  # fmt: skip
-        for method in methods:
+    for condition, of_first in estimates_of(estimated, study.first).items():
+        best = _best_of_each(study, estimated, condition)
+        for method, counted in of_first.items():
             row = [Cell(str(condition), _number(condition)), Cell(method)]
-            counted = lookup[condition, method, first.name, first.weightings[0]]
             row.append(Cell(seeds_text(counted), below=f"{counted['n_tasks']:,} tasks"))
             for each in shown:
                 found, *others = (lookup[condition, method, each.name, per] for per in each.weightings)
-                is_best = f"{found['estimate']:.4f}" == best[each.name]
                 below = "".join(f"per {EPISODE} {estimate_text(other)}" for other in others)
+                is_best = method in best[each.name]
                 row.append(Cell(estimate_text(found), found["estimate"], is_best, below))
-            for baseline in baselines:
-                pair = pairs.get((condition, method, baseline))
-                row.append(Cell("") if pair is None else _reduction(pair))
             rows.append(row)
+    columns = [study.axis_label or "condition", "method", "seeds", *(each.title() for each in shown)]
     return Table(columns, rows, texts=3)
 
 
-def _best(column: Column, rows: Sequence[dict[str, Any]]) -> str | None:
-    """The text of the best estimate; None where all are alike, or neither is better."""
-    texts = {f"{row['estimate']:.4f}" for row in rows} - {"nan"}
-    if len(texts) < 2 or column.better is None:
-        return None
-    return (min if column.better == "lower" else max)(texts, key=float)
+def overview_tables(study: Study, estimated: pd.DataFrame) -> dict[str, Table]:
+    """Small tables of means, the first of which answers the question of the study.
+
+    A study of several conditions has a table for each metric, with a row for each method and a column for
+    each condition, of at most `_MOST_CONDITIONS` that are spread evenly. Any other has a single table, with a
+    column for each metric.
+
+    Returns:
+      The tables by title.
+    """
+    shown = shown_in(study.columns, Shown.TABLES)
+    if len(study.conditions) == 1:
+        (condition,) = study.conditions
+        best = _best_of_each(study, estimated, condition)
+        found = {each.name: estimates_of(estimated, each)[condition] for each in shown}
+        rows = [
+            [
+                Cell(method),
+                Cell(seeds_text(counted)),
+                *(_mean(found[each.name][method], method in best[each.name]) for each in shown),
+            ]
+            for method, counted in found[study.first.name].items()
+        ]
+        return {"means": Table(["method", "seeds", *(each.title() for each in shown)], rows, texts=2)}
+    count = min(len(study.conditions), _MOST_CONDITIONS)
+    places = np.unique(np.linspace(0, len(study.conditions) - 1, count).round().astype(int))
+    conditions = [study.conditions[place] for place in places]
+    heads = [f"{study.axis_label} {conditions[0]}", *map(str, conditions[1:])]
+    tables = {}
+    for each in shown:
+        found = estimates_of(estimated, each)
+        best = {c: _best_of_each(study, estimated, c)[each.name] for c in conditions}
+        rows = [
+            [
+                Cell(method),
+                *(
+                    _mean(found[c][method], method in best[c]) if method in found.get(c, {}) else Cell("")
+                    for c in conditions
+                ),
+            ]
+            for method in study.methods
+        ]
+        tables[each.title(each.weightings[0])] = Table(["method", *heads], rows, texts=1)
+    return tables
+
+
+def _mean(row: dict[str, Any], best: bool) -> Cell:
+    """An estimate with its interval below it, which needs less width than beside it."""
+    number, interval = _interval_parts(row["estimate"], row["ci_low"], row["ci_high"])
+    return Cell(number, row["estimate"], best, interval, between=" ")
+
+
+def _best_of_each(study: Study, estimated: pd.DataFrame, condition: Any) -> dict[str, list[str]]:
+    """The best methods under a condition, by the name of the metric."""
+    found = {}
+    for each in shown_in(study.columns, Shown.TABLES):
+        rows = estimates_of(estimated, each).get(condition, {})
+        found[each.name] = best_of(each, {method: row["estimate"] for method, row in rows.items()})
+    return found
 
 
 def comparison_table(study: Study, column: Column, compared: pd.DataFrame) -> Table:
-    """Every comparison of a metric in full."""
+    """The table of all comparisons of one metric."""
     rows = []
     of_study = compared.loc[(compared["study"] == study.name) & (compared["metric"] == column.name)]
     unit, scale = _SMALL.get(column.unit, (column.unit, 1.0))
@@ -169,34 +207,35 @@ def _clusters(pair: dict[str, Any]) -> str:
     return seeds_text(pair | {"n_seeds_all": pair["n_seeds"]})
 
 
-def _reduction(pair: dict[str, Any]) -> Cell:
-    percent = [100 * pair[k] for k in ("reduction", "reduction_low", "reduction_high")]
-    return Cell(bracket(*percent, digits=1), pair["reduction"], below=f"p {_p(pair['p_holm'], True)}")
-
-
 def interval_text(mean: float, low: float, high: float, digits: int = 4) -> str:
-    """Mean ± half the interval, or with its bounds where it is lopsided; "no tasks" for NaN."""
+    """The mean ± half its interval, or with both bounds if the interval is lopsided; "no tasks" for NaN."""
+    return " ".join(_interval_parts(mean, low, high, digits)).rstrip()
+
+
+def _interval_parts(mean: float, low: float, high: float, digits: int = 4) -> tuple[str, str]:
+    """The number and its interval as texts; the latter is empty if there is no interval."""
     if math.isnan(mean):
-        return "no tasks"
+        return "no tasks", ""
     if math.isnan(low) or math.isnan(high):
-        return f"{mean:.{digits}f}"
+        return f"{mean:.{digits}f}", ""
     sides = sorted((mean - low, high - mean))
-    if sides[1] > 0:  # rare events are not to look as if they never happened, nor for certain
+    if sides[1] > 0:  # rare events must not look as if they never or always happened
         digits = max(digits, min(math.ceil(-math.log10(sides[1])), _MOST_DIGITS))
     if sides[1] > 1.5 * sides[0] + 10.0**-digits:
-        return bracket(mean, low, high, digits)
-    return f"{mean:.{digits}f} ± {(high - low) / 2:.{digits}f}"
+        number, _, bounds = bracket(mean, low, high, digits).partition(" ")
+        return number, bounds
+    return f"{mean:.{digits}f}", f"± {(high - low) / 2:.{digits}f}"
 
 
 def estimate_text(row: Any) -> str:
-    """The estimate of a row of a summary with its interval."""
+    """The estimate in a row of a summary, with its interval."""
     value = row["estimate"] if "estimate" in row else row["mean"]
     return interval_text(value, row["ci_low"], row["ci_high"])
 
 
 def seeds_text(row: Any) -> str:
-    """How many seeds an estimate is of, out of how many, and on how many stretches of a log or in how many
-    batches of one episode."""
+    """The number of seeds behind an estimate, out of how many, and on how many stretches of a log or in how
+    many batches of one episode."""
     some, every, clusters = (row[name] for name in ("n_seeds", "n_seeds_all", "n_clusters"))
     text = str(every) if some == every else f"{some} of {every}"
     if clusters > some:
@@ -205,24 +244,22 @@ def seeds_text(row: Any) -> str:
 
 
 def bracket(value: float, low: float, high: float, digits: int = 2) -> str:
-    """A number and its interval, if there is one, with proper minus signs and none at zero."""
+    """A number with its interval, if there is one, with proper minus signs and without a sign at zero."""
     number, *bounds = (f"{round(x, digits) + 0.0:.{digits}f}".replace("-", "−") for x in (value, low, high))
     return number if math.isnan(low) else f"{number} [{', '.join(bounds)}]"
 
 
-def _p(p: float, relation: bool = False) -> str:
+def _p(p: float) -> str:
     if math.isnan(p):
         return "unknown"
-    if p < 1e-4:
-        return "< 0.0001"
-    return f"= {p:.4f}" if relation else f"{p:.4f}"
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
 def _number(value: Any) -> Any:
     return float(value) if isinstance(value, int | float | np.number) else None
 
 
-def _latex(text: str) -> str:
+def latex_text(text: str) -> str:
     for plain, escaped in (
         ("\\", r"\textbackslash "),
         ("&", r"\&"),
@@ -237,7 +274,7 @@ def _latex(text: str) -> str:
 
 
 def _stacked(align: str, side: str, lines: Sequence[str]) -> str:
-    stack = r"\\{}".join(lines)  # braces, as what follows may begin with a bracket
+    stack = r"\\{}".join(lines)  # with braces, because what follows may begin with a bracket
     return (
         stack if len(lines) == 1 else rf"\begin{{tabular}}[{align}]{{@{{}}{side}@{{}}}}{stack}\end{{tabular}}"
     )

@@ -23,7 +23,7 @@ _ESTIMATES = "estimates with 95 % intervals"
 
 
 def print_summary(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
-    """Print means with 95 % intervals, one row per method and value, to stdout."""
+    """Print the means of a sweep with 95 % intervals to stdout, a row for each method and value."""
     columns = shown_in(columns_in(manifest), Shown.TABLES)
     table = Table(title=f"{manifest['param']}: {_ESTIMATES}, {manifest['physics']} physics")
     table.add_column(manifest["param"])
@@ -47,7 +47,7 @@ def print_summary(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
 
 
 def print_training(curves: pd.DataFrame, manifest: dict[str, Any]) -> None:
-    """Print means over seeds at a few episodes of a training, to stdout."""
+    """Print the means over seeds at a few episodes of a training to stdout."""
     columns = shown_in(columns_in(manifest), Shown.CURVES)
     logged = {"loss": "loss", "epsilon": "ε"}
     seeds, episodes = manifest["num_seeds"], manifest["episodes"]
@@ -67,7 +67,7 @@ def print_training(curves: pd.DataFrame, manifest: dict[str, Any]) -> None:
 
 
 def print_evaluation(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
-    """Print means with 95 % intervals of an evaluation, one row per method, to stdout."""
+    """Print the means of an evaluation with 95 % intervals to stdout, a row for each method."""
     columns = shown_in(columns_in(manifest), Shown.CURVES)
     table = Table(
         title=f"{_ESTIMATES}, {manifest['episodes']} unseen episodes, {manifest['physics']} physics"
@@ -82,7 +82,7 @@ def print_evaluation(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
 
 
 def print_comparison(final: pd.DataFrame, manifest: dict[str, Any]) -> None:
-    """Print the final means and the reductions of a comparison, to stdout."""
+    """Print the final means and the reductions of a comparison to stdout."""
     columns = shown_in(columns_in(manifest), Shown.EVERYWHERE)
     first, last = manifest["methods"][0], manifest["last"]
     table = Table(title=f"last {last} of {manifest['episodes']} episodes: {_ESTIMATES}")
@@ -102,7 +102,7 @@ def print_comparison(final: pd.DataFrame, manifest: dict[str, Any]) -> None:
 
 
 def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
-    """Print one row for each combination of settings, to stdout."""
+    """Print a row for each combination of settings to stdout."""
     columns = shown_in(columns_in(manifest), Shown.EVERYWHERE)
     episodes, reference = manifest["episodes"], manifest["reference"]
     table = Table(title=f"{manifest['method']}, {episodes} episodes: gap to {reference} in %, seed by seed")
@@ -133,14 +133,14 @@ def _print(table: Table, manifest: dict[str, Any]) -> None:
 
 
 def _print_whole(console: Console, table: Table) -> None:
-    """Print a table without cutting its numbers off, however narrow the terminal says that it is."""
+    """Print a table without cutting off its numbers, however narrow the terminal is."""
     needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
     console.width = max(console.width, needed)
     console.print(table)
 
 
 def _print_trace(console: Console, manifest: dict[str, Any]) -> None:
-    """What was used of a request log and what was not, and how it is split; nothing without a log."""
+    """Print what was used of a request log and how it was split, if there is a log."""
     if "trace" not in manifest:
         return
     report, splits = manifest["trace"], manifest["trace"]["splits"]
@@ -153,7 +153,7 @@ def _print_trace(console: Console, manifest: dict[str, Any]) -> None:
 
 
 def _counts(row: Mapping[str, Any]) -> tuple[str, str]:
-    """The seeds and the tasks behind an estimate."""
+    """The numbers of seeds and of tasks behind an estimate."""
     return seeds_text(row), f"{row['n_tasks']:,}"
 
 

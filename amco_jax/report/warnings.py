@@ -1,7 +1,9 @@
-"""What a reader must know before believing the numbers of studies."""
+"""The caveats that a reader must know before believing the numbers of studies."""
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,48 +12,86 @@ import pandas as pd
 
 from amco_jax.agents.methods import METHODS
 from amco_jax.metrics import MISS_RATE, SATURATION
-from amco_jax.report.analysis import distinct
+from amco_jax.report.analysis import change_in_training, distinct
 from amco_jax.report.studies import Study
 from amco_jax.report.tables import bracket
-from amco_jax.stats import mean_interval, seeds_needed
-from amco_jax.stats.summaries import learning_sums
+from amco_jax.stats import seeds_needed
 
 PUBLISHED = ("amcoedge", "smcoedge", "drlcoedge")
-"""Methods with a published training"""
+"""The methods that have a published training"""
 SIGNIFICANT = 0.05
 FEW = 10
-"""Clusters, fewer than which give intervals that are often too narrow"""
+"""The number of clusters below which intervals are often too narrow"""
 
 
-def warnings_of(studies: Sequence[Study], compared: pd.DataFrame) -> list[str]:
-    """What limits the numbers of the studies, one sentence each."""
-    of: dict[str, list[str]] = {}
+class Kind(enum.StrEnum):
+    """The kinds of caveats as headings, in the order in which a report lists them."""
+
+    RUN = "What the runs themselves report"
+    SEEDS = "Few or uneven seeds: intervals may be too narrow"
+    PRECISION = "More seeds are needed for a precision of 1 %"
+    LOAD = "Load: saturated servers, or no task that misses its deadline"
+    TRAINING = "Training: shorter than published, or not converged"
+    CHANCE = "Differences that cannot be told from chance"
+    DIFFERENT = "Runs that differ in more than their settings"
+
+
+@dataclasses.dataclass(frozen=True)
+class Caveat:
+    """One sentence that limits the numbers of a report."""
+
+    kind: Kind
+    text: str
+    studies: tuple[str, ...] = ()
+    """The names of the studies that it is about; empty if it is about all of them together"""
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.studies)}: {self.text}" if self.studies else self.text
+
+
+def warnings_of(studies: Sequence[Study], compared: pd.DataFrame) -> list[Caveat]:
+    """The caveats of some studies; one that several studies share is listed once."""
+    of: dict[tuple[Kind, str], list[str]] = {}
     for study in studies:
-        for text in _study_warnings(study):
-            of.setdefault(text, []).append(study.name)
-    found = [f"{', '.join(names)}: {text}" for text, names in of.items()]
+        for kind, texts in _study_warnings(study).items():
+            for text in texts:
+                of.setdefault((kind, text), []).append(study.name)
+    found = [Caveat(kind, text, tuple(names)) for (kind, text), names in of.items()]
     first = {(study.name, study.first.name) for study in studies}
     names = zip(compared["study"], compared["metric"], strict=True)
     tests = distinct(compared.loc[[pair in first for pair in names]])
     unclear = tests.loc[~(tests["p_holm"] < SIGNIFICANT)]
     if len(unclear):
-        found.append(
+        text = (
             f"{len(unclear)} of {len(tests)} comparisons of {studies[0].first.label} "
             "cannot be told from chance "
             f"(corrected p of {SIGNIFICANT} or more); their intervals say how large a difference may be."
         )
+        found.append(Caveat(Kind.CHANCE, text))
     for key in ("versions", "git_commit", "device"):
         if len({str(study.manifest.get(key)) for study in studies}) > 1:
-            found.append(f"The runs differ in {key.replace('_', ' ')}.")
+            found.append(Caveat(Kind.DIFFERENT, f"The runs differ in {key.replace('_', ' ')}."))
     return found
 
 
-def _study_warnings(study: Study) -> list[str]:
-    own = study.manifest.get("warnings", [])
-    return own + _seed_warnings(study) + _workload_warnings(study) + _training_warnings(study)
+def by_kind(caveats: Iterable[Caveat]) -> dict[Kind, list[Caveat]]:
+    """The caveats of each kind in the order of `Kind`, without kinds that have none."""
+    given = list(caveats)
+    found = {kind: [caveat for caveat in given if caveat.kind is kind] for kind in Kind}
+    return {kind: of_kind for kind, of_kind in found.items() if of_kind}
 
 
-def _seed_warnings(study: Study) -> list[str]:
+def _study_warnings(study: Study) -> dict[Kind, list[str]]:
+    return {
+        Kind.RUN: study.manifest.get("warnings", []),
+        **_seed_warnings(study),
+        Kind.LOAD: _workload_warnings(study),
+        Kind.TRAINING: _training_warnings(study),
+    }
+
+
+def _seed_warnings(study: Study) -> dict[Kind, list[str]]:
+    """Caveats about the number of seeds, and about how many more the means need."""
     found, skewed, wanted, unit = [], [], 0, study.cluster_name
     first, per = study.first, study.first.weightings[0]
     seeds, clusters, carried = {}, {}, {}
@@ -68,13 +108,13 @@ def _seed_warnings(study: Study) -> list[str]:
         tasks = episodes.sums([(first, per)])[1]
         carried[method] = min(carried.get(method, np.inf), np.nansum(tasks) ** 2 / np.nansum(tasks**2))
         values = episodes.means(first, per)
-        # Cochran's rule: Student's interval would miss in more than 6 % of samples.
+        # By Cochran's rule, Student's interval would miss the mean in more than 6 % of samples.
         if n < 100 and n < 25 * _skewness(values) ** 2 and method not in skewed:
             skewed.append(method)
         wanted = max(wanted, int(seeds_needed(values, max(0.01 * values.mean(), 1e-12))))
     fewest = min(clusters.values())
     if empty:
-        found.append(f"{_joined(empty.values())}; the others count for nothing.")
+        found.append(f"{_joined(empty.values())}; the other seeds do not contribute.")
     if unit != "seeds":
         found.append(f"its numbers come from {fewest} distinct {unit}, which seeds share.")
     few = {m: n for m, n in clusters.items() if n < FEW}
@@ -90,16 +130,16 @@ def _seed_warnings(study: Study) -> list[str]:
         found.append(f"numbers of seeds differ ({_listed(seeds)}); comparisons use the common ones.")
     if skewed:
         found.append(f"skewed, and fewer than 100 {unit} ({', '.join(skewed)}): intervals may be too narrow.")
-    if wanted > fewest:
-        found.append(f"for means to ± 1 % it takes up to {wanted} {unit}; the fewest here are {fewest}.")
     if study.kind in ("train", "compare") and study.manifest.get("trace"):
         found.append(
             "the episodes of training are stretches of one log that overlap, so seeds share requests."
         )
-    return found
+    precision = f"for means to ± 1 % it takes up to {wanted} {unit}; the fewest here are {fewest}."
+    return {Kind.SEEDS: found, Kind.PRECISION: [precision] if wanted > fewest else []}
 
 
 def _workload_warnings(study: Study) -> list[str]:
+    """Caveats about loads at which methods cannot differ or an episode has no steady state."""
     found = []
     names = [column.name for column in study.columns]
     if MISS_RATE.name in names and not np.any(study.results[MISS_RATE.name] > 0):
@@ -119,7 +159,7 @@ def _workload_warnings(study: Study) -> list[str]:
 
 
 def _training_warnings(study: Study) -> list[str]:
-    """Trainings shorter than the published ones, and those that had not come to rest."""
+    """Caveats about trainings that are shorter than the published ones or had not converged."""
     found = []
     trained, episodes = trainings_of(study)
     if study.kind == "sweep" and trained:
@@ -140,13 +180,7 @@ def _training_warnings(study: Study) -> list[str]:
     for (condition, method), rows in groups:
         if method not in trained:
             continue
-        sums, tasks = learning_sums(rows, study.first)
-        with np.errstate(invalid="ignore"):
-            before, after = (
-                sums[:, part].sum(axis=1) / tasks[:, part].sum(axis=1)
-                for part in (slice(-2 * fifth, -fifth), slice(-fifth, None))
-            )
-        change = mean_interval(after / before - 1)
+        change = change_in_training(rows, study.first, slice(-2 * fifth, -fifth), slice(-fifth, None))
         if max(change.low, -change.high) > 0.005:
             percent = bracket(*(100 * float(x) for x in change), digits=1)
             moving.append(f"{percent} % ({method}, {condition})")
@@ -159,8 +193,10 @@ def _training_warnings(study: Study) -> list[str]:
 
 
 def trainings_of(study: Study) -> tuple[list[str], int]:
-    """The trained methods of a study, and for how many episodes they were trained."""
+    """The trained methods of a study, and the number of episodes of their training."""
     manifest = study.manifest
+    if study.kind == "tune":
+        return [manifest["method"]], manifest["episodes"]
     if study.kind == "evaluate":
         return [manifest["method"]], manifest["trained"]["episodes"]
     if study.kind == "sweep":
@@ -169,7 +205,7 @@ def trainings_of(study: Study) -> tuple[list[str], int]:
 
 
 def published_episodes(method: str) -> int | None:
-    """How many episodes the published run of a method was trained for; None where none was published."""
+    """The number of episodes in the published training of a method; None if none was published."""
     base = method.partition("+")[0].removesuffix("-stable")
     return METHODS[base].require_training().episodes if base in PUBLISHED else None
 

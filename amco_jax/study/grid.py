@@ -106,24 +106,24 @@ class Cell:
     def trained_scenario(self) -> Scenario:
         """The scenario of its training.
 
-        Where the agents go on to play, they are the same whatever warm-up is left out of what is measured.
+        If the agents then play, they are the same for any warm-up that is left out of the measurements.
         """
         return self.scenario.replace(warmup=0) if self.plays and self.scenario.warmup else self.scenario
 
     @property
     def has_pilot(self) -> bool:
-        """Whether a pilot run looks at its episodes, as a warm-up is left out of them."""
+        """Whether a pilot run precedes its episodes, because a warm-up is left out of them."""
         return bool(self.scenario.warmup and self.plays and not self.plays_training)
 
     @property
     def pilot_seeds(self) -> tuple[int, int]:
-        """The first seed of the pilot run, and how many: the first ones of the whole cell."""
+        """The first seed of the pilot run and the number of its seeds: the first ones of the whole cell."""
         return self.pilot or (self.first_seed, min(self.num_seeds, PILOT_SEEDS))
 
     @property
-    def has_lists(self) -> bool:
+    def has_quantiles(self) -> bool:
         """Whether its rows contain quantiles."""
-        return any(not metric.is_sum for metric in self.metrics)
+        return any(metric.is_list and not metric.is_over_slots for metric in self.metrics)
 
     @property
     def row(self) -> Physics:

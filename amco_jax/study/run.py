@@ -234,7 +234,7 @@ class _Run:
         manifest: dict[str, Any] = {
             "format": FORMAT,
             "units": len(self.units),
-            "percentiles": accuracy(c.scenario.episode_positions for c in self.cells if c.has_lists),
+            "percentiles": accuracy(c.scenario.episode_positions for c in self.cells if c.has_quantiles),
             "warnings": self._warnings + found,
         } | diagnostics.described()
         standing = [study.file]

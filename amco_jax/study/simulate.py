@@ -22,6 +22,7 @@ from amco_jax.env import Physics
 from amco_jax.identity import program_cache
 from amco_jax.kernel import Progress, rollout
 from amco_jax.metrics import EPISODE_METRICS, Metrics, columns
+from amco_jax.metrics.over_slots import Series
 from amco_jax.metrics.quantiles import Values, values_of
 from amco_jax.params import Shape
 from amco_jax.random import Stream, fold_in, stream
@@ -107,7 +108,7 @@ def simulate(
     memory = CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
     shapes = padded_shapes(scenarios)
     blocks = blocks_of(len(scenarios), first_seed, num_seeds, lanes)
-    lists = [metric.name for metric in metrics if not metric.is_sum]
+    lists = tuple(metric for metric in metrics if metric.is_list)
 
     def slot_bytes(shape: Shape) -> int:
         # At least one number per task, so that the chunks are the same for metrics without quantiles.
@@ -248,7 +249,7 @@ def _block_program(
                 shape, params, physics, method=method, workload=workload, key=key,
                 metrics=metrics, agent=agent, first=first, start=progress,
             )  # fmt: skip
-            return out.end, out.of_tasks
+            return out.end, out.of_tasks | out.over_slots
 
         progress, carried = state
         common = params, physics, 0 if whole else first
@@ -287,10 +288,20 @@ def _in_scalars(episode: Callable[..., Any]) -> Callable[..., Any]:
 class _Block:
     """The values of a block that the host collects until its episodes end."""
 
-    def __init__(self, scenario: Scenario, block: Block, num_seeds: int, lists: Sequence[str]):
+    def __init__(self, scenario: Scenario, block: Block, num_seeds: int, lists: Metrics):
         self.cell, self.counted_slots = block.cell, scenario.counted_slots
         self.seeds = np.arange(block.start, block.start + num_seeds)
-        self.values: dict[str, Values] = {name: values_of(scenario.episode_positions) for name in lists}
+        self.values: dict[str, Values | Series] = {
+            metric.name: Series() if metric.is_over_slots else values_of(scenario.episode_positions)
+            for metric in lists
+        }
+
+    def lists(self) -> dict[str, np.ndarray]:
+        """What rows hold as lists, by the name of the metric."""
+        return {
+            name: values.values() if isinstance(values, Series) else values.quantiles()
+            for name, values in self.values.items()
+        }
 
 
 def _take(blocks: Sequence[_Block], values: dict[str, jax.Array], whole: bool) -> None:
@@ -311,9 +322,8 @@ def _collect(metrics: Metrics, blocks: Sequence[_Block], progress: Progress) -> 
         seeds, rows = [], []
         for block, end in group:
             totals = {name: total[: len(block.seeds)] for name, total in on_host(end.totals).items()}
-            quantiles = {name: values.quantiles() for name, values in block.values.items()}
             seeds.append(block.seeds)
-            rows.append(columns(metrics, totals, block.counted_slots, quantiles))
+            rows.append(columns(metrics, totals, block.counted_slots, block.lists()))
         of_cell = {name: np.concatenate([each[name] for each in rows]) for name in rows[0]}
         batches.append(Batch(cell, np.concatenate(seeds), of_cell))
     return batches

@@ -52,37 +52,11 @@ def test_ranks_count_the_methods_that_are_better():
     ]
     table = rankings(of)
     assert table is not None
-    assert table.note == ""
     assert [cell.text for row in table.rows for cell in row if cell.best] == ["1", "1", "1"]
     assert list(table.columns) == [
         "load", "method", "rank by mean makespan per task", "rank by goodput",
         "rank by mean response time of accepted tasks",
     ]  # fmt: skip
-
-
-def test_a_sentence_says_who_leads_by_what():
-    table = rankings(study({"a": (1, 2, 1), "b": (2, 3, 2), "c": (3, 3, 3)}))
-    assert table is not None
-    assert table.note == (
-        "Which method leads depends on the measure at load = 0.0: by mean makespan per task and mean "
-        "response time of accepted tasks a leads; by goodput b and c lead together."
-    )
-    for text in (table.to_html(), table.to_markdown(), table.to_latex()):
-        assert table.note in text
-
-
-def test_a_sentence_says_who_changes_places_behind_the_leader():
-    """Where the responses of the second condition are reversed, it tells that nobody leads there."""
-    means = {"a": (1, 5, 1), "b": (2, 4, 5), "c": (3, 3, 4), "d": (4, 2, 2)}
-    table = rankings(study(means, label=""))
-    assert table is not None
-    assert table.note == (
-        "Ranks depend on the measure: b is ahead of d by mean makespan per task and goodput, and behind "
-        "by mean response time of accepted tasks."
-    )
-    table = rankings(study(means, conditions=2))
-    assert table is not None
-    assert "at load = 0.5: by mean makespan per task and goodput a leads; by mean response" in table.note
 
 
 def test_one_method_has_no_ranks():

@@ -145,7 +145,7 @@ def test_asked_baselines_are_the_only_ones(saved: list[Path]):
 
 
 def test_warnings_say_what_limits_the_results(saved: list[Path]):
-    text = "\n".join(make_report(load_studies(saved)).warnings)
+    text = "\n".join(map(str, make_report(load_studies(saved)).warnings))
     assert "episodes: fewer than 10 seeds (optimal 4, randcoedge 4)" in text
     assert re.search(r"load: for means to ± 1 % it takes up to \d+ seeds; the fewest here are 12", text)
     assert "cannot be told from chance" in text
@@ -240,7 +240,8 @@ def test_jain_s_index_of_known_shares():
 
 
 SORT_AND_FILTER = """<script>
-  const table = document.querySelector("section table"), column = 3;
+  for (const details of document.querySelectorAll("details")) details.open = true;
+  const table = document.querySelector("section.full table"), column = 3;
   const shown = () => [...table.tBodies[0].rows].map(row => parseFloat(row.cells[column].textContent));
   const button = table.tHead.rows[0].cells[column].querySelector("button");
   button.click(); const up = shown(); button.click(); const down = shown();
@@ -347,7 +348,7 @@ def test_stretches_of_a_log_are_counted_and_few_of_them_warned_of():
     row = comparisons([study], ["local"]).iloc[0]
     assert (row["n_seeds"], row["n_clusters"]) == (19, 4)
     assert row["improvement_low"] <= 0.4  # Wilson's, of four
-    text = "\n".join(warnings_of([study], comparisons([study], ["local"])))
+    text = "\n".join(map(str, warnings_of([study], comparisons([study], ["local"]))))
     assert "19 of 20 seeds had tasks at 600" in text
     assert "from 4 distinct stretches of the log" in text
     assert "fewer than 10 stretches of the log (optimal 4, local 4)" in text

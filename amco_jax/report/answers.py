@@ -1,0 +1,283 @@
+"""The answer to the question that a study asks, as a paragraph in words that is made from its numbers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from amco_jax.metrics import Column, Shown, shown_in
+from amco_jax.report.analysis import baselines_of, best_of, change_in_training, estimates_of, pairs_of
+from amco_jax.report.studies import LAST_EPISODES, Study
+from amco_jax.report.tables import bracket, estimate_text
+from amco_jax.stats import Interval
+from amco_jax.stats.summaries import Pairs
+
+_QUESTIONS = {
+    "sweep": "which method is best, and where?",
+    "compare": "how do the methods compare at the end of training?",
+    "train": "what has the method learned?",
+    "evaluate": "how good are the trained agents in unseen episodes?",
+    "tune": "which settings are best?",
+}
+_MOST_NAMES = 3
+"""How many methods a sentence names before it only counts the rest"""
+
+
+def question_of(study: Study) -> str:
+    """The question that a study of this kind asks, without a capital letter at the start."""
+    return _QUESTIONS[study.kind]
+
+
+def answer_of(study: Study, estimated: pd.DataFrame, baselines: Sequence[str] = ()) -> str:
+    """The paragraph that answers the question of a study.
+
+    Differences between methods are paired, on the episodes that both have, and come with 95 % intervals. If
+    an interval contains 0, the methods are called not clearly different.
+
+    Args:
+      estimated: `analysis.means` of the study.
+      baselines: as in `analysis.baselines_of`.
+    """
+    sentences = _ANSWERS[study.kind](study, estimated, baselines_of(study, baselines))
+    return " ".join([*sentences, *_agreement(study, estimated)])
+
+
+def winners_of(study: Study, column: Column, estimated: pd.DataFrame) -> dict[Any, list[str]]:
+    """The best methods by a metric under each condition; an empty list where all methods are alike."""
+    found = estimates_of(estimated, column)
+    return {
+        condition: best_of(column, {m: row["estimate"] for m, row in found.get(condition, {}).items()})
+        for condition in study.conditions
+    }
+
+
+def example_of(study: Study) -> Any:
+    """The condition whose numbers the answer quotes, which is the middle one."""
+    return study.conditions[(len(study.conditions) - 1) // 2]
+
+
+def _of_sweep(study: Study, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
+    column, condition = study.first, example_of(study)
+    winners = winners_of(study, column, estimated)
+    sentences = [f"{_at(study, condition)}, {_best(study, condition, estimated, baselines[0])}."]
+    if len(winners) > 1:
+        runs = [
+            (names, [c for c, _ in run]) for names, run in itertools.groupby(winners.items(), lambda x: x[1])
+        ]
+        if len(runs) == 1 and runs[0][0]:
+            sentences.append(f"The same is best at all {len(winners)} values.")
+        elif any(names for names, _ in runs):
+            where = [f"{_named(names) or 'none'} {_range(places)}" for names, places in runs]
+            sentences.append(f"Best over the sweep: {'; '.join(where)}.")
+    return sentences
+
+
+def _of_method(
+    method: str, where: str, study: Study, estimated: pd.DataFrame, baselines: Sequence[str]
+) -> list[str]:
+    """Sentences that compare one method with the baselines and the best methods under each condition."""
+    column, sentences = study.first, []
+    winners = winners_of(study, column, estimated)
+    for condition, rows in estimates_of(estimated, column).items():
+        if method not in rows:
+            continue
+        others = [m for m in dict.fromkeys([*baselines, *winners[condition]]) if m in rows and m != method]
+        contrasts = [_contrast(study, column, condition, method, other) for other in others]
+        at = f"{_at(study, condition)}, the" if study.axis_label else "The"
+        text = f"{at} {column.label} with {method} is {_value(column, rows[method])} {where}"
+        sentences.append(f"{text}: {_joined(contrasts)}." if contrasts else f"{text}.")
+    return sentences
+
+
+def _of_comparison(study: Study, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
+    where = f"in the last {study.manifest['last']} of {study.manifest['episodes']} episodes of training"
+    return _of_method(study.methods[0], where, study, estimated, baselines)
+
+
+def _of_evaluation(study: Study, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
+    return _of_method(study.methods[0], "in unseen episodes", study, estimated, baselines)
+
+
+def _of_training(study: Study, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
+    column, episodes = study.first, study.manifest["episodes"]
+    (rows,) = estimates_of(estimated, column).values()
+    ((method, row),) = rows.items()
+    where = f"over the last {min(LAST_EPISODES, episodes)} of {episodes} episodes of training"
+    sentences = [f"The {column.label} with {method} is {_value(column, row)} {where}."]
+    if study.curves is not None and (fifth := episodes // 5):
+        change = change_in_training(study.curves, column, slice(0, fifth), slice(episodes - fifth, episodes))
+        how = _change(change) or "not clearly different from what it is"
+        than = " than" if _change(change) else ""
+        sentences.append(f"In the last fifth of the training it is {how}{than} in the first fifth.")
+    return sentences
+
+
+def _of_tuning(study: Study, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
+    column, condition, reference = study.first, study.conditions[0], study.manifest["reference"]
+    rows = {m: row for m, row in estimates_of(estimated, column)[condition].items() if m != reference}
+    order = _ranked(column, rows)
+    best, others = order[0], order[1:]
+    contrast = _contrast(study, column, condition, best, reference)
+    sentences = [
+        f"Of {len(rows)} combinations of settings, {best} has the {_extreme(column)} {column.label}, "
+        f"{_value(column, rows[best])}: {contrast}, the reference."
+    ]
+    if others:
+        unclear = [m for m in others if not _change(_paired(study, column, condition, m, best)[0])]
+        which = f"{len(unclear)} of the {len(others)} others are not"
+        if len(unclear) in (0, len(others)):
+            which = f"{'None' if unclear else 'Each'} of the {len(others)} others is"
+        sentences.append(f"{which} clearly different from it.")
+    return sentences
+
+
+_ANSWERS: dict[str, Callable[[Study, pd.DataFrame, Sequence[str]], list[str]]] = {
+    "sweep": _of_sweep,
+    "compare": _of_comparison,
+    "train": _of_training,
+    "evaluate": _of_evaluation,
+    "tune": _of_tuning,
+}
+
+
+def _best(study: Study, condition: Any, estimated: pd.DataFrame, baseline: str) -> str:
+    """A clause that names the best methods and compares them with the next best and with a baseline."""
+    column = study.first
+    rows = estimates_of(estimated, column).get(condition, {})
+    best = best_of(column, {m: row["estimate"] for m, row in rows.items()})
+    if not best:
+        return f"no method has a better {column.label} than another"
+    text = f"the {column.label} is {_extreme(column)} with {_named(best)}, {_value(column, rows[best[0]])}"
+    others = {m: "the next best" for m in _ranked(column, rows) if m not in best}
+    asked = dict(itertools.islice(others.items(), 1))
+    if baseline in others and baseline not in asked:
+        asked[baseline] = "the baseline"
+    contrasts = [f"{_contrast(study, column, condition, best[0], m)}, {what}" for m, what in asked.items()]
+    return f"{text}: {_joined(contrasts, ', and ')}"
+
+
+def _agreement(study: Study, estimated: pd.DataFrame) -> list[str]:
+    """Sentences that say whether the other metrics of the tables agree with the first on the best method."""
+    first = winners_of(study, study.first, estimated)
+    agreeing, sentences = [], []
+    for column in shown_in(study.columns, Shown.TABLES):
+        others = winners_of(study, column, estimated)
+        judged = [c for c in study.conditions if first[c] and others[c]]
+        if column == study.first or not judged:
+            continue
+        different = [c for c in judged if not {*first[c]} & {*others[c]}]
+        if different:
+            named = [
+                f"{_named(others[c])} {_range([c]) if len(study.conditions) > 1 else ''}".rstrip()
+                for c in different[:_MOST_NAMES]
+            ]
+            more = f" (and others at {len(different) - _MOST_NAMES} more)" * (len(different) > _MOST_NAMES)
+            sentences.append(f"By {column.label}, another method is best: {'; '.join(named)}{more}.")
+        else:
+            agreeing.append(column.label)
+    if agreeing:
+        labels = [study.first.label, *agreeing]
+        sentences.insert(0, f"{_joined(labels)[0].upper()}{_joined(labels)[1:]} agree on the best method.")
+    return sentences
+
+
+def _paired(
+    study: Study, column: Column, condition: Any, method: str, other: str
+) -> tuple[Interval, Interval] | tuple[None, None]:
+    """The mean / the other's mean - 1 and the mean - the other's mean; None without common episodes."""
+    pairs = pairs_of(study, method, other, [condition])
+    if not pairs:
+        return None, None
+    paired = Pairs.of(column, [pairs[condition]], column.weightings[0])
+    value, low, high = (float(bound[0]) for bound in paired.reduction())
+    difference = Interval(*(np.asarray(bound[0]) for bound in paired.difference()))
+    return Interval(np.asarray(-value), np.asarray(-high), np.asarray(-low)), difference
+
+
+def _contrast(study: Study, column: Column, condition: Any, method: str, other: str) -> str:
+    """A phrase that compares one method with another; it follows the value of the first and a colon."""
+    relative, absolute = _paired(study, column, condition, method, other)
+    if relative is None or absolute is None:
+        return f"no episodes in common with {other}"
+    if math.isnan(relative.estimate):  # the other's mean is 0
+        if clearly := _sign(absolute):
+            return f"{_sized(absolute, 1, 4)} {column.unit} {clearly} than with {other}".replace("  ", " ")
+        return f"not clearly different from that with {other}"
+    if change := _change(relative):
+        return f"{change} than with {other}"
+    if relative.low == relative.high == 0:
+        return f"the same as with {other}"
+    value, low, high = (100 * float(bound) for bound in relative)
+    return f"not clearly different from that with {other} ({_in_percent(bracket(value, low, high, 1))})"
+
+
+def _change(relative: Interval | None) -> str:
+    """A relative change in words, such as `2.5 % [2.4, 2.6] lower`; empty if its interval contains 0."""
+    if relative is None or not (how := _sign(relative)):
+        return ""
+    return f"{_in_percent(_sized(relative, 100, 1))} {how}"
+
+
+def _sign(change: Interval) -> str:
+    value, low, high = map(float, change)
+    if math.isnan(value) or value == 0 or low <= 0 <= high:
+        return ""
+    return "lower" if value < 0 else "higher"
+
+
+def _sized(change: Interval, scale: float, digits: int) -> str:
+    """The size of a change and its bounds without their signs."""
+    value, low, high = (scale * float(bound) for bound in change)
+    return bracket(-value, -high, -low, digits) if value < 0 else bracket(value, low, high, digits)
+
+
+def _in_percent(text: str) -> str:
+    number, _, bounds = text.partition(" ")
+    return f"{number} % {bounds}".rstrip()
+
+
+def _value(column: Column, row: dict[str, Any]) -> str:
+    return f"{estimate_text(row)} {column.unit}".rstrip()
+
+
+def _ranked(column: Column, rows: dict[str, dict[str, Any]]) -> list[str]:
+    """The methods that have an estimate, the best first, or the lowest if no direction is better."""
+    some = {m: row["estimate"] for m, row in rows.items() if not math.isnan(row["estimate"])}
+    return sorted(some, key=lambda method: some[method], reverse=column.better == "higher")
+
+
+def _extreme(column: Column) -> str:
+    return "highest" if column.better == "higher" else "lowest"
+
+
+def _at(study: Study, condition: Any) -> str:
+    if study.kind == "compare":
+        return f"With {condition} physics"
+    if not study.axis_label:
+        return "Overall"
+    label, unit = re.fullmatch(r"(.*?)(?: \[(.*)\])?", study.axis_label, re.DOTALL).groups("")  # pyright: ignore[reportOptionalMemberAccess]
+    return f"At {label} {condition} {unit}".rstrip()
+
+
+def _range(conditions: Sequence[Any]) -> str:
+    first, last = conditions[0], conditions[-1]
+    return f"at {first}" if len(conditions) == 1 else f"from {first} to {last}"
+
+
+def _named(methods: Sequence[str]) -> str:
+    """The names of the first few methods and the number of the others."""
+    more = len(methods) - _MOST_NAMES
+    if more > 1:
+        return f"{', '.join(methods[:_MOST_NAMES])} and {more} others"
+    return _joined(methods)
+
+
+def _joined(parts: Iterable[str], last: str = " and ") -> str:
+    *some, end = [*parts] or [""]
+    return f"{', '.join(some)}{last}{end}" if some else end

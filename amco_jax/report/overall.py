@@ -1,0 +1,202 @@
+"""Methods over many scenarios at once: the values of a sweep, or all runs that have the same methods."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from amco_jax.metrics import Column, Shown, shown_in
+from amco_jax.report.analysis import baselines_of, pairs_of
+from amco_jax.report.figures import profile_figure
+from amco_jax.report.studies import Study
+from amco_jax.report.tables import Cell, Table, bracket
+from amco_jax.stats import (
+    Interval,
+    aggregate_interval,
+    improvement,
+    interquartile_mean,
+    performance_profile,
+)
+from amco_jax.stats.aggregates import Aggregate
+from amco_jax.stats.summaries import Episodes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_KINDS = ("sweep", "evaluate")
+"""Studies in which all methods decide and none still learns, so that their conditions are scenarios"""
+_SEED = 0
+"""The seed of the bootstrap, fixed so that the same results always give the same tables"""
+_RESAMPLES = 1000
+_LEVELS = 61
+"""The number of points of a performance profile"""
+_STANDING_OUT = 5
+
+
+OVERALL_NOTE = (
+    "The cost of a method on a seed in a scenario is its metric relative to the reference's on the same seed "
+    "in the same scenario, so that less than 1 is better. The interquartile mean is that of the middle half "
+    "of all costs. 95 % intervals by the percentile bootstrap, which resamples seeds as wholes."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Overall:
+    """The costs of methods relative to a reference, over all scenarios of some studies.
+
+    The cost of a method on a seed in a scenario is its metric divided by the reference's on the same seed in
+    the same scenario, or the other way round where higher is better: less than 1 is better.
+    """
+
+    column: Column
+    """The metric"""
+    reference: str
+    """The first baseline of the studies"""
+    studies: tuple[str, ...]
+    """Their names"""
+    num_scenarios: int
+    methods: pd.DataFrame
+    """The methods except the reference, the best first, with columns method, n_seeds, iqm (the interquartile
+    mean of the costs) and p (the probability that the method is better than the reference on the same seed in
+    the same scenario), the latter two each with _low and _high (95 %)"""
+    profiles: pd.DataFrame
+    """The performance profiles, with columns method, level, share (of the seeds and scenarios whose cost is
+    at most the level), share_low and share_high (95 %)"""
+
+    @property
+    def title(self) -> str:
+        """The heading, which says what the aggregates are over."""
+        return f"Over all {self.num_scenarios} scenarios of {', '.join(self.studies)}"
+
+    @property
+    def answer(self) -> str:
+        """A sentence about the best method."""
+        best: dict[str, Any] = self.methods.iloc[0].to_dict()
+        iqm, p = (
+            bracket(*(best[f"{name}{end}"] for end in ("", "_low", "_high")), digits=3)
+            for name in ("iqm", "p")
+        )
+        return (
+            f"Relative to {self.reference}, the {self.column.label} is best with {best['method']}: its cost "
+            f"has an interquartile mean of {iqm}; it is better on the same seed with a probability of {p}."
+        )
+
+    @property
+    def caption(self) -> str:
+        """The caption of the figure."""
+        return (
+            "Performance profiles: the share of seeds and scenarios whose cost is at most a level, so that "
+            "higher is better. Bands: 95 % intervals."
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """The columns of `methods`, after studies, metric, reference and n_scenarios."""
+        names = {"studies": ", ".join(self.studies), "metric": self.column.name, "reference": self.reference}
+        labels = pd.DataFrame(names | {"n_scenarios": self.num_scenarios}, index=self.methods.index)
+        return pd.concat([labels, self.methods], axis=1)
+
+    def to_table(self) -> Table:
+        """A table with a row for each method."""
+        rows = [
+            [
+                Cell(r["method"]),
+                Cell(str(r["n_seeds"])),
+                *(Cell(bracket(r[n], r[f"{n}_low"], r[f"{n}_high"], 3), r[n]) for n in ("iqm", "p")),
+            ]
+            for r in self.methods.to_dict("records")
+        ]
+        columns = [
+            "method",
+            "seeds",
+            f"{self.column.label} relative to {self.reference}, interquartile mean",
+            f"probability of improvement over {self.reference}",
+        ]
+        return Table(columns, rows, texts=2)
+
+    def to_figure(self) -> Figure:
+        """The performance profiles, with those of the best methods standing out."""
+        among = list(self.methods["method"])[:_STANDING_OUT]
+        label = f"{self.column.label} relative to {self.reference}"
+        if self.column.better == "higher":
+            label = f"{self.reference}'s {self.column.label} relative to the method's"
+        return profile_figure(self.profiles, label, among)
+
+
+def overall_of(studies: Sequence[Study], baselines: Sequence[str] = ()) -> list[Overall]:
+    """Aggregates over the scenarios of all studies of one kind that have the same methods and physics.
+
+    Each metric of the tables that has a better direction is aggregated if there are at least two scenarios
+    and two methods, if intervals are over seeds, and if all ratios exist, which they do not if a rate is 0
+    for the reference.
+    """
+    groups: dict[Any, list[Study]] = {}
+    for study in studies:
+        if study.kind in _KINDS and study.cluster_name == "seeds":
+            key = study.kind, str(study.manifest["physics"]), frozenset(study.methods)
+            groups.setdefault(key, []).append(study)
+    found = []
+    for group in groups.values():
+        scenarios = sum(len(study.conditions) for study in group)
+        if scenarios > 1 and len(group[0].methods) > 1:
+            names = set.intersection(*({c.name for c in study.columns} for study in group))
+            reference = baselines_of(group[0], baselines)[0]
+            for column in shown_in(group[0].columns, Shown.TABLES):
+                if column.better and column.bounds[0] >= 0 and column.name in names:
+                    found.append(_overall(group, column, reference, scenarios))
+    return [overall for overall in found if overall is not None]
+
+
+def _overall(group: Sequence[Study], column: Column, reference: str, scenarios: int) -> Overall | None:
+    others = [method for method in group[0].methods if method != reference]
+    costs = {method: _costs(group, column, method, reference) for method in others}
+    costs = {method: cost for method, cost in costs.items() if cost.shape[1] == scenarios and len(cost)}
+    if not costs or not all(np.all(np.isfinite(cost)) for cost in costs.values()):
+        return None
+    rows, profiles = [], []
+    least, most = np.quantile(np.concatenate([cost.ravel() for cost in costs.values()]), (0.005, 0.995))
+    levels = np.linspace(min(least, 1.0), max(most, 1.0), _LEVELS)
+    # The reference's own costs are all 1, so each seed is compared with itself in the same scenario.
+    better = functools.partial(improvement, baseline=np.ones((1, scenarios)))
+    for method, cost in costs.items():
+        rows.append((method, len(cost), *_interval(interquartile_mean, cost), *_interval(better, cost)))
+        # A profile is the mean of the profiles of the seeds, which are faster to resample than the costs.
+        of_seeds = performance_profile(levels)(cost[:, None, :])
+        numbers = dict(
+            zip(("share", "share_low", "share_high"), _interval(_mean_of_seeds, of_seeds), strict=True)
+        )
+        profiles.append(pd.DataFrame({"method": method, "level": levels} | numbers))
+    names = ["method", "n_seeds", "iqm", "iqm_low", "iqm_high", "p", "p_low", "p_high"]
+    methods = pd.DataFrame(rows, columns=names).sort_values("iqm", kind="stable", ignore_index=True)
+    return Overall(
+        column, reference, tuple(study.name for study in group), scenarios, methods, pd.concat(profiles)
+    )
+
+
+def _costs(group: Sequence[Study], column: Column, method: str, reference: str) -> np.ndarray:
+    """The costs `[seeds, scenarios]` on the seeds that both methods have in every scenario."""
+    scenarios = []
+    for study in group:
+        for both in pairs_of(study, method, reference).values():
+            ours, theirs = (_means(each, column) for each in both)
+            scenarios.append(ours / theirs if column.better == "lower" else theirs / ours)
+    return pd.concat(scenarios, axis=1, join="inner").to_numpy(np.float64) if scenarios else np.empty((0, 0))
+
+
+def _means(episodes: Episodes, column: Column) -> pd.Series:
+    """The mean of each seed that has one, indexed by seed."""
+    numerator, denominator = episodes.sums([(column, column.weightings[0])])
+    return pd.Series((numerator / denominator)[:, 0], index=np.unique(episodes.cluster)).dropna()
+
+
+def _interval(aggregate: Aggregate, cost: np.ndarray) -> Interval:
+    """The aggregate with its interval; methods with equally many seeds share their resamples."""
+    return aggregate_interval(aggregate, cost, rng=np.random.default_rng(_SEED), resamples=_RESAMPLES)
+
+
+def _mean_of_seeds(profiles: np.ndarray) -> np.ndarray:
+    return np.mean(profiles, axis=-2)

@@ -1,0 +1,106 @@
+"""Metrics over the slots of an episode, from the device to the figures of a report."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.drawn_studies import MANIFEST
+from helpers.episodes import SMALL, run
+
+from amco_jax.agents.methods import get_method
+from amco_jax.env import UNIFIED
+from amco_jax.errors import InputError
+from amco_jax.metrics import METRICS, Metric, Reduction, choose, columns_in, columns_of, described
+from amco_jax.report.analysis import means, over_slots
+from amco_jax.report.pictures import all_figures
+from amco_jax.report.studies import Study, load_studies
+from amco_jax.stats import rate_interval, ratio_interval
+from amco_jax.study.run import run_study
+from amco_jax.study.simulate import simulate
+from amco_jax.study.sweep import Sweep
+
+NAMES = [name for name in METRICS if "over_slots" in name]
+TIGHT = SMALL.replace(deadline=0.3, num_slots=6)
+METHOD = get_method("local")
+
+
+def test_a_list_holds_what_the_decisions_of_each_slot_give(monkeypatch: pytest.MonkeyPatch):
+    assert len(NAMES) == 5
+    (batch,) = simulate([TIGHT], METHOD, UNIFIED, 0, 3, metrics=choose(NAMES))
+    for seed in range(3):
+        episode = run(method=METHOD, seed=seed, policy_seed=seed, scenario=TIGHT)
+        d, found = episode.decisions, {name: batch.metrics[name][seed] for name in NAMES}
+        assert all(values.shape == (TIGHT.num_slots,) for values in found.values())
+        np.testing.assert_array_equal(found["tasks_over_slots"], d.present.sum(axis=(1, 2)))
+        np.testing.assert_array_equal(found["miss_rate_over_slots"], (d.missed & d.present).sum(axis=(1, 2)))
+        makespans = np.where(d.present, d.makespan, 0).sum(axis=(1, 2))
+        np.testing.assert_allclose(found["makespan_over_slots_s"], makespans, rtol=1e-5)
+        served = np.float32(TIGHT.capacities) * np.float32(TIGHT.slot_duration)
+        load = episode.backlog + episode.slot_load
+        after = np.maximum(load - served, 0).mean(axis=1)
+        np.testing.assert_allclose(found["backlog_over_slots_gcycles"], after, rtol=1e-4, atol=1e-6)
+        busy = np.minimum(load / served, 1).mean(axis=1)
+        np.testing.assert_allclose(found["utilisation_over_slots"], busy, rtol=1e-5)
+        # The sums over slots are those of the episode.
+        assert found["tasks_over_slots"].sum() == batch.metrics["num_tasks"][seed]
+    # Segments of slots change nothing.
+    monkeypatch.setattr("amco_jax.study.simulate.segments_of", lambda slots, most: [(0, 3), (3, 3)])
+    (cut,) = simulate([TIGHT], METHOD, UNIFIED, 0, 3, metrics=choose(NAMES))
+    for name in NAMES:
+        np.testing.assert_array_equal(cut.metrics[name], batch.metrics[name])
+
+
+def test_estimates_of_a_slot_are_ratios_over_seeds():
+    tasks = np.array([[1, 2], [3, 0], [4, 4]])
+    sums = np.array([[1, 1], [0, 0], [2, 3]], np.float64)
+    rows = pd.DataFrame({
+        "condition": "", "method": "m", "seed": range(3), "num_tasks": tasks.sum(axis=1),
+        "makespan_mean_s": 1.0,
+    })  # fmt: skip
+    columns = tuple(c for c in columns_of(choose(NAMES)) if c.is_over_slots or c.name == "makespan_mean_s")
+    lists = dict.fromkeys(NAMES, sums) | {"tasks_over_slots": tasks}
+    study = Study("study", "evaluate", MANIFEST, "", columns, rows, None, lists)
+    by_name = {column.name: column for column in columns}
+    numbers = ["estimate", "ci_low", "ci_high"]
+
+    found = over_slots(study, by_name["makespan_over_slots_s"], "")
+    assert found["slot"].tolist() == [0, 1]
+    assert found["estimate"].tolist() == [3 / 8, 4 / 6]
+    expected = np.stack(ratio_interval(sums, np.where(tasks > 0, tasks, np.nan)), axis=1)
+    np.testing.assert_allclose(found[numbers], np.maximum(expected, 0))
+    found = over_slots(study, by_name["miss_rate_over_slots"], "")
+    expected = np.stack(rate_interval(sums, np.where(tasks > 0, tasks, np.nan)), axis=1)
+    np.testing.assert_allclose(found[numbers], expected)
+    found = over_slots(study, by_name["backlog_over_slots_gcycles"], "")
+    np.testing.assert_allclose(found["estimate"], sums.mean(axis=0))
+    assert "backlog_over_slots_gcycles" in all_figures(study, means(study))
+
+
+def test_a_sweep_over_the_number_of_slots_has_lists_of_each_length(tmp_path: Path):
+    result = run_study(Sweep("num_slots", values=[2, 3], methods=["local"], seeds=2, scenario=SMALL, metrics=["utilisation_over_slots"]), tmp_path / "run")  # fmt: skip
+    (study,) = load_studies([tmp_path / "run"])
+    (column,) = (c for c in study.columns if c.name == "utilisation_over_slots")
+    assert columns_in({"metrics": described([column])}) == (column,)
+    for value in (2, 3):
+        rows = result.rows.query("value == @value")
+        found = over_slots(study, column, value)
+        assert found["slot"].tolist() == list(range(value))
+        expected = np.stack([*rows["utilisation_over_slots"]]).astype(np.float64).mean(axis=0)
+        np.testing.assert_allclose(found["estimate"], expected)
+        servers = rows[[f"utilisation_{i}" for i in range(3)]].to_numpy(np.float64)
+        assert found["estimate"].to_numpy(np.float64).mean() == pytest.approx(servers.mean(), rel=1e-5)
+
+
+def test_a_metric_over_slots_has_one_number_for_each_and_is_over_its_like():
+    plain = {"name": "x", "label": "x", "of_slot": lambda slot: slot.busy}
+    with pytest.raises(InputError, match="x is over slots and servers"):
+        Metric(**plain, per_server=True, reduction=Reduction.OVER_SLOTS)
+    with pytest.raises(InputError, match="x is over num_tasks; legal: a metric that is over slots too"):
+        Metric(
+            name="x", label="x", bounds=(0, math.inf), of_task=lambda task: task.missed,
+            reduction=Reduction.OVER_SLOTS, over=METRICS["num_tasks"],
+        )  # fmt: skip

@@ -1,0 +1,189 @@
+"""The answer that a report begins with: its words against numbers by hand, tables, figures, caveats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from helpers.drawn_studies import MANIFEST, study_of
+
+from amco_jax.metrics import METRICS, Column, Shown
+from amco_jax.report.analysis import best_of, comparisons, means
+from amco_jax.report.answers import answer_of
+from amco_jax.report.page import make_report, write_report
+from amco_jax.report.pictures import leading_figures
+from amco_jax.report.studies import Study
+from amco_jax.report.tables import overview_tables
+from amco_jax.report.warnings import Caveat, Kind, by_kind
+
+MAKESPAN = METRICS["makespan_mean_s"]
+RISING = [0.2, 0.4, 0.6, 0.8]  # of mean 0.5
+HALVED, HIGHER = [x / 2 for x in RISING], [1.1 * x for x in RISING]
+
+
+def swept(**manifest: Any) -> Study:
+    makespans = {
+        (0.5, "a"): HALVED, (0.5, "local"): RISING, (0.5, "randcoedge"): HIGHER,
+        (1.0, "a"): RISING, (1.0, "local"): RISING, (1.0, "randcoedge"): HALVED,
+    }  # fmt: skip
+    return study_of(makespans, misses={(0.5, "a"): 0.2, (0.5, "local"): 0.1}, **manifest)
+
+
+def test_the_answer_of_a_sweep_says_who_is_best_where_and_by_how_much():
+    study = swept()
+    text = answer_of(study, means(study))
+    assert text.startswith("At deadline 0.5 s, the mean makespan per task is lowest with a, 0.2500")
+    # Ratios are the same for every seed, so that intervals have no width: 1 - 1/2, and 1 - 1/2.2.
+    assert ": 50.0 % [50.0, 50.0] lower than with local, the next best, and 54.5 % [54.5, 54.5]" in text
+    assert "lower than with randcoedge, the baseline." in text
+    assert "Best over the sweep: a at 0.5; randcoedge at 1.0." in text
+    assert "By miss rate per task, another method is best: randcoedge at 0.5." in text
+
+
+def test_one_winner_at_all_values_is_named_once():
+    makespans = {(v, m): x for v in (1, 2, 3) for m, x in (("a", HALVED), ("b", RISING))}
+    study = study_of(makespans, label="tasks")
+    text = answer_of(study, means(study))
+    assert text.startswith("At tasks 2, the mean makespan per task is lowest with a")
+    assert "The same is best at all 3 values." in text
+    assert "agree" not in text  # nothing is ever missed, so the miss rate names none
+
+
+def test_intervals_that_hold_zero_and_equal_methods_are_no_differences():
+    noise = [0.21, 0.38, 0.62, 0.79]
+    study = study_of({("", "mine"): RISING, ("", "local"): noise, ("", "same"): RISING}, "evaluate", label="")
+    text = answer_of(study, means(study), ["local", "same"])
+    assert text.startswith("The mean makespan per task with mine is 0.5000")
+    assert "in unseen episodes: not clearly different from that with local (0.0 % [" in text
+    assert "and the same as with same." in text
+
+
+def test_the_answer_of_a_comparison_is_of_its_first_method():
+    makespans = {
+        (physics, method): values
+        for physics, mine in (("published", HALVED), ("unified", HIGHER))
+        for method, values in (("amcoedge", mine), ("randcoedge", RISING))
+    }
+    study = study_of(makespans, "compare", label="physics")
+    text = answer_of(study, means(study))
+    assert "With published physics, the mean makespan per task with amcoedge is 0.2500" in text
+    assert "in the last 5 of 10 episodes of training: 50.0 % [50.0, 50.0] lower than with randcoedge." in text
+    assert "10.0 % [10.0, 10.0] higher than with randcoedge." in text
+
+
+def test_the_answer_of_a_tuning_counts_settings_that_are_as_good():
+    makespans = {
+        ("", "optimal"): HALVED,
+        ("", "discount=0"): RISING,
+        ("", "discount=0.5"): [0.81, 0.61, 0.39, 0.2],
+        ("", "discount=0.9"): HIGHER,
+    }
+    study = study_of(makespans, "tune", label="", method="amcoedge", reference="optimal")
+    text = answer_of(study, means(study))
+    assert text.startswith("Of 3 combinations of settings, discount=0 has the lowest mean makespan per task")
+    assert "100.0 % [100.0, 100.0] higher than with optimal, the reference." in text
+    assert "1 of the 2 others are not clearly different from it." in text
+
+
+def test_the_answer_of_a_training_compares_its_ends():
+    curves = pd.DataFrame(
+        [("unified", "m", s, e, 10, (2.0 if e < 2 else 1.5) * (1 + s)) for s in range(4) for e in range(10)],
+        columns=["condition", "method", "seed", "episode", "num_tasks", "makespan_mean_s"],
+    )
+    study = Study("study", "train", MANIFEST, "", (MAKESPAN,), curves, curves)
+    text = answer_of(study, means(study))
+    assert "over the last 10 of 10 episodes of training." in text
+    assert "it is 25.0 % [25.0, 25.0] lower than in the first fifth." in text
+
+
+def test_the_best_are_those_that_tables_cannot_tell_apart():
+    estimates = {"a": 0.12341, "b": 0.12342, "c": 0.2, "d": np.nan}
+    assert best_of(MAKESPAN, estimates) == ["a", "b"]
+    higher = Column(name="gain", label="gain", better="higher")
+    assert best_of(higher, estimates) == ["c"]
+    assert best_of(MAKESPAN, {"a": 0.1, "b": 0.1}) == []
+    assert best_of(Column(name="size", label="size"), estimates) == []
+
+
+def test_an_overview_has_a_column_for_each_of_at_most_ten_conditions():
+    study = study_of({(v, m): RISING if m == "b" else HALVED for v in range(1, 26) for m in "ab"})
+    tables = overview_tables(study, means(study))
+    assert list(tables) == ["mean makespan per task [s]", "miss rate per task"]
+    table = tables["mean makespan per task [s]"]
+    assert len(table.columns) == 11
+    assert (table.columns[1], table.columns[-1]) == ("deadline [s] 1", "25")
+    assert [row[0].text for row in table.rows] == ["a", "b"]
+    assert all(cell.best for cell in table.rows[0][1:])
+    assert not any(cell.best for cell in table.rows[1])
+    one = study_of({("", "a"): RISING, ("", "b"): HALVED}, "evaluate", label="")
+    (single,) = overview_tables(one, means(one)).values()
+    assert [row[2].best for row in single.rows] == [False, True]
+    assert "| b | 4 | **0.2500** ± " in single.to_markdown()
+
+
+def test_few_methods_stand_out_of_many():
+    methods = [f"m{k}" for k in range(8)] + ["randcoedge"]
+    study = study_of({(v, m): [x * (k + 1) for x in RISING] for v in (1, 2) for k, m in enumerate(methods)})
+    found = leading_figures(study, means(study), comparisons([study]))
+    assert list(found) == ["leading", "leading-gain"]
+    (axes,) = found["leading"][0].axes
+    labels = [text.get_text() for text in found["leading"][0].legends[0].get_texts()]
+    assert labels == ["others", "m0", "m1", "m2", "m3", "randcoedge"]
+    assert len([line for line in axes.lines if line.get_color() == "#BBBBBB"]) == 4
+    (gains,) = found["leading-gain"][0].axes
+    best = next(line for line in gains.lines if line.get_label() == "m0")
+    np.testing.assert_allclose(np.asarray(best.get_ydata()), 100 * (1 - 1 / 9))
+
+
+def test_caveats_are_grouped_by_kind_and_keep_the_order_of_kinds():
+    caveats = [Caveat(Kind.CHANCE, "x"), Caveat(Kind.SEEDS, "y", ("a", "b")), Caveat(Kind.CHANCE, "z")]
+    grouped = by_kind(caveats)
+    assert list(grouped) == [Kind.SEEDS, Kind.CHANCE]
+    assert [str(c) for c in grouped[Kind.SEEDS]] == ["a, b: y"]
+    assert [c.text for c in grouped[Kind.CHANCE]] == ["x", "z"]
+
+
+def test_every_format_begins_with_the_answer(tmp_path: Path):
+    study = swept(param="deadline")
+    report = make_report([study])
+    write_report(report, tmp_path, ["html", "md", "latex", "csv"])
+    page, markdown = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    answer = report.answer(0)
+    assert answer in markdown
+    assert answer.replace("%", r"\%") in (tmp_path / "study-answer.tex").read_text().replace(r"$\pm$", "±")
+    assert (tmp_path / "study-overview.tex").exists()
+    assert (tmp_path / "study-leading.pdf").exists()
+    assert page.index('class="answer"') < page.index('class="caveats"') < page.index('class="full"')
+    assert markdown.index(answer) < markdown.index("Before you believe") < markdown.index("study in full")
+    (overall,) = report.overall
+    for text in (page, markdown):
+        assert "Over all 2 scenarios of study" in text
+        assert overall.answer in text
+    assert (tmp_path / "overall.tex").exists()
+    assert (tmp_path / "overall.pdf").exists()
+    table = pd.read_csv(tmp_path / "overall.csv")
+    np.testing.assert_allclose(table["iqm"], overall.methods["iqm"])
+    of_kind = by_kind(report.warnings)
+    for heading, caveats in of_kind.items():
+        assert f"<summary>{heading} ({len(caveats)})</summary>" in page
+        assert f"- **{heading} ({len(caveats)})**" in markdown
+
+
+def test_a_study_of_one_method_beside_others_changes_nothing():
+    alone = study_of({("", "a"): RISING}, "evaluate", label="", method="a", trained={"episodes": 5})
+    report = make_report([swept(), alone])
+    pd.testing.assert_frame_equal(report.compared, comparisons([swept()]))
+    assert report.answer(1).startswith("The mean makespan per task with a is 0.5000")
+    assert list(report.leading_figures(0)) == ["leading", "leading-gain"]
+
+
+def test_metrics_of_tables_take_part_whatever_they_are():
+    own = Column(name="gain", label="gain", better="higher", shown=Shown.TABLES)
+    study = swept()
+    results = study.results.assign(gain=np.where(study.results["method"] == "local", 2.0, 1.0))
+    other = Study("study", "sweep", study.manifest, study.axis_label, (MAKESPAN, own), results)
+    text = answer_of(other, means(other))
+    assert "By gain, another method is best: local at 0.5; local at 1.0." in text
+    assert list(overview_tables(other, means(other))) == ["mean makespan per task [s]", "gain"]

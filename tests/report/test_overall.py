@@ -1,0 +1,89 @@
+"""Aggregates over the scenarios of a report: against rliable's statistics and numbers by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.drawn_studies import study_of
+
+from amco_jax.metrics import Column, Shown
+from amco_jax.report.overall import overall_of
+from amco_jax.report.studies import Study
+from amco_jax.stats import aggregate_interval, interquartile_mean
+
+
+def drawn() -> dict[tuple[float, str], list[float]]:
+    rng = np.random.default_rng(5)
+    scale = {"randcoedge": 1.0, "good": 0.5, "bad": 2.0}
+    return {(v, m): list(s * rng.uniform(0.9, 1.1, 8)) for v in (1, 2, 3) for m, s in scale.items()}
+
+
+def costs_of(makespans: dict[tuple[float, str], list[float]], method: str) -> np.ndarray:
+    """`[seeds, values]`."""
+    return np.stack([np.divide(makespans[v, method], makespans[v, "randcoedge"]) for v in (1, 2, 3)], axis=1)
+
+
+def test_costs_are_ratios_on_the_same_seed_and_aggregates_those_of_the_statistics():
+    makespans = drawn()
+    (overall,) = overall_of([study_of(makespans)])  # the miss rate is 0, and has no ratios
+    assert (overall.reference, overall.num_scenarios, overall.studies) == ("randcoedge", 3, ("study",))
+    assert list(overall.methods["method"]) == ["good", "bad"]
+    for row in overall.methods.to_dict("records"):
+        cost = costs_of(makespans, row["method"])
+        rng = np.random.default_rng(0)
+        expected = aggregate_interval(interquartile_mean, cost, rng=rng, resamples=1000)
+        found = [row[name] for name in ("iqm", "iqm_low", "iqm_high")]
+        np.testing.assert_allclose(found, [float(bound) for bound in expected])
+        assert row["p"] == np.mean(cost < 1)
+        profile = overall.profiles.loc[overall.profiles["method"] == row["method"]]
+        for level, share in zip(profile["level"], profile["share"], strict=True):
+            assert share == pytest.approx(float(np.mean(cost <= level)))
+        assert (profile["share_low"] <= profile["share"]).all()
+        assert (profile["share"] <= profile["share_high"]).all()
+
+
+def test_seeds_that_one_scenario_lacks_count_in_none():
+    makespans = drawn()
+    makespans[2, "good"] = makespans[2, "good"][:5]
+    (overall,) = overall_of([study_of(makespans)])
+    row = overall.methods.set_index("method").loc["good"]
+    assert row["n_seeds"] == 5
+    kept = {key: values[:5] for key, values in makespans.items()}
+    assert row["iqm"] == pytest.approx(float(interquartile_mean(costs_of(kept, "good"))))
+    assert overall.methods.set_index("method").loc["bad", "n_seeds"] == 8
+
+
+def test_runs_with_the_same_methods_are_one_and_others_apart():
+    makespans = drawn()
+    first, second = (dataclasses.replace(study_of(makespans), name=name) for name in ("a", "b"))
+    other = study_of({key: x for key, x in makespans.items() if key[1] != "bad"})
+    published = study_of(makespans, physics="published")
+    found = overall_of([first, second, other, published])
+    assert [(o.studies, o.num_scenarios) for o in found] == [
+        (("a", "b"), 6),
+        (("study",), 3),
+        (("study",), 3),
+    ]
+    alone = found[2].methods.set_index("method")["iqm"]
+    both = found[0].methods.set_index("method")["iqm"]
+    np.testing.assert_allclose(np.asarray(alone), np.asarray(both))  # the same scenarios twice
+
+
+def test_costs_turn_round_where_higher_is_better():
+    rows = [(v, m, s, 10, g) for v in (1, 2) for m, g in (("a", 4.0), ("local", 2.0)) for s in range(3)]
+    results = pd.DataFrame(rows, columns=["condition", "method", "seed", "num_tasks", "gain"])
+    gain = Column(name="gain", label="gain", better="higher", bounds=(0, 9), shown=Shown.EVERYWHERE)
+    (overall,) = overall_of([Study("s", "sweep", {"physics": "unified"}, "x", (gain,), results)], ["local"])
+    assert overall.methods[["iqm", "p"]].to_numpy().tolist() == [[0.5, 1.0]]
+
+
+def test_there_are_none_of_one_scenario_of_stretches_or_of_trainings():
+    makespans = drawn()
+    assert overall_of([study_of({key: x for key, x in makespans.items() if key[0] == 1})]) == []
+    assert overall_of([study_of(makespans, "compare", label="physics")]) == []
+    study = study_of(makespans)
+    stretches = study.results.assign(stretch=study.results["seed"] % 4)
+    assert overall_of([dataclasses.replace(study, results=stretches)]) == []
