@@ -81,7 +81,17 @@ def test_estimates_of_a_slot_are_ratios_over_seeds():
 
 
 def test_a_sweep_over_the_number_of_slots_has_lists_of_each_length(tmp_path: Path):
-    result = run_study(Sweep("num_slots", values=[2, 3], methods=["local"], seeds=2, scenario=SMALL, metrics=["utilisation_over_slots"]), tmp_path / "run")  # fmt: skip
+    result = run_study(
+        Sweep(
+            "num_slots",
+            values=[2, 3],
+            methods=["local"],
+            seeds=2,
+            scenario=SMALL,
+            metrics=["utilisation_over_slots"],
+        ),
+        tmp_path / "run",
+    )
     (study,) = load_studies([tmp_path / "run"])
     (column,) = (c for c in study.columns if c.name == "utilisation_over_slots")
     assert columns_in({"metrics": described([column])}) == (column,)
