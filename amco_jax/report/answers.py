@@ -13,6 +13,7 @@ import pandas as pd
 
 from amco_jax.metrics import Column, Shown, shown_in
 from amco_jax.report.analysis import baselines_of, best_of, change_in_training, estimates_of, pairs_of
+from amco_jax.report.rankings import reversal_of
 from amco_jax.report.studies import LAST_EPISODES, Study
 from amco_jax.report.tables import bracket, estimate_text
 from amco_jax.stats import Interval
@@ -45,7 +46,7 @@ def answer_of(study: Study, estimated: pd.DataFrame, baselines: Sequence[str] = 
       baselines: as in `analysis.baselines_of`.
     """
     sentences = _ANSWERS[study.kind](study, estimated, baselines_of(study, baselines))
-    return " ".join([*sentences, *_agreement(study, estimated)])
+    return " ".join(filter(None, [*sentences, *_agreement(study, estimated), reversal_of(study)]))
 
 
 def winners_of(study: Study, column: Column, estimated: pd.DataFrame) -> dict[Any, list[str]]:

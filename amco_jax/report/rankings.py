@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ def rankings(study: Study) -> Table | None:
     Returns:
       A table with a row for each condition and method; None with fewer than two methods or measures.
     """
-    columns = [column for column in shown_in(study.columns, Shown.TABLES) if column.better is not None]
+    columns = ranked_by(study)
     if len(study.methods) < 2 or len(columns) < 2:
         return None
     ranks = {column: ranks_by(study, column) for column in columns}
@@ -39,6 +39,11 @@ def rankings(study: Study) -> Table | None:
     ]
     heads = [study.axis_label or "condition", "method", *(f"rank by {column.label}" for column in columns)]
     return Table(heads, rows, texts=2)
+
+
+def ranked_by(study: Study) -> list[Column]:
+    """The measures of the first table of which one direction is better."""
+    return [column for column in shown_in(study.columns, Shown.TABLES) if column.better is not None]
 
 
 def ranks_by(study: Study, column: Column) -> Ranks:
@@ -55,3 +60,54 @@ def ranks_by(study: Study, column: Column) -> Ranks:
             ranks[condition, theirs] += int(better[place])
             ranks[condition, ours] += int(worse[place])
     return ranks
+
+
+def reversal_of(study: Study) -> str:
+    """A sentence about the two methods that are farthest apart by one measure and reversed by another.
+
+    It is empty if no two measures rank methods in opposite orders.
+    """
+    ranks = {column: ranks_by(study, column) for column in ranked_by(study)}
+    widest = max(_reversals(study, ranks), key=lambda each: each[0], default=None)
+    if widest is None:
+        return ""
+    _, condition, one, other = widest
+    sides = _grouped({c: int(np.sign(of[condition, other] - of[condition, one])) for c, of in ranks.items()})
+    return (
+        f"Ranks depend on the measure{_at(study, condition)}: {one} is ahead of {other} {sides[1]}, and "
+        f"behind {sides[-1]}."
+    )
+
+
+def _reversals(
+    study: Study, ranks: Mapping[Column, Ranks]
+) -> Iterator[tuple[tuple[int, int], Any, str, str]]:
+    """Pairs of methods, the first ahead by one measure and behind by another, with the distance in ranks.
+
+    Yields:
+      The smaller of the two distances and their sum; the condition; the two methods.
+    """
+    for condition in study.conditions:
+        methods = [m for m in study.methods if (m, condition) in study.groups]
+        for one, other in itertools.combinations(methods, 2):
+            lead = [of[condition, other] - of[condition, one] for of in ranks.values()]
+            if min(lead) < 0 < max(lead):
+                apart = min(max(lead), -min(lead)), max(lead) - min(lead)
+                yield (apart, condition, one, other)
+
+
+def _grouped(found: Mapping[Column, Any]) -> dict[Any, str]:
+    """The labels of the measures with the same finding, in words."""
+    groups: dict[Any, list[str]] = {}
+    for column, said in found.items():
+        groups.setdefault(said, []).append(column.label)
+    return {said: f"by {_listed(labels)}" for said, labels in groups.items()}
+
+
+def _at(study: Study, condition: Any) -> str:
+    return f" at {study.axis_label} = {condition}" if study.axis_label else ""
+
+
+def _listed(words: Sequence[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last

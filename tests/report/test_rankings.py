@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.metrics import METRICS
-from amco_jax.report.rankings import rankings
+from amco_jax.report.rankings import rankings, reversal_of
 from amco_jax.report.studies import Study
 
 MEASURES = ("makespan_mean_s", "goodput_per_s", "response_mean_s")
@@ -57,6 +57,15 @@ def test_ranks_count_the_methods_that_are_better():
         "load", "method", "rank by mean makespan per task", "rank by goodput",
         "rank by mean response time of accepted tasks",
     ]  # fmt: skip
+
+
+def test_a_sentence_names_the_methods_that_measures_reverse():
+    means = {"a": (1, 5, 1), "b": (2, 4, 5), "c": (3, 3, 4), "d": (4, 2, 2)}
+    assert reversal_of(study(means, label="")) == (
+        "Ranks depend on the measure: b is ahead of d by mean makespan per task and goodput, and behind "
+        "by mean response time of accepted tasks."
+    )
+    assert reversal_of(study({"a": (1, 5, 1), "b": (2, 4, 5)})) == ""
 
 
 def test_one_method_has_no_ranks():
