@@ -26,6 +26,7 @@ _QUESTIONS = {
     "evaluate": "how good are the trained agents in unseen episodes?",
     "tune": "which settings are best?",
 }
+_NO_TASKS = "There are no tasks, and so nothing to compare."
 _MOST_NAMES = 3
 """How many methods a sentence names before it only counts the rest"""
 
@@ -45,6 +46,9 @@ def answer_of(study: Study, estimated: pd.DataFrame, baselines: Sequence[str] = 
       estimated: `analysis.means` of the study.
       baselines: as in `analysis.baselines_of`.
     """
+    rows = [row for of in estimates_of(estimated, study.first).values() for row in of.values()]
+    if all(math.isnan(row["estimate"]) for row in rows):
+        return _NO_TASKS
     sentences = _ANSWERS[study.kind](study, estimated, baselines_of(study, baselines))
     return " ".join(filter(None, [*sentences, *_agreement(study, estimated), reversal_of(study)]))
 
@@ -122,7 +126,8 @@ def _of_training(study: Study, estimated: pd.DataFrame, baselines: Sequence[str]
 def _of_tuning(study: Study, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
     column, condition, reference = study.first, study.conditions[0], study.manifest["reference"]
     rows = {m: row for m, row in estimates_of(estimated, column)[condition].items() if m != reference}
-    order = _ranked(column, rows)
+    if not (order := _ranked(column, rows)):
+        return [_NO_TASKS]
     best, others = order[0], order[1:]
     contrast = _contrast(study, column, condition, best, reference)
     sentences = [

@@ -166,7 +166,7 @@ def ranking_figure(rows: pd.DataFrame, column: Column, title: str = "") -> Figur
             point: dict[str, Any] = style | {"linestyle": "none"}
             axes.errorbar(mean, place, xerr=spread, **point)
         axes.set_yticks(np.arange(len(rows)), list(rows["method"]))
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(column.title(column.weightings[0]))
         axes.set_title(title, fontsize="medium")
     return figure

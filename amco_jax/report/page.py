@@ -128,12 +128,14 @@ def _write_html(report: Report, out: Path) -> Path:
     studies, anchors = [], FileNames()
     for number, study in enumerate(report.studies):
         tables = {name: Markup(table.to_html()) for name, table in report.tables(number).items()}
+        leading = report.leading_figures(number)
+        others = {name: each for name, each in report.figures(number).items() if name not in leading}
         studies.append(
             {
                 "name": study.name,
                 "question": report.question(number),
                 "answer": _unbroken(report.answer(number)),
-                "leading": _in_html(f"{study.name}/leading", report.leading_figures(number)),
+                "leading": _in_html(f"{study.name}/leading", leading),
                 "overview": {
                     title: Markup(table.to_html()) for title, table in report.overview(number).items()
                 },
@@ -143,7 +145,7 @@ def _write_html(report: Report, out: Path) -> Path:
                 "scenario": _scenario(study.manifest),
                 "means": tables["means"],
                 "comparisons": [table for name, table in tables.items() if name.startswith("comparisons")],
-                "figures": _in_html(study.name, report.figures(number)),
+                "figures": _in_html(study.name, others),
                 "provenance_line": _provenance(study.manifest),
                 "manifest": json.dumps(study.manifest, indent=2),
             }

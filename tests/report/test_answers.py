@@ -171,6 +171,20 @@ def test_every_format_begins_with_the_answer(tmp_path: Path):
         assert f"- **{heading} ({len(caveats)})**" in markdown
 
 
+def test_without_tasks_the_answer_says_so():
+    none = [np.nan] * 4
+    for kind in ("sweep", "compare", "evaluate", "tune"):
+        study = study_of({("", "optimal"): none, ("", "x=1"): none}, kind, label="", reference="optimal")
+        assert answer_of(study, means(study)) == "There are no tasks, and so nothing to compare."
+    tuned = study_of({("", "optimal"): RISING, ("", "x=1"): none}, "tune", label="", reference="optimal")
+    assert answer_of(tuned, means(tuned)).startswith("There are no tasks")
+
+
+def test_equal_methods_have_no_best():
+    study = study_of({(v, m): RISING for v in (1, 2) for m in ("a", "local")})
+    assert "no method has a better mean makespan per task than another" in answer_of(study, means(study))
+
+
 def test_a_study_of_one_method_beside_others_changes_nothing():
     alone = study_of({("", "a"): RISING}, "evaluate", label="", method="a", trained={"episodes": 5})
     report = make_report([swept(), alone])
