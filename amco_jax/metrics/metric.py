@@ -239,10 +239,11 @@ class Metric(Column):
                 raise InputError(
                     f"metrics: {self.name} is over {self.over.name}; legal: a metric that is {legal}"
                 )
-            if not self.is_sum and self.over.of_task is None:
+            quantiles = self.reduction is Reduction.QUANTILES
+            if quantiles and self.over.of_task is None:
                 raise InputError(f"metrics: {self.name} is over {self.over.name}; legal: a metric of tasks")
             object.__setattr__(self, "weight", self.over.name)
-            also = (dataclasses.replace(c, weight=self.weight) if not self.is_sum else c for c in self.also)
+            also = (dataclasses.replace(c, weight=self.weight) if quantiles else c for c in self.also)
             object.__setattr__(self, "also", tuple(also))
         object.__setattr__(self, "whole", self.whole or self.reduction is Reduction.RATE)
 
