@@ -12,7 +12,7 @@ import pandas as pd
 
 from amco_jax.errors import InputError
 from amco_jax.metrics import TASK, Column, Shown, shown_in
-from amco_jax.report.studies import Study
+from amco_jax.report.studies import SavedStudy
 from amco_jax.stats import (
     Interval,
     bootstrap_interval,
@@ -31,7 +31,7 @@ _SEED = 0
 """The seed of the bootstrap, fixed so that the same results always give the same tables"""
 
 
-def baselines_of(study: Study, asked: Sequence[str] = ()) -> list[str]:
+def baselines_of(study: SavedStudy, asked: Sequence[str] = ()) -> list[str]:
     """The methods that the others are compared with.
 
     These are the ones that the user asked for or, by default, the paper's baselines in any of their variants.
@@ -49,7 +49,7 @@ def baselines_of(study: Study, asked: Sequence[str] = ()) -> list[str]:
     return paper or study.methods[:1]
 
 
-def means(study: Study) -> pd.DataFrame:
+def means(study: SavedStudy) -> pd.DataFrame:
     """The means and percentiles of all metrics, with their intervals.
 
     Returns:
@@ -62,7 +62,7 @@ def means(study: Study) -> pd.DataFrame:
     return _in_order(study, found.assign(statistic=np.where(pooled, "percentile", "mean")))
 
 
-def medians(study: Study) -> pd.DataFrame:
+def medians(study: SavedStudy) -> pd.DataFrame:
     """The median and the interquartile mean of the first metric over clusters, with BCa bootstrap intervals.
 
     Returns:
@@ -85,7 +85,7 @@ def medians(study: Study) -> pd.DataFrame:
     return _in_order(study, pd.DataFrame(rows, columns=list(_ESTIMATES)))
 
 
-def comparisons(studies: Sequence[Study], baselines: Sequence[str] = ()) -> pd.DataFrame:
+def comparisons(studies: Sequence[SavedStudy], baselines: Sequence[str] = ()) -> pd.DataFrame:
     """Comparisons of every method with every baseline on common episodes.
 
     Returns:
@@ -119,7 +119,7 @@ def _pairs(frame: pd.DataFrame) -> pd.Series:
     return pd.Series(pairs, index=frame.index, dtype=object)
 
 
-def _compare(study: Study, baselines: Sequence[str]) -> pd.DataFrame:
+def _compare(study: SavedStudy, baselines: Sequence[str]) -> pd.DataFrame:
     rows = []
     columns = shown_in(study.columns, Shown.TABLES)
     for column, baseline, method in itertools.product(columns, baselines, study.methods):
@@ -144,7 +144,7 @@ def _compare(study: Study, baselines: Sequence[str]) -> pd.DataFrame:
 
 
 def pairs_of(
-    study: Study, method: str, baseline: str, conditions: Sequence[Any] | None = None
+    study: SavedStudy, method: str, baseline: str, conditions: Sequence[Any] | None = None
 ) -> dict[Any, tuple[Episodes, Episodes]]:
     """The episodes that two methods have in common, by condition; conditions without any are left out.
 
@@ -191,7 +191,7 @@ def change_in_training(rows: pd.DataFrame, column: Column, before: slice, after:
     return mean_interval(later / earlier - 1)
 
 
-def over_slots(study: Study, column: Column, condition: Any) -> pd.DataFrame:
+def over_slots(study: SavedStudy, column: Column, condition: Any) -> pd.DataFrame:
     """The values of a metric over slots for each method under one condition, with intervals over clusters.
 
     The intervals are pointwise: each of them holds for its own slot, but not all of them at once.
@@ -226,7 +226,7 @@ def estimates_of(estimated: pd.DataFrame, column: Column) -> dict[Any, dict[str,
     return found
 
 
-def _in_order(study: Study, frame: pd.DataFrame, columns: Sequence[str] = _ESTIMATES) -> pd.DataFrame:
+def _in_order(study: SavedStudy, frame: pd.DataFrame, columns: Sequence[str] = _ESTIMATES) -> pd.DataFrame:
     """The rows, sorted in the order of the study's conditions."""
     columns = [*columns, *(c for c in frame.columns if c not in columns)]
     place = pd.Index(study.conditions).get_indexer(pd.Index(frame["condition"]))

@@ -14,7 +14,7 @@ import pandas as pd
 from amco_jax.metrics import Column, Shown, shown_in
 from amco_jax.report.analysis import baselines_of, best_of, change_in_training, estimates_of, pairs_of
 from amco_jax.report.rankings import reversal_of
-from amco_jax.report.studies import LAST_EPISODES, Study
+from amco_jax.report.studies import LAST_EPISODES, SavedStudy
 from amco_jax.report.tables import bracket, estimate_text
 from amco_jax.stats import Interval
 from amco_jax.stats.summaries import Pairs
@@ -31,12 +31,12 @@ _MOST_NAMES = 3
 """How many methods a sentence names before it only counts the rest"""
 
 
-def question_of(study: Study) -> str:
+def question_of(study: SavedStudy) -> str:
     """The question that a study of this kind asks, without a capital letter at the start."""
     return _QUESTIONS[study.kind]
 
 
-def answer_of(study: Study, estimated: pd.DataFrame, baselines: Sequence[str] = ()) -> str:
+def answer_of(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[str] = ()) -> str:
     """The paragraph that answers the question of a study.
 
     Differences between methods are paired, on the episodes that both have, and come with 95 % intervals. If
@@ -53,7 +53,7 @@ def answer_of(study: Study, estimated: pd.DataFrame, baselines: Sequence[str] = 
     return " ".join(filter(None, [*sentences, *_agreement(study, estimated), reversal_of(study)]))
 
 
-def winners_of(study: Study, column: Column, estimated: pd.DataFrame) -> dict[Any, list[str]]:
+def winners_of(study: SavedStudy, column: Column, estimated: pd.DataFrame) -> dict[Any, list[str]]:
     """The best methods by a metric under each condition; an empty list where all methods are alike."""
     found = estimates_of(estimated, column)
     return {
@@ -62,13 +62,8 @@ def winners_of(study: Study, column: Column, estimated: pd.DataFrame) -> dict[An
     }
 
 
-def example_of(study: Study) -> Any:
-    """The condition whose numbers the answer quotes, which is the middle one."""
-    return study.conditions[(len(study.conditions) - 1) // 2]
-
-
-def _of_sweep(study: Study, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
-    column, condition = study.first, example_of(study)
+def _of_sweep(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
+    column, condition = study.first, study.example
     winners = winners_of(study, column, estimated)
     sentences = [f"{_at(study, condition)}, {_best(study, condition, estimated, baselines[0])}."]
     if len(winners) > 1:
@@ -84,7 +79,7 @@ def _of_sweep(study: Study, estimated: pd.DataFrame, baselines: Sequence[str]) -
 
 
 def _of_method(
-    method: str, where: str, study: Study, estimated: pd.DataFrame, baselines: Sequence[str]
+    method: str, where: str, study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[str]
 ) -> list[str]:
     """Sentences that compare one method with the baselines and the best methods under each condition."""
     column, sentences = study.first, []
@@ -100,16 +95,16 @@ def _of_method(
     return sentences
 
 
-def _of_comparison(study: Study, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
+def _of_comparison(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
     where = f"in the last {study.manifest['last']} of {study.manifest['episodes']} episodes of training"
     return _of_method(study.methods[0], where, study, estimated, baselines)
 
 
-def _of_evaluation(study: Study, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
+def _of_evaluation(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
     return _of_method(study.methods[0], "in unseen episodes", study, estimated, baselines)
 
 
-def _of_training(study: Study, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
+def _of_training(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
     column, episodes = study.first, study.manifest["episodes"]
     (rows,) = estimates_of(estimated, column).values()
     ((method, row),) = rows.items()
@@ -123,7 +118,7 @@ def _of_training(study: Study, estimated: pd.DataFrame, baselines: Sequence[str]
     return sentences
 
 
-def _of_tuning(study: Study, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
+def _of_tuning(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
     column, condition, reference = study.first, study.conditions[0], study.manifest["reference"]
     rows = {m: row for m, row in estimates_of(estimated, column)[condition].items() if m != reference}
     if not (order := _ranked(column, rows)):
@@ -143,7 +138,7 @@ def _of_tuning(study: Study, estimated: pd.DataFrame, baselines: Sequence[str]) 
     return sentences
 
 
-_ANSWERS: dict[str, Callable[[Study, pd.DataFrame, Sequence[str]], list[str]]] = {
+_ANSWERS: dict[str, Callable[[SavedStudy, pd.DataFrame, Sequence[str]], list[str]]] = {
     "sweep": _of_sweep,
     "compare": _of_comparison,
     "train": _of_training,
@@ -152,7 +147,7 @@ _ANSWERS: dict[str, Callable[[Study, pd.DataFrame, Sequence[str]], list[str]]] =
 }
 
 
-def _best(study: Study, condition: Any, estimated: pd.DataFrame, baseline: str) -> str:
+def _best(study: SavedStudy, condition: Any, estimated: pd.DataFrame, baseline: str) -> str:
     """A clause that names the best methods and compares them with the next best and with a baseline."""
     column = study.first
     rows = estimates_of(estimated, column).get(condition, {})
@@ -168,7 +163,7 @@ def _best(study: Study, condition: Any, estimated: pd.DataFrame, baseline: str) 
     return f"{text}: {_joined(contrasts, ', and ')}"
 
 
-def _agreement(study: Study, estimated: pd.DataFrame) -> list[str]:
+def _agreement(study: SavedStudy, estimated: pd.DataFrame) -> list[str]:
     """Sentences that say whether the other metrics of the tables agree with the first on the best method."""
     first = winners_of(study, study.first, estimated)
     agreeing, sentences = [], []
@@ -194,7 +189,7 @@ def _agreement(study: Study, estimated: pd.DataFrame) -> list[str]:
 
 
 def _paired(
-    study: Study, column: Column, condition: Any, method: str, other: str
+    study: SavedStudy, column: Column, condition: Any, method: str, other: str
 ) -> tuple[Interval, Interval] | tuple[None, None]:
     """The mean / the other's mean - 1 and the mean - the other's mean; None without common episodes."""
     pairs = pairs_of(study, method, other, [condition])
@@ -206,7 +201,7 @@ def _paired(
     return Interval(np.asarray(-value), np.asarray(-high), np.asarray(-low)), difference
 
 
-def _contrast(study: Study, column: Column, condition: Any, method: str, other: str) -> str:
+def _contrast(study: SavedStudy, column: Column, condition: Any, method: str, other: str) -> str:
     """A phrase that compares one method with another; it follows the value of the first and a colon."""
     relative, absolute = _paired(study, column, condition, method, other)
     if relative is None or absolute is None:
@@ -262,7 +257,7 @@ def _extreme(column: Column) -> str:
     return "highest" if column.better == "higher" else "lowest"
 
 
-def _at(study: Study, condition: Any) -> str:
+def _at(study: SavedStudy, condition: Any) -> str:
     if study.kind == "compare":
         return f"With {condition} physics"
     if not study.axis_label:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.metrics import MAKESPAN, MISS_RATE, TASK, Column
-from amco_jax.report.studies import Study
+from amco_jax.report.studies import SavedStudy
 from amco_jax.report.tables import Cell, Table, bracket
 from amco_jax.report.warnings import published_episodes, trainings_of
 
@@ -54,7 +54,7 @@ CLAIMS = (
 )  # fmt: skip
 
 
-def claims_table(studies: Sequence[Study], compared: pd.DataFrame) -> Table:
+def claims_table(studies: Sequence[SavedStudy], compared: pd.DataFrame) -> Table:
     """The table of claims, with a row for each claim, study, variant of AMCoEdge and condition.
 
     The row shows the decisive baseline, which is the one with the smallest lower bound or, if the claim
@@ -87,7 +87,7 @@ def claims_table(studies: Sequence[Study], compared: pd.DataFrame) -> Table:
     return Table(columns, rows, texts=len(columns))
 
 
-def _row(claim: Claim, study: Study, condition: Any, records: Sequence[dict[str, Any]]) -> list[Cell]:
+def _row(claim: Claim, study: SavedStudy, condition: Any, records: Sequence[dict[str, Any]]) -> list[Cell]:
     present = {r["baseline"].removesuffix("-stable") for r in records}
     short = [r for r in records if r["reduction_high"] < claim.share]
     if short:
@@ -106,7 +106,7 @@ def _row(claim: Claim, study: Study, condition: Any, records: Sequence[dict[str,
     return [Cell(claim.text), Cell(verdict), Cell(physics), measured, *map(Cell, others)]
 
 
-def _episodes(study: Study, methods: Sequence[str]) -> str:
+def _episodes(study: SavedStudy, methods: Sequence[str]) -> str:
     """The number of episodes, and the methods whose published runs had a different number."""
     trained, episodes = trainings_of(study)
     published = {m: published_episodes(m) for m in methods if m in trained}
@@ -114,7 +114,7 @@ def _episodes(study: Study, methods: Sequence[str]) -> str:
     return f"{episodes} (published: {', '.join(other)})" if other else str(episodes)
 
 
-def _misses(study: Study, condition: Any, method: str) -> float:
+def _misses(study: SavedStudy, condition: Any, method: str) -> float:
     episodes = study.groups[method, condition]
     missed, tasks = episodes.sums([(MISS_RATE, TASK)])
     return float(np.nansum(missed) / np.nansum(tasks))

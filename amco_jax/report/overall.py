@@ -13,7 +13,7 @@ import pandas as pd
 from amco_jax.metrics import Column, Shown, shown_in
 from amco_jax.report.analysis import baselines_of, pairs_of
 from amco_jax.report.figures import profile_figure
-from amco_jax.report.studies import Study
+from amco_jax.report.studies import SavedStudy
 from amco_jax.report.tables import Cell, Table, bracket
 from amco_jax.stats import (
     Interval,
@@ -127,14 +127,14 @@ class Overall:
         return profile_figure(self.profiles, label, among)
 
 
-def overall_of(studies: Sequence[Study], baselines: Sequence[str] = ()) -> list[Overall]:
+def overall_of(studies: Sequence[SavedStudy], baselines: Sequence[str] = ()) -> list[Overall]:
     """Aggregates over the scenarios of all studies of one kind that have the same methods and physics.
 
     Each metric of the tables that has a better direction is aggregated if there are at least two scenarios
     and two methods, if intervals are over seeds, and if all ratios exist, which they do not if a rate is 0
     for the reference.
     """
-    groups: dict[Any, list[Study]] = {}
+    groups: dict[Any, list[SavedStudy]] = {}
     for study in studies:
         if study.kind in _KINDS and study.cluster_name == "seeds":
             key = study.kind, str(study.manifest["physics"]), frozenset(study.methods)
@@ -151,7 +151,7 @@ def overall_of(studies: Sequence[Study], baselines: Sequence[str] = ()) -> list[
     return [overall for overall in found if overall is not None]
 
 
-def _overall(group: Sequence[Study], column: Column, reference: str, scenarios: int) -> Overall | None:
+def _overall(group: Sequence[SavedStudy], column: Column, reference: str, scenarios: int) -> Overall | None:
     others = [method for method in group[0].methods if method != reference]
     costs = {method: _costs(group, column, method, reference) for method in others}
     costs = {method: cost for method, cost in costs.items() if cost.shape[1] == scenarios and len(cost)}
@@ -177,7 +177,7 @@ def _overall(group: Sequence[Study], column: Column, reference: str, scenarios: 
     )
 
 
-def _costs(group: Sequence[Study], column: Column, method: str, reference: str) -> np.ndarray:
+def _costs(group: Sequence[SavedStudy], column: Column, method: str, reference: str) -> np.ndarray:
     """The costs `[seeds, scenarios]` on the seeds that both methods have in every scenario."""
     scenarios = []
     for study in group:

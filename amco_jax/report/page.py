@@ -23,7 +23,7 @@ from amco_jax.report.figures import save_pdf, svg
 from amco_jax.report.overall import OVERALL_NOTE, Overall, overall_of
 from amco_jax.report.pictures import Pictures, all_figures, leading_figures
 from amco_jax.report.rankings import rankings
-from amco_jax.report.studies import Study
+from amco_jax.report.studies import SavedStudy
 from amco_jax.report.tables import Table, comparison_table, latex_text, means_table, overview_tables
 from amco_jax.report.warnings import Caveat, by_kind, warnings_of
 from amco_jax.results.files import FileNames, replacing
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class Report:
     """Everything that a report shows, whatever the format in which it is written."""
 
-    studies: Sequence[Study]
+    studies: Sequence[SavedStudy]
     estimated: Sequence[pd.DataFrame]
     """`analysis.means` of each study"""
     compared: pd.DataFrame
@@ -88,7 +88,7 @@ class Report:
         return all_figures(self.studies[study], self.estimated[study])
 
 
-def make_report(studies: Sequence[Study], baselines: Sequence[str] = ()) -> Report:
+def make_report(studies: Sequence[SavedStudy], baselines: Sequence[str] = ()) -> Report:
     """Analyse some studies.
 
     Args:
@@ -282,7 +282,7 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _summary(study: Study) -> str:
+def _summary(study: SavedStudy) -> str:
     manifest, episodes = study.manifest, study.manifest.get("episodes")
     what = {
         "sweep": f"{study.axis_label}, {len(study.conditions)} value{'s' * (len(study.conditions) > 1)}",

@@ -19,7 +19,7 @@ from amco_jax.report.figures import (
     slots_figure,
     sweep_figure,
 )
-from amco_jax.report.studies import Study
+from amco_jax.report.studies import SavedStudy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ _STANDING_OUT = 5
 
 
 def leading_figures(
-    study: Study, estimated: pd.DataFrame, compared: pd.DataFrame, baselines: Sequence[str] = ()
+    study: SavedStudy, estimated: pd.DataFrame, compared: pd.DataFrame, baselines: Sequence[str] = ()
 ) -> Pictures:
     """The few figures that answer the question of a study.
 
@@ -66,7 +66,7 @@ def leading_figures(
     return found
 
 
-def all_figures(study: Study, estimated: pd.DataFrame) -> Pictures:
+def all_figures(study: SavedStudy, estimated: pd.DataFrame) -> Pictures:
     """All figures of a study: metrics over conditions, learning curves, and distributions over tasks."""
     found = {}
     if len(study.conditions) > 1:
@@ -77,7 +77,7 @@ def all_figures(study: Study, estimated: pd.DataFrame) -> Pictures:
     return found | _slot_by_slot(study, estimated) | _distributions(study, estimated)
 
 
-def _standing_out(study: Study, estimated: pd.DataFrame, baseline: str) -> list[str]:
+def _standing_out(study: SavedStudy, estimated: pd.DataFrame, baseline: str) -> list[str]:
     """The methods that stand out in a figure: all if they are few, and otherwise the best and a baseline."""
     if len(study.methods) <= _STANDING_OUT + 1:
         return study.methods
@@ -100,14 +100,14 @@ def _standing_out(study: Study, estimated: pd.DataFrame, baseline: str) -> list[
 
 
 def _over_values(
-    study: Study, estimated: pd.DataFrame, column: Column, among: Sequence[str]
+    study: SavedStudy, estimated: pd.DataFrame, column: Column, among: Sequence[str]
 ) -> tuple[Figure, str]:
     rows = estimated.rename(columns={"condition": "value", "estimate": "mean"})
     caption = f"{_sentence(column)} {_marks(study)}: 95 % intervals over {study.cluster_name}."
     return sweep_figure(rows, column, study.axis_label, among), caption
 
 
-def _gains(study: Study, compared: pd.DataFrame, baseline: str) -> tuple[pd.DataFrame, Column]:
+def _gains(study: SavedStudy, compared: pd.DataFrame, baseline: str) -> tuple[pd.DataFrame, Column]:
     """Rows for a figure of how much better than a baseline each method is by the first metric, in %."""
     first = study.first
     sign, what = (-100, "increase") if first.better == "higher" else (100, "reduction")
@@ -130,12 +130,12 @@ def _gains(study: Study, compared: pd.DataFrame, baseline: str) -> tuple[pd.Data
     return rows, gain
 
 
-def _marks(study: Study) -> str:
+def _marks(study: SavedStudy) -> str:
     """The form in which a figure over the conditions shows intervals."""
     return "Bands" if all(isinstance(c, int | float) for c in study.conditions) else "Bars"
 
 
-def _learning_curves(study: Study) -> Pictures:
+def _learning_curves(study: SavedStudy) -> Pictures:
     found: Pictures = {}
     assert study.curves is not None
     for condition in study.conditions:
@@ -149,7 +149,7 @@ def _learning_curves(study: Study) -> Pictures:
     return found
 
 
-def _slot_by_slot(study: Study, estimated: pd.DataFrame) -> Pictures:
+def _slot_by_slot(study: SavedStudy, estimated: pd.DataFrame) -> Pictures:
     """Metrics over the slots of an episode under the first, the middle and the last condition."""
     found: Pictures = {}
     chosen = [c for c in study.columns if c.is_over_slots and c.shown >= Shown.FIGURES]
@@ -163,7 +163,7 @@ def _slot_by_slot(study: Study, estimated: pd.DataFrame) -> Pictures:
     return found
 
 
-def _distributions(study: Study, estimated: pd.DataFrame) -> Pictures:
+def _distributions(study: SavedStudy, estimated: pd.DataFrame) -> Pictures:
     """Distribution functions over all tasks under the first, the middle and the last condition."""
     found: Pictures = {}
     lists = [column for column in study.columns if column.is_list and not column.is_over_slots]

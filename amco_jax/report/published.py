@@ -11,7 +11,7 @@ import numpy as np
 
 from amco_jax.errors import InputError
 from amco_jax.metrics import MAKESPAN
-from amco_jax.report.studies import Study
+from amco_jax.report.studies import SavedStudy
 from amco_jax.results.files import FileNames, replacing
 from amco_jax.stats.summaries import learning_curve
 
@@ -24,7 +24,7 @@ _NAMES = {
 }
 
 
-def write_published(studies: Sequence[Study], out: Path) -> list[Path]:
+def write_published(studies: Sequence[SavedStudy], out: Path) -> list[Path]:
     """Write one file for each study, physics and method.
 
     A file has a line for each episode, the mean makespan over seeds in seconds with four decimals. The files

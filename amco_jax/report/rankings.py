@@ -10,7 +10,7 @@ import numpy as np
 
 from amco_jax.metrics import Column, Shown, shown_in
 from amco_jax.report.analysis import pairs_of
-from amco_jax.report.studies import Study
+from amco_jax.report.studies import SavedStudy
 from amco_jax.report.tables import Cell, Table
 from amco_jax.stats.summaries import Pairs
 
@@ -18,7 +18,7 @@ Ranks = Mapping[tuple[Any, str], int]
 """By condition and method; 1 is the best"""
 
 
-def rankings(study: Study) -> Table | None:
+def rankings(study: SavedStudy) -> Table | None:
     """The ranks of the methods by every measure of the first table of which one direction is better.
 
     A method's rank is one more than the number of methods that are better on common episodes, in that the
@@ -41,12 +41,12 @@ def rankings(study: Study) -> Table | None:
     return Table(heads, rows, texts=2)
 
 
-def ranked_by(study: Study) -> list[Column]:
+def ranked_by(study: SavedStudy) -> list[Column]:
     """The measures of the first table of which one direction is better."""
     return [column for column in shown_in(study.columns, Shown.TABLES) if column.better is not None]
 
 
-def ranks_by(study: Study, column: Column) -> Ranks:
+def ranks_by(study: SavedStudy, column: Column) -> Ranks:
     """The rank of each method under each condition by one metric."""
     ranks = {(condition, method): 1 for method, condition in study.groups}
     for ours, theirs in itertools.combinations(study.methods, 2):
@@ -62,7 +62,7 @@ def ranks_by(study: Study, column: Column) -> Ranks:
     return ranks
 
 
-def reversal_of(study: Study) -> str:
+def reversal_of(study: SavedStudy) -> str:
     """A sentence about the two methods that are farthest apart by one measure and reversed by another.
 
     It is empty if no two measures rank methods in opposite orders.
@@ -80,7 +80,7 @@ def reversal_of(study: Study) -> str:
 
 
 def _reversals(
-    study: Study, ranks: Mapping[Column, Ranks]
+    study: SavedStudy, ranks: Mapping[Column, Ranks]
 ) -> Iterator[tuple[tuple[int, int], Any, str, str]]:
     """Pairs of methods, the first ahead by one measure and behind by another, with the distance in ranks.
 
@@ -104,7 +104,7 @@ def _grouped(found: Mapping[Column, Any]) -> dict[Any, str]:
     return {said: f"by {_listed(labels)}" for said, labels in groups.items()}
 
 
-def _at(study: Study, condition: Any) -> str:
+def _at(study: SavedStudy, condition: Any) -> str:
     return f" at {study.axis_label} = {condition}" if study.axis_label else ""
 
 

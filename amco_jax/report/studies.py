@@ -21,7 +21,7 @@ LAST_EPISODES = 50
 
 
 @dataclasses.dataclass(frozen=True)
-class Study:
+class SavedStudy:
     """A saved run in the form that the statistics take."""
 
     name: str
@@ -45,6 +45,11 @@ class Study:
     def conditions(self) -> list[Any]:
         """Swept values, or variants of the physics, in their order."""
         return self.results["condition"].unique().tolist()
+
+    @property
+    def example(self) -> Any:
+        """The condition whose numbers a report quotes in words, which is the middle one."""
+        return self.conditions[(len(self.conditions) - 1) // 2]
 
     @functools.cached_property
     def methods(self) -> list[str]:
@@ -86,7 +91,7 @@ class Study:
         return groups
 
 
-def load_studies(directories: list[Path]) -> list[Study]:
+def load_studies(directories: list[Path]) -> list[SavedStudy]:
     """The studies that are saved in some directories.
 
     Raises:
@@ -96,7 +101,7 @@ def load_studies(directories: list[Path]) -> list[Study]:
         raise InputError("run: none; legal: at least one directory of results")
     if len({d.resolve() for d in directories}) < len(directories):
         raise InputError("run: a directory is given twice; legal: each once")
-    studies: list[Study] = []
+    studies: list[SavedStudy] = []
     for directory in directories:
         study = _study(open_run(directory, KINDS))
         taken = sum(other.name.partition("~")[0] == study.name for other in studies)
@@ -104,7 +109,7 @@ def load_studies(directories: list[Path]) -> list[Study]:
     return studies
 
 
-def _study(run: SavedRun) -> Study:
+def _study(run: SavedRun) -> SavedStudy:
     manifest, kind, label, curves, quantiles = run.manifest, run.manifest["kind"], "", None, {}
     columns = columns_in(manifest)
     if kind == "sweep":
@@ -131,7 +136,7 @@ def _study(run: SavedRun) -> Study:
             f"run: {run.directory} has no column {NUM_TASKS.name}; legal: results of this version"
         )
     name = run.directory.resolve().name
-    return Study(name, kind, manifest, label, columns, results, curves, quantiles)
+    return SavedStudy(name, kind, manifest, label, columns, results, curves, quantiles)
 
 
 def _combinations(results: pd.DataFrame, manifest: dict[str, Any]) -> pd.DataFrame:

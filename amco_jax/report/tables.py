@@ -14,7 +14,7 @@ import pandas as pd
 
 from amco_jax.metrics import EPISODE, Column, Shown, shown_in
 from amco_jax.report.analysis import best_of, estimates_of
-from amco_jax.report.studies import Study
+from amco_jax.report.studies import SavedStudy
 
 _MOST_DIGITS = 9
 _MOST_CONDITIONS = 10
@@ -97,7 +97,7 @@ class Table:
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def means_table(study: Study, estimated: pd.DataFrame) -> Table:
+def means_table(study: SavedStudy, estimated: pd.DataFrame) -> Table:
     """The means of each method under each condition, per task and per episode, with seeds and tasks."""
     shown = shown_in(study.columns, Shown.TABLES)
     lookup = {(r["condition"], r["method"], r["metric"], r["per"]): r for r in estimated.to_dict("records")}
@@ -117,35 +117,27 @@ def means_table(study: Study, estimated: pd.DataFrame) -> Table:
     return Table(columns, rows, texts=3)
 
 
-def overview_tables(study: Study, estimated: pd.DataFrame) -> dict[str, Table]:
-    """Small tables of means, the first of which answers the question of the study.
+def overview_tables(study: SavedStudy, estimated: pd.DataFrame) -> dict[str, Table]:
+    """Small tables of means, the first of which has all metrics side by side.
 
-    A study of several conditions has a table for each metric, with a row for each method and a column for
-    each condition, of at most `_MOST_CONDITIONS` that are spread evenly. Any other has a single table, with a
-    column for each metric.
+    If the study has several conditions, the first table is of the one that the answer quotes. Then follows a
+    table for each metric with a column for each condition, of at most `_MOST_CONDITIONS` spread evenly.
 
     Returns:
       The tables by title.
     """
     shown = shown_in(study.columns, Shown.TABLES)
     if len(study.conditions) == 1:
-        (condition,) = study.conditions
-        best = _best_of_each(study, estimated, condition)
-        found = {each.name: estimates_of(estimated, each)[condition] for each in shown}
-        rows = [
-            [
-                Cell(method),
-                Cell(seeds_text(counted)),
-                *(_mean(found[each.name][method], method in best[each.name]) for each in shown),
-            ]
-            for method, counted in found[study.first.name].items()
-        ]
-        return {"means": Table(["method", "seeds", *(each.title() for each in shown)], rows, texts=2)}
+        return {"means": _side_by_side(study, estimated, study.example, shown)}
+    tables = {
+        f"at {study.axis_label} = {study.example}" if study.axis_label else f"{study.example}": _side_by_side(
+            study, estimated, study.example, shown
+        )
+    }
     count = min(len(study.conditions), _MOST_CONDITIONS)
     places = np.unique(np.linspace(0, len(study.conditions) - 1, count).round().astype(int))
     conditions = [study.conditions[place] for place in places]
     heads = [f"{study.axis_label} {conditions[0]}", *map(str, conditions[1:])]
-    tables = {}
     for each in shown:
         found = estimates_of(estimated, each)
         best = {c: _best_of_each(study, estimated, c)[each.name] for c in conditions}
@@ -163,13 +155,30 @@ def overview_tables(study: Study, estimated: pd.DataFrame) -> dict[str, Table]:
     return tables
 
 
+def _side_by_side(
+    study: SavedStudy, estimated: pd.DataFrame, condition: Any, shown: Sequence[Column]
+) -> Table:
+    """The means under one condition, with a column for each metric."""
+    best = _best_of_each(study, estimated, condition)
+    found = {each.name: estimates_of(estimated, each)[condition] for each in shown}
+    rows = [
+        [
+            Cell(method),
+            Cell(seeds_text(counted)),
+            *(_mean(found[each.name][method], method in best[each.name]) for each in shown),
+        ]
+        for method, counted in found[study.first.name].items()
+    ]
+    return Table(["method", "seeds", *(each.title() for each in shown)], rows, texts=2)
+
+
 def _mean(row: dict[str, Any], best: bool) -> Cell:
     """An estimate with its interval below it, which needs less width than beside it."""
     number, interval = _interval_parts(row["estimate"], row["ci_low"], row["ci_high"])
     return Cell(number, row["estimate"], best, interval, between=" ")
 
 
-def _best_of_each(study: Study, estimated: pd.DataFrame, condition: Any) -> dict[str, list[str]]:
+def _best_of_each(study: SavedStudy, estimated: pd.DataFrame, condition: Any) -> dict[str, list[str]]:
     """The best methods under a condition, by the name of the metric."""
     found = {}
     for each in shown_in(study.columns, Shown.TABLES):
@@ -178,7 +187,7 @@ def _best_of_each(study: Study, estimated: pd.DataFrame, condition: Any) -> dict
     return found
 
 
-def comparison_table(study: Study, column: Column, compared: pd.DataFrame) -> Table:
+def comparison_table(study: SavedStudy, column: Column, compared: pd.DataFrame) -> Table:
     """The table of all comparisons of one metric."""
     rows = []
     of_study = compared.loc[(compared["study"] == study.name) & (compared["metric"] == column.name)]

@@ -13,7 +13,7 @@ import pandas as pd
 from amco_jax.agents.methods import METHODS
 from amco_jax.metrics import MISS_RATE, SATURATION
 from amco_jax.report.analysis import change_in_training, distinct
-from amco_jax.report.studies import Study
+from amco_jax.report.studies import SavedStudy
 from amco_jax.report.tables import bracket
 from amco_jax.stats import seeds_needed
 
@@ -49,7 +49,7 @@ class Caveat:
         return f"{', '.join(self.studies)}: {self.text}" if self.studies else self.text
 
 
-def warnings_of(studies: Sequence[Study], compared: pd.DataFrame) -> list[Caveat]:
+def warnings_of(studies: Sequence[SavedStudy], compared: pd.DataFrame) -> list[Caveat]:
     """The caveats of some studies; one that several studies share is listed once."""
     of: dict[tuple[Kind, str], list[str]] = {}
     for study in studies:
@@ -81,7 +81,7 @@ def by_kind(caveats: Iterable[Caveat]) -> dict[Kind, list[Caveat]]:
     return {kind: of_kind for kind, of_kind in found.items() if of_kind}
 
 
-def _study_warnings(study: Study) -> dict[Kind, list[str]]:
+def _study_warnings(study: SavedStudy) -> dict[Kind, list[str]]:
     return {
         Kind.RUN: study.manifest.get("warnings", []),
         **_seed_warnings(study),
@@ -90,7 +90,7 @@ def _study_warnings(study: Study) -> dict[Kind, list[str]]:
     }
 
 
-def _seed_warnings(study: Study) -> dict[Kind, list[str]]:
+def _seed_warnings(study: SavedStudy) -> dict[Kind, list[str]]:
     """Caveats about the number of seeds, and about how many more the means need."""
     found, skewed, wanted, unit = [], [], 0, study.cluster_name
     first, per = study.first, study.first.weightings[0]
@@ -138,7 +138,7 @@ def _seed_warnings(study: Study) -> dict[Kind, list[str]]:
     return {Kind.SEEDS: found, Kind.PRECISION: [precision] if wanted > fewest else []}
 
 
-def _workload_warnings(study: Study) -> list[str]:
+def _workload_warnings(study: SavedStudy) -> list[str]:
     """Caveats about loads at which methods cannot differ or an episode has no steady state."""
     found = []
     names = [column.name for column in study.columns]
@@ -158,7 +158,7 @@ def _workload_warnings(study: Study) -> list[str]:
     return found
 
 
-def _training_warnings(study: Study) -> list[str]:
+def _training_warnings(study: SavedStudy) -> list[str]:
     """Caveats about trainings that are shorter than the published ones or had not converged."""
     found = []
     trained, episodes = trainings_of(study)
@@ -192,7 +192,7 @@ def _training_warnings(study: Study) -> list[str]:
     return found
 
 
-def trainings_of(study: Study) -> tuple[list[str], int]:
+def trainings_of(study: SavedStudy) -> tuple[list[str], int]:
     """The trained methods of a study, and the number of episodes of their training."""
     manifest = study.manifest
     if study.kind == "tune":

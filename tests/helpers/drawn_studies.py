@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from amco_jax.metrics import METRICS
-from amco_jax.report.studies import Study
+from amco_jax.report.studies import SavedStudy
 
 MANIFEST: dict[str, Any] = {
     "num_seeds": 4, "first_seed": 0, "physics": "unified", "episodes": 10, "last": 5,
@@ -25,7 +25,7 @@ def study_of(
     misses: dict[tuple[Any, str], float] | None = None,
     label: str = "deadline [s]",
     **manifest: Any,
-) -> Study:
+) -> SavedStudy:
     """A study with these makespans of each seed under each condition and method, of ten tasks a seed."""
     rows = [
         (condition, method, seed, 10, value, (misses or {}).get((condition, method), 0.0))
@@ -36,4 +36,4 @@ def study_of(
     results = pd.DataFrame(rows, columns=columns)
     given: Any = MANIFEST | manifest
     measured = METRICS["makespan_mean_s"], METRICS["miss_rate"]
-    return Study("study", kind, given, label, measured, results)
+    return SavedStudy("study", kind, given, label, measured, results)

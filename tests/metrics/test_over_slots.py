@@ -17,7 +17,7 @@ from amco_jax.errors import InputError
 from amco_jax.metrics import METRICS, Metric, Reduction, choose, columns_in, columns_of, described
 from amco_jax.report.analysis import means, over_slots
 from amco_jax.report.pictures import all_figures
-from amco_jax.report.studies import Study, load_studies
+from amco_jax.report.studies import SavedStudy, load_studies
 from amco_jax.stats import rate_interval, ratio_interval
 from amco_jax.study.run import run_study
 from amco_jax.study.simulate import simulate
@@ -63,7 +63,7 @@ def test_estimates_of_a_slot_are_ratios_over_seeds():
     })  # fmt: skip
     columns = tuple(c for c in columns_of(choose(NAMES)) if c.is_over_slots or c.name == "makespan_mean_s")
     lists = dict.fromkeys(NAMES, sums) | {"tasks_over_slots": tasks}
-    study = Study("study", "evaluate", MANIFEST, "", columns, rows, None, lists)
+    study = SavedStudy("study", "evaluate", MANIFEST, "", columns, rows, None, lists)
     by_name = {column.name: column for column in columns}
     numbers = ["estimate", "ci_low", "ci_high"]
 

@@ -11,7 +11,7 @@ from helpers.drawn_studies import study_of
 
 from amco_jax.metrics import Column, Shown
 from amco_jax.report.overall import overall_of
-from amco_jax.report.studies import Study
+from amco_jax.report.studies import SavedStudy
 from amco_jax.stats import aggregate_interval, interquartile_mean
 
 
@@ -76,7 +76,9 @@ def test_costs_turn_round_where_higher_is_better():
     rows = [(v, m, s, 10, g) for v in (1, 2) for m, g in (("a", 4.0), ("local", 2.0)) for s in range(3)]
     results = pd.DataFrame(rows, columns=["condition", "method", "seed", "num_tasks", "gain"])
     gain = Column(name="gain", label="gain", better="higher", bounds=(0, 9), shown=Shown.EVERYWHERE)
-    (overall,) = overall_of([Study("s", "sweep", {"physics": "unified"}, "x", (gain,), results)], ["local"])
+    (overall,) = overall_of(
+        [SavedStudy("s", "sweep", {"physics": "unified"}, "x", (gain,), results)], ["local"]
+    )
     assert overall.methods[["iqm", "p"]].to_numpy().tolist() == [[0.5, 1.0]]
 
 

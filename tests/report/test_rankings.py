@@ -9,12 +9,14 @@ import pandas as pd
 
 from amco_jax.metrics import METRICS
 from amco_jax.report.rankings import rankings, reversal_of
-from amco_jax.report.studies import Study
+from amco_jax.report.studies import SavedStudy
 
 MEASURES = ("makespan_mean_s", "goodput_per_s", "response_mean_s")
 
 
-def study(means: Mapping[str, tuple[float, float, float]], conditions: int = 1, label: str = "load") -> Study:
+def study(
+    means: Mapping[str, tuple[float, float, float]], conditions: int = 1, label: str = "load"
+) -> SavedStudy:
     """A study of 12 seeds, whose common deviations cancel in pairs; each method has small ones of its own.
 
     Args:
@@ -32,10 +34,10 @@ def study(means: Mapping[str, tuple[float, float, float]], conditions: int = 1, 
                 rows.append((condition / 2, method, seed, 50, 40, *values))
     columns = ["condition", "method", "seed", "num_tasks", "num_accepted", *MEASURES]
     measured = tuple(METRICS[name].column for name in (*MEASURES, "num_tasks", "num_accepted"))
-    return Study("study", "sweep", {}, label, measured, pd.DataFrame(rows, columns=columns))
+    return SavedStudy("study", "sweep", {}, label, measured, pd.DataFrame(rows, columns=columns))
 
 
-def texts(of: Study) -> list[list[str]]:
+def texts(of: SavedStudy) -> list[list[str]]:
     table = rankings(of)
     assert table is not None
     return [[cell.text for cell in row] for row in table.rows]

@@ -18,7 +18,7 @@ from amco_jax.report.analysis import baselines_of, comparisons, means, medians
 from amco_jax.report.figures import method_styles
 from amco_jax.report.page import make_report, write_report
 from amco_jax.report.published import write_published
-from amco_jax.report.studies import Study, load_studies
+from amco_jax.report.studies import SavedStudy, load_studies
 from amco_jax.report.terminal import print_summary
 from amco_jax.report.warnings import warnings_of
 from amco_jax.results.files import FileNames
@@ -104,7 +104,7 @@ def test_a_seed_without_a_number_at_one_value_counts_at_the_others():
         for seed in range(20)
     ]
     results = pd.DataFrame(rows, columns=["condition", "method", "seed", "num_tasks", "makespan_mean_s"])
-    study = Study("study", "sweep", {}, "value", (METRICS["makespan_mean_s"],), results)
+    study = SavedStudy("study", "sweep", {}, "value", (METRICS["makespan_mean_s"],), results)
     for frame in (means(study), medians(study)):
         frame = frame.loc[frame["metric"] == "makespan_mean_s"]
         assert set(frame["n_seeds_all"]) == {20}
@@ -344,7 +344,7 @@ def test_stretches_of_a_log_are_counted_and_few_of_them_warned_of():
     results.loc[results["num_tasks"] == 0, ["makespan_mean_s", "miss_rate"]] = np.nan
     manifest = {"training": {"settings": {}, "episodes": 1}}
     measured = METRICS["makespan_mean_s"], METRICS["miss_rate"]
-    study = Study("log", "sweep", manifest, "time scale", measured, results)
+    study = SavedStudy("log", "sweep", manifest, "time scale", measured, results)
     row = comparisons([study], ["local"]).iloc[0]
     assert (row["n_seeds"], row["n_clusters"]) == (19, 4)
     assert row["improvement_low"] <= 0.4  # Wilson's, of four

@@ -14,7 +14,7 @@ import pytest
 from amco_jax.errors import InputError
 from amco_jax.metrics import METRICS
 from amco_jax.report.claims import CLAIMS, claims_table
-from amco_jax.report.studies import Study
+from amco_jax.report.studies import SavedStudy
 from amco_jax.study import reproduce as module
 from amco_jax.study.reproduce import FULL, QUICK, reproduce, studies_of
 
@@ -65,7 +65,7 @@ def claims_of(
     settings = {m: {} for m in names if m != "randcoedge"}
     manifest = {"settings": settings, "episodes": episodes}
     measured = METRICS["makespan_mean_s"], METRICS["miss_rate"]
-    study = Study(
+    study = SavedStudy(
         "convergence", "compare", manifest, "physics", measured, pd.DataFrame(rows, columns=columns)
     )
     records = [
