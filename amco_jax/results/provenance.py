@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import os
 import platform
@@ -71,6 +72,7 @@ def _offered_load(scenario: Scenario) -> float | None:
         return None
 
 
+@functools.cache
 def package_versions() -> dict[str, str]:
     """The versions of Python and of all packages that results may depend on."""
     packages = {p: importlib.metadata.version(p) for p in _PACKAGES}

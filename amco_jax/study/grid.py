@@ -14,7 +14,7 @@ from amco_jax.agents.methods import Method
 from amco_jax.agents.settings import Settings
 from amco_jax.env import Physics
 from amco_jax.identity import Identity, code_version, identify
-from amco_jax.metrics import CURVE_METRICS, Metrics, columns_of, row_names
+from amco_jax.metrics import CURVE_METRICS, METRICS, Metrics, columns_of, row_names
 from amco_jax.results.provenance import package_versions
 from amco_jax.scenario import Scenario
 
@@ -91,7 +91,9 @@ class Cell:
         return self._identity(self.metrics)
 
     def _identity(self, metrics: Metrics) -> Identity:
-        return identity_of(self.method, self.physics, self.scenario.arrivals, *metrics)
+        names = [metric.name for metric in metrics]
+        own = [metric for metric in metrics if metric.name not in METRICS]  # the version covers the others
+        return identity_of(self.method, self.physics, self.scenario.arrivals, names, *own)
 
     @property
     def trained_metrics(self) -> Metrics:

@@ -53,6 +53,8 @@ COLUMNS = [
     "episode",
     "makespan_mean_s",
     "miss_rate",
+    "goodput_per_s",
+    "response_mean_s",
     "mean_servers_used",
     "num_tasks",
     "loss",
