@@ -57,6 +57,7 @@ COLUMNS = [
     "response_mean_s",
     "mean_servers_used",
     "num_tasks",
+    "num_accepted",
     "loss",
     "epsilon",
 ]

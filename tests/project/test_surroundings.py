@@ -175,7 +175,7 @@ def test_results_stand_where_a_figure_cannot_be_drawn(
         assert not list((tmp_path / name).glob("*.p[nd][gf]"))
     assert [record.getMessage() for record in caplog.records] == [
         f"{name} could not be drawn and is left out of the results: no font"
-        for name in ("makespan", "miss_rate", "convergence-unified")
+        for name in ("makespan", "miss_rate", "goodput_per_s", "response_mean_s", "convergence-unified")
     ]
 
 
