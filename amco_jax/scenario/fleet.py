@@ -14,9 +14,11 @@ Source: Jalali et al., Fog Computing May Help to Save Energy in Cloud Computing,
 """
 
 _IDLE, _BUSY = (33.7, 0.67), (62.0, 4.35)
-"""W, and W per Gcycle/s, of the lines through two servers measured with SPECpower_ssj2008, idle and at 100 %:
-IBM x3250 (Xeon X3470, 4 cores of 2.933 GHz), 41.6 and 113 W; IBM x3550 (two Xeon X5675, 12 cores of 3.067 GHz),
-58.4 and 222 W. CloudSim has both as power models (Beloglazov and Buyya, CCPE 24 (13), 2012)."""
+"""W, and W per Gcycle/s: lines through two servers measured with SPECpower_ssj2008, idle and at full load.
+
+IBM x3250 (Xeon X3470, 4 cores of 2.933 GHz): 41.6 and 113 W. IBM x3550 (two Xeon X5675, 12 cores of 3.067 GHz
+in total): 58.4 and 222 W. Source: power models of CloudSim (Beloglazov and Buyya, CCPE 24 (13), 2012).
+"""
 
 _PRICE = 0.025
 """US$ per hour for each Gcycle/s: an on-demand c5.2xlarge of Amazon EC2, 4 cores of 3.4 GHz, costs 0.34 $ per
