@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 ENERGY_PER_MBIT = 0.0317
-"""J/Mbit sent: an edge Ethernet switch needs 31.7 nJ/bit, of all its power at full use.
+"""J/Mbit sent: an edge Ethernet switch needs 31.7 nJ/bit.
 
 Source: Jalali et al., Fog Computing May Help to Save Energy in Cloud Computing, IEEE JSAC 34 (5), 2016.
 """
