@@ -92,5 +92,5 @@ class Params:
     power_busy: Float[Array, " num_servers"] | None = None
     """W of a busy server"""
     price_per_hour: Float[Array, " num_servers"] | None = None
-    """US$ per hour of a server"""
+    """USD per hour of a server"""
     service: ServiceParams | None = None

@@ -55,7 +55,7 @@ def _energy_of_task(task: TaskOutcome) -> Any:
 
 
 def _cost_of_servers(slot: SlotOutcome) -> Any:
-    """Σ_i c_i · Δ, US$."""
+    """Σ_i c_i · Δ, USD."""
     (price,) = _known(slot.params, "price_per_hour")
     return jnp.sum(price) * slot.params.slot_duration / _SECONDS_PER_HOUR
 
@@ -109,7 +109,7 @@ ENERGY = (
     Metric(
         name="cost_usd",
         label="cost of the fleet per episode",
-        unit="US$",
+        unit="USD",
         caption="Price of all servers for the time of an episode.",
         reduction=Reduction.SUM,
         better="lower",
@@ -120,7 +120,7 @@ ENERGY = (
     Metric(
         name="cost_per_task_in_time_usd",
         label="cost of the fleet per task in time",
-        unit="US$",
+        unit="USD",
         caption="Price of all servers for the time of an episode, over the tasks in time.",
         better="lower",
         bounds=_POSITIVE,

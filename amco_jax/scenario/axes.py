@@ -156,7 +156,7 @@ AXES: dict[str, Axis] = dict(
         _field("power_idle", "idle power [W]", _powers("powers_idle", 0.0, 0.25, 0.5, 0.75, 1.0)),
         _field("power_busy", "busy power [W]", _powers("powers_busy", 1.0, 1.25, 1.5, 1.75, 2.0)),
         _field("energy_per_mbit", "energy of links [J/Mbit]", _always(0.0, 0.01, 0.1, 1.0, 10.0)),
-        _field("price_per_hour", "price of a server [US$/h]", _always(0.1, 0.2, 0.5, 1.0, 2.0)),
+        _field("price_per_hour", "price of a server [USD/h]", _always(0.1, 0.2, 0.5, 1.0, 2.0)),
         _field(
             "task_size_min",
             "smallest task [Mbit]",

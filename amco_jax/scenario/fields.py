@@ -77,7 +77,7 @@ class Scenario(Parameters):
     energy_per_mbit: float = ENERGY_PER_MBIT
     """ε, J/Mbit of what base stations send to other servers"""
     price_per_hour: float | tuple[float, ...] | None = None
-    """c, US$ per hour of a server, busy or idle: one number, or one per server"""
+    """c, USD per hour of a server, busy or idle: one number, or one per server"""
     arrival_prob: float = 0.3
     """p, probability that a position holds a task"""
     deadline: float = 1.0
@@ -215,7 +215,7 @@ class Scenario(Parameters):
 
     @property
     def prices_per_hour(self) -> np.ndarray | None:
-        """`[num_servers]`, US$ per hour; None of a service for whose devices none is given."""
+        """`[num_servers]`, USD per hour; None of a service for whose devices none is given."""
         if self.price_per_hour is not None:
             return self._per_server(self.price_per_hour)
         return hourly_price(self.capacities) if self.service is None else None

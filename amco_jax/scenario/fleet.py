@@ -21,7 +21,7 @@ in total): 58.4 and 222 W. Source: power models of CloudSim (Beloglazov and Buyy
 """
 
 _PRICE = 0.025
-"""US$ per hour for each Gcycle/s: an on-demand c5.2xlarge of Amazon EC2, 4 cores of 3.4 GHz, costs 0.34 $ per
+"""USD per hour for each Gcycle/s: an on-demand c5.2xlarge of Amazon EC2, 4 cores of 3.4 GHz, costs 0.34 USD per
 hour, and the larger ones of its kind cost as much per core."""
 
 
@@ -36,5 +36,5 @@ def busy_power(capacities: np.ndarray) -> np.ndarray:
 
 
 def hourly_price(capacities: np.ndarray) -> np.ndarray:
-    """0.025 $ · f_i per hour, `[num_servers]`; capacities f_i in Gcycles/s."""
+    """0.025 USD · f_i per hour, `[num_servers]`; capacities f_i in Gcycles/s."""
     return _PRICE * capacities
