@@ -21,8 +21,8 @@ in total): 58.4 and 222 W. Source: power models of CloudSim (Beloglazov and Buyy
 """
 
 _PRICE = 0.025
-"""USD per hour for each Gcycle/s: an on-demand c5.2xlarge of Amazon EC2, 4 cores of 3.4 GHz, costs 0.34 USD per
-hour, and the larger ones of its kind cost as much per core."""
+"""USD per hour for each Gcycle/s: a c5.2xlarge of Amazon EC2, 4 cores of 3.4 GHz, costs 0.34 USD per hour on
+demand, and the larger ones of its kind cost as much per core."""
 
 
 def idle_power(capacities: np.ndarray) -> np.ndarray:
