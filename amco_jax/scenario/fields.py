@@ -25,6 +25,8 @@ _MOST_COUNTED = 2**31 - 1
 
 _ENERGY = ("power_idle", "power_busy", "price_per_hour")
 """The fields of servers that only energy and cost depend on"""
+_MOST_POWER = 1e12
+"""More than what follows from the largest capacity, so that a scenario can be written out and read"""
 
 AUTO = "auto"
 """The warm-up that is found in a pilot run"""
@@ -115,7 +117,7 @@ class Scenario(Parameters):
                 clean(name, _numbers)
         for name in _ENERGY:
             if getattr(self, name) is not None:
-                clean(name, _numbers, 0)
+                clean(name, _numbers, 0, _MOST_POWER)
         if self.num_servers is None:
             fleet = self.service.devices if self.service is not None else self.capacity
             object.__setattr__(self, "num_servers", len(fleet) or 5 if isinstance(fleet, tuple) else 5)

@@ -31,7 +31,7 @@ FLEET = SMALL.replace(
     arrival_prob=0.9, slot_duration=0.8, power_idle=IDLE, power_busy=BUSY, price_per_hour=PRICE,
     energy_per_mbit=PER_MBIT,
 )  # fmt: skip
-METHOD = get_method("randcoedge")
+METHOD = get_method("optimal")
 SEEDS = 2
 
 
@@ -81,7 +81,7 @@ def test_energy_and_cost_are_those_of_a_calculation_by_hand(seed: int, measured:
     for name, value in expected.items():
         np.testing.assert_allclose(measured[name][seed], value, rtol=1e-5, err_msg=name)
     # What tasks need is spent during the episode or left over at its end.
-    assert later > 0.05 * spent
+    assert later > 0.01 * spent
     of_tasks = measured["task_energy_mean_j"][seed] * measured["num_accepted"][seed]
     np.testing.assert_allclose(of_tasks - measured["link_energy_j"][seed], spent + later, rtol=1e-5)
 
