@@ -30,8 +30,8 @@ def _known(params: Params, *names: str) -> list[Any]:
     found = [getattr(params, name) for name in names]
     if any(leaf is None for leaf in found):
         raise InputError(
-            f"metrics: {' and '.join(names)} are not known of all devices of the service; legal: other "
-            f"metrics, or the {'fields' if len(names) > 1 else 'field'} of the scenario"
+            f"metrics: no {' and '.join(names)} of all devices of the service; legal: to set "
+            f"{'it' if len(names) == 1 else 'them'} in the scenario, or other metrics"
         )
     return found
 
