@@ -44,7 +44,7 @@ def measured() -> dict[str, np.ndarray]:
 def by_hand(seed: int, decisions: Any) -> tuple[dict[str, float], float, float]:
     """The metrics of an episode whose decisions are given; J above idle during the episode, and after it."""
     tasks = jax.tree.map(np.asarray, arrivals(FLEET.shape(), FLEET.params(), jnp.uint32(seed)))
-    found = dict.fromkeys(NAMES, 0.0)
+    found: dict[str, float] = {name: 0.0 for name in NAMES}
     left, spent, of_tasks, accepted = [0.0] * FLEET.num_servers, 0.0, 0.0, 0
     for t in range(FLEET.num_slots):
         for b in range(FLEET.num_servers):
