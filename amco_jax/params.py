@@ -85,4 +85,12 @@ class Params:
     """Gcycles/Mbit"""
     density_max: Float[Array, ""]
     """Gcycles/Mbit"""
+    energy_per_mbit: Float[Array, ""]
+    """J/Mbit of what is sent over links"""
+    power_idle: Float[Array, " num_servers"] | None = None
+    """W of an idle server; None if it is not known, as of the next two"""
+    power_busy: Float[Array, " num_servers"] | None = None
+    """W of a busy server"""
+    price_per_hour: Float[Array, " num_servers"] | None = None
+    """USD per hour of a server"""
     service: ServiceParams | None = None

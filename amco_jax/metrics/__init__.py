@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from amco_jax.errors import InputError, check_choice
+from amco_jax.metrics.counts import NUM_TASKS
 from amco_jax.metrics.metric import (
     EPISODE,
     TASK,
@@ -23,7 +24,7 @@ from amco_jax.metrics.metric import (
 )
 from amco_jax.metrics.outcomes import SlotOutcome, TaskOutcome
 from amco_jax.metrics.quantiles import LEVELS
-from amco_jax.metrics.registry import MAKESPAN, METRICS, MISS_RATE, NUM_TASKS, SATURATION
+from amco_jax.metrics.registry import MAKESPAN, METRICS, MISS_RATE, SATURATION
 from amco_jax.metrics.rows import accuracy, as_columns, columns
 from amco_jax.metrics.sums import (
     Sums,

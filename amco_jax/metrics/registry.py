@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from amco_jax.metrics.metric import COUNT, Column, Metric, Reduction, Shown
+from amco_jax.metrics.counts import ACCEPTED, NUM_TASKS
+from amco_jax.metrics.energy import ENERGY
+from amco_jax.metrics.metric import Column, Metric, Reduction, Shown
 from amco_jax.metrics.over_slots import OVER_SLOTS
 
 _POSITIVE = (0.0, math.inf)
@@ -82,28 +84,6 @@ REJECT_RATE = Metric(
     better="lower",
     shown=Shown.ROWS,
     of_task=lambda task: task.rejected,
-)
-
-NUM_TASKS = Metric(
-    name=COUNT,
-    label="tasks per episode",
-    caption="Tasks that arrive in an episode.",
-    reduction=Reduction.SUM,
-    bounds=_POSITIVE,
-    shown=Shown.ROWS,
-    of_task=lambda task: True,
-    whole=True,
-)
-
-ACCEPTED = Metric(
-    name="num_accepted",
-    label="accepted tasks per episode",
-    caption="Tasks that are accepted in an episode.",
-    reduction=Reduction.SUM,
-    bounds=_POSITIVE,
-    shown=Shown.ROWS,
-    of_task=lambda task: ~task.rejected,
-    whole=True,
 )
 
 GOODPUT = Metric(
@@ -329,6 +309,7 @@ METRICS: dict[str, Metric] = {
         STATION_RESPONSE,
         STATION_MISS_RATE,
         STATION_SUCCESS_RATE,
+        *ENERGY,
         *OVER_SLOTS,
     )
 }

@@ -81,6 +81,21 @@ def _capacities(scenario: Scenario) -> Sequence[Any]:
     return [tuple(_rounded(c * factor, 3) for c in scenario.capacities) for factor in (0.5, 1.0, 1.5, 2.0)]
 
 
+def _powers(name: str, *factors: float) -> Values:
+    """Multiples of the powers of the servers, by the name of the property."""
+
+    def values(scenario: Scenario) -> Sequence[Any]:
+        powers = getattr(scenario, name)
+        if powers is None:
+            raise InputError(
+                f"param: {name.replace('powers', 'power')} is not known of all devices of the service; "
+                "legal: values of your own, or latency tables with rows of power"
+            )
+        return [tuple(_rounded(p * factor) for p in powers) for factor in factors]
+
+    return values
+
+
 def _processes(scenario: Scenario) -> Sequence[Any]:
     """The processes with a mean of N·p tasks per base station and slot, the scenario's own one included."""
     names: list[Any] = [name for name, kind in PROCESSES.items() if "arrival_prob" in kind.varied]
@@ -138,6 +153,10 @@ AXES: dict[str, Axis] = dict(
         ),
         _field("capacity", "capacities [Gcycles/s]", _capacities),
         _field("link_rate", "link rate [Mbit/s]", _always(50.0, 100.0, 200.0, 400.0, 800.0)),
+        _field("power_idle", "idle power [W]", _powers("powers_idle", 0.0, 0.25, 0.5, 0.75, 1.0)),
+        _field("power_busy", "busy power [W]", _powers("powers_busy", 1.0, 1.25, 1.5, 1.75, 2.0)),
+        _field("energy_per_mbit", "energy of links [J/Mbit]", _always(0.0, 0.01, 0.1, 1.0, 10.0)),
+        _field("price_per_hour", "price of a server [USD/h]", _always(0.1, 0.2, 0.5, 1.0, 2.0)),
         _field(
             "task_size_min",
             "smallest task [Mbit]",

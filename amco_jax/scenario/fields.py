@@ -12,6 +12,7 @@ import numpy as np
 
 from amco_jax.errors import InputError, check_choice, check_number, check_whole
 from amco_jax.params import ORDERS, TIMINGS, Params, ServiceParams, Shape
+from amco_jax.scenario.fleet import ENERGY_PER_MBIT, busy_power, hourly_price, idle_power
 from amco_jax.service import MAX_ITEMS, ImageService, as_service
 from amco_jax.workload import PROCESSES, ArrivalProcess, Parameters, offered_load, process_of
 
@@ -22,6 +23,10 @@ MOST_POSITIONS = 1_000_000
 _MOST_COUNTED = 2**31 - 1
 """The most servers that the tasks of a slot may be assigned in total, since these are counted in 32 bits."""
 
+_ENERGY = ("power_idle", "power_busy", "price_per_hour")
+"""The fields of servers that only energy and cost depend on"""
+_MOST_POWER = 1e12
+"""More than what follows from the largest capacity, so that a scenario can be written out and read"""
 
 AUTO = "auto"
 """The warm-up that is found in a pilot run"""
@@ -34,12 +39,14 @@ class Scenario(Parameters):
     The defaults are the published setting. If `num_servers` is left out, it is the number of capacities
     given, or else 5. A single number as `capacity` or `link_rate` applies to all servers. If these are left
     out, they are spread evenly over 10-50 Gcycles/s and 400-500 Mbit/s, which for 5 servers is the published
-    fleet.
+    fleet. Powers and prices that are left out follow from the capacities, or from the latency tables of a
+    service; nothing but energy and cost depends on them.
 
     Raises:
       InputError: a field of the wrong type or length, not finite, or out of its legal range.
 
-    Source: AMCoEdge (ICDCS 2024), simulation settings, and the published code.
+    Source: AMCoEdge (ICDCS 2024), simulation settings, and the published code; for power and price, see
+    `amco_jax.scenario.fleet`.
 
     Example:
       >>> scenario = Scenario(num_servers=3, deadline=0.8)
@@ -65,6 +72,14 @@ class Scenario(Parameters):
     """f_i, Gcycles/s: one number, or one per server"""
     link_rate: float | tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None
     """r, Mbit/s: one number, one per receiving server (r_i), or a matrix (r_{b,i}, from BS b to ES i)"""
+    power_idle: float | tuple[float, ...] | None = None
+    """P_idle, W of an idle server: one number, or one per server"""
+    power_busy: float | tuple[float, ...] | None = None
+    """P_busy, W of a busy server, at least that of the idle one: one number, or one per server"""
+    energy_per_mbit: float = ENERGY_PER_MBIT
+    """ε, J/Mbit of what base stations send to other servers"""
+    price_per_hour: float | tuple[float, ...] | None = None
+    """c, USD per hour of a server, busy or idle: one number, or one per server"""
     arrival_prob: float = 0.3
     """p, probability that a position holds a task"""
     deadline: float = 1.0
@@ -100,6 +115,9 @@ class Scenario(Parameters):
         for name in ("capacity", "link_rate"):
             if getattr(self, name) is not None:
                 clean(name, _numbers)
+        for name in _ENERGY:
+            if getattr(self, name) is not None:
+                clean(name, _numbers, 0, _MOST_POWER)
         if self.num_servers is None:
             fleet = self.service.devices if self.service is not None else self.capacity
             object.__setattr__(self, "num_servers", len(fleet) or 5 if isinstance(fleet, tuple) else 5)
@@ -109,6 +127,9 @@ class Scenario(Parameters):
             clean("warmup", _check_warmup, self.num_slots)
         _check_length("capacity", self.capacity, self.num_servers, max_depth=1)
         _check_length("link_rate", self.link_rate, self.num_servers, max_depth=2)
+        for name in _ENERGY:
+            _check_length(name, getattr(self, name), self.num_servers, max_depth=1)
+        clean("energy_per_mbit", check_number, 0)
         for name in ("slot_duration", "deadline", "task_size_min", "density_min"):
             clean(name, check_number)
         clean("arrival_prob", check_number, 0, 1)
@@ -123,6 +144,7 @@ class Scenario(Parameters):
             )
         if self.service is not None:
             _check_items(self, self.service)
+        _check_powers(self.powers_idle, self.powers_busy)
         self._choose_arrivals()
         if self.num_positions > MOST_POSITIONS:
             raise InputError(
@@ -165,9 +187,10 @@ class Scenario(Parameters):
     @property
     def capacities(self) -> np.ndarray:
         """`[num_servers]`, Gcycles/s."""
+        if self.capacity is not None:
+            return self._per_server(self.capacity)
         default = np.linspace(10.0, 50.0, self.num_servers) if self.service is None else self.service.capacity
-        capacity = np.asarray(default if self.capacity is None else self.capacity, float)
-        return np.broadcast_to(capacity, self.num_servers)
+        return self._per_server(default)
 
     @property
     def link_rates(self) -> np.ndarray:
@@ -175,6 +198,32 @@ class Scenario(Parameters):
         default = np.linspace(400.0, 500.0, self.num_servers)
         rates = np.asarray(default if self.link_rate is None else self.link_rate, float)
         return np.broadcast_to(rates, (self.num_servers, self.num_servers))
+
+    @property
+    def powers_idle(self) -> np.ndarray | None:
+        """`[num_servers]`, W; None if the latency tables of a service do not tell it."""
+        if self.power_idle is not None:
+            return self._per_server(self.power_idle)
+        found = idle_power(self.capacities) if self.service is None else self.service.power_idle
+        return None if found is None else self._per_server(found)
+
+    @property
+    def powers_busy(self) -> np.ndarray | None:
+        """`[num_servers]`, W; None if the latency tables of a service do not tell it."""
+        if self.power_busy is not None:
+            return self._per_server(self.power_busy)
+        found = busy_power(self.capacities) if self.service is None else self.service.power_busy
+        return None if found is None else self._per_server(found)
+
+    @property
+    def prices_per_hour(self) -> np.ndarray | None:
+        """`[num_servers]`, USD per hour; None of a service for whose devices none is given."""
+        if self.price_per_hour is not None:
+            return self._per_server(self.price_per_hour)
+        return hourly_price(self.capacities) if self.service is None else None
+
+    def _per_server(self, values: Any) -> np.ndarray:
+        return np.broadcast_to(np.asarray(values, float), self.num_servers)
 
     @property
     def process(self) -> ArrivalProcess:
@@ -228,10 +277,13 @@ class Scenario(Parameters):
         """The traced part, as NumPy arrays of one dtype."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(Params)}
         service, _ = values.pop("service"), values.pop("warmup")
-        values |= {"capacity": self.capacities, "link_rate": self.link_rates}
+        values |= self._fleet()
         if service is not None:
             values["link_rate"] = self.link_rates / service.batch_mbit
-        leaves: dict[str, Any] = {name: np.asarray(value, dtype) for name, value in values.items()}
+            values["energy_per_mbit"] = self.energy_per_mbit * service.batch_mbit
+        leaves: dict[str, Any] = {
+            name: None if value is None else np.asarray(value, dtype) for name, value in values.items()
+        }
         leaves["num_tasks"] = np.asarray(self.num_tasks, np.int32)
         leaves["warmup"] = np.asarray(self.num_slots - self.counted_slots, np.int32)
         if service is not None:
@@ -256,8 +308,18 @@ class Scenario(Parameters):
             if not isinstance(value, ArrivalProcess)
         }
         own = {"arrivals": self.arrivals.to_dict()} if isinstance(self.arrivals, ArrivalProcess) else {}
-        fleet = {"capacity": self.capacities.tolist(), "link_rate": self.link_rates.tolist()}
+        fleet = {name: None if value is None else value.tolist() for name, value in self._fleet().items()}
         return tables | own | fleet
+
+    def _fleet(self) -> dict[str, np.ndarray | None]:
+        """What servers and links are like, by the names of the fields; None where it is not known."""
+        return {
+            "capacity": self.capacities,
+            "link_rate": self.link_rates,
+            "power_idle": self.powers_idle,
+            "power_busy": self.powers_busy,
+            "price_per_hour": self.prices_per_hour,
+        }
 
 
 def as_fields(given: Mapping[str, Any], arrivals: Any = None) -> dict[str, Any]:
@@ -289,13 +351,13 @@ def _names(kind: Any) -> set[str]:
     return {field.name for field in dataclasses.fields(kind)}
 
 
-def _numbers(name: str, value: Any) -> Any:
-    """Positive numbers, nested to any depth, as tuples."""
+def _numbers(name: str, value: Any, *bounds: float) -> Any:
+    """Numbers within the bounds of `check_number`, nested to any depth, as tuples."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, list | tuple):
-        return tuple(_numbers(name, v) for v in value)
-    return check_number(name, value)
+        return tuple(_numbers(name, v, *bounds) for v in value)
+    return check_number(name, value, *bounds)
 
 
 def _check_warmup(name: str, value: Any, num_slots: int) -> int:
@@ -304,6 +366,16 @@ def _check_warmup(name: str, value: Any, num_slots: int) -> int:
         return check_whole(name, value, 0, num_slots - 1)
     except InputError as error:
         raise InputError(f"{error}, or {AUTO}") from None
+
+
+def _check_powers(idle: np.ndarray | None, busy: np.ndarray | None) -> None:
+    """Raise InputError if a server needs less power when it is busy than when it is idle."""
+    if idle is None or busy is None:
+        return
+    for i in np.flatnonzero(busy < idle)[:1]:
+        raise InputError(
+            f"power_busy: {busy[i]:g} of server {i}; legal: at least its power_idle, {idle[i]:g}"
+        )
 
 
 def _check_items(scenario: Scenario, service: ImageService) -> None:

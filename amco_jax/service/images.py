@@ -16,7 +16,15 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.errors import InputError, check_choice, check_list, check_number, check_whole, from_table
-from amco_jax.service.latency import CONFIGURATION, Fit, find_service, is_shipped, read_table, table_path
+from amco_jax.service.latency import (
+    CONFIGURATION,
+    Fit,
+    Power,
+    find_service,
+    is_shipped,
+    read_table,
+    table_path,
+)
 
 SPLITS = ("whole", "fluid")
 """How a request may be split over servers: into whole image batches only, or at any point"""
@@ -47,7 +55,7 @@ class ImageService:
     batch: int = 1
     """Images that a server repairs at once; the tables must have rows for this batch size"""
     bound: str = "point"
-    """The value to take from estimates: point, low or high"""
+    """The value to take from estimates of time and power: point, low or high"""
     model: str = ""
     """This and the next four select one of a device's configurations; empty if it has only one"""
     weights: str = ""
@@ -86,7 +94,7 @@ class ImageService:
         clean(
             "tables", tuple(name if is_shipped(name) else str(Path(name).absolute()) for name in self.tables)
         )
-        _ = self._fits  # raises an InputError for tables that cannot be read
+        _ = self._devices  # raises an InputError for tables that cannot be read
         digest = hashlib.sha256(b"".join(table_path(name).read_bytes() for name in self.tables)).hexdigest()
         if self.sha256 not in ("", digest):
             raise InputError(
@@ -96,28 +104,40 @@ class ImageService:
         clean("sha256", digest)
 
     @functools.cached_property
-    def _fits(self) -> tuple[Fit, ...]:
-        """The fit of each server's device."""
+    def _devices(self) -> tuple[tuple[Fit, Power], ...]:
+        """The fit and the power of each server's device."""
         rows = pd.concat([read_table(name) for name in self.tables], ignore_index=True)
         chosen = {name: getattr(self, name) for name in _CHOSEN if getattr(self, name)}
-        by_device: dict[str, Fit] = {}
+        by_device: dict[str, tuple[Fit, Power]] = {}
         for device in self.devices:
             found = find_service(rows, self.bound, device=device, resolution=self.resolution, **chosen)
             if self.batch not in found.fits:
                 legal = ", ".join(map(str, found.fits))
                 raise InputError(f"service.batch: {self.batch} on {device}; legal: {legal}")
-            by_device[device] = found.fits[self.batch]
+            by_device[device] = found.fits[self.batch], found.powers[self.batch]
         return tuple(by_device[device] for device in self.devices)
 
     @property
     def capacity(self) -> tuple[float, ...]:
         """Denoising steps of an image batch that each server performs per second."""
-        return tuple(1 / fit.per_step for fit in self._fits)
+        return tuple(1 / fit.per_step for fit, _ in self._devices)
 
     @property
     def overhead(self) -> np.ndarray:
         """`[num_servers]`, overhead of a batch in denoising steps: text encoder, VAE, scheduler."""
-        return np.array([fit.fixed / fit.per_step for fit in self._fits])
+        return np.array([fit.fixed / fit.per_step for fit, _ in self._devices])
+
+    @property
+    def power_idle(self) -> tuple[float, ...] | None:
+        """W of each server's device when it is idle; None unless the tables tell it of all devices."""
+        found = tuple(power.idle for _, power in self._devices if power.idle is not None)
+        return found if len(found) == len(self.devices) else None
+
+    @property
+    def power_busy(self) -> tuple[float, ...] | None:
+        """W of each server's device while it computes; None unless the tables tell it of all devices."""
+        found = tuple(power.busy for _, power in self._devices if power.busy is not None)
+        return found if len(found) == len(self.devices) else None
 
     @property
     def batch_mbit(self) -> float:
@@ -135,7 +155,7 @@ class ImageService:
                 "steps": fit.steps,
                 "extrapolated": not (fit.steps and fit.steps[0] <= steps_min and steps_max <= fit.steps[1]),
             }
-            for device, fit in zip(self.devices, self._fits, strict=True)
+            for device, (fit, _) in zip(self.devices, self._devices, strict=True)
         ]
 
 

@@ -10,7 +10,7 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,12 @@ ROW_KINDS = ("measured", "derived", "published", "estimated")
 COMPONENTS = {
     "load": "time", "first_call": "time", "text_encode": "time", "vae_encode": "time", "unet_step": "time",
     "vae_decode": "time", "total": "time", "fixed": "time", "per_step": "time", "fit_residual": "share",
-    "peak": "memory",
+    "peak": "memory", "idle": "power", "busy": "power",
 }  # fmt: skip
 """The components, and the kind of quantity given for each."""
 WITH_STEPS = ("first_call", "total")
-QUANTITIES = {"time": ("wall", "cpu"), "share": ("share",), "memory": ("memory",)}
-"""The quantities of each kind: wall and CPU time in s, memory in MB."""
+QUANTITIES = {"time": ("wall", "cpu"), "share": ("share",), "memory": ("memory",), "power": ("power",)}
+"""The quantities of each kind: wall and CPU time in s, memory in MB, power in W."""
 STATISTICS = ("p50", "mean", "point", "low", "high", "min", "max", "p95")
 CENTRAL = STATISTICS[:3]
 """The statistics used as the value, in order of preference; an estimate may have `low` and `high` as well."""
@@ -65,6 +65,15 @@ class Fit:
 
 
 @dataclasses.dataclass(frozen=True)
+class Power:
+    """The power of a device, W; None where the table does not tell it."""
+
+    idle: float | None
+    busy: float | None
+    """While it computes a batch"""
+
+
+@dataclasses.dataclass(frozen=True)
 class Prediction:
     """The predicted time of one batch."""
 
@@ -77,10 +86,11 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class Service:
-    """The latency of one configuration, with a fit for each batch size in the table."""
+    """The latency and power of one configuration, for each batch size in the table."""
 
     configuration: Mapping[str, Any]
     fits: Mapping[int, Fit]
+    powers: Mapping[int, Power]
 
     def predict(self, steps: int, batch: int = 1) -> Prediction:
         """Predict the time of one batch: a linear fit in steps, interpolated linearly between batch sizes.
@@ -225,7 +235,8 @@ def services(table: pd.DataFrame, bound: str = "point") -> list[Service]:
     for key, by_batch in groups.items():
         fits = {batch: fit for batch, rows in by_batch.items() if (fit := _fit_of(rows, bound)) is not None}
         if fits:
-            found.append(Service(dict(zip(CONFIGURATION, key, strict=True)), fits))
+            powers = {batch: _power_of(by_batch[batch], bound) for batch in fits}
+            found.append(Service(dict(zip(CONFIGURATION, key, strict=True)), fits, powers))
     return found
 
 
@@ -247,11 +258,7 @@ def find_service(table: pd.DataFrame, bound: str = "point", **configuration: Any
 
 
 def _fit_of(rows: Sequence[Mapping[str, Any]], bound: str) -> Fit | None:
-    order = [*reversed(CENTRAL), bound]
-    wall = [row for row in rows if row["quantity"] == "wall" and row["statistic"] in order]
-    wall.sort(key=lambda row: order.index(row["statistic"]))  # later rows override earlier ones
-    for kind in ROW_KINDS:
-        of_kind = [row for row in wall if row["row_kind"] == kind]
+    for kind, of_kind in _by_kind(rows, "wall", bound):
         totals = {row["steps"]: row["value"] for row in of_kind if row["component"] == "total"}
         line = {row["component"]: row["value"] for row in of_kind}
         if len(totals) > 1:
@@ -262,6 +269,24 @@ def _fit_of(rows: Sequence[Mapping[str, Any]], bound: str) -> Fit | None:
         for steps, value in totals.items():
             return Fit(0.0, value / steps, math.nan, 1, (steps, steps), kind)
     return None
+
+
+def _power_of(rows: Sequence[Mapping[str, Any]], bound: str) -> Power:
+    found: dict[str, float] = {}
+    for _, of_kind in _by_kind(rows, "power", bound):
+        found = {row["component"]: row["value"] for row in of_kind} | found
+    return Power(found.get("idle"), found.get("busy"))
+
+
+def _by_kind(
+    rows: Sequence[Mapping[str, Any]], quantity: str, bound: str
+) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
+    """The rows with a value of a quantity, the most reliable kind first; later rows override earlier ones."""
+    order = [*reversed(CENTRAL), bound]
+    values = [row for row in rows if row["quantity"] == quantity and row["statistic"] in order]
+    values.sort(key=lambda row: order.index(row["statistic"]))
+    for kind in ROW_KINDS:
+        yield kind, [row for row in values if row["row_kind"] == kind]
 
 
 def _check_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from amco_jax.errors import InputError
 from amco_jax.service.latency import (
     COLUMNS,
     CONFIGURATION,
+    Power,
     check_rows,
     find_service,
     fit_steps,
@@ -204,6 +205,22 @@ def test_the_firmest_rows_and_the_median_are_used():
     rows += [row | {"statistic": "mean", "value": 99} for row in totals({10: 0, 20: 0})]
     prediction = only_service(rows).predict(10)
     assert (prediction.seconds, prediction.row_kind) == (pytest.approx(12), "derived")
+
+
+def test_power_is_that_of_the_firmest_rows_and_of_the_bound():
+    def power(component: str, value: float, **values: Any) -> dict[str, Any]:
+        given = {"component": component, "quantity": "power", "steps": "", "value": value}
+        return ROW | {"row_kind": "estimated", "statistic": "point", "repeats": ""} | given | values
+
+    rows = [power("idle", 5), power("busy", 50), power("busy", 40, statistic="low")]
+    assert only_service(totals({10: 12.0})).powers[1] == Power(None, None)
+    assert only_service(totals({10: 12.0}) + rows).powers[1] == Power(5, 50)
+    assert only_service(totals({10: 12.0}) + rows, bound="low").powers[1] == Power(5, 40)
+    measured = power("busy", 30, row_kind="measured", statistic="mean", repeats=3)
+    assert only_service([*totals({10: 12.0}), measured, *rows]).powers[1] == Power(5, 30)
+    for changes, word in (({"quantity": "wall"}, "quantity: 'wall'; legal: power"), ({"steps": 3}, "steps")):
+        with pytest.raises(InputError, match=word):
+            check_rows([power("busy", 30, **changes)])
 
 
 def test_services_differ_by_what_is_not_comparable():

@@ -23,8 +23,10 @@ from amco_jax.agents.policy import TaskView
 from amco_jax.alloc import ALLOCATORS
 from amco_jax.alloc.whole import whole_items
 from amco_jax.errors import InputError
+from amco_jax.metrics import METRICS, SlotOutcome
 from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario
+from amco_jax.scenario.axes import default_values
 from amco_jax.scenario.presets import load_scenario
 from amco_jax.service.latency import write_table
 
@@ -244,6 +246,42 @@ def test_a_table_says_what_lies_within_it(table: Path):
     assert service.overhead == pytest.approx([fixed / per_step for fixed, per_step in MACHINES.values()])
     assert [server["extrapolated"] for server in service.report(10, 20)] == [False] * 3
     assert [server["extrapolated"] for server in service.report(10, 21)] == [True] * 3
+
+
+def with_power(table: Path, *powers: tuple[str, str, float]) -> Path:
+    """The table with rows of power: device, component, W."""
+    rows = pd.read_csv(table, keep_default_na=False).to_dict("records")
+    like = rows[0] | {"steps": "", "quantity": "power"}
+    rows += [like | {"device": device, "component": name, "value": w} for device, name, w in powers]
+    write_table(rows, table)  # pyright: ignore[reportArgumentType]
+    return table
+
+
+def test_a_fleet_takes_its_power_from_its_table(table: Path):
+    watts = {"slow": (2.0, 9.0), "fast": (8.0, 60.0), "even": (5.0, 25.0)}
+    rows = [(d, name, w) for d, pair in watts.items() for name, w in zip(("idle", "busy"), pair, strict=True)]
+    scenario = scenario_of(with_power(table, *rows))
+    params = scenario.params(np.float64)
+    np.testing.assert_allclose(params.power_idle, [2, 8, 5])  # pyright: ignore
+    np.testing.assert_allclose(params.power_busy, [9, 60, 25])  # pyright: ignore
+    # A size is a number of images here, each of which is sent there and back.
+    assert params.energy_per_mbit == pytest.approx(scenario.energy_per_mbit * (INPUT_MBIT + RESULT_MBIT))
+    assert params.price_per_hour is None
+    given = scenario.replace(power_busy=100.0, price_per_hour=(1.0, 2.0, 3.0))
+    np.testing.assert_allclose(given.params().power_busy, [100] * 3)  # pyright: ignore
+    np.testing.assert_allclose(given.params().price_per_hour, [1, 2, 3])  # pyright: ignore
+
+
+def test_energy_of_devices_of_unknown_power_is_refused(table: Path):
+    incomplete = scenario_of(with_power(table, ("slow", "idle", 2.0), ("slow", "busy", 9.0)))
+    assert incomplete.powers_idle is None
+    assert json.loads(json.dumps(incomplete.to_dict()))["power_busy"] is None
+    with pytest.raises(InputError, match=r"param: power_busy is not known .*; legal: values of your own"):
+        default_values("power_busy", incomplete, lambda scenario: None)
+    slot = SlotOutcome(incomplete.params(), *(jnp.zeros(()),) * 6)
+    for name, field in (("server_energy_j", "power_idle and power_busy"), ("cost_usd", "price_per_hour")):
+        with pytest.raises(InputError, match=f"metrics: no {field} of all devices .*; legal: to set"):
+            METRICS[name].function(slot)
 
 
 def test_a_service_in_a_scenario_file(tmp_path: Path, table: Path):
