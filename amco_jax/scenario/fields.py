@@ -33,7 +33,7 @@ class Scenario(Parameters):
 
     The defaults are the published setting. If `num_servers` is left out, it is the number of capacities
     given, or else 5. A single number as `capacity` or `link_rate` applies to all servers. If these are left
-    out, they are evenly spaced over 10-50 Gcycles/s and 400-500 Mbit/s, which for 5 servers is the published
+    out, they are spread evenly over 10-50 Gcycles/s and 400-500 Mbit/s, which for 5 servers is the published
     fleet.
 
     Raises:

@@ -1,7 +1,7 @@
 """Units of work, into which a study is divided so that it can be interrupted, resumed and distributed.
 
-A unit consists of cells that one program computes, or of a range of seeds of one cell. Its name contains a
-digest of everything on which its rows depend.
+A unit consists of cells that one program computes, or of a range of seeds of one cell. Its rows do not depend
+on other units, and its name contains a digest of everything on which they depend.
 """
 
 from __future__ import annotations
