@@ -1,4 +1,4 @@
-"""Everything that is measured: the registry, the choice of a study, and the way from decisions to columns."""
+"""Metrics: their registry, the selection of a study, and their computation from decisions to columns."""
 
 from __future__ import annotations
 
@@ -81,18 +81,18 @@ RESERVED = (
     "method", "param", "value", "condition", "physics", "seed", "episode", "stretch", "batch",
     "warmup", "trend_p", "gap", "loss", "epsilon",
 )  # fmt: skip
-"""Columns of results that are no metrics"""
+"""Columns of results that are not metrics"""
 
 
 def choose(asked: Sequence[str | Metric] = (), least: Shown = Shown.ROWS) -> Metrics:
-    """The metrics of a study: those that it shows without being asked, and those that a user asks for.
+    """The metrics of a study: those that it shows by default, and those that a user asks for.
 
     Args:
-      asked: names of `METRICS`, or metrics of the user's own; they are shown everywhere.
-      least: the level from which on the study shows metrics.
+      asked: names in `METRICS`, or user-defined metrics; they are shown everywhere.
+      least: the lowest level at which the study shows metrics by default.
 
     Raises:
-      InputError: an unknown name, no metric, or names of columns that are taken.
+      InputError: an unknown name, an object that is not a metric, or column names that are already taken.
     """
     if isinstance(asked, str) or not hasattr(asked, "__len__"):
         raise InputError(f"metrics: {asked!r:.80}; legal: a list of names and metrics")
@@ -103,7 +103,7 @@ def choose(asked: Sequence[str | Metric] = (), least: Shown = Shown.ROWS) -> Met
             raise InputError(f"metrics: {metric.name} is a name of the package's own; legal: another name")
         also = tuple(dataclasses.replace(c, shown=max(c.shown, Shown.FIGURES)) for c in metric.also)
         chosen[metric.name] = dataclasses.replace(metric, shown=Shown.EVERYWHERE, also=also)
-    # What means are taken over comes along.
+    # Means and quantiles also need the metrics that they are taken over.
     for metric in [NUM_TASKS, *(m.over for m in chosen.values() if m.over is not None)]:
         at_least = dataclasses.replace(metric, shown=min(metric.shown, Shown.ROWS))
         found = chosen.setdefault(metric.name, at_least)
@@ -117,10 +117,10 @@ def choose(asked: Sequence[str | Metric] = (), least: Shown = Shown.ROWS) -> Met
 
 
 def of_curves(asked: Sequence[str | Metric] = ()) -> Metrics:
-    """The metrics of the episodes of a training, which have no quantiles.
+    """The metrics of training episodes, for which quantiles are not available.
 
     Raises:
-      InputError: as `choose`.
+      InputError: see `choose`.
     """
     return tuple(metric for metric in choose(asked, Shown.CURVES) if metric.is_sum)
 
@@ -135,7 +135,7 @@ def _metric(asked: str | Metric) -> Metric:
 
 
 EPISODE_METRICS = choose()
-"""What sweeps and evaluations measure without being asked for more"""
+"""The default metrics of sweeps and evaluations"""
 
 CURVE_METRICS = of_curves()
-"""The same of trainings"""
+"""The default metrics of trainings"""

@@ -1,4 +1,4 @@
-"""What a metric is: plain data that tables and figures read, and a function of a task or of a slot."""
+"""The definition of a metric: plain data for tables and figures, and a function of a task or of a slot."""
 
 from __future__ import annotations
 
@@ -14,82 +14,82 @@ from amco_jax.identity import hashable
 from amco_jax.metrics.outcomes import SlotOutcome, TaskOutcome
 
 COUNT = "num_tasks"
-"""The name of the metric over which means of tasks are taken unless another is given"""
+"""The name of the metric over which means of tasks are taken by default"""
 
 TASK, EPISODE = "task", "episode"
-"""What counts as one in an estimate"""
+"""The units that an estimate may weight equally"""
 
 
 class Reduction(enum.StrEnum):
-    """How the values of an episode's tasks or slots become its number, and those of episodes an estimate.
+    """How the values of tasks or slots are reduced to a number per episode, and episodes to an estimate.
 
-    Estimates of the first two are ratios of sums over all episodes, in which each task counts as one, and
-    means over the episodes beside these. Quantiles are those of all tasks together, and means over the
-    episodes. All others are means over the episodes.
+    The first two have two estimates: the ratio of sums over all episodes, which weights tasks equally, and
+    the mean over episodes. So do quantiles: those of all tasks together, and the mean over episodes. All
+    others have only the mean over episodes.
     """
 
     MEAN_OF_TASKS = "mean over tasks"
     RATE = "share of tasks"
-    """Its values are true or false; intervals are those of proportions"""
+    """The values are booleans, and the intervals are those of proportions"""
     MEAN_OF_SLOTS = "mean over slots"
     SUM = "sum"
     QUANTILES = "quantiles of tasks"
-    """Its values are at least 0, each is sent to the host, and rows hold a list"""
+    """The values are at least 0, all of them are sent to the host, and rows hold a list"""
     OVER_SLOTS = "over slots"
-    """A number for each slot, which is the sum over its tasks or the value of the slot; rows hold a list"""
+    """One number per slot, the sum over its tasks or the value of the slot; rows hold a list"""
 
 
 class Shown(enum.IntEnum):
     """The places in which studies show a metric by default; each level includes those before it."""
 
     ASKED = 0
-    """Nowhere; it is computed only where a user asks for it"""
+    """Nowhere; it is computed only if a user asks for it"""
     ROWS = 1
     """In the rows and summaries of sweeps and evaluations"""
     FIGURES = 2
     """In a figure of reports"""
     CURVES = 3
-    """In the rows of training, and in what the terminal shows of trainings and evaluations"""
+    """In the rows of trainings, and in the terminal output of trainings and evaluations"""
     TABLES = 4
     """In all tables, in paired comparisons, and in a figure of sweeps"""
     EVERYWHERE = 5
-    """In a figure over the episodes of training, and in a table of comparisons of its own"""
+    """In a figure over the training episodes, and in a separate table of comparisons"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Column:
-    """What is known of a column of results without its function; manifests hold it, and reports read it.
+    """The description of a column of results, which manifests store and reports read.
 
     Raises:
-      InputError: a name that cannot be a column's, or a value that is not legal.
+      InputError: a name that is not legal for a column, or another illegal value.
     """
 
     name: str
-    """The name of the column: small letters, digits and `_`; it ends with the unit, if there is one"""
+    """The name of the column: lower-case letters, digits and `_`, with the unit, if any, at the end"""
     label: str
-    """The words on axes and in the heads of tables, without the unit"""
+    """The label of axes and table headers, without the unit"""
     unit: str = ""
     """Empty for shares and counts"""
     caption: str = ""
     """A sentence for figures; by default the label"""
     reduction: Reduction = Reduction.MEAN_OF_TASKS
     better: str | None = None
-    """`lower` or `higher`; None where neither is better"""
+    """`lower` or `higher`; None if neither is better"""
     bounds: tuple[float, float] = (-math.inf, math.inf)
-    """The least and the largest value that it can have; intervals end there"""
+    """The smallest and the largest possible value, to which intervals are clipped"""
     shown: Shown = Shown.ASKED
     weight: str = COUNT
-    """The column whose sums means are taken over"""
+    """The column whose sum is the denominator of means"""
     per_server: bool = False
     """Rows hold a column for each server or base station, `name_0`, `name_1`, ...; `name` is their mean"""
     of: str = ""
-    """The metric whose servers or quantiles the column is made of, where it is not a metric of its own"""
+    """For a derived column, the metric from whose servers or quantiles it is computed"""
     how: str = ""
-    """How it is made of servers: `max`, `min` or `jain`, Jain's index of fairness"""
+    """How servers are aggregated: `max`, `min` or `jain`, Jain's fairness index"""
     level: float | None = None
     """The level of the quantile, in [0, 1]"""
     figure: str = ""
-    """The name of the files of its figure; by default that of the column"""
+    """The name of the files of its figure; by default the name of the column"""
 
     def __post_init__(self):
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -101,37 +101,37 @@ class Column:
 
     @property
     def is_rate(self) -> bool:
-        """Whether it is a share of tasks that something happened to."""
+        """Whether it is a proportion of tasks."""
         return self.reduction is Reduction.RATE and not self.of_servers
 
     @property
     def in_rows(self) -> bool:
-        """Whether rows hold a column of its name, and it is not made of others."""
+        """Whether rows hold a column of this name, rather than columns per server from which it follows."""
         return not self.per_server and not self.how
 
     @property
     def is_list(self) -> bool:
-        """Whether an entry of the column is no number but a list, of quantiles or over slots."""
+        """Whether each entry of the column is a list, of quantiles or over slots, and not a number."""
         return self.is_over_slots or (self.reduction is Reduction.QUANTILES and self.level is None)
 
     @property
     def is_over_slots(self) -> bool:
-        """Whether an entry of the column is a list with a number for each slot."""
+        """Whether each entry of the column is a list with one number per slot."""
         return self.reduction is Reduction.OVER_SLOTS
 
     @property
     def weightings(self) -> tuple[str, ...]:
-        """What may count as one in its estimates, the first of them first."""
+        """The available weightings of its estimates, the default first."""
         per_task = self.reduction in (Reduction.MEAN_OF_TASKS, Reduction.RATE) and not self.of_servers
         return (TASK, EPISODE) if per_task or self.level is not None else (EPISODE,)
 
     @property
     def of_servers(self) -> bool:
-        """Whether it is made of the columns of the servers."""
+        """Whether it is computed from the columns of the servers."""
         return self.per_server or bool(self.how)
 
     def title(self, per: str = "") -> str:
-        """The label with the unit, and of a quantile with what counts as one."""
+        """The label with the unit, and for a quantile also with its weighting."""
         of = (
             {TASK: ", all tasks", EPISODE: ", mean of episodes"}.get(per, "")
             if self.level is not None
@@ -140,7 +140,7 @@ class Column:
         return f"{self.label}{of} [{self.unit}]" if self.unit else f"{self.label}{of}"
 
     def server(self, number: int, weighted: bool = False) -> Column:
-        """The column of one server of a metric that has one for each."""
+        """The column of one server, for a metric with a column per server."""
         return Column(
             name=f"{self.name}_{number}", label=f"{self.label}, {number}", unit=self.unit,
             caption=self.caption, reduction=self.reduction, better=self.better, bounds=self.bounds,
@@ -149,7 +149,7 @@ class Column:
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for a manifest: all that is not as by default."""
+        """Plain data for a manifest: all values that differ from the defaults."""
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(Column)}
         data = {name: value for name, value in given.items() if value != _DEFAULTS[name]}
         if "bounds" in data:
@@ -158,10 +158,10 @@ class Column:
 
     @classmethod
     def from_dict(cls, data: Any) -> Column:
-        """The column that `to_dict` described.
+        """Restore a column from the result of `to_dict`.
 
         Raises:
-          InputError: it is no description of a column.
+          InputError: the data does not describe a column.
         """
         try:
             low, high = data.get("bounds", (None, None))
@@ -184,13 +184,13 @@ _DEFAULTS = {f.name: f.default for f in dataclasses.fields(Column)}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metric(Column):
-    """A column of results with the function that computes it on the device, in one place.
+    """A column of results together with the function that computes it on the device.
 
-    The values of the function are summed over an episode: those of tasks over all that arrived, those of
-    slots over all slots. Give one of `of_task` and `of_slot`.
+    The values of the function are summed over an episode: `of_task` over all tasks that arrived, `of_slot`
+    over all slots. Exactly one of the two must be given.
 
     Raises:
-      InputError: no function or two, or a value that is not legal.
+      InputError: no function or two, or an illegal value.
 
     Example:
       >>> import jax.numpy as jnp
@@ -208,16 +208,16 @@ class Metric(Column):
 
     shown: Shown = Shown.EVERYWHERE
     of_task: Callable[[TaskOutcome], Any] | None = None
-    """A function of a task, which returns a number, or with `per_server` `[num_servers]`"""
+    """A function of a task, which returns a number or, with `per_server`, `[num_servers]`"""
     of_slot: Callable[[SlotOutcome], Any] | None = None
-    """The same as a function of a slot"""
+    """The same for a slot"""
     whole: bool = False
-    """The values are whole numbers or booleans, and their sums are exact; that of a slot must fit int32"""
+    """The values are integers or booleans, and their sums are exact; the sum over a slot must fit int32"""
     over: Metric | None = None
-    """What means and quantiles are taken over, such as the tasks that were accepted; by default all that
-    arrived. A task counts in quantiles where the function of `over` gives more than 0"""
+    """The metric over which means and quantiles are taken, such as the number of accepted tasks; by default
+    all tasks that arrived. A task counts in quantiles if the function of `over` returns more than 0"""
     also: tuple[Column, ...] = ()
-    """Further columns that are made of this one's servers or quantiles"""
+    """Further columns, computed from the servers or quantiles of this one"""
 
     def __post_init__(self):
         super().__post_init__()
@@ -249,12 +249,12 @@ class Metric(Column):
 
     @property
     def function(self) -> Callable[[Any], Any]:
-        """`of_task` or `of_slot`."""
+        """`of_task` or `of_slot`, whichever is given."""
         return self.of_task or self.of_slot  # pyright: ignore[reportReturnType]
 
     @property
     def is_sum(self) -> bool:
-        """Whether it is summed over the episode on the device, and not sent to the host piece by piece."""
+        """Whether it is summed over the episode on the device, rather than sent to the host in pieces."""
         return self.reduction not in (Reduction.QUANTILES, Reduction.OVER_SLOTS)
 
     @property
@@ -264,7 +264,7 @@ class Metric(Column):
 
     @property
     def is_count(self) -> bool:
-        """Whether its column holds whole numbers."""
+        """Whether its column holds integers."""
         return self.whole and self.reduction is Reduction.SUM and not self.per_server
 
     @property
@@ -274,7 +274,7 @@ class Metric(Column):
 
 
 Metrics = tuple[Metric, ...]
-"""What an episode sums up, static under jit"""
+"""The metrics of an episode, static under jit"""
 
 
 def columns_of(metrics: Iterable[Metric]) -> tuple[Column, ...]:
@@ -283,7 +283,7 @@ def columns_of(metrics: Iterable[Metric]) -> tuple[Column, ...]:
 
 
 def row_names(columns: Iterable[Column], num_servers: int) -> tuple[str, ...]:
-    """The names of the columns in rows, of a fleet of that size."""
+    """The names of the columns in rows, for a fleet of the given size."""
     found: list[str] = []
     for column in columns:
         if column.per_server:
@@ -294,10 +294,10 @@ def row_names(columns: Iterable[Column], num_servers: int) -> tuple[str, ...]:
 
 
 def estimated(columns: Iterable[Column], num_servers: int = 0) -> list[Column]:
-    """The columns that estimates are made of.
+    """The columns for which estimates are made.
 
     Args:
-      num_servers: how many columns there are for the servers of a fleet, beside the means over servers.
+      num_servers: the number of servers that get a column each, in addition to the means over servers.
     """
     columns = list(columns)
     per_server = {column.name for column in columns if column.per_server}
@@ -311,7 +311,7 @@ def estimated(columns: Iterable[Column], num_servers: int = 0) -> list[Column]:
 
 
 def shown_in(columns: Iterable[Column], least: Shown) -> list[Column]:
-    """The columns that are shown at a level."""
+    """The columns that are shown at a level, without lists."""
     return [column for column in columns if column.shown >= least and not column.is_list]
 
 
@@ -324,6 +324,6 @@ def columns_in(manifest: Mapping[str, Any]) -> tuple[Column, ...]:
     """The columns of the metrics of a saved run.
 
     Raises:
-      InputError: the manifest does not describe them.
+      InputError: the manifest does not describe metrics.
     """
     return tuple(Column.from_dict(data) for data in manifest["metrics"])

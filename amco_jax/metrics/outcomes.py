@@ -1,6 +1,6 @@
-"""What the function of a metric sees: the outcome of one task, or of one slot.
+"""The argument of a metric's function: the outcome of one task, or of one slot.
 
-Both exist only while a program is traced. What a metric does not use costs nothing.
+Both exist only while a program is traced. Values that no metric uses cost nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from amco_jax.params import Params
 
 @dataclasses.dataclass(frozen=True)
 class TaskOutcome:
-    """One task that arrived, its decision, and what came of it.
+    """One task that arrived, the decision on it, and the outcome.
 
-    With an image service, Mbit and Gcycles stand for what they stand for in `Params`.
+    With an image service, other units replace Mbit and Gcycles, as in `Params`.
     """
 
     params: Params
@@ -24,7 +24,7 @@ class TaskOutcome:
     t: Int[Array, ""]
     """The slot's number, from 0"""
     station: Int[Array, ""]
-    """The number of the base station, from 0"""
+    """The index of the base station, from 0"""
     local: Bool[Array, " num_servers"]
     """One-hot: the server at that base station"""
     size: Float[Array, ""]
@@ -32,25 +32,25 @@ class TaskOutcome:
     work: Float[Array, ""]
     """w, Gcycles; `work / size` is the density, Gcycles/Mbit"""
     wait: Float[Array, " num_servers"]
-    """s until the task would start on each server"""
+    """Time until the task would start on each server, s"""
     cost: Float[Array, " num_servers"]
-    """s that the whole task would take on each server, transfer included"""
+    """Time that the whole task would take on each server, including the transfer, s"""
     selected: Bool[Array, " num_servers"]
-    """The set of servers; empty where the task is rejected"""
+    """The set of servers; empty if the task is rejected"""
     fraction: Float[Array, " num_servers"]
-    """The share of the task that each server gets; their sum is 1, or 0 where the task is rejected"""
+    """The share of the task that each server gets; the sum is 1, or 0 if the task is rejected"""
     finish: Float[Array, ""]
-    """s until the last part ends, also beyond the deadline; 0 where the task is rejected"""
+    """Time until the last part ends, even if after the deadline, s; 0 if the task is rejected"""
     makespan: Float[Array, ""]
-    """s, at most the deadline; the deadline where the task is missed"""
+    """s, at most the deadline; equal to the deadline if the task misses it"""
     missed: Bool[Array, ""]
-    """Whether it is late or rejected"""
+    """Whether the task is late or rejected"""
     rejected: Bool[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
 class SlotOutcome:
-    """One slot after its last decision, and how it is closed."""
+    """One slot after its last decision, and the state in which it ends."""
 
     params: Params
     """The scenario"""
@@ -59,10 +59,10 @@ class SlotOutcome:
     backlog: Float[Array, " num_servers"]
     """Q at the start of the slot, Gcycles"""
     slot_load: Float[Array, " num_servers"]
-    """q, what the slot's tasks added to each server, Gcycles"""
+    """q, the work that the slot's tasks added to each server, Gcycles"""
     link_delay: Float[Array, " num_servers"]
-    """L, s queued at the outgoing link of each base station at the end of the slot"""
+    """L, the queueing delay of each base station's outgoing link at the end of the slot, s"""
     next_backlog: Float[Array, " num_servers"]
     """Q at the start of the next slot, Gcycles"""
     busy: Float[Array, " num_servers"]
-    """The share of the slot that each server was busy, in [0, 1]"""
+    """The share of the slot in which each server was busy, in [0, 1]"""

@@ -1,8 +1,8 @@
-"""Metrics over the slots of an episode, which show how it goes: rows hold a list with a number for each slot.
+"""Metrics over the slots of an episode, which show its course: rows hold a list with one number per slot.
 
-They are measured only where a user asks for them. The number of a slot is the value of `of_slot`, or the sum
-of `of_task` over the tasks that arrive in it. Where a metric is taken over another, such as misses over
-tasks, both are summed over seeds before they are divided, so that every task counts the same.
+They are measured only if a user asks for them. The number of a slot is the value of `of_slot`, or the sum
+of `of_task` over the tasks that arrive in it. If a metric is taken over another, such as misses over tasks,
+both are summed over seeds before the division, so that all tasks have equal weight.
 """
 
 from __future__ import annotations
@@ -71,19 +71,19 @@ OVER_SLOTS = (
         of_slot=lambda slot: jnp.mean(slot.busy),
     ),
 )
-"""The entries of the registry"""
+"""The registry's entries over slots"""
 
 
 class Series:
-    """The values of the slots of some episodes, taken in segment by segment."""
+    """The values of the slots of a batch of episodes, collected segment by segment."""
 
     def __init__(self):
         self._segments: list[np.ndarray] = []
 
     def add(self, values: np.ndarray) -> None:
-        """Take in `[episodes, slots]` of the next segment."""
+        """Append `[episodes, slots]`, the next segment."""
         self._segments.append(values)
 
     def values(self) -> np.ndarray:
-        """`[episodes, slots]` of the whole episodes."""
+        """`[episodes, slots]`, the whole episodes."""
         return np.concatenate(self._segments, axis=1)

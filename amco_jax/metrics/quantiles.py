@@ -1,6 +1,6 @@
-"""Quantiles of what each task of an episode has, such as its makespan: exact, or of a histogram.
+"""Quantiles over the tasks of an episode, such as those of makespans: exact, or from a histogram.
 
-NumPy on the host, since its vectorised sort is twenty times faster than XLA's on CPUs.
+They are computed by NumPy on the host, whose vectorised sort is twenty times faster than XLA's on CPUs.
 """
 
 from __future__ import annotations
@@ -16,47 +16,47 @@ _PER_MILLE = (
 )
 
 LEVELS = np.asarray(_PER_MILLE) / 1000
-"""`[K]`, the levels of the quantiles of each episode: 0 is its least value, 1 its largest"""
+"""`[K]`, the levels of the quantiles of each episode, from 0, the minimum, to 1, the maximum"""
 
 EXACT_POSITIONS = 2**18
-"""Most task positions of an episode, over all slots and base stations, whose values are kept. It looks
-at the scenario alone, so that a seed's numbers do not depend on how many seeds run."""
+"""The largest number of task positions of an episode, over all slots and base stations, for which all values
+are kept. It depends on the scenario alone, so that a seed's results do not depend on the number of seeds."""
 
 _DIGITS = 12
-"""Binary digits after the first by which a histogram tells values apart"""
+"""Number of binary digits after the leading one that a histogram resolves"""
 
 RELATIVE_ERROR = 2.0 ** -(_DIGITS + 1)
-"""Largest error of a quantile from a histogram, as a share of it"""
+"""Largest relative error of a quantile from a histogram"""
 
 _SHIFT = 23 - _DIGITS
-"""Lower bits of a float32 that make no difference"""
+"""Number of low bits of a float32 that a histogram ignores"""
 
 
 @runtime_checkable
 class Values(Protocol):
-    """A number of each task of some episodes, taken in piece by piece."""
+    """One number per task for a batch of episodes, collected piece by piece."""
 
     def add(self, values: np.ndarray) -> None:
-        """Take in `[episodes, positions]`, float32 of at least 0, inf at empty positions."""
+        """Add `[episodes, positions]`: float32, at least 0, and inf at empty positions."""
         ...
 
     def quantiles(self) -> np.ndarray:
-        """`[episodes, K]`, float64: quantiles at `LEVELS`, NaN where nothing arrived."""
+        """`[episodes, K]`, float64: the quantiles at `LEVELS`, NaN for episodes without tasks."""
         ...
 
 
 def is_exact(num_positions: int) -> bool:
-    """Whether the quantiles of episodes of so many positions are exact."""
+    """Whether quantiles are exact for episodes with this number of task positions."""
     return num_positions <= EXACT_POSITIONS
 
 
 def values_of(num_positions: int) -> Values:
-    """What takes in the values of episodes of so many positions."""
+    """A collector for episodes with this number of task positions."""
     return Kept() if is_exact(num_positions) else Counted()
 
 
 class Kept:
-    """All values; quantiles are those of `numpy.quantile`."""
+    """A collector that keeps all values; its quantiles equal those of `numpy.quantile`."""
 
     def __init__(self):
         self._pieces: list[np.ndarray] = []
@@ -73,11 +73,11 @@ class Kept:
 
 
 class Counted:
-    """How many values fall between any two neighbouring numbers of `_DIGITS` binary digits.
+    """A collector that keeps a histogram with `_DIGITS` binary digits of resolution.
 
-    The bits of positive floats are in the order of their values, so that the upper bits of a value number its
-    bin, and a bin is at most 2^-`_DIGITS` of its values wide. Values of one bin are all taken for its middle.
-    The least and the largest value are exact, in all the tasks that have the largest.
+    The bit patterns of positive floats are ordered like their values, so the upper bits of a value are the
+    index of its bin, and the relative width of a bin is at most 2^-`_DIGITS`. The middle of a bin represents
+    all its values. The minimum and the maximum are exact, the latter for all tasks that attain it.
 
     Source: the logarithmic bins are those of DDSketch (Masson, Rim and Lee, 2019).
     """
@@ -99,7 +99,7 @@ class Counted:
 
 
 class _Histogram:
-    """The counts of one episode, in the bins from the first to the last that was needed."""
+    """The counts of one episode, from the first to the last bin in use."""
 
     def __init__(self):
         self.first, self.counts = 0, np.zeros(0, np.int64)
@@ -121,22 +121,22 @@ class _Histogram:
         self.counts += np.bincount((values.view(np.int32) >> _SHIFT) - low, minlength=len(self.counts))
 
     def at(self, rank: np.ndarray) -> np.ndarray:
-        """The values of ranks from 0."""
+        """The values at ranks, which are counted from 0."""
         if not len(self.counts):
             return np.full(len(rank), np.inf)
         place = self.first + np.searchsorted(np.cumsum(self.counts), rank, side="right")
         middle = ((place << _SHIFT) + (1 << (_SHIFT - 1))).astype(np.int32).view(np.float32)
         middle = np.where(rank == 0, self.least, np.clip(middle, self.least, self.most))
-        # The largest makespan is mostly the deadline, which those of all missed tasks are.
+        # The largest makespan is usually the deadline, and all missed tasks attain it.
         return np.where(rank >= np.sum(self.counts) - self.num_most, self.most, middle)
 
 
 def _interpolated(count: np.ndarray, at) -> np.ndarray:
-    """`[episodes, K]`: linear between neighbouring ranks, as `numpy.quantile` has it.
+    """`[episodes, K]`: linear interpolation between neighbouring ranks, as in `numpy.quantile`.
 
     Args:
-      count: `[episodes]`, values of each episode.
-      at: the values of ranks `[episodes, K]` from 0, where a rank beyond the last value gives anything.
+      count: `[episodes]`, the number of values of each episode.
+      at: maps ranks `[episodes, K]`, from 0, to values; the result is arbitrary beyond the last rank.
     """
     last = np.maximum(count - 1, 0)[:, None]
     rank = LEVELS * last

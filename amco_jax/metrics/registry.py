@@ -1,6 +1,6 @@
-"""The registry of metrics: everything that is measured, an entry each. Nothing else in the package names one.
+"""The registry of metrics, which is the only place in the package that names them.
 
-What an entry means stands in `metrics/metric.py`; docs/metrics.md lists the entries and says how to add one.
+`metrics/metric.py` documents the fields of an entry; docs/metrics.md lists all entries and how to add one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _percentiles(name: str, percents: Sequence[int], figure: int, words: str = "
 
     Args:
       figure: the percentile that figures show.
-      words: what they are of, where it is not the name.
+      words: what the percentiles are of, if it is not the name.
     """
     return tuple(
         Column(
@@ -218,7 +218,7 @@ STATION_ACCEPTED = Metric(
 
 
 def _of_stations(of: str, name: str, label: str, how: str, unit: str = "") -> Column:
-    """A column that is made of the base stations of a metric: `how` is max, min or jain."""
+    """A column that aggregates a metric over base stations: `how` is max, min or jain."""
     fair = how == "jain"
     return Column(
         name=name,
@@ -313,4 +313,4 @@ METRICS: dict[str, Metric] = {
         *OVER_SLOTS,
     )
 }
-"""All metrics of the package by name"""
+"""All metrics of the package, by name"""

@@ -1,6 +1,6 @@
-"""The columns of rows, made from the sums of episodes; a mean over no tasks is NaN, never 0.
+"""The columns of rows, computed from the sums of episodes; a mean over no tasks is NaN, never 0.
 
-This is the end of the device's work: NumPy on the host, in float64.
+The computation takes place on the host, by NumPy in float64.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ def columns(
     num_slots: int | np.ndarray,
     lists: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
-    """The columns of rows by name, each `[episodes]`, and lists.
+    """The columns of rows by name, each `[episodes]`, and the lists.
 
     Args:
-      totals: by the name of the metric, `[episodes]`, or `[episodes, num_servers]` of one for each server.
-      num_slots: slots of an episode that are counted, the same in all or along the first axes of `totals`.
-      lists: by the name of the metric `[episodes, levels]`, quantiles at `quantiles.LEVELS`, or
-        `[episodes, num_slots]`, a number for each slot.
+      totals: sums by the name of the metric, `[episodes]`, or `[episodes, num_servers]` if it is per server.
+      num_slots: the number of slots that count, one for all episodes or along the first axes of `totals`.
+      lists: by the name of the metric, `[episodes, levels]`, quantiles at `quantiles.LEVELS`, or
+        `[episodes, num_slots]`, one number per slot.
 
     Returns:
-      float64 and int64; the lists are float32.
+      Columns of float64 or int64, and lists of float32.
     """
     found: dict[str, np.ndarray] = {}
     for metric in metrics:
@@ -49,15 +49,15 @@ def columns(
 
 
 def as_columns(metrics: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The metrics of episodes as columns of a frame, in which a list is one entry."""
+    """The metrics of episodes as columns of a data frame, in which a list is one entry."""
     return {name: list(values) if values.ndim > 1 else values for name, values in metrics.items()}
 
 
 def accuracy(positions: Iterable[int]) -> dict[str, Any]:
-    """How exact the percentiles of results are, for a manifest.
+    """The accuracy of the percentiles of results, for a manifest.
 
     Args:
-      positions: the task positions of an episode in each scenario.
+      positions: the number of task positions of an episode, for each scenario.
     """
     return {
         "exact": all(map(is_exact, positions)),

@@ -1,6 +1,6 @@
-"""The sums of an episode's metrics on the device: dictionaries by the name of the metric.
+"""The sums of an episode's metrics on the device, as dictionaries by the name of the metric.
 
-Within a slot a sum is one word, over slots it is two (`compile/wide.py`).
+A sum over the tasks of a slot takes one word, a sum over slots takes two (`compile/wide.py`).
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from amco_jax.metrics.metric import Metric, Metrics, Reduction
 from amco_jax.metrics.outcomes import SlotOutcome, TaskOutcome
 
 Sums = dict[str, Any]
-"""An int32 or float within a slot, `Wide` over slots, and a NumPy array of 64 bits on the host"""
+"""An int32 or float within a slot, `Wide` over slots, and a 64-bit NumPy array on the host"""
 
 
 def none_of_tasks(metrics: Metrics, num_servers: int, dtype: Any) -> Sums:
-    """The sums over the tasks of a slot before the first one."""
+    """The sums over the tasks of a slot, before its first task."""
     return {m.name: _zero(m, num_servers, dtype) for m in metrics if m.is_summed_in_slots and m.of_task}
 
 
 def none_of_slots(metrics: Metrics, num_servers: int, dtype: Any) -> Sums:
-    """The sums over the slots of an episode before the first one."""
+    """The sums over the slots of an episode, before its first slot."""
     return {m.name: Wide.zero(_zero(m, num_servers, dtype)) for m in metrics if m.is_sum}
 
 
 def add_task(metrics: Metrics, sums: Sums, here: Bool[Array, ""], task: TaskOutcome) -> Sums:
-    """The sums over the tasks of a slot with one more, where there is one."""
+    """Add a task to the sums of its slot, if `here`."""
 
     def add(metric: Metric) -> Array:
         value = value_of(metric, task)
@@ -43,23 +43,23 @@ def add_task(metrics: Metrics, sums: Sums, here: Bool[Array, ""], task: TaskOutc
 
 
 def of_slot(metrics: Metrics, slot: SlotOutcome) -> Sums:
-    """The values of the metrics of slots in one slot."""
+    """The values of the metrics with `of_slot` in one slot."""
     values = {m.name: value_of(m, slot) for m in metrics if m.is_summed_in_slots and m.of_slot}
     return {name: x.astype(jnp.int32) if x.dtype == bool else x for name, x in values.items()}
 
 
 def add_slot(sums: Sums, slot: Sums) -> Sums:
-    """The sums over slots with one more slot."""
+    """Add a slot to the sums over slots."""
     return {name: total.add(slot[name]) for name, total in sums.items()}
 
 
 def over_slots(metrics: Metrics, slot: Sums) -> Sums:
-    """Those of the sums of a slot that are kept for each slot."""
+    """Those sums of a slot that are reported for each slot."""
     return {m.name: slot[m.name] for m in metrics if m.is_over_slots}
 
 
 def of_each_task(metrics: Metrics, here: Bool[Array, ""], task: TaskOutcome) -> dict[str, Array]:
-    """What the host takes quantiles of, by the name of the metric; inf where no task counts."""
+    """The values of which the host takes quantiles, by the name of the metric; inf if no task counts."""
 
     def counts(metric: Metric) -> Array:
         return here if metric.over is None else here & (value_of(metric.over, task) > 0)
@@ -69,10 +69,10 @@ def of_each_task(metrics: Metrics, here: Bool[Array, ""], task: TaskOutcome) -> 
 
 
 def value_of(metric: Metric, outcome: TaskOutcome | SlotOutcome) -> Array:
-    """What the function of a metric gives: a boolean, an int32, or a float of the simulation's precision.
+    """Evaluate a metric: a boolean, an int32, or a float of the simulation's precision.
 
     Raises:
-      InputError: it is not one number, or one for each server, or not of the right kind.
+      InputError: the result is not one number, or one per server, or has the wrong type.
     """
     dtype, rate = outcome.params.capacity.dtype, metric.reduction is Reduction.RATE
     shape = outcome.params.capacity.shape if metric.per_server else ()

@@ -93,13 +93,13 @@ def comparisons(studies: Sequence[SavedStudy], baselines: Sequence[str] = ()) ->
       task / that of the baseline), difference (method − baseline, in the unit of the metric) and improvement
       (the probability that the method is better in a cluster, or lower if the metric has no better
       direction), each with _low and _high (95 %); p of the paired t-test over clusters; and p_holm, which is
-      corrected over all rows. A pair that also appears the other way round is one test and counts once.
+      corrected over all rows. A pair that also appears in reverse order counts as one test.
 
     Raises:
       InputError: a study has none of `baselines`.
     """
     frames = [_compare(study, baselines_of(study, baselines)) for study in studies]
-    # An empty frame, of a study of one method, would turn the numbers of the others into objects.
+    # The empty frame of a study with one method would turn the numbers of the others into objects.
     frame = pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
     pair = _pairs(frame)
     first = ~pair.duplicated()
@@ -108,12 +108,12 @@ def comparisons(studies: Sequence[SavedStudy], baselines: Sequence[str] = ()) ->
 
 
 def distinct(compared: pd.DataFrame) -> pd.DataFrame:
-    """The comparisons, each pair of methods only once, whichever way round it comes first."""
+    """The comparisons without reversed duplicates: each pair of methods appears only once."""
     return compared.loc[~_pairs(compared).duplicated()]
 
 
 def _pairs(frame: pd.DataFrame) -> pd.Series:
-    """A key for each comparison that is the same for both ways round."""
+    """A key for each comparison, the same for both orders of the pair."""
     columns = (frame[c] for c in ("study", "condition", "metric", "method", "baseline"))
     pairs = [(*where, *sorted(names)) for *where, a, b in zip(*columns, strict=True) for names in [(a, b)]]
     return pd.Series(pairs, index=frame.index, dtype=object)
@@ -168,7 +168,7 @@ def best_of(column: Column, estimates: Mapping[str, float]) -> list[str]:
       estimates: the estimate of each method.
 
     Returns:
-      An empty list if all estimates are alike, or if the metric has no better direction.
+      An empty list if all estimates are equal, or if the metric has no better direction.
     """
     rounded = {method: round(value, 4) for method, value in estimates.items() if not math.isnan(value)}
     if len(set(rounded.values())) < 2 or column.better is None:
@@ -218,7 +218,7 @@ def over_slots(study: SavedStudy, column: Column, condition: Any) -> pd.DataFram
 
 
 def estimates_of(estimated: pd.DataFrame, column: Column) -> dict[Any, dict[str, dict[str, Any]]]:
-    """The rows of `means` for one metric by condition and then by method, per task where that is possible."""
+    """The rows of `means` for one metric by condition and then by method, per task if possible."""
     chosen = (estimated["metric"] == column.name) & (estimated["per"] == column.weightings[0])
     found: dict[Any, dict[str, dict[str, Any]]] = {}
     for row in estimated.loc[chosen].to_dict("records"):

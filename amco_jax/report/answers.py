@@ -1,4 +1,4 @@
-"""The answer to the question that a study asks, as a paragraph in words that is made from its numbers."""
+"""The answer to the question that a study asks, as a paragraph that is generated from its numbers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _QUESTIONS = {
 }
 _NO_TASKS = "There are no tasks, and so nothing to compare."
 _MOST_NAMES = 3
-"""How many methods a sentence names before it only counts the rest"""
+"""The largest number of methods that a sentence names; it only counts the others"""
 
 
 def question_of(study: SavedStudy) -> str:
@@ -44,7 +44,7 @@ def answer_of(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[st
 
     Args:
       estimated: `analysis.means` of the study.
-      baselines: as in `analysis.baselines_of`.
+      baselines: see `analysis.baselines_of`.
     """
     rows = [row for of in estimates_of(estimated, study.first).values() for row in of.values()]
     if all(math.isnan(row["estimate"]) for row in rows):
@@ -54,7 +54,7 @@ def answer_of(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[st
 
 
 def winners_of(study: SavedStudy, column: Column, estimated: pd.DataFrame) -> dict[Any, list[str]]:
-    """The best methods by a metric under each condition; an empty list where all methods are alike."""
+    """The best methods by a metric under each condition; an empty list if all methods are equal."""
     found = estimates_of(estimated, column)
     return {
         condition: best_of(column, {m: row["estimate"] for m, row in found.get(condition, {}).items()})
@@ -191,7 +191,7 @@ def _agreement(study: SavedStudy, estimated: pd.DataFrame) -> list[str]:
 def _paired(
     study: SavedStudy, column: Column, condition: Any, method: str, other: str
 ) -> tuple[Interval, Interval] | tuple[None, None]:
-    """The mean / the other's mean - 1 and the mean - the other's mean; None without common episodes."""
+    """The relative and absolute differences of the mean from the other's; None without common episodes."""
     pairs = pairs_of(study, method, other, [condition])
     if not pairs:
         return None, None

@@ -29,7 +29,7 @@ CLAIMS_NOTE = (
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A claim of a paper: the share by which AMCoEdge's metric is at least below that of each baseline."""
+    """A claim of a paper: the least relative reduction of a metric by AMCoEdge against each baseline."""
 
     text: str
     source: str
@@ -58,8 +58,8 @@ def claims_table(studies: Sequence[SavedStudy], compared: pd.DataFrame) -> Table
     """The table of claims, with a row for each claim, study, variant of AMCoEdge and condition.
 
     The row shows the decisive baseline, which is the one with the smallest lower bound or, if the claim
-    fails, with the smallest upper bound. Failure rates are judged where every baseline misses at least one
-    task in a hundred, and makespans where the study does not sweep, since the claims are about the default
+    fails, with the smallest upper bound. Failure rates are judged only if every baseline misses at least one
+    task in a hundred, and makespans only in studies other than sweeps, since the claims are about the default
     setting.
     """
     rows = []

@@ -1,4 +1,4 @@
-"""Figures for papers, in one style and with a fixed colour for each method, also readable in greyscale."""
+"""Figures for papers, in one style, with a fixed colour for each method and readable in greyscale."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from amco_jax.stats.summaries import learning_curve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette and four more colours; markers and dashes tell methods apart where colours do not.
-# All ways to train a method share its colour.
+# Okabe and Ito's palette and four more colours; markers and dashes distinguish methods of similar colour.
+# All training variants of a method share its colour.
 _BLACK, _GREY, _BLUE, _VERMILION, _GREEN = "#000000", "#7F7F7F", "#0072B2", "#D55E00", "#009E73"
 _PURPLE, _ORANGE, _SKY, _BROWN, _INDIGO = "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#332288"
 _BEHIND = "#BBBBBB"
@@ -60,13 +60,13 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
-    "pdf.fonttype": 42,  # text stays text
+    "pdf.fonttype": 42,  # embeds text as text
 }
 
 
 @contextlib.contextmanager
 def _style(changes: Any = None) -> Iterator[None]:
-    """Matplotlib's own defaults with this style on top, whatever the user's configuration says."""
+    """Matplotlib's defaults with this style applied, regardless of the user's configuration."""
     try:
         import matplotlib
     except ValueError:  # the environment names a backend that does not exist, and none is needed here
@@ -85,7 +85,7 @@ def _style(changes: Any = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _canvas(width: float, height: float) -> Iterator[Figure]:
-    """A new figure in this style, with its size in inches, which belongs to no window."""
+    """A new figure in this style, of a size in inches, without a window."""
     with _style():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -96,8 +96,8 @@ def _canvas(width: float, height: float) -> Iterator[Figure]:
 
 
 _RARE, _ROOM = 0.01, 0.02
-"""The least reach of the axis of a rate, so that a few misses in a million tasks do not fill a figure, and
-the room that an axis leaves above a best value that is also the largest"""
+"""The least upper limit of the axis of a rate, so that a few misses in a million tasks do not fill a figure,
+and the margin that an axis leaves above its bound if higher is better"""
 
 
 def sweep_figure(
@@ -105,13 +105,13 @@ def sweep_figure(
 ) -> Figure:
     """A metric over the swept values, with a line for each method and its 95 % interval as a band.
 
-    The metric is shown per task where that is possible, and otherwise per episode. Values that are not
-    numbers have a point each, with the interval as a bar.
+    The metric is shown per task if possible, and otherwise per episode. Values that are not numbers have a
+    point each, with the interval as a bar.
 
     Args:
       summary: columns method, value, metric, per, mean, ci_low, ci_high.
-      axis_label: of the swept quantity, with its unit.
-      among: the methods that stand out, by default all; the others are thin grey lines behind them.
+      axis_label: the label of the swept quantity, with its unit.
+      among: the methods that are highlighted, by default all; the others are thin grey lines behind them.
     """
     per = column.weightings[0]
     rows = summary[(summary["metric"] == column.name) & (summary["per"] == per)]
@@ -175,11 +175,11 @@ def ranking_figure(rows: pd.DataFrame, column: Column, title: str = "") -> Figur
 def convergence_figures(
     curves: pd.DataFrame, columns: Iterable[Column], variant: str = ""
 ) -> dict[str, Callable[[], Figure]]:
-    """Functions that draw the metrics over the episodes of training, by the names of the figures.
+    """Functions that draw the metrics over the training episodes, by the names of the figures.
 
     Args:
-      columns: the columns of the metrics; the figure of the first has the plain name.
-      variant: the end of the names.
+      columns: the columns of the metrics; the figure of the first has no metric in its name.
+      variant: a suffix of the names.
     """
     shown = shown_in(columns, Shown.EVERYWHERE)
     return {
@@ -191,7 +191,7 @@ def convergence_figures(
 
 
 def convergence_figure(curves: pd.DataFrame, column: Column) -> Figure:
-    """A metric over the episodes of training, with a line for each method.
+    """A metric over the training episodes, with a line for each method.
 
     The darker band is the 95 % interval of the mean over seeds; the lighter one contains 80 % of the seeds.
 
@@ -218,7 +218,7 @@ def convergence_figure(curves: pd.DataFrame, column: Column) -> Figure:
 
 
 def slots_figure(rows: pd.DataFrame, column: Column, title: str, among: Collection[str]) -> Figure:
-    """A metric over the slots of an episode, with the band of the 95 % interval of each slot.
+    """A metric over the slots of an episode, with the 95 % interval of each slot as a band.
 
     Args:
       rows: columns method, slot, estimate, ci_low, ci_high.
@@ -242,7 +242,7 @@ def slots_figure(rows: pd.DataFrame, column: Column, title: str, among: Collecti
 
 
 def cdf_figure(quantiles: pd.DataFrame, column: Column, title: str) -> Figure:
-    """The distribution function of a number that each task has, from quantiles.
+    """The distribution function of a metric over tasks, from its quantiles.
 
     Args:
       quantiles: columns method, level (in (0, 1)), value.
@@ -267,8 +267,8 @@ def profile_figure(profiles: pd.DataFrame, label: str, among: Collection[str]) -
 
     Args:
       profiles: columns method, level, share, share_low, share_high.
-      label: what the cost is.
-      among: the methods that stand out; the others are thin grey lines behind them.
+      label: the label of the cost.
+      among: the methods that are highlighted; the others are thin grey lines behind them.
     """
     with _canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
@@ -298,7 +298,7 @@ def profile_figure(profiles: pd.DataFrame, label: str, among: Collection[str]) -
 def growth_figure(growth: pd.DataFrame) -> Figure:
     """Time and peak memory over the number of seeds and of servers, with a line for each method.
 
-    All axes are logarithmic. Thin dotted lines are proportional to the number, and bars are the range of the
+    All axes are logarithmic. Thin dotted lines are proportional to the number, and bars show the range of the
     repeats.
 
     Args:
@@ -342,10 +342,10 @@ def growth_figure(growth: pd.DataFrame) -> Figure:
 
 
 def svg(figure: Figure, salt: str) -> str:
-    """The figure as an SVG element for a page, in which text stays text.
+    """The figure as an SVG element for a page, with text as text rather than paths.
 
     Args:
-      salt: a text that keeps the identifiers in the element different from those of other figures.
+      salt: a text that makes the identifiers in the element differ from those of other figures.
     """
     text = io.StringIO()
     with _style({"svg.fonttype": "none", "svg.hashsalt": salt}):
@@ -355,14 +355,14 @@ def svg(figure: Figure, salt: str) -> str:
 
 
 def save_figure(figure: Figure, stem: Path) -> None:
-    """Write STEM.png and STEM.pdf, which have the same bytes whenever the figure is the same."""
+    """Write STEM.png and STEM.pdf; equal figures give equal bytes."""
     with _style():
         figure.savefig(stem.with_suffix(".png"))
     save_pdf(figure, stem.with_suffix(".pdf"))
 
 
 def save_pdf(figure: Figure, path: Path) -> None:
-    """Write a PDF of vectors and text, which has the same bytes whenever the figure is the same."""
+    """Write a PDF of vectors and text; equal figures give equal bytes."""
     with _style():
         figure.savefig(path, format="pdf", metadata={"CreationDate": None})
 
@@ -370,7 +370,7 @@ def save_pdf(figure: Figure, path: Path) -> None:
 def method_styles(methods: list[str]) -> dict[str, dict[str, Any]]:
     """The colour, marker, marker size and dashes of each method; known methods always have the same ones.
 
-    Other methods first take the colours that none of the known methods in the figure has.
+    Other methods first take the colours that no known method in the figure uses.
     """
     taken = {_KNOWN[method][0] for method in methods if method in _KNOWN}
     free_first = sorted(_OTHERS, key=lambda other: other[0] in taken)

@@ -1,4 +1,4 @@
-"""Methods over many scenarios at once: the values of a sweep, or all runs that have the same methods."""
+"""Comparisons of methods over many scenarios: the values of a sweep, or all runs with the same methods."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _KINDS = ("sweep", "evaluate")
-"""Studies in which all methods decide and none still learns, so that their conditions are scenarios"""
+"""Studies in which no method is still learning, so that their conditions are scenarios"""
 _SEED = 0
 """The seed of the bootstrap, fixed so that the same results always give the same tables"""
 _RESAMPLES = 1000
@@ -50,7 +50,7 @@ class Overall:
     """The costs of methods relative to a reference, over all scenarios of some studies.
 
     The cost of a method on a seed in a scenario is its metric divided by the reference's on the same seed in
-    the same scenario, or the other way round where higher is better: less than 1 is better.
+    the same scenario, or the inverse ratio if higher is better, so that less than 1 is better.
     """
 
     column: Column
@@ -119,7 +119,7 @@ class Overall:
         return Table(columns, rows, texts=2)
 
     def to_figure(self) -> Figure:
-        """The performance profiles, with those of the best methods standing out."""
+        """The performance profiles, with the best methods highlighted."""
         among = list(self.methods["method"])[:_STANDING_OUT]
         label = f"{self.column.label} relative to {self.reference}"
         if self.column.better == "higher":
@@ -131,8 +131,8 @@ def overall_of(studies: Sequence[SavedStudy], baselines: Sequence[str] = ()) -> 
     """Aggregates over the scenarios of all studies of one kind that have the same methods and physics.
 
     Each metric of the tables that has a better direction is aggregated if there are at least two scenarios
-    and two methods, if intervals are over seeds, and if all ratios exist, which they do not if a rate is 0
-    for the reference.
+    and two methods, intervals are over seeds, and all ratios exist. They do not exist if a rate is 0 for the
+    reference.
     """
     groups: dict[Any, list[SavedStudy]] = {}
     for study in studies:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Everything that a report shows, whatever the format in which it is written."""
+    """The content of a report, in any format."""
 
     studies: Sequence[SavedStudy]
     estimated: Sequence[pd.DataFrame]
@@ -48,11 +48,11 @@ class Report:
     baselines: Sequence[str] = ()
     """The baselines that the user asked for; empty for the default ones"""
     overall: Sequence[Overall] = ()
-    """The aggregates over all scenarios of some studies"""
+    """The aggregates over all scenarios of several studies"""
     claims: Table | None = None
     """The claims of the papers, and whether they hold in these studies"""
     note: str = ""
-    """What a reader must know before anything else"""
+    """A note at the top of the report"""
 
     def question(self, study: int) -> str:
         """The name of a study and the question that it asks."""
@@ -183,7 +183,7 @@ def _write_html(report: Report, out: Path) -> Path:
 
 
 def _unbroken(text: str) -> str:
-    """The text with spaces that do not break between a number and its interval or sign."""
+    """The text with non-breaking spaces between a number and its interval or sign."""
     return re.sub(r" (?=[±%])|(?<=±) ", "\u00a0", text)
 
 
@@ -242,7 +242,7 @@ def _write_latex(report: Report, out: Path) -> Path:
 
 
 def _numbered(name: str) -> Iterator[str]:
-    """The name itself, and then the name with the numbers from 2 on."""
+    """The name itself, and then the name with the numbers 2, 3, and so on."""
     yield name
     yield from (f"{name}-{number}" for number in itertools.count(2))
 
@@ -259,7 +259,7 @@ def _write_csv(report: Report, out: Path) -> Path:
 
 
 def _write_rows(path: Path, frame: pd.DataFrame) -> Path:
-    """Write a table as CSV, with so few digits that they do not depend on the order of a sum."""
+    """Write a table as CSV, with few enough digits not to depend on the order of a summation."""
     return _write(path, frame.to_csv(index=False, lineterminator="\n", float_format="%.10g"))
 
 
@@ -307,7 +307,7 @@ def _provenance(manifest: dict[str, Any]) -> str:
 
 
 def _scenario(manifest: dict[str, Any]) -> str:
-    """A sentence about the scenario, which the manifest describes in full."""
+    """A short description of the scenario, which the manifest describes in full."""
     scenario, swept = manifest["scenario"], manifest.get("param")
     fleet = scenario["capacity"]
     of = "" if fleet is None else f" of {min(fleet):g} to {max(fleet):g} Gcycles/s"

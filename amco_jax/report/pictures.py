@@ -1,4 +1,4 @@
-"""The figures that a report has of a study: the few that answer its question, and all others."""
+"""The figures of a study in a report: the few that answer its question, and all others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Pictures = dict[str, "tuple[Figure, str]"]
 """Figures with their captions, by name"""
 
 _STANDING_OUT = 5
-"""The number of curves that a reader can tell apart"""
+"""The number of curves that a reader can distinguish"""
 
 
 def leading_figures(
@@ -36,14 +36,14 @@ def leading_figures(
 ) -> Pictures:
     """The few figures that answer the question of a study.
 
-    A sweep has its first metric, and by how much that is better than the first baseline's, with the methods
-    that the answer speaks of standing out. A study with episodes of training has its learning curves of that
-    metric, and any other has the methods in their order.
+    For a sweep, they show its first metric and the improvement of that metric on the first baseline, with the
+    most relevant methods highlighted. For a study with training episodes, they show the learning curves of
+    that metric, and for any other the ranked methods.
 
     Args:
       estimated: `analysis.means` of the study.
       compared: `analysis.comparisons` of the report.
-      baselines: as in `analysis.baselines_of`.
+      baselines: see `analysis.baselines_of`.
     """
     first = study.first
     if study.curves is not None:
@@ -78,7 +78,7 @@ def all_figures(study: SavedStudy, estimated: pd.DataFrame) -> Pictures:
 
 
 def _standing_out(study: SavedStudy, estimated: pd.DataFrame, baseline: str) -> list[str]:
-    """The methods that stand out in a figure: all if they are few, and otherwise the best and a baseline."""
+    """The methods to highlight in a figure: all if they are few, and otherwise the best and a baseline."""
     if len(study.methods) <= _STANDING_OUT + 1:
         return study.methods
     columns = shown_in(study.columns, Shown.TABLES)
@@ -108,7 +108,7 @@ def _over_values(
 
 
 def _gains(study: SavedStudy, compared: pd.DataFrame, baseline: str) -> tuple[pd.DataFrame, Column]:
-    """Rows for a figure of how much better than a baseline each method is by the first metric, in %."""
+    """Rows for a figure of each method's improvement on a baseline by the first metric, in %."""
     first = study.first
     sign, what = (-100, "increase") if first.better == "higher" else (100, "reduction")
     chosen = compared.loc[

@@ -27,11 +27,11 @@ _NAMES = {
 def write_published(studies: Sequence[SavedStudy], out: Path) -> list[Path]:
     """Write one file for each study, physics and method.
 
-    A file has a line for each episode, the mean makespan over seeds in seconds with four decimals. The files
-    are written to `out/<study>/<physics>/`, because the authors' names do not tell studies and physics apart.
+    A file has one line per episode, the mean makespan over seeds in seconds with four decimals. The files are
+    written to `out/<study>/<physics>/`, because the authors' names do not distinguish studies and physics.
 
     Raises:
-      InputError: no study has the episodes of a training, or `out` cannot be written.
+      InputError: no study has training episodes, or `out` cannot be written.
     """
     paths = []
     for study in studies:

@@ -1,4 +1,4 @@
-"""How methods rank by each measure of a report, and whether the measures agree."""
+"""The ranking of methods by each measure of a report, and whether the measures agree."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from amco_jax.report.tables import Cell, Table
 from amco_jax.stats.summaries import Pairs
 
 Ranks = Mapping[tuple[Any, str], int]
-"""By condition and method; 1 is the best"""
+"""Ranks by condition and method; 1 is the best"""
 
 
 def rankings(study: SavedStudy) -> Table | None:
-    """The ranks of the methods by every measure of the first table of which one direction is better.
+    """The ranks of the methods by every measure of the first table that has a better direction.
 
-    A method's rank is one more than the number of methods that are better on common episodes, in that the
-    95 % interval of the paired difference is beyond 0. Methods that cannot be told apart share a rank.
+    A method's rank is one more than the number of methods that are better on common episodes, in the sense
+    that the 95 % interval of the paired difference excludes 0. Indistinguishable methods share a rank.
 
     Returns:
       A table with a row for each condition and method; None with fewer than two methods or measures.
@@ -42,7 +42,7 @@ def rankings(study: SavedStudy) -> Table | None:
 
 
 def ranked_by(study: SavedStudy) -> list[Column]:
-    """The measures of the first table of which one direction is better."""
+    """The measures of the first table that have a better direction."""
     return [column for column in shown_in(study.columns, Shown.TABLES) if column.better is not None]
 
 
@@ -63,7 +63,7 @@ def ranks_by(study: SavedStudy, column: Column) -> Ranks:
 
 
 def reversal_of(study: SavedStudy) -> str:
-    """A sentence about the two methods that are farthest apart by one measure and reversed by another.
+    """A sentence about the two methods whose ranks two measures reverse by the largest distance.
 
     It is empty if no two measures rank methods in opposite orders.
     """

@@ -14,9 +14,9 @@ _GROWTH = {"seeds": "seeds", "num_servers": "servers, per decision"}
 
 
 def speed_tables(manifest: dict[str, Any], exponents: pd.DataFrame) -> dict[str, Table]:
-    """The tables of a benchmark by title, without empty ones.
+    """The non-empty tables of a benchmark, by title.
 
-    Speeds are medians with half the range of the repeats in percent.
+    Speeds are medians over the repeats, with half their range in percent.
     """
     tables = {
         "Million decisions per second": _table(
@@ -68,7 +68,7 @@ def device_line(manifest: dict[str, Any]) -> str:
 
 
 def to_markdown(manifest: dict[str, Any], tables: dict[str, Table]) -> str:
-    """The tables as a page in Markdown."""
+    """The tables as a Markdown page."""
     versions = manifest["versions"]
     lines = [f"# {device_line(manifest)}\n\n"]
     lines += [f"JAX {versions['jax']}, Python {versions['python']}, NumPy {versions['numpy']}; "]

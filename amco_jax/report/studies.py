@@ -1,4 +1,4 @@
-"""Saved runs as studies: the episodes of each method under each condition, whichever command ran them."""
+"""Saved runs as studies: the episodes of each method under each condition, for the runs of any command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAST_EPISODES = 50
 
 @dataclasses.dataclass(frozen=True)
 class SavedStudy:
-    """A saved run in the form that the statistics take."""
+    """A saved run in the form that the statistics require."""
 
     name: str
     """The name, which is unique within a report"""
@@ -36,10 +36,10 @@ class SavedStudy:
     """A row for each episode, with columns condition, method, seed and those of the metrics, and for some
     runs also episode and stretch"""
     curves: pd.DataFrame | None = None
-    """Columns condition, method, seed, episode and metrics; None where no episodes of training were kept"""
+    """Columns condition, method, seed, episode and metrics; None if no training episodes were kept"""
     quantiles: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    """By the name of the metric `[rows, levels]` at `metrics.LEVELS`; of one over slots `[rows, slots]`, or
-    an array for each row where episodes differ in length"""
+    """Lists by the name of the metric: quantiles `[rows, levels]` at `metrics.LEVELS`, or values over slots
+    `[rows, slots]`, or one array per row if episodes differ in length"""
 
     @functools.cached_property
     def conditions(self) -> list[Any]:
@@ -48,7 +48,7 @@ class SavedStudy:
 
     @property
     def example(self) -> Any:
-        """The condition whose numbers a report quotes in words, which is the middle one."""
+        """The condition whose numbers a report quotes in its text, which is the middle one."""
         return self.conditions[(len(self.conditions) - 1) // 2]
 
     @functools.cached_property
@@ -58,7 +58,7 @@ class SavedStudy:
 
     @property
     def estimated(self) -> list[Column]:
-        """The metrics that have estimates, without those of single servers."""
+        """The metrics that have estimates, except those of single servers."""
         return estimated(self.columns)
 
     @property
@@ -68,7 +68,7 @@ class SavedStudy:
 
     @functools.cached_property
     def cluster_name(self) -> str:
-        """The name of what intervals treat as independent."""
+        """The name of the clusters, which intervals treat as independent."""
         by_seed = all(np.array_equal(e.cluster, e.seed) for e in self.groups.values())
         if "batch" in self.results:
             return "batches of one episode"
@@ -92,10 +92,10 @@ class SavedStudy:
 
 
 def load_studies(directories: list[Path]) -> list[SavedStudy]:
-    """The studies that are saved in some directories.
+    """Load the studies that are saved in the given directories.
 
     Raises:
-      InputError: there is no directory, one is given twice, or one holds no finished run or a damaged one.
+      InputError: no directory is given, one is given twice, or one holds no finished run or a damaged one.
     """
     if not directories:
         raise InputError("run: none; legal: at least one directory of results")
@@ -140,7 +140,7 @@ def _study(run: SavedRun) -> SavedStudy:
 
 
 def _combinations(results: pd.DataFrame, manifest: dict[str, Any]) -> pd.DataFrame:
-    """The rows of a tuning, in which each combination of settings is a method beside the reference."""
+    """The rows of a tuning, with the reference and each combination of settings as methods."""
     names = list(manifest["settings"])
     settings = [[f"{name}={value}" for value in results[name]] for name in names]
     combined = [", ".join(each) for each in zip(*settings, strict=True)]
@@ -150,7 +150,7 @@ def _combinations(results: pd.DataFrame, manifest: dict[str, Any]) -> pd.DataFra
 
 
 def _results(run: SavedRun, columns: tuple[Column, ...]) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """The rows of a run without the columns that hold lists, and those as `Study.quantiles`."""
+    """The rows of a run without the columns that hold lists, and the lists as `SavedStudy.quantiles`."""
     table = run.arrow("results.parquet")
     lists = {each.name: each for each in columns if each.is_list and each.name in table.column_names}
     quantiles = {}

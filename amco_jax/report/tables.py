@@ -1,4 +1,4 @@
-"""The tables of a report as texts in cells, which every format writes out in its own way."""
+"""The tables of a report as cells of text, which each format renders."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from amco_jax.report.studies import SavedStudy
 
 _MOST_DIGITS = 9
 _MOST_CONDITIONS = 10
-"""The largest number of conditions in an overview, which then fits a screen of 1,280 pixels"""
+"""The largest number of conditions with which an overview fits a screen of 1,280 pixels"""
 _SMALL = {"s": ("ms", 1e3)}
-"""Smaller units for differences, and how many of them make one unit of the metric"""
+"""Smaller units for differences, and the factors that convert the metric's unit to them"""
 _HEAD_WIDTH = 20
 """The width of a column's title in LaTeX, in characters"""
 
@@ -31,12 +31,12 @@ class Cell:
 
     text: str
     value: Any = None
-    """The key that the cell is sorted by; None for its text"""
+    """The sort key of the cell; None for its text"""
     best: bool = False
     below: str = ""
     """A second line in small print"""
     between: str = ", "
-    """The text between the two lines in formats that put them side by side"""
+    """The separator of the two lines in formats that put them side by side"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +120,8 @@ def means_table(study: SavedStudy, estimated: pd.DataFrame) -> Table:
 def overview_tables(study: SavedStudy, estimated: pd.DataFrame) -> dict[str, Table]:
     """Small tables of means, the first of which has all metrics side by side.
 
-    If the study has several conditions, the first table is of the one that the answer quotes. Then follows a
-    table for each metric with a column for each condition, of at most `_MOST_CONDITIONS` spread evenly.
+    If the study has several conditions, the first table shows the one that the answer quotes. It is followed
+    by a table for each metric with a column for each condition, at most `_MOST_CONDITIONS`, evenly spread.
 
     Returns:
       The tables by title.
@@ -173,7 +173,7 @@ def _side_by_side(
 
 
 def _mean(row: dict[str, Any], best: bool) -> Cell:
-    """An estimate with its interval below it, which needs less width than beside it."""
+    """An estimate with its interval below, which takes less width than next to it."""
     number, interval = _interval_parts(row["estimate"], row["ci_low"], row["ci_high"])
     return Cell(number, row["estimate"], best, interval, between=" ")
 
@@ -217,7 +217,7 @@ def _clusters(pair: dict[str, Any]) -> str:
 
 
 def interval_text(mean: float, low: float, high: float, digits: int = 4) -> str:
-    """The mean ± half its interval, or with both bounds if the interval is lopsided; "no tasks" for NaN."""
+    """The mean ± half its interval, or with both bounds if the interval is asymmetric; "no tasks" for NaN."""
     return " ".join(_interval_parts(mean, low, high, digits)).rstrip()
 
 
@@ -243,8 +243,8 @@ def estimate_text(row: Any) -> str:
 
 
 def seeds_text(row: Any) -> str:
-    """The number of seeds behind an estimate, out of how many, and on how many stretches of a log or in how
-    many batches of one episode."""
+    """The number of seeds behind an estimate, their total number, and the number of stretches of a log or of
+    batches of one episode, if those are the clusters."""
     some, every, clusters = (row[name] for name in ("n_seeds", "n_seeds_all", "n_clusters"))
     text = str(every) if some == every else f"{some} of {every}"
     if clusters > some:
@@ -253,7 +253,7 @@ def seeds_text(row: Any) -> str:
 
 
 def bracket(value: float, low: float, high: float, digits: int = 2) -> str:
-    """A number with its interval, if there is one, with proper minus signs and without a sign at zero."""
+    """A number with its interval, if it has one, with typographic minus signs and no sign at zero."""
     number, *bounds = (f"{round(x, digits) + 0.0:.{digits}f}".replace("-", "−") for x in (value, low, high))
     return number if math.isnan(low) else f"{number} [{', '.join(bounds)}]"
 

@@ -47,7 +47,7 @@ def print_summary(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
 
 
 def print_training(curves: pd.DataFrame, manifest: dict[str, Any]) -> None:
-    """Print the means over seeds at a few episodes of a training to stdout."""
+    """Print the means over seeds at selected episodes of a training to stdout."""
     columns = shown_in(columns_in(manifest), Shown.CURVES)
     logged = {"loss": "loss", "epsilon": "ε"}
     seeds, episodes = manifest["num_seeds"], manifest["episodes"]
@@ -133,14 +133,14 @@ def _print(table: Table, manifest: dict[str, Any]) -> None:
 
 
 def _print_whole(console: Console, table: Table) -> None:
-    """Print a table without cutting off its numbers, however narrow the terminal is."""
+    """Print a table without truncating its numbers, even if the terminal is narrow."""
     needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
     console.width = max(console.width, needed)
     console.print(table)
 
 
 def _print_trace(console: Console, manifest: dict[str, Any]) -> None:
-    """Print what was used of a request log and how it was split, if there is a log."""
+    """Print which part of a request log was used and how it was split, if there is a log."""
     if "trace" not in manifest:
         return
     report, splits = manifest["trace"], manifest["trace"]["splits"]
@@ -160,7 +160,7 @@ def _counts(row: Mapping[str, Any]) -> tuple[str, str]:
 def _estimates(
     summary: pd.DataFrame, columns: Sequence[Column], keys: Sequence[str]
 ) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """The rows of a summary by keys and metric, per task where that is possible."""
+    """The rows of a summary by keys and metric, per task if possible."""
     per = {column.name: column.weightings[0] for column in columns}
     rows = summary.loc[summary["per"] == [per.get(name) for name in summary["metric"]]].to_dict("records")
     return {(*(row[key] for key in keys), row["metric"]): row for row in rows}

@@ -1,4 +1,4 @@
-"""The caveats that a reader must know before believing the numbers of studies."""
+"""The caveats that a reader must know before relying on the results of studies."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Caveat:
     kind: Kind
     text: str
     studies: tuple[str, ...] = ()
-    """The names of the studies that it is about; empty if it is about all of them together"""
+    """The names of the studies that it concerns; empty if it concerns all of them together"""
 
     def __str__(self) -> str:
         return f"{', '.join(self.studies)}: {self.text}" if self.studies else self.text
 
 
 def warnings_of(studies: Sequence[SavedStudy], compared: pd.DataFrame) -> list[Caveat]:
-    """The caveats of some studies; one that several studies share is listed once."""
+    """The caveats of studies; one that several studies share is listed once."""
     of: dict[tuple[Kind, str], list[str]] = {}
     for study in studies:
         for kind, texts in _study_warnings(study).items():
@@ -75,7 +75,7 @@ def warnings_of(studies: Sequence[SavedStudy], compared: pd.DataFrame) -> list[C
 
 
 def by_kind(caveats: Iterable[Caveat]) -> dict[Kind, list[Caveat]]:
-    """The caveats of each kind in the order of `Kind`, without kinds that have none."""
+    """The caveats by kind in the order of `Kind`, without empty kinds."""
     given = list(caveats)
     found = {kind: [caveat for caveat in given if caveat.kind is kind] for kind in Kind}
     return {kind: of_kind for kind, of_kind in found.items() if of_kind}
@@ -91,7 +91,7 @@ def _study_warnings(study: SavedStudy) -> dict[Kind, list[str]]:
 
 
 def _seed_warnings(study: SavedStudy) -> dict[Kind, list[str]]:
-    """Caveats about the number of seeds, and about how many more the means need."""
+    """Caveats about the number of seeds, and about the number that the means need."""
     found, skewed, wanted, unit = [], [], 0, study.cluster_name
     first, per = study.first, study.first.weightings[0]
     seeds, clusters, carried = {}, {}, {}
@@ -139,7 +139,7 @@ def _seed_warnings(study: SavedStudy) -> dict[Kind, list[str]]:
 
 
 def _workload_warnings(study: SavedStudy) -> list[str]:
-    """Caveats about loads at which methods cannot differ or an episode has no steady state."""
+    """Caveats about loads at which methods cannot differ or no steady state exists."""
     found = []
     names = [column.name for column in study.columns]
     if MISS_RATE.name in names and not np.any(study.results[MISS_RATE.name] > 0):
@@ -159,7 +159,7 @@ def _workload_warnings(study: SavedStudy) -> list[str]:
 
 
 def _training_warnings(study: SavedStudy) -> list[str]:
-    """Caveats about trainings that are shorter than the published ones or had not converged."""
+    """Caveats about trainings that are shorter than the published ones or have not converged."""
     found = []
     trained, episodes = trainings_of(study)
     if study.kind == "sweep" and trained:

@@ -1,4 +1,4 @@
-"""What can be swept or set: every scenario field, and scales of the quantities that come in groups."""
+"""The axes of sweeps and settings: every scenario field, and scales of quantities that come in groups."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Axis:
         return self.label
 
 
-# Functions of a scenario that make the values of an axis.
+# Functions that make the values of an axis from a scenario.
 
 
 def _always(*values: Any) -> Values:
@@ -56,7 +56,7 @@ def _times(of: str, *factors: float) -> Values:
 
 
 def _whole(values: Values, always: bool = False) -> Values:
-    """Values as whole numbers, always or only if the scenario has a service."""
+    """Values rounded to whole numbers, always or only if the scenario has a service."""
 
     def rounded(scenario: Scenario) -> Sequence[Any]:
         if scenario.service is None and not always:
@@ -72,7 +72,7 @@ def _rounded(value: float, digits: int = 6) -> float:
 
 
 def _capacities(scenario: Scenario) -> Sequence[Any]:
-    """The published sets, spread over fleets of any size; with a service, multiples of its own capacities."""
+    """The published sets, spread over fleets of any size; with a service, multiples of the scenario's set."""
     if scenario.service is None:
         tops = (30.0, 50.0, 70.0, 90.0)
         return [
@@ -97,7 +97,7 @@ def _powers(name: str, *factors: float) -> Values:
 
 
 def _processes(scenario: Scenario) -> Sequence[Any]:
-    """The processes with a mean of N·p tasks per base station and slot, the scenario's own one included."""
+    """The processes with a mean of N·p tasks per base station and slot, including the scenario's."""
     names: list[Any] = [name for name, kind in PROCESSES.items() if "arrival_prob" in kind.varied]
     own = isinstance(scenario.arrivals, ArrivalProcess) and "arrival_prob" in scenario.process.varied
     return [*names, scenario.arrivals] if own else names
@@ -114,10 +114,11 @@ def _slot_durations(label: str, apply: Callable[[Scenario, Any], Scenario]) -> A
 def _scale(
     name: str, label: str, *read: tuple[str, Callable[[Scenario], Any]], whole: bool = False
 ) -> tuple[str, Axis]:
-    """An axis that multiplies fields, each named with a function that reads it as numbers.
+    """An axis that multiplies fields.
 
     Args:
-      whole: the fields of a service are small whole numbers.
+      read: the name of each field, and a function that returns it as numbers.
+      whole: with a service, the fields are small whole numbers.
     """
 
     def apply(scenario: Scenario, value: Any) -> Scenario:
@@ -195,11 +196,11 @@ AXES: dict[str, Axis] = dict(
         ),
     ]
 )
-"""What can be swept around any scenario"""
+"""The axes of any scenario"""
 
 
 def axes_of(process: ArrivalProcess) -> dict[str, Axis]:
-    """What can be swept with an arrival process: the axes of any scenario, and those of the process."""
+    """The axes with an arrival process: those of any scenario, and those of the process."""
     own = {
         name: _field(name, quantity.label, lambda s, quantity=quantity: quantity.values_for(s.process, s))[1]
         for name, quantity in process.varied.items()
@@ -208,7 +209,7 @@ def axes_of(process: ArrivalProcess) -> dict[str, Axis]:
 
 
 def get_axis(param: str, scenario: Scenario) -> Axis:
-    """The axis of a name around a scenario.
+    """The axis with the given name around a scenario.
 
     Raises:
       InputError: there is no such axis, or the scenario's arrivals do not have it.
@@ -225,7 +226,7 @@ def get_axis(param: str, scenario: Scenario) -> Axis:
 
 
 def default_values(param: str, scenario: Scenario, check: Callable[[Scenario], None]) -> list[Any]:
-    """The default values of a sweep around a scenario: those of the axis that are legal there.
+    """The default values of a sweep around a scenario: those of the axis that are legal.
 
     Args:
       check: raises InputError if a scenario cannot be simulated.
@@ -251,22 +252,22 @@ def default_values(param: str, scenario: Scenario, check: Callable[[Scenario], N
 def parse_value(text: str) -> Any:
     """A value as written on a command line: a TOML number or list, or a vector as 10-20-30 or 10,20,30.
 
-    Anything else stays text, so that the field can refuse it in its own words.
+    Anything else stays text, so that the check of the field reports the error.
     """
     number = r"\d+(?:\.\d+)?"
     if re.fullmatch(rf"{number}(?:[-,]{number})+", text):
         return tuple(float(x) for x in re.split("[-,]", text))
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):  # no TOML, a number of too many digits, lists nested too deep
+    except (ValueError, RecursionError):  # not TOML, a number with too many digits, or too deep nesting
         return text
 
 
 def parse_assignments(option: str, assignments: Sequence[str]) -> dict[str, str]:
-    """`["deadline=0.5", ...]` as text by name.
+    """Parse `["deadline=0.5", ...]` as texts by name.
 
     Raises:
-      InputError: not of that form, or a repeated name.
+      InputError: an entry that does not have this form, or a repeated name.
     """
     parsed: dict[str, str] = {}
     for assignment in assignments:
@@ -280,16 +281,16 @@ def parse_assignments(option: str, assignments: Sequence[str]) -> dict[str, str]
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """`["deadline=0.5", ...]` as values by name.
+    """Parse `["deadline=0.5", ...]` as values by name.
 
     Raises:
-      InputError: not of that form, or a repeated name.
+      InputError: see `parse_assignments`.
     """
     return {name: parse_value(value) for name, value in parse_assignments("set", settings).items()}
 
 
 def apply_settings(scenario: Scenario, settings: Mapping[str, Any]) -> Scenario:
-    """The scenario with all fields replaced together, then scales applied in the given order.
+    """The scenario with all fields replaced together and then all scales applied in the given order.
 
     Raises:
       InputError: an unknown name, or a value that `Scenario` refuses.
@@ -304,14 +305,14 @@ def load_with_settings(
     """The scenario of `load_scenario`, with settings applied as in `apply_settings`.
 
     Raises:
-      InputError: a source or a value that is refused.
+      InputError: an illegal source or value.
     """
     fields, scales = _split(settings)
     return _apply_scales(load_scenario(source, fields, trace), scales)
 
 
 def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fields, and scales, which are the axes that are not fields."""
+    """Split settings into fields and scales, which are the axes that are not fields."""
     names = AXES.keys() - {f.name for f in dataclasses.fields(Scenario)}
     fields = {name: value for name, value in settings.items() if name not in names}
     return fields, {name: value for name, value in settings.items() if name in names}
@@ -324,7 +325,7 @@ def _apply_scales(scenario: Scenario, scales: Mapping[str, Any]) -> Scenario:
 
 
 def value_labels(values: Sequence[Any]) -> list[Any]:
-    """Swept values as they stand in tables: all numbers of one type, or all text such as 10-20-30."""
+    """Swept values as tables show them: all numbers of one type, or all text such as 10-20-30."""
     values = [v.name if isinstance(v, ArrivalProcess) else v for v in values]
     if any(np.ndim(v) for v in values):
         return ["-".join(f"{x:g}" for x in np.ravel(v)) for v in values]

@@ -1,4 +1,4 @@
-"""The scenario: what is simulated. It is validated here, once, and everything downstream relies on it."""
+"""The scenario of a simulation, which is validated here, once; all other modules rely on that."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from amco_jax.service import MAX_ITEMS, ImageService, as_service
 from amco_jax.workload import PROCESSES, ArrivalProcess, Parameters, offered_load, process_of
 
 MBIT_DENSITY = 1.024e-3
-"""Gcycles/Mbit per cycle/bit in the published code, which counts 1024 kbit and 1000 Mcycles."""
+"""Gcycles/Mbit per cycle/bit in the published code, with 1 Mbit = 1024 kbit and 1 Gcycle = 1000 Mcycles."""
 
 MOST_POSITIONS = 1_000_000
 _MOST_COUNTED = 2**31 - 1
-"""The most servers that the tasks of a slot may be assigned in total, since these are counted in 32 bits."""
+"""The largest total number of servers that the tasks of a slot may use, which is counted in 32 bits."""
 
 _ENERGY = ("power_idle", "power_busy", "price_per_hour")
 """The fields of servers that only energy and cost depend on"""
@@ -29,7 +29,7 @@ _MOST_POWER = 1e12
 """More than what follows from the largest capacity, so that a scenario can be written out and read"""
 
 AUTO = "auto"
-"""The warm-up that is found in a pilot run"""
+"""The warm-up that a pilot run determines"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,16 +58,16 @@ class Scenario(Parameters):
     """
 
     num_servers: int = None  # pyright: ignore[reportAssignmentType]  # inferred by __post_init__
-    """B, edge servers = base stations"""
+    """B, number of edge servers, which is also that of base stations"""
     num_tasks: int = 50
     """N, task positions per base station and slot"""
     num_slots: int = 60
-    """T, time slots of an episode"""
+    """T, time slots per episode"""
     slot_duration: float = 1.0
     """Δ, s"""
     warmup: int | str = 0
-    """Slots at the beginning of an episode that are simulated but that no metric counts, as servers and links
-    are empty there; or `auto`, for as many as the rule MSER-5 finds in a pilot run of each method"""
+    """Slots at the start of an episode that are simulated but excluded from metrics, since servers and links
+    start empty; or `auto` for the number that the rule MSER-5 finds in a pilot run of each method"""
     capacity: float | tuple[float, ...] | None = None
     """f_i, Gcycles/s: one number, or one per server"""
     link_rate: float | tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None
@@ -93,15 +93,15 @@ class Scenario(Parameters):
     density_max: float = 300 * MBIT_DENSITY
     """Gcycles/Mbit"""
     arrivals: str | ArrivalProcess = None  # pyright: ignore[reportAssignmentType]  # inferred by __post_init__
-    """A name in `PROCESSES` of `amco_jax.workload`, or a process of the user's own, as an object or as
+    """A name in `PROCESSES` of `amco_jax.workload`, or a user-defined process, as an object or as
     module:attribute; by default `trace` if a log is given, and otherwise `bernoulli`. The parameters of the
     named processes are fields of the scenario, whichever process it has; an object has its own parameters"""
     order: str = "stations"
-    """Order in which the tasks of a slot are served: `stations` (one base station after the other, as
+    """Order in which the tasks of a slot are served: `stations` (one base station after another, as
     published), `turns` (position by position) or `random`"""
     timing: str = "slotted"
-    """Arrivals within a slot: `slotted` (all at its start, as published), or `continuous` (each task at its
-    own time, while servers and links work on)"""
+    """Arrivals within a slot: `slotted` (all at its start, as published), or `continuous` (at individual
+    times, while servers and links keep working)"""
     service: ImageService | None = None
     """An image service, or a table of the fields of `ImageService`. Sizes are then whole numbers of image
     batches, densities are whole numbers of denoising steps, and the capacity is counted in steps/s"""
@@ -238,30 +238,30 @@ class Scenario(Parameters):
 
     @functools.cached_property
     def num_positions(self) -> int:
-        """The positions of a base station in a slot that may hold a task; no draw gives more tasks."""
+        """The largest possible number of tasks per base station and slot."""
         return self.process.num_positions(self)
 
     @property
     def counted_slots(self) -> int:
         """Slots of an episode that metrics count: those after the warm-up.
 
-        A warm-up of `auto` counts as none here. Studies find it in a pilot run before they play.
+        A warm-up of `auto` counts as none here; studies determine it in a pilot run.
         """
         return self.num_slots - (0 if isinstance(self.warmup, str) else self.warmup)
 
     @property
     def episode_positions(self) -> int:
-        """The number of positions of an episode, over its base stations and slots."""
+        """The number of task positions of an episode, over all base stations and slots."""
         return self.num_servers * self.num_positions * self.num_slots
 
     @functools.cached_property
     def count_moments(self) -> tuple[float, float]:
-        """Mean and variance of the tasks of a base station in a slot, see `ArrivalProcess.moments`."""
+        """Mean and variance of the tasks per base station and slot, see `ArrivalProcess.moments`."""
         return self.process.moments(self)
 
     @property
     def offered_load(self) -> float:
-        """ρ, the mean work that arrives in a second, over the work that the whole fleet can do in one."""
+        """ρ, the mean work that arrives per second, divided by the capacity of the whole fleet."""
         return offered_load(self.process, self)
 
     def check_training(self) -> None:
@@ -323,7 +323,7 @@ class Scenario(Parameters):
 
 
 def as_fields(given: Mapping[str, Any], arrivals: Any = None) -> dict[str, Any]:
-    """Fields of `Scenario` from such fields and parameters of an arrival process of the user's own.
+    """Fields of `Scenario` from given fields and parameters of a user-defined arrival process.
 
     Args:
       given: values by name.
@@ -379,7 +379,7 @@ def _check_powers(idle: np.ndarray | None, busy: np.ndarray | None) -> None:
 
 
 def _check_items(scenario: Scenario, service: ImageService) -> None:
-    """Raise InputError unless each device has a server, and batches and steps are whole numbers."""
+    """Raise InputError unless there is one device per server, and batches and steps are whole numbers."""
     if len(service.devices) != scenario.num_servers:
         raise InputError(
             f"num_servers: {scenario.num_servers}; legal: {len(service.devices)}, "
@@ -395,7 +395,7 @@ def _check_items(scenario: Scenario, service: ImageService) -> None:
 
 
 def _check_length(name: str, value: Any, num_servers: int, max_depth: int) -> None:
-    """Raise InputError unless it is one number, or has one entry per server at every depth."""
+    """Raise InputError unless the value is one number, or has one entry per server at every depth."""
     legal_shapes = [(num_servers,) * depth for depth in range(max_depth + 1)]
     try:
         shape = () if value is None else np.shape(value)

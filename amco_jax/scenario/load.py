@@ -1,4 +1,4 @@
-"""Scenarios at a given offered load: what of their arrivals is solved for."""
+"""Scenarios at a given offered load, for which a quantity of their arrivals is adjusted."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from amco_jax.errors import InputError, check_number
 from amco_jax.scenario import Scenario
 
 LOADS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
-"""The offered loads that a sweep takes by default, as far as they can be reached"""
+"""The default offered loads of a sweep, as far as the scenario can reach them"""
 
 _PRECISION = 1e-5
-"""Relative precision of the bounds that messages name"""
+"""Relative precision of the bounds in messages"""
 
 
 def with_load(scenario: Scenario, load: Any) -> Scenario:
-    """The scenario with the arrivals that offer a load.
+    """The scenario with its arrivals adjusted to an offered load.
 
     The quantity that its arrival process declares by `Quantity.tasks_per` is multiplied by the ratio of the
-    loads. That of a request log is met up to a slot of the log, since its last slot counts as a whole.
+    loads. For a request log, the load is exact up to a slot of the log, whose last slot counts as a whole.
 
     Args:
       load: ρ, see `amco_jax.workload.offered_load`.
@@ -49,11 +49,11 @@ def with_load(scenario: Scenario, load: Any) -> Scenario:
 
 
 def with_slot_duration(scenario: Scenario, duration: Any) -> Scenario:
-    """The scenario with slots of another duration at the same offered load.
+    """The scenario with another slot duration at the same offered load.
 
-    Where the mean number of tasks in a slot is proportional to a quantity of the arrivals, that quantity
-    changes with the duration. The rate of a request log does not depend on it. What is counted in slots, such
-    as the length of an episode or of a burst, stays the same number of slots.
+    If the mean number of tasks per slot is proportional to a quantity of the arrivals, that quantity changes
+    with the duration. The rate of a request log does not depend on it. Lengths that are given in slots, such
+    as that of an episode or of a burst, keep their number of slots.
 
     Args:
       duration: Δ, s.
@@ -79,7 +79,7 @@ def with_slot_duration(scenario: Scenario, duration: Any) -> Scenario:
 
 
 def default_loads(scenario: Scenario) -> Sequence[float]:
-    """`LOADS`; or fractions of the largest load that can be reached where hardly one of those can."""
+    """`LOADS`, or fractions of the largest reachable load if the second of those is out of reach."""
     try:
         with_load(scenario, LOADS[1])
     except InputError:
@@ -91,7 +91,7 @@ def default_loads(scenario: Scenario) -> Sequence[float]:
 
 
 def _pace(scenario: Scenario, field: str) -> tuple[str, str]:
-    """The quantity to which the number of tasks is proportional, and whether that is per slot or per second.
+    """The quantity to which the number of tasks is proportional, and whether per slot or per second.
 
     Raises:
       InputError: the process declares none.
@@ -108,13 +108,13 @@ def _pace(scenario: Scenario, field: str) -> tuple[str, str]:
 
 
 def _value(scenario: Scenario, name: str) -> float:
-    """The value of a parameter of the scenario's arrivals, or of a field of the scenario."""
+    """The value of a parameter of the scenario's arrivals or of a field of the scenario."""
     process = scenario.process
     return getattr(process if hasattr(process, name) else scenario, name)
 
 
 def _offering(scenario: Scenario, name: str) -> Scenario:
-    """The scenario itself; or with its least default value where no tasks arrive."""
+    """The scenario, with the least positive default value of the quantity if no tasks arrive otherwise."""
     if scenario.offered_load:
         return scenario
     values = scenario.process.varied[name].values_for(scenario.process, scenario)
@@ -124,11 +124,11 @@ def _offering(scenario: Scenario, name: str) -> Scenario:
 def _within(
     field: str, at: Callable[[float], Scenario], legal: float, asked: float, words: str = ""
 ) -> Scenario:
-    """The scenario at what is asked for; an InputError that names the bound where that is refused.
+    """The scenario at a value; if it is refused, the InputError names the bound.
 
     Args:
       legal: a value that is known to be legal.
-      words: follow the bound.
+      words: the text after the bound.
     """
     try:
         return at(asked)
@@ -152,8 +152,8 @@ def _bound(at: Callable[[float], Scenario], legal: float, refused: float) -> flo
 
 
 def _shortened(bound: float, towards: float, digits: int = 4) -> float:
-    """A bound in few digits, rounded to the side of a legal value."""
+    """A bound with few digits, rounded towards a legal value."""
     step = 10.0 ** (math.floor(math.log10(bound)) + 1 - digits)
-    # What bisection leaves of a round bound is taken for it.
+    # A bound within the precision of the bisection of a round number is taken to be that number.
     near = bound / step * (1 + math.copysign(2 * _PRECISION, bound - towards))
     return float(f"{(math.floor(near) if bound >= towards else math.ceil(near)) * step:.{digits}g}")

@@ -1,4 +1,4 @@
-"""Scenarios by name, and from TOML files."""
+"""Scenarios by name and from TOML files."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "density_max": 20.0,
     },
 }
-"""Named scenarios, as the fields that differ from the default; a table `trace` only applies to a given log.
+"""Named scenarios, as the fields that differ from the defaults; a table `trace` needs a log to be given.
 
 The capacity sets are the published ones. `jetson-sd15` is the published prototype: three Jetson AGX Orin and
-two Xavier NX, which repair images with Stable Diffusion 1.5. Its deadline, slots and rate of requests are not
-published, but chosen here.
+two Xavier NX, which repair images with Stable Diffusion 1.5. Its deadline, slots and request rate are not
+published; they are choices of this package.
 """
 
 
@@ -45,14 +45,14 @@ def load_scenario(
 ) -> Scenario:
     """A scenario from a preset's name or a TOML file, with some fields replaced.
 
-    A file contains fields of `Scenario` at its top level, and parameters of an arrival process of the user's
-    own. It may name a preset to start from:
+    A file contains fields of `Scenario` at its top level, and parameters of a user-defined arrival process.
+    It may name a preset to start from:
 
         preset = "capacity-10-30-50-70-90"
         arrival_prob = 0.5
 
     A table `trace` contains fields of `Trace`, and a table `service` those of `ImageService`; both take
-    precedence over those of the preset. Files that they name are looked up relative to the TOML file.
+    precedence over those of the preset. Paths in them are relative to the TOML file.
 
     Args:
       trace: a request log, or fields of `Trace`, which replace those of the table.

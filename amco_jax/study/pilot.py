@@ -1,7 +1,7 @@
-"""Pilot runs: the warm-up that a cell leaves out, and whether what is left of its episodes is stationary.
+"""Pilot runs, which determine the warm-up of a cell and test whether its episodes are stationary after it.
 
-Servers and links are empty at the beginning of an episode. A pilot run plays the first seeds of a cell in
-batches of `MSER_BATCH` slots, and looks at the mean makespan of each batch.
+Servers and links are empty at the start of an episode. A pilot run simulates the first seeds of a cell in
+batches of `MSER_BATCH` slots, and evaluates the mean makespan of each batch.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from amco_jax.study.simulate import CHUNK_BYTES, LANES, AgentSource, block_progr
 from amco_jax.study.trainer import LANES as TRAINING_LANES
 
 TREND = 0.001
-"""The p-value below which a study warns, over the number of its cells: its chance of a false alarm"""
+"""The probability of a false warning in a study; the level of each test is this over the number of cells"""
 
 _METRICS: Metrics = (MAKESPAN, NUM_TASKS)
 
 
 class Pilot(NamedTuple):
-    """What a pilot run found."""
+    """The result of a pilot run."""
 
     warmup: int
-    """Slots that are left out"""
+    """The number of slots to exclude"""
     trend_p: float
     """The p-value of the hypothesis that the two halves of the rest have the same mean makespan, see
     `trend_p_value`; NaN with fewer than two seeds"""
 
 
 def check_warmup(cell: Cell) -> None:
-    """Raise InputError where a warm-up of `auto` cannot be found."""
+    """Raise InputError if `auto` cannot determine a warm-up, or an episode is too short for its batches."""
     scenario = cell.scenario
     if cell.batches and scenario.counted_slots < (most := cell.batches * MSER_BATCH * 2):
         raise InputError(
@@ -67,10 +67,10 @@ def check_warmup(cell: Cell) -> None:
 
 
 def pilots_of(cells: Sequence[Cell], source: AgentSource | None) -> list[Pilot]:
-    """The pilot runs of cells that are alike.
+    """The pilot runs of compatible cells (`Cell.alike`).
 
     Args:
-      source: the agents of their `pilot_seeds`, where the method is trained.
+      source: the agents of their `pilot_seeds`, if the method is trained.
     """
     played = _played([cell.scenario.replace(warmup=0) for cell in cells], cells[0], source, _METRICS)
     return [
@@ -82,12 +82,12 @@ def pilots_of(cells: Sequence[Cell], source: AgentSource | None) -> list[Pilot]:
 def batch_columns(
     cells: Sequence[Cell], pilots: Sequence[Pilot], source: AgentSource | None
 ) -> list[dict[str, np.ndarray]]:
-    """The columns of single long episodes, cut into `Cell.batches` batches behind their warm-up.
+    """The columns of single long episodes, cut into `Cell.batches` batches after the warm-up.
 
-    The batches are equally long. What does not fill one is left out at the beginning, with the warm-up.
+    The batches have equal length; the remainder is excluded at the beginning, together with the warm-up.
 
     Returns:
-      What `metrics.columns` gives for each cell, `[batches]` or lists of quantiles.
+      The results of `metrics.columns` for each cell, `[batches]`, and lists.
     """
     metrics = cells[0].metrics
     played = _played([cell.scenario.replace(warmup=0) for cell in cells], cells[0], source, metrics)
@@ -111,12 +111,12 @@ def batch_columns(
 
 
 def without_warmup(scenario: Scenario, pilot: Pilot) -> Scenario:
-    """The scenario that leaves out the warm-up that was found."""
+    """The scenario with the warm-up that the pilot run determined."""
     return scenario.replace(warmup=pilot.warmup)
 
 
 def pilots_in(cells: Sequence[Cell], rows: pd.DataFrame) -> list[tuple[Cell, Pilot]]:
-    """The pilot runs that the rows of some cells tell of, cell by cell."""
+    """The pilot run of each cell, as recorded in the rows of the cells."""
     starts = np.cumsum([0, *(cell.num_rows for cell in cells)])
     found = [rows.iloc[int(start)] for start in starts[:-1]]
     return [
@@ -126,7 +126,7 @@ def pilots_in(cells: Sequence[Cell], rows: pd.DataFrame) -> list[tuple[Cell, Pil
 
 
 def described(pilots: Sequence[tuple[Cell, Pilot]]) -> list[dict[str, Any]]:
-    """What pilot runs found, for a manifest."""
+    """The results of pilot runs, for a manifest."""
     return [
         dict(cell.labels)
         | {"warmup": pilot.warmup, "trend_p": None if np.isnan(pilot.trend_p) else pilot.trend_p}
@@ -149,7 +149,7 @@ def trends(pilots: Sequence[tuple[Cell, Pilot]]) -> list[tuple[Cell, str]]:
 
 
 def _pilot(scenario: Scenario, makespans: np.ndarray, tasks: np.ndarray) -> Pilot:
-    """From sums over batches of slots, `[seeds, batches]`."""
+    """The result of a pilot run from sums over batches of slots, `[seeds, batches]`."""
     if scenario.warmup == AUTO:
         total = tasks.sum(axis=0)
         means = np.divide(makespans.sum(axis=0), total, out=np.full(len(total), np.nan), where=total > 0)
@@ -162,18 +162,18 @@ def _pilot(scenario: Scenario, makespans: np.ndarray, tasks: np.ndarray) -> Pilo
 
 
 class _Played(NamedTuple):
-    """The seeds of one scenario, batch by batch of `MSER_BATCH` slots."""
+    """The simulated seeds of one scenario, in batches of `MSER_BATCH` slots."""
 
     totals: dict[str, np.ndarray]
     """Sums by the name of the metric, `[seeds, batches]` or `[seeds, batches, num_servers]`"""
     values: dict[str, list[np.ndarray]]
-    """Of each batch, by the name of the metric: what its tasks have, `[seeds, positions]`, inf where empty"""
+    """The values of tasks by the name of the metric, for each batch `[seeds, positions]`, inf where empty"""
 
 
 def _played(
     scenarios: Sequence[Scenario], first: Cell, source: AgentSource | None, metrics: Metrics
 ) -> list[_Played]:
-    """Play the pilot seeds of scenarios; slots at the end that do not fill a batch are left out."""
+    """Simulate the pilot seeds of scenarios, without a last batch that would be incomplete."""
     start, num_seeds = first.pilot_seeds
     lanes = LANES if source is None else TRAINING_LANES
     blocks = blocks_of(len(scenarios), start, num_seeds, lanes)

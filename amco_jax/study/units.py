@@ -1,7 +1,7 @@
 """Units of work, into which a study is divided so that it can be interrupted, resumed and distributed.
 
-A unit consists of cells that one program computes, or of a range of seeds of one cell. Its rows depend on
-nothing else, and its name contains a digest of everything that they depend on.
+A unit consists of cells that one program computes, or of a range of seeds of one cell. Its rows do not depend
+on other units, and its name contains a digest of everything on which they depend.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from amco_jax.study.pilot import Pilot, batch_columns, pilots_of, without_warmup
 from amco_jax.study.simulate import LANES, simulate
 from amco_jax.study.trainer import curve_names
 
-# Throughput of two cores (benchmarks/): task positions that a rule simulates per second, and the cost of one
-# in training relative to that. Constants, since the division into units must be the same on every machine.
+# Throughput of two cores (benchmarks/): task positions that a rule simulates per second, and the relative
+# cost of one in training. They are constants, since all machines must divide a study into the same units.
 _POSITIONS_PER_S = 7e7
 _TRAINING_COST = 20
 
@@ -70,7 +70,7 @@ def _parts(cells: Sequence[Cell], unit_seconds: float) -> Iterator[list[Cell]]:
         if seconds <= unit_seconds:
             group, spent = [*group, cell], spent + seconds
             continue
-        # The cell is too large for a unit. Its parts are whole blocks of seeds, so that no lanes stay empty.
+        # The cell is too large for a unit. Its parts are whole blocks of seeds, so that no lane stays idle.
         most = max(int(unit_seconds / per_seed) // LANES, 1) * LANES
         for start in range(0, cell.num_seeds, most):
             yield [cell.of_seeds(cell.first_seed + start, min(most, cell.num_seeds - start))]
@@ -131,21 +131,21 @@ def run_unit(
 
 
 def _batches(cell: Cell, pilot: Pilot, metrics: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Rows of a single episode, batch by batch."""
+    """The rows of a single episode, one per batch."""
     seeds, number = np.full(cell.batches, cell.first_seed), np.arange(cell.batches)
     same = {name: np.full(cell.batches, value) for name, value in pilot._asdict().items()}
     return _frame(cell, seeds, np.zeros_like(number), metrics | same | {"batch": number})
 
 
 def _pilots(unit: Unit, store: AgentStore, checkpoints: Path) -> list[Pilot]:
-    """The pilot runs of a unit's cells; their seeds may be others than the unit's."""
+    """The pilot runs of a unit's cells; their seeds may differ from the unit's."""
     cells = [cell.of_seeds(*cell.pilot_seeds) for cell in unit.cells]
     train_missing(cells, store, checkpoints)
     return pilots_of(cells, None if cells[0].method.training is None else StoredAgents(cells, store))
 
 
 def _curves(cell: Cell, store: AgentStore) -> pd.DataFrame:
-    """The rows of a training, seed by seed."""
+    """The rows of a training, for one seed after another."""
     names = curve_names([cell.method], cell.trained_metrics, cell.scenario.num_servers)
     counts = {metric.name for metric in cell.trained_metrics if metric.is_count}
     curves, episodes = trained_seeds(cell, store).curves, cell.train_episodes

@@ -1,4 +1,4 @@
-"""Arrivals and tasks: what the base stations receive in each slot."""
+"""Workloads: the arrivals of tasks at the base stations in each slot."""
 
 from __future__ import annotations
 
@@ -94,9 +94,9 @@ def workload_of(
 
     Args:
       tables: those of the scenario, see `Tables.of`.
-      segment: the part of the episode that is wanted; None for all of it.
+      segment: the part of the episode to generate; None for all of it.
       training: whether agents are trained on it. Drawn arrivals depend on the number of the episode alone,
-        while training and everything else play separate parts of a request log.
+        whereas a request log has separate parts for training and for everything else.
     """
     workload = shape.arrivals.workload(shape, params, tables, seed, episode, segment, training)
     if not shape.has_times:
@@ -105,7 +105,7 @@ def workload_of(
 
 
 def carried_by(shape: Shape, workload: Workload) -> Any:
-    """What the workload of a segment carries into the next one, see `ArrivalProcess.after`."""
+    """The state that a segment carries into the next one, see `ArrivalProcess.after`."""
     return shape.arrivals.after(workload.workload if isinstance(workload, Timed) else workload)
 
 

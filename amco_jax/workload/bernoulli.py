@@ -44,11 +44,11 @@ class BernoulliArrivals(ArrivalProcess):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Bernoulli:
-    """Arrivals, sizes and densities of one seed, drawn where they are needed."""
+    """Arrivals, sizes and densities of one seed, drawn on demand."""
 
     arrivals: Key
     density: Float[Array, " max_tasks"]
-    """ρ_n, Gcycles/Mbit: of the position, the same in all slots and at all base stations"""
+    """ρ_n, Gcycles/Mbit, of each position, the same in all slots and at all base stations"""
 
     def num_positions(self, params: Params) -> Array:
         """N."""
@@ -71,7 +71,7 @@ class Bernoulli:
 
 
 def bernoulli(params: Params, max_tasks: int, seed: UInt32[Array, ""], episode: int | Array = 0) -> Bernoulli:
-    """The workload of a seed: densities drawn once per seed, arrivals anew in each episode."""
+    """The workload of a seed: densities are drawn once per seed, arrivals anew in each episode."""
     return Bernoulli(
         arrivals=fold_in(stream(seed, Stream.ARRIVAL), episode),
         density=drawn_density(params, stream(seed, Stream.DENSITY), jnp.arange(max_tasks)),

@@ -1,4 +1,4 @@
-"""Bursty arrivals: Poisson arrivals whose rate switches between calm and burst."""
+"""Bursty arrivals: Poisson arrivals whose rate switches between calm and burst states."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from amco_jax.workload.process import ARRIVAL_PROB, ArrivalProcess, Quantity, Se
 
 
 class Chain(NamedTuple):
-    """The two-state Markov chain of each base station, by slots."""
+    """The two-state Markov chain of each base station, with one step per slot."""
 
     share: Float[Array, ""]
-    """π, probability of a burst in the first slot, and so in every one"""
+    """π, the stationary probability of a burst, from the first slot on"""
     begin: Float[Array, ""]
-    """Probability that a burst follows on calm"""
+    """Probability of a transition from calm to burst"""
     end: Float[Array, ""]
-    """Probability that calm follows on a burst"""
+    """Probability of a transition from burst to calm"""
 
 
 class BurstyTables(NamedTuple):
-    """What the host computes for one scenario."""
+    """The tables that the host computes for one scenario."""
 
     counts: CountTables
-    """The distributions of the counts in calm and in a burst"""
+    """The distributions of the counts in calm and in burst"""
     chain: Chain
 
 
@@ -42,18 +42,18 @@ class BurstyParameters:
     """The parameters of bursty arrivals."""
 
     burst_intensity: float = 5.0
-    """κ, rate in a burst as a multiple of that in calm"""
+    """κ, the rate in a burst relative to that in calm"""
     burst_slots: float = 5.0
-    """Mean duration of a burst"""
+    """Mean duration of a burst, slots"""
     calm_slots: float = 15.0
-    """Mean duration of calm"""
+    """Mean duration of a calm period, slots"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BurstyArrivals(BurstyParameters, ArrivalProcess):
     """Poisson arrivals of mean N·p whose rate is κ times as high in bursts as in calm.
 
-    Each base station has bursts of its own, of geometric durations.
+    The bursts of base stations are independent, and their durations are geometric.
     """
 
     name = "bursty"
@@ -82,11 +82,11 @@ class BurstyArrivals(BurstyParameters, ArrivalProcess):
         return calm, self.burst_intensity * calm
 
     def num_positions(self, setting: Setting) -> int:
-        """No draw of 32 bits gives a larger count in a burst."""
+        """The largest count that a 32-bit draw can give in a burst."""
         return positions_for(max(self.rates(setting)))
 
     def moments(self, setting: Setting) -> tuple[float, float]:
-        """N·p, and the variance of Poisson counts plus that of their changing rate."""
+        """N·p, and the variance of Poisson counts plus that of their varying rate."""
         mean = setting.num_tasks * setting.arrival_prob
         calm, burst = self.rates(setting)
         switches = 1 / self.burst_slots + 1 / self.calm_slots
@@ -100,7 +100,7 @@ class BurstyArrivals(BurstyParameters, ArrivalProcess):
 
     @staticmethod
     def workload(shape, params, tables, seed, episode, segment, training) -> Counted:
-        """The bursts of the slots of the shape, and arrivals that follow them."""
+        """The bursts in the slots of the shape, and the arrivals at the resulting rates."""
         del params, training
         key = fold_in(stream(seed, Stream.BURST), episode)
         before = BurstyArrivals.before(shape.num_servers) if segment is None else segment.carried
@@ -125,9 +125,9 @@ class Bursting(Counted):
     """Counts at the rates of calm and burst."""
 
     burst: Bool[Array, "num_slots+1 num_servers"]
-    """Of the slots of the episode, or of the segment of it, and the one after"""
+    """Whether there is a burst, in the slots of the episode or segment and in the one after"""
     first: Int[Array, ""] | None
-    """The first slot of the segment; None where that is slot 0"""
+    """The first slot of the segment; None if that is slot 0"""
 
     def threshold(self, t: Array, b: Array) -> UInt32[Array, " max_tasks"]:
         """The row of the tables that applies in slot `t` at base station `b`."""

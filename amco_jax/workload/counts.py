@@ -1,4 +1,4 @@
-"""Counts of tasks: Poisson, drawn from 32 random bits each through tables that the host computes."""
+"""Poisson counts of tasks, each drawn from 32 random bits by inversion with tables from the host."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from amco_jax.random import Key, Stream, bits, fold_in, stream
 from amco_jax.workload.tasks import DrawnTasks
 
 DRAWS = 2.0**32
-"""Values of a draw"""
+"""Number of possible values of a draw"""
 
 
 def positions_for(rate: float) -> int:
@@ -33,10 +33,10 @@ def positions_for(rate: float) -> int:
 
 
 def thresholds(rate: float, num_positions: int) -> np.ndarray:
-    """`[num_positions]` of `uint32`: K > n where a draw of 32 bits is larger than entry n.
+    """`[num_positions]`, uint32: K > n if and only if a 32-bit draw is larger than entry n.
 
-    So the draw is inverted through the distribution function: P(K > n) is that of Poisson(rate) rounded down
-    to a multiple of 2⁻³², and a larger rate never makes a count smaller.
+    This inverts the distribution function: P(K > n) is that of Poisson(rate), rounded down to a multiple of
+    2⁻³², and a larger rate never makes a count smaller.
     """
     above = np.floor(pdtrc(np.arange(num_positions), rate) * DRAWS)
     return np.maximum(DRAWS - 1 - above, 0).astype(np.uint32)
@@ -46,17 +46,17 @@ class CountTables(NamedTuple):
     """The distributions of the counts of one scenario."""
 
     num_positions: Int[Array, ""]
-    """Positions beyond which no count reaches"""
+    """The largest possible count"""
     threshold: UInt32[Array, "rates max_tasks"]
-    """See `thresholds`; of each rate that the process may have"""
+    """See `thresholds`; one row for each rate of the process"""
 
 
 def count_tables(rates: Sequence[float] | np.ndarray, max_tasks: int) -> CountTables:
     """The tables of Poisson counts, as NumPy arrays.
 
     Args:
-      rates: mean tasks of a base station in a slot, for each state that a process may be in.
-      max_tasks: positions, padding included.
+      rates: the mean number of tasks per base station and slot, for each state of the process.
+      max_tasks: the number of positions, including padding.
     """
     threshold = np.stack([thresholds(rate, max_tasks) for rate in rates])
     return CountTables(np.int32(positions_for(max(rates))), threshold)  # pyright: ignore[reportArgumentType]
@@ -65,9 +65,9 @@ def count_tables(rates: Sequence[float] | np.ndarray, max_tasks: int) -> CountTa
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Counted:
-    """A count for each slot and base station, whose tasks take the first positions.
+    """A count for each slot and base station; its tasks take the first positions.
 
-    The rate is the first one of the tables in every slot; subclasses may choose another one by slot and base
+    In every slot, the rate is the first one of the tables; subclasses may choose another by slot and base
     station.
     """
 
@@ -80,7 +80,7 @@ class Counted:
     def drawn(
         cls, tables: CountTables, seed: UInt32[Array, ""], episode: int | Array, **fields: Any
     ) -> Counted:
-        """The workload of a seed: kinds of tasks drawn once, arrivals anew in each episode.
+        """The workload of a seed: kinds of tasks are drawn once, arrivals anew in each episode.
 
         Args:
           fields: further fields of a subclass.
@@ -99,7 +99,7 @@ class Counted:
         return self.tables.threshold[0]
 
     def num_positions(self, params: Params) -> Array:
-        """No count is larger: see `positions_for`."""
+        """The largest possible count, see `positions_for`."""
         del params
         return self.tables.num_positions
 

@@ -12,13 +12,13 @@ from amco_jax.workload.process import ARRIVAL_PROB, ArrivalProcess, Quantity, Se
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PoissonArrivals(ArrivalProcess):
-    """A Poisson number of tasks, of mean N·p, at each base station and in each slot."""
+    """A Poisson number of tasks, with mean N·p, at each base station in each slot."""
 
     name, title = "poisson", "Poisson"
     varied: ClassVar[Mapping[str, Quantity]] = {"arrival_prob": ARRIVAL_PROB}
 
     def num_positions(self, setting: Setting) -> int:
-        """No draw of 32 bits gives a larger count."""
+        """The largest count that a 32-bit draw can give."""
         return positions_for(setting.num_tasks * setting.arrival_prob)
 
     def moments(self, setting: Setting) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Arrival processes: what each of them tells the host and the compiled programs.
+"""Arrival processes: their interface for the host and for compiled programs.
 
 A workload is a pytree with two methods,
 
@@ -9,7 +9,7 @@ A workload is a pytree with two methods,
 `t`, and `task_at` makes the `Task` of one position from its entry. The kernel scans over `positions`. Those
 from `M` on are padding and never hold a task. Learning also looks at slot `num_slots`, the one after the end.
 
-An `ArrivalProcess` makes workloads, and knows what the host needs to know about them in advance.
+An `ArrivalProcess` makes workloads, and provides the host with their properties in advance.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Workload(Protocol):
 
 @runtime_checkable
 class TimedWorkload(Workload, Protocol):
-    """A workload that knows when its tasks arrive within a slot, such as that of a request log.
+    """A workload that provides the times of its tasks within a slot, such as that of a request log.
 
     `times(params, t, b)` is the time of each position of base station `b` in slot `t`, as a share of the slot
     in [0, 1).
@@ -51,12 +51,12 @@ class TimedWorkload(Workload, Protocol):
 
 
 class Tables(NamedTuple):
-    """What the host computes for scenarios of one shape."""
+    """The tables that the host computes for scenarios of one shape."""
 
     common: Any = None
-    """The part that all of them share: leaves of any shape"""
+    """The part that all scenarios share: leaves of any shape"""
     own: Any = None
-    """The part that each of them has for itself: leaves `[scenarios, ...]`"""
+    """The part that is specific to each scenario: leaves `[scenarios, ...]`"""
 
     def of(self, index: int | Int[Array, ""]) -> Tables:
         """The tables of one scenario."""
@@ -110,8 +110,8 @@ class Quantity:
     """The values swept by default, or a function of the process and its scenario that returns them. Values
     that are illegal in the scenario are left out"""
     tasks_per: str = ""
-    """`slot` or `second` where the mean number of tasks in a slot, or in a second, is proportional to the
-    quantity. It is then what a given offered load is solved for"""
+    """`slot` or `second` if the mean number of tasks per slot or per second is proportional to the quantity,
+    which is then adjusted to reach a given offered load"""
 
     def __post_init__(self):
         check_choice("tasks_per", self.tasks_per, ("", "slot", "second"))
@@ -161,16 +161,16 @@ class ArrivalProcess:
     """Whether each position has one density in all slots and at all base stations, as recordings have"""
 
     def num_positions(self, setting: Setting) -> int:
-        """The positions of a base station in a slot that may hold a task; no draw gives more tasks."""
+        """The largest possible number of tasks per base station and slot."""
         raise NotImplementedError
 
     def moments(self, setting: Setting) -> tuple[float, float]:
-        """Mean and variance of the tasks of a base station in a slot; the variance is that of the sum over
-        many slots, divided by their number."""
+        """Mean and variance of the number of tasks per base station and slot; the variance is that of the sum
+        over many slots, divided by their number."""
         raise NotImplementedError
 
     def mean_task(self, setting: Setting) -> MeanTask:
-        """The mean of the tasks that arrive; by default that of the sizes and densities of the scenario."""
+        """The mean task that arrives; by default from the sizes and densities of the scenario."""
         size = (setting.task_size_min + setting.task_size_max) / 2
         return MeanTask(size, size * ((setting.density_min + setting.density_max) / 2))
 
@@ -198,10 +198,10 @@ class ArrivalProcess:
         """
 
     def own(self, setting: Setting, max_tasks: int) -> Any:
-        """This scenario's part of `Tables.own`: a pytree of arrays, whose shapes no parameter changes.
+        """This scenario's part of `Tables.own`: a pytree of arrays whose shapes depend on no parameter.
 
         Args:
-          max_tasks: positions, padding included.
+          max_tasks: the number of positions, including padding.
         """
 
     @classmethod
@@ -221,8 +221,8 @@ class ArrivalProcess:
         """The workload of a seed's episode, or of a segment of it.
 
         Args:
-          tables: what `common` and `own` gave for the scenario.
-          segment: the part of the episode that is asked for; None for all of it.
+          tables: the results of `common` and `own` for the scenario.
+          segment: the part of the episode to generate; None for all of it.
           training: whether agents are trained on it.
         """
         raise NotImplementedError
@@ -236,7 +236,7 @@ class ArrivalProcess:
         """The state that the workload of a segment carries into the next one."""
 
     def stretches(self, setting: Setting, seeds: np.ndarray, episode: int) -> np.ndarray:
-        """`[seeds]`, numbers from 0: seeds of one number are evaluated on the same arrivals."""
+        """`[seeds]`, numbers from 0: seeds with equal numbers are evaluated on the same arrivals."""
         raise NotImplementedError
 
     @classmethod
@@ -260,12 +260,12 @@ class ArrivalProcess:
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        """The parameters alone, without what is cached besides them."""
+        """The parameters alone, without cached values."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
 def _plain(value: Any) -> Any:
-    """A parameter as plain data for JSON; any other object as its name, since the digest covers it."""
+    """A parameter as plain data for JSON; any other object is given by name, since the digest covers it."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.ndarray | np.generic | jax.Array):
@@ -280,13 +280,13 @@ def _plain(value: Any) -> Any:
 
 
 def offered_load(process: ArrivalProcess, setting: Setting) -> float:
-    """The offered load ρ: the mean work that arrives in a second, over what the whole fleet can do in one.
+    """The offered load ρ: the mean work that arrives per second, divided by the capacity of the whole fleet.
 
-    Both are in Gcycles. With an image service, both are in seconds of device time, the overhead of each image
-    batch included. Above 1, backlogs grow without bound, however tasks are spread over the servers.
+    Work is in Gcycles. With an image service, it is in seconds of device time, including the overhead of each
+    image batch. Above 1, backlogs grow without bound, however tasks are distributed over the servers.
     """
     task, capacities = process.mean_task(setting), setting.capacities
-    if setting.service is not None:  # whose images cost some steps beside their own
+    if setting.service is not None:  # the overhead of an image batch takes the time of some steps
         steps = task.work / task.size
         capacities = capacities * steps / (steps + setting.service.overhead)
     arriving = process.moments(setting)[0] * setting.num_servers / setting.slot_duration

@@ -1,4 +1,4 @@
-"""Tasks given as arrays: recorded trajectories, and users' own workloads."""
+"""Tasks given as arrays: recorded trajectories, and user-defined workloads."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Recorded:
         def task_at(position: tuple[Array, Array]) -> Task:
             size, density = position
             present = size > 0
-            size = jnp.where(present, size, 1)  # an empty position still needs a positive cost
+            size = jnp.where(present, size, 1)  # the cost of an empty position must be positive, too
             return Task(present=present, size=size, work=size * density)
 
         return (self.size[t, b], self.density), task_at

@@ -1,4 +1,4 @@
-"""When tasks arrive within their slot."""
+"""The times at which tasks arrive within their slot."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from amco_jax.workload.process import TimedWorkload
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Timed:
-    """A workload whose tasks have times of arrival within their slot.
+    """A workload whose tasks have arrival times within their slot.
 
-    A workload that has a method `times`, such as that of a request log, provides them. Otherwise they are
-    uniform and independent, which is the distribution of Poisson arrivals given their number.
+    A workload with a method `times`, such as that of a request log, provides them. Otherwise they are uniform
+    and independent, which is the distribution of Poisson arrivals given their number.
     """
 
     workload: Any
@@ -38,7 +38,7 @@ class Timed:
         return self.workload.num_positions(params)
 
     def times(self, params: Params, t: Array, b: Array) -> Float[Array, " max_tasks"]:
-        """The time of arrival at each position, as a share of the slot in [0, 1)."""
+        """The arrival time at each position, as a share of the slot in [0, 1)."""
         if isinstance(self.workload, TimedWorkload):
             return self.workload.times(params, t, b)
         draws = fold_in(fold_in(self.draws, t), b)

@@ -1,6 +1,6 @@
 """Arrivals from a request log: each seed and episode plays a stretch of it.
 
-Training draws its stretches from anywhere in the earlier part of the log. Evaluations play disjoint stretches
+Trainings draw their stretches at random from the earlier part of the log. Evaluations play disjoint stretches
 of the later part, so that two seeds either play the same stretch or have no request in common.
 """
 
@@ -32,32 +32,32 @@ _MIN_STRETCHES = 16
 
 
 class Requests(NamedTuple):
-    """The log in order of time, followed by as many padding entries as there are positions."""
+    """The log in chronological order, followed by as many padding entries as there are positions."""
 
     user: Int[Array, " requests"]
     size: Float[Array, " requests"] | None
-    """Mbit; None where sizes are drawn"""
+    """Mbit; None if sizes are drawn"""
     density: Float[Array, " requests"] | None
-    """Gcycles/Mbit; None where densities are drawn"""
+    """Gcycles/Mbit; None if densities are drawn"""
     work: Float[Array, " requests"] | None
-    """Gcycles; None where it is size times density"""
+    """Gcycles; None if it is size times density"""
 
 
 class Slots(NamedTuple):
-    """How the log is divided into the slots of one scenario."""
+    """The division of the log into the slots of one scenario."""
 
     num_positions: Int[Array, ""]
-    """Most requests of a slot"""
+    """The largest number of requests in a slot"""
     starts: Int[Array, ""]
-    """The number of slots, from slot 0 on, with which an episode of training may start"""
+    """The number of slots, from slot 0 on, at which a training episode may start"""
     first: Int[Array, ""]
-    """The slot with which the first stretch for testing starts"""
+    """The first slot of the first test stretch"""
     num_stretches: Int[Array, ""]
-    """Stretches for testing"""
+    """The number of test stretches"""
     spacing: Int[Array, ""]
-    """Slots from the start of one to that of the next"""
+    """The number of slots from the start of a test stretch to that of the next"""
     stride: Int[Array, ""]
-    """Stretches from that of one seed to that of the next"""
+    """The number of test stretches from that of a seed to that of the next seed"""
     slot: Int[Array, " requests"]
     """The slot of each request"""
     share: Float[Array, " requests"]
@@ -66,7 +66,7 @@ class Slots(NamedTuple):
 
 
 def _time_scales(process: TraceArrivals, setting: Setting) -> Sequence[float]:
-    """Time scales up to an offered load of 0.8, or up to the largest for which the log is long enough."""
+    """Time scales up to an offered load of 0.8, or up to the largest one that the log's length allows."""
     top = _MAX_LOAD * process.time_scale / offered_load(process, setting)
     top = min(top, process.largest_time_scale(setting, _MIN_STRETCHES))
     return [float(f"{top * share:.3g}") for share in (0.125, 0.25, 0.5, 0.75, 1.0)]
@@ -79,12 +79,12 @@ class TraceParameters:
     trace: Trace | None = None
     """A request log, or a table of the fields of `Trace`"""
     time_scale: float = None  # pyright: ignore[reportAssignmentType]  # follows from the scenario
-    """Seconds of the trace in a second of the simulation; by default 1, or less if the trace is short"""
+    """Seconds of the trace per second of the simulation; by default 1, or less if the trace is short"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TraceArrivals(TraceParameters, ArrivalProcess):
-    """The requests of a log, each user's at one base station that is drawn for each seed."""
+    """The requests of a log; the base station of each user is drawn for each seed."""
 
     name = "trace"
     varied: ClassVar[Mapping[str, Quantity]] = {
@@ -103,7 +103,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
 
     @property
     def implied(self) -> bool:
-        """Whether a log is given, which implies that it is to be played."""
+        """Whether a log is given, which implies this process."""
         return self.trace is not None
 
     @property
@@ -120,7 +120,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         return dataclasses.replace(self, time_scale=min(1.0, largest or 1.0))
 
     def largest_time_scale(self, setting: Setting, num_stretches: int = 1) -> float:
-        """The largest, to 3 digits, at which the log holds an episode of training and so many of testing."""
+        """The largest that fits a training episode and `num_stretches` test stretches, to 3 digits."""
         assert self.trace is not None
         slot = longest_slot(
             self.log.span, setting.num_slots, self.trace.train_share, self.trace.gap, num_stretches
@@ -144,7 +144,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         return self.trace.split(self.slot_seconds(setting), setting.num_slots)
 
     def check(self, setting: Setting) -> None:
-        """Raise InputError unless the log holds an episode, few enough slots to count, and whole items."""
+        """Raise InputError unless the log holds an episode, fewer than 2³⁰ slots, and whole items."""
         if self.trace is None:
             raise InputError(
                 "arrivals: 'trace'; legal with a trace: --trace FILE, or a table [trace] with its file"
@@ -172,7 +172,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
                 )
 
     def check_training(self, setting: Setting) -> None:
-        """Raise InputError unless the training stretch holds an episode."""
+        """Raise InputError unless the training part of the log holds an episode."""
         assert self.trace is not None
         if not self.cuts(setting).starts(setting.num_slots):
             raise InputError(
@@ -182,7 +182,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
             )
 
     def check_unseen(self, setting: Setting, trained: Mapping[str, Any]) -> None:
-        """Raise InputError if requests of the training stretch would be evaluated."""
+        """Raise InputError if agents would be evaluated on requests that they were trained on."""
         table = trained.get("trace")
         assert self.trace is not None
         if trained["arrivals"] != self.name or not table or table["sha256"] != self.trace.sha256:
@@ -201,7 +201,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         return int(self._counts(setting).max())
 
     def moments(self, setting: Setting) -> tuple[float, float]:
-        """The moments over the slots of the whole log, where each request may arrive at any base station."""
+        """The moments over the slots of the whole log, with all base stations equally likely per request."""
         counts, slots = self._counts(setting), float(self._slots(setting)[-1]) + 1
         total = float(counts.sum()) / slots
         spread = float(np.square(counts).sum()) / slots - total**2
@@ -209,7 +209,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         return total * share, total * share * (1 - share) + spread * share**2
 
     def mean_task(self, setting: Setting) -> MeanTask:
-        """The mean over the log; sizes and densities that it does not give have the mean of the scenario."""
+        """The mean over the log; sizes or densities that it lacks have the mean of the scenario."""
         log = self.log
         size: Any = (setting.task_size_min + setting.task_size_max) / 2 if log.size is None else log.size
         density: Any = (setting.density_min + setting.density_max) / 2 if log.density is None else log.density
@@ -217,7 +217,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         return MeanTask(float(np.mean(size)), float(np.mean(work)))
 
     def _slots(self, setting: Setting) -> np.ndarray:
-        """`[requests]`, whole floats: the slot of each request, from 0."""
+        """`[requests]`, integral floats: the slot of each request, from 0."""
         return self.log.slots(self.slot_seconds(setting))
 
     def _counts(self, setting: Setting) -> np.ndarray:
@@ -242,9 +242,9 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         return Requests(padded(log.user, np.int32), *numbers)
 
     def own(self, setting: Setting, max_tasks: int) -> Slots:
-        """How the log is divided into slots."""
+        """The division of the log into slots."""
         cuts, slot = self.cuts(setting), self._slots(setting)
-        # In float32 the last moment of a slot would be the first of the next one.
+        # In float32, the end of a slot could otherwise round up to the start of the next one.
         share = np.minimum(self.log.seconds / self.slot_seconds(setting) - slot, 1 - 2.0**-24)
         share = np.pad(share.astype(np.float32), (0, max_tasks), mode="edge")
         places = (cuts.starts(setting.num_slots), cuts.first, cuts.num_stretches, cuts.spacing, cuts.stride)
@@ -253,13 +253,13 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
 
     @staticmethod
     def workload(shape, params, tables, seed, episode, segment, training) -> Traced:
-        """Users and kinds of requests drawn once, the stretch anew in each episode."""
+        """Users and kinds of requests are drawn once per seed, the stretch anew in each episode."""
         del params
         slots: Slots = tables.own
         key = stream(seed, Stream.TRACE)
         windows, stations, draws = (fold_in(key, purpose) for purpose in range(3))
         fraction = unit(bits(windows, episode), jnp.float32)
-        # Beyond 2²⁴ slots the product may round up to their number.
+        # Beyond 2²⁴ slots, the product may round up to their number.
         window = jnp.minimum((fraction * slots.starts).astype(jnp.int32), slots.starts - 1)
         stretch = stretch_at(slots.num_stretches, slots.stride, seed, episode).astype(jnp.int32)
         start = jnp.where(training, window, slots.first + stretch * slots.spacing)
@@ -278,7 +278,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         )
 
     def stretches(self, setting: Setting, seeds: np.ndarray, episode: int) -> np.ndarray:
-        """The stretch of the log that each seed plays in an episode that is evaluated."""
+        """The stretch of the log that each seed plays in an evaluated episode."""
         cuts = self.cuts(setting)
         played = stretch_at(cuts.num_stretches, cuts.stride, seeds.astype(np.uint32), episode)
         return np.asarray(played).astype(np.int64)
@@ -297,7 +297,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
 def stretch_at(count: Any, stride: Any, seed: Any, episode: Any) -> UInt32[Array, "*seeds"]:
     """The number of the test stretch, from 0 to `count` - 1, that a seed plays in an episode.
 
-    Consecutive seeds go through all of them by strides before one comes again. An episode shifts all seeds.
+    Consecutive seeds visit all stretches in steps of `stride` before one repeats. An episode shifts them all.
     """
     count, stride, seed = (jnp.asarray(x).astype(jnp.uint32) for x in (count, stride, seed))
     shift = bits(fold_in(stream(jnp.uint32(0), Stream.TRACE), 3), episode)
@@ -309,19 +309,19 @@ def stretch_at(count: Any, stride: Any, seed: Any, episode: Any) -> UInt32[Array
 class Traced:
     """A stretch of a log.
 
-    The positions of a base station are all requests of the slot; requests that arrive at other base stations
-    leave their positions empty. So no request is ever lost, and nothing as long as the log is held per seed.
+    Each base station has a position for every request of the slot, which stays empty if the request arrives
+    at another base station. No request is ever lost, and no array per seed is as long as the log.
     """
 
     requests: Requests
     share: Float[Array, " requests"]
     """See `Slots`"""
     most: Int[Array, ""]
-    """Requests of a slot"""
+    """The largest number of requests in a slot"""
     first: Int[Array, " num_slots+2"]
-    """The first request of each slot of the episode, or of its segment, and of the two slots after it"""
+    """The first request of each slot of the episode or segment, and of the two slots after it"""
     since: Int[Array, ""] | None
-    """The first slot of the segment; None where that is slot 0"""
+    """The first slot of the segment; None if that is slot 0"""
     stations: Key
     draws: Key
     tasks: DrawnTasks
@@ -333,7 +333,7 @@ class Traced:
         return self.most
 
     def times(self, params: Params, t: Array, b: Array) -> Float[Array, " max_tasks"]:
-        """The times of the requests of slot `t`, as shares of it; base stations share the positions."""
+        """The times of the requests of slot `t`, as shares of it, which are the same at all base stations."""
         del params, b
         first = self.first[t if self.since is None else t - self.since]
         return lax.dynamic_slice(self.share, (first,), (self.max_tasks,))
