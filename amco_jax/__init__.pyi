@@ -58,6 +58,7 @@ from .study.engines import Execution as Execution
 from .study.evaluate import Evaluation as Evaluation
 from .study.evaluate import load_run as load_run
 from .study.run import run_study as run_study
+from .study.sensitivity import Sensitivity as Sensitivity
 from .study.sweep import Sweep as Sweep
 from .study.train import Training as Training
 from .study.tune import Tuning as Tuning

@@ -197,6 +197,8 @@ def trainings_of(study: SavedStudy) -> tuple[list[str], int]:
     manifest = study.manifest
     if study.kind == "tune":
         return [manifest["method"]], manifest["episodes"]
+    if study.kind == "sensitivity":
+        return [], 0
     if study.kind == "evaluate":
         return [manifest["method"]], manifest["trained"]["episodes"]
     if study.kind == "sweep":

@@ -17,7 +17,7 @@ from amco_jax.env import Physics
 from amco_jax.errors import InputError
 from amco_jax.identity import program_cache
 from amco_jax.kernel.gradient import Gradient, check_differentiable, gradient
-from amco_jax.metrics import MAKESPAN, Metric
+from amco_jax.metrics import MAKESPAN, Column, Metric, Shown
 from amco_jax.params import Shape
 from amco_jax.random import Stream, check_seeds, fold_in, stream
 from amco_jax.scenario import AUTO, Scenario
@@ -36,6 +36,19 @@ from amco_jax.study.blocks import (
 )
 from amco_jax.study.simulate import CHUNK_BYTES
 from amco_jax.workload import workload_of
+
+PARAMETERS = {
+    "capacity": ("capacity of server", "Gcycles/s"),
+    "link_rate": ("rate of the link", "Mbit/s"),
+    "slot_duration": ("slot duration", "s"),
+    "deadline": ("deadline", "s"),
+    "task_size_min": ("least task size", "Mbit"),
+    "task_size_max": ("largest task size", "Mbit"),
+    "density_min": ("least density", "Gcycles/Mbit"),
+    "density_max": ("largest density", "Gcycles/Mbit"),
+}
+"""The parameters of a scenario in which an episode has derivatives: label and unit by name. The arrival
+probability has none, as a sample path changes only in jumps with it"""
 
 LANES = 32
 """Seeds per block; a gradient keeps much more of each seed than a simulation"""
@@ -107,6 +120,60 @@ def differentiate(
             seeds = [np.arange(block.start, min(block.start + LANES, end)) for block, _ in kept]
             joined = [np.concatenate(x) for x in zip(*(of_lanes for _, of_lanes in kept), strict=True)]
             yield GradientBatch(cell, np.concatenate(seeds), jax.tree.unflatten(structure, joined))
+
+
+def derivative_columns(metric: Metric, parameters: Sequence[str], num_servers: int) -> tuple[Column, ...]:
+    """The columns of a metric's derivatives: one for each server or link, from a station to another server.
+
+    Args:
+      parameters: names in `PARAMETERS`.
+    """
+    found = []
+    for name in parameters:
+        label, unit = PARAMETERS[name]
+        for place in _places(name, num_servers):
+            where = " from {} to {}".format(*place) if len(place) == 2 else "".join(f" {i}" for i in place)
+            found.append(
+                Column(
+                    name=_name(metric, name, place),
+                    label=f"derivative of the {metric.label} in the {label}{where}",
+                    unit=f"{metric.unit or '1'} per {unit}",
+                    weight=metric.weight,
+                    shown=Shown.ROWS,
+                )
+            )
+    return tuple(found)
+
+
+def derivatives(metric: Metric, found: Gradient, parameters: Sequence[str]) -> dict[str, np.ndarray]:
+    """The columns of rows: the weight and the mean of a metric, and its derivatives, `[episodes]` each.
+
+    They are NaN where an episode has nothing to take a mean over.
+    """
+    weight = np.asarray(found.weight, np.float64)
+
+    def mean(values: Any) -> np.ndarray:
+        return np.divide(values, weight, out=np.full(weight.shape, np.nan), where=weight > 0)
+
+    columns = {metric.weight: weight.astype(np.int64), metric.name: mean(found.total)}
+    for name in parameters:
+        values = np.asarray(getattr(found.params, name), np.float64)
+        columns |= {
+            _name(metric, name, place): mean(values[(slice(None), *place)])
+            for place in _places(name, found.params.capacity.shape[-1])
+        }
+    return columns
+
+
+def _name(metric: Metric, parameter: str, place: tuple[int, ...]) -> str:
+    return "_".join([metric.name, "per", parameter, *map(str, place)])
+
+
+def _places(parameter: str, num_servers: int) -> list[tuple[int, ...]]:
+    """The indices of a parameter's entries; a task that stays where it is uses no link."""
+    if parameter == "link_rate":
+        return list(itertools.permutations(range(num_servers), 2))
+    return [(i,) for i in range(num_servers)] if parameter == "capacity" else [()]
 
 
 def check_known_warmup(scenario: Scenario) -> None:

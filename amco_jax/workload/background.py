@@ -18,7 +18,8 @@ from amco_jax.params import Params
 class Background:
     """The tasks of a workload, and background load after the decision at each of its positions.
 
-    The load comes with or without a task. It either differs between slots, or is the same in all of them and then has no axis over slots.
+    The load comes with or without a task. It either differs between slots, or is the same in all of them and
+    then has no axis over slots.
     """
 
     workload: Any
