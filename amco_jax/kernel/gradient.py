@@ -37,10 +37,10 @@ class Gradient(NamedTuple):
     """What a mean of the metric is taken over, such as the number of tasks"""
     params: Params
     """The derivative in each leaf, in the unit of the metric per unit of the leaf; None for whole numbers"""
-    work: Float[Array, "*num_slots num_servers max_tasks num_servers"] | None
+    work: Any
     """`[(t,) b, n, i]`: shadow prices of work, per Gcycle on server i right after the decision at position n
     of base station b; None unless asked for"""
-    delay: Float[Array, "*num_slots num_servers max_tasks"] | None
+    delay: Any
     """`[(t,) b, n]`: shadow prices of delay, per second on the link of base station b right after it"""
 
 

@@ -28,7 +28,7 @@ from amco_jax.study.trainer import curve_names
 # on every machine.
 _POSITIONS_PER_S = 7e7
 _TRAINING_COST = 20
-_GRADIENT_COST = 100
+_GRADIENT_COST = 50
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,7 +84,7 @@ def test_seeds_do_not_depend_on_their_neighbours(found: Gradient):
 def test_shadow_prices_are_means_over_seeds_and_slots():
     prices, summed = shadow_prices(QUIET, "local", seeds=SEEDS), gradients(0, SEEDS, 0).gradients
     for found, of_seeds in ((prices.work, summed.work), (prices.delay, summed.delay)):
-        expected = mean_interval(of_seeds.astype(np.float64) / QUIET.num_slots)
+        expected = mean_interval(np.asarray(of_seeds, np.float64) / QUIET.num_slots)
         for bound, other in zip(found, expected, strict=True):
             np.testing.assert_array_equal(bound, other)
     assert prices.work.estimate.shape == (2, 3, 2)
