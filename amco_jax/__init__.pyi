@@ -34,6 +34,8 @@ from .environment.stable_baselines3 import StableBaselinesEnv as StableBaselines
 from .errors import InputError as InputError
 from .kernel import Episode as Episode
 from .kernel import rollout as rollout
+from .kernel.gradient import Gradient as Gradient
+from .kernel.gradient import gradient as gradient
 from .kernel.recording import load_recording as load_recording
 from .kernel.recording import replay as replay
 from .metrics import METRICS as METRICS
@@ -50,10 +52,13 @@ from .scenario.presets import load_scenario as load_scenario
 from .study.base import Study as Study
 from .study.base import StudyResult as StudyResult
 from .study.compare import Comparison as Comparison
+from .study.differentiate import ShadowPrices as ShadowPrices
+from .study.differentiate import shadow_prices as shadow_prices
 from .study.engines import Execution as Execution
 from .study.evaluate import Evaluation as Evaluation
 from .study.evaluate import load_run as load_run
 from .study.run import run_study as run_study
+from .study.sensitivity import Sensitivity as Sensitivity
 from .study.sweep import Sweep as Sweep
 from .study.train import Training as Training
 from .study.tune import Tuning as Tuning

@@ -345,6 +345,7 @@ def rollout(
     keep_queues: bool = False,
     first: Int[Array, ""] | int = 0,
     start: Progress | None = None,
+    checkpointed: bool = False,
 ) -> Episode:
     """Run one episode, or a segment of one; a pure, traceable function without a batch axis.
 
@@ -363,6 +364,8 @@ def rollout(
       keep_queues: whether to keep the queues of each slot.
       first: the first slot to run; must be the same for all seeds of a batch.
       start: the progress before that slot, which is `Episode.end` of the previous segment; None at slot 0.
+      checkpointed: whether reverse-mode differentiation keeps only the state between slots, and computes each
+        slot again on its way back; without differentiation, it changes nothing.
     """
     step = slot_step(shape, params, physics, method, workload, record, metrics)
 
@@ -380,5 +383,7 @@ def rollout(
 
     if start is None:
         start = Progress.start(shape.num_servers, params.capacity.dtype, metrics)
+    if checkpointed:
+        slot = jax.checkpoint(slot, prevent_cse=False)  # a scan separates the two computations anyway
     end, kept = lax.scan(slot, start, jnp.arange(shape.num_slots))
     return Episode(end, *kept)

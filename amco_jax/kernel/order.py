@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from amco_jax.env import Task
 from amco_jax.params import Params, Shape
-from amco_jax.workload import Timed, Workload
+from amco_jax.workload import TimedWorkload, Workload
 
 
 class Turn(NamedTuple):
@@ -53,7 +53,7 @@ def queue_of_slot(
     num_servers, max_tasks = tasks.present.shape
     count = num_servers * max_tasks
     if shape.has_times:
-        assert isinstance(workload, Timed)
+        assert isinstance(workload, TimedWorkload)
         drawn = jax.vmap(lambda b: workload.times(params, t, b))(jnp.arange(num_servers))
         times, order = lax.sort((drawn.ravel(), jnp.arange(count)), num_keys=1)
     else:

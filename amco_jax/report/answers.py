@@ -15,7 +15,7 @@ from amco_jax.metrics import Column, Shown, shown_in
 from amco_jax.report.analysis import baselines_of, best_of, change_in_training, estimates_of, pairs_of
 from amco_jax.report.rankings import reversal_of
 from amco_jax.report.studies import LAST_EPISODES, SavedStudy
-from amco_jax.report.tables import bracket, estimate_text
+from amco_jax.report.tables import bracket, estimate_text, interval_text, small_unit
 from amco_jax.stats import Interval
 from amco_jax.stats.summaries import Pairs
 
@@ -25,6 +25,7 @@ _QUESTIONS = {
     "train": "what has the method learned?",
     "evaluate": "how good are the trained agents in unseen episodes?",
     "tune": "which settings are best?",
+    "sensitivity": "which server or link shortens the makespan most?",
 }
 _NO_TASKS = "There are no tasks, and so nothing to compare."
 _MOST_NAMES = 3
@@ -138,12 +139,49 @@ def _of_tuning(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[s
     return sentences
 
 
+def _of_sensitivity(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
+    """Of each method, the steepest derivatives of the first metric in each kind of parameter."""
+    del baselines
+    sentences = []
+    for method in study.methods:
+        falling, rising = [], []
+        for columns in study.derivatives.values():
+            rows = [
+                (column, row)
+                for column in columns
+                if column.name.startswith(f"{study.first.name}_per_")
+                for row in [estimates_of(estimated, column)[study.example][method]]
+            ]
+            least = min(rows, key=lambda found: found[1]["estimate"])
+            most = max(rows, key=lambda found: found[1]["estimate"])
+            if least[1]["ci_high"] < 0:
+                falling.append(_steepness(*least))
+            elif most[1]["ci_low"] > 0:
+                rising.append(_steepness(*most))
+        parts = [
+            f"{how} most steeply in {_joined(of)}"
+            for how, of in (("falls", falling), ("rises", rising))
+            if of
+        ]
+        clearly = ", and ".join(parts) or "does not clearly change in any parameter"
+        sentences.append(f"With {method}, the {study.first.label} {clearly}.")
+    return sentences
+
+
+def _steepness(column: Column, row: dict[str, Any]) -> str:
+    """The parameter of a derivative, and its estimate."""
+    scale, unit = small_unit(column)
+    numbers = (scale * row[name] for name in ("estimate", "ci_low", "ci_high"))
+    return f"the {column.label.rpartition(' in the ')[2]} ({interval_text(*numbers)} {unit})"
+
+
 _ANSWERS: dict[str, Callable[[SavedStudy, pd.DataFrame, Sequence[str]], list[str]]] = {
     "sweep": _of_sweep,
     "compare": _of_comparison,
     "train": _of_training,
     "evaluate": _of_evaluation,
     "tune": _of_tuning,
+    "sensitivity": _of_sensitivity,
 }
 
 

@@ -24,7 +24,14 @@ from amco_jax.report.overall import OVERALL_NOTE, Overall, overall_of
 from amco_jax.report.pictures import Pictures, all_figures, leading_figures
 from amco_jax.report.rankings import rankings
 from amco_jax.report.studies import SavedStudy
-from amco_jax.report.tables import Table, comparison_table, latex_text, means_table, overview_tables
+from amco_jax.report.tables import (
+    Table,
+    comparison_table,
+    derivatives_table,
+    latex_text,
+    means_table,
+    overview_tables,
+)
 from amco_jax.report.warnings import Caveat, by_kind, warnings_of
 from amco_jax.results.files import FileNames, replacing
 
@@ -66,7 +73,10 @@ class Report:
     def overview(self, study: int) -> dict[str, Table]:
         """The small tables of the answer, by their titles."""
         ranked = {"rankings": table} if (table := self.ranked[study]) is not None else {}
-        return overview_tables(self.studies[study], self.estimated[study]) | ranked
+        of, estimated = self.studies[study], self.estimated[study]
+        found = [column for columns in of.derivatives.values() for column in columns]
+        derivatives = {"derivatives": derivatives_table(found, estimated)} if found else {}
+        return overview_tables(of, estimated) | derivatives | ranked
 
     def leading_figures(self, study: int) -> Pictures:
         """The figures of the answer."""
@@ -289,6 +299,7 @@ def _summary(study: SavedStudy) -> str:
         "compare": f"{episodes} episodes of training, means of the last {manifest.get('last')}",
         "train": f"{episodes} episodes of training, means of the last ones",
         "evaluate": f"trained agents on {episodes} unseen episodes",
+        "sensitivity": f"derivatives in {', '.join(manifest.get('derivatives', {}))}",
         "tune": f"settings of {manifest.get('method')}, each trained for {episodes} episodes",
     }[study.kind]
     physics = manifest["physics"]

@@ -15,7 +15,7 @@ from amco_jax.metrics import LEVELS, NUM_TASKS, Column, Shown, columns_in, estim
 from amco_jax.results.saved import SavedRun, open_run
 from amco_jax.stats.summaries import Episodes
 
-KINDS = ("sweep", "compare", "train", "evaluate", "tune")
+KINDS = ("sweep", "compare", "train", "evaluate", "tune", "sensitivity")
 LAST_EPISODES = 50
 """The number of last episodes whose mean is the outcome of a training, as in the paper's figures"""
 
@@ -65,6 +65,13 @@ class SavedStudy:
     def first(self) -> Column:
         """The metric that a report discusses first."""
         return shown_in(self.columns, Shown.EVERYWHERE)[0]
+
+    @property
+    def derivatives(self) -> dict[str, list[Column]]:
+        """The columns of derivatives, by parameter; empty in studies of other kinds."""
+        columns = {column.name: column for column in self.columns}
+        found = self.manifest.get("derivatives", {})
+        return {parameter: [columns[name] for name in names] for parameter, names in found.items()}
 
     @functools.cached_property
     def cluster_name(self) -> str:
@@ -116,7 +123,7 @@ def _study(run: SavedRun) -> SavedStudy:
         results, quantiles = _results(run, columns)
         label = manifest["param_label"]
         results = results.rename(columns={"value": "condition"}).drop(columns="param")
-    elif kind == "evaluate":
+    elif kind in ("evaluate", "sensitivity"):
         results, quantiles = _results(run, columns)
         results.insert(0, "condition", "")
     elif kind == "tune":

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from amco_jax.metrics import EPISODE, Column, Shown, shown_in
+from amco_jax.metrics import EPISODE, TASK, Column, Shown, shown_in
 from amco_jax.report.analysis import best_of, estimates_of
 from amco_jax.report.studies import SavedStudy
 
@@ -153,6 +153,35 @@ def overview_tables(study: SavedStudy, estimated: pd.DataFrame) -> dict[str, Tab
         ]
         tables[each.title(each.weightings[0])] = Table(["method", *heads], rows, texts=1)
     return tables
+
+
+def derivatives_table(derivatives: Sequence[Column], estimates: pd.DataFrame) -> Table:
+    """The derivatives of metrics in parameters, a row each, with a column for each method.
+
+    Args:
+      derivatives: their columns.
+      estimates: rows of a summary or of `analysis.means`.
+    """
+    estimates = estimates.rename(columns={"mean": "estimate"})
+    per_task = estimates.loc[estimates["per"] == TASK].to_dict("records")
+    found = {(row["metric"], row["method"]): row for row in per_task}
+    methods = list(dict.fromkeys(row["method"] for row in per_task))
+    rows = []
+    for column in derivatives:
+        scale, unit = small_unit(column)
+        cells = [
+            _mean({key: scale * row[key] for key in ("estimate", "ci_low", "ci_high")}, False)
+            for row in (found[column.name, method] for method in methods)
+        ]
+        rows.append([Cell(column.label), Cell(unit), *cells])
+    return Table(["derivative", "unit", *methods], rows, texts=2)
+
+
+def small_unit(derivative: Column) -> tuple[float, str]:
+    """The factor from the unit of a derivative to that in which it is shown, and the latter."""
+    of, _, per = derivative.unit.partition(" ")
+    unit, scale = _SMALL.get(of, (of, 1.0))
+    return scale, f"{unit} {per}"
 
 
 def _side_by_side(

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from amco_jax.metrics import Column, Shown, columns_in, shown_in
 from amco_jax.report.speed import device_line
-from amco_jax.report.tables import Table as SpeedTable
-from amco_jax.report.tables import estimate_text, interval_text, seeds_text
+from amco_jax.report.tables import Table as ReportTable
+from amco_jax.report.tables import derivatives_table, estimate_text, interval_text, seeds_text
 from amco_jax.stats.summaries import Episodes, summarise
 from amco_jax.traces import understood
 from amco_jax.traces.times import shown
@@ -81,6 +81,15 @@ def print_evaluation(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     _print(table, manifest)
 
 
+def print_sensitivity(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
+    """Print the derivatives of a study with 95 % intervals to stdout, a row each, and a column per method."""
+    columns = {column.name: column for column in columns_in(manifest)}
+    derivatives = [columns[name] for names in manifest["derivatives"].values() for name in names]
+    given = derivatives_table(derivatives, summary)
+    title = f"{_ESTIMATES} over {manifest['num_seeds']} seeds, {manifest['physics']} physics"
+    _print(_as_printed(title, given), manifest)
+
+
 def print_comparison(final: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print the final means and the reductions of a comparison to stdout."""
     columns = shown_in(columns_in(manifest), Shown.EVERYWHERE)
@@ -125,6 +134,18 @@ def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     _print(table, manifest)
 
 
+def _as_printed(title: str, given: ReportTable) -> Table:
+    """The table of a report as one for the terminal."""
+    table = Table(title=title)
+    for place, column in enumerate(given.columns):
+        table.add_column(column, justify="left" if place < given.texts else "right")
+    for row in given.rows:
+        table.add_row(
+            *(f"{cell.text}{cell.between}{cell.below}" if cell.below else cell.text for cell in row)
+        )
+    return table
+
+
 def _print(table: Table, manifest: dict[str, Any]) -> None:
     console, device = Console(markup=False), manifest["device"]
     _print_whole(console, table)
@@ -166,15 +187,10 @@ def _estimates(
     return {(*(row[key] for key in keys), row["metric"]): row for row in rows}
 
 
-def print_bench(manifest: dict[str, Any], tables: Mapping[str, SpeedTable]) -> None:
+def print_bench(manifest: dict[str, Any], tables: Mapping[str, ReportTable]) -> None:
     """Print the tables of a benchmark to stdout."""
     console = Console(markup=False)
     for title, given in tables.items():
-        table = Table(title=title)
-        for place, column in enumerate(given.columns):
-            table.add_column(column, justify="left" if place < given.texts else "right")
-        for row in given.rows:
-            table.add_row(*(cell.text for cell in row))
-        _print_whole(console, table)
+        _print_whole(console, _as_printed(title, given))
     _print_trace(console, manifest)
     console.print(f"{device_line(manifest)}, {manifest['wall_time_s']:.0f} s")

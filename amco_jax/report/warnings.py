@@ -24,6 +24,12 @@ FEW = 10
 """The number of clusters below which intervals are often too narrow"""
 
 
+_PATHS = (
+    "derivatives hold the sets of servers fixed. With rules whose sets jump, such as least-wait, or that "
+    "reject tasks, they are not those of the mean; with optimal they are (docs/gradients.md)."
+)
+
+
 class Kind(enum.StrEnum):
     """The kinds of caveats as headings, in the order in which a report lists them."""
 
@@ -32,6 +38,7 @@ class Kind(enum.StrEnum):
     PRECISION = "More seeds are needed for a precision of 1 %"
     LOAD = "Load: saturated servers, or no task that misses its deadline"
     TRAINING = "Training: shorter than published, or not converged"
+    PATHS = "Derivatives: where they are not those of the mean"
     CHANCE = "Differences that cannot be told from chance"
     DIFFERENT = "Runs that differ in more than their settings"
 
@@ -87,6 +94,7 @@ def _study_warnings(study: SavedStudy) -> dict[Kind, list[str]]:
         **_seed_warnings(study),
         Kind.LOAD: _workload_warnings(study),
         Kind.TRAINING: _training_warnings(study),
+        Kind.PATHS: [_PATHS] if study.derivatives else [],
     }
 
 
@@ -197,6 +205,8 @@ def trainings_of(study: SavedStudy) -> tuple[list[str], int]:
     manifest = study.manifest
     if study.kind == "tune":
         return [manifest["method"]], manifest["episodes"]
+    if study.kind == "sensitivity":
+        return [], 0
     if study.kind == "evaluate":
         return [manifest["method"]], manifest["trained"]["episodes"]
     if study.kind == "sweep":

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from amco_jax.errors import check_whole
-from amco_jax.metrics import Metric, Metrics, choose
+from amco_jax.metrics import Column, Metric, Metrics, choose, columns_of
 from amco_jax.random import check_seeds
 from amco_jax.scenario import Scenario
 from amco_jax.study.grid import Cell
@@ -77,6 +77,11 @@ class Study(abc.ABC):
     def measured(self) -> Metrics:
         """The metrics in the rows."""
         return choose(self.metrics)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns of the metrics, as the manifest describes them."""
+        return columns_of(self.measured)
 
     @abc.abstractmethod
     def cells(self) -> Sequence[Cell]:

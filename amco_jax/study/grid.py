@@ -82,6 +82,8 @@ class Cell:
     """Agents that are already trained"""
     batches: int = 0
     """Number of batches of slots into which a single episode is cut, with a row each; 0 for one row"""
+    derivatives: tuple[str, ...] = ()
+    """The parameters of the scenario in which the metrics are differentiated; its rows hold derivatives"""
     pilot: tuple[int, int] | None = None
     """The `pilot_seeds` of the whole cell, if this is a part of it"""
 
@@ -115,7 +117,7 @@ class Cell:
     @property
     def has_pilot(self) -> bool:
         """Whether a pilot run precedes its episodes, because a warm-up is left out of them."""
-        return bool(self.scenario.warmup and self.plays and not self.plays_training)
+        return bool(self.scenario.warmup and self.plays and not self.plays_training and not self.derivatives)
 
     @property
     def pilot_seeds(self) -> tuple[int, int]:
@@ -159,7 +161,8 @@ class Cell:
             seeds = cell.first_seed, cell.num_seeds
             return (
                 cell.method, cell.row, seeds, cell.metrics, cell.columns, cell.plays, cell.plays_training,
-                cell.train_episodes, cell.agents, cell.pilot, cell.batches, bool(cell.scenario.warmup),
+                cell.train_episodes, cell.agents, cell.pilot, cell.batches, cell.derivatives,
+                bool(cell.scenario.warmup),
             )  # fmt: skip
 
         return common(self) == common(other)
@@ -178,6 +181,7 @@ class Cell:
             "agents": None if self.agents is None else list(self.agents.names),
             "scenario": without_paths(self.scenario),
             "batches": self.batches,
+            "derivatives": list(self.derivatives),
             "pilot": list(self.pilot_seeds) if self.has_pilot else None,
         }
 

@@ -19,7 +19,7 @@ import pandas as pd
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.errors import InputError
 from amco_jax.identity import Identity, code_version, identify
-from amco_jax.metrics import accuracy, columns_of, described
+from amco_jax.metrics import accuracy, described
 from amco_jax.progress import progress_bar
 from amco_jax.results.output import Output
 from amco_jax.results.provenance import package_versions, provenance
@@ -59,7 +59,7 @@ def run_study(
     study can be resumed.
 
     Args:
-      study: a `Sweep`, `Training`, `Comparison`, `Tuning` or `Evaluation`.
+      study: a `Sweep`, `Training`, `Comparison`, `Tuning`, `Evaluation` or `Sensitivity`.
       out: a directory for the results, see docs/files.md; by default, they are only returned.
       execution: the engine, the shard, and whether to resume.
       overwrite: replace the results in `out`.
@@ -163,7 +163,7 @@ class _Run:
             yield
 
     def _described(self) -> dict[str, Any]:
-        return self._study.describe() | {"metrics": described(columns_of(self._study.measured))}
+        return self._study.describe() | {"metrics": described(self._study.columns)}
 
     def _discard_others(self) -> None:
         """Remove units with outdated names, which are computed anew, and the results derived from them."""

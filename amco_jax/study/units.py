@@ -7,6 +7,7 @@ on other units, and its name contains a digest of everything on which they depen
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,15 +17,18 @@ import pandas as pd
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.metrics import as_columns
 from amco_jax.study.agents import AgentStore, StoredAgents, train_missing, trained_seeds
+from amco_jax.study.differentiate import derivatives, differentiate
 from amco_jax.study.grid import Cell, digest_of
 from amco_jax.study.pilot import Pilot, batch_columns, pilots_of, without_warmup
 from amco_jax.study.simulate import LANES, simulate
 from amco_jax.study.trainer import curve_names
 
-# Throughput of two cores (benchmarks/): task positions that a rule simulates per second, and the relative
-# cost of one in training. They are constants, since all machines must divide a study into the same units.
+# Throughput of two cores (benchmarks/): task positions that a rule simulates per second, and the cost of one
+# in training, or with a gradient, relative to that. They are constants, since all machines must divide a study
+# into the same units.
 _POSITIONS_PER_S = 7e7
 _TRAINING_COST = 20
+_GRADIENT_COST = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +85,8 @@ def _parts(cells: Sequence[Cell], unit_seconds: float) -> Iterator[list[Cell]]:
 def _seconds_per_seed(cell: Cell) -> float:
     scenario = cell.scenario
     positions = scenario.num_servers * scenario.num_positions * scenario.num_slots
-    return positions * (len(cell.plays) + _TRAINING_COST * cell.train_episodes) / _POSITIONS_PER_S
+    plays = len(cell.plays) * (_GRADIENT_COST * len(cell.metrics) if cell.derivatives else 1)
+    return positions * (plays + _TRAINING_COST * cell.train_episodes) / _POSITIONS_PER_S
 
 
 @own_numerics()
@@ -99,6 +104,8 @@ def run_unit(
     train_missing(unit.cells, store, checkpoints, tell)
     if not first.plays:
         return pd.concat([_curves(cell, store) for cell in unit.cells], ignore_index=True)
+    if first.derivatives:
+        return _derivatives(unit, tell)
     source = None if first.method.training is None else StoredAgents(unit.cells, store)
     scenarios, told = [cell.scenario for cell in unit.cells], [{} for _ in unit.cells]
     if first.has_pilot:
@@ -128,6 +135,35 @@ def run_unit(
             frames.setdefault((batch.index, episode), []).append(frame)
             tell(len(frame))
     return pd.concat([frame for key in sorted(frames) for frame in frames[key]], ignore_index=True)
+
+
+def _derivatives(unit: Unit, tell: Callable[[int], None]) -> pd.DataFrame:
+    """Rows of derivatives, with the metrics that are differentiated."""
+    first, scenarios = unit.cells[0], [cell.scenario for cell in unit.cells]
+    rows: list[dict[str, np.ndarray]] = [{} for _ in unit.cells]
+    (number,) = first.plays
+    for metric in first.metrics:
+        batches = differentiate(
+            scenarios,
+            first.method,
+            first.row,
+            first.first_seed,
+            first.num_seeds,
+            metric=metric,
+            episode=number,
+        )
+        for index, group in itertools.groupby(batches, key=lambda batch: batch.index):
+            parts = [derivatives(metric, batch.gradients, first.derivatives) for batch in group]
+            rows[index] |= {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    tell(unit.episodes)
+    frames = []
+    for cell, found in zip(unit.cells, rows, strict=True):
+        seeds = np.arange(cell.first_seed, cell.first_seed + cell.num_seeds)
+        played = -1 - seeds  # each seed has its own arrivals
+        if cell.plays_stretches:
+            played = cell.scenario.process.stretches(cell.scenario, seeds, number)
+        frames.append(_frame(cell, seeds, np.zeros_like(seeds), found | {"stretch": played}))
+    return pd.concat(frames, ignore_index=True)
 
 
 def _batches(cell: Cell, pilot: Pilot, metrics: dict[str, np.ndarray]) -> pd.DataFrame:

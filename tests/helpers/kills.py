@@ -45,7 +45,7 @@ trainer.Trainer.advance = noisy
 runpy.run_path(sys.argv.pop(1), run_name="__main__")
 """
 
-# All other commands that compute units, some of rules and some of trainings with checkpoints.
+# Other commands that compute units, some of rules and some of trainings with checkpoints.
 COMMANDS = {
     "train": ["--method", "drlcoedge", *LEARN_QUICK, *QUICK, "--episodes", "100"],
     "compare": [

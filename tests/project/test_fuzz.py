@@ -291,6 +291,7 @@ OPTIONS = {
     "compare": "--methods --seeds --first-seed --episodes --last --physics --scenario --set" + EXECUTION,
     "evaluate": "--scenario --set --trace --trace-unit --trace-delimiter --trace-since --method --methods "
     "--seeds --episodes --physics" + EXECUTION,
+    "sensitivity": "--methods --of --seeds --first-seed --physics --metrics --scenario --set" + EXECUTION,
     "bench": "--methods --seeds --trained-seeds --repeats --growth --growth-seeds --growth-servers "
     "--scenario --set --overwrite",
     "replay": "--physics --allocator --method --precision --seed",

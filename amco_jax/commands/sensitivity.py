@@ -1,0 +1,39 @@
+"""Differentiate the mean makespan of rules in capacities, link rates and more."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_method, load_metrics
+from amco_jax.report.terminal import print_sensitivity
+from amco_jax.study.sensitivity import METHODS, Sensitivity
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(ScenarioArguments, StudyArguments):
+    methods: tuple[str, ...] = METHODS
+    """Names of methods without training, or module:attribute for an amco_jax.Method of your own."""
+    of: tuple[str, ...] = ()
+    """Parameters in which to differentiate besides capacity and link_rate: deadline, slot_duration,
+    task_size_min, task_size_max, density_min, density_max."""
+    seeds: int = 128
+    """Number of seeds per method; a seed gives all of them the same arrivals."""
+    first_seed: int = 0
+    """The seeds are first_seed, first_seed + 1, ..."""
+    physics: str = "unified"
+    """unified: one model for all methods; published: the model of each method's published code."""
+
+
+def main(args: Arguments) -> None:
+    study = Sensitivity(
+        [load_method(m) for m in args.methods],
+        of=args.of,
+        seeds=args.seeds,
+        first_seed=args.first_seed,
+        physics=args.physics,
+        scenario=args.load_scenario(),
+        metrics=load_metrics(args.metrics),
+    )
+    if result := args.carry_out(study, "sensitivity"):
+        print_sensitivity(result.summary, result.manifest)
+        print(f"Results, summary and manifest are in {result.out}")
