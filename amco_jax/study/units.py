@@ -24,8 +24,8 @@ from amco_jax.study.simulate import LANES, simulate
 from amco_jax.study.trainer import curve_names
 
 # Throughput of two cores (benchmarks/): task positions that a rule simulates per second, and the cost of one
-# in training, or with a gradient, relative to that. They are constants, since all machines must divide a study
-# into the same units.
+# in training, or with a gradient, relative to that. They are constants, since all machines must divide a
+# study into the same units.
 _POSITIONS_PER_S = 7e7
 _TRAINING_COST = 20
 _GRADIENT_COST = 50
