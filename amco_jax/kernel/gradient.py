@@ -70,10 +70,12 @@ def gradient(
       prices: one of `PRICES`, static.
 
     Raises:
-      InputError: the method is trained, or the metric has no such sum.
+      InputError: the method is trained, the metric has no such sum, or tasks are split into whole images.
     """
     check_choice("prices", prices, PRICES)
     check_differentiable(method, metric)
+    if params.service is not None and params.service.whole:
+        raise InputError("service: split = whole; legal for gradients: fluid")
     counted = metric.over or NUM_TASKS
     deciding = Method(method.name, _held_fixed(method.policy), method.allocator)
     real, whole = _split(params)

@@ -21,6 +21,7 @@ from amco_jax.metrics import METRICS, Metric
 from amco_jax.params import Params
 from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario
+from amco_jax.scenario.presets import load_scenario
 from amco_jax.workload import Background, Recorded, Workload, tables_of, workload_of
 
 # Overloaded, so that backlogs go from slot to slot and some tasks are cut at the deadline.
@@ -160,9 +161,17 @@ def test_kinks_and_jumps_belong_to_one_side():
     ],
 )
 def test_what_has_no_gradient_is_refused(method: str, metric: str, words: str):
-    chosen: Metric = METRICS[metric]
     with pytest.raises(InputError, match=words):
-        gradient(
-            LOADED.shape(), LOADED.params(), UNIFIED, method=get_method(method), metric=chosen,
-            workload=drawn(LOADED), key=stream(jnp.uint32(0), Stream.POLICY),
-        )  # fmt: skip
+        refused(LOADED, get_method(method), METRICS[metric])
+
+
+def test_whole_images_are_refused():
+    with pytest.raises(InputError, match="service: split = whole; legal for gradients: fluid"):
+        refused(load_scenario("jetson-sd15"), METHODS["optimal"], METRICS["makespan_mean_s"])
+
+
+def refused(scenario: Scenario, method: Method, metric: Metric) -> None:
+    gradient(
+        scenario.shape(), scenario.params(), UNIFIED, method=method, metric=metric, workload=drawn(scenario),
+        key=stream(jnp.uint32(0), Stream.POLICY),
+    )  # fmt: skip
