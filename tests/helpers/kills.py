@@ -58,6 +58,7 @@ COMMANDS = {
     ],
     "evaluate": ["--methods", "local", "optimal", "--episodes", "20"],
     "reproduce": ["--quick", "--format", "md"],
+    "sensitivity": ["--methods", "local", "all-servers", *QUICK],
 }  # fmt: skip
 SMALL_COMMANDS = """
 import json, sys
