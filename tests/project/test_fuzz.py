@@ -23,6 +23,7 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
+from helpers.kills import tiny_paper
 from helpers.paths import ROOT
 from helpers.request_logs import played
 from hypothesis import HealthCheck, given, settings
@@ -37,7 +38,7 @@ from amco_jax.scenario.axes import AXES
 from amco_jax.scenario.presets import load_scenario
 from amco_jax.service import ImageService
 from amco_jax.service.latency import COLUMNS
-from amco_jax.study import bench, engines
+from amco_jax.study import bench, engines, reproduce
 from amco_jax.traces import Trace
 from amco_jax.workload import PROCESSES
 from sd_repair import pipeline
@@ -316,6 +317,7 @@ SINKS = [
 @given(st.data())
 def test_command_lines(script: str, finished: Path, tmp_path: Path, monkeypatch, data: st.DataObject):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce, "studies_of", tiny_paper)  # naming the units of the paper takes a second
     shutil.rmtree(tmp_path / "out", ignore_errors=True)  # begun by an accepted line
     options = st.sampled_from([*OPTIONS[script].split(), "--no-such-option"])
     groups = data.draw(st.lists(st.tuples(options, st.lists(VALUES, max_size=2)), max_size=4))
