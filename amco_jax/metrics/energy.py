@@ -9,6 +9,7 @@ Source: Fan, Weber and Barroso, Power Provisioning for a Warehouse-sized Compute
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -21,7 +22,6 @@ from amco_jax.metrics.metric import Metric, Reduction, Shown
 from amco_jax.metrics.outcomes import SlotOutcome, TaskOutcome
 from amco_jax.params import Params
 
-_POSITIVE = (0.0, math.inf)
 _SECONDS_PER_HOUR = 3600
 
 
@@ -60,71 +60,55 @@ def _cost_of_servers(slot: SlotOutcome) -> Any:
     return jnp.sum(price) * slot.params.slot_duration / _SECONDS_PER_HOUR
 
 
+_asked = functools.partial(Metric, better="lower", bounds=(0.0, math.inf), shown=Shown.ASKED)
+
 ENERGY = (
     IN_TIME,
-    Metric(
+    _asked(
         name="server_energy_j",
         label="energy of the servers per episode",
         unit="J",
         caption="Energy of all servers in an episode, idle or busy.",
         reduction=Reduction.SUM,
-        better="lower",
-        bounds=_POSITIVE,
-        shown=Shown.ASKED,
         of_slot=_energy_of_servers,
     ),
-    Metric(
+    _asked(
         name="link_energy_j",
         label="energy of the links per episode",
         unit="J",
         caption="Energy of what base stations send to other servers in an episode.",
         reduction=Reduction.SUM,
-        better="lower",
-        bounds=_POSITIVE,
-        shown=Shown.ASKED,
         of_task=_energy_of_links,
     ),
-    Metric(
+    _asked(
         name="task_energy_mean_j",
         label="mean dynamic energy of accepted tasks",
         unit="J",
         caption="Energy that accepted tasks need beyond that of idle servers, links included, in the mean.",
-        better="lower",
-        bounds=_POSITIVE,
-        shown=Shown.ASKED,
         over=ACCEPTED,
         of_task=_energy_of_task,
     ),
-    Metric(
+    _asked(
         name="energy_per_task_in_time_j",
         label="energy of the servers per task in time",
         unit="J",
         caption="Energy of all servers, idle or busy, over the tasks in time.",
-        better="lower",
-        bounds=_POSITIVE,
-        shown=Shown.ASKED,
         over=IN_TIME,
         of_slot=_energy_of_servers,
     ),
-    Metric(
+    _asked(
         name="cost_usd",
         label="cost of the fleet per episode",
         unit="USD",
         caption="Price of all servers for the time of an episode.",
         reduction=Reduction.SUM,
-        better="lower",
-        bounds=_POSITIVE,
-        shown=Shown.ASKED,
         of_slot=_cost_of_servers,
     ),
-    Metric(
+    _asked(
         name="cost_per_task_in_time_usd",
         label="cost of the fleet per task in time",
         unit="USD",
         caption="Price of all servers for the time of an episode, over the tasks in time.",
-        better="lower",
-        bounds=_POSITIVE,
-        shown=Shown.ASKED,
         over=IN_TIME,
         of_slot=_cost_of_servers,
     ),

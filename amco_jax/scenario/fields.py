@@ -12,7 +12,15 @@ import numpy as np
 
 from amco_jax.errors import InputError, check_choice, check_number, check_whole
 from amco_jax.params import ORDERS, TIMINGS, Params, ServiceParams, Shape
-from amco_jax.scenario.fleet import ENERGY_PER_MBIT, busy_power, hourly_price, idle_power
+from amco_jax.scenario.fleet import (
+    ENERGY_PER_MBIT,
+    busy_power,
+    check_length,
+    check_powers,
+    hourly_price,
+    idle_power,
+    numbers,
+)
 from amco_jax.service import MAX_ITEMS, ImageService, as_service
 from amco_jax.workload import PROCESSES, ArrivalProcess, Parameters, offered_load, process_of
 
@@ -114,10 +122,10 @@ class Scenario(Parameters):
             object.__setattr__(self, "service", as_service(self.service))
         for name in ("capacity", "link_rate"):
             if getattr(self, name) is not None:
-                clean(name, _numbers)
+                clean(name, numbers)
         for name in _ENERGY:
             if getattr(self, name) is not None:
-                clean(name, _numbers, 0, _MOST_POWER)
+                clean(name, numbers, 0, _MOST_POWER)
         if self.num_servers is None:
             fleet = self.service.devices if self.service is not None else self.capacity
             object.__setattr__(self, "num_servers", len(fleet) or 5 if isinstance(fleet, tuple) else 5)
@@ -125,10 +133,10 @@ class Scenario(Parameters):
             clean(name, check_whole, 1, 1_000_000)
         if not (isinstance(self.warmup, str) and self.warmup == AUTO):
             clean("warmup", _check_warmup, self.num_slots)
-        _check_length("capacity", self.capacity, self.num_servers, max_depth=1)
-        _check_length("link_rate", self.link_rate, self.num_servers, max_depth=2)
+        check_length("capacity", self.capacity, self.num_servers, max_depth=1)
+        check_length("link_rate", self.link_rate, self.num_servers, max_depth=2)
         for name in _ENERGY:
-            _check_length(name, getattr(self, name), self.num_servers, max_depth=1)
+            check_length(name, getattr(self, name), self.num_servers, max_depth=1)
         clean("energy_per_mbit", check_number, 0)
         for name in ("slot_duration", "deadline", "task_size_min", "density_min"):
             clean(name, check_number)
@@ -144,7 +152,7 @@ class Scenario(Parameters):
             )
         if self.service is not None:
             _check_items(self, self.service)
-        _check_powers(self.powers_idle, self.powers_busy)
+        check_powers(self.powers_idle, self.powers_busy)
         self._choose_arrivals()
         if self.num_positions > MOST_POSITIONS:
             raise InputError(
@@ -351,31 +359,12 @@ def _names(kind: Any) -> set[str]:
     return {field.name for field in dataclasses.fields(kind)}
 
 
-def _numbers(name: str, value: Any, *bounds: float) -> Any:
-    """Numbers within the bounds of `check_number`, nested to any depth, as tuples."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return tuple(_numbers(name, v, *bounds) for v in value)
-    return check_number(name, value, *bounds)
-
-
 def _check_warmup(name: str, value: Any, num_slots: int) -> int:
     """A whole number that leaves at least one slot."""
     try:
         return check_whole(name, value, 0, num_slots - 1)
     except InputError as error:
         raise InputError(f"{error}, or {AUTO}") from None
-
-
-def _check_powers(idle: np.ndarray | None, busy: np.ndarray | None) -> None:
-    """Raise InputError if a server needs less power when it is busy than when it is idle."""
-    if idle is None or busy is None:
-        return
-    for i in np.flatnonzero(busy < idle)[:1]:
-        raise InputError(
-            f"power_busy: {busy[i]:g} of server {i}; legal: at least its power_idle, {idle[i]:g}"
-        )
 
 
 def _check_items(scenario: Scenario, service: ImageService) -> None:
@@ -392,17 +381,3 @@ def _check_items(scenario: Scenario, service: ImageService) -> None:
                 f"{name}: {value:g}; legal with a service: a whole number from 1 to {MAX_ITEMS}, "
                 f"of {'image batches' if name.startswith('task') else 'steps'}"
             )
-
-
-def _check_length(name: str, value: Any, num_servers: int, max_depth: int) -> None:
-    """Raise InputError unless the value is one number, or has one entry per server at every depth."""
-    legal_shapes = [(num_servers,) * depth for depth in range(max_depth + 1)]
-    try:
-        shape = () if value is None else np.shape(value)
-    except ValueError:  # rows of unequal lengths
-        shape = None
-    if shape not in legal_shapes:
-        found = "rows of unequal lengths" if shape is None else f"shape {shape}"
-        raise InputError(
-            f"{name}: {found}; legal: one number or shape {' or '.join(map(str, legal_shapes[1:]))}"
-        )
