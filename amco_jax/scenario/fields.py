@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from amco_jax.errors import InputError, check_choice, check_number, check_whole
-from amco_jax.params import ORDERS, TIMINGS, Params, ServiceParams, Shape
+from amco_jax.params import ORDERS, TIMINGS, Params, ServiceParams, Shape, Starts
 from amco_jax.scenario.fleet import (
     ENERGY_PER_MBIT,
     busy_power,
@@ -296,7 +296,9 @@ class Scenario(Parameters):
         leaves["warmup"] = np.asarray(self.num_slots - self.counted_slots, np.int32)
         if service is not None:
             overhead: Any = np.asarray(service.overhead, dtype)
-            leaves["service"] = ServiceParams(overhead, whole=service.split == "whole")
+            found: Any = service.starts
+            starts = None if found is None else Starts(*(np.asarray(part, dtype) for part in found))
+            leaves["service"] = ServiceParams(overhead, whole=service.split == "whole", starts=starts)
         return Params(**leaves)
 
     def replace(self, **changes: Any) -> Scenario:

@@ -233,7 +233,7 @@ def test_the_fleet_of_the_paper():
     )
     assert np.all(np.asarray(high) < scenario.capacities)
     assert np.all(scenario.capacities < np.asarray(low))
-    report = scenario.service.report(20, 20)  # pyright: ignore[reportOptionalMemberAccess]
+    report = scenario.service.report(20, 20, 4)  # pyright: ignore[reportOptionalMemberAccess]
     assert all(server["row_kind"] == "estimated" and server["extrapolated"] for server in report)
     assert pickle.loads(pickle.dumps(scenario)) == scenario
     assert Scenario(**json.loads(json.dumps(scenario.to_dict()))).to_dict() == scenario.to_dict()
@@ -244,8 +244,8 @@ def test_a_table_says_what_lies_within_it(table: Path):
     assert service is not None
     assert service.capacity == pytest.approx([1 / per_step for _, per_step in MACHINES.values()])
     assert service.overhead == pytest.approx([fixed / per_step for fixed, per_step in MACHINES.values()])
-    assert [server["extrapolated"] for server in service.report(10, 20)] == [False] * 3
-    assert [server["extrapolated"] for server in service.report(10, 21)] == [True] * 3
+    assert [server["extrapolated"] for server in service.report(10, 20, 5)] == [False] * 3
+    assert [server["extrapolated"] for server in service.report(10, 21, 5)] == [True] * 3
 
 
 def with_power(table: Path, *powers: tuple[str, str, float]) -> Path:
