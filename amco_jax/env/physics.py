@@ -109,8 +109,8 @@ def starts(
 ) -> Float[Array, " num_servers"] | None:
     """(l_i + a_i + ρ·s_i) / f_i, ρ = w/d: what a server does before a task's first item, s; None if nothing.
 
-    It delays all items of a server alike, as a longer wait does. So what is optimal for given waits is optimal
-    with these added to the waits.
+    It delays all items of a server alike, as a longer wait does. So what is optimal for given waits remains
+    optimal when it is added to them.
     """
     if params.service is None or params.service.starts is None:
         return None
