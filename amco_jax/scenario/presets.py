@@ -52,8 +52,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Named scenarios, as the fields that differ from the defaults; a table `trace` needs a log to be given.
 
 The capacity sets are the published ones. `jetson-sd15` is the published prototype: three Jetson AGX Orin and
-two Xavier NX, which repair images with Stable Diffusion 1.5. Its deadline, slots and request rate are not
-published; they are choices of this package.
+two Xavier NX, which repair images with Stable Diffusion 1.5. `gpu-sd14` has GPUs whose times of batches are
+published, and in `gpu-sd14-loading` each selected one loads the model. Deadlines, slots and request rates of
+the three are not published; they are choices of this package. docs/latency-tables.md says what each can show.
 """
 
 
