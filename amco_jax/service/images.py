@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from amco_jax.service.latency import (
     CONFIGURATION,
     BatchFit,
     Fit,
+    Load,
     Power,
     Service,
     find_service,
@@ -51,9 +51,17 @@ class _Device(NamedTuple):
     """The time of an image batch, or of each image of a batch of any size"""
     batches: BatchFit | None
     """The fit to batch sizes if a batch may be of any size"""
-    load: float
-    """Seconds to load the model for a request; 0 if it stays in memory"""
+    load: Load | None
+    """Of the model, for each request; None if it stays in memory"""
     power: Power
+
+    @property
+    def start(self) -> tuple[float, float, float]:
+        """s to load the model, to start a batch, and that which starting a batch adds to each step."""
+        load = 0.0 if self.load is None else self.load.seconds
+        if self.batches is None:
+            return load, 0.0, 0.0
+        return load, self.batches.start.fixed, self.batches.start.per_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +161,7 @@ class ImageService:
         """
         if not self.resident and found.load is None:
             raise InputError(f"service.resident: false, but no rows 'load' of {name}; legal: true")
-        load = 0.0 if self.resident else found.load or 0.0
+        load = None if self.resident else found.load
         if isinstance(self.batch, int):
             if self.batch not in found.fits:
                 legal = ", ".join(map(str, found.fits))
@@ -185,13 +193,8 @@ class ImageService:
         """
         if self.resident and self.batch != ALL:
             return None
-        none = Fit(0.0, 0.0, math.nan, 0, None, "derived")
-        rows = [
-            (device.load, start.fixed, start.per_step)
-            for device in self._devices
-            for start in [none if device.batches is None else device.batches.start]
-        ]
-        load, fixed, per_step = np.array(rows).T * np.asarray(self.capacity)
+        starts = np.array([device.start for device in self._devices])
+        load, fixed, per_step = starts.T * np.asarray(self.capacity)
         return load, fixed, per_step
 
     @property
@@ -232,8 +235,8 @@ class ImageService:
                     "batches": batches.batches,
                     "batch_residual": batches.residual,
                 }
-            if not self.resident:
-                found["load_s"] = load
+            if load is not None:
+                found |= {"load_s": load.seconds, "load_row_kind": load.row_kind}
             reported.append(found | {"extrapolated": not within})
         return reported
 

@@ -86,6 +86,15 @@ class Power:
 
 
 @dataclasses.dataclass(frozen=True)
+class Load:
+    """The time to load a model."""
+
+    seconds: float
+    """s"""
+    row_kind: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Prediction:
     """The predicted time of one batch."""
 
@@ -103,8 +112,8 @@ class Service:
     configuration: Mapping[str, Any]
     fits: Mapping[int, Fit]
     powers: Mapping[int, Power]
-    load: float | None = None
-    """Seconds to load the model; None if the table does not tell it"""
+    load: Load | None = None
+    """None if the table does not tell it"""
 
     def predict(self, steps: int, batch: int = 1) -> Prediction:
         """Predict the time of one batch: a linear fit in steps, interpolated linearly between batch sizes.
@@ -333,11 +342,11 @@ def _power_of(rows: Sequence[Mapping[str, Any]], bound: str) -> Power:
     return Power(found.get("idle"), found.get("busy"))
 
 
-def _load_of(rows: Sequence[Mapping[str, Any]], bound: str) -> float | None:
-    for _, of_kind in _by_kind(rows, "wall", bound):
+def _load_of(rows: Sequence[Mapping[str, Any]], bound: str) -> Load | None:
+    for kind, of_kind in _by_kind(rows, "wall", bound):
         for row in reversed(of_kind):
             if row["component"] == "load":
-                return row["value"]
+                return Load(row["value"], kind)
     return None
 
 

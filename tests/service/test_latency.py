@@ -20,6 +20,7 @@ from amco_jax.service.latency import (
     COLUMNS,
     CONFIGURATION,
     Fit,
+    Load,
     Power,
     check_rows,
     find_service,
@@ -233,8 +234,11 @@ def test_a_time_to_load_is_that_of_the_firmest_rows_and_of_the_bound():
     rows = totals({10: 12.0}) + [
         load("estimated", name, s) for name, s in (("low", 1), ("point", 2), ("high", 5))
     ]
-    assert [only_service(rows, bound=bound).load for bound in ("low", "point", "high")] == [1, 2, 5]
-    assert only_service([*rows, load("measured", "mean", 9), load("measured", "p50", 8)]).load == 8
+    found = [only_service(rows, bound=bound).load for bound in ("low", "point", "high")]
+    assert found == [Load(seconds, "estimated") for seconds in (1, 2, 5)]
+    assert only_service([*rows, load("measured", "mean", 9), load("measured", "p50", 8)]).load == Load(
+        8, "measured"
+    )
     assert only_service(totals({10: 12.0})).load is None
 
 

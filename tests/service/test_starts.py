@@ -116,6 +116,7 @@ def test_a_manifest_tells_the_fit_over_batches(table: Path):
         ]
         assert parts == pytest.approx(MACHINES["slow"])
         assert slow["batch_residual"] < 1e-9
+        assert (slow["row_kind"], slow["load_row_kind"]) == ("derived", "measured")
     assert "load_s" not in scenario_of(table, resident=True).service.report(10, 20, 4)[0]  # pyright: ignore
 
 
