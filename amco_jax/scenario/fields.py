@@ -297,8 +297,8 @@ class Scenario(Parameters):
         leaves["warmup"] = np.asarray(self.num_slots - self.counted_slots, np.int32)
         if service is not None:
             overhead: Any = np.asarray(service.overhead, dtype)
-            found: Any = service.starts
-            starts = None if found is None else Starts(*(np.asarray(part, dtype) for part in found))
+            parts: Any = None if service.starts is None else np.asarray(service.starts, dtype)
+            starts = None if parts is None else Starts(*parts)
             leaves["service"] = ServiceParams(overhead, whole=service.split == "whole", starts=starts)
         return Params(**leaves)
 

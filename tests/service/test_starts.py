@@ -85,6 +85,7 @@ def test_what_a_task_puts_on_servers_and_needs_by_hand(table: Path):
         np.testing.assert_allclose(load, seconds, rtol=1e-12)
         np.testing.assert_allclose(placed(params, size, work, ~selected, fraction * 0), 0)
         start = env.starts(params, size, work)
+        assert start is not None
         np.testing.assert_allclose(start, [0.8 + 1.1, 0.3 + 0.8, 1.1 + 0.2], rtol=1e-12)
         zero, no = jnp.float64(0), jnp.array(False)
         outcome = TaskOutcome(
