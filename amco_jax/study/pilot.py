@@ -127,18 +127,9 @@ def described(pilots: Sequence[tuple[Cell, Pilot]]) -> list[dict[str, Any]]:
     ]
 
 
-def trends(pilots: Sequence[tuple[Cell, Pilot]]) -> list[tuple[Cell, str]]:
-    """A sentence for each cell whose episodes are not stationary."""
-    return [
-        (
-            cell,
-            f"the episodes are not stationary after a warm-up of {pilot.warmup} "
-            f"slot{'s' * (pilot.warmup != 1)}: the mean makespans of their two halves differ "
-            f"(p = {pilot.trend_p:.1g}).",
-        )
-        for cell, pilot in pilots
-        if pilot.trend_p < TREND / len(pilots)
-    ]
+def drifting(pilots: Sequence[tuple[Cell, Pilot]]) -> list[tuple[Cell, Pilot]]:
+    """The cells whose episodes are not stationary after their warm-up."""
+    return [(cell, pilot) for cell, pilot in pilots if pilot.trend_p < TREND / len(pilots)]
 
 
 def _pilot(scenario: Scenario, makespans: np.ndarray, tasks: np.ndarray) -> Pilot:
@@ -149,7 +140,7 @@ def _pilot(scenario: Scenario, makespans: np.ndarray, tasks: np.ndarray) -> Pilo
         batches = mser_truncation(means, 1) if np.count_nonzero(total) > 1 else 0
         warmup = batches * MSER_BATCH
     else:
-        warmup = int(scenario.warmup)
+        warmup = scenario.num_slots - scenario.counted_slots
         batches = -(-warmup // MSER_BATCH)
     return Pilot(warmup, float(trend_p_value(makespans[:, batches:], tasks[:, batches:])))
 
