@@ -108,7 +108,7 @@ def script_calls(command: str) -> Iterator[tuple[str, list[str]]]:
             call.append(word)
 
 
-def make_checkout(directory: Path, cache: Path) -> dict[str, str]:
+def make_checkout(directory: Path) -> dict[str, str]:
     """Fill a directory with the contents of a reader's checkout, and return the environment variables.
 
     `python` is the interpreter that runs the tests. Commands that create a virtual environment or install
@@ -131,7 +131,6 @@ def make_checkout(directory: Path, cache: Path) -> dict[str, str]:
     return os.environ | {
         "PATH": f"{bin_directory}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
-        "XDG_CACHE_HOME": str(cache),
         "HF_HUB_OFFLINE": "1",
         "SLURM_ARRAY_TASK_ID": "0",
     }

@@ -82,21 +82,15 @@ RELATIVE = 2e-3
 """Tolerance of printed numbers: processors differ in the last digits, and queues amplify that."""
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cache of compiled programs that all pages share."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.mark.parametrize("page", PAGES)
-def test_quick_blocks_run_as_printed(page: str, tmp_path: Path, cache: Path):
-    read([block for block in blocks(page) if not block.long], tmp_path, cache)
+def test_quick_blocks_run_as_printed(page: str, tmp_path: Path):
+    read([block for block in blocks(page) if not block.long], tmp_path)
 
 
 @pytest.mark.docs_long
 @pytest.mark.parametrize("page", [page for page in PAGES if any(block.long for block in blocks(page))])
-def test_pages_run_as_printed(page: str, tmp_path: Path, cache: Path):
-    read(blocks(page), tmp_path, cache)
+def test_pages_run_as_printed(page: str, tmp_path: Path):
+    read(blocks(page), tmp_path)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -123,9 +117,9 @@ def test_unknown_options_are_found():
             parse(ROOT / script, ["--speed", "1"])
 
 
-def read(page: list[Block], directory: Path, cache: Path) -> None:
+def read(page: list[Block], directory: Path) -> None:
     """Do with the blocks what a reader does, in order."""
-    environment = make_checkout(directory, cache)
+    environment = make_checkout(directory)
     printed = ""
     for block in page:
         if block.file is not None:

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import image_machines
-from helpers.command_lines import command
 from helpers.episodes import arrivals, run
 from helpers.image_machines import (
     INPUT_MBIT,
@@ -24,6 +23,7 @@ from helpers.image_machines import (
     compositions,
     write_machines,
 )
+from helpers.tiny_training import Script
 
 from amco_jax import env
 from amco_jax.agents.methods import METHODS, TRAINED, get_method
@@ -269,20 +269,21 @@ def test_every_rule_runs_on_a_service(table: Path):
         assert np.all(np.isfinite(episode.backlog)), name
 
 
-def test_a_learner_trains_on_a_service(tmp_path: Path):
-    done = command(
+def test_a_learner_trains_on_a_service(script: Script, tmp_path: Path):
+    code, _, errors = script(
         "compare", "--scenario", "jetson-sd15", "--methods", "amcoedge", "drlcoedge", "randcoedge",
-        "--seeds", "2", "--episodes", "2", "--set", "num_slots=5", "--last", "1", "--out", str(tmp_path),
+        "--seeds", "2", "--episodes", "2", "--set", "num_slots=5", "--last", "1", "--physics", "unified",
+        "--out", tmp_path,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert code == 0, errors
 
 
-def test_sweeps_of_the_prototype_and_of_a_trace(tmp_path: Path):
-    done = command(
+def test_sweeps_of_the_prototype_and_of_a_trace(script: Script, tmp_path: Path):
+    code, _, errors = script(
         "sweep", "--scenario", "jetson-sd15", "--param", "arrival_prob", "--values", "0.2", "0.6",
-        "--methods", "optimal", "randcoedge", "--seeds", "40", "--out", str(tmp_path / "p"),
+        "--methods", "optimal", "randcoedge", "--seeds", "40", "--out", tmp_path / "p",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert code == 0, errors
     summary = pd.read_csv(tmp_path / "p" / "summary.csv")
     assert len(summary)
     manifest = json.loads((tmp_path / "p" / "manifest.json").read_text())
@@ -301,11 +302,11 @@ def test_sweeps_of_the_prototype_and_of_a_trace(tmp_path: Path):
         }
     )
     log.to_csv(tmp_path / "log.csv", index=False)
-    done = command(
-        "sweep", "--scenario", "jetson-sd15", "--trace", str(tmp_path / "log.csv"), "--param", "time_scale",
-        "--values", "1", "2.5", "--methods", "optimal", "--seeds", "20", "--out", str(tmp_path / "t"),
+    code, _, errors = script(
+        "sweep", "--scenario", "jetson-sd15", "--trace", tmp_path / "log.csv", "--param", "time_scale",
+        "--values", "1", "2.5", "--methods", "optimal", "--seeds", "20", "--out", tmp_path / "t",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert code == 0, errors
     assert len(pd.read_csv(tmp_path / "t" / "summary.csv"))
     log["num_images_per_prompt"] = 1.5
     log.to_csv(tmp_path / "log.csv", index=False)
