@@ -21,7 +21,8 @@ from amco_jax.study.measure import Job, arrivals, can_play, peak_memory_mb
 from amco_jax.study.simulate import simulate
 
 TINY = [
-    "--set", "num_servers=2", "num_tasks=5", "num_slots=4", "--seeds", 64, "--trained-seeds", 2, "--repeats", 2,
+    "--set", "num_servers=2", "num_tasks=5", "num_slots=4", "--seeds", 64,
+    "--trained-seeds", 2, "--repeats", 2,
 ]  # fmt: skip
 
 
