@@ -358,7 +358,6 @@ def save_figure(figure: Figure, stem: Path) -> None:
     """Write STEM.png and STEM.pdf; equal figures give equal bytes."""
     with _style():
         figure.savefig(stem.with_suffix(".png"))
-    figure.set_layout_engine("none")  # the layout of the PNG stands, as finding one takes as long as drawing
     save_pdf(figure, stem.with_suffix(".pdf"))
 
 
