@@ -20,10 +20,7 @@ from amco_jax.study.bench import alone, exponents, growth_rows
 from amco_jax.study.measure import Job, arrivals, can_play, peak_memory_mb
 from amco_jax.study.simulate import simulate
 
-TINY = [
-    "--set", "num_servers=2", "num_tasks=5", "num_slots=4", "--seeds", 64,
-    "--trained-seeds", 2, "--repeats", 2,
-]  # fmt: skip
+TINY = ["--set", "num_tasks=5", "num_slots=4", "--seeds", 64, "--trained-seeds", 2, "--repeats", 2]
 
 
 def test_the_plain_loop_plays_optimal_on_the_arrivals_of_the_kernel():
