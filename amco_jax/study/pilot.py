@@ -191,7 +191,7 @@ def _played(
         stacked, seeds = stack_blocks(chunk, size, lanes, cells)
         batch = shape._replace(num_slots=MSER_BATCH)
         program = block_program(batch, first.method, metrics, False, False)
-        none = start_state(shape, seeds.shape, metrics)
+        none = start_state(shape, seeds.shape, metrics, method)
         state, totals, values = none, [on_host(none[0].totals)], []
         for slot in range(0, shape.num_slots - MSER_BATCH + 1, MSER_BATCH):
             shared = first.row, np.int32(first.plays[0]), tables, np.int32(slot)

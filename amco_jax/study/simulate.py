@@ -131,7 +131,7 @@ def simulate(
         stacked, seeds = stack_blocks(chunk, size, lanes, cells)
         taken = [_Block(scenarios[each.cell], each, min(lanes, end - each.start), lists) for each in chunk]
         segments = segments_of(shape.num_slots, memory // (slot_bytes(shape) * seeds.size))
-        state, taking = start_state(shape, seeds.shape, metrics), None
+        state, taking = start_state(shape, seeds.shape, metrics, method), None
         for first, num_slots in segments:
             program = block_program(
                 shape._replace(num_slots=num_slots), method, metrics, len(segments) == 1, training
@@ -167,10 +167,10 @@ def segments_of(num_slots: int, most: int) -> list[tuple[int, int]]:
     return [(first, min(length, num_slots - first)) for first in range(0, num_slots, length)]
 
 
-def start_state(shape: Shape, lanes: tuple[int, ...], metrics: Metrics) -> Any:
+def start_state(shape: Shape, lanes: tuple[int, ...], metrics: Metrics, method: Method) -> Any:
     """The state of `block_program` at slot 0, as NumPy arrays: leaves `[*lanes, ...]`."""
     before = shape.arrivals.before(shape.num_servers)
-    state = Progress.start(shape.num_servers, np.float32, metrics), before
+    state = Progress.start(shape.num_servers, np.float32, metrics, method.policy.sees_load), before
     return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (*lanes, *leaf.shape)), state)
 
 
@@ -228,8 +228,8 @@ def _block_program(
     process = shape.arrivals
 
     def block(blocked, shared, state):
-        if fused and method.policy.sees_slot:
-            raise NotImplementedError("it decides slot by slot")
+        if fused and (method.policy.sees_slot or method.policy.sees_load):
+            raise NotImplementedError("it decides slot by slot or recalls earlier slots")
         if fused and not shape.by_station:
             raise NotImplementedError(f"its tasks are served in another order: {shape.order}, {shape.timing}")
         if fused and not (process.fuses and (whole or process.fuses_segments)):

@@ -90,7 +90,7 @@ def lowered_for_cuda(scenario: Scenario, method: str, monkeypatch) -> str:
     program = module._block_program(scenario.shape(), get_method(method), EPISODE_METRICS, True, False, True)
     shared = UNIFIED, np.int32(0), given.tables, np.int32(0)
     traced = program.trace(
-        (params, seeds, None), shared, start_state(scenario.shape(), seeds.shape, EPISODE_METRICS)
+        (params, seeds, None), shared, start_state(scenario.shape(), seeds.shape, EPISODE_METRICS, method)
     )
     return traced.lower(lowering_platforms=("cuda",)).as_text()
 
