@@ -27,10 +27,9 @@ from jaxtyping import Array, Bool, Float
 
 from amco_jax.agents.learner import EpisodeLearner
 from amco_jax.agents.policy import Policy, TaskView, per_task
-from amco_jax.agents.rules import optimal
 from amco_jax.agents.settings import Settings, setting
-from amco_jax.alloc import priced_support, waterfill
-from amco_jax.env import Decision, split
+from amco_jax.alloc import priced_support
+from amco_jax.env import Decision
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key, fold_in, uniform
 
@@ -55,24 +54,17 @@ class Prices(NamedTuple):
 def priced(view: TaskView) -> Bool[Array, " num_servers"]:
     """The set of least makespan plus prices; empty where rejecting the task costs less, or it would be late.
 
-    The coefficients are those of the view's agents, which are the same at all base stations, or `SHIPPED`. If
-    the cheapest set would miss the deadline, the set of least makespan takes its place. A task is rejected
-    where makespan and prices exceed the deadline and the price of a miss.
+    The coefficients are those of the view's agents, which are the same at all base stations, or `SHIPPED`. The
+    set is the best of those that are in time, and the task is rejected where there is none, or where makespan
+    and prices exceed the deadline and the price of a miss.
     """
     known = view.agent
     known = SHIPPED if known is None else jax.tree.map(lambda leaf: leaf[0], known)
     of_work, of_link = _prices(view, known)
     transfer = view.cost - view.task.work / view.params.capacity
-    selected, total = priced_support(
-        view.wait, view.cost, of_work * view.task.work + of_link * jnp.where(view.local, 0, transfer)
-    )
-    fastest, deadline = optimal(view), view.params.deadline
-
-    def in_time(selected: Array) -> Array:
-        return split(view.params, waterfill, view.task.size, view.wait, view.cost, selected)[1] <= deadline
-
-    selected = jnp.where(in_time(selected), selected, fastest & in_time(fastest))
-    return selected & (total <= deadline * (1 + known.miss))
+    price = of_work * view.task.work + of_link * jnp.where(view.local, 0, transfer)
+    selected, total = priced_support(view.wait, view.cost, price, view.params.deadline)
+    return selected & (total <= view.params.deadline * (1 + known.miss))
 
 
 def _prices(view: TaskView, known: Prices) -> tuple[Array, Array]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import chex
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from amco_jax.alloc.cwa import positive, wait_lead
@@ -13,6 +14,7 @@ def priced_support(
     wait: Float[Array, " num_servers"],
     cost: Float[Array, " num_servers"],
     price: Float[Array, " num_servers"],
+    limit: ArrayLike = jnp.inf,
 ) -> tuple[Bool[Array, " num_servers"], Float[Array, ""]]:
     """The servers of the split x that minimises max_{x_i>0} (x_i·cost_i + wait_i) + Σ_i price_i·x_i.
 
@@ -27,9 +29,11 @@ def priced_support(
       cost: `[num_servers]`, s, > 0, delay of the whole task on each server.
       price: `[num_servers]`, s, what the whole task on each server costs others; with prices of 0, the set is
         that of `waterfill_support`.
+      limit: s, the longest makespan that a set may have. With a limit, the minimum is that over the prefixes.
 
     Returns:
-      `[num_servers]`, the set, whose water-filling is the optimal split; and the minimum, s.
+      `[num_servers]`, the set, whose water-filling is the optimal split; and the minimum, s. They are the empty
+      set and infinity if the limit rules out all sets.
 
     Example:
       Without a price, both servers end at 0.75 s. Half the work on the second costs more than it saves:
@@ -49,8 +53,9 @@ def priced_support(
     below = jnp.sum(jnp.where(both, rate, 0), axis=-1)
     levels = jnp.min(jnp.where(cheaper, above / positive(below), jnp.inf), axis=-1)
     shares = jnp.where(cheaper, jnp.maximum(levels[:, None] - lead, 0) * rate, 0)
-    totals = levels + jnp.sum(shares * price, axis=-1)
+    least = jnp.min(wait)
+    totals = jnp.where(levels + least <= limit, levels + jnp.sum(shares * price, axis=-1), jnp.inf)
     best = jnp.argmin(totals)
     here = jnp.arange(totals.shape[0]) == best
-    selected = jnp.any(here[:, None] & (shares > 0), axis=0)
-    return selected, jnp.min(totals) + jnp.min(wait)
+    selected = jnp.any(here[:, None] & (shares > 0) & jnp.isfinite(totals)[:, None], axis=0)
+    return selected, jnp.min(totals) + least

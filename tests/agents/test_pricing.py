@@ -80,7 +80,7 @@ def test_tasks_are_rejected_that_cost_more_than_a_miss():
         seen = view([0.3, 5], known({0: 5}, {}, miss), deadline=1)
         assert priced(seen).tolist() == [accepted, False]
     assert not priced(view([0.9, 5], known({}, {}, 1e6), deadline=1)).any()
-    # The cheap server alone is too late, the best set is not.
+    # Alone, the cheap server is too late; with the other one, it is not.
     assert priced(view([0.9, 0.6], known({8: 5}, {}, 1e6), deadline=1)).tolist() == [False, True]
 
 

@@ -207,6 +207,17 @@ def test_the_priced_set_is_the_cheapest_of_all(problem: Problem):
     np.testing.assert_allclose(finish((wait, cost, selected), x, selected) + x @ price, total, rtol=1e-9)
 
 
+def test_a_limit_leaves_the_cheapest_set_within_it():
+    wait, cost, price = np.zeros(3), np.ones(3), np.array([0, 2.0, 9.0])
+    choose = compiled(priced_support)
+    for limit, expected, total in ((1.0, [1, 0, 0], 1.0), (0.6, [1, 1, 0], 0.5 + 1), (0.4, [1, 1, 1], 4.0)):
+        selected, found = choose(wait, cost, price, limit)
+        assert selected.tolist() == [bool(x) for x in expected]
+        np.testing.assert_allclose(found, total, rtol=1e-6)
+    selected, found = choose(wait, cost, price, 0.3)
+    assert not selected.any() and np.isinf(found)
+
+
 def test_without_prices_the_set_is_that_of_waterfilling():
     for size in (1, 2, 5, 40):
         wait, cost, _ = random_problem(size, size)

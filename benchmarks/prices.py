@@ -1,0 +1,86 @@
+"""The shipped prices, and how they carry over: `python benchmarks/prices.py train` or `... unseen`.
+
+`train` prints the coefficients `SHIPPED` of `agents/pricing.py`: means over 32 seeds, each trained on its own
+variations of the default scenario. `unseen` compares `amco-priced` with `optimal-admission` in 20 scenarios
+that training has not seen, drawn from a fixed seed: other sizes of fleets, capacities, links, deadlines,
+orders of service, loads and arrival processes. Each takes a few minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from amco_jax import METHODS, InputError, Scenario, Sweep, Training, configure, run_study
+from amco_jax.scenario.load import with_load
+from amco_jax.stats import reduction_interval
+
+EPISODES, VARIATION, RIDGE = 40, 0.8, 0.01
+TRAINING_SEED, TEST_SEED = 2_000_000, 3_000_000
+SEEDS = 256
+
+
+def train() -> None:
+    """Print the shipped coefficients."""
+    method = METHODS["amco-priced-trained"].with_settings(variation=VARIATION, ridge=RIDGE)
+    scenario = Scenario(arrival_prob=0.4)
+    study = Training(
+        method, seeds=32, first_seed=TRAINING_SEED, episodes=EPISODES, scenario=scenario,
+    )  # fmt: skip
+    agents = run_study(study).agents
+    for name in ("work", "link"):
+        found = np.asarray(getattr(agents, name))[:, 0]
+        print(name, np.round(found.mean(axis=0), 3).tolist(), "sd", np.round(found.std(axis=0), 2).tolist())
+
+
+def unseen() -> None:
+    """Print a line per scenario: its load, makespans and miss rates of both methods, and the reduction."""
+    draw = np.random.default_rng(20)
+    for number in range(20):
+        scenario = drawn(draw)
+        rows = run_study(
+            Sweep(
+                "deadline", values=[scenario.deadline], methods=["amco-priced", "optimal-admission"],
+                seeds=SEEDS, first_seed=TEST_SEED, scenario=scenario,
+            )  # fmt: skip
+        ).rows
+        priced, greedy = (
+            rows[rows.method == name].sort_values("seed") for name in ("amco-priced", "optimal-admission")
+        )
+        gain = reduction_interval(priced.makespan_mean_s.to_numpy(), greedy.makespan_mean_s.to_numpy())
+        print(
+            f"| {number + 1} | {scenario.num_servers} | {scenario.order} | {scenario.process.name} | "
+            f"{scenario.offered_load:.2f} | {scenario.deadline:.2f} | {greedy.makespan_mean_s.mean():.4f} | "
+            f"{priced.makespan_mean_s.mean():.4f} | {100 * gain.estimate:.1f} [{100 * gain.low:.1f}, "
+            f"{100 * gain.high:.1f}] | {greedy.miss_rate.mean():.4f} | {priced.miss_rate.mean():.4f} |",
+            flush=True,
+        )
+
+
+def drawn(draw: np.random.Generator) -> Scenario:
+    """A scenario of random fleet, load and arrivals."""
+    servers = int(draw.choice([2, 3, 4, 6, 8, 10, 16]))
+    changes: dict[str, Any] = {
+        "num_servers": servers,
+        "capacity": tuple(np.round(draw.uniform(8, 60, servers), 1)),
+        "link_rate": float(np.round(draw.uniform(200, 900))),
+        "deadline": float(np.round(draw.uniform(0.6, 1.5), 2)),
+        "num_tasks": int(draw.choice([6, 10, 15])),
+        "arrivals": str(draw.choice(["bernoulli", "poisson", "bursty"])),
+        "order": str(draw.choice(["stations", "turns"])),
+    }
+    load = float(draw.uniform(0.3, 1.1))
+    scenario = Scenario(**changes)
+    try:
+        return with_load(scenario, load)
+    except InputError:  # beyond what this fleet can be offered
+        return scenario.replace(arrival_prob=1.0)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["train", "unseen"])
+    configure()
+    {"train": train, "unseen": unseen}[parser.parse_args().what]()
