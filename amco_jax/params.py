@@ -46,6 +46,19 @@ class Shape(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Starts:
+    """What a member of a set does besides its items, in the time of denoising steps of an item."""
+
+    load: Float[Array, " num_servers"]
+    """Loading the model, of each selected server"""
+    fixed: Float[Array, " num_servers"]
+    """Starting a batch, of each server that gets items"""
+    per_step: Float[Array, " num_servers"]
+    """What starting a batch adds to each denoising step"""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class ServiceParams:
     """Extra parameters of an image service, where the size of a task is a number of items (image batches)."""
 
@@ -53,6 +66,8 @@ class ServiceParams:
     """Overhead of an item on each server, in denoising steps"""
     whole: bool = dataclasses.field(metadata={"static": True})
     """Whether a task is split into whole items only"""
+    starts: Starts | None = None
+    """None if models are resident, and items are processed one after the other"""
 
 
 @jax.tree_util.register_dataclass

@@ -36,7 +36,7 @@ class TaskView:
 
     task: Task
     wait: Float[Array, " num_servers"]
-    """s, queueing delay before the task would start on each server"""
+    """s, queueing delay before the task would start on each server, with the starts of an image service"""
     cost: Float[Array, " num_servers"]
     """s, delay of the whole task on each server"""
     local: Bool[Array, " num_servers"]

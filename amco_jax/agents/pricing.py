@@ -30,6 +30,7 @@ from amco_jax.agents.policy import Policy, TaskView, per_task
 from amco_jax.agents.settings import Settings, setting
 from amco_jax.alloc import priced_support
 from amco_jax.env import Decision
+from amco_jax.env.physics import loads
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key, fold_in, uniform
 
@@ -61,8 +62,9 @@ def priced(view: TaskView) -> Bool[Array, " num_servers"]:
     known = view.agent
     known = SHIPPED if known is None else jax.tree.map(lambda leaf: leaf[0], known)
     of_work, of_link = _prices(view, known)
-    transfer = view.cost - view.task.work / view.params.capacity
-    price = of_work * view.task.work + of_link * jnp.where(view.local, 0, transfer)
+    load = loads(view.params, view.task.size, view.task.work)
+    transfer = jnp.where(view.local, 0, view.cost - load / view.params.capacity)
+    price = of_work * load + of_link * transfer
     selected, total = priced_support(view.wait, view.cost, price, view.params.deadline)
     return selected & (total <= view.params.deadline * (1 + known.miss))
 

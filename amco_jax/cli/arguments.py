@@ -87,7 +87,8 @@ class SettingsArguments:
     """Changes to the scenario, as field=value ..."""
     warmup: str | None = None
     """The number of slots at the beginning of each episode that are simulated but that no metric counts, or
-    auto for what MSER-5 finds in a pilot run of each method; 0 by default."""
+    auto for what MSER-5 finds in a pilot run of each method. If given, also as 0, a warning tells of episodes
+    that are not stationary after it."""
 
     def settings(self) -> dict[str, Any]:
         """The changes as values by name."""

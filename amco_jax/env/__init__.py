@@ -1,6 +1,6 @@
 """The environment: the physics of a base station, a single decision, and the end of a slot."""
 
-from amco_jax.env.physics import CONSERVING, UNIFIED, Physics, Site, costs, site, waits
+from amco_jax.env.physics import CONSERVING, UNIFIED, Physics, Site, costs, site, starts, waits
 from amco_jax.env.split import split
 from amco_jax.env.step import Backlog, Decision, Queues, Task, advance, close_slot, decide
 
@@ -19,5 +19,6 @@ __all__ = [
     "decide",
     "site",
     "split",
+    "starts",
     "waits",
 ]

@@ -104,8 +104,35 @@ def costs(site: Site, size: Float[Array, ""], work: Float[Array, ""]) -> Float[A
     return work * site.seconds_per_gcycle + size * site.per_mbit
 
 
-def loads(
+def starts(
     params: Params, size: Float[Array, ""], work: Float[Array, ""]
-) -> Float[Array, ""] | Float[Array, " num_servers"]:
-    """w + d·h_i: the load of the whole task on each server, Gcycles; a scalar without a service."""
-    return work if params.service is None else work + size * params.service.overhead
+) -> Float[Array, " num_servers"] | None:
+    """(l_i + a_i + ρ·s_i) / f_i, ρ = w/d: what a server does before a task's first item, s; None if nothing.
+
+    It delays all items of a server alike, as a longer wait does. So what is optimal for given waits remains
+    optimal when it is added to them.
+    """
+    if params.service is None or params.service.starts is None:
+        return None
+    each = params.service.starts
+    return (each.load + each.fixed + work / size * each.per_step) / params.capacity
+
+
+def placed(
+    params: Params,
+    size: Float[Array, ""],
+    work: Float[Array, ""],
+    selected: Bool[Array, " num_servers"],
+    fraction: Float[Array, " num_servers"],
+) -> Float[Array, " num_servers"]:
+    """x_i·(w + d·h_i) + [i ∈ S]·l_i + [x_i > 0]·(a_i + ρ·s_i): what a task puts on each server, Gcycles.
+
+    A server that is not given an item starts no batch, but has loaded the model when it was selected.
+    """
+    if params.service is None:
+        return fraction * work
+    shares, each = fraction * (work + size * params.service.overhead), params.service.starts
+    if each is None:
+        return shares
+    batch = jnp.where(fraction > 0, each.fixed + work / size * each.per_step, 0)
+    return shares + batch + jnp.where(selected, each.load, 0)

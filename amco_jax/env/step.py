@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from amco_jax.alloc import Allocator
-from amco_jax.env.physics import Physics, Site, loads
+from amco_jax.env.physics import Physics, Site, placed
 from amco_jax.env.split import split
 from amco_jax.params import Params
 
@@ -102,11 +102,11 @@ def decide(
     makespan = jnp.where(missed, params.deadline, finish)
     reward = jnp.where(missed, -params.deadline * physics.miss_penalty, -makespan)
 
-    placed = fraction * jnp.where(task.present, loads(params, task.size, task.work), 0)
+    load = jnp.where(task.present, placed(params, task.size, task.work, selected, fraction), 0)
     sent = jnp.sum(fraction * site.link_growth) * jnp.where(task.present, task.size, 0)
     link_limit = jnp.where(task.present & (count >= 2), site.link_limit, jnp.inf)
     queues = Queues(
-        slot_load=queues.slot_load + placed,
+        slot_load=queues.slot_load + load,
         link_delay=jnp.minimum(queues.link_delay + sent, link_limit),
     )
     return queues, Decision(

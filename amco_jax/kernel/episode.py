@@ -31,6 +31,7 @@ from amco_jax.env import (
     costs,
     decide,
     site,
+    starts,
     waits,
 )
 from amco_jax.kernel.order import Turn, by_position, queue_of_slot, still_to_come, tasks_of_slot
@@ -158,6 +159,8 @@ def serve_task(
       The queues after the decision, the decision, the wait and the cost.
     """
     wait = waits(site, backlog, queues.slot_load, queues.link_delay)
+    start = starts(params, task.size, task.work)
+    wait = wait if start is None else wait + start
     cost = costs(site, task.size, task.work)
     return *decide(params, physics, site, task, wait, cost, choose(wait, cost), allocator, queues), wait, cost
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from amco_jax.env.physics import loads
+from amco_jax.env.physics import placed
 from amco_jax.errors import InputError
 from amco_jax.metrics.counts import ACCEPTED, IN_TIME
 from amco_jax.metrics.metric import Metric, Reduction, Shown
@@ -48,10 +48,10 @@ def _energy_of_links(task: TaskOutcome) -> Any:
 
 
 def _energy_of_task(task: TaskOutcome) -> Any:
-    """Σ_i (P_busy,i - P_idle,i) · x_i · (w + d·h_i) / f_i, and that of links, J."""
+    """Σ_i (P_busy,i - P_idle,i) · p_i / f_i, p_i what the task puts on server i, and that of links, J."""
     idle, busy = _known(task.params, "power_idle", "power_busy")
-    seconds = task.fraction * loads(task.params, task.size, task.work) / task.params.capacity
-    return jnp.sum((busy - idle) * seconds) + _energy_of_links(task)
+    load = placed(task.params, task.size, task.work, task.selected, task.fraction)
+    return jnp.sum((busy - idle) * load / task.params.capacity) + _energy_of_links(task)
 
 
 def _cost_of_servers(slot: SlotOutcome) -> Any:

@@ -32,7 +32,7 @@ class TaskOutcome:
     work: Float[Array, ""]
     """w, Gcycles; `work / size` is the density, Gcycles/Mbit"""
     wait: Float[Array, " num_servers"]
-    """Time until the task would start on each server, s"""
+    """Time until the task's first item would start on each server, s"""
     cost: Float[Array, " num_servers"]
     """Time that the whole task would take on each server, including the transfer, s"""
     selected: Bool[Array, " num_servers"]

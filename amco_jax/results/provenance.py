@@ -44,7 +44,9 @@ def provenance(started: float, scenario: Scenario, swept: Sequence[Scenario] = (
         arrivals |= process.provenance([each.process for each in members], members)
     service = {}
     if scenario.service is not None:
-        service["service"] = scenario.service.report(scenario.density_min, scenario.density_max)
+        service["service"] = scenario.service.report(
+            scenario.density_min, scenario.density_max, scenario.task_size_max
+        )
     return (
         arrivals
         | service

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from amco_jax.errors import InputError, check_choice, check_number, check_whole
-from amco_jax.params import ORDERS, TIMINGS, Params, ServiceParams, Shape
+from amco_jax.params import ORDERS, TIMINGS, Params, ServiceParams, Shape, Starts
 from amco_jax.scenario.fleet import (
     ENERGY_PER_MBIT,
     busy_power,
@@ -73,9 +73,10 @@ class Scenario(Parameters):
     """T, time slots per episode"""
     slot_duration: float = 1.0
     """Δ, s"""
-    warmup: int | str = 0
+    warmup: int | str | None = None
     """Slots at the start of an episode that are simulated but excluded from metrics, since servers and links
-    start empty; or `auto` for the number that the rule MSER-5 finds in a pilot run of each method"""
+    start empty; or `auto` for the number that the rule MSER-5 finds in a pilot run of each method. Studies
+    test whether the rest is stationary, also with 0 slots; None for neither"""
     capacity: float | tuple[float, ...] | None = None
     """f_i, Gcycles/s: one number, or one per server"""
     link_rate: float | tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None
@@ -131,7 +132,7 @@ class Scenario(Parameters):
             object.__setattr__(self, "num_servers", len(fleet) or 5 if isinstance(fleet, tuple) else 5)
         for name in ("num_servers", "num_tasks", "num_slots"):
             clean(name, check_whole, 1, 1_000_000)
-        if not (isinstance(self.warmup, str) and self.warmup == AUTO):
+        if self.warmup is not None and not (isinstance(self.warmup, str) and self.warmup == AUTO):
             clean("warmup", _check_warmup, self.num_slots)
         check_length("capacity", self.capacity, self.num_servers, max_depth=1)
         check_length("link_rate", self.link_rate, self.num_servers, max_depth=2)
@@ -255,7 +256,7 @@ class Scenario(Parameters):
 
         A warm-up of `auto` counts as none here; studies determine it in a pilot run.
         """
-        return self.num_slots - (0 if isinstance(self.warmup, str) else self.warmup)
+        return self.num_slots - (self.warmup if isinstance(self.warmup, int) else 0)
 
     @property
     def episode_positions(self) -> int:
@@ -296,7 +297,9 @@ class Scenario(Parameters):
         leaves["warmup"] = np.asarray(self.num_slots - self.counted_slots, np.int32)
         if service is not None:
             overhead: Any = np.asarray(service.overhead, dtype)
-            leaves["service"] = ServiceParams(overhead, whole=service.split == "whole")
+            parts: Any = None if service.starts is None else np.asarray(service.starts, dtype)
+            starts = None if parts is None else Starts(*parts)
+            leaves["service"] = ServiceParams(overhead, whole=service.split == "whole", starts=starts)
         return Params(**leaves)
 
     def replace(self, **changes: Any) -> Scenario:

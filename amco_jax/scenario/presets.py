@@ -10,7 +10,24 @@ from typing import Any
 from amco_jax.errors import InputError
 from amco_jax.results.files import text_of
 from amco_jax.scenario import Scenario, as_fields
+from amco_jax.service import ALL
 from amco_jax.service.latency import is_shipped
+
+_GPUS: dict[str, Any] = {
+    "service": {
+        "devices": ("NVIDIA H100 PCIe", *("NVIDIA A100 80GB PCIe",) * 2, *("Tesla V100-SXM2-16GB",) * 2),
+        "tables": ("published", "estimated"),
+        "batch": ALL,
+    },
+    "trace": {"size": "num_images_per_prompt", "density": "num_inference_steps"},
+    "num_tasks": 6,
+    "slot_duration": 20.0,
+    "deadline": 20.0,
+    "task_size_min": 1.0,
+    "task_size_max": 8.0,
+    "density_min": 30.0,
+    "density_max": 30.0,
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -29,12 +46,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "density_min": 20.0,
         "density_max": 20.0,
     },
+    "gpu-sd14": _GPUS,
+    "gpu-sd14-loading": _GPUS | {"service": _GPUS["service"] | {"resident": False}},
 }
 """Named scenarios, as the fields that differ from the defaults; a table `trace` needs a log to be given.
 
 The capacity sets are the published ones. `jetson-sd15` is the published prototype: three Jetson AGX Orin and
-two Xavier NX, which repair images with Stable Diffusion 1.5. Its deadline, slots and request rate are not
-published; they are choices of this package.
+two Xavier NX, which repair images with Stable Diffusion 1.5. `gpu-sd14` has GPUs whose times of batches are
+published, and in `gpu-sd14-loading` each selected one loads the model. Deadlines, slots and request rates of
+the three are not published; they are choices of this package. docs/latency-tables.md says what each can show.
 """
 
 

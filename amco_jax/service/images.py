@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,9 +18,13 @@ import pandas as pd
 from amco_jax.errors import InputError, check_choice, check_list, check_number, check_whole, from_table
 from amco_jax.service.latency import (
     CONFIGURATION,
+    BatchFit,
     Fit,
+    Load,
     Power,
+    Service,
     find_service,
+    fit_batches,
     is_shipped,
     read_table,
     table_path,
@@ -28,6 +32,9 @@ from amco_jax.service.latency import (
 
 SPLITS = ("whole", "fluid")
 """How a request may be split over servers: into whole image batches only, or at any point"""
+
+ALL = "all"
+"""The batch that holds all images of a request on a server"""
 
 MAX_ITEMS = 1_000_000
 """Image batches of a task, and denoising steps of a batch, at most"""
@@ -37,13 +44,37 @@ _INPUT_BITS, _RESULT_BITS = 32, 24
 _CHOSEN = tuple(name for name in CONFIGURATION if name not in ("device", "resolution"))
 
 
+class _Device(NamedTuple):
+    """What the tables say of one device."""
+
+    image: Fit
+    """The time of an image batch, or of each image of a batch of any size"""
+    batches: BatchFit | None
+    """The fit to batch sizes if a batch may be of any size"""
+    load: Load | None
+    """Of the model, for each request; None if it stays in memory"""
+    power: Power
+
+    @property
+    def start(self) -> tuple[float, float, float]:
+        """s to load the model, to start a batch, and that which starting a batch adds to each step."""
+        load = 0.0 if self.load is None else self.load.seconds
+        if self.batches is None:
+            return load, 0.0, 0.0
+        return load, self.batches.start.fixed, self.batches.start.per_step
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageService:
     """Devices that each need fixed + steps · per_step seconds for a batch of images.
 
+    With `batch` all, a device repairs all images of a request that it gets as one batch, in a time that is
+    linear in their number; and if models are not `resident`, each selected server first loads the model.
+
     Raises:
-      InputError: a field has the wrong type or is out of range, a table is unreadable or has no or several
-        configurations for a device, or the content does not match the given digest.
+      InputError: a field has the wrong type or is out of range, a table is unreadable, has no or several
+        configurations for a device, or lacks the batch sizes or the time to load, or the content does not
+        match the given digest.
     """
 
     devices: tuple[str, ...]
@@ -52,8 +83,12 @@ class ImageService:
     """Latency tables, read as one: CSV files, or names of shipped tables"""
     resolution: int = 512
     """Side length of an image in pixels"""
-    batch: int = 1
-    """Images that a server repairs at once; the tables must have rows for this batch size"""
+    batch: int | str = 1
+    """Images that a server repairs at once, for which the tables must have rows; or `all`: all images of a
+    request that the server gets, for which they must have rows of at least two batch sizes"""
+    resident: bool = True
+    """Whether the model stays in memory. Otherwise each selected server loads it for each request, in the
+    time that the tables' rows `load` tell"""
     bound: str = "point"
     """The value to take from estimates of time and power: point, low or high"""
     model: str = ""
@@ -83,10 +118,14 @@ class ImageService:
         for name in ("sha256", *_CHOSEN):
             if not isinstance(getattr(self, name), str):
                 raise InputError(f"service.{name}: {getattr(self, name)!r}; legal: a text")
-        for name in ("resolution", "batch"):
-            clean(name, check_whole(f"service.{name}", getattr(self, name), 1, 100_000))
+        clean("resolution", check_whole("service.resolution", self.resolution, 1, 100_000))
+        clean("batch", _check_batch(self.batch))
+        if not isinstance(self.resident, bool):
+            raise InputError(f"service.resident: {self.resident!r}; legal: true or false")
         check_choice("service.bound", self.bound, ("point", "low", "high"))
         check_choice("service.split", self.split, SPLITS)
+        if self.batch == ALL and self.split != "whole":
+            raise InputError(f"service.split: {self.split}; legal with service.batch = {ALL}: whole")
         pixels = self.resolution**2 / 1e6
         for name, bits in (("input_mbit", _INPUT_BITS), ("result_mbit", _RESULT_BITS)):
             value = pixels * bits if getattr(self, name) is None else getattr(self, name)
@@ -104,59 +143,112 @@ class ImageService:
         clean("sha256", digest)
 
     @functools.cached_property
-    def _devices(self) -> tuple[tuple[Fit, Power], ...]:
-        """The fit and the power of each server's device."""
+    def _devices(self) -> tuple[_Device, ...]:
+        """What the tables say of each server's device."""
         rows = pd.concat([read_table(name) for name in self.tables], ignore_index=True)
         chosen = {name: getattr(self, name) for name in _CHOSEN if getattr(self, name)}
-        by_device: dict[str, tuple[Fit, Power]] = {}
+        by_device: dict[str, _Device] = {}
         for device in self.devices:
             found = find_service(rows, self.bound, device=device, resolution=self.resolution, **chosen)
+            by_device[device] = self._device(device, found)
+        return tuple(by_device[device] for device in self.devices)
+
+    def _device(self, name: str, found: Service) -> _Device:
+        """What a service of the tables says of a device.
+
+        Raises:
+          InputError: it lacks the batch size, or the time to load the model.
+        """
+        if not self.resident and found.load is None:
+            raise InputError(f"service.resident: false, but no rows 'load' of {name}; legal: true")
+        load = None if self.resident else found.load
+        if isinstance(self.batch, int):
             if self.batch not in found.fits:
                 legal = ", ".join(map(str, found.fits))
-                raise InputError(f"service.batch: {self.batch} on {device}; legal: {legal}")
-            by_device[device] = found.fits[self.batch], found.powers[self.batch]
-        return tuple(by_device[device] for device in self.devices)
+                raise InputError(f"service.batch: {self.batch} on {name}; legal: {legal}")
+            return _Device(found.fits[self.batch], None, load, found.powers[self.batch])
+        try:
+            batches = fit_batches(found.fits)
+        except InputError as error:
+            raise InputError(f"service.batch: {ALL} on {name}, {error}") from None
+        return _Device(batches.each, batches, load, found.powers[min(found.fits)])
 
     @property
     def capacity(self) -> tuple[float, ...]:
-        """Denoising steps of an image batch that each server performs per second."""
-        return tuple(1 / fit.per_step for fit, _ in self._devices)
+        """Denoising steps of an image batch, or of an image, that each server performs per second."""
+        return tuple(1 / device.image.per_step for device in self._devices)
 
     @property
     def overhead(self) -> np.ndarray:
-        """`[num_servers]`, overhead of a batch in denoising steps: text encoder, VAE, scheduler."""
-        return np.array([fit.fixed / fit.per_step for fit, _ in self._devices])
+        """`[num_servers]`, overhead of a batch, or of an image, in denoising steps: encoders, decoder."""
+        return np.array([device.image.fixed / device.image.per_step for device in self._devices])
+
+    @property
+    def starts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """What a member of a set does besides images, in the time of denoising steps of an image.
+
+        Returns:
+          Loading the model; starting a batch; and that which starting a batch adds to each step: each
+          `[num_servers]`. None if models are resident, and batches have a given size.
+        """
+        if self.resident and self.batch != ALL:
+            return None
+        starts = np.array([device.start for device in self._devices])
+        load, fixed, per_step = starts.T * np.asarray(self.capacity)
+        return load, fixed, per_step
 
     @property
     def power_idle(self) -> tuple[float, ...] | None:
         """W of each server's device when it is idle; None unless the tables tell it of all devices."""
-        found = tuple(power.idle for _, power in self._devices if power.idle is not None)
+        found = tuple(d.power.idle for d in self._devices if d.power.idle is not None)
         return found if len(found) == len(self.devices) else None
 
     @property
     def power_busy(self) -> tuple[float, ...] | None:
         """W of each server's device while it computes; None unless the tables tell it of all devices."""
-        found = tuple(power.busy for _, power in self._devices if power.busy is not None)
+        found = tuple(d.power.busy for d in self._devices if d.power.busy is not None)
         return found if len(found) == len(self.devices) else None
 
     @property
     def batch_mbit(self) -> float:
-        """Mbit that an image batch sends over a link, there and back."""
-        return self.batch * (self.input_mbit + self.result_mbit)
+        """Mbit that an image batch, or an image of a batch of any size, sends over a link, there and back."""
+        images = self.batch if isinstance(self.batch, int) else 1
+        return images * (self.input_mbit + self.result_mbit)
 
-    def report(self, steps_min: float, steps_max: float) -> list[dict[str, Any]]:
-        """The fit of each server, for a manifest, and whether these steps are outside its range."""
-        return [
-            {
-                "device": device,
-                "fixed_s": fit.fixed,
-                "per_step_s": fit.per_step,
-                "row_kind": fit.row_kind,
-                "steps": fit.steps,
-                "extrapolated": not (fit.steps and fit.steps[0] <= steps_min and steps_max <= fit.steps[1]),
+    def report(self, steps_min: float, steps_max: float, most_images: float) -> list[dict[str, Any]]:
+        """The fit of each server, for a manifest, and whether requests are outside its range."""
+        reported = []
+        for name, (image, batches, load, _) in zip(self.devices, self._devices, strict=True):
+            within = image.steps and image.steps[0] <= steps_min and steps_max <= image.steps[1]
+            found = {
+                "device": name,
+                "fixed_s": image.fixed,
+                "per_step_s": image.per_step,
+                "row_kind": image.row_kind,
+                "steps": image.steps,
             }
-            for device, (fit, _) in zip(self.devices, self._devices, strict=True)
-        ]
+            if batches is not None:
+                within = within and most_images <= batches.batches[1]
+                found |= {
+                    "start_fixed_s": batches.start.fixed,
+                    "start_per_step_s": batches.start.per_step,
+                    "batches": batches.batches,
+                    "batch_residual": batches.residual,
+                }
+            if load is not None:
+                found |= {"load_s": load.seconds, "load_row_kind": load.row_kind}
+            reported.append(found | {"extrapolated": not within})
+        return reported
+
+
+def _check_batch(value: Any) -> int | str:
+    """A whole number of images, or `ALL`."""
+    if isinstance(value, str) and value == ALL:
+        return value
+    try:
+        return check_whole("service.batch", value, 1, 100_000)
+    except InputError as error:
+        raise InputError(f"{error}, or {ALL}") from None
 
 
 def as_service(value: Any) -> ImageService:

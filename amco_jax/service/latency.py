@@ -65,12 +65,33 @@ class Fit:
 
 
 @dataclasses.dataclass(frozen=True)
+class BatchFit:
+    """T(images, steps) = start.seconds(steps) + images · each.seconds(steps), s, of one batch."""
+
+    start: Fit
+    each: Fit
+    batches: tuple[int, int]
+    """Smallest and largest batch in the data"""
+    residual: float
+    """Largest `|T − fit| / T` over the batch sizes, at the smallest and largest number of steps"""
+
+
+@dataclasses.dataclass(frozen=True)
 class Power:
     """The power of a device, W; None where the table does not tell it."""
 
     idle: float | None
     busy: float | None
     """While it computes a batch"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """The time to load a model."""
+
+    seconds: float
+    """s"""
+    row_kind: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +112,8 @@ class Service:
     configuration: Mapping[str, Any]
     fits: Mapping[int, Fit]
     powers: Mapping[int, Power]
+    load: Load | None = None
+    """None if the table does not tell it"""
 
     def predict(self, steps: int, batch: int = 1) -> Prediction:
         """Predict the time of one batch: a linear fit in steps, interpolated linearly between batch sizes.
@@ -122,18 +145,58 @@ def fit_steps(steps: Sequence[int], seconds: Sequence[float], row_kind: str = "d
     Raises:
       InputError: there are fewer than two different numbers of steps, or time does not grow with them.
     """
-    x, y = np.asarray(steps, float), np.asarray(seconds, float)
     if len(set(steps)) < 2:
         raise InputError(f"steps: {sorted(set(steps))}; legal: at least two different numbers for a fit")
-    centred = x - x.mean()
-    per_step = (centred @ y) / (centred @ centred)
-    fixed = y.mean() - per_step * x.mean()
-    if fixed < 0:
-        fixed, per_step = 0.0, (x @ y) / (x @ x)
+    fixed, per_step = _line(steps, seconds)
     if per_step <= 0:
         raise InputError("total: seconds do not grow with the steps; legal: totals of more repeats or steps")
+    x, y = np.asarray(steps, float), np.asarray(seconds, float)
     residual = float(np.max(np.abs(fixed + x * per_step - y) / y))
-    return Fit(float(fixed), float(per_step), residual, len(x), (min(steps), max(steps)), row_kind)
+    return Fit(fixed, per_step, residual, len(x), (min(steps), max(steps)), row_kind)
+
+
+def fit_batches(fits: Mapping[int, Fit]) -> BatchFit:
+    """Least-squares fit of the time of a batch, linear in its size, to the fits of some batch sizes.
+
+    Both parts of T = fixed + steps · per_step are lines in the batch size with coefficients of at least 0.
+
+    Raises:
+      InputError: there are fewer than two batch sizes, or time does not grow with them.
+    """
+    if len(fits) < 2:
+        raise InputError(f"batch: {sorted(fits)}; legal: at least two batch sizes for a fit")
+    sizes, found = zip(*sorted(fits.items()), strict=True)
+    ranges = [fit.steps for fit in found]
+    common = [steps for steps in ranges if steps is not None]
+    steps = None
+    if len(common) == len(ranges):
+        steps = max(low for low, _ in common), min(high for _, high in common)
+    kind = max((fit.row_kind for fit in found), key=ROW_KINDS.index)
+    fixed, per_step = _line(sizes, [f.fixed for f in found]), _line(sizes, [f.per_step for f in found])
+    if per_step[1] <= 0:
+        raise InputError("total: seconds do not grow with the batch; legal: totals of more batch sizes")
+    start, each = (
+        Fit(*line, math.nan, len(found), steps, kind) for line in zip(fixed, per_step, strict=True)
+    )
+    residual = max(
+        abs(start.seconds(s) + size * each.seconds(s) - fit.seconds(s)) / fit.seconds(s)
+        for size, fit in zip(sizes, found, strict=True)
+        for s in fit.steps or (1,)
+    )
+    return BatchFit(start, each, (sizes[0], sizes[-1]), residual)
+
+
+def _line(xs: Sequence[int], ys: Sequence[float]) -> tuple[float, float]:
+    """Intercept and slope, both at least 0, of the least-squares line through numbers of at least 0."""
+    x, y = np.asarray(xs, float), np.asarray(ys, float)
+    centred = x - x.mean()
+    slope = (centred @ y) / (centred @ centred)
+    intercept = y.mean() - slope * x.mean()
+    if slope < 0:
+        intercept, slope = y.mean(), 0.0
+    if intercept < 0:
+        intercept, slope = 0.0, (x @ y) / (x @ x)
+    return float(intercept), float(slope)
 
 
 def read_table(table: str | Path) -> pd.DataFrame:
@@ -236,7 +299,8 @@ def services(table: pd.DataFrame, bound: str = "point") -> list[Service]:
         fits = {batch: fit for batch, rows in by_batch.items() if (fit := _fit_of(rows, bound)) is not None}
         if fits:
             powers = {batch: _power_of(by_batch[batch], bound) for batch in fits}
-            found.append(Service(dict(zip(CONFIGURATION, key, strict=True)), fits, powers))
+            load = _load_of([row for rows in by_batch.values() for row in rows], bound)
+            found.append(Service(dict(zip(CONFIGURATION, key, strict=True)), fits, powers, load))
     return found
 
 
@@ -276,6 +340,14 @@ def _power_of(rows: Sequence[Mapping[str, Any]], bound: str) -> Power:
     for _, of_kind in _by_kind(rows, "power", bound):
         found = {row["component"]: row["value"] for row in of_kind} | found
     return Power(found.get("idle"), found.get("busy"))
+
+
+def _load_of(rows: Sequence[Mapping[str, Any]], bound: str) -> Load | None:
+    for kind, of_kind in _by_kind(rows, "wall", bound):
+        for row in reversed(of_kind):
+            if row["component"] == "load":
+                return Load(row["value"], kind)
+    return None
 
 
 def _by_kind(

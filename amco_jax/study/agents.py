@@ -24,9 +24,10 @@ from amco_jax.random import Stream, stream
 from amco_jax.results.checkpoints import journal_of, load_tree, save_tree
 from amco_jax.results.saved import is_intact
 from amco_jax.scenario import Scenario
-from amco_jax.study.blocks import Block, blocks_of, chunks_of, padded_shapes, within_memory
+from amco_jax.study.blocks import Block, blocks_of, padded_shapes
+from amco_jax.study.chunks import chunks_of, within_memory
 from amco_jax.study.grid import Cell, TrainedAgents, digest_of
-from amco_jax.study.trainer import LANES, Trainer, state_bytes, training_memory
+from amco_jax.study.trainer import LANES, TRAINING_BYTES, Trainer, state_bytes
 
 
 class Trained(NamedTuple):
@@ -126,9 +127,7 @@ def train_missing(
     blocks = blocks_of(len(cells), first.first_seed, first.num_seeds, LANES)
     names = {block: cells[block.cell].training_name(block.start) for block in blocks}
     shapes = padded_shapes([cell.scenario for cell in cells])
-    chunks = list(
-        chunks_of(blocks, shapes, LANES, lambda shape: state_bytes(cells, shape), training_memory())
-    )
+    chunks = list(chunks_of(blocks, shapes, LANES, lambda shape: state_bytes(cells, shape), TRAINING_BYTES))
     missing = []
     for shape, chunk, size in chunks:
         left = [block for block in chunk if not store.has(names[block])]
@@ -157,6 +156,8 @@ def train_missing(
 
 class StoredAgents:
     """An `AgentSource` that reads the agents of cells from a store."""
+
+    lanes = LANES
 
     def __init__(self, cells: Sequence[Cell], store: AgentStore):
         self._cells, self._store = cells, store

@@ -8,8 +8,6 @@ its seeds fill the vector lanes.
 
 from __future__ import annotations
 
-import itertools
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,12 +20,8 @@ from amco_jax.params import Params, Shape
 from amco_jax.scenario import Scenario
 from amco_jax.workload import Tables, tables_of
 
-log = logging.getLogger(__name__)
-
 ACCELERATOR_BLOCKS = 128
 """Default number of blocks that an accelerator runs in parallel"""
-
-_MAX_CHUNK_LANES = 2**16
 
 
 class Block(NamedTuple):
@@ -76,48 +70,6 @@ def _mesh() -> Mesh:
     return Mesh(np.asarray(jax.local_devices()), ("blocks",))
 
 
-def chunks_of(
-    blocks: Sequence[Block],
-    shapes: Sequence[Shape],
-    lanes: int,
-    bytes_per_lane: Callable[[Shape], int],
-    memory: int,
-) -> Iterator[tuple[Shape, list[Block], int]]:
-    """Divide consecutive blocks of one shape into chunks that fit into `memory` bytes.
-
-    Returns:
-      The shape, the blocks, and the common size of the chunks of that shape; the last chunk may be smaller.
-    """
-    for shape, members in itertools.groupby(blocks, key=lambda block: shapes[block.cell]):
-        most = min(memory // bytes_per_lane(shape), _MAX_CHUNK_LANES) // lanes
-        most = max(most, jax.local_device_count())  # chunks are padded to at least this size
-        group = list(members)
-        size = -(-len(group) // -(-len(group) // most))
-        for start in range(0, len(group), size):
-            yield shape, group[start : start + size], size
-
-
-def within_memory(
-    launch: Callable[[Shape, Sequence[Block], int], Any], chunks: Iterable[tuple[Shape, list[Block], int]]
-) -> Iterator[tuple[Sequence[Block], Any]]:
-    """Yield chunks with the results of `launch`; halve them whenever the device runs out of memory."""
-    most = None
-    for shape, blocks, size in chunks:
-        todo = list(blocks)
-        while todo:
-            count = min(size, most or size)
-            try:
-                outputs = launch(shape, todo[:count], count)
-            except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error) or count == 1:
-                    raise
-                most = -(-count // 2)
-                log.warning("out of device memory with %d blocks at a time; going on with %d", count, most)
-                continue
-            yield todo[:count], outputs
-            todo = todo[count:]
-
-
 def stack_blocks(chunk: Sequence[Block], size: int, lanes: int, cells: Mapping[int, Any]) -> tuple[Any, Any]:
     """The inputs of a chunk, padded to `size` and a multiple of the devices with copies of its last block.
 
@@ -153,7 +105,17 @@ def over_blocks(function: Callable[..., Any], accelerator_blocks: int = ACCELERA
     return jax.jit(sharded, in_shardings=(split, whole, split), donate_argnums=2)
 
 
-def host_blocks(sharded: jax.Array) -> Iterator[np.ndarray]:
-    """Yield the blocks of a sharded array, in order."""
-    for shard in sorted(sharded.addressable_shards, key=lambda s: s.index[0].start or 0):
-        yield from np.asarray(shard.data)
+def host_blocks(tree: Any) -> Iterator[Any]:
+    """Yield the blocks of a pytree with leaves `[blocks, ...]`, in order, as pytrees of NumPy arrays."""
+    leaves, structure = jax.tree.flatten(tree)
+    for of_block in zip(*map(_in_order, leaves), strict=True):
+        yield jax.tree.unflatten(structure, of_block)
+
+
+def _in_order(leaf: jax.Array | np.ndarray) -> Iterator[np.ndarray]:
+    if isinstance(leaf, np.ndarray):
+        yield from leaf
+    else:
+        # Shard by shard, as the array as a whole would be a copy.
+        for shard in sorted(leaf.addressable_shards, key=lambda s: s.index[0].start or 0):
+            yield from np.asarray(shard.data)

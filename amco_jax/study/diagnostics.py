@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from amco_jax.study.grid import Cell
-from amco_jax.study.pilot import Pilot, described, pilots_in, trends
+from amco_jax.study.pilot import Pilot, described, drifting, pilots_in
 from amco_jax.study.units import Unit
+
+MOST_NAMED = 5
+"""Cells that the warning about episodes names; the manifest tells all"""
 
 
 def place_of(cell: Cell) -> list[str]:
@@ -17,6 +21,19 @@ def place_of(cell: Cell) -> list[str]:
     if "param" in labels:
         labels = {labels["param"]: labels["value"]}
     return [", ".join(f"{name} = {value}" for name, value in labels.items())] if labels else []
+
+
+def _not_stationary(found: Sequence[tuple[Cell, Pilot]], tested: int) -> str:
+    """One sentence about all cells whose episodes are not stationary, out of those tested."""
+    named = [
+        f"{', '.join([*place_of(cell), cell.method.name])} (warm-up {pilot.warmup}, p = {pilot.trend_p:.1g})"
+        for cell, pilot in found[:MOST_NAMED]
+    ]
+    more = [f"{len(found) - MOST_NAMED} more"] if len(found) > MOST_NAMED else []
+    return (
+        f"Episodes are not stationary in {len(found)} of {tested} cases, so results depend on num_slots: "
+        f"after the warm-up, the mean makespans of their two halves differ for {'; '.join([*named, *more])}."
+    )
 
 
 class Diagnostics:
@@ -45,8 +62,9 @@ class Diagnostics:
             for name, seeds in self._idle.items()
             if any(seeds)
         ]
-        drifting = trends([*self._pilots.values()])
-        return unlearned + [": ".join([*place_of(c), c.method.name, text]) for c, text in drifting]
+        pilots = [*self._pilots.values()]
+        found = drifting(pilots)
+        return unlearned + ([_not_stationary(found, len(pilots))] if found else [])
 
     def described(self) -> dict[str, Any]:
         """The pilot runs, for the manifest."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -22,19 +21,8 @@ from amco_jax.params import Shape
 from amco_jax.random import Stream, check_seeds, fold_in, stream
 from amco_jax.scenario import AUTO, Scenario
 from amco_jax.stats import Interval, mean_interval
-from amco_jax.study.blocks import (
-    Block,
-    Inputs,
-    blocks_of,
-    chunks_of,
-    host_blocks,
-    inputs_of,
-    over_blocks,
-    padded_shapes,
-    stack_blocks,
-    within_memory,
-)
-from amco_jax.study.simulate import CHUNK_BYTES
+from amco_jax.study.blocks import host_blocks, over_blocks
+from amco_jax.study.chunks import Chunk, over_chunks
 from amco_jax.workload import workload_of
 
 PARAMETERS = {
@@ -91,35 +79,19 @@ def differentiate(
       InputError: the method is trained, or the metric has no gradient.
     """
     check_differentiable(method, metric)
-    shapes = padded_shapes(scenarios)
-    blocks = blocks_of(len(scenarios), first_seed, num_seeds, LANES)
-    end = first_seed + num_seeds
 
     def lane_bytes(shape: Shape) -> int:
         slots = {"none": 0, "summed": 1, "by_slot": shape.num_slots}[prices]
         num_servers = shape.num_servers
         return 4 * (num_servers**2 + slots * num_servers * shape.max_tasks * (num_servers + 1))
 
-    @functools.cache
-    def inputs(shape: Shape) -> Inputs:
-        return inputs_of(scenarios, (i for i, each in enumerate(shapes) if each == shape), shape)
+    def batches(chunk: Chunk) -> list[GradientBatch]:
+        program = _block_program(chunk.shape, method, metric, prices)
+        found = program(chunk.blocked, (physics, np.int32(episode), chunk.tables), None)
+        return [GradientBatch(*each) for each in chunk.by_scenario(host_blocks(found))]
 
-    def launch(shape: Shape, chunk: Sequence[Block], size: int) -> Gradient:
-        cells, tables = inputs(shape)
-        blocked = stack_blocks(chunk, size, LANES, cells)
-        program = _block_program(shape, method, metric, prices)
-        return jax.block_until_ready(program(blocked, (physics, np.int32(episode), tables), None))
-
-    memory = CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
-    chunks = chunks_of(blocks, shapes, LANES, lane_bytes, memory)
-    for chunk, found in within_memory(launch, chunks):
-        leaves, structure = jax.tree.flatten(found)
-        each = zip(chunk, *map(host_blocks, leaves), strict=False)
-        for cell, group in itertools.groupby(each, key=lambda row: row[0].cell):
-            kept = [(block, [x[: end - block.start] for x in of_lanes]) for block, *of_lanes in group]
-            seeds = [np.arange(block.start, min(block.start + LANES, end)) for block, _ in kept]
-            joined = [np.concatenate(x) for x in zip(*(of_lanes for _, of_lanes in kept), strict=True)]
-            yield GradientBatch(cell, np.concatenate(seeds), jax.tree.unflatten(structure, joined))
+    found = over_chunks(batches, scenarios, first_seed, num_seeds, LANES, lane_bytes)
+    return itertools.chain.from_iterable(found)
 
 
 def derivative_columns(metric: Metric, parameters: Sequence[str], num_servers: int) -> tuple[Column, ...]:
@@ -190,7 +162,7 @@ def _block_program(shape: Shape, method: Method, metric: Metric, prices: str) ->
 
     def block(blocked: Any, shared: Any, state: None) -> Gradient:
         del state
-        ((params, place), seeds), (physics, number, tables) = blocked, shared
+        ((params, place), seeds, _), (physics, number, tables) = blocked, shared
         own = tables.of(place)
 
         def alone(seed: Any) -> Gradient:

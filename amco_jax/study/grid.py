@@ -31,7 +31,7 @@ class TrainedAgents:
 
 KEYS = ("seed", "episode", "stretch", "batch", "warmup", "trend_p")
 """Columns other than a cell's labels and metrics: `stretch` exists only if seeds may share their arrivals,
-`batch` if a single episode is cut into batches, and the last two if a warm-up is left out"""
+`batch` if a single episode is cut into batches, and the last two if a warm-up is given"""
 
 BATCHES = 30
 """Number of batches of a single long episode"""
@@ -48,7 +48,7 @@ def columns_of_rows(scenarios: Sequence[Scenario], metrics: Metrics, batches: in
     """
     shared = any(scenario.process.has_stretches for scenario in scenarios)
     names = row_names(columns_of(metrics), max(scenario.num_servers for scenario in scenarios))
-    steady = any(scenario.warmup for scenario in scenarios)
+    steady = any(scenario.warmup is not None for scenario in scenarios)
     given = {"stretch": shared, "batch": bool(batches), "warmup": steady, "trend_p": steady}
     return (*(name for name, there in given.items() if there), *names)
 
@@ -112,12 +112,14 @@ class Cell:
 
         If the agents then play, they are the same for any warm-up that is left out of the measurements.
         """
-        return self.scenario.replace(warmup=0) if self.plays and self.scenario.warmup else self.scenario
+        given = self.plays and self.scenario.warmup is not None
+        return self.scenario.replace(warmup=None) if given else self.scenario
 
     @property
     def has_pilot(self) -> bool:
-        """Whether a pilot run precedes its episodes, because a warm-up is left out of them."""
-        return bool(self.scenario.warmup and self.plays and not self.plays_training and not self.derivatives)
+        """Whether a pilot run precedes its episodes, because a warm-up is given, if only of 0 slots."""
+        plays = self.plays and not self.plays_training and not self.derivatives
+        return bool(plays) and self.scenario.warmup is not None
 
     @property
     def pilot_seeds(self) -> tuple[int, int]:
@@ -162,7 +164,7 @@ class Cell:
             return (
                 cell.method, cell.row, seeds, cell.metrics, cell.columns, cell.plays, cell.plays_training,
                 cell.train_episodes, cell.agents, cell.pilot, cell.batches, cell.derivatives,
-                bool(cell.scenario.warmup),
+                cell.scenario.warmup is not None,
             )  # fmt: skip
 
         return common(self) == common(other)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pandas as pd
 
@@ -19,18 +20,10 @@ from amco_jax.metrics.quantiles import values_of
 from amco_jax.params import Shape
 from amco_jax.scenario import AUTO, Scenario
 from amco_jax.stats.stationarity import MSER_BATCH, mser_truncation, trend_p_value
-from amco_jax.study.blocks import (
-    Block,
-    blocks_of,
-    chunks_of,
-    inputs_of,
-    padded_shapes,
-    stack_blocks,
-    within_memory,
-)
+from amco_jax.study.blocks import host_blocks
+from amco_jax.study.chunks import AgentSource, Chunk, over_chunks
 from amco_jax.study.grid import Cell
-from amco_jax.study.simulate import CHUNK_BYTES, LANES, AgentSource, block_program, start_state
-from amco_jax.study.trainer import LANES as TRAINING_LANES
+from amco_jax.study.simulate import LANES, play, start_state
 
 TREND = 0.001
 """The probability of a false warning in a study; the level of each test is this over the number of cells"""
@@ -104,7 +97,7 @@ def batch_columns(
         for name, values in each.values.items():
             kept = [values_of(cell.scenario.episode_positions) for _ in edges]
             for edge, one in zip(edges, kept, strict=True):
-                one.add(np.concatenate(values[edge : edge + length], axis=1))
+                one.add(values[0, edge : edge + length].reshape(1, -1))
             quantiles[name] = np.concatenate([one.quantiles() for one in kept])
         found.append(columns(metrics, totals, length * MSER_BATCH, quantiles))
     return found
@@ -134,18 +127,9 @@ def described(pilots: Sequence[tuple[Cell, Pilot]]) -> list[dict[str, Any]]:
     ]
 
 
-def trends(pilots: Sequence[tuple[Cell, Pilot]]) -> list[tuple[Cell, str]]:
-    """A sentence for each cell whose episodes are not stationary."""
-    return [
-        (
-            cell,
-            f"the episodes are not stationary after a warm-up of {pilot.warmup} "
-            f"slot{'s' * (pilot.warmup != 1)}: the mean makespans of their two halves differ "
-            f"(p = {pilot.trend_p:.1g}).",
-        )
-        for cell, pilot in pilots
-        if pilot.trend_p < TREND / len(pilots)
-    ]
+def drifting(pilots: Sequence[tuple[Cell, Pilot]]) -> list[tuple[Cell, Pilot]]:
+    """The cells whose episodes are not stationary after their warm-up."""
+    return [(cell, pilot) for cell, pilot in pilots if pilot.trend_p < TREND / len(pilots)]
 
 
 def _pilot(scenario: Scenario, makespans: np.ndarray, tasks: np.ndarray) -> Pilot:
@@ -156,7 +140,7 @@ def _pilot(scenario: Scenario, makespans: np.ndarray, tasks: np.ndarray) -> Pilo
         batches = mser_truncation(means, 1) if np.count_nonzero(total) > 1 else 0
         warmup = batches * MSER_BATCH
     else:
-        warmup = int(scenario.warmup)
+        warmup = scenario.num_slots - scenario.counted_slots
         batches = -(-warmup // MSER_BATCH)
     return Pilot(warmup, float(trend_p_value(makespans[:, batches:], tasks[:, batches:])))
 
@@ -166,8 +150,8 @@ class _Played(NamedTuple):
 
     totals: dict[str, np.ndarray]
     """Sums by the name of the metric, `[seeds, batches]` or `[seeds, batches, num_servers]`"""
-    values: dict[str, list[np.ndarray]]
-    """The values of tasks by the name of the metric, for each batch `[seeds, positions]`, inf where empty"""
+    values: dict[str, np.ndarray]
+    """The values of tasks by the name of the metric, `[seeds, batches, positions]`, inf where empty"""
 
 
 def _played(
@@ -175,50 +159,28 @@ def _played(
 ) -> list[_Played]:
     """Simulate the pilot seeds of scenarios, without a last batch that would be incomplete."""
     start, num_seeds = first.pilot_seeds
-    lanes = LANES if source is None else TRAINING_LANES
-    blocks = blocks_of(len(scenarios), start, num_seeds, lanes)
-    shapes = padded_shapes(scenarios)
     lists = [metric.name for metric in metrics if not metric.is_sum]
 
     def lane_bytes(shape: Shape) -> int:
-        values = 4 * shape.num_servers * shape.max_tasks * MSER_BATCH * max(len(lists), 1)
-        return values + (0 if source is None else source.bytes_per_lane(shape))
+        return 4 * shape.num_servers * shape.max_tasks * MSER_BATCH * max(len(lists), 1)
 
-    def launch(shape: Shape, chunk: Sequence[Block], size: int) -> tuple[list[Any], list[Any]]:
-        agents = None if source is None else source.agents(shape, chunk, size)
-        used = (i for i, each in enumerate(shapes) if each == shape)
-        cells, tables = inputs_of(scenarios, used, shape)
-        stacked, seeds = stack_blocks(chunk, size, lanes, cells)
-        batch = shape._replace(num_slots=MSER_BATCH)
-        program = block_program(batch, first.method, metrics, False, False)
-        none = start_state(shape, seeds.shape, metrics, method)
-        state, totals, values = none, [on_host(none[0].totals)], []
-        for slot in range(0, shape.num_slots - MSER_BATCH + 1, MSER_BATCH):
-            shared = first.row, np.int32(first.plays[0]), tables, np.int32(slot)
-            state, of_tasks = program((stacked, seeds, agents), shared, state)
-            totals.append(on_host(state[0].totals))
-            values.append({name: np.asarray(x)[:, :num_seeds] for name, x in of_tasks.items()})
-        return totals, values
-
-    found: list[list[_Played]] = [[] for _ in scenarios]
-    chunks = chunks_of(blocks, shapes, lanes, lane_bytes, CHUNK_BYTES["cpu"])
-    for chunk, (totals, values) in within_memory(launch, chunks):
-        for place, block in enumerate(chunk):
-            here = place, slice(0, min(lanes, start + num_seeds - block.start))
-            sums = {name: np.stack([each[name][here] for each in totals], axis=1) for name in totals[0]}
-            found[block.cell].append(
-                _Played(
-                    {name: np.diff(total, axis=1) for name, total in sums.items()},
-                    {name: [each[name][here] for each in values] for name in lists},
-                )
-            )
-    return [
-        _Played(
-            {name: np.concatenate([part.totals[name] for part in parts]) for name in parts[0].totals},
-            {
-                name: [np.concatenate(each) for each in zip(*(p.values[name] for p in parts), strict=True)]
-                for name in lists
-            },
+    def play_all(chunk: Chunk) -> list[tuple[int, np.ndarray, _Played]]:
+        slots = range(0, chunk.shape.num_slots - MSER_BATCH + 1, MSER_BATCH)
+        segments = [(slot, MSER_BATCH) for slot in slots]
+        state, _ = start_state(chunk.shape, chunk.lanes, metrics, first.method)
+        totals, values = [on_host(state.totals)], []
+        for state, of_tasks in play(chunk, first.method, first.row, first.plays[0], metrics, segments):
+            totals.append(on_host(state.totals))
+            # Copies, or a few seeds would hold the values of all lanes.
+            values.append({name: np.array(of_tasks[name][:, :num_seeds]) for name in lists})
+        played = _Played(
+            {name: np.diff(np.stack([each[name] for each in totals], axis=2), axis=2) for name in totals[0]},
+            {name: np.stack([each[name] for each in values], axis=2) for name in lists},
         )
-        for parts in found
-    ]
+        return list(chunk.by_scenario(host_blocks(played)))
+
+    parts: list[list[_Played]] = [[] for _ in scenarios]
+    for found in over_chunks(play_all, scenarios, start, num_seeds, LANES, lane_bytes, source):
+        for index, _, played in found:
+            parts[index].append(played)
+    return [jax.tree.map(lambda *leaves: np.concatenate(leaves), *each) for each in parts]

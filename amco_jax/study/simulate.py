@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,20 +27,8 @@ from amco_jax.metrics.quantiles import Values, values_of
 from amco_jax.params import Shape
 from amco_jax.random import Stream, fold_in, stream
 from amco_jax.scenario import Scenario
-from amco_jax.study.blocks import (
-    ACCELERATOR_BLOCKS,
-    Block,
-    Inputs,
-    blocks_of,
-    chunks_of,
-    host_blocks,
-    inputs_of,
-    over_blocks,
-    padded_shapes,
-    stack_blocks,
-    within_memory,
-)
-from amco_jax.study.trainer import LANES as TRAINING_LANES
+from amco_jax.study.blocks import ACCELERATOR_BLOCKS, host_blocks, over_blocks
+from amco_jax.study.chunks import CHUNK_BYTES, AgentSource, Chunk, memory_in, over_chunks
 from amco_jax.workload import Segment, carried_by, workload_of
 
 log = logging.getLogger(__name__)
@@ -50,24 +38,6 @@ LANES = FUSED_LANES
 checks to pay off, and with more, the working set exceeds a core's L1 cache (benchmarks/README.md)."""
 
 _MAX_FUSED_BLOCKS = 2**16
-
-CHUNK_BYTES = {"cpu": 2**26, "accelerator": 2**30}
-"""Bytes for the per-task values that a call computes, such as makespans, and for agents; the values of two
-calls are held at a time. On CPUs, small chunks reuse memory that the process already has, as faulting in new
-pages would cost more than the simulation."""
-
-
-@runtime_checkable
-class AgentSource(Protocol):
-    """The source of the agents of a trained method."""
-
-    def bytes_per_lane(self, shape: Shape) -> int:
-        """The size of the agents of one seed, in bytes."""
-        ...
-
-    def agents(self, shape: Shape, chunk: Sequence[Block], size: int) -> Any:
-        """The agents of a chunk, for its policies: leaves `[blocks, lanes, ...]`, padded like the chunk."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +74,6 @@ def simulate(
       training: whether to draw the arrivals that agents train on, see `amco_jax.workload.workload_of`.
       metrics: the metrics to compute.
     """
-    lanes = LANES if source is None else TRAINING_LANES
-    memory = CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
-    shapes = padded_shapes(scenarios)
-    blocks = blocks_of(len(scenarios), first_seed, num_seeds, lanes)
     lists = tuple(metric for metric in metrics if metric.is_list)
 
     def slot_bytes(shape: Shape) -> int:
@@ -115,38 +81,24 @@ def simulate(
         return 4 * shape.num_servers * shape.max_tasks * max(len(lists), 1)
 
     def lane_bytes(shape: Shape) -> int:
-        values = slot_bytes(shape) * shape.num_slots
-        return values + (0 if source is None else source.bytes_per_lane(shape))
+        return slot_bytes(shape) * shape.num_slots
 
-    chunks = chunks_of(blocks, shapes, lanes, lane_bytes, memory)
-    end = first_seed + num_seeds
-
-    @functools.cache
-    def inputs(shape: Shape) -> Inputs:
-        return inputs_of(scenarios, (i for i, each in enumerate(shapes) if each == shape), shape)
-
-    def launch(shape: Shape, chunk: Sequence[Block], size: int) -> Future[list[Batch]]:
-        agents = None if source is None else source.agents(shape, chunk, size)
-        cells, tables = inputs(shape)
-        stacked, seeds = stack_blocks(chunk, size, lanes, cells)
-        taken = [_Block(scenarios[each.cell], each, min(lanes, end - each.start), lists) for each in chunk]
-        segments = segments_of(shape.num_slots, memory // (slot_bytes(shape) * seeds.size))
-        state, taking = start_state(shape, seeds.shape, metrics, method), None
-        for first, num_slots in segments:
-            program = block_program(
-                shape._replace(num_slots=num_slots), method, metrics, len(segments) == 1, training
-            )
-            shared = physics, np.int32(episode), tables, np.int32(first)
-            state, values = jax.block_until_ready(program((stacked, seeds, agents), shared, state))
+    def launch(chunk: Chunk) -> Future[list[Batch]]:
+        taken = [_Lists(scenarios[index], len(seeds), lists) for index, seeds in chunk.members]
+        most = memory_in(CHUNK_BYTES) // (slot_bytes(chunk.shape) * math.prod(chunk.lanes))
+        segments = segments_of(chunk.shape.num_slots, most)
+        taking, ends = None, []
+        for progress, values in play(chunk, method, physics, episode, metrics, segments, training):
             # The host processes the values of one segment while the devices compute the next.
             if taking is not None:
                 taking.result()
             taking = host.submit(_take, taken, values, len(segments) == 1)
-        return host.submit(_collect, metrics, taken, state[0])
+            ends.append(progress)
+        return host.submit(_collect, metrics, scenarios, chunk, taken, ends[-1])
 
     with ThreadPoolExecutor(max_workers=1) as host:
         pending = None
-        for _, collecting in within_memory(launch, chunks):
+        for collecting in over_chunks(launch, scenarios, first_seed, num_seeds, LANES, lane_bytes, source):
             # The host sorts the values of one chunk while the devices compute the next.
             if pending is not None:
                 yield from pending.result()
@@ -165,6 +117,34 @@ def segments_of(num_slots: int, most: int) -> list[tuple[int, int]]:
     parts = next((n for n in range(fewest, 2 * fewest) if num_slots % n == 0), fewest)
     length = -(-num_slots // parts)
     return [(first, min(length, num_slots - first)) for first in range(0, num_slots, length)]
+
+
+def play(
+    chunk: Chunk,
+    method: Method,
+    physics: Physics,
+    episode: int,
+    metrics: Metrics,
+    segments: Sequence[tuple[int, int]],
+    training: bool = False,
+) -> Iterator[tuple[Progress, dict[str, jax.Array]]]:
+    """Simulate the episodes of a chunk, and yield after each segment what `block_program` returns.
+
+    A `Progress` is valid until the next one is asked for, whose computation reuses its memory.
+
+    Args:
+      segments: the first slot and the number of slots of each.
+    """
+    whole = [*segments] == [(0, chunk.shape.num_slots)]
+    state = start_state(chunk.shape, chunk.lanes, metrics, method)
+    programs = {
+        length: block_program(chunk.shape._replace(num_slots=length), method, metrics, whole, training)
+        for length in {length for _, length in segments}
+    }
+    for first, length in segments:
+        shared = physics, np.int32(episode), chunk.tables, np.int32(first)
+        state, values = jax.block_until_ready(programs[length](chunk.blocked, shared, state))
+        yield state[0], values
 
 
 def start_state(shape: Shape, lanes: tuple[int, ...], metrics: Metrics, method: Method) -> Any:
@@ -285,12 +265,11 @@ def _in_scalars(episode: Callable[..., Any]) -> Callable[..., Any]:
     return in_scalars
 
 
-class _Block:
+class _Lists:
     """The values of a block that the host collects until its episodes end."""
 
-    def __init__(self, scenario: Scenario, block: Block, num_seeds: int, lists: Metrics):
-        self.cell, self.counted_slots = block.cell, scenario.counted_slots
-        self.seeds = np.arange(block.start, block.start + num_seeds)
+    def __init__(self, scenario: Scenario, num_seeds: int, lists: Metrics):
+        self.num_seeds = num_seeds
         self.values: dict[str, Values | Series] = {
             metric.name: Series() if metric.is_over_slots else values_of(scenario.episode_positions)
             for metric in lists
@@ -304,26 +283,22 @@ class _Block:
         }
 
 
-def _take(blocks: Sequence[_Block], values: dict[str, jax.Array], whole: bool) -> None:
+def _take(blocks: Sequence[_Lists], values: dict[str, jax.Array], whole: bool) -> None:
     """Add the per-task values of a segment to their blocks, except for lanes beyond the last seed."""
     # Block by block and without copying the whole, so that the values to sort stay in the CPU caches.
     for name, sharded in values.items():
         for block, of_lanes in zip(blocks, host_blocks(sharded), strict=False):
-            of_seeds = of_lanes[: len(block.seeds)]
+            of_seeds = of_lanes[: block.num_seeds]
             block.values[name].add(of_seeds if whole else of_seeds.copy())
 
 
-def _collect(metrics: Metrics, blocks: Sequence[_Block], progress: Progress) -> list[Batch]:
+def _collect(
+    metrics: Metrics, scenarios: Sequence[Scenario], chunk: Chunk, taken: Sequence[_Lists], end: Progress
+) -> list[Batch]:
     """The metrics of a chunk, as one batch per scenario."""
-    leaves, structure = jax.tree.flatten(progress)
-    ends = (jax.tree.unflatten(structure, each) for each in zip(*map(host_blocks, leaves), strict=False))
-    batches = []
-    for cell, group in itertools.groupby(zip(blocks, ends, strict=False), key=lambda pair: pair[0].cell):
-        seeds, rows = [], []
-        for block, end in group:
-            totals = {name: total[: len(block.seeds)] for name, total in on_host(end.totals).items()}
-            seeds.append(block.seeds)
-            rows.append(columns(metrics, totals, block.counted_slots, block.lists()))
-        of_cell = {name: np.concatenate([each[name] for each in rows]) for name in rows[0]}
-        batches.append(Batch(cell, np.concatenate(seeds), of_cell))
-    return batches
+    totals = map(on_host, host_blocks(end.totals))
+    results = ((of_block, block.lists()) for of_block, block in zip(totals, taken, strict=False))
+    return [
+        Batch(index, seeds, columns(metrics, sums, scenarios[index].counted_slots, lists))
+        for index, seeds, (sums, lists) in chunk.by_scenario(results)
+    ]

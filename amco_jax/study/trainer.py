@@ -196,11 +196,6 @@ def state_bytes(cells: Sequence[Cell], shape: Shape) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
-def training_memory() -> int:
-    """Bytes for agents on this process's kind of device."""
-    return TRAINING_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
-
-
 class _Programs(NamedTuple):
     start: Any
     advance: Any

@@ -283,11 +283,16 @@ def offered_load(process: ArrivalProcess, setting: Setting) -> float:
     """The offered load ρ: the mean work that arrives per second, divided by the capacity of the whole fleet.
 
     Work is in Gcycles. With an image service, it is in seconds of device time, including the overhead of each
-    image batch. Above 1, backlogs grow without bound, however tasks are distributed over the servers.
+    image batch, and what one server does to start a task: each further member of a set starts too. Above 1,
+    backlogs grow without bound, however tasks are distributed over the servers.
     """
     task, capacities = process.mean_task(setting), setting.capacities
     if setting.service is not None:  # the overhead of an image batch takes the time of some steps
-        steps = task.work / task.size
-        capacities = capacities * steps / (steps + setting.service.overhead)
+        steps, starts = task.work / task.size, setting.service.starts
+        whole = steps + setting.service.overhead
+        if starts is not None:
+            load, fixed, per_step = starts
+            whole = whole + (load + fixed + steps * per_step) / task.size
+        capacities = capacities * steps / whole
     arriving = process.moments(setting)[0] * setting.num_servers / setting.slot_duration
     return arriving * task.work / float(np.sum(capacities))

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.command_lines import assert_refused, command
+from helpers.command_lines import command
 from helpers.paths import GOLDEN, ROOT
 
 QUICK = ["--set", "num_tasks=5", "num_slots=4", "--seeds", "8"]
@@ -94,8 +94,9 @@ def test_quiet_is_quiet(tmp_path):
         (["--param", "deadline", "--out", "/dev/null/x"], ["/dev/null/x"]),
     ],
 )
-def test_sweep_refuses_bad_input_in_one_line(arguments, words, tmp_path):
-    assert_refused(command("sweep", *arguments, cwd=tmp_path), *words)
+def test_sweep_refuses_bad_input_in_one_line(arguments, words, script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    script.assert_refused(words, "sweep", *arguments)
     assert not any(tmp_path.iterdir())
 
 
@@ -119,16 +120,19 @@ def test_replay_reproduces_a_recording(tmp_path):
         np.testing.assert_allclose(replayed[name], recorded[name], rtol=1e-9, atol=1e-12, err_msg=name)
 
 
-def test_replay_refuses_bad_files_in_one_line(tmp_path):
+def test_replay_refuses_bad_files_in_one_line(script, tmp_path):
     (tmp_path / "junk.npz").write_bytes(b"PK\x03\x04 junk")
     np.savez(tmp_path / "pickled.npz", task_mbit=np.array([object()]))
     np.savez(tmp_path / "empty.npz")
     np.save(tmp_path / "array.npz", np.zeros(3))
     for name in ("junk.npz", "pickled.npz", "empty.npz", "array.npz.npy", "missing.npz"):
-        assert_refused(command("replay", tmp_path / name, "--out", tmp_path / "out"), "")
+        script.assert_refused([], "replay", tmp_path / name, "--out", tmp_path / "out")
     good = GOLDEN / "optimal_overload.npz"
-    assert_refused(command("replay", good, "--out", tmp_path / "nowhere" / "out"), "nowhere")
-    assert_refused(command("replay", good, "--out", tmp_path / "out", "--allocator", "x"), "allocator: 'x'")
-    assert_refused(command("replay", good, "--out", tmp_path / "out", "--precision", "half"), "precision")
-    assert_refused(command("replay", good, "--out", tmp_path / "out", "--seed", -1), "seed: -1")
+    script.assert_refused(["nowhere"], "replay", good, "--out", tmp_path / "nowhere" / "out")
+    for option, value, word in (
+        ("--allocator", "x", "allocator: 'x'"),
+        ("--precision", "half", "precision"),
+        ("--seed", -1, "seed: -1"),
+    ):
+        script.assert_refused([word], "replay", good, "--out", tmp_path / "out", option, value)
     assert not (tmp_path / "out").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,15 @@ class Script:
             code = int(stop.code or 0)
         out, err = self._capsys.readouterr()
         return code, out, err
+
+    def assert_refused(self, words: Iterable[str], name: str, *arguments: object) -> None:
+        """Run a command, and assert that it ends with one line of error that contains the words."""
+        code, out, error = self(name, *arguments)
+        assert (code, out) == (2, ""), error
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        for word in words:
+            assert word in error
 
 
 def assert_same_files(left: Path, right: Path) -> None:

@@ -33,7 +33,7 @@ SCENARIOS: dict[str, Any] = {
     "one image": SERVICE | {"task_size_max": 1.0, "density_min": 1.0, "density_max": 1.0},
 }
 FIXED = {
-    "jetson-sd15",
+    *(name for name, fields in PRESETS.items() if "service" in fields),
     "one device",
     "one image",
     "two servers",
@@ -41,6 +41,7 @@ FIXED = {
     *(p for p in PRESETS if "-10-" in p),
 }
 """Their fleets are given server by server"""
+POWERS = ("power_idle", "power_busy")
 
 
 def job(param: str, scenario: Scenario, methods: tuple[str | Method, ...] = ("local",)) -> Sweep:
@@ -56,6 +57,10 @@ def test_default_values_are_legal_around_any_scenario(name: str):
     params = {param: plain for param in axes_of(plain.process)}
     params |= {param: bursty for param in bursty.process.varied if param not in params}
     for param, base in params.items():
+        if param in POWERS and base.powers_idle is None:
+            with pytest.raises(InputError, match=f"param: {param} is not known of all devices"):
+                job(param, base)
+            continue
         if param == "num_servers" and name in FIXED:
             with pytest.raises(
                 InputError, match=r"param: num_servers has no values to sweep by default .* as "

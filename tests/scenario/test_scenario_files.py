@@ -15,7 +15,9 @@ from amco_jax.scenario.presets import PRESETS, load_scenario
 def test_presets_load(name: str):
     scenario = load_scenario(name)
     if name != "default":
-        assert name == "jetson-sd15" or name == "capacity-" + "-".join(f"{c:g}" for c in scenario.capacities)
+        assert scenario.service is not None or name == "capacity-" + "-".join(
+            f"{c:g}" for c in scenario.capacities
+        )
     assert load_scenario(name, {"num_slots": 7}) == scenario.replace(num_slots=7)
 
 

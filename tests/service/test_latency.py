@@ -19,9 +19,12 @@ from amco_jax.errors import InputError
 from amco_jax.service.latency import (
     COLUMNS,
     CONFIGURATION,
+    Fit,
+    Load,
     Power,
     check_rows,
     find_service,
+    fit_batches,
     fit_steps,
     read_table,
     services,
@@ -221,6 +224,59 @@ def test_power_is_that_of_the_firmest_rows_and_of_the_bound():
     for changes, word in (({"quantity": "wall"}, "quantity: 'wall'; legal: power"), ({"steps": 3}, "steps")):
         with pytest.raises(InputError, match=word):
             check_rows([power("busy", 30, **changes)])
+
+
+def test_a_time_to_load_is_that_of_the_firmest_rows_and_of_the_bound():
+    def load(kind: str, statistic: str, value: float) -> dict[str, Any]:
+        shared = {"row_kind": kind, "steps": "", "repeats": 1, "component": "load"}
+        return ROW | shared | {"statistic": statistic, "value": value}
+
+    rows = totals({10: 12.0}) + [
+        load("estimated", name, s) for name, s in (("low", 1), ("point", 2), ("high", 5))
+    ]
+    found = [only_service(rows, bound=bound).load for bound in ("low", "point", "high")]
+    assert found == [Load(seconds, "estimated") for seconds in (1, 2, 5)]
+    assert only_service([*rows, load("measured", "mean", 9), load("measured", "p50", 8)]).load == Load(
+        8, "measured"
+    )
+    assert only_service(totals({10: 12.0})).load is None
+
+
+def fits(seconds: dict[int, float], steps: tuple[int, int] | None = (30, 30)) -> dict[int, Fit]:
+    """Fits of batch sizes, from their seconds at 30 steps, in proportion to the steps."""
+    return {batch: Fit(0.0, s / 30, math.nan, 1, steps, "published") for batch, s in seconds.items()}
+
+
+def test_batches_that_lie_on_a_line_are_found_again():
+    found = fit_batches({b: Fit(2 + b, 0.5 + 0.25 * b, 0, 3, (5, 5 * b), "measured") for b in (1, 2, 4)})
+    parts = found.start.fixed, found.start.per_step, found.each.fixed, found.each.per_step
+    assert parts == pytest.approx((2, 0.5, 1, 0.25))
+    assert found.residual == pytest.approx(0, abs=1e-12)
+    assert (found.batches, found.each.steps) == ((1, 4), (5, 5))
+
+
+def test_a_fit_over_batches_by_pen_and_paper():
+    # The V100 of the published table: x̄ = 3.75, ȳ = 5.295, slope 36.175 / 28.75, and of the rest the most is
+    # left at a batch of 2, 3.08 s.
+    found = fit_batches(fits({1: 1.84, 2: 3.08, 4: 5.62, 8: 10.64}))
+    slope = 36.175 / 28.75
+    start = 5.295 - 3.75 * slope
+    assert (found.start.seconds(30), found.each.seconds(30)) == pytest.approx((start, slope))
+    assert found.residual == pytest.approx((start + 2 * slope - 3.08) / 3.08)
+    assert (found.each.row_kind, found.each.steps) == ("published", (30, 30))
+    # More images than in proportion: no start is negative. Steps that only some sizes tell are not known.
+    steep = fit_batches(fits({1: 1.0, 2: 4.0}) | fits({4: 8.0}, None))
+    assert (steep.start.per_step, steep.each.steps) == (0, None)
+    assert steep.each.seconds(30) == pytest.approx((1 + 8 + 32) / (1 + 4 + 16))
+
+
+def test_batches_that_make_no_line_are_refused():
+    for seconds, message in (
+        ({2: 1.0}, r"batch: \[2\]; legal: at least two"),
+        ({1: 2.0, 2: 1.0}, "do not grow"),
+    ):
+        with pytest.raises(InputError, match=message):
+            fit_batches(fits(seconds))
 
 
 def test_services_differ_by_what_is_not_comparable():

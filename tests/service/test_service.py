@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import pickle
 from pathlib import Path
@@ -14,8 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import image_machines
 from helpers.command_lines import command
 from helpers.episodes import arrivals, run
+from helpers.image_machines import (
+    INPUT_MBIT,
+    RESULT_MBIT,
+    Machine,
+    by_hand,
+    compositions,
+    write_machines,
+)
 
 from amco_jax import env
 from amco_jax.agents.methods import METHODS, TRAINED, get_method
@@ -30,49 +38,18 @@ from amco_jax.scenario.axes import default_values
 from amco_jax.scenario.presets import load_scenario
 from amco_jax.service.latency import write_table
 
-MACHINES = {"slow": (1.5, 0.30), "fast": (0.4, 0.05), "even": (0.0, 0.10)}
-"""fixed and per_step of an image, s"""
-INPUT_MBIT, RESULT_MBIT = 8.0, 6.0
+MACHINES = {"slow": Machine(1.5, 0.30), "fast": Machine(0.4, 0.05), "even": Machine(0.0, 0.10)}
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     """A latency table of three machines, each measured at 10 and 20 steps."""
-    path = tmp_path / "machines.csv"
-    common = {
-        "format_version": 1, "row_kind": "measured", "model": "sd15", "weights": "random", "dtype": "float16",
-        "resolution": 512, "guided": "yes", "software": "none", "batch": 1, "component": "total",
-        "quantity": "wall", "statistic": "p50", "repeats": 3, "source": "made up",
-    }  # fmt: skip
-    write_table(
-        [
-            common | {"device": device, "steps": steps, "value": fixed + steps * per_step}
-            for device, (fixed, per_step) in MACHINES.items()
-            for steps in (10, 20)
-        ],
-        path,
-    )
-    return path
+    return write_machines(tmp_path / "machines.csv", MACHINES)
 
 
 def scenario_of(table: Path, split: str = "whole", **fields: Any) -> Scenario:
-    """Three machines, loaded so that queues build up and drain."""
-    service = {
-        "devices": [*MACHINES], "tables": [str(table)], "split": split,
-        "input_mbit": INPUT_MBIT, "result_mbit": RESULT_MBIT,
-    }  # fmt: skip
-    values: dict[str, Any] = {
-        "num_tasks": 3, "num_slots": 12, "slot_duration": 8.0, "deadline": 5.0, "arrival_prob": 0.5,
-        "link_rate": (20.0, 30.0, 40.0), "task_size_min": 1.0, "task_size_max": 5.0,
-        "density_min": 10.0, "density_max": 14.0,
-    }  # fmt: skip
-    values |= {"service": service} | fields
-    return Scenario(**values)
-
-
-def compositions(items: int, parts: int) -> list[tuple[int, ...]]:
-    """All ways to hand out so many items."""
-    return [c for c in itertools.product(range(items + 1), repeat=parts) if sum(c) == items]
+    """The three machines as a fleet."""
+    return image_machines.scenario_of(table, MACHINES, {"split": split}, **fields)
 
 
 @pytest.mark.parametrize("num_servers", [1, 3, 4])
@@ -146,46 +123,6 @@ def test_every_split_rounds_to_its_items_and_stays_close(allocator: str, num_ser
             assert np.all(whole * items > np.floor(fluid * items) - 0.5)  # nothing taken back
 
 
-def by_hand(scenario: Scenario, tasks: Any, decisions: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Makespans of the decided splits, and the least possible ones, event by event and image by image."""
-    machines = list(MACHINES.values())
-    rates, mbit = scenario.link_rates[0], INPUT_MBIT + RESULT_MBIT
-    free = [0.0] * len(machines)  # when each machine has done what it has taken on
-    makespans, least = np.zeros(tasks.size.shape), np.zeros(tasks.size.shape)
-    for t in range(scenario.num_slots):
-        now = t * scenario.slot_duration
-        for b in range(len(machines)):
-            link_free = now
-            for n in range(scenario.num_tasks):
-                if not tasks.present[t, b, n]:
-                    continue
-                images = round(float(tasks.size[t, b, n]))
-                steps = round(float(tasks.work[t, b, n]) / images)
-
-                def end(i, count, steps=steps, link_free=link_free, b=b, now=now):
-                    clock = max(free[i], now)
-                    if i != b:  # the queue of the link, then its own images' way there and back
-                        clock += (link_free - now) + count * mbit / rates[i]
-                    for _ in range(count):
-                        clock += machines[i][0]
-                        for _ in range(steps):
-                            clock += machines[i][1]
-                    return clock - now
-
-                counts = [round(float(x) * images) for x in decisions.fraction[t, b, n]]
-                makespans[t, b, n] = max(end(i, count) for i, count in enumerate(counts) if count)
-                least[t, b, n] = min(
-                    max(end(i, count) for i, count in enumerate(split) if count)
-                    for split in compositions(images, len(machines))
-                )
-                for i, count in enumerate(counts):
-                    free[i] = max(free[i], now) + count * (machines[i][0] + steps * machines[i][1])
-                    link_free += count * mbit / rates[i] if i != b else 0
-                if decisions.selected[t, b, n].sum() > 1:
-                    link_free = min(link_free, now + scenario.slot_duration)
-    return np.minimum(makespans, scenario.deadline), np.minimum(least, scenario.deadline)
-
-
 @pytest.mark.parametrize("method", ["optimal", "all-servers", "randcoedge"])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_kernel_agrees_with_a_calculation_by_hand(table: Path, method: str, seed: int):
@@ -198,7 +135,7 @@ def test_the_kernel_agrees_with_a_calculation_by_hand(table: Path, method: str, 
     assert present.sum() > 20
     assert set(np.unique(tasks.size)) <= set(range(1, 6))
     assert set(np.unique(np.round(tasks.work / tasks.size, 9))) <= set(range(10, 15))
-    makespans, least = by_hand(scenario, tasks, decisions)
+    makespans, least = by_hand(scenario, [*MACHINES.values()], tasks, decisions)
     np.testing.assert_allclose(decisions.makespan[present], makespans[present], rtol=1e-12)
     assert 0 < decisions.missed[present].mean() < 1
     if method == "optimal":
@@ -233,7 +170,7 @@ def test_the_fleet_of_the_paper():
     )
     assert np.all(np.asarray(high) < scenario.capacities)
     assert np.all(scenario.capacities < np.asarray(low))
-    report = scenario.service.report(20, 20)  # pyright: ignore[reportOptionalMemberAccess]
+    report = scenario.service.report(20, 20, 4)  # pyright: ignore[reportOptionalMemberAccess]
     assert all(server["row_kind"] == "estimated" and server["extrapolated"] for server in report)
     assert pickle.loads(pickle.dumps(scenario)) == scenario
     assert Scenario(**json.loads(json.dumps(scenario.to_dict()))).to_dict() == scenario.to_dict()
@@ -242,10 +179,10 @@ def test_the_fleet_of_the_paper():
 def test_a_table_says_what_lies_within_it(table: Path):
     service = scenario_of(table).service
     assert service is not None
-    assert service.capacity == pytest.approx([1 / per_step for _, per_step in MACHINES.values()])
-    assert service.overhead == pytest.approx([fixed / per_step for fixed, per_step in MACHINES.values()])
-    assert [server["extrapolated"] for server in service.report(10, 20)] == [False] * 3
-    assert [server["extrapolated"] for server in service.report(10, 21)] == [True] * 3
+    assert service.capacity == pytest.approx([1 / machine.per_step for machine in MACHINES.values()])
+    assert service.overhead == pytest.approx([m.fixed / m.per_step for m in MACHINES.values()])
+    assert [server["extrapolated"] for server in service.report(10, 20, 5)] == [False] * 3
+    assert [server["extrapolated"] for server in service.report(10, 21, 5)] == [True] * 3
 
 
 def with_power(table: Path, *powers: tuple[str, str, float]) -> Path:

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.command_lines import assert_refused, command
+from helpers.command_lines import command
 from helpers.episodes import SMALL, run
 
 from amco_jax.agents.methods import METHODS
@@ -104,7 +104,7 @@ def test_the_figure_of_growth():
     assert len(growth_figure(rows.loc[rows["axis"] == "seeds"]).axes) == 2
 
 
-def test_bench_writes_everything_that_it_measures(tmp_path):
+def test_bench_writes_everything_that_it_measures(script, tmp_path):
     out = tmp_path / "out"
     (tmp_path / "mine.py").write_text(
         "from amco_jax import Method, per_task\nMETHOD = Method('mine', per_task(lambda view: view.local))\n"
@@ -136,10 +136,10 @@ def test_bench_writes_everything_that_it_measures(tmp_path):
     assert {file.name for file in out.iterdir()} == {
         "summary.md", "manifest.json", "growth.csv", "growth.png", "growth.pdf", "SHA256SUMS",
     }  # fmt: skip
-    assert_refused(command("bench", "--methods", "local", "--out", out), "holds results")
+    script.assert_refused(["holds results"], "bench", "--methods", "local", "--out", out)
 
 
-def test_bench_refuses_bad_input_before_it_measures(tmp_path):
+def test_bench_refuses_bad_input_before_it_measures(script, tmp_path):
     for arguments, words in (
         (["--growth", "nowhere"], ["method: 'nowhere'"]),
         (["--growth", "local", "--growth-seeds", 0], ["growth_seeds: 0"]),
@@ -147,5 +147,5 @@ def test_bench_refuses_bad_input_before_it_measures(tmp_path):
         (["--growth", "local", "--set", "capacity=1-2-3-4-5"], ["capacity"]),
         (["--repeats", 0], ["repeats: 0"]),
     ):
-        assert_refused(command("bench", *arguments, "--out", tmp_path / "out"), *words)
+        script.assert_refused(words, "bench", *arguments, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -85,8 +85,7 @@ def test_results_tell_the_warm_up_of_each_cell_whatever_the_cut(tmp_path: Path):
         assert 0 <= each["trend_p"] <= 1
         given = run(STEADY.replace(warmup=each["warmup"]), values=[each["value"]], seeds=200)
         same = whole.rows.query(f"value == {each['value']}").reset_index(drop=True)
-        if each["warmup"]:
-            pd.testing.assert_frame_equal(given.rows, same)
+        pd.testing.assert_frame_equal(given.rows, same)
     none = run(STEADY)
     assert "warmup" not in none.rows
     assert "pilots" not in none.manifest
@@ -94,12 +93,21 @@ def test_results_tell_the_warm_up_of_each_cell_whatever_the_cut(tmp_path: Path):
 
 def test_episodes_that_are_not_stationary_are_told_and_others_are_not():
     drifting = run(SMALL.replace(warmup=1), values=[9.0, 20.0])
-    assert len(drifting.manifest["warnings"]) == 2
-    assert drifting.manifest["warnings"][0].startswith(
-        "deadline = 9.0: local: the episodes are not stationary after a warm-up of 1 slot: "
-    )
+    (warning,) = drifting.manifest["warnings"]
+    assert warning.startswith("Episodes are not stationary in 2 of 2 cases, so results depend on num_slots: ")
+    assert " for deadline = 9.0, local (warm-up 1, p = " in warning
+    assert "; deadline = 20.0, local (warm-up 1, p = " in warning
     assert all(each["trend_p"] < TREND / 2 for each in drifting.manifest["pilots"])
     assert run(STEADY.replace(warmup=5)).manifest["warnings"] == []
+
+
+def test_no_warm_up_is_tested_only_if_it_is_asked_for():
+    (warning,) = run(SMALL.replace(warmup=0)).manifest["warnings"]
+    assert " for deadline = 5.0, local (warm-up 0, p = " in warning
+    steady, silent = run(STEADY.replace(warmup=0)), run(SMALL)
+    assert steady.manifest["warnings"] == silent.manifest["warnings"] == []
+    assert (steady.rows["warmup"] == 0).all()
+    assert "pilots" not in silent.manifest
 
 
 def test_a_single_long_episode_has_intervals_of_its_batches():

@@ -20,6 +20,7 @@ from amco_jax.scenario import Scenario
 from amco_jax.study import simulate as module
 from amco_jax.study.agents import AgentStore, StoredAgents, train_missing
 from amco_jax.study.blocks import padded_shapes
+from amco_jax.study.chunks import CHUNK_BYTES
 from amco_jax.study.grid import Cell
 from amco_jax.study.simulate import LANES, simulate
 
@@ -42,7 +43,7 @@ def assert_same_bits(left, right) -> None:
 def test_chunk_size_changes_no_bit(method, monkeypatch):
     scenarios = [SMALL.replace(arrival_prob=p) for p in (0.2, 0.9)]
     whole = metrics_of(scenarios, method, num_seeds=200)
-    monkeypatch.setitem(module.CHUNK_BYTES, "cpu", 1)  # a block on each device, slot by slot
+    monkeypatch.setitem(CHUNK_BYTES, "cpu", 1)  # a block on each device, slot by slot
     assert_same_bits(whole, metrics_of(scenarios, method, num_seeds=200))
 
 
@@ -60,7 +61,7 @@ def test_segments_of_slots_change_no_bit(arrivals, slots, monkeypatch, tmp_path)
     assert (whole["num_tasks"] > 20).all()
     assert len(module.segments_of(8, slots)) > 2
     per_slot = 4 * scenario.num_servers * scenario.num_positions * LANES * jax.local_device_count()
-    monkeypatch.setitem(module.CHUNK_BYTES, "cpu", slots * per_slot)
+    monkeypatch.setitem(CHUNK_BYTES, "cpu", slots * per_slot)
     assert_same_bits(whole, metrics_of([scenario], num_seeds=5))
 
 
@@ -74,7 +75,7 @@ def test_segments_change_no_bit_of_trained_methods(monkeypatch: pytest.MonkeyPat
         return batch.metrics
 
     whole = found()
-    monkeypatch.setitem(module.CHUNK_BYTES, "cpu", 1)
+    monkeypatch.setitem(CHUNK_BYTES, "cpu", 1)
     assert_same_bits(whole, found())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.command_lines import assert_refused, command
+from helpers.tiny_training import Script
 
 from amco_jax import InputError
 from amco_jax.traces import Trace, understood
@@ -209,24 +209,23 @@ def test_a_quiet_night_is_plausible(tmp_path: Path):
     assert read(tmp_path, "\n".join(["gmt_create,groupId", *lines])).log.report["used"] == 300
 
 
-def test_command_lines_take_unit_delimiter_and_limits(tmp_path: Path):
+def test_command_lines_take_unit_delimiter_and_limits(script: Script, tmp_path: Path):
     path = tmp_path / "log.csv"
     path.write_text(text(lambda t: (t - START) // pd.Timedelta("1ms"), "~") + "999999999~g1~SUCCEED\n")
     sweep: list[Any] = ["sweep", "--trace", path, "--param", "time_scale", "--methods", "local", "--seeds", 4]
-    assert_refused(command(*sweep), "no column 'gmt_create'")
+    script.assert_refused(["no column 'gmt_create'"], *sweep)
     told = ["--trace-delimiter", "~", "--trace-unit", "ms", "--set", "num_slots=4"]
-    assert_refused(command(*sweep, *told), "trace: ", "no request arrives for", "41 of 61 requests")
-    run = command(
-        *sweep, *told, "--trace-until", "900000", "--trace-train-share", 0.2, "--out", tmp_path / "out"
-    )
-    assert run.returncode == 0, run.stderr
+    script.assert_refused(["trace: ", "no request arrives for", "41 of 61 requests"], *sweep, *told)
+    limits = ["--trace-until", "900000", "--trace-train-share", 0.2, "--out", tmp_path / "out"]
+    code, shown, errors = script(*sweep, *told, *limits)
+    assert code == 0, errors
     for part in (
         "40 of 61 requests",
         "'~'-separated, times read as numbers of ms",
         "time: after 900000 1",
         "disjoint",
     ):
-        assert part in run.stdout
+        assert part in shown
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["scenario"]["trace"]["unit"] == "ms"
     assert [split["test"]["stretches"] for split in manifest["trace"]["splits"]][-1] >= 16

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.command_lines import assert_refused, command
 from helpers.drawn import arrivals
 from helpers.request_logs import HEADER, QUICK, cuts_of, played, scenario_of, small_rows, stretches_of, write
 from helpers.studies import carry_out
+from helpers.tiny_training import Script
 
 from amco_jax import Evaluation, Execution, InputError, Scenario, Sweep, Training, load_scenario, run_study
 from amco_jax.random import Stream, bits, fold_in, stream
@@ -291,21 +291,21 @@ def test_trained_methods_meet_the_same_requests(small: Path, tmp_path: Path):
     assert found.manifest["scenario"]["trace"]["sha256"] == trained.manifest["trace"]["sha256"]
 
 
-def test_the_command_line_reports_what_it_left_out(tmp_path: Path):
+def test_the_command_line_reports_what_it_left_out(script: Script, tmp_path: Path):
     rows = small_rows()
     path = write(tmp_path / "log.csv", [*rows[:100], "oops,T,SUCCEED,1,G1,1", *rows[100:]])
-    run = command(
+    code, shown, errors = script(
         "sweep", "--trace", path, "--param", "time_scale", "--values", 60, "--methods", "local",
         "--set", "num_slots=4", "--seeds", 8, "--out", tmp_path / "out",
     )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    assert "400 of 401 requests" in run.stdout
-    assert "time: unreadable 1" in run.stdout
+    assert code == 0, errors
+    assert "400 of 401 requests" in shown
+    assert "time: unreadable 1" in shown
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["trace"]["left_out"] == {"time: unreadable": 1}
     assert manifest["scenario"]["trace"]["sha256"] == manifest["trace"]["sha256"]
     path.write_text("nothing,usable\n1,2\n")
-    assert_refused(command("sweep", "--trace", path, "--param", "time_scale"), "has no column 'gmt_create'")
+    script.assert_refused(["has no column 'gmt_create'"], "sweep", "--trace", path, "--param", "time_scale")
 
 
 if REAL:  # else there is no such test, rather than one that is skipped
