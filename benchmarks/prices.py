@@ -27,8 +27,12 @@ def train() -> None:
     method = METHODS["amco-priced-trained"].with_settings(variation=VARIATION, ridge=RIDGE)
     scenario = Scenario(arrival_prob=0.4)
     study = Training(
-        method, seeds=32, first_seed=TRAINING_SEED, episodes=EPISODES, scenario=scenario,
-    )  # fmt: skip
+        method,
+        seeds=32,
+        first_seed=TRAINING_SEED,
+        episodes=EPISODES,
+        scenario=scenario,
+    )
     agents = run_study(study).agents
     for name in ("work", "link"):
         found = np.asarray(getattr(agents, name))[:, 0]
@@ -42,9 +46,13 @@ def unseen() -> None:
         scenario = drawn(draw)
         rows = run_study(
             Sweep(
-                "deadline", values=[scenario.deadline], methods=["amco-priced", "optimal-admission"],
-                seeds=SEEDS, first_seed=TEST_SEED, scenario=scenario,
-            )  # fmt: skip
+                "deadline",
+                values=[scenario.deadline],
+                methods=["amco-priced", "optimal-admission"],
+                seeds=SEEDS,
+                first_seed=TEST_SEED,
+                scenario=scenario,
+            )
         ).rows
         priced, greedy = (
             rows[rows.method == name].sort_values("seed") for name in ("amco-priced", "optimal-admission")

@@ -67,7 +67,9 @@ class Method:
     def __post_init__(self):
         if self.training is not None:
             if not isinstance(self.training, BaseLearner):
-                raise InputError(f"training: {name_of(self.training)}; legal: an amco_jax.Learner or EpisodeLearner")
+                raise InputError(
+                    f"training: {name_of(self.training)}; legal: an amco_jax.Learner or EpisodeLearner"
+                )
             learnt = self.training.policy()
             if self.policy not in (None, learnt):
                 raise InputError("policy: one beside a learner; legal with training: none")

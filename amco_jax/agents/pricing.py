@@ -1,7 +1,7 @@
-"""Shadow prices: what a unit of load costs the tasks that come later, and decisions that take it into account.
+"""Shadow prices: what load costs the tasks that come later, and decisions that take it into account.
 
-`optimal` gives each task its least makespan and ignores what that costs the tasks behind it. The rule `priced`
-minimises makespan + Σ_i price_i·x_i instead, in closed form (`alloc.priced_support`), with
+`optimal` gives each task its least makespan and ignores what that costs the tasks behind it. The rule
+`priced` minimises makespan + Σ_i price_i·x_i instead, in closed form (`alloc.priced_support`), with
 
     price_i = π_i·w + π_link·d/r_{b,i}    ([i≠b] for the second term),
 
@@ -32,7 +32,7 @@ from amco_jax.alloc import priced_support
 from amco_jax.env import Decision
 from amco_jax.env.physics import loads
 from amco_jax.params import Params, Shape
-from amco_jax.random import Key, fold_in, uniform
+from amco_jax.random import Key, uniform
 
 NUM_WORK, NUM_LINK = 13, 4
 """The numbers of features of the prices of work and of the link"""
@@ -55,9 +55,9 @@ class Prices(NamedTuple):
 def priced(view: TaskView) -> Bool[Array, " num_servers"]:
     """The set of least makespan plus prices; empty where rejecting the task costs less, or it would be late.
 
-    The coefficients are those of the view's agents, which are the same at all base stations, or `SHIPPED`. The
-    set is the best of those that are in time, and the task is rejected where there is none, or where makespan
-    and prices exceed the deadline and the price of a miss.
+    The coefficients are those of the view's agents, which are the same at all base stations, or `SHIPPED`.
+    The set is the best of those that are in time, and the task is rejected where there is none, or where
+    makespan and prices exceed the deadline and the price of a miss.
     """
     known = view.agent
     known = SHIPPED if known is None else jax.tree.map(lambda leaf: leaf[0], known)
@@ -121,7 +121,7 @@ def work_features(view: TaskView) -> Float[Array, "work_features num_servers"]:
 
 
 def link_features(view: TaskView) -> Float[Array, " link_features"]:
-    """The features of π_link: the tasks still to come at the base station, alone and with its server's wait."""
+    """The features of π_link: the tasks still to come at the base station, alone and with three factors."""
     load = _load(view)
     others = jnp.sum(load.coming) - load.here
     local = jnp.sum(jnp.where(view.local, load.wait, 0))
@@ -144,8 +144,9 @@ class PriceSettings(Settings):
     ridge: float = setting(1e-3, 0, 1e3)
     """Ridge penalty of the regression, relative to the mean square of each feature"""
     variation: float = setting(0.0, 0, 10)
-    """How much the scenario varies between training episodes: each capacity is multiplied by exp(v·u), u drawn
-    from [-1, 1), and the arrival probability is drawn from p·exp(-v) to 1; 0 for the scenario as it is"""
+    """How much the scenario varies between training episodes: each capacity is multiplied by exp(v·u), u
+    drawn from [-1, 1), and the arrival probability is drawn from p·exp(-v) to 1; 0 for the scenario as it
+    is"""
 
 
 class Moments(NamedTuple):
@@ -198,13 +199,13 @@ class PriceLearner(EpisodeLearner):
     def probe(self, unknown: Prices, view: TaskView) -> tuple[Array, Array]:
         """Load in proportion to the features: its derivatives are sums of features times exact prices."""
         work, link = jax.lax.stop_gradient((work_features(view), link_features(view)))
-        here = jnp.where(view.task.present, 1, 0)
+        here = _weight(view) ** 2
         load = jnp.sum(unknown.work[:, None] * work, axis=0) * view.params.capacity
         return load * here, jnp.sum(unknown.link * link) * here
 
     def keep(self, decision: Decision, view: TaskView) -> tuple[Array, Array]:
-        """The features of a decision, 0 without a task."""
-        here = jnp.where(view.task.present, 1, 0)
+        """The features of a decision, weighted; 0 without a task."""
+        here = _weight(view)
         return work_features(view) * here, link_features(view) * here
 
     def learn(
@@ -230,6 +231,14 @@ class PriceLearner(EpisodeLearner):
 
     def policy(self) -> Policy:
         return PRICED
+
+
+def _weight(view: TaskView) -> Array:
+    """The square root of a decision's weight in the regression; 0 without a task.
+
+    Prices grow with the number of tasks to come. Without weights, only those of high loads would be right.
+    """
+    return jnp.where(view.task.present, 1 / (1 + jnp.sum(_load(view).coming)), 0)
 
 
 def _regression(products: Array, targets: Array, ridge: Any) -> Array:

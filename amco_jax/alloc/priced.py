@@ -27,9 +27,9 @@ def priced_support(
     Args:
       wait: `[num_servers]`, s, queueing delay before the task starts on each server.
       cost: `[num_servers]`, s, > 0, delay of the whole task on each server.
-      price: `[num_servers]`, s, what the whole task on each server costs others; with prices of 0, the set is
-        that of `waterfill_support`.
-      limit: s, the longest makespan that a set may have. With a limit, the minimum is that over the prefixes.
+      price: `[num_servers]`, s, what the whole task on each server costs others; with prices of 0, the set
+        is that of `waterfill_support`.
+      limit: s, the longest makespan that a set may have; the minimum is then that over the prefixes.
 
     Returns:
       `[num_servers]`, the set, whose water-filling is the optimal split; and the minimum, s. They are the empty

@@ -215,7 +215,8 @@ def test_a_limit_leaves_the_cheapest_set_within_it():
         assert selected.tolist() == [bool(x) for x in expected]
         np.testing.assert_allclose(found, total, rtol=1e-6)
     selected, found = choose(wait, cost, price, 0.3)
-    assert not selected.any() and np.isinf(found)
+    assert not selected.any()
+    assert np.isinf(found)
 
 
 def test_without_prices_the_set_is_that_of_waterfilling():
