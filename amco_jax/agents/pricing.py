@@ -23,6 +23,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from amco_jax.agents.learner import EpisodeLearner
@@ -30,25 +31,26 @@ from amco_jax.agents.policy import Policy, TaskView, per_task
 from amco_jax.agents.settings import Settings, setting
 from amco_jax.alloc import priced_support
 from amco_jax.env import Decision
-from amco_jax.env.physics import loads
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key, uniform
 
-NUM_WORK, NUM_LINK = 13, 4
+NUM_WORK, NUM_LINK = 16, 4
 """The numbers of features of the prices of work and of the link"""
 
-_BEFORE = 2.0
-"""The slots for which the first guess counts in the estimated number of tasks per slot"""
-_GUESS = 3.0
+_BEFORE = 1.0
+"""The number of slots as which the first guess counts in the estimated number of tasks per slot"""
+_GUESS = 2.0
 """The first guess, tasks per base station and slot"""
 
 
 class Prices(NamedTuple):
     """The coefficients of the prices, which are an agent's knowledge."""
 
-    work: Float[Array, " work_features"]
-    link: Float[Array, " link_features"]
-    miss: Float[Array, ""]
+    work: Any
+    """`[work_features]`"""
+    link: Any
+    """`[link_features]`"""
+    miss: Any
     """The price of a miss, in deadlines, beyond the deadline that its makespan counts as"""
 
 
@@ -62,7 +64,9 @@ def priced(view: TaskView) -> Bool[Array, " num_servers"]:
     known = view.agent
     known = SHIPPED if known is None else jax.tree.map(lambda leaf: leaf[0], known)
     of_work, of_link = _prices(view, known)
-    load = loads(view.params, view.task.size, view.task.work)
+    load, service = view.task.work, view.params.service
+    if service is not None:
+        load = load + view.task.size * service.overhead
     transfer = jnp.where(view.local, 0, view.cost - load / view.params.capacity)
     price = of_work * load + of_link * transfer
     selected, total = priced_support(view.wait, view.cost, price, view.params.deadline)
@@ -91,6 +95,8 @@ class _Load(NamedTuple):
     """Waits in slots"""
     mean_wait: Float[Array, ""]
     """Their mean, weighted by capacity"""
+    crowd: Float[Array, ""]
+    """n / (n + B) for n tasks that the slot still brings, in [0, 1)"""
 
 
 def _load(view: TaskView) -> _Load:
@@ -101,7 +107,9 @@ def _load(view: TaskView) -> _Load:
     share = params.capacity / jnp.sum(params.capacity)
     wait = view.wait / params.slot_duration
     here = jnp.sum(jnp.where(view.local, coming, 0))
-    return _Load(per_slot, coming, here, share, wait, jnp.sum(wait * share))
+    total = jnp.sum(coming)
+    crowd = total / (total + share.shape[0])
+    return _Load(per_slot, coming, here, share, wait, jnp.sum(wait * share), crowd)
 
 
 def work_features(view: TaskView) -> Float[Array, "work_features num_servers"]:
@@ -109,13 +117,14 @@ def work_features(view: TaskView) -> Float[Array, "work_features num_servers"]:
 
     Each group, the tasks still to come at the server's own base station, at all others, and at the task's
     station if that is another one, counts as it is and multiplied by the mean wait, by the server's wait
-    beyond the mean, and by its capacity relative to the mean.
+    beyond the mean, by its capacity relative to the mean, and by the crowd that is still to come.
     """
     load, num_servers = _load(view), view.wait.shape[0]
     others = (jnp.sum(load.coming) - load.coming) / num_servers
     groups = load.coming, others, jnp.where(view.local, 0, load.here)
     beyond, relative = load.wait - load.mean_wait, load.share * num_servers - 1
-    factors = jnp.ones_like(load.wait), jnp.full_like(load.wait, load.mean_wait), beyond, relative
+    common = jnp.stack([jnp.ones_like(load.crowd), load.mean_wait, load.crowd])
+    factors = *(jnp.full_like(load.wait, factor) for factor in common), beyond, relative
     later = jnp.maximum(load.wait - 1, 0) * load.per_slot
     return jnp.stack([*(group * factor for group in groups for factor in factors), later])
 
@@ -123,10 +132,8 @@ def work_features(view: TaskView) -> Float[Array, "work_features num_servers"]:
 def link_features(view: TaskView) -> Float[Array, " link_features"]:
     """The features of π_link: the tasks still to come at the base station, alone and with three factors."""
     load = _load(view)
-    others = jnp.sum(load.coming) - load.here
     local = jnp.sum(jnp.where(view.local, load.wait, 0))
-    crowd = others / (others + load.here + 1e-3)
-    return load.here * jnp.stack([jnp.ones_like(local), load.mean_wait, local - load.mean_wait, crowd])
+    return load.here * jnp.stack([jnp.ones_like(local), load.mean_wait, local - load.mean_wait, load.crowd])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,7 +144,7 @@ class PriceSettings(Settings):
       InputError: a setting has the wrong type or is out of its legal range.
     """
 
-    miss_price: float = setting(0.2, 0, 1e6)
+    miss_price: float = setting(1.0, 0, 1e6)
     """What a miss costs beyond the deadline that its makespan counts as, in deadlines"""
     forgetting: float = setting(0.9, 0, 1)
     """The weight of all earlier episodes in the regression after each episode"""
@@ -219,8 +226,8 @@ class PriceLearner(EpisodeLearner):
         )  # fmt: skip
         memory = jax.tree.map(lambda old, new: settings.forgetting * old + new, memory, new)
         found = Prices(
-            _regression(memory.work_work, memory.work_price, settings.ridge),
-            _regression(memory.link_link, memory.link_price, settings.ridge),
+            regression(memory.work_work, memory.work_price, settings.ridge),
+            regression(memory.link_link, memory.link_price, settings.ridge),
             learnt.miss,
         )
         change = jnp.linalg.norm(found.work - learnt.work) / (jnp.linalg.norm(found.work) + 1e-9)
@@ -241,7 +248,7 @@ def _weight(view: TaskView) -> Array:
     return jnp.where(view.task.present, 1 / (1 + jnp.sum(_load(view).coming)), 0)
 
 
-def _regression(products: Array, targets: Array, ridge: Any) -> Array:
+def regression(products: Array, targets: Array, ridge: Any) -> Array:
     """The coefficients of ridge regression; 0 for features that are always 0."""
     scale = jnp.sqrt(jnp.diag(products))
     scale = jnp.where(scale > 0, scale, 1)
@@ -251,4 +258,9 @@ def _regression(products: Array, targets: Array, ridge: Any) -> Array:
 
 PRICED = per_task(priced, sees_load=True)
 
-SHIPPED = Prices(jnp.zeros(NUM_WORK), jnp.zeros(NUM_LINK), jnp.float32(0.2))
+SHIPPED = Prices(
+    np.zeros(NUM_WORK, np.float32),
+    np.zeros(NUM_LINK, np.float32),
+    np.float32(0.75),
+)
+"""What `amco-priced` knows, see docs/prices.md"""

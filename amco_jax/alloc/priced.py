@@ -32,8 +32,8 @@ def priced_support(
       limit: s, the longest makespan that a set may have; the minimum is then that over the prefixes.
 
     Returns:
-      `[num_servers]`, the set, whose water-filling is the optimal split; and the minimum, s. They are the empty
-      set and infinity if the limit rules out all sets.
+      `[num_servers]`, the set, whose water-filling is the optimal split; and the minimum, s. They are the
+      empty set and infinity if the limit rules out all sets.
 
     Example:
       Without a price, both servers end at 0.75 s. Half the work on the second costs more than it saves:

@@ -14,7 +14,15 @@ from jax.tree_util import Partial
 from amco_jax.agents.methods import METHODS, Method
 from amco_jax.agents.policy import TaskView
 from amco_jax.agents.pricing import (
-    PRICED, PriceLearner, Prices, _weight, link_features, priced, work_features,
+    NUM_LINK,
+    NUM_WORK,
+    PRICED,
+    PriceLearner,
+    Prices,
+    _weight,
+    link_features,
+    priced,
+    work_features,
 )  # fmt: skip
 from amco_jax.agents.rules import optimal
 from amco_jax.env import UNIFIED, Task
@@ -42,23 +50,26 @@ def view(wait: Any, known: Prices | None, **changes: Any) -> TaskView:
 
 def known(work: dict[int, float], link: dict[int, float], miss: float = 0.2) -> Prices:
     """Coefficients of 0 but for those given."""
-    lists = np.zeros(13, np.float32), np.zeros(4, np.float32)
+    lists = np.zeros(NUM_WORK, np.float32), np.zeros(NUM_LINK, np.float32)
     for values, given in zip(lists, (work, link), strict=True):
         for place, value in given.items():
             values[place] = value
-    return Prices(*map(jnp.asarray, lists), jnp.float32(miss))
+    work_prices, link_prices = lists
+    return Prices(work_prices, link_prices, np.float32(miss))
 
 
 def test_features_by_hand():
-    # The guess of 3 tasks counts for two slots: (4.5 + 6) / 5 = 2.1 tasks per slot and station.
+    # The guess of 2 tasks counts as one slot: (4.5 + 2) / 4 = 1.625 tasks per slot and station.
     seen = view([0.2, 1.5], None)
-    coming, mean = np.array([1.05, 2.1]), 0.25 * 0.2 + 0.75 * 1.5
-    factors = [1, mean, np.array([0.2, 1.5]) - mean, np.array([-0.5, 0.5])]
-    groups = [coming, coming[::-1] / 2, np.array([0, 1.05])]
+    coming, mean = np.array([0.8125, 1.625]), 0.25 * 0.2 + 0.75 * 1.5
+    crowd = 2.4375 / 4.4375
+    factors = [1, mean, crowd, np.array([0.2, 1.5]) - mean, np.array([-0.5, 0.5])]
+    groups = [coming, coming[::-1] / 2, np.array([0, 0.8125])]
     expected = [np.broadcast_to(group * factor, 2) for group in groups for factor in factors]
-    np.testing.assert_allclose(work_features(seen), [*expected, 2.1 * np.array([0, 0.5])], rtol=1e-5)
-    crowd = 2.1 / (3.15 + 1e-3)
-    np.testing.assert_allclose(link_features(seen), 1.05 * np.array([1, mean, 0.2 - mean, crowd]), rtol=1e-5)
+    np.testing.assert_allclose(work_features(seen), [*expected, 1.625 * np.array([0, 0.5])], rtol=1e-5)
+    np.testing.assert_allclose(
+        link_features(seen), 0.8125 * np.array([1, mean, 0.2 - mean, crowd]), rtol=1e-5
+    )
 
 
 def test_without_prices_the_set_is_the_optimal_one():
@@ -69,20 +80,19 @@ def test_without_prices_the_set_is_the_optimal_one():
 
 def test_prices_of_work_and_link_keep_a_task_away():
     assert priced(view([0.1, 0], known({}, {}))).tolist() == [True, True]
-    # The second server's tasks to come, 2.1, delayed by 2 Gcycles at 30 Gcycles/s: 0.14 s times 5.
     assert priced(view([0.1, 0], known({0: 5}, {}))).tolist() == [False, True]
-    assert priced(view([0.1, 0], known({8: 5}, {}))).tolist() == [True, False]
+    assert priced(view([0.1, 0], known({10: 5}, {}))).tolist() == [True, False]
     assert priced(view([0.1, 0], known({}, {0: 5}))).tolist() == [True, False]
 
 
 def test_tasks_are_rejected_that_cost_more_than_a_miss():
-    # Alone on server 0 in 0.5 s, at a price of 1.05 · 5 · 2 / 10 = 1.05 s on top.
-    for miss, accepted in ((0.0, False), (0.4, False), (0.6, True)):
+    # Alone on server 0 in 0.5 s, at a price of 0.8125 · 5 · 2 / 10 = 0.8125 s on top.
+    for miss, accepted in ((0.0, False), (0.3, False), (0.32, True)):
         seen = view([0.3, 5], known({0: 5}, {}, miss), deadline=1)
         assert priced(seen).tolist() == [accepted, False]
     assert not priced(view([0.9, 5], known({}, {}, 1e6), deadline=1)).any()
     # Alone, the cheap server is too late; with the other one, it is not.
-    assert priced(view([0.9, 0.6], known({8: 5}, {}, 1e6), deadline=1)).tolist() == [False, True]
+    assert priced(view([0.9, 0.6], known({10: 5}, {}, 1e6), deadline=1)).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("changes", [{}, {"order": "turns"}, {"timing": "continuous"}])
@@ -128,18 +138,18 @@ def test_a_learner_finds_the_coefficients_that_made_the_prices():
     learner, draw = PriceLearner(), np.random.default_rng(0)
     settings = learner.settings.replace(ridge=0).traced()
     learnt, memory = learner.init(settings, FLEET.shape(), 1, stream(jnp.uint32(0), Stream.INIT))
-    work, link = draw.normal(size=(3, 2, 4, 13, 2)), draw.normal(size=(3, 2, 4, 4))
-    true = Prices(draw.normal(size=13), draw.normal(size=4), 0)
+    work, link = draw.normal(size=(3, 2, 4, NUM_WORK, 2)), draw.normal(size=(3, 2, 4, NUM_LINK))
+    true = Prices(draw.normal(size=NUM_WORK), draw.normal(size=NUM_LINK), 0)
     targets = Prices(
         np.einsum("tbnki,k,tbnli->l", work, true.work, work),
         np.einsum("tbnk,k,tbnl->l", link, true.link, link), np.zeros(()),
     )  # fmt: skip
     kept, costates = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), ((work, link), targets))
-    for _ in range(2):
-        learnt, memory, logs = learner.learn(settings, learnt, memory, kept, costates)
+    learnt, memory, _ = learner.learn(settings, learnt, memory, kept, costates)
+    learnt, memory, logs = learner.learn(settings, learnt, memory, kept, costates)
     np.testing.assert_allclose(learnt.work, true.work, atol=1e-2)
     np.testing.assert_allclose(learnt.link, true.link, atol=1e-2)
-    assert float(learnt.miss) == np.float32(0.2)
+    assert float(learnt.miss) == settings.miss_price
     assert float(logs["price_change"]) < 1e-2
 
 
