@@ -32,7 +32,7 @@ def train() -> None:
     method = METHODS["amco-priced-trained"].with_settings(variation=VARIATION, ridge=RIDGE)
     sums = []
     for order in ("stations", "turns"):
-        scenario = Scenario(arrival_prob=0.25, order=order)
+        scenario = Scenario(arrival_prob=0.4, order=order)
         cell = Cell(scenario=scenario, method=method, train_episodes=EPISODES, num_seeds=LANES)
         trainer = Trainer(scenario.shape(), [cell], blocks_of(1, TRAINING_SEED, LANES, LANES), 1)
         while trainer.episode < EPISODES:

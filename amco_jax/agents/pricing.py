@@ -34,12 +34,12 @@ from amco_jax.env import Decision
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key, uniform
 
-NUM_WORK, NUM_LINK = 16, 4
+NUM_WORK, NUM_LINK = 13, 4
 """The numbers of features of the prices of work and of the link"""
 
-_BEFORE = 1.0
+_BEFORE = 2.0
 """The number of slots as which the first guess counts in the estimated number of tasks per slot"""
-_GUESS = 2.0
+_GUESS = 3.0
 """The first guess, tasks per base station and slot"""
 
 
@@ -117,14 +117,13 @@ def work_features(view: TaskView) -> Float[Array, "work_features num_servers"]:
 
     Each group, the tasks still to come at the server's own base station, at all others, and at the task's
     station if that is another one, counts as it is and multiplied by the mean wait, by the server's wait
-    beyond the mean, by its capacity relative to the mean, and by the crowd that is still to come.
+    beyond the mean, and by its capacity relative to the mean.
     """
     load, num_servers = _load(view), view.wait.shape[0]
     others = (jnp.sum(load.coming) - load.coming) / num_servers
     groups = load.coming, others, jnp.where(view.local, 0, load.here)
     beyond, relative = load.wait - load.mean_wait, load.share * num_servers - 1
-    common = jnp.stack([jnp.ones_like(load.crowd), load.mean_wait, load.crowd])
-    factors = *(jnp.full_like(load.wait, factor) for factor in common), beyond, relative
+    factors = jnp.ones_like(load.wait), jnp.full_like(load.wait, load.mean_wait), beyond, relative
     later = jnp.maximum(load.wait - 1, 0) * load.per_slot
     return jnp.stack([*(group * factor for group in groups for factor in factors), later])
 
@@ -259,8 +258,11 @@ def regression(products: Array, targets: Array, ridge: Any) -> Array:
 PRICED = per_task(priced, sees_load=True)
 
 SHIPPED = Prices(
-    np.zeros(NUM_WORK, np.float32),
-    np.zeros(NUM_LINK, np.float32),
-    np.float32(0.75),
+    np.array(
+        [0.872, -0.528, -0.8, 0.299, 0.46, 0.128, -0.026, 0.763, 0.043, -0.117, -0.223, -0.087, -0.062],
+        np.float32,
+    ),
+    np.array([0.397, -0.272, 0.287, -0.004], np.float32),
+    np.float32(1.0),
 )
-"""What `amco-priced` knows, see docs/prices.md"""
+"""What `amco-priced` knows, from `python benchmarks/prices.py train`"""

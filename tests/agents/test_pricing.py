@@ -59,16 +59,15 @@ def known(work: dict[int, float], link: dict[int, float], miss: float = 0.2) -> 
 
 
 def test_features_by_hand():
-    # The guess of 2 tasks counts as one slot: (4.5 + 2) / 4 = 1.625 tasks per slot and station.
+    # The guess of 3 tasks counts as two slots: (4.5 + 6) / 5 = 2.1 tasks per slot and station.
     seen = view([0.2, 1.5], None)
-    coming, mean = np.array([0.8125, 1.625]), 0.25 * 0.2 + 0.75 * 1.5
-    crowd = 2.4375 / 4.4375
-    factors = [1, mean, crowd, np.array([0.2, 1.5]) - mean, np.array([-0.5, 0.5])]
-    groups = [coming, coming[::-1] / 2, np.array([0, 0.8125])]
+    coming, mean = np.array([1.05, 2.1]), 0.25 * 0.2 + 0.75 * 1.5
+    factors = [1, mean, np.array([0.2, 1.5]) - mean, np.array([-0.5, 0.5])]
+    groups = [coming, coming[::-1] / 2, np.array([0, 1.05])]
     expected = [np.broadcast_to(group * factor, 2) for group in groups for factor in factors]
-    np.testing.assert_allclose(work_features(seen), [*expected, 1.625 * np.array([0, 0.5])], rtol=1e-5)
+    np.testing.assert_allclose(work_features(seen), [*expected, 2.1 * np.array([0, 0.5])], rtol=1e-5)
     np.testing.assert_allclose(
-        link_features(seen), 0.8125 * np.array([1, mean, 0.2 - mean, crowd]), rtol=1e-5
+        link_features(seen), 1.05 * np.array([1, mean, 0.2 - mean, 3.15 / 5.15]), rtol=1e-5
     )
 
 
@@ -81,18 +80,18 @@ def test_without_prices_the_set_is_the_optimal_one():
 def test_prices_of_work_and_link_keep_a_task_away():
     assert priced(view([0.1, 0], known({}, {}))).tolist() == [True, True]
     assert priced(view([0.1, 0], known({0: 5}, {}))).tolist() == [False, True]
-    assert priced(view([0.1, 0], known({10: 5}, {}))).tolist() == [True, False]
+    assert priced(view([0.1, 0], known({8: 5}, {}))).tolist() == [True, False]
     assert priced(view([0.1, 0], known({}, {0: 5}))).tolist() == [True, False]
 
 
 def test_tasks_are_rejected_that_cost_more_than_a_miss():
-    # Alone on server 0 in 0.5 s, at a price of 0.8125 · 5 · 2 / 10 = 0.8125 s on top.
-    for miss, accepted in ((0.0, False), (0.3, False), (0.32, True)):
+    # Alone on server 0 in 0.5 s, at a price of 1.05 · 5 · 2 / 10 = 1.05 s on top.
+    for miss, accepted in ((0.0, False), (0.5, False), (0.6, True)):
         seen = view([0.3, 5], known({0: 5}, {}, miss), deadline=1)
         assert priced(seen).tolist() == [accepted, False]
     assert not priced(view([0.9, 5], known({}, {}, 1e6), deadline=1)).any()
     # Alone, the cheap server is too late; with the other one, it is not.
-    assert priced(view([0.9, 0.6], known({10: 5}, {}, 1e6), deadline=1)).tolist() == [False, True]
+    assert priced(view([0.9, 0.6], known({8: 5}, {}, 1e6), deadline=1)).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("changes", [{}, {"order": "turns"}, {"timing": "continuous"}])
