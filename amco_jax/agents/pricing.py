@@ -75,7 +75,8 @@ def priced(view: TaskView) -> Bool[Array, " num_servers"]:
 
 def _prices(view: TaskView, known: Prices) -> tuple[Array, Array]:
     """π_i per Gcycle on each server, and π_link per second of the link; at least 0."""
-    of_work = jnp.sum(known.work[:, None] * work_features(view), axis=0) / view.params.capacity
+    # Term by term, since only short arrays are unrolled.
+    of_work = sum(known.work[k] * term for k, term in enumerate(_work_terms(view))) / view.params.capacity
     of_link = jnp.sum(known.link * link_features(view))
     return jnp.maximum(of_work, 0), jnp.maximum(of_link, 0)
 
@@ -113,6 +114,11 @@ def _load(view: TaskView) -> _Load:
 
 
 def work_features(view: TaskView) -> Float[Array, "work_features num_servers"]:
+    """The features of f_i·π_i, see `_work_terms`."""
+    return jnp.stack(_work_terms(view))
+
+
+def _work_terms(view: TaskView) -> list[Array]:
     """The features of f_i·π_i: three groups of tasks that may come to server i, and what a long wait adds.
 
     Each group, the tasks still to come at the server's own base station, at all others, and at the task's
@@ -125,7 +131,7 @@ def work_features(view: TaskView) -> Float[Array, "work_features num_servers"]:
     beyond, relative = load.wait - load.mean_wait, load.share * num_servers - 1
     factors = jnp.ones_like(load.wait), jnp.full_like(load.wait, load.mean_wait), beyond, relative
     later = jnp.maximum(load.wait - 1, 0) * load.per_slot
-    return jnp.stack([*(group * factor for group in groups for factor in factors), later])
+    return [*(group * factor for group in groups for factor in factors), later]
 
 
 def link_features(view: TaskView) -> Float[Array, " link_features"]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import chex
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from amco_jax.alloc.cwa import positive, wait_lead
+from amco_jax.alloc.cwa import wait_lead
+from amco_jax.alloc.waterfill import MAX_INLINE, water_level
 
 
 def priced_support(
@@ -21,8 +23,7 @@ def priced_support(
     For a given makespan T, the cheapest split fills the servers in order of price, each up to T, and the last
     one in part. As a function of T, its total has convex kinks only where the last server's part vanishes. A
     minimum over all 2^B-1 sets is therefore among the B prefixes of the servers in order of price, each
-    filled to its water level. The level of a set is the least of the averages
-    (1 + Σ wait_i/cost_i) / Σ 1/cost_i over its servers of waits up to that of each member.
+    filled to its water level.
 
     Args:
       wait: `[num_servers]`, s, queueing delay before the task starts on each server.
@@ -45,17 +46,21 @@ def priced_support(
       ([True, False], 1.0)
     """
     chex.assert_equal_shape([wait, cost, price])
-    lead, rate = wait_lead(wait, jnp.ones(wait.shape, bool)), 1 / cost
-    cheaper = price[None, :] <= price[:, None]  # [k, i]: whether server i is in the prefix up to server k
-    sooner = lead[None, :] <= lead[:, None]
-    both = cheaper[:, None, :] & sooner[None, :, :]  # [k, j, i]
-    above = 1 + jnp.sum(jnp.where(both, lead * rate, 0), axis=-1)
-    below = jnp.sum(jnp.where(both, rate, 0), axis=-1)
-    levels = jnp.min(jnp.where(cheaper, above / positive(below), jnp.inf), axis=-1)
-    shares = jnp.where(cheaper, jnp.maximum(levels[:, None] - lead, 0) * rate, 0)
-    least = jnp.min(wait)
-    totals = jnp.where(levels + least <= limit, levels + jnp.sum(shares * price, axis=-1), jnp.inf)
+    everyone = jnp.ones(wait.shape, bool)
+    lead, rate, least = wait_lead(wait, everyone), 1 / cost, jnp.min(wait)
+
+    def filled(dearest: Array) -> tuple[Array, Array]:
+        """The servers that the prefix up to a price uses, and its total, s."""
+        level = water_level(lead, jnp.where(price <= dearest, rate, 0))
+        share = jnp.where(price <= dearest, jnp.maximum(level - lead, 0) * rate, 0)
+        total = jnp.where(level + least <= limit, level + jnp.sum(share * price), jnp.inf)
+        return (share > 0) & jnp.isfinite(total), total
+
+    # One after the other, short arrays stay short enough to be unrolled.
+    if wait.shape[0] <= MAX_INLINE:
+        sets, totals = map(jnp.stack, zip(*(filled(dearest) for dearest in price), strict=True))
+    else:
+        sets, totals = jax.vmap(filled)(price)
     best = jnp.argmin(totals)
     here = jnp.arange(totals.shape[0]) == best
-    selected = jnp.any(here[:, None] & (shares > 0) & jnp.isfinite(totals)[:, None], axis=0)
-    return selected, jnp.min(totals) + least
+    return jnp.any(here[:, None] & sets, axis=0), jnp.min(totals) + least

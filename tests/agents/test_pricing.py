@@ -130,7 +130,7 @@ def test_derivatives_are_features_times_exact_prices(changes: dict[str, Any]):
         np.testing.assert_allclose(
             found.link, np.einsum("tbn,tbnk,tbn->k", weight, link, exact.delay), atol=1e-9
         )
-    assert np.count_nonzero(found.work) > 4
+    assert np.count_nonzero(found.work) >= 4
 
 
 def test_a_learner_finds_the_coefficients_that_made_the_prices():
