@@ -21,7 +21,16 @@ from amco_jax.study.blocks import blocks_of
 from amco_jax.study.grid import Cell
 from amco_jax.study.trainer import LANES, SEGMENT, Trainer
 
-EPISODES, VARIATION, RIDGE = 32, 0.8, 0.01
+EPISODES, VARIATION, RIDGE = 16, 0.8, 0.01
+FAMILY = [
+    Scenario(order="stations", arrival_prob=0.4),
+    Scenario(order="turns", arrival_prob=0.4),
+    Scenario(order="stations", arrival_prob=0.4, num_servers=3, num_tasks=15, capacity=30, link_rate=300),
+    Scenario(order="turns", arrival_prob=0.4, num_servers=3, num_tasks=6, capacity=15, link_rate=800),
+    Scenario(order="stations", arrival_prob=0.4, num_servers=9, num_tasks=6, capacity=15, link_rate=800),
+    Scenario(order="turns", arrival_prob=0.4, num_servers=9, num_tasks=15, capacity=40, link_rate=300),
+]
+"""What is practised, in variations of capacities and loads"""
 TRAINING_SEED, TEST_SEED, SEEDS = 2**20, 3_000_000, 256
 
 
@@ -29,15 +38,16 @@ def train() -> None:
     """Print the shipped coefficients."""
     method = METHODS["amco-priced-trained"].with_settings(variation=VARIATION, ridge=RIDGE)
     sums = []
-    for order in ("stations", "turns"):
-        scenario = Scenario(arrival_prob=0.4, order=order)
+    for scenario in FAMILY:
         cell = Cell(scenario=scenario, method=method, train_episodes=EPISODES, num_seeds=LANES)
         trainer = Trainer(scenario.shape(), [cell], blocks_of(1, TRAINING_SEED, LANES, LANES), 1)
         while trainer.episode < EPISODES:
             trainer.advance(min(SEGMENT, EPISODES - trainer.episode))
         # All base stations of a seed share their memory.
-        sums.append(jax.tree.map(lambda x: np.sum(x[0, :, 0], axis=0), trainer.state.memory))
-    memory = jax.tree.map(np.add, *sums)
+        found = jax.tree.map(lambda x: np.sum(x[0, :, 0], axis=0), trainer.state.memory)
+        # Each scenario counts alike, however many tasks it has.
+        sums.append(jax.tree.map(lambda x: x / np.trace(found.work_work), found))
+    memory = jax.tree.map(lambda *each: np.sum(each, axis=0), *sums)
     print("work", np.round(regression(memory.work_work, memory.work_price, RIDGE), 3).tolist())
     print("link", np.round(regression(memory.link_link, memory.link_price, RIDGE), 3).tolist())
 

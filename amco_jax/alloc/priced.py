@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import chex
-import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
@@ -60,7 +60,7 @@ def priced_support(
     if wait.shape[0] <= MAX_INLINE:
         sets, totals = map(jnp.stack, zip(*(filled(dearest) for dearest in price), strict=True))
     else:
-        sets, totals = jax.vmap(filled)(price)
+        sets, totals = lax.map(filled, price)
     best = jnp.argmin(totals)
     here = jnp.arange(totals.shape[0]) == best
     return jnp.any(here[:, None] & sets, axis=0), jnp.min(totals) + least

@@ -173,7 +173,7 @@ def test_cwa_is_the_published_dense_solve():
 
 @st.composite
 def priced_problems(draw: st.DrawFn) -> Problem:
-    size = draw(st.sampled_from([1, 2, 3, 6]))
+    size = draw(st.sampled_from([1, 2, 3, 6, 9]))
     prices = st.floats(0, 5) | st.sampled_from([0.0, 1.0])
     return tuple(
         draw(arrays(np.float64, size, elements=values))
