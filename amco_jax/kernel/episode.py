@@ -322,8 +322,8 @@ def _pass_slot(
     return advance(params, waiting, rest), busy / params.slot_duration
 
 
-SlotStep = Callable[[Key, Array, Backlog, Any], tuple[Backlog, Slot]]
-"""`(key, t, backlog, planned) -> (next backlog, results of the slot)`"""
+SlotStep = Callable[..., tuple[Backlog, Slot]]
+"""`(key, t, backlog, planned, arrived=None) -> (next backlog, results of the slot)`"""
 
 
 def slot_step(

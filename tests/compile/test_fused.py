@@ -81,13 +81,14 @@ def test_episode_is_one_kernel_on_cuda(method, changes, monkeypatch):
     assert lowered.count("stablehlo.while") == (changes.get("arrivals") == "bursty")
 
 
-def lowered_for_cuda(scenario: Scenario, method: str, monkeypatch) -> str:
+def lowered_for_cuda(scenario: Scenario, name: str, monkeypatch) -> str:
+    method = get_method(name)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # blocks side by side
     blocks = jax.local_device_count()
     given = inputs_of([scenario], [0], scenario.shape())
     params = jax.tree.map(lambda leaf: np.stack([leaf] * blocks), given.cells[0])
     seeds = np.arange(blocks * LANES, dtype=np.uint32).reshape(blocks, LANES)
-    program = module._block_program(scenario.shape(), get_method(method), EPISODE_METRICS, True, False, True)
+    program = module._block_program(scenario.shape(), method, EPISODE_METRICS, True, False, True)
     shared = UNIFIED, np.int32(0), given.tables, np.int32(0)
     traced = program.trace(
         (params, seeds, None), shared, start_state(scenario.shape(), seeds.shape, EPISODE_METRICS, method)
