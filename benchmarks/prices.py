@@ -10,6 +10,7 @@ three minutes on two cores.
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 import jax
 import numpy as np
@@ -45,8 +46,8 @@ def train() -> None:
             trainer.advance(min(SEGMENT, EPISODES - trainer.episode))
         # All base stations of a seed share their memory.
         found = jax.tree.map(lambda x: np.sum(x[0, :, 0], axis=0), trainer.state.memory)
-        # Each scenario counts alike, however many tasks it has.
-        sums.append(jax.tree.map(lambda x: x / np.trace(found.work_work), found))
+        weight = 1 / np.trace(found.work_work)  # each scenario counts alike, however many tasks it has
+        sums.append(jax.tree.map(partial(np.multiply, weight), found))
     memory = jax.tree.map(lambda *each: np.sum(each, axis=0), *sums)
     print("work", np.round(regression(memory.work_work, memory.work_price, RIDGE), 3).tolist())
     print("link", np.round(regression(memory.link_link, memory.link_price, RIDGE), 3).tolist())

@@ -60,8 +60,8 @@ def test_kernel_equals_scan(method, monkeypatch, caplog):
     assert 0 < scanned["miss_rate"].mean() < 1
     for name in ("num_tasks", "miss_rate", "reject_rate", "mean_servers_used"):
         np.testing.assert_array_equal(found[name], scanned[name], err_msg=name)
-    for name in scanned:
-        np.testing.assert_allclose(found[name], scanned[name], rtol=1e-6, err_msg=name)
+    for name in scanned:  # a tardiness is the small difference of two times
+        np.testing.assert_allclose(found[name], scanned[name], rtol=1e-6, atol=1e-8, err_msg=name)
 
 
 @pytest.mark.parametrize(
