@@ -1,6 +1,8 @@
 # The public names, each declared once: one line per name, which imports it under the same name to export it.
 
+from .agents.learner import BaseLearner as BaseLearner
 from .agents.learner import Context as Context
+from .agents.learner import EpisodeLearner as EpisodeLearner
 from .agents.learner import Experience as Experience
 from .agents.learner import Learner as Learner
 from .agents.learner import Observation as Observation
@@ -19,6 +21,7 @@ from .agents.settings import setting as setting
 from .alloc import ALLOCATORS as ALLOCATORS
 from .alloc import cwa as cwa
 from .alloc import hecwa as hecwa
+from .alloc import priced_support as priced_support
 from .alloc import waterfill as waterfill
 from .compile.runtime import configure as configure
 from .environment import AutoReset as AutoReset

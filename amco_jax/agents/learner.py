@@ -1,8 +1,12 @@
-"""The protocol of learners, which define how the agents of a method learn.
+"""The protocols of learners, which define how the agents of a method learn.
 
-A learner is a frozen dataclass of pure functions, each written for one agent of one seed. The training loop
-maps them over base stations, which have one agent each, and over seeds. In each slot, all agents act, the
-slot is simulated, each agent observes the outcome of its actions, and, if learning is due, all of them learn.
+A learner is a frozen dataclass of pure functions. There are two kinds:
+
+- The functions of a `Learner` are written for one agent of one seed. The training loop maps them over base
+  stations, which have one agent each, and over seeds. In each slot, all agents act, the slot is simulated,
+  each agent observes the outcome of its actions, and, if learning is due, all of them learn.
+- An `EpisodeLearner` learns once after each episode, from derivatives of the summed makespan. All base
+  stations share one agent.
 """
 
 from __future__ import annotations
@@ -16,13 +20,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from amco_jax.agents.policy import Policy, SlotView, per_slot
+from amco_jax.agents.policy import Policy, SlotView, TaskView, per_slot
 from amco_jax.agents.settings import Settings
+from amco_jax.env import Decision
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key
 from amco_jax.scenario import Scenario
 
-Own = TypeVar("Own", bound="Learner")
+Own = TypeVar("Own", bound="BaseLearner")
 
 
 @jax.tree_util.register_dataclass
@@ -85,12 +90,11 @@ class Experience:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Learner(abc.ABC):
-    """The base class of learners; subclasses are frozen dataclasses with functions for one agent.
+class BaseLearner(abc.ABC):
+    """What all learners have in common; subclasses are frozen dataclasses.
 
-    The state of an agent consists of two arbitrary pytrees: the *learnt* state, which only `learn` changes,
-    and the *memory*, which only `observe` changes. `acting` prepares what `act` needs until the next learning
-    step. After training, `deployed` extracts what is kept of the agent, and `decide` makes its decisions.
+    The state of an agent consists of two arbitrary pytrees, the *learnt* state and the *memory*. After
+    training, `deployed` extracts what is kept of the agent.
 
     One program trains agents of several settings and scenarios side by side. In compiled programs,
     `self.settings` therefore holds only the static settings; the argument `settings`, or `Context.settings`,
@@ -102,9 +106,11 @@ class Learner(abc.ABC):
     """Default number of training episodes"""
 
     step_logs: ClassVar[tuple[str, ...]] = ()
-    """Names of the values that `learn` logs; the first is NaN in episodes without a learning step"""
+    """Names of the values that are logged in each learning step; the first is NaN in episodes without one"""
     episode_logs: ClassVar[tuple[str, ...]] = ()
-    """Names of the values that `report` logs"""
+    """Names of the values that are logged once per episode"""
+    any_fleet: ClassVar[bool] = False
+    """Whether agents can be evaluated with another number of servers than that of their training"""
 
     @property
     def logs(self) -> tuple[str, ...]:
@@ -150,6 +156,66 @@ class Learner(abc.ABC):
         """
 
     @abc.abstractmethod
+    def deployed(self, settings: Any, params: Params, learnt: Any) -> Any:
+        """The trained agent, reduced to what its decisions need; nothing else is kept."""
+
+    def static(self: Own) -> Own:
+        """The learner as a cache key of programs: equal for all learners that one program can train."""
+        return dataclasses.replace(self, settings=self.settings.static(), episodes=0)
+
+    @abc.abstractmethod
+    def policy(self) -> Policy:
+        """The policy of trained agents; `agent` in its view has leaves `[num_servers, ...]`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpisodeLearner(BaseLearner):
+    """The base class of learners that learn after each episode from derivatives of its summed makespan.
+
+    During an episode, agents decide without exploration, by `policy`.
+    """
+
+    def practice(self, settings: Any, params: Params, key: Key) -> Params:
+        """The params of a training episode, which may differ from those of the scenario."""
+        return params
+
+    @abc.abstractmethod
+    def unknown(self) -> Any:
+        """What the derivatives are taken in, a pytree of zeros for which `probe` adds nothing."""
+
+    @abc.abstractmethod
+    def probe(self, unknown: Any, view: TaskView) -> tuple[Array, Array]:
+        """Background load after a decision, see `kernel.episode.Probe`."""
+
+    @abc.abstractmethod
+    def keep(self, decision: Decision, view: TaskView) -> Any:
+        """What to keep of a decision, a pytree of arrays."""
+
+    @abc.abstractmethod
+    def learn(
+        self, settings: Any, learnt: Any, memory: Any, kept: Any, costates: Any
+    ) -> tuple[Any, Any, dict[str, Float[Array, ""]]]:
+        """Learn from an episode.
+
+        Args:
+          kept: the results of `keep`, with leading axes `[num_slots, num_servers, max_tasks]`.
+          costates: the derivatives, with the structure of `unknown`.
+
+        Returns:
+          The new learnt state, the new memory, and the values to log, by the names in `episode_logs`.
+        """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learner(BaseLearner):
+    """The base class of learners that learn slot by slot, with functions for one agent.
+
+    Only `learn` changes the learnt state, and only `observe` changes the memory. `acting` prepares what `act`
+    needs until the next learning step, and `decide` makes the decisions of a trained agent. The values in
+    `step_logs` come from `learn`, those in `episode_logs` from `report`.
+    """
+
+    @abc.abstractmethod
     def acting(self, settings: Any, params: Params, learnt: Any) -> Any:
         """The input of `act`, computed once after each learning step."""
 
@@ -193,19 +259,11 @@ class Learner(abc.ABC):
         return {}
 
     @abc.abstractmethod
-    def deployed(self, settings: Any, params: Params, learnt: Any) -> Any:
-        """The trained agent, reduced to the input of `decide`; nothing else is kept."""
-
-    @abc.abstractmethod
     def decide(self, agent: Any, seen: Observation) -> Bool[Array, "max_tasks num_servers"]:
         """The sets that a trained agent selects, without exploration."""
 
-    def static(self: Own) -> Own:
-        """The learner as a cache key of programs: equal for all learners that one program can train."""
-        return dataclasses.replace(self, settings=self.settings.static(), episodes=0)
-
     def policy(self) -> Policy:
-        """The policy of trained agents; `agent` in its view has leaves `[num_servers, ...]`."""
+        """A per-slot policy of `decide`."""
         return per_slot(_Deployed(self.static()))
 
 

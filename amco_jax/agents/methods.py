@@ -16,11 +16,12 @@ from amco_jax.agents.actions import (
     partners,
     sets_of,
 )
-from amco_jax.agents.learner import Learner
+from amco_jax.agents.learner import BaseLearner
 from amco_jax.agents.policy import Policy, per_task
 from amco_jax.agents.ppo import PPO
+from amco_jax.agents.pricing import PRICED, PriceLearner
 from amco_jax.agents.qlearning import QLearning, QSettings
-from amco_jax.alloc import ALLOCATORS, Allocator, cwa
+from amco_jax.alloc import ALLOCATORS, Allocator, cwa, waterfill
 from amco_jax.env import CONSERVING, UNIFIED, Physics
 from amco_jax.errors import InputError, check_choice, check_list
 from amco_jax.identity import hashable, name_of
@@ -59,14 +60,16 @@ class Method:
     """The physics row of the `published` variant, that of the method's published code"""
     max_servers: int | None = None
     """The largest fleet that the policy can handle; None for any"""
-    training: Learner | None = dataclasses.field(default=None, compare=False)
+    training: BaseLearner | None = dataclasses.field(default=None, compare=False)
     """The learner and its settings; None for rules. It is not compared, because the policy contains all of it
     that affects the program: methods that differ only in traced settings share a compiled program."""
 
     def __post_init__(self):
         if self.training is not None:
-            if not isinstance(self.training, Learner):
-                raise InputError(f"training: {name_of(self.training)}; legal: an amco_jax.Learner")
+            if not isinstance(self.training, BaseLearner):
+                raise InputError(
+                    f"training: {name_of(self.training)}; legal: an amco_jax.Learner or EpisodeLearner"
+                )
             learnt = self.training.policy()
             if self.policy not in (None, learnt):
                 raise InputError("policy: one beside a learner; legal with training: none")
@@ -77,7 +80,7 @@ class Method:
             )
         object.__setattr__(self, "allocator", hashable("allocator", self.allocator))
 
-    def require_training(self) -> Learner:
+    def require_training(self) -> BaseLearner:
         """The learner of a trained method.
 
         Raises:
@@ -191,6 +194,8 @@ METHODS: dict[str, Method] = {
         _q_learning("drlcoedge-stable", partners, 300, _PAIR.replace(**_STABLE), _DRL),
         _q_learning("amcoedge-factorised", Factorised, 300, _AEQN.replace(**_STABLE)),
         Method("ppo-sets", training=PPO()),
+        Method("amco-priced-trained", allocator=waterfill, training=PriceLearner()),
+        Method("amco-priced", PRICED, waterfill),
         Method("randcoedge", per_task(rules.random_pair), published=_RAND),
         Method("local", per_task(rules.local_only)),
         Method("all-servers", per_task(rules.all_servers)),

@@ -44,6 +44,16 @@ class TaskView:
     params: Params
     key: Key
     n: Int[Array, ""]
+    coming: Any = None
+    """`[num_servers]`, the share of each base station's positions in this slot that are served after the
+    task, in [0, 1], or 1 with continuous timing; None unless the policy sees the load"""
+    agent: Any = None
+    """The trained agents, a pytree; None for rules"""
+    t: Any = None
+    """Index of the slot, from 0"""
+    arrived: Any = None
+    """`[num_servers]`, tasks that have arrived at each base station in earlier slots; None unless the policy
+    sees the load"""
 
     def uniform(self, index: int = 0) -> Float[Array, ""]:
         """The task's draw number `index` from Uniform[0, 1); it is the same on each call.
@@ -85,10 +95,13 @@ def _counter(n: Array, index: int) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """The function of a policy, and whether it takes a `SlotView` rather than a `TaskView`."""
+    """The function of a policy, and what it sees."""
 
     function: Callable
     sees_slot: bool
+    """Whether it takes a `SlotView` rather than a `TaskView`"""
+    sees_load: bool = False
+    """Whether its `TaskView` tells how many tasks came in earlier slots, and what is `coming`"""
 
     def __post_init__(self):
         object.__setattr__(self, "function", hashable("policy", self.function))
@@ -108,15 +121,18 @@ class Policy:
         return selected
 
 
-def per_task(choose: Callable[[TaskView], Array]) -> Policy:
+def per_task(choose: Callable[[TaskView], Array], *, sees_load: bool = False) -> Policy:
     """A policy that selects the set of each task, `[num_servers]` booleans, from its `TaskView`.
+
+    Args:
+      recalls: whether the view tells the load, see `Policy`.
 
     Example:
       >>> idle = per_task(lambda view: view.wait == 0)
       >>> idle.sees_slot
       False
     """
-    return Policy(choose, sees_slot=False)
+    return Policy(choose, sees_slot=False, sees_load=sees_load)
 
 
 def per_slot(plan: Callable[[SlotView], Array]) -> Policy:

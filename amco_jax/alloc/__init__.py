@@ -13,6 +13,7 @@ from jax import Array
 
 from amco_jax.alloc.cwa import cwa
 from amco_jax.alloc.hecwa import hecwa
+from amco_jax.alloc.priced import priced_support
 from amco_jax.alloc.waterfill import waterfill, waterfill_support
 
 Allocator = Callable[[Array, Array, Array], Array]
@@ -20,4 +21,4 @@ Allocator = Callable[[Array, Array, Array], Array]
 
 ALLOCATORS: dict[str, Allocator] = {"cwa": cwa, "hecwa": hecwa, "waterfill": waterfill}
 
-__all__ = ["ALLOCATORS", "Allocator", "cwa", "hecwa", "waterfill", "waterfill_support"]
+__all__ = ["ALLOCATORS", "Allocator", "cwa", "hecwa", "priced_support", "waterfill", "waterfill_support"]

@@ -55,6 +55,6 @@ def wait_lead(
     return jnp.where(selected, wait - least, 0)
 
 
-def positive(x: Float[Array, ""]) -> Float[Array, ""]:
+def positive(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """`x`, with the 0 of a sum over an empty set replaced by 1, so that 0 / x is 0 with a finite gradient."""
     return jnp.where(x > 0, x, 1)

@@ -47,7 +47,7 @@ def waterfill(
     chex.assert_equal_shape([wait, cost, selected])
     rate = jnp.where(selected, 1 / cost, 0)
     lead = wait_lead(wait, selected)
-    share = jnp.maximum((_level(lead, rate) - lead) * rate, 0)
+    share = jnp.maximum((water_level(lead, rate) - lead) * rate, 0)
     return share / positive(jnp.sum(share))
 
 
@@ -57,10 +57,10 @@ def waterfill_support(
 ) -> Bool[Array, " num_servers"]:
     """The servers that water-filling over all B servers uses: the set of least makespan among all 2^B-1."""
     lead = wait_lead(wait, jnp.ones(wait.shape, bool))
-    return lead < _level(lead, 1 / cost)
+    return lead < water_level(lead, 1 / cost)
 
 
-def _level(lead: Float[Array, " num_servers"], rate: Float[Array, " num_servers"]) -> Float[Array, ""]:
+def water_level(lead: Float[Array, " num_servers"], rate: Float[Array, " num_servers"]) -> Float[Array, ""]:
     """T minus the smallest selected wait, s; servers outside S have rate 0."""
 
     def sums(wet: Array, lead: Array, rate: Array) -> tuple[Array, Array]:

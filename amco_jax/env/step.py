@@ -26,11 +26,6 @@ class Task:
     """d, Mbit"""
     work: Float[Array, ""]
     """w, Gcycles"""
-    background_work: Float[Array, " num_servers"] | None = None
-    """Gcycles that come to each server right after the decision, whether or not a task is present; None for
-    none, as in all arrival processes. Derivatives in it are shadow prices (`kernel.gradient`)"""
-    background_delay: Float[Array, ""] | None = None
-    """s that come to the base station's link delay right after the decision; None for none"""
 
 
 class Backlog(NamedTuple):
@@ -114,7 +109,7 @@ def decide(
         slot_load=queues.slot_load + load,
         link_delay=jnp.minimum(queues.link_delay + sent, link_limit),
     )
-    return _with_background(queues, task), Decision(
+    return queues, Decision(
         present=task.present,
         selected=selected & task.present,
         fraction=jnp.where(task.present, fraction, 0),
@@ -123,15 +118,6 @@ def decide(
         missed=missed,
         rejected=rejected,
         reward=jnp.where(physics.rewarded, reward, 0),
-    )
-
-
-def _with_background(queues: Queues, task: Task) -> Queues:
-    """The queues after a decision, with the background work and delay of the task position, if it has any."""
-    load, delay = queues.slot_load, queues.link_delay
-    return Queues(
-        load if task.background_work is None else load + task.background_work,
-        delay if task.background_delay is None else delay + task.background_delay,
     )
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from amco_jax.agents.methods import Method
-from amco_jax.agents.policy import per_slot
+from amco_jax.agents.policy import TaskView, per_slot
 from amco_jax.env import Backlog, Decision, Queues, Task, site
 from amco_jax.environment.base import Environment, EnvParams, Origin
 from amco_jax.environment.observation import Situation, observation, width
@@ -114,7 +114,7 @@ class SlotEnv(Environment):
         return jax.vmap(of_station)(jnp.arange(self.num_servers), tasks)
 
 
-def _outcome(decision: Decision) -> dict[str, Array]:
+def _outcome(decision: Decision, _: TaskView) -> dict[str, Array]:
     """The entries of a step's dictionary for each task; 0 at empty positions."""
     here = decision.present
     return {

@@ -34,7 +34,7 @@ from amco_jax.env import (
     starts,
     waits,
 )
-from amco_jax.kernel.order import Turn, by_position, queue_of_slot, tasks_of_slot
+from amco_jax.kernel.order import Turn, by_position, queue_of_slot, still_to_come, tasks_of_slot
 from amco_jax.metrics import (
     EPISODE_METRICS,
     Metrics,
@@ -56,11 +56,16 @@ from amco_jax.workload import Workload
 MAX_UNROLLED_SERVERS = 32
 """The largest fleet to unroll; for larger ones, unrolled code compiles slowly and gains little."""
 
-Record = Callable[[Decision], Any]
-"""A function from a decision to what is kept of it, a pytree of arrays."""
+Record = Callable[[Decision, TaskView], Any]
+"""A function from a decision and its view to what is kept of it, a pytree of arrays."""
 
 
-def keep_nothing(decision: Decision) -> None:
+Probe = Callable[[TaskView], tuple[Array, Array]]
+"""A function from the view of a decision to background load that comes right after it: Gcycles on each
+server, `[num_servers]`, and s on the link of the base station"""
+
+
+def keep_nothing(decision: Decision, view: TaskView) -> None:
     """A record that keeps nothing, for callers that need only the totals."""
 
 
@@ -92,11 +97,19 @@ class Progress:
     backlog: Backlog
     totals: Sums
     """Sums by metric name, in two words each"""
+    arrived: Any = None
+    """`[num_servers]`, tasks that have arrived at each base station; None unless the policy sees the load"""
 
     @classmethod
-    def start(cls, num_servers: int, dtype: Any, metrics: Metrics) -> Progress:
-        """The start of an episode."""
-        return cls(Backlog.empty(num_servers, dtype), none_of_slots(metrics, num_servers, dtype))
+    def start(cls, num_servers: int, dtype: Any, metrics: Metrics, sees_load: bool = False) -> Progress:
+        """The start of an episode.
+
+        Args:
+          sees_load: `Policy.sees_load`.
+        """
+        backlog = Backlog.empty(num_servers, dtype)
+        arrived = jnp.zeros(num_servers, dtype) if sees_load else None
+        return cls(backlog, none_of_slots(metrics, num_servers, dtype), arrived)
 
 
 @jax.tree_util.register_dataclass
@@ -179,12 +192,17 @@ def serve_slot(
     queue: Turn | None,
     record: Record,
     metrics: Metrics,
+    agent: Any,
+    arrived: Any,
+    probe: Probe | None,
 ) -> _Served:
     """Decide all tasks of slot `t` in the scenario's order of service.
 
     Args:
       key: random key of the policy in this slot.
       backlog: the backlog at the start of the slot.
+      agent: the agents of a per-task policy, or None.
+      arrived: `[num_servers]`, see `TaskView.arrived`.
       planned: the sets of a per-slot policy, `[num_servers, max_tasks, num_servers]` booleans, or None.
       queue: all positions in the order of service, `[turns]`; None if stations are served one by one.
     """
@@ -192,23 +210,32 @@ def serve_slot(
     no_totals = none_of_tasks(metrics, num_servers, backlog.servers.dtype)
 
     def serve(site_b, key_b, servers, queues, totals, turn):
-        def choose(wait, cost):
-            if method.policy.sees_slot:
-                return turn.planned
-            view = TaskView(turn.task, wait, cost, site_b.local, params, key_b, turn.position)
-            return method.policy.select(view)
-
         task = turn.task
+
+        def view(wait, cost):
+            coming = None
+            if method.policy.sees_load:
+                coming = still_to_come(shape, params, workload.num_positions(params), turn)
+            return TaskView(
+                task, wait, cost, site_b.local, params, key_b, turn.position, coming, agent, t, arrived
+            )
+
+        def choose(wait, cost):
+            return turn.planned if method.policy.sees_slot else method.policy.select(view(wait, cost))
+
         queues, decision, wait, cost = serve_task(
             params, physics, method.allocator, site_b, servers, task, queues, choose
         )
+        if probe is not None:
+            work, delay = probe(view(wait, cost))
+            queues = Queues(queues.slot_load + work, queues.link_delay + delay)
         outcome = TaskOutcome(
             params, t, turn.station, site_b.local, task.size, task.work, wait, cost, decision.selected,
             decision.fraction, decision.finish, decision.makespan, decision.missed, decision.rejected,
         )  # fmt: skip
         here = task.present & counted
         totals = add_task(metrics, totals, here, outcome)
-        return queues, totals, (of_each_task(metrics, here, outcome), record(decision))
+        return queues, totals, (of_each_task(metrics, here, outcome), record(decision, view(wait, cost)))
 
     def station_by_station() -> _Served:
         """Serve in the published order; the outer loop computes the coefficients of a station once."""
@@ -223,7 +250,7 @@ def serve_slot(
 
             def serve_position(carry, position):
                 n, entry, planned_n = position
-                turn = Turn(b, n, jnp.zeros_like(link), task_at(entry), planned_n)
+                turn = Turn(b, n, n, jnp.zeros_like(link), task_at(entry), planned_n)
                 queues, totals = carry
                 queues, totals, kept = serve(site_b, key_b, backlog.servers, queues, totals, turn)
                 return (queues, totals), kept
@@ -295,8 +322,8 @@ def _pass_slot(
     return advance(params, waiting, rest), busy / params.slot_duration
 
 
-SlotStep = Callable[[Key, Array, Backlog, Any], tuple[Backlog, Slot]]
-"""`(key, t, backlog, planned) -> (next backlog, results of the slot)`"""
+SlotStep = Callable[..., tuple[Backlog, Slot]]
+"""`(key, t, backlog, planned, arrived=None) -> (next backlog, results of the slot)`"""
 
 
 def slot_step(
@@ -307,21 +334,25 @@ def slot_step(
     workload: Workload,
     record: Record,
     metrics: Metrics = (),
+    agent: Any = None,
+    probe: Probe | None = None,
 ) -> SlotStep:
     """The function that computes one slot, shared by all rollouts and trainings."""
 
-    def serve(params, physics, workload, key, t, backlog, planned, queue):
+    def serve(params, physics, workload, key, t, backlog, planned, queue, agent, arrived, probe):
         return serve_slot(
-            shape, params, physics, method, workload, key, t, backlog, planned, queue, record, metrics
-        )
+            shape, params, physics, method, workload, key, t, backlog, planned, queue, record, metrics,
+            agent, arrived, probe,
+        )  # fmt: skip
 
     if shape.num_servers <= MAX_UNROLLED_SERVERS:
         serve = unroll(serve)
 
-    def step(key, t, backlog, planned):
+    def step(key, t, backlog, planned, arrived=None):
         # The queue is sorted outside `serve`, because unrolling would turn a sort into a large network.
         queue, places = queue_of_slot(shape, params, workload, t, planned)
-        served = serve(params, physics, workload, key, t, backlog, planned, queue)
+        own = None if method.policy.sees_slot else agent
+        served = serve(params, physics, workload, key, t, backlog, planned, queue, own, arrived, probe)
         left, busy = _pass_slot(params, physics, backlog, served)
         closed = SlotOutcome(
             params, t, backlog.servers, served.slot_load, served.link_delay, left.servers, busy
@@ -349,6 +380,7 @@ def rollout(
     first: Int[Array, ""] | int = 0,
     start: Progress | None = None,
     checkpointed: bool = False,
+    probe: Probe | None = None,
 ) -> Episode:
     """Run one episode, or a segment of one; a pure, traceable function without a batch axis.
 
@@ -363,29 +395,34 @@ def rollout(
       key: random key of the policy.
       record: what to keep of each decision; by default nothing.
       metrics: the metrics to sum up, static; by default those of sweeps.
-      agent: the trained agents for the view of a per-slot policy; None for rules.
+      agent: the trained agents for the view of the policy; None for rules.
       keep_queues: whether to keep the queues of each slot.
       first: the first slot to run; must be the same for all seeds of a batch.
       start: the progress before that slot, which is `Episode.end` of the previous segment; None at slot 0.
       checkpointed: whether reverse-mode differentiation keeps only the state between slots, and computes each
         slot again on its way back; without differentiation, it changes nothing.
+      probe: a `jax.tree_util.Partial` that is called after each decision; derivatives in what it adds to the
+        queues are shadow prices.
     """
-    step = slot_step(shape, params, physics, method, workload, record, metrics)
+    step = slot_step(shape, params, physics, method, workload, record, metrics, agent, probe)
 
     def slot(now, i):
         t = first + i
-        key_t, planned = fold_in(key, t), None
-        if method.policy.sees_slot:
+        key_t, planned, arrived = fold_in(key, t), None, now.arrived
+        if method.policy.sees_slot or method.policy.sees_load:
             tasks = tasks_of_slot(params, workload, t, shape.num_servers)
-            planned = method.policy.select(SlotView(t, now.backlog.servers, tasks, params, key_t, agent))
-        backlog, served = step(key_t, t, now.backlog, planned)
+            if method.policy.sees_slot:
+                planned = method.policy.select(SlotView(t, now.backlog.servers, tasks, params, key_t, agent))
+            if method.policy.sees_load:
+                arrived = arrived + jnp.sum(tasks.present, axis=1, dtype=arrived.dtype)
+        backlog, served = step(key_t, t, now.backlog, planned, now.arrived)
         queues = (now.backlog.servers, served.slot_load, served.link_delay) if keep_queues else (None,) * 3
-        later = Progress(backlog, add_slot(now.totals, served.totals))
+        later = Progress(backlog, add_slot(now.totals, served.totals), arrived)
         by_slot = over_slots(metrics, served.totals)
         return later, (served.of_tasks, by_slot, served.decisions, *queues)
 
     if start is None:
-        start = Progress.start(shape.num_servers, params.capacity.dtype, metrics)
+        start = Progress.start(shape.num_servers, params.capacity.dtype, metrics, method.policy.sees_load)
     if checkpointed:
         slot = jax.checkpoint(slot, prevent_cse=False)  # a scan separates the two computations anyway
     end, kept = lax.scan(slot, start, jnp.arange(shape.num_slots))

@@ -12,17 +12,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from amco_jax.agents.methods import Method
-from amco_jax.agents.policy import Policy
+from amco_jax.agents.policy import Policy, TaskView
 from amco_jax.env import Physics
 from amco_jax.errors import InputError, check_choice
 from amco_jax.kernel import rollout
 from amco_jax.metrics import MAKESPAN, NUM_TASKS, Metric
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key
-from amco_jax.workload import Background, Workload
+from amco_jax.workload import Workload
 
 PRICES = ("none", "summed", "by_slot")
 """Which shadow prices to compute: none, their sums over the slots, or those of each slot"""
@@ -77,17 +78,15 @@ def gradient(
     if params.service is not None and params.service.whole:
         raise InputError("service: split = whole; legal for gradients: fluid")
     counted = metric.over or NUM_TASKS
-    deciding = Method(method.name, _held_fixed(method.policy), method.allocator)
+    deciding = Method(method.name, held_fixed(method.policy), method.allocator)
     real, whole = _split(params)
 
     def total(real: Params, background: tuple[Array, Array] | None) -> tuple[Array, Array]:
         given = _merged(real, whole)
-        tasks = workload(given)
-        if background is not None:
-            tasks = Background(tasks, *background)
         totals = rollout(
-            shape, given, physics, method=deciding, workload=tasks, key=key, metrics=(metric, counted),
-            checkpointed=True,
+            shape, given, physics, method=deciding, workload=workload(given), key=key,
+            metrics=(metric, counted), checkpointed=True,
+            probe=None if background is None else Partial(background_load, *background),
         ).totals  # fmt: skip
         dtype = given.capacity.dtype
         return totals[metric.name].rounded(dtype), totals[counted.name].rounded(dtype)
@@ -95,6 +94,13 @@ def gradient(
     none = None if prices == "none" else _no_background(shape, prices == "by_slot", params.capacity.dtype)
     (value, weight), (of_params, of_load) = jax.value_and_grad(total, (0, 1), has_aux=True)(real, none)
     return Gradient(value, weight, of_params, *(of_load or (None, None)))
+
+
+def background_load(work: Array, delay: Array, view: TaskView) -> tuple[Array, Array]:
+    """A probe: background load by position, `[(t,) b, n, i]` in Gcycles and `[(t,) b, n]` in s."""
+    place = (jnp.argmax(view.local), view.n)
+    place = (view.t, *place) if work.ndim == 4 else place
+    return work[place], delay[place]
 
 
 def check_differentiable(method: Method, metric: Metric) -> None:
@@ -107,9 +113,9 @@ def check_differentiable(method: Method, metric: Metric) -> None:
         )
 
 
-def _held_fixed(policy: Policy) -> Policy:
+def held_fixed(policy: Policy) -> Policy:
     """The policy without derivatives; sets have none, and loops that search for them cannot be reversed."""
-    return Policy(lambda view: policy.select(lax.stop_gradient(view)), policy.sees_slot)
+    return Policy(lambda view: policy.select(lax.stop_gradient(view)), policy.sees_slot, policy.sees_load)
 
 
 def _split(params: Params) -> tuple[Params, Params]:

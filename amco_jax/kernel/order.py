@@ -19,6 +19,8 @@ class Turn(NamedTuple):
 
     station: Int[Array, ""]
     position: Int[Array, ""]
+    rank: Int[Array, ""]
+    """Its place in the queue; unused if stations are served one by one"""
     time: Float[Array, ""]
     """Arrival time of its task, s from the start of the slot; 0 if all tasks arrive at the start"""
     task: Task
@@ -34,6 +36,30 @@ def tasks_of_slot(params: Params, workload: Workload, t: Int[Array, ""], num_ser
         return jax.vmap(task_at)(entries)
 
     return jax.vmap(row)(jnp.arange(num_servers))
+
+
+def still_to_come(
+    shape: Shape, params: Params, num_positions: Any, turn: Turn
+) -> Float[Array, " num_servers"]:
+    """The share of each base station's positions in the slot that are served after a turn, in [0, 1].
+
+    With a random order, it is the same for all stations. With continuous timing it is 1, since the end of a
+    slot means nothing to a scheduler then.
+
+    Args:
+      num_positions: of a base station, see `Workload`.
+    """
+    if shape.timing == "continuous":
+        return jnp.ones_like(params.capacity)
+    if shape.order == "random":
+        served = (turn.rank + 1) / (shape.num_servers * shape.max_tasks)
+        return jnp.full_like(params.capacity, 1 - served)
+    station, n = jnp.arange(shape.num_servers), turn.position.astype(params.capacity.dtype)
+    after = jnp.maximum(1 - (n + 1) / num_positions, 0)
+    here = station == turn.station
+    if shape.order == "stations":
+        return jnp.where(here, after, jnp.where(station > turn.station, 1.0, 0.0).astype(after.dtype))
+    return jnp.where(station > turn.station, jnp.maximum(1 - n / num_positions, 0), after)
 
 
 def queue_of_slot(
@@ -62,7 +88,8 @@ def queue_of_slot(
     if shape.timing == "slotted":
         times = jnp.zeros_like(times)
     tasks, planned = jax.tree.map(lambda x: x.reshape(count, *x.shape[2:])[order], (tasks, planned))
-    queue = Turn(order // max_tasks, order % max_tasks, times * params.slot_duration, tasks, planned)
+    times = times * params.slot_duration
+    queue = Turn(order // max_tasks, order % max_tasks, jnp.arange(count), times, tasks, planned)
     _, places = lax.sort((order, jnp.arange(count)), num_keys=1)
     return queue, places.reshape(num_servers, max_tasks)
 

@@ -92,7 +92,7 @@ def _program(shape: Shape, policy: Policy | None, allocator: Allocator) -> Any:
             method=method,
             workload=workload,
             key=key,
-            record=lambda decision: decision,
+            record=lambda decision, _: decision,
             metrics=(),
             keep_queues=True,
         )

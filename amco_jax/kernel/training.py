@@ -1,4 +1,5 @@
-"""The only training loop. In each slot, the agents act, the slot is simulated, and they observe and learn.
+"""The training of agents. In each slot, they act, the slot is simulated, and they observe and learn; or they
+learn from the derivatives of a whole episode.
 
 It is written for one seed, and callers vmap it. Counters of slots and rows come from the loops themselves and
 are the same for all seeds. With a batched counter, every slot would compute a learning step and discard it.
@@ -13,14 +14,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, UInt32
 
-from amco_jax.agents.learner import Context, Experience, over_stations
+from amco_jax.agents.learner import Context, EpisodeLearner, Experience, Learner, over_stations
 from amco_jax.agents.methods import Method
+from amco_jax.agents.policy import TaskView
 from amco_jax.compile.wide import Wide
 from amco_jax.env import Backlog, Decision, Physics
-from amco_jax.kernel import slot_step, tasks_of_slot
-from amco_jax.metrics import CURVE_METRICS, Metrics, Sums, add_slot, none_of_slots
+from amco_jax.kernel import rollout, slot_step, tasks_of_slot
+from amco_jax.kernel.gradient import held_fixed
+from amco_jax.metrics import CURVE_METRICS, MAKESPAN, Metrics, Sums, add_slot, none_of_slots
 from amco_jax.params import Params, Shape
 from amco_jax.random import Stream, fold_in, stream
 from amco_jax.workload import Tables, Workload, workload_of
@@ -69,6 +73,9 @@ def start_training(
 ) -> TrainingState:
     """Create new agents, with empty memories of at least `rows` rows."""
     learner = method.require_training().static()
+    if isinstance(learner, EpisodeLearner):
+        shared = TrainingState(*learner.init(hyper.settings, shape, rows, stream(seed, Stream.INIT)))
+        return _on_all_stations(shape, shared)
     keys = fold_in(stream(seed, Stream.INIT), jnp.arange(shape.num_servers))
     return jax.vmap(lambda key: TrainingState(*learner.init(hyper.settings, shape, rows, key)))(keys)
 
@@ -93,6 +100,11 @@ def train_episode(
       tables: data of the workload from the host, see `amco_jax.workload`.
     """
     learner, num_servers = method.require_training().static(), shape.num_servers
+    if isinstance(learner, EpisodeLearner):
+        return _learn_from_episode(
+            learner, shape, params, physics, method, hyper, seed, episode, state, tables, metrics
+        )
+    assert isinstance(learner, Learner)
     workload = workload_of(shape, params, tables, seed, FIRST_TRAINING_EPISODE + episode, training=True)
     step = slot_step(shape, params, physics, method, workload, _keep_reward, metrics)
     exploration, draws = (
@@ -157,7 +169,48 @@ def train_episode(
     return state, Curve(totals, logs | {name: jnp.mean(reports[name]) for name in learner.episode_logs})
 
 
-def _keep_reward(decision: Decision) -> Array:
+def _learn_from_episode(
+    learner: EpisodeLearner,
+    shape: Shape,
+    params: Params,
+    physics: Physics,
+    method: Method,
+    hyper: Hyper,
+    seed: UInt32[Array, ""],
+    episode: int | Int[Array, ""],
+    state: TrainingState,
+    tables: Tables,
+    metrics: Metrics,
+) -> tuple[TrainingState, Curve]:
+    """Play an episode, and learn from the derivatives of its summed makespan."""
+    shared = jax.tree.map(lambda leaf: leaf[0], state)
+    params = learner.practice(hyper.settings, params, fold_in(stream(seed, Stream.LEARNING), episode))
+    number = FIRST_TRAINING_EPISODE + episode
+    workload = workload_of(shape, params, tables, seed, number, training=True)
+    agent = learner.deployed(hyper.settings, params, shared.learnt)
+    deciding = Method(method.name, held_fixed(method.policy), method.allocator)
+
+    def total(unknown: Any) -> tuple[Array, Any]:
+        out = rollout(
+            shape, params, physics, method=deciding, workload=workload,
+            key=fold_in(stream(seed, Stream.POLICY), number), record=learner.keep,
+            metrics=tuple(dict.fromkeys((*metrics, MAKESPAN))),
+            agent=_on_all_stations(shape, agent), checkpointed=True, probe=Partial(learner.probe, unknown),
+        )  # fmt: skip
+        return out.totals[MAKESPAN.name].rounded(params.capacity.dtype), (out.totals, out.decisions)
+
+    costates, (totals, kept) = jax.grad(total, has_aux=True)(learner.unknown())
+    learnt, memory, logs = learner.learn(hyper.settings, shared.learnt, shared.memory, kept, costates)
+    state = _on_all_stations(shape, TrainingState(learnt, memory))
+    return state, Curve({metric.name: totals[metric.name] for metric in metrics}, logs)
+
+
+def _on_all_stations(shape: Shape, shared: Any) -> Any:
+    """A copy of what base stations share for each of them: leaves `[num_servers, ...]`."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (shape.num_servers, *leaf.shape)), shared)
+
+
+def _keep_reward(decision: Decision, _: TaskView) -> Array:
     return decision.reward
 
 

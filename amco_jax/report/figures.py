@@ -21,15 +21,18 @@ from amco_jax.stats.summaries import learning_curve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette and four more colours; markers and dashes distinguish methods of similar colour.
+# Okabe and Ito's palette and five more colours; markers and dashes distinguish methods of similar colour.
 # All training variants of a method share its colour.
 _BLACK, _GREY, _BLUE, _VERMILION, _GREEN = "#000000", "#7F7F7F", "#0072B2", "#D55E00", "#009E73"
 _PURPLE, _ORANGE, _SKY, _BROWN, _INDIGO = "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#332288"
+_RED = "#A50026"
 _BEHIND = "#BBBBBB"
 """The colour of curves in the background"""
 _KNOWN = {
     "optimal": (_BLACK, "*", "-"),
     "optimal-admission": (_GREY, "X", "-"),
+    "amco-priced": (_RED, "*", "--"),
+    "amco-priced-trained": (_RED, "X", ":"),
     "amcoedge": (_BLUE, "o", "--"),
     "amcoedge-stable": (_BLUE, "s", "-"),
     "amcoedge-factorised": (_BLUE, "h", ":"),

@@ -90,9 +90,7 @@ def load_run(
                 "legal: the scenario and the trace given anew"
             )
         scenario = Scenario(**trained)
-    servers = trained["num_servers"]
-    if scenario.num_servers != servers:
-        raise InputError(f"num_servers: {scenario.num_servers}; legal for these agents: {servers}")
+    _check_fleet(method, scenario, trained)
     agents = agents_in(saved.directory / AGENTS, manifest["agents"], manifest["first_seed"])
     run = TrainedRun(
         method, scenario, trained, manifest["physics"], manifest["first_seed"], manifest["num_seeds"],
@@ -100,6 +98,13 @@ def load_run(
     )  # fmt: skip
     _ = run.weights  # raises if the agents are damaged or have another structure
     return run
+
+
+def _check_fleet(method: Method, scenario: Scenario, trained: Mapping[str, Any]) -> None:
+    """Raise InputError if the scenario has another number of servers than the agents can handle."""
+    servers = trained["num_servers"]
+    if scenario.num_servers != servers and not method.require_training().any_fleet:
+        raise InputError(f"num_servers: {scenario.num_servers}; legal for these agents: {servers}")
 
 
 def _allocating_by(method: Method, allocator: str) -> Method:
@@ -142,7 +147,7 @@ class Evaluation(Study):
 
     training: str | Path | TrainedRun
     """The directory of a finished training, or the result of `load_run`. By default, the scenario is that of
-    the training; the number of servers must be the same."""
+    the training; the number of servers must be the same, unless the learner is for any fleet."""
     _: dataclasses.KW_ONLY
     methods: Sequence[str | Method] = BASELINES
     """Rules to run on the same arrivals."""
@@ -155,13 +160,11 @@ class Evaluation(Study):
 
     def __post_init__(self):
         _ = self.measured
-        servers = self.run.trained["num_servers"]
-        if self.base.num_servers != servers:
-            raise InputError(f"num_servers: {self.base.num_servers}; legal for these agents: {servers}")
+        _check_fleet(self.run.method, self.base, self.run.trained)
         check_whole("seeds", self.num_seeds, 1, self.run.num_seeds)
         check_whole("episodes", self.episodes)
         for other in self.others:
-            other.check(servers)
+            other.check(self.base.num_servers)
             if other.training is not None:
                 raise InputError(f"methods: {other.name} is trained; legal: rules, or a run of its own")
         self.run.method.physics(self.variant)

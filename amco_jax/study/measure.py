@@ -85,7 +85,7 @@ def _rule(job: Job, method: Method) -> dict[str, Any]:
     start = time.perf_counter()
     inputs = (params, numbers, None), (UNIFIED, np.int32(0), given.tables, np.int32(0))
     sums = tuple(metric for metric in EPISODE_METRICS if metric.is_sum)
-    state = start_state(scenario.shape(), numbers.shape, sums)
+    state = start_state(scenario.shape(), numbers.shape, sums, method)
     compiled = block_program(scenario.shape(), method, sums, True, False).lower(*inputs, state).compile()
     compile_s = time.perf_counter() - start
     ((end, _), _), rollout_s = _timed(lambda: jax.block_until_ready(compiled(*inputs, state)), job.repeats)

@@ -167,7 +167,7 @@ def _played(
     def play_all(chunk: Chunk) -> list[tuple[int, np.ndarray, _Played]]:
         slots = range(0, chunk.shape.num_slots - MSER_BATCH + 1, MSER_BATCH)
         segments = [(slot, MSER_BATCH) for slot in slots]
-        state, _ = start_state(chunk.shape, chunk.lanes, metrics)
+        state, _ = start_state(chunk.shape, chunk.lanes, metrics, first.method)
         totals, values = [on_host(state.totals)], []
         for state, of_tasks in play(chunk, first.method, first.row, first.plays[0], metrics, segments):
             totals.append(on_host(state.totals))

@@ -136,7 +136,7 @@ def play(
       segments: the first slot and the number of slots of each.
     """
     whole = [*segments] == [(0, chunk.shape.num_slots)]
-    state = start_state(chunk.shape, chunk.lanes, metrics)
+    state = start_state(chunk.shape, chunk.lanes, metrics, method)
     programs = {
         length: block_program(chunk.shape._replace(num_slots=length), method, metrics, whole, training)
         for length in {length for _, length in segments}
@@ -147,10 +147,10 @@ def play(
         yield state[0], values
 
 
-def start_state(shape: Shape, lanes: tuple[int, ...], metrics: Metrics) -> Any:
+def start_state(shape: Shape, lanes: tuple[int, ...], metrics: Metrics, method: Method) -> Any:
     """The state of `block_program` at slot 0, as NumPy arrays: leaves `[*lanes, ...]`."""
     before = shape.arrivals.before(shape.num_servers)
-    state = Progress.start(shape.num_servers, np.float32, metrics), before
+    state = Progress.start(shape.num_servers, np.float32, metrics, method.policy.sees_load), before
     return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (*lanes, *leaf.shape)), state)
 
 
@@ -208,8 +208,8 @@ def _block_program(
     process = shape.arrivals
 
     def block(blocked, shared, state):
-        if fused and method.policy.sees_slot:
-            raise NotImplementedError("it decides slot by slot")
+        if fused and (method.policy.sees_slot or method.policy.sees_load):
+            raise NotImplementedError("it decides slot by slot or recalls earlier slots")
         if fused and not shape.by_station:
             raise NotImplementedError(f"its tasks are served in another order: {shape.order}, {shape.timing}")
         if fused and not (process.fuses and (whole or process.fuses_segments)):

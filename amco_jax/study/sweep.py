@@ -22,6 +22,7 @@ from amco_jax.study.grid import BATCHES, Cell, columns_of_rows
 DEFAULT_METHODS = (
     "optimal",
     "optimal-admission",
+    "amco-priced",
     "amcoedge-stable",
     "smcoedge-stable",
     "drlcoedge-stable",

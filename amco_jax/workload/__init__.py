@@ -15,7 +15,6 @@ from amco_jax.errors import InputError
 from amco_jax.identity import attribute_of
 from amco_jax.params import Params, Shape
 from amco_jax.random import Stream, fold_in, stream
-from amco_jax.workload.background import Background
 from amco_jax.workload.bernoulli import Bernoulli, BernoulliArrivals, bernoulli
 from amco_jax.workload.bursty import BurstyArrivals, BurstyParameters
 from amco_jax.workload.counts import Counted, CountTables, count_tables, positions_for
@@ -115,7 +114,6 @@ __all__ = [
     "ARRIVAL_PROB",
     "PROCESSES",
     "ArrivalProcess",
-    "Background",
     "Bernoulli",
     "BernoulliArrivals",
     "BurstyArrivals",

@@ -34,7 +34,7 @@ def test_methods_that_differ_in_traced_settings_alone_share_a_program():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"training": 3}, "training: int; legal: an amco_jax.Learner"),
+        ({"training": 3}, "training: int; legal: an amco_jax.Learner or EpisodeLearner"),
         ({"training": PPO(), "policy": get_method("local").policy}, "policy: one beside a learner; legal"),
         ({}, "policy: NoneType; legal: per_task or per_slot"),
     ],

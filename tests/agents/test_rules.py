@@ -48,7 +48,8 @@ def choose(
         task = Task(present=jnp.asarray(True), size=jnp.float64(3), work=jnp.float64(1))
         local = jnp.arange(num_servers) == n % num_servers
         key = stream(jnp.uint32(1), Stream.POLICY)
-        return rule(TaskView(task, wait, cost, local, jax.tree.map(jnp.asarray, params), key, n))
+        load = {"coming": jnp.ones(num_servers), "t": n, "arrived": jnp.full(num_servers, 2.0)}
+        return rule(TaskView(task, wait, cost, local, jax.tree.map(jnp.asarray, params), key, n, **load))
 
     with jax.enable_x64(True):
         return np.asarray(jax.jit(jax.vmap(one))(wait, cost, index))

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import linprog
 
-from amco_jax.alloc import ALLOCATORS, Allocator, cwa, waterfill, waterfill_support
+from amco_jax.alloc import ALLOCATORS, Allocator, cwa, priced_support, waterfill, waterfill_support
 
 Problem = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -169,3 +169,59 @@ def test_cwa_is_the_published_dense_solve():
         expected = np.maximum(solved, 0) / np.maximum(solved, 0).sum()
         np.testing.assert_allclose(fractions(cwa, (wait, cost, everyone)), expected, atol=1e-12)
     assert 5 < sum(clipped) < 35  # both kinds occur
+
+
+@st.composite
+def priced_problems(draw: st.DrawFn) -> Problem:
+    size = draw(st.sampled_from([1, 2, 3, 6, 9]))
+    prices = st.floats(0, 5) | st.sampled_from([0.0, 1.0])
+    return tuple(
+        draw(arrays(np.float64, size, elements=values))
+        for values in (st.floats(0, 5) | st.sampled_from([0.0, 0.5]), st.floats(1e-2, 5), prices)
+    )  # pyright: ignore[reportReturnType]
+
+
+def cheapest(wait: np.ndarray, cost: np.ndarray, price: np.ndarray) -> float:
+    """The least makespan plus prices over all sets, a linear program each, in which each member may idle."""
+    best, size = np.inf, wait.size
+    for k in range(1, size + 1):
+        for members in map(list, itertools.combinations(range(size), k)):
+            finishing = np.hstack([np.diag(cost[members]), -np.ones((k, 1))])
+            found = linprog(
+                [*price[members], 1.0], A_ub=finishing, b_ub=-wait[members], A_eq=[[1.0] * k + [0.0]],
+                b_eq=[1.0], bounds=[(0, None)] * k + [(None, None)],
+            )  # fmt: skip
+            best = min(best, found.fun)
+    return best
+
+
+@settings(max_examples=40)
+@given(priced_problems())
+def test_the_priced_set_is_the_cheapest_of_all(problem: Problem):
+    wait, cost, price = problem
+    with jax.enable_x64(True):
+        selected, total = map(np.asarray, compiled(priced_support)(wait, cost, price))
+    np.testing.assert_allclose(total, cheapest(wait, cost, price), rtol=1e-9, atol=1e-9)
+    x = fractions(waterfill, (wait, cost, selected))
+    assert np.all((x > 0) == selected)
+    np.testing.assert_allclose(finish((wait, cost, selected), x, selected) + x @ price, total, rtol=1e-9)
+
+
+def test_a_limit_leaves_the_cheapest_set_within_it():
+    wait, cost, price = np.zeros(3), np.ones(3), np.array([0, 2.0, 9.0])
+    choose = compiled(priced_support)
+    for limit, expected, total in ((1.0, [1, 0, 0], 1.0), (0.6, [1, 1, 0], 0.5 + 1), (0.4, [1, 1, 1], 4.0)):
+        selected, found = choose(wait, cost, price, limit)
+        assert selected.tolist() == [bool(x) for x in expected]
+        np.testing.assert_allclose(found, total, rtol=1e-6)
+    selected, found = choose(wait, cost, price, 0.3)
+    assert not selected.any()
+    assert np.isinf(found)
+
+
+def test_without_prices_the_set_is_that_of_waterfilling():
+    for size in (1, 2, 5, 40):
+        wait, cost, _ = random_problem(size, size)
+        with jax.enable_x64(True):
+            selected, _ = compiled(priced_support)(wait, cost, np.zeros(size))
+            np.testing.assert_array_equal(selected, compiled(waterfill_support)(wait, cost))

@@ -60,8 +60,8 @@ def test_kernel_equals_scan(method, monkeypatch, caplog):
     assert 0 < scanned["miss_rate"].mean() < 1
     for name in ("num_tasks", "miss_rate", "reject_rate", "mean_servers_used"):
         np.testing.assert_array_equal(found[name], scanned[name], err_msg=name)
-    for name in scanned:
-        np.testing.assert_allclose(found[name], scanned[name], rtol=1e-6, err_msg=name)
+    for name in scanned:  # a tardiness is the small difference of two times
+        np.testing.assert_allclose(found[name], scanned[name], rtol=1e-6, atol=1e-8, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -81,16 +81,17 @@ def test_episode_is_one_kernel_on_cuda(method, changes, monkeypatch):
     assert lowered.count("stablehlo.while") == (changes.get("arrivals") == "bursty")
 
 
-def lowered_for_cuda(scenario: Scenario, method: str, monkeypatch) -> str:
+def lowered_for_cuda(scenario: Scenario, name: str, monkeypatch) -> str:
+    method = get_method(name)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # blocks side by side
     blocks = jax.local_device_count()
     given = inputs_of([scenario], [0], scenario.shape())
     params = jax.tree.map(lambda leaf: np.stack([leaf] * blocks), given.cells[0])
     seeds = np.arange(blocks * LANES, dtype=np.uint32).reshape(blocks, LANES)
-    program = module._block_program(scenario.shape(), get_method(method), EPISODE_METRICS, True, False, True)
+    program = module._block_program(scenario.shape(), method, EPISODE_METRICS, True, False, True)
     shared = UNIFIED, np.int32(0), given.tables, np.int32(0)
     traced = program.trace(
-        (params, seeds, None), shared, start_state(scenario.shape(), seeds.shape, EPISODE_METRICS)
+        (params, seeds, None), shared, start_state(scenario.shape(), seeds.shape, EPISODE_METRICS, method)
     )
     return traced.lower(lowering_platforms=("cuda",)).as_text()
 

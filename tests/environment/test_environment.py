@@ -57,7 +57,7 @@ def episodes_of(scenario: Scenario, method: Method, physics: Physics = UNIFIED, 
     def run(params: Any, seed: Any) -> Episode:
         workload = workload_of(env.shape, params.scenario, params.tables, seed, episode, training=episode > 0)
         key = stream(seed, Stream.POLICY)
-        keep = lambda decision: decision  # noqa: E731
+        keep = lambda decision, _: decision  # noqa: E731
         return rollout(
             env.shape,
             params.scenario,

@@ -38,7 +38,7 @@ def episode(
         method=method,
         workload=workload,
         key=key,
-        record=lambda decision: decision,
+        record=lambda decision, _: decision,
         keep_queues=True,
     )
 

@@ -10,19 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
 
 from amco_jax.agents.methods import METHODS, Method, get_method
 from amco_jax.agents.policy import per_slot
 from amco_jax.env import UNIFIED
 from amco_jax.errors import InputError
 from amco_jax.kernel import rollout
-from amco_jax.kernel.gradient import Gradient, gradient
+from amco_jax.kernel.gradient import Gradient, background_load, gradient
 from amco_jax.metrics import METRICS, Metric
 from amco_jax.params import Params
 from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario
 from amco_jax.scenario.presets import load_scenario
-from amco_jax.workload import Background, Recorded, Workload, tables_of, workload_of
+from amco_jax.workload import Recorded, Workload, tables_of, workload_of
 
 # Overloaded, so that backlogs go from slot to slot and some tasks are cut at the deadline.
 LOADED = Scenario(
@@ -66,10 +67,9 @@ def differences(
     def total(inputs: Any) -> Any:
         changed, background = restored(inputs)
         given = Params(**(vars(params) | changed))
-        tasks = Background(workload(given), *background)
         sums = rollout(
-            shape, given, UNIFIED, method=method, workload=tasks, key=key,
-            metrics=(METRICS["makespan_mean_s"],),
+            shape, given, UNIFIED, method=method, workload=workload(given), key=key,
+            metrics=(METRICS["makespan_mean_s"],), probe=Partial(background_load, *background),
         ).totals  # fmt: skip
         return sums["makespan_mean_s"].rounded(flat.dtype)
 

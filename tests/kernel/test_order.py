@@ -46,7 +46,7 @@ def play(scenario: Scenario, physics: Physics = UNIFIED, method: str = "optimal"
     def run() -> Any:
         return rollout(
             shape, params, physics, method=METHODS[method], workload=workload, key=key, keep_queues=True,
-            record=lambda decision: decision,
+            record=lambda decision, _: decision,
         )  # fmt: skip
 
     return on_host(jax.jit(run)())
@@ -146,7 +146,7 @@ def test_per_slot_policies_keep_their_places():
         episode = jax.jit(
             lambda s=shape, p=params, w=workload: rollout(
                 s, p, UNIFIED, method=method, workload=w, key=stream(jnp.uint32(0), Stream.POLICY),
-                record=lambda decision: (decision.present, decision.selected),
+                record=lambda decision, _: (decision.present, decision.selected),
             )
         )()  # fmt: skip
         present, selected = map(np.asarray, episode.decisions)

@@ -1,0 +1,66 @@
+"""The optimal set and split where work on each server has a price."""
+
+from __future__ import annotations
+
+import chex
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from amco_jax.alloc.cwa import wait_lead
+from amco_jax.alloc.waterfill import MAX_INLINE, water_level
+
+
+def priced_support(
+    wait: Float[Array, " num_servers"],
+    cost: Float[Array, " num_servers"],
+    price: Float[Array, " num_servers"],
+    limit: ArrayLike = jnp.inf,
+) -> tuple[Bool[Array, " num_servers"], Float[Array, ""]]:
+    """The servers of the split x that minimises max_{x_i>0} (x_i·cost_i + wait_i) + Σ_i price_i·x_i.
+
+    For a given makespan T, the cheapest split fills the servers in order of price, each up to T, and the last
+    one in part. As a function of T, its total has convex kinks only where the last server's part vanishes. A
+    minimum over all 2^B-1 sets is therefore among the B prefixes of the servers in order of price, each
+    filled to its water level.
+
+    Args:
+      wait: `[num_servers]`, s, queueing delay before the task starts on each server.
+      cost: `[num_servers]`, s, > 0, delay of the whole task on each server.
+      price: `[num_servers]`, s, what the whole task on each server costs others; with prices of 0, the set
+        is that of `waterfill_support`.
+      limit: s, the longest makespan that a set may have; the minimum is then that over the prefixes.
+
+    Returns:
+      `[num_servers]`, the set, whose water-filling is the optimal split; and the minimum, s. They are the
+      empty set and infinity if the limit rules out all sets.
+
+    Example:
+      Without a price, both servers end at 0.75 s. Half the work on the second costs more than it saves:
+
+      >>> import jax.numpy as jnp
+      >>> wait, cost = jnp.array([0.0, 0.5]), jnp.array([1.0, 1.0])
+      >>> selected, total = priced_support(wait, cost, jnp.array([0.0, 1.5]))
+      >>> selected.tolist(), float(total)
+      ([True, False], 1.0)
+    """
+    chex.assert_equal_shape([wait, cost, price])
+    everyone = jnp.ones(wait.shape, bool)
+    lead, rate, least = wait_lead(wait, everyone), 1 / cost, jnp.min(wait)
+
+    def filled(dearest: Array) -> tuple[Array, Array]:
+        """The servers that the prefix up to a price uses, and its total, s."""
+        level = water_level(lead, jnp.where(price <= dearest, rate, 0))
+        share = jnp.where(price <= dearest, jnp.maximum(level - lead, 0) * rate, 0)
+        total = jnp.where(level + least <= limit, level + jnp.sum(share * price), jnp.inf)
+        return (share > 0) & jnp.isfinite(total), total
+
+    # One after the other, short arrays stay short enough to be unrolled.
+    if wait.shape[0] <= MAX_INLINE:
+        sets, totals = map(jnp.stack, zip(*(filled(dearest) for dearest in price), strict=True))
+    else:
+        sets, totals = lax.map(filled, price)
+    best = jnp.argmin(totals)
+    here = jnp.arange(totals.shape[0]) == best
+    return jnp.any(here[:, None] & sets, axis=0), jnp.min(totals) + least
