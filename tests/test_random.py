@@ -136,8 +136,9 @@ def test_large_seeds_do_not_alias_small_ones():
 
 def test_draws_of_tuning_seeds_are_independent_of_those_of_other_seeds():
     """The seeds s and 2³¹ + s differ in one bit."""
-    pair = [stream(INDEX + np.uint32(first), Stream.ARRIVAL) for first in (0, FIRST_TUNING_SEED)]
-    assert independence(*(np.asarray(bits(fold_in(key, 1), 11)) for key in pair)) > LEVEL
+    keys = (stream(INDEX + np.uint32(first), Stream.ARRIVAL) for first in (0, FIRST_TUNING_SEED))
+    other, own = (np.asarray(bits(fold_in(key, 1), 11)) for key in keys)
+    assert independence(other, own) > LEVEL
 
 
 def test_units_are_the_same_in_both_precisions_and_below_one():

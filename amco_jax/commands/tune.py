@@ -6,6 +6,7 @@ import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_metrics, load_trained_method
@@ -64,9 +65,10 @@ def main(args: Arguments) -> None:
 
 def _next_step(args: Arguments, texts: Mapping[str, Sequence[str]], summary: pd.DataFrame) -> str:
     """How to measure the combination of the smallest mean gap on seeds on which it was not chosen."""
-    if summary["gap_mean"].isna().all():
+    gaps = np.asarray(summary["gap_mean"])
+    if np.isnan(gaps).all():
         return "There are no tasks, and so no best combination."
-    best = summary.loc[summary["gap_mean"].idxmin()]
+    best = summary.iloc[int(np.nanargmin(gaps))]
     chosen = [
         next(f"{name}={text}" for text in each if str(parse_value(text)) == best[name])
         for name, each in texts.items()

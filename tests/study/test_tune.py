@@ -123,10 +123,11 @@ def test_no_other_study_may_use_tuning_seeds():
     size: dict[str, Any] = {"seeds": 2, "scenario": TINY}
     tuning = Tuning(METHOD, {"discount": [0]}, first_seed=5, reference="local", **size)
     assert {cell.first_seed for cell in tuning.cells()} == {2**31 + 5}
-    for kind, arguments in (
+    studies: list[tuple[Any, list[Any]]] = [
         (Sweep, ["deadline"]), (Training, [METHOD]), (Comparison, []), (Sensitivity, []),
         (Tuning, [METHOD, {"discount": [0]}]),
-    ):  # fmt: skip
+    ]  # fmt: skip
+    for kind, arguments in studies:
         kind(*arguments, first_seed=2**31 - 2, **size)
         for first, words in (
             (2**31 - 1, "seeds: 2; legal: a whole number from 1 to 1"),

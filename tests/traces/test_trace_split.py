@@ -204,7 +204,7 @@ def test_settings_are_chosen_in_the_training_stretch(small: Path):
     assert "stretch" not in found
     window = windows(scenario, range(2, 3), training=True, first_seed=2**31)[:3, 0]
     np.testing.assert_array_equal(found["num_tasks"], window[:, -2] - window[:, 0])
-    assert found["num_tasks"].sum() > 0
+    assert np.asarray(found["num_tasks"]).any()
     process = played(scenario)
     end = cuts_of(scenario).training * process.slot_seconds(scenario)
     assert window[:, -2].max() <= np.searchsorted(process.log.seconds, end)
