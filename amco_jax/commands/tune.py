@@ -1,4 +1,4 @@
-"""Tune a trained method by a search over its settings, on seeds that no other command uses."""
+"""Tune a trained method by a search over its settings, on seeds that no other study uses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Arguments(ScenarioArguments, StudyArguments):
     seeds: int = 64
     """Number of tuning seeds for each combination."""
     first_seed: int = 0
-    """The tuning seeds are 2^31 + first_seed, 2^31 + first_seed + 1, ...; no other command accepts them."""
+    """The tuning seeds are 2^31 + first_seed, 2^31 + first_seed + 1, ...; no other study accepts them."""
     episodes: int = 300
     """Number of training episodes."""
     within: float = 0.03
