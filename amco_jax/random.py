@@ -32,6 +32,7 @@ class Stream(enum.IntEnum):
     BURST = 8
     TRACE = 9
     TIME = 10
+    TRIALS = 11
 
 
 class Key(NamedTuple):
@@ -43,6 +44,10 @@ class Key(NamedTuple):
 
 MAX_SEED = 2**32 - 1
 
+FIRST_TUNING_SEED = 2**31
+"""The smallest seed that settings are searched on. All other studies are restricted to smaller ones, so that
+the episodes that they report are never those on which a setting was chosen."""
+
 
 def check_seed(field: str, seed: object) -> int:
     """The seed as an int; InputError unless it is a whole number from 0 to `MAX_SEED`."""
@@ -50,9 +55,9 @@ def check_seed(field: str, seed: object) -> int:
 
 
 def check_seeds(first_seed: object, num_seeds: object) -> None:
-    """Raise InputError unless first_seed, ..., first_seed + num_seeds - 1 are all legal seeds."""
-    first = check_seed("first_seed", first_seed)
-    check_whole("seeds", num_seeds, 1, MAX_SEED - first + 1)
+    """Raise InputError unless first_seed, ..., first_seed + num_seeds - 1 are all legal seeds of a study."""
+    first = check_whole("first_seed", first_seed, 0, FIRST_TUNING_SEED - 1)
+    check_whole("seeds", num_seeds, 1, FIRST_TUNING_SEED - first)
 
 
 def stream(seed: UInt32[Array, "*batch"], purpose: Stream) -> Key:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from amco_jax.random import Key, Stream, bits, fold_in, rehash, stream, uniform, unit
+from amco_jax.random import FIRST_TUNING_SEED, Key, Stream, bits, fold_in, rehash, stream, uniform, unit
 
 LEVEL = 1e-4
 DRAWS = 2**20
@@ -132,6 +132,13 @@ def test_large_seeds_do_not_alias_small_ones():
     key = stream(seeds, Stream.POLICY)
     for word in key:
         assert np.unique(np.asarray(word)).size == seeds.size
+
+
+def test_draws_of_tuning_seeds_are_independent_of_those_of_other_seeds():
+    """The seeds s and 2³¹ + s differ in one bit."""
+    keys = (stream(INDEX + np.uint32(first), Stream.ARRIVAL) for first in (0, FIRST_TUNING_SEED))
+    other, own = (np.asarray(bits(fold_in(key, 1), 11)) for key in keys)
+    assert independence(other, own) > LEVEL
 
 
 def test_units_are_the_same_in_both_precisions_and_below_one():

@@ -1,8 +1,13 @@
-"""Tune a trained method by sweeping its settings."""
+"""Tune a trained method by a search over its settings, on seeds that no other study uses."""
 
 from __future__ import annotations
 
 import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
 
 from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_metrics, load_trained_method
 from amco_jax.report.terminal import print_tuning
@@ -13,15 +18,19 @@ from amco_jax.study.tune import Tuning
 @dataclasses.dataclass(frozen=True)
 class Arguments(ScenarioArguments, StudyArguments):
     vary: tuple[str, ...] = ("discount=0.9,0",)
-    """The settings to vary, each as field=value,value,...; all combinations are trained."""
+    """The settings to vary, each as field=value,value,..."""
+    trials: int | None = None
+    """Number of combinations to train, drawn at random; by default, all are trained."""
+    trials_seed: int = 0
+    """The seed of that draw."""
     method: str = "amcoedge"
     """Name of a trained method, or module:attribute for an amco_jax.Method of your own."""
     learn: tuple[str, ...] = ()
     """Changes to the method's other settings, as field=value ..."""
     seeds: int = 64
-    """Number of seeds for each combination."""
+    """Number of tuning seeds for each combination."""
     first_seed: int = 0
-    """The seeds are first_seed, first_seed + 1, ..."""
+    """The tuning seeds are 2^31 + first_seed, 2^31 + first_seed + 1, ...; no other study accepts them."""
     episodes: int = 300
     """Number of training episodes."""
     within: float = 0.03
@@ -33,10 +42,12 @@ class Arguments(ScenarioArguments, StudyArguments):
 
 
 def main(args: Arguments) -> None:
-    vary = parse_assignments("vary", args.vary)
+    texts = {name: values.split(",") for name, values in parse_assignments("vary", args.vary).items()}
     study = Tuning(
         load_trained_method(args.method, args.learn),
-        {name: [parse_value(v) for v in values.split(",")] for name, values in vary.items()},
+        {name: [parse_value(text) for text in each] for name, each in texts.items()},
+        trials=args.trials,
+        trials_seed=args.trials_seed,
         seeds=args.seeds,
         first_seed=args.first_seed,
         episodes=args.episodes,
@@ -49,3 +60,22 @@ def main(args: Arguments) -> None:
     if result := args.carry_out(study, "tune"):
         print_tuning(result.summary, result.manifest)
         print(f"Results, summary and manifest are in {result.out}")
+        print(_next_step(args, texts, result.summary))
+
+
+def _next_step(args: Arguments, texts: Mapping[str, Sequence[str]], summary: pd.DataFrame) -> str:
+    """How to measure the combination of the smallest mean gap on seeds on which it was not chosen."""
+    gaps = np.asarray(summary["gap_mean"])
+    if np.isnan(gaps).all():
+        return "There are no tasks, and so no best combination."
+    best = summary.iloc[int(np.nanargmin(gaps))]
+    chosen = [
+        next(f"{name}={text}" for text in each if str(parse_value(text)) == best[name])
+        for name, each in texts.items()
+    ]
+    learnt = shlex.join([*args.learn, *chosen])
+    return (
+        f"Smallest mean gap on the tuning seeds: {' '.join(chosen)}. To measure it on fresh seeds, in the "
+        f"same scenario: train.py --method {shlex.quote(args.method)} --learn {learnt} "
+        f"--episodes {args.episodes} --physics {args.physics} --out DIR, then evaluate.py DIR"
+    )

@@ -136,6 +136,9 @@ def _of_tuning(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[s
         if len(unclear) in (0, len(others)):
             which = f"{'None' if unclear else 'Each'} of the {len(others)} others is"
         sentences.append(f"{which} clearly different from it.")
+        sentences.append(
+            "As it was chosen on these tuning seeds, fresh seeds are needed to measure how good it is."
+        )
     return sentences
 
 

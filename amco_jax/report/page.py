@@ -304,7 +304,8 @@ def _summary(study: SavedStudy) -> str:
     }[study.kind]
     physics = manifest["physics"]
     physics = physics if isinstance(physics, str) else " and ".join(physics)
-    return f"{what}; {manifest['num_seeds']} seeds from {manifest['first_seed']} on; {physics} physics."
+    seeds = "tuning seeds" if study.kind == "tune" else "seeds"
+    return f"{what}; {manifest['num_seeds']} {seeds} from {manifest['first_seed']} on; {physics} physics."
 
 
 def _provenance(manifest: dict[str, Any]) -> str:

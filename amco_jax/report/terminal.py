@@ -114,7 +114,8 @@ def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print a row for each combination of settings to stdout."""
     columns = shown_in(columns_in(manifest), Shown.EVERYWHERE)
     episodes, reference = manifest["episodes"], manifest["reference"]
-    table = Table(title=f"{manifest['method']}, {episodes} episodes: gap to {reference} in %, seed by seed")
+    title = f"{manifest['method']}, {episodes} episodes: gap to {reference} in %, by tuning seed"
+    table = Table(title=title)
     shares = [name for name in summary.columns if name.startswith(("gap", "within"))]
     for title in (
         *manifest["settings"],

@@ -1,36 +1,53 @@
-"""Tune a trained method by training every combination of some settings, for many seeds."""
+"""Tune a trained method by training combinations of some settings, for many seeds.
+
+The tuning seeds are the seeds from `FIRST_TUNING_SEED` on, which no other study accepts. Combinations are
+compared in an episode that none of them was trained on, with arrivals of the kind that agents train on: in a
+request log, it is in the training stretch. A search therefore never sees an episode on which another study
+evaluates.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
 from amco_jax.agents.methods import Method, get_method
-from amco_jax.errors import InputError, check_list
-from amco_jax.metrics import MAKESPAN, TASK, Column, Metrics, Shown, choose, columns_of, shown_in
+from amco_jax.errors import InputError, check_list, check_whole
+from amco_jax.kernel.training import FIRST_TRAINING_EPISODE
+from amco_jax.metrics import MAKESPAN, TASK, Column, Metrics, Shown, choose, columns_of, row_names, shown_in
+from amco_jax.random import FIRST_TUNING_SEED, Stream, bits, check_seed, stream
 from amco_jax.stats.summaries import COUNTS, Episodes, summarise
 from amco_jax.study.base import Reduced, Study, check_size
-from amco_jax.study.grid import Cell, columns_of_rows
+from amco_jax.study.grid import Cell
 
 GAP_PERCENTILES = (50, 90, 99)
+
+MAX_COMBINATIONS = 2**20
+"""The largest number of combinations that trials are drawn from"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tuning(Study):
-    """Train with all combinations of some settings, and evaluate each seed greedily on an unseen episode.
+    """Train with combinations of some settings, and evaluate each seed greedily on an unseen episode.
 
-    Combinations with the same static settings share one program. The result has a row per combination and
-    seed with the settings, the seed, the columns of the metrics, and the gap, which is makespan / makespan of
-    the reference - 1 in the same episode. Its summary has a row per combination with the settings,
-    `summaries.COUNTS`, the mean of each metric that tables show, and, over the seeds with tasks, the gap's
-    mean, percentiles (gap_p50, ...), maximum, and share of at most `within`. A metric's mean is per task if
-    possible, followed by the mean per episode in a column whose name ends in `_per_episode`.
+    Combinations with the same static settings share one program. The seeds are tuning seeds, and the episode
+    is the one after the last that agents were trained on. The numbers serve to choose settings. To measure
+    those that were chosen, train and evaluate them with the seeds of another study.
+
+    The result has a row per combination and seed with the settings, the seed, the columns of the metrics, and
+    the gap, which is makespan / makespan of the reference - 1 in the same episode. Its summary has a row per
+    combination with the settings, `summaries.COUNTS`, the mean of each metric that tables show, and, over the
+    seeds with tasks, the gap's mean, percentiles (gap_p50, ...), maximum, and share of at most `within`. A
+    metric's mean is per task if possible, followed by the mean per episode in a column whose name ends in
+    `_per_episode`.
 
     Raises:
       InputError: the method is a rule, the reference is a trained method, a setting is unknown, or a value is
@@ -45,10 +62,14 @@ class Tuning(Study):
     settings: Mapping[str, Sequence[Any]]
     """The values to try, by the name of a setting of the learner."""
     _: dataclasses.KW_ONLY
+    trials: int | None = None
+    """Number of combinations to try, drawn at random without replacement; by default, all are tried."""
+    trials_seed: int = 0
+    """The seed of that draw, which depends on nothing else but the numbers of values."""
     seeds: int = 64
-    """Number of seeds for each combination."""
+    """Number of tuning seeds for each combination."""
     first_seed: int = 0
-    """The seeds are first_seed, first_seed + 1, ..."""
+    """The tuning seeds are 2³¹ + first_seed, 2³¹ + first_seed + 1, ..."""
     episodes: int = 300
     """Number of training episodes."""
     within: float = 0.03
@@ -63,6 +84,7 @@ class Tuning(Study):
         if self.target.training is not None:
             raise InputError(f"reference: {self.target.name} is trained; legal: a rule")
         check_size(self.first_seed, self.seeds, self.episodes)
+        check_seed("trials_seed", self.trials_seed)
         self.chosen.check(self.base.num_servers)
         self.chosen.physics(self.physics)
         _ = self.variants  # checks the settings
@@ -82,9 +104,18 @@ class Tuning(Study):
 
     @functools.cached_property
     def grid(self) -> list[dict[str, Any]]:
-        """All combinations of the settings."""
+        """The combinations of the settings to try; the values of the last setting change first."""
         choices = [check_list(name, values) for name, values in self.settings.items()]
-        return [dict(zip(self.settings, values, strict=True)) for values in itertools.product(*choices)]
+        number = math.prod(map(len, choices))
+        check_whole("settings: number of combinations", number, 1, MAX_COMBINATIONS)
+        tried = np.ones(number, bool)
+        if self.trials is not None:
+            trials = check_whole("trials", self.trials, 1, number)
+            drawn = np.asarray(bits(stream(jnp.uint32(self.trials_seed), Stream.TRIALS), np.arange(number)))
+            # There are no ties, as the bits are a permutation of the counter.
+            tried = drawn <= np.sort(drawn)[trials - 1]
+        combinations = itertools.compress(itertools.product(*choices), tried)
+        return [dict(zip(self.settings, values, strict=True)) for values in combinations]
 
     @functools.cached_property
     def variants(self) -> list[Method]:
@@ -105,11 +136,12 @@ class Tuning(Study):
                 scenario=self.base,
                 method=method,
                 physics=self.physics,
-                first_seed=self.first_seed,
+                first_seed=FIRST_TUNING_SEED + self.first_seed,
                 num_seeds=self.seeds,
                 metrics=self.measured,
-                columns=columns_of_rows([self.base], self.measured),
-                plays=(0,),
+                columns=row_names(columns_of(self.measured), self.base.num_servers),
+                plays=(FIRST_TRAINING_EPISODE + self.episodes,),
+                plays_training=True,
                 train_episodes=self.episodes if method.training else 0,
             )
 
@@ -123,10 +155,12 @@ class Tuning(Study):
             "method": self.chosen.name,
             "base_settings": self.chosen.require_training().settings.to_dict(),
             "settings": {name: list(map(str, values)) for name, values in self.settings.items()},
+            "trials": self.trials,
+            "trials_seed": self.trials_seed,
             "physics": self.physics,
             "reference": self.target.name,
             "within": self.within,
-            "first_seed": self.first_seed,
+            "first_seed": FIRST_TUNING_SEED + self.first_seed,
             "num_seeds": self.seeds,
             "episodes": self.episodes,
             "scenario": self.base.to_dict(),

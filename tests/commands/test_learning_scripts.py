@@ -83,8 +83,13 @@ def test_scripts_compare_and_tune(script: Script, tmp_path: Path):
         "--episodes", EPISODES, "--reference", "local", "--out", tmp_path / "b",
     )  # fmt: skip
     assert code == 0
-    assert "gap to local" in shown
-    assert len(pd.read_csv(tmp_path / "b" / "summary.csv")) == 2
+    assert "gap to local in %, by tuning seed" in shown
+    summary = pd.read_csv(tmp_path / "b" / "summary.csv")
+    assert len(summary) == 2
+    best = f"discount={summary.loc[summary['gap_mean'].idxmin(), 'discount']:g}"
+    last = shown.splitlines()[-1]
+    assert last.startswith(f"Smallest mean gap on the tuning seeds: {best}. To measure it on fresh seeds")
+    assert f"train.py --method drlcoedge --learn {' '.join(map(str, LEARN_QUICK[1:]))} {best} " in last
 
 
 def test_an_interrupted_script_says_so_and_can_go_on(

@@ -81,9 +81,9 @@ def run(**changes: Any) -> StudyResult:
     return carry_out(Training, **options)
 
 
-def local_metrics(scenario: Scenario, episode: int) -> dict[str, np.ndarray]:
+def local_metrics(scenario: Scenario, episode: int, first_seed: int = 0) -> dict[str, np.ndarray]:
     local = get_method("local")
-    (batch,) = simulate([scenario], local, local.physics("unified"), 0, SEEDS, episode=episode)
+    (batch,) = simulate([scenario], local, local.physics("unified"), first_seed, SEEDS, episode=episode)
     return batch.metrics
 
 

@@ -287,8 +287,8 @@ OPTIONS = {
     "--scenario --set" + EXECUTION,
     "train": "--method --seeds --first-seed --episodes --physics --allocator --learn --scenario --set"
     + EXECUTION,
-    "tune": "--vary --method --learn --seeds --first-seed --episodes --within --reference --physics --set"
-    + EXECUTION,
+    "tune": "--vary --trials --trials-seed --method --learn --seeds --first-seed --episodes --within "
+    "--reference --physics --set" + EXECUTION,
     "compare": "--methods --seeds --first-seed --episodes --last --physics --scenario --set" + EXECUTION,
     "evaluate": "--scenario --set --trace --trace-unit --trace-delimiter --trace-since --method --methods "
     "--seeds --episodes --physics" + EXECUTION,

@@ -45,10 +45,11 @@ def test_studies_of_all_kinds_share_their_agents(trained: list[int], tmp_path: P
     size: dict[str, Any] = {"seeds": SEEDS, "episodes": EPISODES, "scenario": TINY, "execution": store}
     carry_out(Comparison, [METHOD, "local"], last=2, physics=["unified"], **size)
     carry_out(Sweep, "deadline", values=[TINY.deadline], methods=[METHOD], **size)
-    settings: Any = METHOD.require_training().settings
-    carry_out(Tuning, METHOD, {"discount": [settings.discount]}, reference="local", **size)
     run_study(Evaluation(tmp_path / "train", methods=[]), execution=store)
     assert sum(trained) == 1
+    settings: Any = METHOD.require_training().settings
+    carry_out(Tuning, METHOD, {"discount": [settings.discount]}, reference="local", **size)
+    assert sum(trained) == 2  # on seeds that no other study may use
 
 
 def test_a_reproduction_trains_common_agents_once(

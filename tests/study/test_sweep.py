@@ -171,7 +171,7 @@ def test_unwritable_destinations_are_refused_before_the_work(tmp_path):
         ({"seeds": 0}, "seeds: 0"),
         ({"seeds": 2.5}, "seeds: 2.5"),
         ({"first_seed": -1}, "first_seed: -1"),
-        ({"first_seed": 2**32 - 5}, "seeds: 12; legal: a whole number from 1 to 5"),
+        ({"first_seed": 2**31 - 5}, "seeds: 12; legal: a whole number from 1 to 5"),
         ({"values": [0.3, 0.30]}, "each value once"),
         ({"physics": "newtonian"}, "physics: 'newtonian'"),
         ({"param": "capacity", "values": [(1, 2)]}, "capacity: shape"),

@@ -11,10 +11,16 @@ from helpers.studies import carry_out
 from helpers.tiny_training import EPISODES, METHOD, SEEDS, TINY, local_metrics
 
 from amco_jax.errors import InputError
+from amco_jax.study.agents import AgentStore
+from amco_jax.study.compare import Comparison
+from amco_jax.study.grid import Cell
 from amco_jax.study.run import run_study
+from amco_jax.study.sensitivity import Sensitivity
 from amco_jax.study.simulate import Batch
 from amco_jax.study.sweep import Sweep
+from amco_jax.study.train import Training
 from amco_jax.study.tune import Tuning
+from amco_jax.study.units import Unit, run_unit
 
 
 def test_tuning_ranks_every_combination_on_an_unseen_episode(tmp_path: Path):
@@ -25,8 +31,8 @@ def test_tuning_ranks_every_combination_on_an_unseen_episode(tmp_path: Path):
     )
     summary, results = found.summary, found.rows
     assert summary[["discount", "learning_rate"]].to_numpy().tolist() == [["0.0", "0.01"], ["0.9", "0.01"]]
-    assert results["seed"].tolist() == 2 * list(range(SEEDS))
-    local = local_metrics(TINY, 0)["makespan_mean_s"]
+    assert results["seed"].tolist() == 2 * list(range(2**31, 2**31 + SEEDS))
+    local = local_metrics(TINY, 1 + EPISODES, 2**31)["makespan_mean_s"]
     np.testing.assert_allclose(results["gap"], results["makespan_mean_s"] / np.tile(local, 2) - 1)
     columns = ["gap_p50", "gap_p90", "gap_p99", "gap_max"]
     assert np.all(np.diff(summary[columns].to_numpy(float), axis=1) >= 0)
@@ -41,7 +47,7 @@ def test_tuning_ranks_every_combination_on_an_unseen_episode(tmp_path: Path):
         np.testing.assert_allclose(row["makespan_mean_s_per_episode"], own["makespan_mean_s"].mean())
     names = {"results.parquet", "summary.csv", "manifest.json", "SHA256SUMS", "units", "agents"}
     assert {p.name for p in tmp_path.iterdir()} == names
-    own = evaluate_one(discount=0.9, learning_rate=0.01)
+    own = evaluate_one(tmp_path / "alone", discount=0.9, learning_rate=0.01)
     np.testing.assert_array_equal(results.iloc[SEEDS:]["makespan_mean_s"], own)
 
 
@@ -80,7 +86,7 @@ def test_tuning_keeps_results_with_their_settings(monkeypatch: pytest.MonkeyPatc
                     seeds,
                     {
                         "num_tasks": np.ones_like(seeds),
-                        "makespan_mean_s": value * (1.0 + seeds),
+                        "makespan_mean_s": value * reference_of(seeds),
                         "miss_rate": 0.0 * seeds,
                     },
                 )
@@ -90,21 +96,63 @@ def test_tuning_keeps_results_with_their_settings(monkeypatch: pytest.MonkeyPatc
     vary = {"hidden": [12, 3, 7], "discount": [0.5, 0.25]}
     found = run_study(Tuning(METHOD, vary, seeds=3, episodes=1, scenario=TINY, first_seed=9))
     results = found.rows
-    assert results["seed"].tolist() == 6 * [9, 10, 11]
+    seeds = np.tile(2**31 + np.array([9.0, 10.0, 11.0]), 6)
+    np.testing.assert_array_equal(results["seed"], seeds)
     own = results["hidden"].astype(float) + results["discount"].astype(float)
-    np.testing.assert_allclose(results["makespan_mean_s"], own * (1 + results["seed"]))
-    reference = np.tile([10.0, 11.0, 12.0], 6)
+    np.testing.assert_allclose(results["makespan_mean_s"], own * reference_of(seeds))
+    reference = reference_of(seeds)
     np.testing.assert_allclose(results["gap"], results["makespan_mean_s"] / reference - 1)
     assert found.summary["hidden"].tolist() == ["12", "12", "3", "3", "7", "7"]
 
 
-def evaluate_one(**changes: Any) -> np.ndarray:
-    """Makespans of one combination by itself."""
-    method = METHOD.with_settings(**changes)
-    found = run_study(
-        Sweep("deadline", values=[1.0], methods=[method], seeds=SEEDS, scenario=TINY, episodes=EPISODES)
-    ).rows
-    return np.asarray(found["makespan_mean_s"])
+def reference_of(seeds: np.ndarray) -> np.ndarray:
+    """Made-up makespans of the reference, which differ by seed."""
+    return seeds - 2.0**31 + 1.0
+
+
+def evaluate_one(home: Path, **changes: Any) -> np.ndarray:
+    """Makespans of one combination by itself, in the episode after those that it was trained on."""
+    cell = Cell(
+        scenario=TINY, method=METHOD.with_settings(**changes), first_seed=2**31, num_seeds=SEEDS,
+        columns=("makespan_mean_s",), plays=(1 + EPISODES,), train_episodes=EPISODES,
+    )  # fmt: skip
+    return np.asarray(run_unit(Unit("alone", (cell,)), AgentStore(home), home)["makespan_mean_s"])
+
+
+def test_no_other_study_may_use_tuning_seeds():
+    size: dict[str, Any] = {"seeds": 2, "scenario": TINY}
+    tuning = Tuning(METHOD, {"discount": [0]}, first_seed=5, reference="local", **size)
+    assert {cell.first_seed for cell in tuning.cells()} == {2**31 + 5}
+    studies: list[tuple[Any, list[Any]]] = [
+        (Sweep, ["deadline"]), (Training, [METHOD]), (Comparison, []), (Sensitivity, []),
+        (Tuning, [METHOD, {"discount": [0]}]),
+    ]  # fmt: skip
+    for kind, arguments in studies:
+        kind(*arguments, first_seed=2**31 - 2, **size)
+        for first, words in (
+            (2**31 - 1, "seeds: 2; legal: a whole number from 1 to 1"),
+            (2**31, "first_seed: 2147483648; legal: a whole number from 0 to 2147483647"),
+        ):
+            with pytest.raises(InputError, match=words):
+                kind(*arguments, first_seed=first, **size)
+
+
+def test_trials_are_drawn_from_all_combinations():
+    vary = {"discount": [0, 0.3, 0.6], "learning_rate": [0.01, 0.02, 0.03, 0.04]}
+
+    def drawn(method: Any = METHOD, **options: Any) -> list[tuple[float, ...]]:
+        return [tuple(each.values()) for each in Tuning(method, vary, **options).grid]
+
+    every = drawn()
+    assert every == [(d, rate) for d in vary["discount"] for rate in vary["learning_rate"]]
+    some = drawn(trials=5)
+    assert some == sorted({*some} & {*every})
+    assert len(some) == 5
+    assert some == drawn("amcoedge", trials=5, seeds=7, first_seed=3)
+    others = [tuple(drawn(trials=5, trials_seed=seed)) for seed in range(1, 21)]
+    assert len({*others}) > 15
+    assert {each for found in others for each in found} == {*every}
+    assert drawn(trials=12) == every
 
 
 @pytest.mark.parametrize(
@@ -115,6 +163,10 @@ def evaluate_one(**changes: Any) -> np.ndarray:
         ({"settings": {"discount": [2]}}, "discount: 2; legal: a number from 0 to 1"),
         ({"settings": {"discount": []}}, "discount"),
         ({"reference": "amcoedge"}, "reference: amcoedge is trained; legal: a rule"),
+        ({"trials": 0}, "trials: 0; legal: a whole number from 1 to 1"),
+        ({"trials": 2}, "trials: 2; legal: a whole number from 1 to 1"),
+        ({"trials_seed": -1}, "trials_seed: -1"),
+        ({"settings": {"batch_size": range(9), "leak": range(2**17)}}, "combinations: 1179648; legal"),
         ({"seeds": 0}, "seeds: 0"),
         ({"episodes": 0}, "episodes: 0"),
     ],

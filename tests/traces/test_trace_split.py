@@ -39,7 +39,7 @@ def small(tmp_path: Path) -> Path:
     return write(tmp_path / "log.csv", small_rows())
 
 
-def windows(scenario: Scenario, episodes: range, training: bool) -> Any:
+def windows(scenario: Scenario, episodes: range, training: bool, first_seed: int = 0) -> Any:
     """`[seeds, episodes, num_slots+2]`, the first request of each slot, and of the two after the episode."""
     shape, params = scenario.shape(), scenario.params()
     tables = tables_of([scenario], shape).of(0)  # pyright: ignore[reportArgumentType]
@@ -48,7 +48,7 @@ def windows(scenario: Scenario, episodes: range, training: bool) -> Any:
         return workload_of(shape, params, tables, seed, episode, training=training).first  # pyright: ignore
 
     each = jax.jit(jax.vmap(jax.vmap(first, (None, 0)), (0, None)))
-    return np.asarray(each(np.arange(SEEDS, dtype=np.uint32), np.asarray(episodes)))
+    return np.asarray(each(np.arange(SEEDS, dtype=np.uint32) + np.uint32(first_seed), np.asarray(episodes)))
 
 
 @pytest.mark.parametrize(
@@ -194,10 +194,20 @@ def test_agents_are_evaluated_behind_their_training(small: Path, tmp_path: Path)
                 tmp_path / "agents", scenario=scenario_of(small, time_scale=20.0, table={"train_share": 0.2})
             )
         )
-    tuned = run_study(
+
+
+def test_settings_are_chosen_in_the_training_stretch(small: Path):
+    scenario = scenario_of(small, time_scale=20.0)
+    found = run_study(
         Tuning(QUICK, {"discount": [0.5]}, seeds=3, episodes=1, scenario=scenario, reference="local")
-    )
-    np.testing.assert_array_equal(tuned.rows["stretch"], numbers[0])
+    ).rows
+    assert "stretch" not in found
+    window = windows(scenario, range(2, 3), training=True, first_seed=2**31)[:3, 0]
+    np.testing.assert_array_equal(found["num_tasks"], window[:, -2] - window[:, 0])
+    assert np.asarray(found["num_tasks"]).any()
+    process = played(scenario)
+    end = cuts_of(scenario).training * process.slot_seconds(scenario)
+    assert window[:, -2].max() <= np.searchsorted(process.log.seconds, end)
 
 
 def test_rules_beside_training_play_its_episodes(small: Path):
