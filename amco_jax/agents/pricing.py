@@ -6,8 +6,8 @@
     price_i = π_i·w + π_link·d/r_{b,i}    ([i≠b] for the second term),
 
 π_i is the price of a Gcycle on server i, and π_link that of a second of b's link. Both are linear in a few
-features of what a scheduler sees, and dimensionless but for the capacity, so that they carry over to other
-fleets and loads: f_i·π_i is the number of later tasks that wait for server i to finish.
+features of what a scheduler sees. f_i·π_i has no unit: it is the number of later tasks that wait for server i
+to finish. docs/prices.md tells to which fleets and loads the coefficients carry over, and to which not.
 
 The coefficients are learnt by regression on the exact prices along simulated episodes, the derivatives of the
 summed makespan in background load (`kernel.gradient`). The prices then change the decisions and with them the
