@@ -69,7 +69,7 @@ def priced(view: TaskView) -> Bool[Array, " num_servers"]:
         load = load + view.task.size * service.overhead
     transfer = jnp.where(view.local, 0, view.cost - load / view.params.capacity)
     price = of_work * load + of_link * transfer
-    selected, total = priced_support(view.wait, view.cost, price, view.params.deadline)
+    selected, total = priced_support(view.wait, view.cost, price, limit=view.params.deadline)
     return selected & (total <= view.params.deadline * (1 + known.miss))
 
 

@@ -16,6 +16,7 @@ def priced_support(
     wait: Float[Array, " num_servers"],
     cost: Float[Array, " num_servers"],
     price: Float[Array, " num_servers"],
+    *,
     limit: ArrayLike = jnp.inf,
 ) -> tuple[Bool[Array, " num_servers"], Float[Array, ""]]:
     """The servers of the split x that minimises max_{x_i>0} (x_i·cost_i + wait_i) + Σ_i price_i·x_i.

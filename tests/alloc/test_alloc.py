@@ -211,10 +211,10 @@ def test_a_limit_leaves_the_cheapest_set_within_it():
     wait, cost, price = np.zeros(3), np.ones(3), np.array([0, 2.0, 9.0])
     choose = compiled(priced_support)
     for limit, expected, total in ((1.0, [1, 0, 0], 1.0), (0.6, [1, 1, 0], 0.5 + 1), (0.4, [1, 1, 1], 4.0)):
-        selected, found = choose(wait, cost, price, limit)
+        selected, found = choose(wait, cost, price, limit=limit)
         assert selected.tolist() == [bool(x) for x in expected]
         np.testing.assert_allclose(found, total, rtol=1e-6)
-    selected, found = choose(wait, cost, price, 0.3)
+    selected, found = choose(wait, cost, price, limit=0.3)
     assert not selected.any()
     assert np.isinf(found)
 
