@@ -125,7 +125,7 @@ def per_task(choose: Callable[[TaskView], Array], *, sees_load: bool = False) ->
     """A policy that selects the set of each task, `[num_servers]` booleans, from its `TaskView`.
 
     Args:
-      recalls: whether the view tells the load, see `Policy`.
+      sees_load: whether the view tells the load, see `Policy`.
 
     Example:
       >>> idle = per_task(lambda view: view.wait == 0)

@@ -250,7 +250,8 @@ def serve_slot(
 
             def serve_position(carry, position):
                 n, entry, planned_n = position
-                turn = Turn(b, n, n, jnp.zeros_like(link), task_at(entry), planned_n)
+                now = jnp.zeros_like(link)
+                turn = Turn(b, n, now, now, task_at(entry), planned_n)
                 queues, totals = carry
                 queues, totals, kept = serve(site_b, key_b, backlog.servers, queues, totals, turn)
                 return (queues, totals), kept

@@ -19,8 +19,8 @@ class Turn(NamedTuple):
 
     station: Int[Array, ""]
     position: Int[Array, ""]
-    rank: Int[Array, ""]
-    """Its place in the queue; unused if stations are served one by one"""
+    drawn: Float[Array, ""]
+    """The time by which a random order is sorted, as a share of the slot in [0, 1); 0 in other orders"""
     time: Float[Array, ""]
     """Arrival time of its task, s from the start of the slot; 0 if all tasks arrive at the start"""
     task: Task
@@ -52,8 +52,8 @@ def still_to_come(
     if shape.timing == "continuous":
         return jnp.ones_like(params.capacity)
     if shape.order == "random":
-        served = (turn.rank + 1) / (shape.num_servers * shape.max_tasks)
-        return jnp.full_like(params.capacity, 1 - served)
+        # Not the place in the queue, which counts positions that only pad the arrays.
+        return jnp.full_like(params.capacity, 1 - turn.drawn)
     station, n = jnp.arange(shape.num_servers), turn.position.astype(params.capacity.dtype)
     after = jnp.maximum(1 - (n + 1) / num_positions, 0)
     here = station == turn.station
@@ -85,11 +85,12 @@ def queue_of_slot(
     else:
         order = jnp.arange(count).reshape(num_servers, max_tasks).T.ravel()
         times = jnp.zeros(count, tasks.size.dtype)
+    drawn = times
     if shape.timing == "slotted":
         times = jnp.zeros_like(times)
     tasks, planned = jax.tree.map(lambda x: x.reshape(count, *x.shape[2:])[order], (tasks, planned))
     times = times * params.slot_duration
-    queue = Turn(order // max_tasks, order % max_tasks, jnp.arange(count), times, tasks, planned)
+    queue = Turn(order // max_tasks, order % max_tasks, drawn, times, tasks, planned)
     _, places = lax.sort((order, jnp.arange(count)), num_keys=1)
     return queue, places.reshape(num_servers, max_tasks)
 

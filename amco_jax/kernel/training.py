@@ -8,6 +8,7 @@ are the same for all seeds. With a batched counter, every slot would compute a l
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from amco_jax.agents.methods import Method
 from amco_jax.agents.policy import TaskView
 from amco_jax.compile.wide import Wide
 from amco_jax.env import Backlog, Decision, Physics
-from amco_jax.kernel import rollout, slot_step, tasks_of_slot
+from amco_jax.kernel import Episode, rollout, slot_step, tasks_of_slot
 from amco_jax.kernel.gradient import held_fixed
 from amco_jax.metrics import CURVE_METRICS, MAKESPAN, Metrics, Sums, add_slot, none_of_slots
 from amco_jax.params import Params, Shape
@@ -75,7 +76,7 @@ def start_training(
     learner = method.require_training().static()
     if isinstance(learner, EpisodeLearner):
         shared = TrainingState(*learner.init(hyper.settings, shape, rows, stream(seed, Stream.INIT)))
-        return _on_all_stations(shape, shared)
+        return _on_all_stations(shape.num_servers, shared)
     keys = fold_in(stream(seed, Stream.INIT), jnp.arange(shape.num_servers))
     return jax.vmap(lambda key: TrainingState(*learner.init(hyper.settings, shape, rows, key)))(keys)
 
@@ -101,11 +102,15 @@ def train_episode(
     """
     learner, num_servers = method.require_training().static(), shape.num_servers
     if isinstance(learner, EpisodeLearner):
-        return _learn_from_episode(
-            learner, shape, params, physics, method, hyper, seed, episode, state, tables, metrics
-        )
+        practised = fold_in(stream(seed, Stream.LEARNING), episode)
+        params = learner.practice(hyper.settings, params, practised)
+    number = FIRST_TRAINING_EPISODE + episode
+    workload = workload_of(shape, params, tables, seed, number, training=True)
+    if isinstance(learner, EpisodeLearner):
+        key = fold_in(stream(seed, Stream.POLICY), number)
+        play = partial(rollout, shape, params, physics, workload=workload, key=key)
+        return _learn_from_episode(learner, hyper.settings, params, method, play, state, metrics)
     assert isinstance(learner, Learner)
-    workload = workload_of(shape, params, tables, seed, FIRST_TRAINING_EPISODE + episode, training=True)
     step = slot_step(shape, params, physics, method, workload, _keep_reward, metrics)
     exploration, draws = (
         fold_in(stream(seed, purpose), episode) for purpose in (Stream.EXPLORATION, Stream.LEARNING)
@@ -171,43 +176,39 @@ def train_episode(
 
 def _learn_from_episode(
     learner: EpisodeLearner,
-    shape: Shape,
+    settings: Any,
     params: Params,
-    physics: Physics,
     method: Method,
-    hyper: Hyper,
-    seed: UInt32[Array, ""],
-    episode: int | Int[Array, ""],
+    play: Callable[..., Episode],
     state: TrainingState,
-    tables: Tables,
     metrics: Metrics,
 ) -> tuple[TrainingState, Curve]:
-    """Play an episode, and learn from the derivatives of its summed makespan."""
-    shared = jax.tree.map(lambda leaf: leaf[0], state)
-    params = learner.practice(hyper.settings, params, fold_in(stream(seed, Stream.LEARNING), episode))
-    number = FIRST_TRAINING_EPISODE + episode
-    workload = workload_of(shape, params, tables, seed, number, training=True)
-    agent = learner.deployed(hyper.settings, params, shared.learnt)
+    """Play an episode, and learn from the derivatives of its summed makespan.
+
+    Args:
+      play: `rollout` of that episode.
+    """
+    learnt, memory = jax.tree.map(lambda leaf: leaf[0], state)
+    num_servers = params.capacity.shape[0]
+    agent = _on_all_stations(num_servers, learner.deployed(settings, params, learnt))
     deciding = Method(method.name, held_fixed(method.policy), method.allocator)
 
     def total(unknown: Any) -> tuple[Array, Any]:
-        out = rollout(
-            shape, params, physics, method=deciding, workload=workload,
-            key=fold_in(stream(seed, Stream.POLICY), number), record=learner.keep,
-            metrics=tuple(dict.fromkeys((*metrics, MAKESPAN))),
-            agent=_on_all_stations(shape, agent), checkpointed=True, probe=Partial(learner.probe, unknown),
+        out = play(
+            method=deciding, record=learner.keep, metrics=tuple(dict.fromkeys((*metrics, MAKESPAN))),
+            agent=agent, checkpointed=True, probe=Partial(learner.probe, unknown),
         )  # fmt: skip
         return out.totals[MAKESPAN.name].rounded(params.capacity.dtype), (out.totals, out.decisions)
 
     costates, (totals, kept) = jax.grad(total, has_aux=True)(learner.unknown())
-    learnt, memory, logs = learner.learn(hyper.settings, shared.learnt, shared.memory, kept, costates)
-    state = _on_all_stations(shape, TrainingState(learnt, memory))
+    learnt, memory, logs = learner.learn(settings, learnt, memory, kept, costates)
+    state = _on_all_stations(num_servers, TrainingState(learnt, memory))
     return state, Curve({metric.name: totals[metric.name] for metric in metrics}, logs)
 
 
-def _on_all_stations(shape: Shape, shared: Any) -> Any:
+def _on_all_stations(num_servers: int, shared: Any) -> Any:
     """A copy of what base stations share for each of them: leaves `[num_servers, ...]`."""
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (shape.num_servers, *leaf.shape)), shared)
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_servers, *leaf.shape)), shared)
 
 
 def _keep_reward(decision: Decision, _: TaskView) -> Array:

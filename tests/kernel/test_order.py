@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from amco_jax.agents.methods import METHODS
+from amco_jax.agents.methods import METHODS, Method
+from amco_jax.agents.policy import per_task
 from amco_jax.compile.wide import on_host
 from amco_jax.env import CONSERVING, UNIFIED, Physics
 from amco_jax.errors import InputError
@@ -199,3 +200,25 @@ def test_an_episode_in_segments_is_the_whole_episode(
     whole = makespans()
     monkeypatch.setattr("amco_jax.study.simulate.segments_of", lambda slots, most: [(0, 3), (3, 3)])
     np.testing.assert_array_equal(makespans(), whole)
+
+
+@pytest.mark.parametrize("changes", KINDS[:4])
+def test_what_is_still_to_come_does_not_depend_on_padding(changes: dict[str, Any]):
+    scenario = Scenario(num_servers=2, num_tasks=3, num_slots=2, arrival_prob=0.9, **changes)
+    method = Method("looking", per_task(lambda view: view.local, sees_load=True))
+
+    def seen(max_tasks: int) -> list[np.ndarray]:
+        shape, params, workload = inputs(scenario)
+        out = rollout(
+            shape._replace(max_tasks=max_tasks), params, UNIFIED, method=method, workload=workload,
+            metrics=(), key=stream(jnp.uint32(0), Stream.POLICY),
+            record=lambda _, view: (view.coming, view.arrived),
+        )  # fmt: skip
+        return [np.asarray(kept)[:, :, :3] for kept in out.decisions]
+
+    with jax.enable_x64(True):
+        (coming, arrived), padded = seen(3), seen(5)
+    np.testing.assert_array_equal(coming, padded[0])
+    np.testing.assert_array_equal(arrived, padded[1])
+    assert 0 <= coming.min() <= coming.max() <= 1
+    assert arrived[1].sum() > 0
