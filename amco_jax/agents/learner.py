@@ -185,7 +185,7 @@ class EpisodeLearner(BaseLearner):
 
     @abc.abstractmethod
     def probe(self, unknown: Any, view: TaskView) -> tuple[Array, Array]:
-        """Background load after a decision, see `kernel.episode.Probe`."""
+        """Background load after a decision, see `kernel.slot.Probe`."""
 
     @abc.abstractmethod
     def keep(self, decision: Decision, view: TaskView) -> Any:

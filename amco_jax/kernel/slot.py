@@ -1,0 +1,312 @@
+"""One slot: it decides the tasks in the order of service, and closes.
+
+Every method, physics row and workload runs through `serve_slot`. `unroll.py` explains why plain array code
+is fast here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from amco_jax.agents.methods import Method
+from amco_jax.agents.policy import TaskView
+from amco_jax.alloc import Allocator
+from amco_jax.compile.unroll import unroll
+from amco_jax.env import (
+    Backlog,
+    Decision,
+    Physics,
+    Queues,
+    Site,
+    Task,
+    advance,
+    close_slot,
+    costs,
+    decide,
+    site,
+    starts,
+    waits,
+)
+from amco_jax.kernel.order import Turn, by_position, queue_of_slot, still_to_come
+from amco_jax.metrics import (
+    Metrics,
+    SlotOutcome,
+    Sums,
+    TaskOutcome,
+    add_task,
+    none_of_tasks,
+    of_each_task,
+    of_slot,
+)
+from amco_jax.params import Params, Shape
+from amco_jax.random import Key, fold_in
+from amco_jax.workload import Workload
+
+MAX_UNROLLED_SERVERS = 32
+"""The largest fleet to unroll; for larger ones, unrolled code compiles slowly and gains little."""
+
+Record = Callable[[Decision, TaskView], Any]
+"""A function from a decision and its view to what is kept of it, a pytree of arrays."""
+
+
+Probe = Callable[[TaskView], tuple[Array, Array]]
+"""A function from the view of a decision to background load that comes right after it: Gcycles on each
+server, `[num_servers]`, and s on the link of the base station"""
+
+
+def keep_nothing(decision: Decision, view: TaskView) -> None:
+    """A record that keeps nothing, for callers that need only the totals."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """The results of one slot."""
+
+    slot_load: Float[Array, " num_servers"]
+    """q at the end of the slot, Gcycles"""
+    link_delay: Float[Array, " num_servers"]
+    """L of each base station at the end of the slot, s"""
+    busy: Float[Array, " num_servers"]
+    """Share of the slot during which each server was busy, in [0, 1]"""
+    totals: Sums
+    """Sums of the metrics over the slot; 0 in the warm-up"""
+    of_tasks: dict[str, Array]
+    """Values of metrics with quantiles, `[num_servers, max_tasks]` by name; inf without a task, and in the
+    warm-up"""
+    decisions: Any
+    """The results of `record`, with leading axes `[num_servers, max_tasks]`"""
+
+
+def serve_task(
+    params: Params,
+    physics: Physics,
+    allocator: Allocator,
+    site: Site,
+    backlog: Float[Array, " num_servers"],
+    task: Task,
+    queues: Queues,
+    choose: Callable[[Array, Array], Array],
+) -> tuple[Queues, Decision, Array, Array]:
+    """Decide one task at the base station of `site`: waits, costs, the set, the split, and the new queues.
+
+    Args:
+      backlog: `[num_servers]`, Gcycles, at the start of the slot.
+      choose: maps wait and cost, `[num_servers]`, s, to the set S, `[num_servers]` booleans.
+
+    Returns:
+      The queues after the decision, the decision, the wait and the cost.
+    """
+    wait = waits(site, backlog, queues.slot_load, queues.link_delay)
+    start = starts(params, task.size, task.work)
+    wait = wait if start is None else wait + start
+    cost = costs(site, task.size, task.work)
+    return *decide(params, physics, site, task, wait, cost, choose(wait, cost), allocator, queues), wait, cost
+
+
+class _Served(NamedTuple):
+    """The results of serving the tasks of a slot."""
+
+    slot_load: Float[Array, " num_servers"]
+    link_delay: Float[Array, " num_servers"]
+    totals: Sums
+    kept: Any
+    """Values of the metrics with quantiles, and the results of `record`: `[num_servers, max_tasks, ...]`, or
+    `[turns, ...]` with a queue"""
+    passed: Any = None
+    """With continuous timing: the time of the last turn, s from the start of the slot, the backlog then, and
+    the time for which each server has been busy, s"""
+
+
+def serve_slot(
+    shape: Shape,
+    params: Params,
+    physics: Physics,
+    method: Method,
+    workload: Workload,
+    key: Key,
+    t: Int[Array, ""],
+    backlog: Backlog,
+    planned: Any,
+    queue: Turn | None,
+    record: Record,
+    metrics: Metrics,
+    agent: Any,
+    arrived: Any,
+    probe: Probe | None,
+) -> _Served:
+    """Decide all tasks of slot `t` in the scenario's order of service.
+
+    Args:
+      key: random key of the policy in this slot.
+      backlog: the backlog at the start of the slot.
+      agent: the agents of a per-task policy, or None.
+      arrived: `[num_servers]`, see `TaskView.arrived`.
+      planned: the sets of a per-slot policy, `[num_servers, max_tasks, num_servers]` booleans, or None.
+      queue: all positions in the order of service, `[turns]`; None if stations are served one by one.
+    """
+    num_servers, counted = shape.num_servers, t >= params.warmup
+    no_totals = none_of_tasks(metrics, num_servers, backlog.servers.dtype)
+
+    def serve(site_b, key_b, servers, queues, totals, turn):
+        task = turn.task
+
+        def view(wait, cost):
+            coming = None
+            if method.policy.sees_load:
+                coming = still_to_come(shape, params, workload.num_positions(params), turn)
+            return TaskView(
+                task, wait, cost, site_b.local, params, key_b, turn.position, coming, agent, t, arrived
+            )
+
+        def choose(wait, cost):
+            return turn.planned if method.policy.sees_slot else method.policy.select(view(wait, cost))
+
+        queues, decision, wait, cost = serve_task(
+            params, physics, method.allocator, site_b, servers, task, queues, choose
+        )
+        if probe is not None:
+            work, delay = probe(view(wait, cost))
+            queues = Queues(queues.slot_load + work, queues.link_delay + delay)
+        outcome = TaskOutcome(
+            params, t, turn.station, site_b.local, task.size, task.work, wait, cost, decision.selected,
+            decision.fraction, decision.finish, decision.makespan, decision.missed, decision.rejected,
+        )  # fmt: skip
+        here = task.present & counted
+        totals = add_task(metrics, totals, here, outcome)
+        return queues, totals, (of_each_task(metrics, here, outcome), record(decision, view(wait, cost)))
+
+    def station_by_station() -> _Served:
+        """Serve in the published order; the outer loop computes the coefficients of a station once."""
+
+        stations = jnp.arange(num_servers)
+
+        def serve_base_station(carry, row):
+            links, slot_load, totals = carry
+            b, link, planned_b = row
+            site_b, key_b = site(params, physics, b), fold_in(key, b)
+            entries, task_at = workload.row(params, t, b)
+
+            def serve_position(carry, position):
+                n, entry, planned_n = position
+                now = jnp.zeros_like(link)
+                turn = Turn(b, n, now, now, task_at(entry), planned_n)
+                queues, totals = carry
+                queues, totals, kept = serve(site_b, key_b, backlog.servers, queues, totals, turn)
+                return (queues, totals), kept
+
+            positions = jnp.arange(jax.tree.leaves(entries)[0].shape[0]), entries, planned_b
+            (queues, totals), kept = lax.scan(serve_position, (Queues(slot_load, link), totals), positions)
+            links = jnp.where(stations == b, queues.link_delay, links)
+            return (links, queues.slot_load, totals), kept
+
+        none = jnp.zeros_like(backlog.servers)
+        rows = stations, backlog.links, planned
+        carry = none, none, no_totals
+        (links, slot_load, totals), kept = lax.scan(serve_base_station, carry, rows)
+        return _Served(slot_load, links, totals, kept)
+
+    def turn_by_turn() -> _Served:
+        """Serve in any other order, from a queue of all positions."""
+        stations = jnp.arange(num_servers)
+
+        def serve_turn(carry, turn):
+            links, slot_load, totals = carry
+            here = stations == turn.station
+            queues = Queues(slot_load, jnp.sum(jnp.where(here, links, 0)))
+            site_b, key_b = site(params, physics, turn.station), fold_in(key, turn.station)
+            queues, totals, kept = serve(site_b, key_b, backlog.servers, queues, totals, turn)
+            return (jnp.where(here, queues.link_delay, links), queues.slot_load, totals), kept
+
+        carry = backlog.links, jnp.zeros_like(backlog.servers), no_totals
+        (links, slot_load, totals), kept = lax.scan(serve_turn, carry, queue)
+        return _Served(slot_load, links, totals, kept)
+
+    def as_they_arrive() -> _Served:
+        """Serve in order of arrival time, and let time pass between arrivals."""
+        stations, idle = jnp.arange(num_servers), jnp.zeros_like(backlog.servers)
+        # A cap at the slot duration would approach a cap at 0 as slots become shorter.
+        carrying = dataclasses.replace(physics, link_capped=False, link_carried=True)
+
+        def serve_turn(carry, turn):
+            clock, waiting, busy, slot_load, totals = carry
+            elapsed = turn.time - clock
+            busy = busy + jnp.minimum(waiting.servers / params.capacity, elapsed)
+            waiting = advance(params, waiting, elapsed)
+            here = stations == turn.station
+            queues = Queues(idle, jnp.sum(jnp.where(here, waiting.links, 0)))
+            site_b, key_b = site(params, carrying, turn.station), fold_in(key, turn.station)
+            queues, totals, kept = serve(site_b, key_b, waiting.servers, queues, totals, turn)
+            links = jnp.where(here, queues.link_delay, waiting.links)
+            waiting = Backlog(waiting.servers + queues.slot_load, links)
+            return (turn.time, waiting, busy, slot_load + queues.slot_load, totals), kept
+
+        carry = jnp.zeros_like(params.slot_duration), backlog, idle, idle, no_totals
+        (clock, waiting, busy, slot_load, totals), kept = lax.scan(serve_turn, carry, queue)
+        return _Served(slot_load, waiting.links, totals, kept, (clock, waiting, busy))
+
+    if queue is None:
+        return station_by_station()
+    return as_they_arrive() if shape.timing == "continuous" else turn_by_turn()
+
+
+def _pass_slot(
+    params: Params, physics: Physics, backlog: Backlog, served: _Served
+) -> tuple[Backlog, Float[Array, " num_servers"]]:
+    """The backlog at the start of the next slot, and each server's busy share of this slot."""
+    if served.passed is None:
+        return close_slot(params, physics, backlog, served.slot_load, served.link_delay)
+    clock, waiting, busy = served.passed
+    rest = params.slot_duration - clock
+    busy = busy + jnp.minimum(waiting.servers / params.capacity, rest)
+    return advance(params, waiting, rest), busy / params.slot_duration
+
+
+SlotStep = Callable[..., tuple[Backlog, Slot]]
+"""`(key, t, backlog, planned, arrived=None) -> (next backlog, results of the slot)`"""
+
+
+def slot_step(
+    shape: Shape,
+    params: Params,
+    physics: Physics,
+    method: Method,
+    workload: Workload,
+    record: Record,
+    metrics: Metrics = (),
+    agent: Any = None,
+    probe: Probe | None = None,
+) -> SlotStep:
+    """The function that computes one slot, shared by all rollouts and trainings."""
+
+    def serve(params, physics, workload, key, t, backlog, planned, queue, agent, arrived, probe):
+        return serve_slot(
+            shape, params, physics, method, workload, key, t, backlog, planned, queue, record, metrics,
+            agent, arrived, probe,
+        )  # fmt: skip
+
+    if shape.num_servers <= MAX_UNROLLED_SERVERS:
+        serve = unroll(serve)
+
+    def step(key, t, backlog, planned, arrived=None):
+        # The queue is sorted outside `serve`, because unrolling would turn a sort into a large network.
+        queue, places = queue_of_slot(shape, params, workload, t, planned)
+        own = None if method.policy.sees_slot else agent
+        served = serve(params, physics, workload, key, t, backlog, planned, queue, own, arrived, probe)
+        left, busy = _pass_slot(params, physics, backlog, served)
+        closed = SlotOutcome(
+            params, t, backlog.servers, served.slot_load, served.link_delay, left.servers, busy
+        )
+        of_slots = jax.tree.map(lambda x: jnp.where(t >= params.warmup, x, 0), of_slot(metrics, closed))
+        totals = served.totals | of_slots
+        kept = by_position(served.kept, places)
+        return left, Slot(served.slot_load, served.link_delay, busy, totals, *kept)
+
+    return step
