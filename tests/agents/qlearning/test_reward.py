@@ -68,7 +68,7 @@ def test_the_published_reward_is_the_model_s_own():
 
 
 def test_regrets_of_an_episode_are_those_of_plain_loops():
-    """With random sets, also empty ones, under a load at which tasks miss the deadline even on the best set."""
+    """With random sets, also empty ones, and tasks that miss the deadline even on the best set."""
 
     def any_set(view: TaskView) -> jax.Array:
         return jnp.stack([view.uniform(i) < 0.4 for i in range(view.wait.size)])
