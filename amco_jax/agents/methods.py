@@ -183,7 +183,14 @@ _STABLE = {
 }
 """Found by the search over settings in docs/methods.md."""
 
-_REGRET = _STABLE | {"reward": "regret", "reward_offset": 0.0, "learn_interval": 1}
+_REGRET = _STABLE | {
+    "reward": "regret",
+    "reward_offset": 0.0,
+    "reward_scale": 3.0,
+    "learning_rate_decay": 1e-3,
+    "learn_interval": 1,
+    "greedy_growth": 1e-3,
+}
 """Likewise, for trainings of 50 episodes at any load."""
 
 METHODS: dict[str, Method] = {

@@ -103,18 +103,17 @@ class QLearning(Learner):
         return self.actions(seen.backlog.shape[0]).sets(action, seen.local)
 
     def reward(self, decision: Decision, view: TaskView) -> Array:
-        """With `reward = regret`, max(T* - T, -D), s: at most 0, and 0 for a set that is best for the task.
+        """With `reward = regret`, max(1 - T / T*, -1): 0 for a set that is best for the task, else negative.
 
         T is the time at which the task ends on its set, and T* the one at which it would have ended on the
-        best of all non-empty sets, given the same waits; both may exceed the deadline D. A rejected task has
-        the reward -D. What no action of the agent can change, above all the load that earlier tasks of the
+        best of all non-empty sets, given the same waits; both may exceed the deadline. A rejected task has
+        the reward -1. What no action of the agent can change, above all the load that earlier tasks of the
         slot have added, is in both times, and so hardly in the reward.
         """
         if self.settings.reward == "makespan":
             return decision.reward
-        least = makespan_of(view, optimal(view))
-        deadline = view.params.deadline
-        return jnp.where(decision.rejected, -deadline, jnp.maximum(least - decision.finish, -deadline))
+        regret = decision.finish / makespan_of(view, optimal(view)) - 1
+        return -jnp.where(decision.rejected, 1, jnp.minimum(regret, 1))
 
     def observe(self, context: Context, memory: Replay, experience: Experience) -> Replay:
         seen = experience.seen

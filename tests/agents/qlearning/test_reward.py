@@ -44,20 +44,20 @@ def outcome(selected: Sequence[bool], wait: Sequence[float]) -> tuple[Decision, 
     [
         # Both servers end at 0.75 s, the first one alone at 1 s, and the second one alone at 1.5 s.
         ((True, True), (0, 0.5), 0),
-        ((True, False), (0, 0.5), -0.25),
-        ((False, True), (0, 0.5), -0.75),
+        ((True, False), (0, 0.5), 1 / 3),
+        ((False, True), (0, 0.5), 1),
         # Late anyway, at 3.5 s instead of 3 s: the deadline, at which makespans end, hides no regret.
         ((True, True), (2, 3), 0),
-        ((True, False), (2.5, 2.5), -0.5),
-        # 9.5 s too late, and a rejected task.
-        ((False, True), (0, 10), -1),
-        ((False, False), (0, 0.5), -1),
+        ((True, False), (2.5, 2.5), 1 / 6),
+        # Eleven times as late as necessary, and a rejected task.
+        ((False, True), (0, 10), 1),
+        ((False, False), (0, 0.5), 1),
     ],
 )
 def test_the_regret_is_what_the_best_set_would_have_saved(
     selected: Sequence[bool], wait: Sequence[float], regret: float
 ):
-    np.testing.assert_allclose(REGRET.reward(*outcome(selected, wait)), regret, atol=1e-6)
+    np.testing.assert_allclose(REGRET.reward(*outcome(selected, wait)), -regret, atol=1e-6)
 
 
 def test_the_published_reward_is_the_model_s_own():
@@ -110,19 +110,19 @@ def test_regrets_of_an_episode_are_those_of_plain_loops():
     def recorded(t: int, b: int, n: int, times: Any) -> Sequence[int]:
         chosen = np.flatnonzero(decisions.selected[t, b, n]).tolist()
         least = min(ends(times, each) for each in sets)
-        wanted[t, b, n] = max(least - ends(times, chosen), -scenario.deadline)
+        wanted[t, b, n] = min(ends(times, chosen) / least - 1, 1)
         return chosen
 
     reference.simulate(recording, "unified", reference.cwa, recorded)
     present = tasks.present
-    np.testing.assert_allclose(found[present], wanted[present], atol=1e-5)
+    np.testing.assert_allclose(found[present], -wanted[present], atol=1e-4)
     regret = wanted[present]
     empty = ~decisions.selected[present].any(axis=1)
-    assert (regret[empty] == -scenario.deadline).all()
+    assert (regret[empty] == 1).all()
     assert empty.any()
     assert (regret == 0).any()
     late = decisions.missed[present] & ~empty
-    assert ((regret[late] > -scenario.deadline) & (regret[late] < 0)).any()
+    assert ((regret[late] > 0) & (regret[late] < 1)).any()
 
 
 def test_another_reward_is_another_program():
