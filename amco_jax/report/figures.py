@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.metrics import Column, Shown, shown_in
+from amco_jax.report.names import shown_name
 from amco_jax.stats.summaries import learning_curve
 
 if TYPE_CHECKING:
@@ -133,13 +134,13 @@ def sweep_figure(
             values, low, mean, high = (np.asarray(line[c]) for c in ("value", "ci_low", "mean", "ci_high"))
             if values.dtype.kind in "if":
                 every = max(len(values) // 10, 1)
-                axes.plot(values, mean, label=method, linewidth=1.3, markevery=every, **style)
+                axes.plot(values, mean, label=shown_name(method), linewidth=1.3, markevery=every, **style)
                 axes.fill_between(values, low, high, color=style["color"], alpha=0.2, linewidth=0)
             else:  # categories have no order that a line could follow
                 x = np.arange(len(values))
                 beside = x + 0.5 * ((place + 0.5) / len(methods) - 0.5)
                 points: dict[str, Any] = style | {"linestyle": "none"}
-                axes.errorbar(beside, mean, (mean - low, high - mean), label=method, **points)
+                axes.errorbar(beside, mean, (mean - low, high - mean), label=shown_name(method), **points)
                 axes.set_xticks(x, values)
         axes.set_xlabel(axis_label)
         axes.set_ylabel(column.title(per))
@@ -168,7 +169,7 @@ def ranking_figure(rows: pd.DataFrame, column: Column, title: str = "") -> Figur
             spread = [[max(mean - low, 0.0)], [max(high - mean, 0.0)]]
             point: dict[str, Any] = style | {"linestyle": "none"}
             axes.errorbar(mean, place, xerr=spread, **point)
-        axes.set_yticks(np.arange(len(rows)), list(rows["method"]))
+        axes.set_yticks(np.arange(len(rows)), list(map(shown_name, rows["method"])))
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(column.title(column.weightings[0]))
         axes.set_title(title, fontsize="medium")
@@ -208,7 +209,7 @@ def convergence_figure(curves: pd.DataFrame, column: Column) -> Figure:
             rows = curves.loc[curves["method"] == method]
             episode, by_seed, (mean, low, high) = learning_curve(rows, column)
             every, colour = max(len(episode) // 8, 1), style["color"]
-            axes.plot(episode, mean, label=method, linewidth=1.2, markevery=every, **style)
+            axes.plot(episode, mean, label=shown_name(method), linewidth=1.2, markevery=every, **style)
             axes.fill_between(episode, low, high, color=colour, alpha=0.35, linewidth=0)
             low, high = np.full((2, len(episode)), np.nan)
             some = ~np.all(np.isnan(by_seed), axis=0)
@@ -233,7 +234,7 @@ def slots_figure(rows: pd.DataFrame, column: Column, title: str, among: Collecti
             line = rows.loc[rows["method"] == method]
             slot, mean, low, high = (np.asarray(line[c]) for c in ("slot", "estimate", "ci_low", "ci_high"))
             every = max(len(slot) // 10, 1)
-            axes.plot(slot, mean, label=method, linewidth=1.2, markevery=every, **style)
+            axes.plot(slot, mean, label=shown_name(method), linewidth=1.2, markevery=every, **style)
             axes.fill_between(slot, low, high, color=style["color"], alpha=0.2, linewidth=0)
         axes.set_xlabel("slot")
         axes.set_ylabel(column.title())
@@ -255,7 +256,7 @@ def cdf_figure(quantiles: pd.DataFrame, column: Column, title: str) -> Figure:
         axes = figure.subplots()
         for method, style in method_styles(list(dict.fromkeys(quantiles["method"]))).items():
             rows = quantiles.loc[quantiles["method"] == method]
-            axes.plot(rows["value"], rows["level"], label=method, linewidth=1.3, **style)
+            axes.plot(rows["value"], rows["level"], label=shown_name(method), linewidth=1.3, **style)
         axes.set_xlabel(column.title())
         axes.set_ylabel("share of the tasks")
         axes.set_xlim(left=0)
@@ -288,7 +289,7 @@ def profile_figure(profiles: pd.DataFrame, label: str, among: Collection[str]) -
                 axes.plot(level, share, color=_BEHIND, linewidth=0.8, zorder=1, label=name)
                 continue
             style = styles[method]
-            axes.plot(level, share, label=method, linewidth=1.3, markevery=10, **style)
+            axes.plot(level, share, label=shown_name(method), linewidth=1.3, markevery=10, **style)
             axes.fill_between(level, low, high, color=style["color"], alpha=0.2, linewidth=0)
         axes.axvline(1, color=_BLACK, linewidth=0.6)
         axes.set_xlabel(label)
@@ -321,7 +322,7 @@ def growth_figure(growth: pd.DataFrame) -> Figure:
                 low, median, high = (np.asarray(rows[f"seconds{end}"]) / per for end in ("_min", "", "_max"))
                 style = style | {"markersize": 4, "linewidth": 1.3}
                 spread = median - low, high - median
-                label = None if axis != columns[0] else method
+                label = None if axis != columns[0] else shown_name(method)
                 upper.errorbar(value, median, spread, label=label, **style)
                 lower.plot(value, memory, **style)
                 if len(value):
