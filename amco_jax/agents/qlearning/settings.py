@@ -35,7 +35,8 @@ class QSettings(Settings):
     """`makespan`: the published reward, -makespan or the penalty of a miss; `regret`: minus the relative
     excess of the task's makespan over the least that any set would have given it, see `QLearning.reward`"""
     reward_offset: float = setting(0.0)
-    """s, added to every reward; near the negative mean reward, it makes learning start at the right level"""
+    """Added to every reward, in its unit; near the negative mean reward, it makes learning start at the right
+    level"""
     reward_scale: float = setting(1.0, 1e-9)
     """Factor on rewards; as Adam's steps do not depend on it, a larger factor gives a finer resolution"""
     error_limit: float = setting(1e9, 1e-9)
