@@ -27,13 +27,14 @@ from amco_jax.kernel.decision import available_set
 from amco_jax.scenario import Scenario
 
 DEVICES = ("NVIDIA Jetson AGX Orin", "NVIDIA Jetson Xavier NX", "NVIDIA Jetson AGX Orin")
+KEY: Any = np.zeros(2, np.uint32)
 LAST_DEAD = jnp.array([True, True, True, False])
 
 
 def fleet(whole: bool, num_servers: int) -> Any:
     """The params of the first servers of a fleet of four."""
     if whole:
-        service = {"devices": (*DEVICES, DEVICES[0])[:num_servers]}
+        service: Any = {"devices": (*DEVICES, DEVICES[0])[:num_servers]}
         scenario = Scenario(
             service=service, task_size_max=4, task_size_min=1, density_min=20, density_max=20, link_rate=400.0
         )
@@ -48,7 +49,7 @@ def decision(method: Method, params: Any, servers: Any, size: Any, available: An
     task = Task(jnp.bool_(True), size, size * params.density_min)
 
     def view(wait: Any, cost: Any) -> TaskView:
-        return TaskView(task, wait, cost, here.local, params, jnp.zeros(2, jnp.uint32), jnp.int32(0))
+        return TaskView(task, wait, cost, here.local, params, KEY, jnp.int32(0))
 
     return decide_task(params, physics, method, here, servers, task, queues, view, None, available)[:2]
 
