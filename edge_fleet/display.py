@@ -85,11 +85,14 @@ def _estimate(row: Any, percent: bool) -> str:
 
 
 def print_status(rows: Sequence[dict[str, Any]]) -> None:
-    """Print what workers are doing to stdout, a row for each."""
+    """Print what workers are doing to stdout, a row for each, and why some do not answer."""
     table = Table()
-    titles = ("address", "worker", "engine", "state", "queue", "done", "s per item", "overruns")
+    titles = ("address", "worker", "state", "queue", "done", "s per item", "overruns")
     for title in titles:
         table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*(str(row.get(title, "")) for title in titles))
     Console().print(table)
+    for row in rows:
+        if "trouble" in row:
+            print(f"{row['address']}: no answer: {row['trouble']}")

@@ -45,7 +45,7 @@ class EngineSettings:
     variant: str = ""
     """sd15: the variant of the weights, if the model is a directory or hub id"""
     device: str = "auto"
-    """sd15 and tiny: auto, cpu, cuda, cuda:1, mps ..."""
+    """sd15: auto, cpu, cuda, cuda:1, mps ... Workers on one machine share the weights only with cpu"""
     dtype: str = "auto"
     """sd15: auto, float32, float16 or bfloat16"""
     threads: int = 1
@@ -60,17 +60,30 @@ class EngineSettings:
                 raise InputError(f"{name}: {getattr(self, name)!r}; legal: a text")
 
     @property
+    def shareable(self) -> bool:
+        """Whether processes can share it after a fork, which no device but the CPU allows."""
+        return self.engine == "classical" or self.device == "cpu" or self.engine == "tiny"
+
+    @property
     def words(self) -> str:
         """The engine in a few words."""
         return {"classical": self.inpainting, "tiny": "tiny, random weights"}.get(self.engine, self.model)
 
 
 def load_engine(settings: EngineSettings) -> Engine:
-    """Load an engine, once for all images.
+    """Load an engine, once for all images, and let it repair one, as the first takes longer than the others.
 
     Raises:
       InputError: the model cannot be loaded, or the extra `sd` is not installed.
     """
+    engine = _loaded(settings)
+    image, mask = np.zeros((1, 64, 64, 3), np.uint8), np.zeros((1, 64, 64), bool)
+    mask[0, 16:32, 16:32] = True
+    engine(image, mask, [0], 1)
+    return engine
+
+
+def _loaded(settings: EngineSettings) -> Engine:
     if settings.engine == "classical":
         load_package("cv2").setNumThreads(settings.threads)
 
@@ -94,8 +107,7 @@ def _model(settings: EngineSettings) -> Any:
     if settings.engine == "tiny":
         from sd_repair.random_weights import random_pipeline
 
-        device = "cpu" if settings.device == "auto" else settings.device
-        return prepare(random_pipeline(tiny=True), device)
+        return prepare(random_pipeline(tiny=True), "cpu")
     config = Path(settings.config) if settings.config else None
     return load_model(settings.model, config, settings.device, settings.dtype, settings.variant or None)
 

@@ -31,7 +31,7 @@ def main() -> None:
     order = json.loads(sys.stdin.readline())
     try:
         settings = EngineSettings(**order["engine"])
-        engine = load_engine(settings)
+        engine = load_engine(settings) if settings.shareable else None
     except InputError as error:
         print(json.dumps({"error": str(error)}), flush=True)
         sys.exit(2)
@@ -64,7 +64,12 @@ def _closed() -> bool:
 
 
 def _fork(
-    engine: Engine, settings: EngineSettings, name: str, port: int, token: str, lifeline: tuple[int, int]
+    engine: Engine | None,
+    settings: EngineSettings,
+    name: str,
+    port: int,
+    token: str,
+    lifeline: tuple[int, int],
 ) -> tuple[int, int]:
     """Start a worker, and return its port and process id."""
     listening = os.pipe()
@@ -85,7 +90,13 @@ def _fork(
 
 
 def _work(
-    engine: Engine, settings: EngineSettings, name: str, port: int, token: str, lifeline: int, answer: int
+    engine: Engine | None,
+    settings: EngineSettings,
+    name: str,
+    port: int,
+    token: str,
+    lifeline: int,
+    answer: int,
 ) -> Any:
     # gRPC must not be started before the fork.
     from edge_fleet.packages import quiet_grpc
@@ -105,7 +116,7 @@ def _work(
         os.close(answer)
 
     async def run() -> None:
-        worker = Worker(engine, name, settings.words)
+        worker = Worker(engine or load_engine(settings), name, settings.words)
         await serve(worker, Address("127.0.0.1", port), Keys(token), listening)
 
     asyncio.run(run())

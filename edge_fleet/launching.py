@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from amco_jax.errors import InputError
 from edge_fleet.engines import EngineSettings
 from edge_fleet.packages import load_package
-from edge_fleet.security import Address, Keys, new_token, parse_address
+from edge_fleet.security import Address, Keys, check_exposure, new_token, parse_address
 
 START_SECONDS = 180.0
 """How long workers may take to load their model, s"""
@@ -60,17 +60,20 @@ def local_workers(settings: EngineSettings, names: Sequence[str], restart: bool)
         process.stdout.close()
 
 
-@contextlib.contextmanager
-def addressed_workers(addresses: Sequence[str], keys: Keys | None) -> Iterator[Crew]:
+def crew_at(addresses: Sequence[str], keys: Keys | None, num_servers: int) -> Crew:
     """Workers that have been started elsewhere.
 
     Raises:
-      InputError: an address is malformed, or given twice.
+      InputError: an address is malformed, given twice or needs keys, or there are more or fewer than servers.
     """
     found = [parse_address(text) for text in addresses]
+    for address in found:
+        check_exposure(address, keys)
     if len(set(found)) < len(found):
         raise InputError("workers: an address is given twice; legal: each once")
-    yield Crew(found, keys)
+    if len(found) != num_servers:
+        raise InputError(f"workers: {len(found)}; legal: {num_servers}, one for each server")
+    return Crew(found, keys)
 
 
 @contextlib.contextmanager

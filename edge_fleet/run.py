@@ -157,9 +157,9 @@ def run_fleet(
             shutil.rmtree(out / IMAGES, ignore_errors=True)
         elif begun and not resume:
             raise InputError(f"out: {out} holds an unfinished {KIND}; legal: --resume, --overwrite")
+        pictures = Pictures(plan.settings, plan.side, plan.seed)
         decider = Decider(plan.scenario, plan.method, plan.method.physics(plan.physics), plan.agent)
         episodes = _Episodes(plan, decider)
-        pictures = Pictures(plan.settings, plan.side, plan.seed)
         _warm_up(decider, episodes)
         (out / IMAGES).mkdir(exist_ok=True)
         journal = Journal(out)

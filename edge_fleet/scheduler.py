@@ -74,15 +74,8 @@ class Scheduler:
           crew: one worker for each edge server.
           out: directory of the results.
           run: the name of the run, the same after it has been resumed.
-
-        Raises:
-          InputError: there are more or fewer workers than servers.
         """
         scenario = decider.scenario
-        if len(crew.addresses) != scenario.num_servers:
-            raise InputError(
-                f"workers: {len(crew.addresses)}; legal: {scenario.num_servers}, one for each server"
-            )
         assert scenario.service is not None
         self._decider, self._settings, self._pictures = decider, settings, pictures
         self._out, self._journal, self._seed = out, journal, seed

@@ -58,7 +58,8 @@ class CrewArguments(ScenarioArguments):
                 raise InputError("ray: with --workers or without --keys; legal: with --keys alone")
             return lambda: launching.ray_workers(settings.engine_settings, names, self.ray, keys)
         if self.workers:
-            return lambda: launching.addressed_workers(self.workers, keys)
+            crew = launching.crew_at(self.workers, keys, len(names))
+            return lambda: contextlib.nullcontext(crew)
         return lambda: launching.local_workers(settings.engine_settings, names, settings.restart)
 
 
@@ -250,13 +251,13 @@ async def _status(address: Address, keys: Keys | None) -> dict[str, Any]:
     try:
         found = dict((await client.call("Status", {}, timeout=3.0)).fields)
     except CallError as error:
-        return {"address": address, "state": f"no answer: {error.reason}"}
+        return {"address": address, "state": "–", "trouble": error.reason}
     finally:
         with contextlib.suppress(Exception):
             await client.close()
     each = found["computed_s"] / found["done"] if found.get("done") else None
     return {
-        "address": address, "worker": found.get("name", ""), "engine": found.get("engine", ""),
+        "address": address, "worker": f"{found.get('name', '')}, {found.get('engine', '')}",
         "state": "in use" if found.get("held") else "idle", "queue": found.get("queue", ""),
         "done": found.get("done", ""), "s per item": "" if each is None else f"{each:.3g}",
         "overruns": found.get("overruns", ""),
