@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import shutil
 import time
 import uuid
@@ -13,6 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pandas as pd
 
@@ -22,6 +24,7 @@ from amco_jax.random import check_seed
 from amco_jax.results.output import Output
 from amco_jax.results.provenance import provenance
 from amco_jax.scenario import Scenario
+from amco_jax.study.evaluate import load_run
 from edge_fleet.configuration import FleetSettings, in_fleet
 from edge_fleet.decisions import Arrival, Decider, Simulated, SlotKnowledge
 from edge_fleet.display import show_progress
@@ -62,6 +65,31 @@ class Plan:
         self.method.check(self.scenario.num_servers)
         if self.method.training is not None and self.agent is None:
             raise InputError(f"method: {self.method.name} is trained; legal: --agents DIR, or a rule")
+
+    @classmethod
+    def of_agents(
+        cls, directory: Path, scenario: Scenario, episodes: int, agent_seed: int | None = None, **others: Any
+    ) -> Plan:
+        """A plan in which trained agents decide, on arrivals that they have not been trained on.
+
+        Args:
+          directory: a finished training.
+          agent_seed: the seed of the agents; by default, the first that was trained.
+
+        Raises:
+          InputError: the training is not finished or damaged, or has not these agents for this scenario.
+        """
+        trained = load_run(directory, scenario=in_fleet(scenario))
+        trained.scenario.process.check_unseen(trained.scenario, trained.trained)
+        seed, last = trained.first_seed, trained.first_seed + trained.num_seeds - 1
+        chosen = check_whole("agent_seed", seed if agent_seed is None else agent_seed, seed, last)
+        # Training uses neither episode 0 nor the episodes after its last one.
+        numbers = tuple(e and trained.episodes + e for e in range(episodes))
+        return cls(
+            scenario=trained.scenario, method=trained.method, episodes=numbers,
+            agent=jax.tree.map(lambda leaf: leaf[chosen - seed], trained.weights),
+            agents=f"{'.'.join(trained.agents.names)}/{chosen}", **others,
+        )  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -221,8 +249,6 @@ def _opened(journal: Journal, plan: Plan) -> str:
 
 def _as_read(plan: dict[str, Any]) -> dict[str, Any]:
     """A plan as it is after it has been written and read, with lists for tuples."""
-    import json
-
     return json.loads(json.dumps(plan))
 
 

@@ -11,16 +11,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-import jax
 import tyro
 
 from amco_jax.cli.arguments import OutputArguments, ScenarioArguments, load_method
 from amco_jax.errors import InputError, check_whole
 from amco_jax.results.files import replacing
-from amco_jax.scenario import Scenario
 from amco_jax.scenario.axes import parse_assignments, parse_value
 from amco_jax.service.latency import write_table
-from amco_jax.study.evaluate import load_run
 from edge_fleet.configuration import FleetSettings, in_fleet, load_settings
 from edge_fleet.engines import EngineSettings, load_engine
 from edge_fleet.packages import load_package, quiet_grpc
@@ -91,9 +88,14 @@ class Run(CrewArguments, OutputArguments):
 
         check_whole("episodes", self.episodes, 1, 10_000)
         settings = self.settings_of_fleet()
-        plan = Plan(
-            settings=settings, physics=self.physics, seed=self.seed, **self._deciding(self.load_scenario())
-        )
+        scenario, common = self.load_scenario(), dict[str, Any]({"settings": settings, "seed": self.seed})
+        if self.agents is None:
+            method, numbers = load_method(self.method), tuple(range(self.episodes))
+            plan = Plan(scenario=scenario, method=method, physics=self.physics, episodes=numbers, **common)
+        else:
+            plan = Plan.of_agents(
+                self.agents, scenario, self.episodes, self.agent_seed, physics=self.physics, **common
+            )
         out = self.destination("fleet")
         result = run_fleet(
             plan, self.crew(settings, plan.names), out,
@@ -102,24 +104,6 @@ class Run(CrewArguments, OutputArguments):
         if not self.quiet:
             print_results(result.requests, result.images, result.summary, result.facts)
             print(f"Requests, repaired images, summary and manifest are in {out}")
-
-    def _deciding(self, scenario: Scenario) -> dict[str, Any]:
-        """The fields of a plan that depend on who decides."""
-        if self.agents is None:
-            numbers = tuple(range(self.episodes))
-            return {"scenario": scenario, "method": load_method(self.method), "episodes": numbers}
-        trained = load_run(self.agents, scenario=in_fleet(scenario))
-        trained.scenario.process.check_unseen(trained.scenario, trained.trained)
-        seed = trained.first_seed if self.agent_seed is None else self.agent_seed
-        last = trained.first_seed + trained.num_seeds - 1
-        place = check_whole("agent_seed", seed, trained.first_seed, last) - trained.first_seed
-        # Training uses neither episode 0 nor the episodes after its last one.
-        numbers = tuple(e and trained.episodes + e for e in range(self.episodes))
-        return {
-            "scenario": trained.scenario, "method": trained.method, "episodes": numbers,
-            "agent": jax.tree.map(lambda leaf: leaf[place], trained.weights),
-            "agents": f"{'.'.join(trained.agents.names)}/{seed}",
-        }  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
