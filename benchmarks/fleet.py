@@ -1,23 +1,19 @@
 """Measured against predicted on a paced fleet of this machine, over several runs of each method.
 
-    python benchmarks/fleet.py --methods optimal randcoedge --out results/fleet-errors
-
 Nothing else may run on the machine meanwhile: what is measured is time. Runs in which an image took its
 worker longer than its pace are marked as invalid in the table.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import tyro
 
-import amco_jax
-from amco_jax import InputError, get_method, load_scenario
+from amco_jax import get_method, load_scenario
+from amco_jax.cli.arguments import ProgramArguments, run
 from amco_jax.results.files import FileNames, replacing
 from amco_jax.stats import t_interval
 from edge_fleet.configuration import FleetSettings, in_fleet
@@ -25,8 +21,8 @@ from edge_fleet.launching import local_workers
 from edge_fleet.run import Plan, Result, run_fleet
 
 
-@dataclasses.dataclass(frozen=True)
-class Arguments:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(ProgramArguments):
     out: Path
     """Directory of the runs, and of the table errors.csv; finished runs are replaced."""
     methods: tuple[str, ...] = ("optimal", "least-wait", "randcoedge")
@@ -47,7 +43,6 @@ class Arguments:
 
 def main(args: Arguments) -> None:
     """Run every method, and print and write the table."""
-    amco_jax.configure()
     scenario = in_fleet(load_scenario(args.scenario, {"num_slots": args.slots}))
     names, rows = FileNames(), []
     for links in args.links:
@@ -91,8 +86,4 @@ def rows_of(method: str, links: bool, result: Result) -> list[dict[str, object]]
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        try:
-            main(tyro.cli(Arguments))
-        except InputError as error:
-            raise SystemExit(f"error: {error}") from error
+    run(Arguments, main, __doc__ or "")
