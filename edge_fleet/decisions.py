@@ -90,7 +90,7 @@ class Decider:
         """
         self.scenario, self.method = scenario, method
         self.shape = scenario.shape()
-        self._physics, self._agent = physics, agent
+        self._physics, self._agent = physics, jax.tree.map(jnp.asarray, agent)
         self._params = jax.tree.map(jnp.asarray, scenario.params())
         self._tables: Tables = jax.tree.map(jnp.asarray, tables_of([scenario], self.shape).of(0))
         self._decide = jax.jit(self._decision)

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from amco_jax.errors import InputError
+from amco_jax.study.engines import connect_to_ray
 from edge_fleet.engines import EngineSettings
-from edge_fleet.packages import load_package
 from edge_fleet.security import Address, Keys, check_exposure, new_token, parse_address
 
 START_SECONDS = 180.0
@@ -87,14 +87,10 @@ def ray_workers(
     Raises:
       InputError: Ray is not installed, no cluster answers, or an actor cannot start its worker.
     """
-    ray = load_package("ray")
+    ray = connect_to_ray(address)
     try:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:  # of many kinds, some from the cluster
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"ray: {address}: {reason}; legal: auto, or ray://host:port") from error
-    try:
-        actor = ray.remote(num_cpus=settings.threads, max_restarts=-1)(_Actor)
+        # They mostly wait, and may be more than the cores; spread over the nodes.
+        actor = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(_Actor)
         actors = [actor.remote(settings, name, keys) for name in names]
         try:
             places = ray.get([each.address.remote() for each in actors], timeout=START_SECONDS)

@@ -46,7 +46,7 @@ def agents_of(method: Method, scenario: Scenario) -> Any:
         return learner.static().deployed(settings, jax.tree.map(jnp.asarray, scenario.params()), learnt)
 
     keys = fold_in(stream(jnp.uint32(3), Stream.INIT), jnp.arange(scenario.num_servers))
-    return jax.jit(jax.vmap(one))(keys)
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(keys))  # as they are read from a disk
 
 
 @pytest.mark.parametrize(
