@@ -24,8 +24,8 @@ REQUEST_COLUMNS = [
     "predicted_s", "missed", "rejected", "servers", "simulated_servers", "attempts", "disturbed", "overruns",
 ]  # fmt: skip
 IMAGE_COLUMNS = [
-    "episode", "request", "image", "attempt", "server", "worker", "file", "sent", "received", "ended",
-    "target_s", *TIMES, "psnr_db", "ssim",
+    "episode", "request", "image", "station", "attempt", "server", "worker", "file", "sent", "received",
+    "ended", "target_s", *TIMES, "psnr_db", "ssim",
 ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ import pandas as pd
 from amco_jax.agents.methods import Method
 from amco_jax.errors import InputError, check_whole
 from amco_jax.random import check_seed
+from amco_jax.report.fleet import KIND
 from amco_jax.results.output import Output
 from amco_jax.results.provenance import provenance
 from amco_jax.scenario import Scenario
@@ -33,8 +34,6 @@ from edge_fleet.launching import Crew
 from edge_fleet.pictures import Pictures
 from edge_fleet.results import Committed, images_table, requests_table, summary_table
 from edge_fleet.scheduler import IMAGES, Request, Scheduler
-
-KIND = "fleet"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,7 +213,10 @@ def run_fleet(
         committed = Committed(journal.records())
         result = _result(plan, committed, episodes, pictures, out)
         _write(result, output)
-        manifest = {"kind": KIND} | plan.describe() | {"facts": result.facts}
+        losses = [
+            {name: loss[name] for name in ("episode", "time", "worker", "why")} for loss in committed.losses
+        ]
+        manifest = {"kind": KIND} | plan.describe() | {"facts": result.facts, "losses": losses}
         output.finish(manifest | provenance(started, plan.scenario), standing=[IMAGES])
     return result
 

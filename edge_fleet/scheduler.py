@@ -287,6 +287,7 @@ class Scheduler:
             await asyncio.to_thread(save_image, self._out / name, repaired)
             await self._write({
                 "kind": "result", "episode": item.episode, "request": item.request, "image": image,
+                "station": item.station,
                 "attempt": item.attempt, "server": item.server, "worker": member.name, "file": name,
                 "sent": item.sent, "received": received, "ended": ended, "target_s": item.seconds,
                 **{each: answer.number(each, 0, 1e9) for each in TIMES},

@@ -87,7 +87,7 @@ def _style(changes: Any = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _canvas(width: float, height: float) -> Iterator[Figure]:
+def canvas(width: float, height: float) -> Iterator[Figure]:
     """A new figure in this style, of a size in inches, without a window."""
     with _style():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -120,7 +120,7 @@ def sweep_figure(
     rows = summary[(summary["metric"] == column.name) & (summary["per"] == per)]
     every = list(dict.fromkeys(rows["method"]))
     methods = [method for method in every if among is None or method in among]
-    with _canvas(5.2, 3.4) as figure:
+    with canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
         behind = [rows[rows["method"] == method] for method in every if method not in methods]
         for line in behind:
@@ -161,7 +161,7 @@ def ranking_figure(rows: pd.DataFrame, column: Column, title: str = "") -> Figur
       rows: columns method, estimate, ci_low, ci_high.
     """
     rows = rows.sort_values("estimate", ascending=column.better != "higher", kind="stable")
-    with _canvas(6.4, 0.9 + 0.26 * len(rows)) as figure:
+    with canvas(6.4, 0.9 + 0.26 * len(rows)) as figure:
         axes = figure.subplots()
         for place, style in enumerate(method_styles(list(rows["method"])).values()):
             mean, low, high = (float(rows[c].iloc[place]) for c in ("estimate", "ci_low", "ci_high"))
@@ -201,7 +201,7 @@ def convergence_figure(curves: pd.DataFrame, column: Column) -> Figure:
     Args:
       curves: columns method, seed, episode, and those of metrics.
     """
-    with _canvas(5.2, 3.4) as figure:
+    with canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
         methods = list(dict.fromkeys(curves["method"]))
         for method, style in method_styles(methods).items():
@@ -227,7 +227,7 @@ def slots_figure(rows: pd.DataFrame, column: Column, title: str, among: Collecti
       rows: columns method, slot, estimate, ci_low, ci_high.
       among: the methods that are shown.
     """
-    with _canvas(5.2, 3.4) as figure:
+    with canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
         for method, style in method_styles([m for m in dict.fromkeys(rows["method"]) if m in among]).items():
             line = rows.loc[rows["method"] == method]
@@ -251,7 +251,7 @@ def cdf_figure(quantiles: pd.DataFrame, column: Column, title: str) -> Figure:
       quantiles: columns method, level (in (0, 1)), value.
       column: the metric that the quantiles belong to.
     """
-    with _canvas(5.2, 3.4) as figure:
+    with canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
         for method, style in method_styles(list(dict.fromkeys(quantiles["method"]))).items():
             rows = quantiles.loc[quantiles["method"] == method]
@@ -273,7 +273,7 @@ def profile_figure(profiles: pd.DataFrame, label: str, among: Collection[str]) -
       label: the label of the cost.
       among: the methods that are highlighted; the others are thin grey lines behind them.
     """
-    with _canvas(5.2, 3.4) as figure:
+    with canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
         every = list(dict.fromkeys(profiles["method"]))
         styles = method_styles([method for method in every if method in among])
@@ -308,7 +308,7 @@ def growth_figure(growth: pd.DataFrame) -> Figure:
       growth: columns method, axis (`seeds` or `num_servers`), value, decisions, seconds, seconds_min,
         seconds_max, peak_memory_mb.
     """
-    with _canvas(7.2, 5.0) as figure:
+    with canvas(7.2, 5.0) as figure:
         columns = [axis for axis in _GROWTH_LABELS if axis in set(growth["axis"])]
         panels = figure.subplots(2, len(columns), sharex="col", squeeze=False)
         styles = method_styles(list(dict.fromkeys(growth["method"])))

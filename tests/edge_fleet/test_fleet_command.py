@@ -99,6 +99,15 @@ def test_a_killed_run_is_resumed(
     assert saved.manifest["facts"]["images"] == len(images) == len(list((out / "images").glob("*.png")))
     assert set(pd.read_csv(out / "summary.csv")["measure"]) == {"mean_ratio", "median_error", "p95_error"}
 
+    monkeypatch.setattr(sys, "argv", ["report.py", str(out)])
+    start("amco_jax.commands.report")
+    page = Path(capsys.readouterr().out.strip()).read_text()
+    assert page.count("data:image/png;base64,") == min(12, len(images))
+    assert page.count("<svg") == 3
+    assert f"{len(requests)} requests, {len(images)} images, {len(cut)} requests disturbed" in " ".join(
+        page.split()
+    )
+
 
 def test_a_worker_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
