@@ -26,6 +26,7 @@ from edge_fleet.worker import start_server
 IMAGES = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
 MASKS = np.zeros((1, 64, 64), bool)
 MASKS[0, 10:20, 10:20] = True
+NOISE = np.random.default_rng(1).bytes(5000)
 
 
 def hello(client: Client, run: str = "run") -> Coroutine[Any, Any, Message]:
@@ -183,12 +184,8 @@ def test_other_addresses_than_the_loopback_need_keys():
 
 @pytest.mark.parametrize(
     "data",
-    [
-        b"GET / HTTP/1.1\r\n\r\n",
-        b"\x00" * 5000,
-        os.urandom(5000),
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 100,
-    ],
+    [b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 5000, NOISE, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + NOISE],
+    ids=["HTTP/1.1", "zeros", "noise", "HTTP/2"],
 )
 def test_hostile_bytes_change_nothing(data: bytes):
     async def run() -> None:
@@ -208,7 +205,7 @@ def test_bytes_that_are_no_message_are_refused():
         async with served() as there, grpc.aio.insecure_channel(str(there.address)) as channel:
             for method in ("Hello", "Repair", "Beat", "Bye", "Status"):
                 call = channel.unary_unary(f"/edge_fleet.Worker/{method}")
-                for data in (b"", b"x", os.urandom(300)):
+                for data in (b"", b"x", NOISE):
                     with pytest.raises(grpc.aio.AioRpcError) as caught:
                         await call(data, timeout=10)
                     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
