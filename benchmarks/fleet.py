@@ -7,6 +7,7 @@ worker longer than its pace are marked as invalid in the table.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +57,11 @@ def main(args: Arguments) -> None:
         for plan in plans:
             out = args.out / names.take(f"{plan.method.name}-{'links' if links else 'no links'}")
             out.parent.mkdir(parents=True, exist_ok=True)
+            print(out, file=sys.stderr)
             result = run_fleet(
                 plan,
                 lambda plan=plan: local_workers(plan.settings.engine_settings, plan.names, False),
-                out, overwrite=True, progress=True,
+                out, overwrite=True,
             )  # fmt: skip
             rows += rows_of(plan.method.name, links, result)
     table = pd.DataFrame(rows)

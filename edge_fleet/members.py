@@ -109,8 +109,7 @@ class Member:
                         group.create_task(self._lane(do))
             except* CallError as errors:
                 self.trouble = str(errors.exceptions[0])
-            finally:
-                self._session = ""
+            self._session = ""
             self._queue.clear()
             lost(self)
 

@@ -197,7 +197,8 @@ class Scheduler:
                 self._members[item.server].push(item)
             else:
                 self._group.create_task(self._send_at(item, then))
-        await self._write(record)
+        # Not awaited: the next request must not wait for a disk.
+        self._group.create_task(self._write(record))
         if not counts.any():  # the policy has rejected it
             request.missing.clear()
             request.finished.set()

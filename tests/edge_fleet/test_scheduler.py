@@ -41,6 +41,9 @@ def test_every_request_is_served(tmp_path: Path):
         async with crew_here() as (crew, there):
             await play(crew, tmp_path, came)
             assert sum(len(each.engine.calls) for each in there) == sum(a.size for a in came)
+            # Its workers are free for another run at once.
+            (tmp_path / "other").mkdir()
+            await play(crew, tmp_path / "other", arrivals(1), name="other")
 
     asyncio.run(run())
     committed = assert_each_image_once(tmp_path, came)

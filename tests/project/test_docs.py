@@ -60,7 +60,8 @@ NOT_RUN = {
         "runs until it is stopped",
     "python scripts/fleet.py run --scenario mine.toml --workers 10.0.0.1:7000 10.0.0.2:7000"
     " --keys fleet-keys": "needs other machines",
-    "python benchmarks/fleet.py --methods optimal randcoedge --out results/fleet-errors":
+    "python benchmarks/fleet.py --methods optimal randcoedge --agents results/agents"
+    " --out results/fleet-errors":
         "takes half an hour of a machine that does nothing else",
     "python scripts/tune.py --method drlcoedge-stable --vary learning_rate=0.001,0.002,0.003,0.006,0.01"
     " learning_rate_decay=0.001,0.002,0.003,0.006 learn_interval=1,2,4 reward_scale=3,10,30,100"
