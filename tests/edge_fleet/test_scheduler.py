@@ -177,6 +177,17 @@ def test_workers_that_do_not_answer_are_named(tmp_path: Path):
     asyncio.run(run())
 
 
+def test_an_engine_that_always_fails_ends_the_run(tmp_path: Path):
+    async def run() -> None:
+        async with crew_here() as (crew, there):
+            for each in there:
+                each.worker._engine = lambda *_: [][0]
+            with pytest.raises(InputError, match=r"request 0: .*engine: IndexError: list index out of range"):
+                await asyncio.wait_for(play(crew, tmp_path, arrivals(1)), 60)
+
+    asyncio.run(run())
+
+
 async def pid_of(crew: Crew, index: int) -> int:
     client = Client(crew.addresses[index], crew.keys)
     try:
