@@ -8,8 +8,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from amco_jax.alloc.cwa import wait_lead
-from amco_jax.alloc.waterfill import MAX_INLINE, water_level
+from amco_jax.alloc.cwa import positive
+from amco_jax.alloc.waterfill import MAX_INLINE
 
 
 def priced_support(
@@ -47,21 +47,25 @@ def priced_support(
       ([True, False], 1.0)
     """
     chex.assert_equal_shape([wait, cost, price])
-    everyone = jnp.ones(wait.shape, bool)
-    lead, rate, least = wait_lead(wait, everyone), 1 / cost, jnp.min(wait)
+    # In order of wait, the water level is the least of the levels of the first servers, one by one.
+    least = jnp.min(wait)
+    lead, rate, each, place = lax.sort((wait - least, 1 / cost, price, jnp.arange(wait.shape[0])), num_keys=1)
 
     def filled(dearest: Array) -> tuple[Array, Array]:
         """The servers that the prefix up to a price uses, and its total, s."""
-        level = water_level(lead, jnp.where(price <= dearest, rate, 0))
-        share = jnp.where(price <= dearest, jnp.maximum(level - lead, 0) * rate, 0)
-        total = jnp.where(level + least <= limit, level + jnp.sum(share * price), jnp.inf)
+        taken = jnp.where(each <= dearest, rate, 0)
+        volume, pace = jnp.cumsum(taken * lead), jnp.cumsum(taken)
+        level = jnp.min(jnp.where(pace > 0, (1 + volume) / positive(pace), jnp.inf))
+        share = jnp.maximum(level - lead, 0) * taken
+        total = jnp.where(level + least <= limit, level + jnp.sum(share * each), jnp.inf)
         return (share > 0) & jnp.isfinite(total), total
 
     # One after the other, short arrays stay short enough to be unrolled.
     if wait.shape[0] <= MAX_INLINE:
-        sets, totals = map(jnp.stack, zip(*(filled(dearest) for dearest in price), strict=True))
+        sets, totals = map(jnp.stack, zip(*(filled(dearest) for dearest in each), strict=True))
     else:
-        sets, totals = lax.map(filled, price)
-    best = jnp.argmin(totals)
-    here = jnp.arange(totals.shape[0]) == best
-    return jnp.any(here[:, None] & sets, axis=0), jnp.min(totals) + least
+        sets, totals = lax.map(filled, each)
+    best = jnp.arange(totals.shape[0]) == jnp.argmin(totals)
+    chosen = jnp.any(best[:, None] & sets, axis=0)
+    back = place == jnp.arange(wait.shape[0])[:, None]
+    return jnp.any(back & chosen, axis=1), jnp.min(totals) + least

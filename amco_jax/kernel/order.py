@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from amco_jax.agents.policy import Arrived
 from amco_jax.env import Task
 from amco_jax.params import Params, Shape
-from amco_jax.workload import TimedWorkload, Workload
+from amco_jax.workload import TimedWorkload, Workload, expected_after
 
 
 class Turn(NamedTuple):
@@ -39,27 +40,32 @@ def tasks_of_slot(params: Params, workload: Workload, t: Int[Array, ""], num_ser
 
 
 def still_to_come(
-    shape: Shape, params: Params, num_positions: Any, turn: Turn
+    shape: Shape, params: Params, workload: Workload, turn: Turn, t: Int[Array, ""], arrived: Arrived
 ) -> Float[Array, " num_servers"]:
-    """The share of each base station's positions in the slot that are served after a turn, in [0, 1].
+    """The number of tasks that slot `t` is still expected to bring to each base station after a turn.
 
-    With a random order, it is the same for all stations. With continuous timing it is 1, since the end of a
-    slot means nothing to a scheduler then.
-
-    Args:
-      num_positions: of a base station, see `Workload`.
+    The expectation rests on the mean number of tasks in earlier slots, over all base stations, and on how far
+    the slot has been served. It is 0 in the first slot, of which nothing is known, and with continuous
+    timing, where the end of a slot means nothing.
     """
+    station, none = jnp.arange(shape.num_servers), jnp.zeros_like(params.capacity)
     if shape.timing == "continuous":
-        return jnp.ones_like(params.capacity)
+        return none
+    mean = jnp.mean(arrived.tasks) / jnp.maximum(t, 1)
     if shape.order == "random":
         # Not the place in the queue, which counts positions that only pad the arrays.
-        return jnp.full_like(params.capacity, 1 - turn.drawn)
-    station, n = jnp.arange(shape.num_servers), turn.position.astype(params.capacity.dtype)
-    after = jnp.maximum(1 - (n + 1) / num_positions, 0)
-    here = station == turn.station
+        return none + mean * (1 - turn.drawn)
+    n = turn.position.astype(params.capacity.dtype)
+    here = expected_after(workload, params, n + 1, mean, known=True)
     if shape.order == "stations":
-        return jnp.where(here, after, jnp.where(station > turn.station, 1.0, 0.0).astype(after.dtype))
-    return jnp.where(station > turn.station, jnp.maximum(1 - n / num_positions, 0), after)
+        later = jnp.where(station > turn.station, mean, 0)
+    else:
+        later = jnp.where(
+            station > turn.station,
+            expected_after(workload, params, n, mean, known=False),
+            expected_after(workload, params, n + 1, mean, known=False),
+        )
+    return jnp.where(station == turn.station, here, later)
 
 
 def queue_of_slot(
