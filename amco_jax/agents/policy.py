@@ -30,12 +30,15 @@ MAX_DRAWS = 64
 
 
 class Arrived(NamedTuple):
-    """What has arrived at each base station in earlier slots."""
+    """What has arrived in earlier slots."""
 
-    tasks: Float[Array, " num_servers"]
-    """The number of tasks"""
-    work: Float[Array, " num_servers"]
-    """Their work, Gcycles"""
+    recent: Float[Array, " num_servers"]
+    """The mean number of tasks per slot at each base station, in which a slot counts half as much as the next
+    one, so that it follows a load that changes; 0 in the first slot"""
+    tasks: Float[Array, ""]
+    """The number of all tasks"""
+    work: Float[Array, ""]
+    """The work of all tasks, Gcycles"""
 
 
 @jax.tree_util.register_dataclass
@@ -57,7 +60,7 @@ class TaskView:
     """L, s that what is sent from the task's base station waits for its link, which `wait` contains"""
     coming: Any = None
     """`[num_servers]`, the number of tasks that the slot is still expected to bring to each base station
-    after this one; 0 in the first slot, and with continuous timing. None unless the policy sees the load"""
+    after this one; 0 in the first slot, and with continuous timing; None unless the policy sees the load"""
     agent: Any = None
     """The trained agents, a pytree; None for rules"""
     t: Any = None

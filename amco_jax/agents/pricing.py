@@ -112,7 +112,7 @@ def _fluid(view: TaskView, known: Prices) -> _Fluid:
     load = task.work if params.service is None else task.work + task.size * params.service.overhead
     seconds = load / params.capacity
     transfer = jnp.where(view.local, 0, view.cost - seconds)
-    mean_work = (jnp.sum(view.arrived.work) + task.work) / (jnp.sum(view.arrived.tasks) + 1)
+    mean_work = (view.arrived.work + task.work) / (view.arrived.tasks + 1)
     relative = task.work / mean_work
     pace = relative / seconds
     fleet = jnp.sum(pace)
@@ -125,7 +125,7 @@ def _fluid(view: TaskView, known: Prices) -> _Fluid:
     apart = known.apart * jnp.sum(transfer) / max(wait.shape[0] - 1, 1)
     below = known.below * apart * jnp.sum(coming * coming) / positive(total)
     end = level + jnp.clip(wait + coming / pace - level, -below, apart * coming)
-    left = jnp.maximum(end - wait, 0)
+    left = jnp.where(total > 0, jnp.maximum(end - wait, 0), 0)
     waiting = jnp.sum(jnp.where(view.local, coming * (1 - pace / fleet), 0))
     return _Fluid(relative, pace, transfer, wait, left, waiting, total)
 
@@ -266,6 +266,6 @@ def _weight(view: TaskView) -> Array:
 PRICED = per_task(priced, sees_load=True)
 
 SHIPPED = Prices(
-    *map(np.float32, (1.0, 0.5, 0.42, 0.6, 4.0, 0.7, 2.0)),
+    *map(np.float32, (1.0, 0.84, 0.3, 2.0, 8.0, 0.71, 2.83)),
 )
 """What `amco-priced` knows, from `python benchmarks/prices.py train`"""

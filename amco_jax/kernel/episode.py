@@ -55,7 +55,7 @@ class Progress:
         """
         backlog = Backlog.empty(num_servers, dtype)
         none = jnp.zeros(num_servers, dtype)
-        arrived = Arrived(none, none) if sees_load else None
+        arrived = Arrived(none, none[0], none[0]) if sees_load else None
         return cls(backlog, none_of_slots(metrics, num_servers, dtype), arrived)
 
 
@@ -135,7 +135,7 @@ def rollout(
             if method.policy.sees_slot:
                 planned = method.policy.select(SlotView(t, now.backlog.servers, tasks, params, key_t, agent))
             if method.policy.sees_load:
-                arrived = _with(arrived, tasks)
+                arrived = _with(arrived, t, tasks)
         backlog, served = step(key_t, t, now.backlog, planned, now.arrived)
         queues = (now.backlog.servers, served.slot_load, served.link_delay) if keep_queues else (None,) * 3
         later = Progress(backlog, add_slot(now.totals, served.totals), arrived)
@@ -150,7 +150,9 @@ def rollout(
     return Episode(end, *kept)
 
 
-def _with(arrived: Arrived, tasks: Task) -> Arrived:
-    """What has arrived after a slot with these tasks, whose fields are `[num_servers, max_tasks]`."""
-    work = jnp.sum(jnp.where(tasks.present, tasks.work, 0), axis=1)
-    return Arrived(arrived.tasks + jnp.sum(tasks.present, axis=1, dtype=work.dtype), arrived.work + work)
+def _with(arrived: Arrived, t: Int[Array, ""], tasks: Task) -> Arrived:
+    """What has arrived after slot `t` with these tasks, whose fields are `[num_servers, max_tasks]`."""
+    count = jnp.sum(tasks.present, axis=1, dtype=arrived.recent.dtype)
+    work = jnp.sum(jnp.where(tasks.present, tasks.work, 0))
+    recent = arrived.recent + jnp.where(t == 0, 1, 0.5) * (count - arrived.recent)
+    return Arrived(recent, arrived.tasks + jnp.sum(count), arrived.work + work)

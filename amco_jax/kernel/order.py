@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from amco_jax.agents.policy import Arrived
 from amco_jax.env import Task
 from amco_jax.params import Params, Shape
 from amco_jax.workload import TimedWorkload, Workload, expected_after
@@ -40,32 +39,28 @@ def tasks_of_slot(params: Params, workload: Workload, t: Int[Array, ""], num_ser
 
 
 def still_to_come(
-    shape: Shape, params: Params, workload: Workload, turn: Turn, t: Int[Array, ""], arrived: Arrived
+    shape: Shape, params: Params, workload: Workload, turn: Turn, recent: Float[Array, " num_servers"]
 ) -> Float[Array, " num_servers"]:
-    """The number of tasks that slot `t` is still expected to bring to each base station after a turn.
+    """The number of tasks that the slot is still expected to bring to each base station after a turn.
 
-    The expectation rests on the mean number of tasks in earlier slots, over all base stations, and on how far
-    the slot has been served. It is 0 in the first slot, of which nothing is known, and with continuous
-    timing, where the end of a slot means nothing.
+    It is 0 with continuous timing, where the end of a slot means nothing.
+
+    Args:
+      recent: the expected number in a whole slot, see `Arrived`.
     """
-    station, none = jnp.arange(shape.num_servers), jnp.zeros_like(params.capacity)
     if shape.timing == "continuous":
-        return none
-    mean = jnp.mean(arrived.tasks) / jnp.maximum(t, 1)
+        return jnp.zeros_like(recent)
     if shape.order == "random":
         # Not the place in the queue, which counts positions that only pad the arrays.
-        return none + mean * (1 - turn.drawn)
-    n = turn.position.astype(params.capacity.dtype)
-    here = expected_after(workload, params, n + 1, mean, known=True)
+        return recent * (1 - turn.drawn)
+    station, n = jnp.arange(shape.num_servers), turn.position.astype(recent.dtype)
+    here = expected_after(workload, params, n + 1, recent, known=True)
     if shape.order == "stations":
-        later = jnp.where(station > turn.station, mean, 0)
+        others = jnp.where(station > turn.station, recent, 0)
     else:
-        later = jnp.where(
-            station > turn.station,
-            expected_after(workload, params, n, mean, known=False),
-            expected_after(workload, params, n + 1, mean, known=False),
-        )
-    return jnp.where(station == turn.station, here, later)
+        passed = n + jnp.where(station < turn.station, 1, 0)
+        others = expected_after(workload, params, passed, recent, known=False)
+    return jnp.where(station == turn.station, here, others)
 
 
 def queue_of_slot(

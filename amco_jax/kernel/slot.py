@@ -161,7 +161,7 @@ def serve_slot(
         def view(wait, cost):
             coming = None
             if method.policy.sees_load:
-                coming = still_to_come(shape, params, workload, turn, t, arrived)
+                coming = still_to_come(shape, params, workload, turn, arrived.recent)
             return TaskView(
                 task, wait, cost, site_b.local, params, key_b, turn.position, link_delay, coming, agent, t,
                 arrived,

@@ -42,7 +42,7 @@ def thresholds(rate: float, num_positions: int) -> np.ndarray:
     return np.maximum(DRAWS - 1 - above, 0).astype(np.uint32)
 
 
-def expected_beyond(passed: Float[Array, ""], mean: Float[Array, ""], known: bool) -> Float[Array, ""]:
+def expected_beyond(passed: Array, mean: Float[Array, " rates"], known: bool) -> Float[Array, " rates"]:
     """About E[K - n | K ≥ n] for K ~ Poisson(λ), or E[max(K - n, 0)] if it is not known that K ≥ n.
 
     Both are the positive root m of m² - x·m = c, where x is the number expected without regard to K ≥ n, and
@@ -50,8 +50,8 @@ def expected_beyond(passed: Float[Array, ""], mean: Float[Array, ""], known: boo
     fifth of the exact values of the first kind up to n = 1.8·λ.
 
     Args:
-      passed: n.
-      mean: λ.
+      passed: n, one number or one for each rate.
+      mean: `[rates]`, λ.
       known: which of the two.
     """
     some = passed + mean

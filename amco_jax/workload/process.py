@@ -59,14 +59,15 @@ class UnevenWorkload(Workload, Protocol):
 
 
 def expected_after(
-    workload: Workload, params: Params, passed: Float[Array, ""], mean: Float[Array, ""], *, known: bool
-) -> Float[Array, ""]:
-    """The expected number of tasks of a base station at the positions of a slot from `passed` on.
+    workload: Workload, params: Params, passed: Array, mean: Float[Array, " num_servers"], *, known: bool
+) -> Float[Array, " num_servers"]:
+    """The expected number of tasks of each base station at the positions of a slot from `passed` on.
 
     By default, all positions are equally likely to hold a task.
 
     Args:
-      mean: number of tasks per base station and slot, as a scheduler estimates it.
+      passed: one number, or `[num_servers]`.
+      mean: `[num_servers]`, the expected number in a whole slot, as a scheduler estimates it.
       known: whether the last position before is known to hold a task; otherwise nothing is known of the slot.
     """
     if isinstance(workload, UnevenWorkload):

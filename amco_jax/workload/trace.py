@@ -336,7 +336,7 @@ class Traced:
     def expected_after(self, params: Params, passed: Array, mean: Array, known: bool) -> Array:
         """As of a Poisson count of all requests, of which each base station gets an equal share."""
         num_servers = params.capacity.shape[0]
-        return expected_beyond(passed, mean * num_servers, known) / num_servers
+        return expected_beyond(passed, num_servers * mean, known) / num_servers
 
     def times(self, params: Params, t: Array, b: Array) -> Float[Array, " max_tasks"]:
         """The times of the requests of slot `t`, as shares of it, which are the same at all base stations."""

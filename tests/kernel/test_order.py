@@ -16,10 +16,12 @@ from amco_jax.compile.wide import on_host
 from amco_jax.env import CONSERVING, UNIFIED, Physics
 from amco_jax.errors import InputError
 from amco_jax.kernel import rollout, tasks_of_slot
+from amco_jax.kernel.order import Turn, still_to_come
 from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario
 from amco_jax.study.simulate import simulate
 from amco_jax.workload import Tables, tables_of, workload_of
+from amco_jax.workload.counts import expected_beyond
 
 LOADED = Scenario(
     num_servers=3, num_tasks=6, num_slots=6, arrival_prob=0.7, density_min=0.5, density_max=1.4, deadline=0.6,
@@ -222,3 +224,23 @@ def test_what_is_still_to_come_does_not_depend_on_padding(changes: dict[str, Any
     np.testing.assert_array_equal(arrived, padded[1])
     assert 0 <= coming.min() <= coming.max() <= 1
     assert arrived[1].sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        # At position 2 of 6, in the middle one of three stations.
+        ({}, [0, 4 * 3 / 6, 6]),
+        ({"order": "turns"}, [2 * 3 / 6, 4 * 3 / 6, 6 * 4 / 6]),
+        ({"order": "random"}, [2 * 0.75, 4 * 0.75, 6 * 0.75]),
+        ({"timing": "continuous"}, [0, 0, 0]),
+        # Positions beyond those in use are padding, and those of Poisson arrivals are filled one by one.
+        ({"arrivals": "poisson"}, [0, float(expected_beyond(3, jnp.float32(4), known=True)), 6]),
+    ],
+)
+def test_what_is_still_to_come(changes: dict[str, Any], expected: list[float]):
+    shape, params, workload = inputs(LOADED.replace(**changes))
+    turn = Turn(jnp.int32(1), jnp.int32(2), jnp.float32(0.25), jnp.float32(0), None, None)  # pyright: ignore
+    shape = shape._replace(max_tasks=shape.max_tasks + 5)
+    found = still_to_come(shape, params, workload, turn, jnp.array([2.0, 4.0, 6.0]))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
