@@ -164,7 +164,7 @@ class PriceSettings(Settings):
       InputError: a setting has the wrong type or is out of its legal range.
     """
 
-    miss_price: float = setting(2.0, 0, 1e6)
+    miss_price: float = setting(2.83, 0, 1e6)
     """What a miss costs beyond the deadline that its makespan counts as, in deadlines"""
     forgetting: float = setting(0.9, 0, 1)
     """The weight of all earlier episodes in the regression after each episode"""
@@ -266,6 +266,6 @@ def _weight(view: TaskView) -> Array:
 PRICED = per_task(priced, sees_load=True)
 
 SHIPPED = Prices(
-    *map(np.float32, (1.0, 0.84, 0.3, 2.0, 8.0, 0.71, 2.83)),
+    *map(np.float32, (1.0, 0.77, 0.3, 2.0, 8.0, 0.71, 2.83)),
 )
 """What `amco-priced` knows, from `python benchmarks/prices.py train`"""
