@@ -49,23 +49,23 @@ def priced_support(
     chex.assert_equal_shape([wait, cost, price])
     # In order of wait, the water level is the least of the levels of the first servers, one by one.
     least = jnp.min(wait)
-    lead, rate, each, place = lax.sort((wait - least, 1 / cost, price, jnp.arange(wait.shape[0])), num_keys=1)
+    operands = wait - least, 1 / cost, price
+    lead, rate, each = lax.sort(operands, num_keys=1, is_stable=False)
 
     def filled(dearest: Array) -> tuple[Array, Array]:
-        """The servers that the prefix up to a price uses, and its total, s."""
+        """The water level of the prefix up to a price, above the least wait, and its total, s."""
         taken = jnp.where(each <= dearest, rate, 0)
         volume, pace = jnp.cumsum(taken * lead), jnp.cumsum(taken)
         level = jnp.min(jnp.where(pace > 0, (1 + volume) / positive(pace), jnp.inf))
-        share = jnp.maximum(level - lead, 0) * taken
-        total = jnp.where(level + least <= limit, level + jnp.sum(share * each), jnp.inf)
-        return (share > 0) & jnp.isfinite(total), total
+        total = level + jnp.sum(jnp.maximum(level - lead, 0) * taken * each)
+        return level, jnp.where(level + least <= limit, total, jnp.inf)
 
     # One after the other, short arrays stay short enough to be unrolled.
     if wait.shape[0] <= MAX_INLINE:
-        sets, totals = map(jnp.stack, zip(*(filled(dearest) for dearest in each), strict=True))
+        levels, totals = map(jnp.stack, zip(*(filled(dearest) for dearest in each), strict=True))
     else:
-        sets, totals = lax.map(filled, each)
+        levels, totals = lax.map(filled, each)
     best = jnp.arange(totals.shape[0]) == jnp.argmin(totals)
-    chosen = jnp.any(best[:, None] & sets, axis=0)
-    back = place == jnp.arange(wait.shape[0])[:, None]
-    return jnp.any(back & chosen, axis=1), jnp.min(totals) + least
+    level, dearest = (jnp.sum(jnp.where(best, values, 0)) for values in (levels, each))
+    total = jnp.min(totals)
+    return (wait - least < level) & (price <= dearest) & jnp.isfinite(total), total + least
