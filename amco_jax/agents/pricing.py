@@ -114,19 +114,19 @@ def _fluid(view: TaskView, known: Prices) -> _Fluid:
     transfer = jnp.where(view.local, 0, view.cost - seconds)
     mean_work = (view.arrived.work + task.work) / (view.arrived.tasks + 1)
     relative = task.work / mean_work
-    pace = relative / seconds
-    fleet = jnp.sum(pace)
+    pace = params.capacity * (relative / load)
     wait = jnp.maximum(view.wait - jnp.where(view.local, 0, view.link_delay), 0)
     total = jnp.sum(coming)
     counted = jnp.maximum(total * total / positive(total + known.doubt), _FEWEST)
     least = jnp.min(wait)
-    level = jnp.minimum(least + water_level(wait - least, pace / counted), params.deadline)
+    level = jnp.minimum(least + water_level(wait - least, pace * (1 / counted)), params.deadline)
     # How far levels differ: stations send nothing away for less than it costs, and attract nothing.
     apart = known.apart * jnp.sum(transfer) / max(wait.shape[0] - 1, 1)
     below = known.below * apart * jnp.sum(coming * coming) / positive(total)
-    end = level + jnp.clip(wait + coming / pace - level, -below, apart * coming)
+    end = level + jnp.clip(wait + coming * seconds * (1 / relative) - level, -below, apart * coming)
     left = jnp.where(total > 0, jnp.maximum(end - wait, 0), 0)
-    waiting = jnp.sum(jnp.where(view.local, coming * (1 - pace / fleet), 0))
+    here, own = (jnp.sum(jnp.where(view.local, values, 0)) for values in (coming, pace))
+    waiting = here * (1 - own / jnp.sum(pace))
     return _Fluid(relative, pace, transfer, wait, left, waiting, total)
 
 
@@ -139,10 +139,11 @@ def _displaced(view: TaskView, fluid: _Fluid) -> Array:
     room = jnp.sum(fluid.pace * jnp.maximum(view.params.deadline - fluid.wait, 0))
     spread = _SPREAD * jnp.sqrt(fluid.total + _FEWEST)
 
-    def excess(beyond: Array) -> Array:
-        return jnp.maximum(beyond, 0) + spread * jnp.log(1 + jnp.exp(-jnp.abs(beyond) / spread))
-
-    return excess(fluid.total - room + fluid.relative) - excess(fluid.total - room)
+    before = (fluid.total - room) / spread
+    after = before + fluid.relative / spread
+    # Both are log(1 + exp(·)), less their larger part, which may overflow.
+    shares = (1 + jnp.exp(-jnp.abs(after))) / (1 + jnp.exp(-jnp.abs(before)))
+    return spread * (jnp.maximum(after, 0) - jnp.maximum(before, 0) + jnp.log(shares))
 
 
 def work_feature(view: TaskView) -> Float[Array, " num_servers"]:

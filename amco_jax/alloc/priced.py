@@ -47,7 +47,7 @@ def priced_support(
       ([True, False], 1.0)
     """
     chex.assert_equal_shape([wait, cost, price])
-    # In order of wait, the water level is the least of the levels of the first servers, one by one.
+    # In order of wait, each server stays dry that waits longer than the level of those up to it.
     least = jnp.min(wait)
     operands = wait - least, 1 / cost, price
     lead, rate, each = lax.sort(operands, num_keys=1, is_stable=False)
@@ -55,8 +55,9 @@ def priced_support(
     def filled(dearest: Array) -> tuple[Array, Array]:
         """The water level of the prefix up to a price, above the least wait, and its total, s."""
         taken = jnp.where(each <= dearest, rate, 0)
-        volume, pace = jnp.cumsum(taken * lead), jnp.cumsum(taken)
-        level = jnp.min(jnp.where(pace > 0, (1 + volume) / positive(pace), jnp.inf))
+        filling = taken * lead
+        wet = lead * jnp.cumsum(taken) < 1 + jnp.cumsum(filling)
+        level = (1 + jnp.sum(jnp.where(wet, filling, 0))) / positive(jnp.sum(jnp.where(wet, taken, 0)))
         total = level + jnp.sum(jnp.maximum(level - lead, 0) * taken * each)
         return level, jnp.where(level + least <= limit, total, jnp.inf)
 
