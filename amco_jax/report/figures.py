@@ -36,11 +36,14 @@ _KNOWN = {
     "amco-priced-trained": (_RED, "X", ":"),
     "amcoedge": (_BLUE, "o", "--"),
     "amcoedge-stable": (_BLUE, "s", "-"),
+    "amcoedge-regret": (_BLUE, "p", "-."),
     "amcoedge-factorised": (_BLUE, "h", ":"),
     "smcoedge": (_VERMILION, "^", "--"),
     "smcoedge-stable": (_VERMILION, "v", "-"),
+    "smcoedge-regret": (_VERMILION, "<", "-."),
     "drlcoedge": (_GREEN, "D", "--"),
     "drlcoedge-stable": (_GREEN, "d", "-"),
+    "drlcoedge-regret": (_GREEN, "H", "-."),
     "randcoedge": (_PURPLE, "P", "-."),
     "all-servers": (_ORANGE, "<", ":"),
     "least-wait": (_SKY, ">", "-."),
@@ -125,8 +128,8 @@ def sweep_figure(
       among: the methods that are highlighted, by default all; the others are thin grey lines behind them.
     """
     per = column.weightings[0]
-    rows = summary[(summary["metric"] == column.name) & (summary["per"] == per)]
-    lines = {method: rows[rows["method"] == method] for method in dict.fromkeys(rows["method"])}
+    rows = summary.loc[(summary["metric"] == column.name) & (summary["per"] == per)]
+    lines = {method: rows.loc[rows["method"] == method] for method in dict.fromkeys(rows["method"])}
     methods = [method for method in lines if among is None or method in among]
     numbers = np.asarray(rows["value"]).dtype.kind in "if"
     panels = _panels(methods) if numbers else [methods]
