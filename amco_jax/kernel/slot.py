@@ -117,7 +117,7 @@ def serve_slot(
       key: random key of the policy in this slot.
       backlog: the backlog at the start of the slot.
       agent: the agents of a per-task policy, or None.
-      arrived: `[num_servers]`, see `TaskView.arrived`.
+      arrived: see `TaskView.arrived`.
       planned: the sets of a per-slot policy, `[num_servers, max_tasks, num_servers]` booleans, or None.
       queue: all positions in the order of service, `[turns]`; None if stations are served one by one.
     """
@@ -125,15 +125,16 @@ def serve_slot(
     no_totals = none_of_tasks(metrics, num_servers, backlog.servers.dtype)
 
     def serve(site_b, key_b, servers, queues, totals, turn):
-        task = turn.task
+        task, link_delay = turn.task, queues.link_delay
 
         def view(wait, cost):
             coming = None
             if method.policy.sees_load:
-                coming = still_to_come(shape, params, workload.num_positions(params), turn)
+                coming = still_to_come(shape, params, workload, turn, arrived.recent)
             return TaskView(
-                task, wait, cost, site_b.local, params, key_b, turn.position, coming, agent, t, arrived
-            )
+                task, wait, cost, site_b.local, params, key_b, turn.position, link_delay, coming, agent, t,
+                arrived,
+            )  # fmt: skip
 
         queues, decision, seen = decide_task(
             params, physics, method, site_b, servers, task, queues, view, turn.planned
