@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from amco_jax.agents.methods import Method
-from amco_jax.agents.policy import SlotView, TaskView
+from amco_jax.agents.policy import Arrived, SlotView, TaskView
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.env import Backlog, Physics, Task, in_continuous_time, site
 from amco_jax.kernel import decide_task, rollout
@@ -45,8 +45,8 @@ class Situation(NamedTuple):
     """`[num_servers]`, what waited on the servers at the start of the slot"""
     known: Task
     """The tasks of the slot that have arrived, fields `[num_servers, max_tasks]`"""
-    arrived: Any
-    """`[num_servers]`, tasks that arrived at each base station in earlier slots"""
+    arrived: Arrived
+    """What arrived in earlier slots"""
     available: Any
     """`[num_servers]`, the workers that are alive"""
     slot: Any
@@ -153,9 +153,10 @@ class Decider:
     def _decision(self, seed: Any, episode: Any, now: Situation) -> Any:
         params: Params = self._params
         policy, row = self.method.policy, in_continuous_time(self._physics)
+        workload, key = self._inputs(seed, episode)
         here = site(params, row, now.station)
         task = Task(jnp.bool_(True), now.size, now.work)
-        key = fold_in(fold_in(stream(seed, Stream.POLICY), episode), now.slot)
+        key, before = fold_in(key, now.slot), now.backlog.queues_at(now.station)
         planned, coming = None, None
         if policy.sees_slot:
             slot = SlotView(now.slot, now.start, now.known, params, key, self._agent)
@@ -163,15 +164,14 @@ class Decider:
         if policy.sees_load:
             zero = jnp.zeros_like(now.size)
             turn = Turn(now.station, now.position, zero, zero, task, None)
-            coming = still_to_come(self.shape, params, self.shape.max_tasks, turn)
+            coming = still_to_come(self.shape, params, workload, turn, now.arrived.recent)
 
         def view(wait: Any, cost: Any) -> TaskView:
             return TaskView(
-                task, wait, cost, here.local, params, fold_in(key, now.station), now.position, coming,
-                None if policy.sees_slot else self._agent, now.slot, now.arrived,
+                task, wait, cost, here.local, params, fold_in(key, now.station), now.position,
+                before.link_delay, coming, None if policy.sees_slot else self._agent, now.slot, now.arrived,
             )  # fmt: skip
 
-        before = now.backlog.queues_at(now.station)
         queues, decision, _ = decide_task(
             params, row, self.method, here, now.backlog.servers, task, before, view, planned, now.available
         )
@@ -185,17 +185,24 @@ class SlotKnowledge:
     def __init__(self, scenario: Scenario):
         """Before the first slot."""
         self._places = scenario.num_servers, scenario.num_positions
-        self._now, self._earlier = np.zeros(self._places[0]), np.zeros(self._places[0])
-        self.begin(np.zeros(self._places[0]))
+        none: Any = np.zeros(scenario.num_servers, np.float32)
+        self._slot, self._arrived = 0, Arrived(none, none[0], none[0])
+        self._clear(none)
 
     def begin(self, backlog: np.ndarray) -> None:
-        """A slot begins.
+        """The next slot begins.
 
         Args:
           backlog: `[num_servers]`, what waits on the servers.
         """
-        self._earlier = self._earlier + self._now
-        self._now = np.zeros(self._places[0])
+        count = jnp.asarray(self._present.sum(axis=1), jnp.float32)
+        work = jnp.asarray(np.sum(self._work, where=self._present), jnp.float32)
+        after = self._arrived.after(jnp.asarray(self._slot), count, work)
+        self._arrived = jax.tree.map(np.asarray, after)
+        self._slot += 1
+        self._clear(backlog)
+
+    def _clear(self, backlog: np.ndarray) -> None:
         self._start = backlog
         self._present = np.zeros(self._places, bool)
         self._size, self._work = np.ones(self._places), np.ones(self._places)
@@ -204,7 +211,6 @@ class SlotKnowledge:
         """A request has arrived."""
         place = arrival.station, arrival.position
         self._present[place], self._size[place], self._work[place] = True, arrival.size, arrival.work
-        self._now[arrival.station] += 1
 
     def situation(
         self, arrival: Arrival, servers: np.ndarray, links: np.ndarray, available: np.ndarray
@@ -220,6 +226,6 @@ class SlotKnowledge:
         known = Task(self._present, self._size.astype(f32), self._work.astype(f32))  # pyright: ignore
         return Situation(
             Backlog(servers.astype(f32), links.astype(f32)),  # pyright: ignore[reportArgumentType]
-            self._start.astype(f32), known, self._earlier.astype(f32), available, i32(arrival.slot),
+            self._start.astype(f32), known, self._arrived, available, i32(arrival.slot),
             i32(arrival.station), i32(arrival.position), f32(arrival.size), f32(arrival.work),
         )  # fmt: skip

@@ -40,6 +40,13 @@ class Arrived(NamedTuple):
     work: Float[Array, ""]
     """The work of all tasks, Gcycles"""
 
+    def after(
+        self, t: Int[Array, ""], count: Float[Array, " num_servers"], work: Float[Array, ""]
+    ) -> Arrived:
+        """The same after slot `t`, which brought `count` tasks to each base station, with `work` Gcycles."""
+        recent = self.recent + jnp.where(t == 0, 1, 0.5) * (count - self.recent)
+        return Arrived(recent, self.tasks + jnp.sum(count), self.work + work)
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

@@ -153,6 +153,4 @@ def rollout(
 def _with(arrived: Arrived, t: Int[Array, ""], tasks: Task) -> Arrived:
     """What has arrived after slot `t` with these tasks, whose fields are `[num_servers, max_tasks]`."""
     count = jnp.sum(tasks.present, axis=1, dtype=arrived.recent.dtype)
-    work = jnp.sum(jnp.where(tasks.present, tasks.work, 0))
-    recent = arrived.recent + jnp.where(t == 0, 1, 0.5) * (count - arrived.recent)
-    return Arrived(recent, arrived.tasks + jnp.sum(count), arrived.work + work)
+    return arrived.after(t, count, jnp.sum(jnp.where(tasks.present, tasks.work, 0)))
