@@ -20,8 +20,8 @@ from amco_jax.agents.learner import BaseLearner
 from amco_jax.agents.policy import Policy, per_task
 from amco_jax.agents.ppo import PPO
 from amco_jax.agents.pricing import PRICED, PriceLearner
-from amco_jax.agents.reference import UNDECIDED
 from amco_jax.agents.qlearning import QLearning, QSettings
+from amco_jax.agents.reference import PLANNED, UNDECIDED
 from amco_jax.alloc import ALLOCATORS, Allocator, cwa, waterfill
 from amco_jax.env import CONSERVING, UNIFIED, Physics
 from amco_jax.errors import InputError, check_choice, check_list
@@ -45,6 +45,9 @@ PHYSICS = ("unified", "published", "conserving")
 
 BOUND = "bound"
 """The name of the lower bound on all methods"""
+
+PLANNER = "planner"
+"""The name of the clairvoyant planner"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +211,7 @@ METHODS: dict[str, Method] = {
         Method("amco-priced-trained", allocator=waterfill, training=PriceLearner()),
         Method("amco-priced", PRICED, waterfill),
         Method(BOUND, UNDECIDED, is_bound=True),
+        Method(PLANNER, PLANNED, waterfill),
         Method("randcoedge", per_task(rules.random_pair), published=_RAND),
         Method("local", per_task(rules.local_only)),
         Method("all-servers", per_task(rules.all_servers)),

@@ -48,7 +48,8 @@ class TaskView:
     """`[num_servers]`, the share of each base station's positions in this slot that are served after the
     task, in [0, 1], or 1 with continuous timing; None unless the policy sees the load"""
     agent: Any = None
-    """The trained agents, a pytree; None for rules"""
+    """The trained agents, a pytree, or what they hold for this position (`Policy.by_position`); None for
+    rules"""
     t: Any = None
     """Index of the slot, from 0"""
     arrived: Any = None
@@ -102,6 +103,9 @@ class Policy:
     """Whether it takes a `SlotView` rather than a `TaskView`"""
     sees_load: bool = False
     """Whether its `TaskView` tells how many tasks came in earlier slots, and what is `coming`"""
+    by_position: bool = False
+    """Whether agents have leaves `[num_slots, num_servers, max_tasks, ...]`, of which a `TaskView` has those of
+    its slot, base station and position"""
 
     def __post_init__(self):
         object.__setattr__(self, "function", hashable("policy", self.function))

@@ -63,14 +63,25 @@ def priced(view: TaskView) -> Bool[Array, " num_servers"]:
     """
     known = view.agent
     known = SHIPPED if known is None else jax.tree.map(lambda leaf: leaf[0], known)
-    of_work, of_link = _prices(view, known)
+    selected, total = least_total(view, *_prices(view, known))
+    return selected & (total <= view.params.deadline * (1 + known.miss))
+
+
+def least_total(
+    view: TaskView, of_work: Float[Array, " num_servers"], of_link: Float[Array, ""]
+) -> tuple[Bool[Array, " num_servers"], Float[Array, ""]]:
+    """The set of least makespan plus prices among those that are in time, and that sum, s.
+
+    Args:
+      of_work: `[num_servers]`, s per Gcycle on each server.
+      of_link: s per second of the base station's link.
+    """
     load, service = view.task.work, view.params.service
     if service is not None:
         load = load + view.task.size * service.overhead
     transfer = jnp.where(view.local, 0, view.cost - load / view.params.capacity)
     price = of_work * load + of_link * transfer
-    selected, total = priced_support(view.wait, view.cost, price, limit=view.params.deadline)
-    return selected & (total <= view.params.deadline * (1 + known.miss))
+    return priced_support(view.wait, view.cost, price, limit=view.params.deadline)
 
 
 def _prices(view: TaskView, known: Prices) -> tuple[Array, Array]:

@@ -17,8 +17,8 @@ from amco_jax.bounds.misses import SLACK, fewest_misses
 from amco_jax.bounds.relaxation import SlotTasks, alone, costs, dual
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.errors import check_whole
-from amco_jax.metrics import LEVELS, MAKESPAN, MISS_RATE, NUM_TASKS, Metrics, row_names
 from amco_jax.identity import program_cache
+from amco_jax.metrics import LEVELS, MAKESPAN, MISS_RATE, NUM_TASKS, Metrics, row_names
 from amco_jax.params import Shape
 from amco_jax.random import check_seeds
 from amco_jax.scenario import Scenario

@@ -16,17 +16,20 @@ import pandas as pd
 
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.metrics import as_columns
+from amco_jax.scenario import Scenario
 from amco_jax.study.agents import AgentStore, StoredAgents, train_missing, trained_seeds
 from amco_jax.study.bound import bound_columns, bounds
+from amco_jax.study.chunks import AgentSource
 from amco_jax.study.differentiate import derivatives, differentiate
 from amco_jax.study.grid import Cell, digest_of
 from amco_jax.study.pilot import Pilot, batch_columns, pilots_of, without_warmup
+from amco_jax.study.planner import Planned
 from amco_jax.study.simulate import LANES, simulate
 from amco_jax.study.trainer import curve_names
 
 # Throughput of two cores (benchmarks/): task positions that a rule simulates per second, and the cost of one
-# in training, with a gradient, or of a lower bound, relative to that. They are constants, since all machines must divide a
-# study into the same units.
+# in training, with a gradient, or of a lower bound, relative to that. They are constants, since all machines
+# must divide a study into the same units.
 _POSITIONS_PER_S = 7e7
 _TRAINING_COST = 20
 _GRADIENT_COST = 50
@@ -111,8 +114,8 @@ def run_unit(
         return _derivatives(unit, tell)
     if first.method.is_bound:
         return pd.concat([_bounds(cell, tell) for cell in unit.cells], ignore_index=True)
-    source = None if first.method.training is None else StoredAgents(unit.cells, store)
     scenarios, told = [cell.scenario for cell in unit.cells], [{} for _ in unit.cells]
+    source = _source(unit.cells, scenarios, store)
     if first.has_pilot:
         pilots = _pilots(unit, store, checkpoints)
         scenarios = [without_warmup(*each) for each in zip(scenarios, pilots, strict=True)]
@@ -125,6 +128,7 @@ def run_unit(
             )
     frames: dict[tuple[int, int], list[pd.DataFrame]] = {}
     for episode, number in enumerate(first.plays):
+        source = _source(unit.cells, scenarios, store, number)
         batches = simulate(
             scenarios, first.method, first.row, first.first_seed, first.num_seeds, source, number,
             first.plays_training, first.metrics,
@@ -197,7 +201,21 @@ def _pilots(unit: Unit, store: AgentStore, checkpoints: Path) -> list[Pilot]:
     """The pilot runs of a unit's cells; their seeds may differ from the unit's."""
     cells = [cell.of_seeds(*cell.pilot_seeds) for cell in unit.cells]
     train_missing(cells, store, checkpoints)
-    return pilots_of(cells, None if cells[0].method.training is None else StoredAgents(cells, store))
+    return pilots_of(cells, _source(cells, [cell.scenario for cell in cells], store))
+
+
+def _source(
+    cells: Sequence[Cell], scenarios: Sequence[Scenario], store: AgentStore, episode: int | None = None
+) -> AgentSource | None:
+    """The agents of trained methods, or the plans of a planner; None for rules.
+
+    Args:
+      episode: the number of the episode, by default the first one of the cells.
+    """
+    first = cells[0]
+    if first.method.policy.by_position:
+        return Planned(scenarios, first.method, first.row, first.plays[0] if episode is None else episode)
+    return None if first.method.training is None else StoredAgents(cells, store)
 
 
 def _curves(cell: Cell, store: AgentStore) -> pd.DataFrame:
