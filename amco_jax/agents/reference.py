@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Array, Bool
 
 from amco_jax.agents.policy import Policy, TaskView, per_task
-from amco_jax.agents.pricing import least_total
+from amco_jax.agents.pricing import SHIPPED, least_total
 from amco_jax.errors import InputError
 
 
@@ -26,13 +26,15 @@ class Plan(NamedTuple):
 def planned(view: TaskView) -> Bool[Array, " num_servers"]:
     """The set of least makespan plus the prices of the plan; empty where rejecting the task costs less.
 
+    As with `amco-priced`, a miss costs one deadline more than its makespan counts.
+
     Raises:
       InputError: there is no plan.
     """
     if not isinstance(view.agent, Plan):
         raise InputError("method: planner needs a plan of each drawn episode; legal: in a sweep")
     selected, total = least_total(view, view.agent.work, view.agent.delay)
-    return selected & (total <= view.params.deadline)
+    return selected & (total <= view.params.deadline * (1 + SHIPPED.miss))
 
 
 def _undecided(view: TaskView) -> Array:

@@ -93,7 +93,7 @@ def packed(scenario: Scenario, slots: Drawn, places: Places) -> SlotTasks:
     if params.service is not None:
         load = load + size * params.service.overhead / params.capacity
         if (each := params.service.starts) is not None:
-            per_task = each.load + each.fixed + np.divide(work, size, where=size > 0) * each.per_step
+            per_task = each.load + each.fixed + work / np.where(size > 0, size, 1.0) * each.per_step
             start = np.where(present[..., None], per_task / params.capacity, 0.0)
     transfer = np.where(remote, size / params.link_rate[station], 0.0)
     return SlotTasks(
@@ -112,7 +112,7 @@ def _places(present: np.ndarray, station: np.ndarray, num_servers: int, places: 
 
 
 def _waited_for(scenario: Scenario, station: np.ndarray, transfer: np.ndarray) -> np.ndarray:
-    """`SlotTasks.sent` of each slot: less than 1 only where the cap of a link may hide what it has to send."""
+    """`SlotTasks.sent` of each slot: less than 1 only where a link's cap may hide what it has to send."""
     if scenario.deadline <= scenario.slot_duration:
         return np.ones(len(station))
     all_sent = transfer.max(axis=2)[..., None] * (station[..., None] == np.arange(scenario.num_servers))

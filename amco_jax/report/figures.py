@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from amco_jax.agents.methods import BOUND
 from amco_jax.metrics import Column, Shown, shown_in
 from amco_jax.stats.summaries import learning_curve
 
@@ -33,6 +34,7 @@ _KNOWN = {
     "optimal-admission": (_GREY, "X", "-"),
     "amco-priced": (_RED, "*", "--"),
     "amco-priced-trained": (_RED, "X", ":"),
+    "planner": (_BLACK, "P", ":"),
     "amcoedge": (_BLUE, "o", "--"),
     "amcoedge-stable": (_BLUE, "s", "-"),
     "amcoedge-factorised": (_BLUE, "h", ":"),
@@ -109,7 +111,7 @@ def sweep_figure(
     """A metric over the swept values, with a line for each method and its 95 % interval as a band.
 
     The metric is shown per task if possible, and otherwise per episode. Values that are not numbers have a
-    point each, with the interval as a bar.
+    point each, with the interval as a bar. What is below a lower bound is grey.
 
     Args:
       summary: columns method, value, metric, per, mean, ci_low, ci_high.
@@ -118,10 +120,12 @@ def sweep_figure(
     """
     per = column.weightings[0]
     rows = summary[(summary["metric"] == column.name) & (summary["per"] == per)]
+    floor, rows = rows[rows["method"] == BOUND], rows[rows["method"] != BOUND]
     every = list(dict.fromkeys(rows["method"]))
     methods = [method for method in every if among is None or method in among]
     with _canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
+        _draw_floor(axes, floor)
         behind = [rows[rows["method"] == method] for method in every if method not in methods]
         for line in behind:
             label = "others" if line is behind[0] else None
@@ -154,15 +158,31 @@ def sweep_figure(
     return figure
 
 
+def _draw_floor(axes: Any, rows: pd.DataFrame) -> None:
+    """Fill the area below a lower bound over the swept values, if it exists for the metric."""
+    rows = rows[np.asarray(rows["mean"]) > 0]
+    if len(rows) == 0:
+        return
+    values, mean = np.asarray(rows["value"]), np.asarray(rows["mean"])
+    style = {"color": _BEHIND, "alpha": 0.4, "linewidth": 0, "zorder": 0, "label": BOUND}
+    if values.dtype.kind in "if" and len(values) > 1:
+        axes.fill_between(values, 0, mean, **style)
+    else:
+        axes.bar(values if values.dtype.kind in "if" else np.arange(len(values)), mean, **style)
+
+
 def ranking_figure(rows: pd.DataFrame, column: Column, title: str = "") -> Figure:
     """A metric as a point with its 95 % interval for each method, with the best at the top.
 
     Args:
       rows: columns method, estimate, ci_low, ci_high.
     """
+    floor, rows = rows[rows["method"] == BOUND], rows[rows["method"] != BOUND]
     rows = rows.sort_values("estimate", ascending=column.better != "higher", kind="stable")
     with _canvas(6.4, 0.9 + 0.26 * len(rows)) as figure:
         axes = figure.subplots()
+        for bound in floor["estimate"][np.isfinite(floor["estimate"])]:
+            axes.axvspan(0, bound, color=_BEHIND, alpha=0.4, linewidth=0, zorder=0)
         for place, style in enumerate(method_styles(list(rows["method"])).values()):
             mean, low, high = (float(rows[c].iloc[place]) for c in ("estimate", "ci_low", "ci_high"))
             spread = [[max(mean - low, 0.0)], [max(high - mean, 0.0)]]

@@ -28,7 +28,7 @@ from amco_jax.workload import workload_of
 
 LANES = 32
 """Seeds per block"""
-ROUNDS = 40
+ROUNDS = 60
 """How often an episode is played to improve its plan"""
 _FIRST, _HALVED = 0.5, 20
 """The weight of new prices in the first round, and the round at which it is half of that"""
