@@ -16,7 +16,8 @@ comes from k on, they sum to ½·Σ_k l_ki·(S_k² - S_{k+1}²). Each server, ea
 own copy of x, and multipliers price the difference between copies. What remains are minima that are exact:
 
 - of a server by dynamic programming over S, in steps of 1/g. Rounding all S to that grid with one common
-  random shift keeps their means, and adds at most l_ki - l_{k-1,i}, where positive, times 1/(8·g²);
+  random shift keeps their means, and adds at most l_ki - l_{k-1,i}, where positive, times 1/(8·g²), with
+  l_0i = 0;
 - of a link by dynamic programming over the number of tasks sent, as its pairs are linear in each task alone;
 - of a task in closed form, as it is a convex quadratic function on a simplex.
 """
@@ -184,7 +185,7 @@ def _servers(
     first = jnp.broadcast_to(nothing, (num_servers, steps.size))
     least, moves = lax.scan(step, first, (slot.load, price), reverse=True)
     _, taken = lax.scan(back, jnp.argmin(least, axis=1), moves)
-    rises = jnp.maximum(jnp.diff(slot.load, axis=0), 0)
+    rises = jnp.maximum(jnp.diff(slot.load, axis=0, prepend=0), 0)
     value = jnp.sum(jnp.min(least, axis=1)) - jnp.sum(rises) / (8 * grid**2)
     return value, taken.astype(price.dtype) / grid
 

@@ -47,6 +47,7 @@ def test_tasks_that_come_within_a_slot_have_its_end_too():
 
 @pytest.mark.parametrize(("alone", "late"), [(1.0, 0), (1.1, 2)])
 def test_a_task_that_is_late_on_its_own_misses(alone: float, late: int):
-    assert fewest_misses(
-        np.array([[1.0, 1.0, 0.0]]), np.array([[alone, alone, 0.0]]), CAPACITY, 1.0, 1.0, False
-    ) == late
+    assert (
+        fewest_misses(np.array([[1.0, 1.0, 0.0]]), np.array([[alone, alone, 0.0]]), CAPACITY, 1.0, 1.0, False)
+        == late
+    )

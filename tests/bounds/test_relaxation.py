@@ -95,7 +95,7 @@ def test_the_minima_are_exact():
     for i in range(NUM_SERVERS):
         price = server[:, i] - time[i] * slot.load[:, i]
         expected += np.min(np.sum(subsets * ((later + 0.5) * slot.load[:, i] - price), axis=1))
-        expected -= np.sum(np.maximum(np.diff(slot.load[:, i]), 0)) / 8
+        expected -= np.sum(np.maximum(np.diff(slot.load[:, i], prepend=0), 0)) / 8
     for b in range(NUM_SERVERS):  # the only other server is the only one to send to
         own, other = np.flatnonzero(STATION == b), 1 - b
         sets = subsets[(subsets[:, STATION != b] == 0).all(axis=1)][:, own]
@@ -170,9 +170,7 @@ def test_the_ascent_comes_near_the_optimum_of_the_linear_program():
         right.append(1.0)
         own = (STATION == i) if of_link else np.ones(NUM_TASKS, bool)
         each = slot.transfer[:, 1 - i] * later if of_link else slot.load[:, i] * (later + 0.5)
-        cost[weights] = np.where(
-            (subsets[:, ~own] == 0).all(axis=1), np.sum(subsets * each, axis=1), 1e3
-        )
+        cost[weights] = np.where((subsets[:, ~own] == 0).all(axis=1), np.sum(subsets * each, axis=1), 1e3)
         for k in np.flatnonzero(own):
             row = np.zeros(count)
             row[weights] = subsets[:, k]
@@ -186,10 +184,26 @@ def test_the_ascent_comes_near_the_optimum_of_the_linear_program():
             limit.append(float(slot.deadline))
     solved = linprog(cost, np.array(under), limit, np.array(equal), right)
     assert solved.status == 0
-    finer = np.sum(np.maximum(np.diff(slot.load, axis=0), 0)) / 8
+    finer = np.sum(np.maximum(np.diff(slot.load, axis=0, prepend=0), 0)) / 8
     multipliers, _ = ascended(single(slot), NUM_TASKS, 400)
     value = float(evaluated(single(slot), multipliers, 1, NUM_TASKS)[0]) + finer
     assert 0.98 * solved.fun < value <= solved.fun + 2e-3  # tangents at 21 points are below the square
+
+
+def test_rounding_loses_no_more_than_is_subtracted():
+    """The least cost of a server over any fractions is not below that of the dynamic programme."""
+    slot, draw = slot_of(6), np.random.default_rng(6)
+    none = np.zeros((NUM_TASKS, NUM_SERVERS))
+    for _ in range(20):
+        price = np.where(np.arange(NUM_SERVERS) == 0, draw.uniform(0, 0.5, (NUM_TASKS, 1)), none)
+        given = single(Multipliers(price, none, np.zeros(NUM_SERVERS)))
+        rest = float(np.sum(of_tasks_alone(price, 0.5 * slot.load + slot.transfer, slot.deadline)[0]))
+        value = float(evaluated(single(slot), given, 1, NUM_TASKS)[0]) - rest
+        fraction = draw.uniform(0, 1, (5000, NUM_TASKS))
+        after = np.cumsum(fraction[:, ::-1], axis=1)[:, ::-1]
+        load = slot.load[:, 0]
+        pairs = 0.5 * np.sum(load * (after**2 - (after - fraction) ** 2), axis=1)
+        assert value <= np.min(pairs - fraction @ price[:, 0]) + 1e-5
 
 
 def test_a_server_that_counts_less_work_gives_a_lower_bound():

@@ -7,9 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from helpers.episodes import SMALL
 
-from amco_jax import Sweep, get_method, gradient, replay, rollout, run_study
+from amco_jax import Scenario, Sweep, get_method, gradient, replay, rollout, run_study
 from amco_jax.agents.reference import Plan
 from amco_jax.env import UNIFIED
 from amco_jax.errors import InputError
@@ -20,6 +19,8 @@ from amco_jax.study.planner import Planned
 from amco_jax.study.simulate import simulate
 from amco_jax.workload import bernoulli
 
+# So many tasks that a price tells what each of them costs the others.
+MANY = Scenario(num_servers=3, num_tasks=25, num_slots=2, arrival_prob=0.6)
 PLANNER = get_method("planner")
 SEEDS = 3
 
@@ -27,27 +28,26 @@ SEEDS = 3
 @pytest.fixture(scope="module")
 def plans() -> Plan:
     """The plans of some seeds, leaves `[seeds, ...]`."""
-    source = Planned([SMALL], PLANNER, UNIFIED, 0)
-    found = source.agents(SMALL.shape(), blocks_of(1, 0, SEEDS, source.lanes), 1)
+    source = Planned([MANY], PLANNER, UNIFIED, 0)
+    found = source.agents(MANY.shape(), blocks_of(1, 0, SEEDS, source.lanes), 1)
     return jax.tree.map(lambda leaf: np.asarray(leaf)[0, :SEEDS], found)
 
 
 def test_it_is_never_worse_than_its_start():
-    study = Sweep("deadline", [0.2, 2], methods=["planner", "optimal-admission"], seeds=8, scenario=SMALL)
+    study = Sweep("deadline", [0.3, 1], methods=["planner", "optimal-admission"], seeds=8, scenario=MANY)
     rows = run_study(study).rows
     table = rows.pivot(index=["value", "seed"], columns="method", values="makespan_mean_s")
     assert np.all(table["planner"] <= table["optimal-admission"] * (1 + 1e-6))
-    table = table.loc[2]  # where no task is late, it finds something better
-    assert np.all(table["planner"] < table["optimal-admission"] * 0.999)
+    assert np.all(table["planner"].loc[1] < table["optimal-admission"].loc[1] * 0.97)
 
 
 def test_its_sets_replayed_give_its_makespans(plans: Plan):
-    seed, params = 1, SMALL.params()
+    seed, params = 1, MANY.params()
     workload, key = jax.jit(_inputs)(params, np.uint32(seed))
 
     def play(plan: Plan, params: Any, workload: Any, key: Any) -> Any:
         return rollout(
-            SMALL.shape(), params, UNIFIED, method=PLANNER, workload=workload, key=key, agent=plan,
+            MANY.shape(), params, UNIFIED, method=PLANNER, workload=workload, key=key, agent=plan,
             record=lambda decision, view: (decision, view.task.size),
         ).decisions  # fmt: skip
 
@@ -57,9 +57,9 @@ def test_its_sets_replayed_give_its_makespans(plans: Plan):
         {
             "task_mbit": np.where(decided.present, size, 0),
             "density_gcycles_per_mbit": np.asarray(workload.density),
-            "capacity_gcycles_per_s": SMALL.capacities,
-            "rate_mbit_per_s": SMALL.link_rates,
-            "deadline_s": SMALL.deadline,
+            "capacity_gcycles_per_s": MANY.capacities,
+            "rate_mbit_per_s": MANY.link_rates,
+            "deadline_s": MANY.deadline,
             "selected": decided.selected.astype(int),
             "allocator": "waterfill",
         }
@@ -70,7 +70,7 @@ def test_its_sets_replayed_give_its_makespans(plans: Plan):
 
 def test_its_prices_are_those_of_another_derivation():
     """Without prices and late tasks, it is `optimal`, and `gradient` gives the prices of each slot too."""
-    scenario = SMALL.replace(deadline=50)
+    scenario = MANY.replace(deadline=50)
     positions = scenario.num_slots, scenario.num_servers, scenario.num_tasks
     none = Plan(np.zeros((*positions, scenario.num_servers), np.float32), np.zeros(positions, np.float32))
 
@@ -92,9 +92,9 @@ def test_its_prices_are_those_of_another_derivation():
 
 def _inputs(params: Any, seed: Any) -> Any:
     """The workload of a seed, and the key of its policy; traceable."""
-    return bernoulli(params, SMALL.num_tasks, seed), stream(seed, Stream.POLICY)
+    return bernoulli(params, MANY.num_tasks, seed), stream(seed, Stream.POLICY)
 
 
 def test_without_a_plan_it_decides_nothing():
     with pytest.raises(InputError, match="planner needs a plan"):
-        next(iter(simulate([SMALL], PLANNER, UNIFIED, 0, 1)))
+        next(iter(simulate([MANY], PLANNER, UNIFIED, 0, 1)))
