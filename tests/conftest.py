@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import jaxtyping
 import numpy as np
 import pytest
@@ -23,6 +24,13 @@ configure()
 # Property tests draw the same examples on every run, so that a failure is everyone's failure.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs() -> Iterator[None]:
+    """Compiled programs are dropped at the end of a file: those of all files together take 5 GB."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

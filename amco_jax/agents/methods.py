@@ -49,6 +49,9 @@ BOUND = "bound"
 PLANNER = "planner"
 """The name of the clairvoyant planner"""
 
+REFERENCES = (BOUND, PLANNER)
+"""What no one could use in operation, and reports therefore never call best"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:

@@ -104,8 +104,8 @@ class Policy:
     sees_load: bool = False
     """Whether its `TaskView` tells how many tasks came in earlier slots, and what is `coming`"""
     by_position: bool = False
-    """Whether agents have leaves `[num_slots, num_servers, max_tasks, ...]`, of which a `TaskView` has those of
-    its slot, base station and position"""
+    """Whether agents have leaves `[num_slots, num_servers, max_tasks, ...]`, of which a `TaskView` has what
+    belongs to its slot, base station and position"""
 
     def __post_init__(self):
         object.__setattr__(self, "function", hashable("policy", self.function))

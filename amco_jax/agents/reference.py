@@ -1,4 +1,4 @@
-"""What methods are compared with, and which no one could use in operation: a bound, and a clairvoyant planner.
+"""What methods are compared with, and no one could use in operation: a bound, and a clairvoyant planner.
 
 Neither is a rule: studies compute the bound (`study.bound`), and the plan of each episode (`study.planner`).
 """

@@ -25,7 +25,7 @@ class Turn(NamedTuple):
     """Arrival time of its task, s from the start of the slot; 0 if all tasks arrive at the start"""
     task: Task
     planned: Any
-    """The set that a per-slot policy selected for it, `[num_servers]` booleans; or what agents hold for it; or
+    """The set that a per-slot policy selected for it, `[num_servers]` booleans, what agents hold for it, or
     None"""
 
 

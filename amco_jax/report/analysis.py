@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from amco_jax.agents.methods import BOUND
+from amco_jax.agents.methods import BOUND, REFERENCES
 from amco_jax.errors import InputError
 from amco_jax.metrics import TASK, Column, Shown, shown_in
 from amco_jax.report.studies import SavedStudy
@@ -166,12 +166,12 @@ def best_of(column: Column, estimates: Mapping[str, float]) -> list[str]:
     """The methods whose estimates are the best when rounded to the four digits of the tables.
 
     Args:
-      estimates: the estimate of each method; a lower bound is none.
+      estimates: the estimate of each method; `REFERENCES` count only if there is nothing else.
 
     Returns:
       An empty list if all estimates are equal, or if the metric has no better direction.
     """
-    some = {method: value for method, value in estimates.items() if method != BOUND}
+    some = {method: value for method, value in estimates.items() if method not in REFERENCES} or estimates
     rounded = {method: round(value, 4) for method, value in some.items() if not math.isnan(value)}
     if len(set(rounded.values())) < 2 or column.better is None:
         return []

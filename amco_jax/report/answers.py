@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from amco_jax.agents.methods import BOUND
+from amco_jax.agents.methods import REFERENCES
 from amco_jax.metrics import Column, Shown, shown_in
 from amco_jax.report.analysis import (
     above_bound,
@@ -21,6 +21,7 @@ from amco_jax.report.analysis import (
     estimates_of,
     pairs_of,
 )
+from amco_jax.report.names import in_words
 from amco_jax.report.rankings import reversal_of
 from amco_jax.report.studies import LAST_EPISODES, SavedStudy
 from amco_jax.report.tables import bracket, estimate_text, interval_text, small_unit
@@ -90,13 +91,11 @@ def _of_sweep(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[st
 
 def _above_bound(study: SavedStudy, column: Column, condition: Any, best: Sequence[str]) -> list[str]:
     """A sentence that compares the best method with the lower bound, if both exist."""
-    found = above_bound(study, column)
-    return [
-        f"That is at most {_in_percent(bracket(*(100 * float(x) for x in found[m][condition]), digits=1))} above "
-        "the optimum, as no method is below the bound."
-        for m in best[:1]
-        if condition in found.get(m, {})
-    ]
+    found = above_bound(study, column).get(best[0], {}) if best else {}
+    if condition not in found:
+        return []
+    share = bracket(*(100 * float(bound) for bound in found[condition]), digits=1)
+    return [f"That is at most {_in_percent(share)} above the optimum, as no method is below the bound."]
 
 
 def _of_method(
@@ -111,7 +110,7 @@ def _of_method(
         others = [m for m in dict.fromkeys([*baselines, *winners[condition]]) if m in rows and m != method]
         contrasts = [_contrast(study, column, condition, method, other) for other in others]
         at = f"{_at(study, condition)}, the" if study.axis_label else "The"
-        text = f"{at} {column.label} with {method} is {_value(column, rows[method])} {where}"
+        text = f"{at} {column.label} with {in_words(method)} is {_value(column, rows[method])} {where}"
         sentences.append(f"{text}: {_joined(contrasts)}." if contrasts else f"{text}.")
     return sentences
 
@@ -130,7 +129,7 @@ def _of_training(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence
     (rows,) = estimates_of(estimated, column).values()
     ((method, row),) = rows.items()
     where = f"over the last {min(LAST_EPISODES, episodes)} of {episodes} episodes of training"
-    sentences = [f"The {column.label} with {method} is {_value(column, row)} {where}."]
+    sentences = [f"The {column.label} with {in_words(method)} is {_value(column, row)} {where}."]
     if study.curves is not None and (fifth := episodes // 5):
         change = change_in_training(study.curves, column, slice(0, fifth), slice(episodes - fifth, episodes))
         how = _change(change) or "not clearly different from what it is"
@@ -187,7 +186,7 @@ def _of_sensitivity(study: SavedStudy, estimated: pd.DataFrame, baselines: Seque
             if of
         ]
         clearly = ", and ".join(parts) or "does not clearly change in any parameter"
-        sentences.append(f"With {method}, the {study.first.label} {clearly}.")
+        sentences.append(f"With {in_words(method)}, the {study.first.label} {clearly}.")
     return sentences
 
 
@@ -264,19 +263,20 @@ def _paired(
 
 def _contrast(study: SavedStudy, column: Column, condition: Any, method: str, other: str) -> str:
     """A phrase that compares one method with another; it follows the value of the first and a colon."""
+    named = in_words(other)
     relative, absolute = _paired(study, column, condition, method, other)
     if relative is None or absolute is None:
-        return f"no episodes in common with {other}"
+        return f"no episodes in common with {named}"
     if math.isnan(relative.estimate):  # the other's mean is 0
         if clearly := _sign(absolute):
-            return f"{_sized(absolute, 1, 4)} {column.unit} {clearly} than with {other}".replace("  ", " ")
-        return f"not clearly different from that with {other}"
+            return f"{_sized(absolute, 1, 4)} {column.unit} {clearly} than with {named}".replace("  ", " ")
+        return f"not clearly different from that with {named}"
     if change := _change(relative):
-        return f"{change} than with {other}"
+        return f"{change} than with {named}"
     if relative.low == relative.high == 0:
-        return f"the same as with {other}"
+        return f"the same as with {named}"
     value, low, high = (100 * float(bound) for bound in relative)
-    return f"not clearly different from that with {other} ({_in_percent(bracket(value, low, high, 1))})"
+    return f"not clearly different from that with {named} ({_in_percent(bracket(value, low, high, 1))})"
 
 
 def _change(relative: Interval | None) -> str:
@@ -310,7 +310,8 @@ def _value(column: Column, row: dict[str, Any]) -> str:
 
 def _ranked(column: Column, rows: dict[str, dict[str, Any]]) -> list[str]:
     """The methods that have an estimate, the best first, or the lowest if no direction is better."""
-    some = {m: row["estimate"] for m, row in rows.items() if m != BOUND and not math.isnan(row["estimate"])}
+    some = {m: row["estimate"] for m, row in rows.items() if not math.isnan(row["estimate"])}
+    some = {m: value for m, value in some.items() if m not in REFERENCES} or some
     return sorted(some, key=lambda method: some[method], reverse=column.better == "higher")
 
 
@@ -336,8 +337,8 @@ def _named(methods: Sequence[str]) -> str:
     """The names of the first few methods and the number of the others."""
     more = len(methods) - _MOST_NAMES
     if more > 1:
-        return f"{', '.join(methods[:_MOST_NAMES])} and {more} others"
-    return _joined(methods)
+        return f"{', '.join(map(in_words, methods[:_MOST_NAMES]))} and {more} others"
+    return _joined(map(in_words, methods))
 
 
 def _joined(parts: Iterable[str], last: str = " and ") -> str:

@@ -8,7 +8,7 @@ import io
 import itertools
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import pandas as pd
 
 from amco_jax.agents.methods import BOUND
 from amco_jax.metrics import Column, Shown, shown_in
+from amco_jax.report.names import shown_name
 from amco_jax.stats.summaries import learning_curve
 
 if TYPE_CHECKING:
@@ -105,13 +106,20 @@ _RARE, _ROOM = 0.01, 0.02
 and the margin that an axis leaves above its bound if higher is better"""
 
 
+_MOST_CURVES = 6
+"""The number of curves that one panel holds"""
+_COMPACT: Any = {"handlelength": 1.6, "columnspacing": 1.0, "handletextpad": 0.5, "borderaxespad": 0.2}
+"""Legends above panels, which must not be wider than these"""
+
+
 def sweep_figure(
     summary: pd.DataFrame, column: Column, axis_label: str, among: Collection[str] | None = None
 ) -> Figure:
     """A metric over the swept values, with a line for each method and its 95 % interval as a band.
 
-    The metric is shown per task if possible, and otherwise per episode. Values that are not numbers have a
-    point each, with the interval as a bar. What is below a lower bound is grey.
+    The metric is shown per task if possible, and otherwise per episode. More methods than a reader can tell
+    apart are shown in several panels, each with all others as thin grey lines behind its own. Values that are
+    not numbers have a point each, with the interval as a bar. What is below a lower bound is grey.
 
     Args:
       summary: columns method, value, metric, per, mean, ci_low, ci_high.
@@ -121,40 +129,31 @@ def sweep_figure(
     per = column.weightings[0]
     rows = summary[(summary["metric"] == column.name) & (summary["per"] == per)]
     floor, rows = rows[rows["method"] == BOUND], rows[rows["method"] != BOUND]
-    every = list(dict.fromkeys(rows["method"]))
-    methods = [method for method in every if among is None or method in among]
-    with _canvas(5.2, 3.4) as figure:
-        axes = figure.subplots()
-        _draw_floor(axes, floor)
-        behind = [rows[rows["method"] == method] for method in every if method not in methods]
-        for line in behind:
-            label = "others" if line is behind[0] else None
-            x = np.asarray(line["value"])
-            x = x if x.dtype.kind in "if" else np.arange(len(x))
-            axes.plot(x, np.asarray(line["mean"]), color=_BEHIND, linewidth=0.8, zorder=1, label=label)
-        for place, (method, style) in enumerate(method_styles(methods).items()):
-            line = rows[rows["method"] == method]
-            values, low, mean, high = (np.asarray(line[c]) for c in ("value", "ci_low", "mean", "ci_high"))
-            if values.dtype.kind in "if":
-                every = max(len(values) // 10, 1)
-                axes.plot(values, mean, label=method, linewidth=1.3, markevery=every, **style)
-                axes.fill_between(values, low, high, color=style["color"], alpha=0.2, linewidth=0)
-            else:  # categories have no order that a line could follow
-                x = np.arange(len(values))
-                beside = x + 0.5 * ((place + 0.5) / len(methods) - 0.5)
-                points: dict[str, Any] = style | {"linestyle": "none"}
-                axes.errorbar(beside, mean, (mean - low, high - mean), label=method, **points)
-                axes.set_xticks(x, values)
-        axes.set_xlabel(axis_label)
-        axes.set_ylabel(column.title(per))
+    lines = {method: rows[rows["method"] == method] for method in dict.fromkeys(rows["method"])}
+    methods = [method for method in lines if among is None or method in among]
+    numbers = np.asarray(rows["value"]).dtype.kind in "if"
+    panels = _panels(methods) if numbers else [methods]
+    with _canvas(5.2 if len(panels) == 1 else 3.6 * len(panels), 3.4 + 0.4 * (len(panels) > 1)) as figure:
+        every_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, shown in zip(every_axes, panels, strict=True):
+            _draw_floor(axes, floor)
+            _draw_behind(axes, [line for method, line in lines.items() if method not in shown])
+            _draw_lines(axes, {method: lines[method] for method in shown}, numbers)
+            axes.set_xlabel(axis_label)
+            if len(panels) > 1:
+                axes.legend(loc="lower left", bbox_to_anchor=(-0.05, 1), ncols=2, fontsize=7, **_COMPACT)
+        first = every_axes[0]
+        first.set_ylabel(column.title(per))
         if column.bounds[0] < 0:
-            axes.axhline(0, color=_BLACK, linewidth=0.6)
+            for axes in every_axes:
+                axes.axhline(0, color=_BLACK, linewidth=0.6)
         else:
             least = _RARE if column.is_rate else 0.0
             highest = column.bounds[1] + _ROOM if column.better == "higher" else 0.0
-            top = axes.get_ylim()[1]
-            axes.set_ylim(0, max(top, least, highest if np.isfinite(highest) else 0.0))
-        figure.legend(loc="outside right upper")
+            top = first.get_ylim()[1]
+            first.set_ylim(0, max(top, least, highest if np.isfinite(highest) else 0.0))
+        if len(panels) == 1:
+            figure.legend(loc="outside right upper")
     return figure
 
 
@@ -164,11 +163,43 @@ def _draw_floor(axes: Any, rows: pd.DataFrame) -> None:
     if len(rows) == 0:
         return
     values, mean = np.asarray(rows["value"]), np.asarray(rows["mean"])
-    style = {"color": _BEHIND, "alpha": 0.4, "linewidth": 0, "zorder": 0, "label": BOUND}
+    style = {"color": _BEHIND, "alpha": 0.4, "linewidth": 0, "zorder": 0, "label": shown_name(BOUND)}
     if values.dtype.kind in "if" and len(values) > 1:
         axes.fill_between(values, 0, mean, **style)
     else:
         axes.bar(values if values.dtype.kind in "if" else np.arange(len(values)), mean, **style)
+
+
+def _panels(methods: list[str]) -> list[list[str]]:
+    """The methods in their order, as evenly divided into panels as possible."""
+    count = -(-len(methods) // _MOST_CURVES)
+    return [list(part) for part in np.array_split(np.asarray(methods, object), max(count, 1))]
+
+
+def _draw_behind(axes: Any, lines: Sequence[pd.DataFrame]) -> None:
+    """Draw methods as thin grey lines."""
+    for place, line in enumerate(lines):
+        x = np.asarray(line["value"])
+        x = x if x.dtype.kind in "if" else np.arange(len(x))
+        label = None if place else "others"
+        axes.plot(x, np.asarray(line["mean"]), color=_BEHIND, linewidth=0.8, zorder=1, label=label)
+
+
+def _draw_lines(axes: Any, lines: Mapping[str, pd.DataFrame], numbers: bool) -> None:
+    """Draw methods in their colours, with their intervals."""
+    for place, (method, style) in enumerate(method_styles([*lines]).items()):
+        line = lines[method]
+        values, low, mean, high = (np.asarray(line[c]) for c in ("value", "ci_low", "mean", "ci_high"))
+        if numbers:
+            every = max(len(values) // 10, 1)
+            axes.plot(values, mean, label=shown_name(method), linewidth=1.3, markevery=every, **style)
+            axes.fill_between(values, low, high, color=style["color"], alpha=0.2, linewidth=0)
+        else:  # categories have no order that a line could follow
+            x = np.arange(len(values))
+            beside = x + 0.5 * ((place + 0.5) / len(lines) - 0.5)
+            points: dict[str, Any] = style | {"linestyle": "none"}
+            axes.errorbar(beside, mean, (mean - low, high - mean), label=shown_name(method), **points)
+            axes.set_xticks(x, values)
 
 
 def ranking_figure(rows: pd.DataFrame, column: Column, title: str = "") -> Figure:
@@ -188,7 +219,7 @@ def ranking_figure(rows: pd.DataFrame, column: Column, title: str = "") -> Figur
             spread = [[max(mean - low, 0.0)], [max(high - mean, 0.0)]]
             point: dict[str, Any] = style | {"linestyle": "none"}
             axes.errorbar(mean, place, xerr=spread, **point)
-        axes.set_yticks(np.arange(len(rows)), list(rows["method"]))
+        axes.set_yticks(np.arange(len(rows)), list(map(shown_name, rows["method"])))
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(column.title(column.weightings[0]))
         axes.set_title(title, fontsize="medium")
@@ -228,7 +259,7 @@ def convergence_figure(curves: pd.DataFrame, column: Column) -> Figure:
             rows = curves.loc[curves["method"] == method]
             episode, by_seed, (mean, low, high) = learning_curve(rows, column)
             every, colour = max(len(episode) // 8, 1), style["color"]
-            axes.plot(episode, mean, label=method, linewidth=1.2, markevery=every, **style)
+            axes.plot(episode, mean, label=shown_name(method), linewidth=1.2, markevery=every, **style)
             axes.fill_between(episode, low, high, color=colour, alpha=0.35, linewidth=0)
             low, high = np.full((2, len(episode)), np.nan)
             some = ~np.all(np.isnan(by_seed), axis=0)
@@ -253,7 +284,7 @@ def slots_figure(rows: pd.DataFrame, column: Column, title: str, among: Collecti
             line = rows.loc[rows["method"] == method]
             slot, mean, low, high = (np.asarray(line[c]) for c in ("slot", "estimate", "ci_low", "ci_high"))
             every = max(len(slot) // 10, 1)
-            axes.plot(slot, mean, label=method, linewidth=1.2, markevery=every, **style)
+            axes.plot(slot, mean, label=shown_name(method), linewidth=1.2, markevery=every, **style)
             axes.fill_between(slot, low, high, color=style["color"], alpha=0.2, linewidth=0)
         axes.set_xlabel("slot")
         axes.set_ylabel(column.title())
@@ -275,7 +306,7 @@ def cdf_figure(quantiles: pd.DataFrame, column: Column, title: str) -> Figure:
         axes = figure.subplots()
         for method, style in method_styles(list(dict.fromkeys(quantiles["method"]))).items():
             rows = quantiles.loc[quantiles["method"] == method]
-            axes.plot(rows["value"], rows["level"], label=method, linewidth=1.3, **style)
+            axes.plot(rows["value"], rows["level"], label=shown_name(method), linewidth=1.3, **style)
         axes.set_xlabel(column.title())
         axes.set_ylabel("share of the tasks")
         axes.set_xlim(left=0)
@@ -308,7 +339,7 @@ def profile_figure(profiles: pd.DataFrame, label: str, among: Collection[str]) -
                 axes.plot(level, share, color=_BEHIND, linewidth=0.8, zorder=1, label=name)
                 continue
             style = styles[method]
-            axes.plot(level, share, label=method, linewidth=1.3, markevery=10, **style)
+            axes.plot(level, share, label=shown_name(method), linewidth=1.3, markevery=10, **style)
             axes.fill_between(level, low, high, color=style["color"], alpha=0.2, linewidth=0)
         axes.axvline(1, color=_BLACK, linewidth=0.6)
         axes.set_xlabel(label)
@@ -341,7 +372,7 @@ def growth_figure(growth: pd.DataFrame) -> Figure:
                 low, median, high = (np.asarray(rows[f"seconds{end}"]) / per for end in ("_min", "", "_max"))
                 style = style | {"markersize": 4, "linewidth": 1.3}
                 spread = median - low, high - median
-                label = None if axis != columns[0] else method
+                label = None if axis != columns[0] else shown_name(method)
                 upper.errorbar(value, median, spread, label=label, **style)
                 lower.plot(value, memory, **style)
                 if len(value):

@@ -13,6 +13,7 @@ import pandas as pd
 from amco_jax.metrics import Column, Shown, shown_in
 from amco_jax.report.analysis import baselines_of, pairs_of
 from amco_jax.report.figures import profile_figure
+from amco_jax.report.names import in_words, shown_name
 from amco_jax.report.studies import SavedStudy
 from amco_jax.report.tables import Cell, Table, bracket
 from amco_jax.stats import (
@@ -82,7 +83,8 @@ class Overall:
             for name in ("iqm", "p")
         )
         return (
-            f"Relative to {self.reference}, the {self.column.label} is best with {best['method']}: its cost "
+            f"Relative to {in_words(self.reference)}, the {self.column.label} is best with "
+            f"{in_words(best['method'])}: its cost "
             f"has an interquartile mean of {iqm}; it is better on the same seed with a probability of {p}."
         )
 
@@ -104,7 +106,7 @@ class Overall:
         """A table with a row for each method."""
         rows = [
             [
-                Cell(r["method"]),
+                Cell(shown_name(r["method"])),
                 Cell(str(r["n_seeds"])),
                 *(Cell(bracket(r[n], r[f"{n}_low"], r[f"{n}_high"], 3), r[n]) for n in ("iqm", "p")),
             ]
@@ -113,17 +115,17 @@ class Overall:
         columns = [
             "method",
             "seeds",
-            f"{self.column.label} relative to {self.reference}, interquartile mean",
-            f"probability of improvement over {self.reference}",
+            f"{self.column.label} relative to {in_words(self.reference)}, interquartile mean",
+            f"probability of improvement over {in_words(self.reference)}",
         ]
         return Table(columns, rows, texts=2)
 
     def to_figure(self) -> Figure:
         """The performance profiles, with the best methods highlighted."""
         among = list(self.methods["method"])[:_STANDING_OUT]
-        label = f"{self.column.label} relative to {self.reference}"
+        label = f"{self.column.label} relative to {in_words(self.reference)}"
         if self.column.better == "higher":
-            label = f"{self.reference}'s {self.column.label} relative to the method's"
+            label = f"{in_words(self.reference)}'s {self.column.label} relative to the method's"
         return profile_figure(self.profiles, label, among)
 
 

@@ -20,6 +20,7 @@ from amco_jax.report.figures import (
     slots_figure,
     sweep_figure,
 )
+from amco_jax.report.names import in_words
 from amco_jax.report.studies import SavedStudy
 
 if TYPE_CHECKING:
@@ -123,8 +124,8 @@ def _gains(study: SavedStudy, compared: pd.DataFrame, baseline: str) -> tuple[pd
         & (compared["baseline"] == baseline)
         & np.isfinite(compared["reduction"])
     ]
-    caption = f"{what.capitalize()} of the {first.label} against {baseline}."
-    gain = Column(name="gain", label=f"{what} against {baseline}", unit="%", caption=caption)
+    caption = f"{what.capitalize()} of the {first.label} against {in_words(baseline)}."
+    gain = Column(name="gain", label=f"{what} against {in_words(baseline)}", unit="%", caption=caption)
     bounds = sign * chosen[["reduction_low", "reduction_high"]].to_numpy(np.float64)
     rows = chosen.rename(columns={"condition": "value"})[["method", "value"]].assign(
         metric=gain.name,

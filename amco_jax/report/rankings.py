@@ -10,6 +10,7 @@ import numpy as np
 
 from amco_jax.metrics import Column, Shown, shown_in
 from amco_jax.report.analysis import pairs_of
+from amco_jax.report.names import in_words, shown_name
 from amco_jax.report.studies import SavedStudy
 from amco_jax.report.tables import Cell, Table
 from amco_jax.stats.summaries import Pairs
@@ -33,7 +34,7 @@ def rankings(study: SavedStudy) -> Table | None:
     ranks = {column: ranks_by(study, column) for column in columns}
     places = [(c, m) for c in study.conditions for m in study.methods if (m, c) in study.groups]
     rows = [
-        [Cell(str(condition)), Cell(method)]
+        [Cell(str(condition)), Cell(shown_name(method))]
         + [Cell(str(r[condition, method]), best=r[condition, method] == 1) for r in ranks.values()]
         for condition, method in places
     ]
@@ -74,8 +75,8 @@ def reversal_of(study: SavedStudy) -> str:
     _, condition, one, other = widest
     sides = _grouped({c: int(np.sign(of[condition, other] - of[condition, one])) for c, of in ranks.items()})
     return (
-        f"Ranks depend on the measure{_at(study, condition)}: {one} is ahead of {other} {sides[1]}, and "
-        f"behind {sides[-1]}."
+        f"Ranks depend on the measure{_at(study, condition)}: {in_words(one)} is ahead of "
+        f"{in_words(other)} {sides[1]}, and behind {sides[-1]}."
     )
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 from amco_jax.agents.methods import BOUND
 from amco_jax.metrics import EPISODE, TASK, Column, Shown, shown_in
 from amco_jax.report.analysis import above_bound, best_of, estimates_of
+from amco_jax.report.names import shown_name
 from amco_jax.report.studies import SavedStudy
 from amco_jax.stats import Interval
 
@@ -108,7 +109,7 @@ def means_table(study: SavedStudy, estimated: pd.DataFrame) -> Table:
     for condition, of_first in estimates_of(estimated, study.first).items():
         best = _best_of_each(study, estimated, condition)
         for method, counted in of_first.items():
-            row = [Cell(str(condition), _number(condition)), Cell(method)]
+            row = [Cell(str(condition), _number(condition)), Cell(shown_name(method))]
             row.append(Cell(seeds_text(counted), below=f"{counted['n_tasks']:,} tasks"))
             for each in shown:
                 found, *others = (lookup[condition, method, each.name, per] for per in each.weightings)
@@ -146,7 +147,7 @@ def overview_tables(study: SavedStudy, estimated: pd.DataFrame) -> dict[str, Tab
         best = {c: _best_of_each(study, estimated, c)[each.name] for c in conditions}
         rows = [
             [
-                Cell(method),
+                Cell(shown_name(method)),
                 *(
                     _mean(found[c][method], method in best[c]) if method in found.get(c, {}) else Cell("")
                     for c in conditions
@@ -157,7 +158,7 @@ def overview_tables(study: SavedStudy, estimated: pd.DataFrame) -> dict[str, Tab
         tables[each.title(each.weightings[0])] = Table(["method", *heads], rows, texts=1)
         if each == study.first and study.has_bound:
             rows = [
-                [Cell(method), *(_percent(by_condition.get(c)) for c in conditions)]
+                [Cell(shown_name(method)), *(_percent(by_condition.get(c)) for c in conditions)]
                 for method, by_condition in above_bound(study, each).items()
             ]
             tables[f"{each.label}: at most above the optimum [%]"] = Table(["method", *heads], rows, texts=1)
@@ -192,7 +193,7 @@ def derivatives_table(derivatives: Sequence[Column], estimates: pd.DataFrame) ->
             for row in (found[column.name, method] for method in methods)
         ]
         rows.append([Cell(column.label), Cell(unit), *cells])
-    return Table(["derivative", "unit", *methods], rows, texts=2)
+    return Table(["derivative", "unit", *map(shown_name, methods)], rows, texts=2)
 
 
 def small_unit(derivative: Column) -> tuple[float, str]:
@@ -210,7 +211,7 @@ def _side_by_side(
     found = {each.name: estimates_of(estimated, each)[condition] for each in shown}
     rows = [
         [
-            Cell(method),
+            Cell(shown_name(method)),
             Cell(seeds_text(counted)),
             *(_mean(found[each.name][method], method in best[each.name]) for each in shown),
         ]
@@ -245,7 +246,8 @@ def comparison_table(study: SavedStudy, column: Column, compared: pd.DataFrame) 
         percent = [100 * r[k] for k in ("reduction", "reduction_low", "reduction_high")]
         rows.append(
             [
-                Cell(str(r["condition"]), _number(r["condition"])), Cell(r["method"]), Cell(r["baseline"]),
+                Cell(str(r["condition"]), _number(r["condition"])),
+                Cell(shown_name(r["method"])), Cell(shown_name(r["baseline"])),
                 Cell(_clusters(r)), Cell(bracket(*percent), percent[0]),
                 Cell(bracket(*difference, digits=2 if unit else 4), difference[0]),
                 Cell(share, r["improvement"]), Cell(_p(r["p_holm"]), r["p_holm"]),

@@ -12,6 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from amco_jax.metrics import Column, Shown, columns_in, shown_in
+from amco_jax.report.names import in_words, shown_name
 from amco_jax.report.speed import device_line
 from amco_jax.report.tables import Table as ReportTable
 from amco_jax.report.tables import derivatives_table, estimate_text, interval_text, seeds_text
@@ -35,7 +36,7 @@ def print_summary(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     for value in manifest["values"]:
         for method in manifest["methods"]:
             rows = [lookup[value, method, column.name] for column in columns]
-            table.add_row(str(value), method, *_counts(rows[0]), *map(estimate_text, rows))
+            table.add_row(str(value), shown_name(method), *_counts(rows[0]), *map(estimate_text, rows))
         table.add_section()
     training = manifest["training"]
     if training["settings"]:
@@ -77,7 +78,7 @@ def print_evaluation(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     lookup = _estimates(summary, columns, ("method",))
     for method in dict.fromkeys(summary["method"]):
         rows = [lookup[method, column.name] for column in columns]
-        table.add_row(method, *_counts(rows[0]), *map(estimate_text, rows))
+        table.add_row(shown_name(method), *_counts(rows[0]), *map(estimate_text, rows))
     _print(table, manifest)
 
 
@@ -97,7 +98,7 @@ def print_comparison(final: pd.DataFrame, manifest: dict[str, Any]) -> None:
     table = Table(title=f"last {last} of {manifest['episodes']} episodes: {_ESTIMATES}")
     for column in ("physics", "method", "seeds"):
         table.add_column(column)
-    for title in ("tasks", *(t for c in columns for t in (c.title(), f"reduction by {first} [%]"))):
+    for title in ("tasks", *(t for c in columns for t in (c.title(), f"reduction by {in_words(first)} [%]"))):
         table.add_column(title, justify="right")
     lookup = _estimates(final, columns, ("physics", "method"))
     for physics, method in dict.fromkeys(zip(final["physics"], final["method"], strict=True)):
@@ -106,7 +107,7 @@ def print_comparison(final: pd.DataFrame, manifest: dict[str, Any]) -> None:
         for row in rows:
             reduction = [100 * row[name] for name in ("reduction", "reduction_low", "reduction_high")]
             texts += [estimate_text(row), "" if method == first else interval_text(*reduction, digits=2)]
-        table.add_row(physics, method, *_counts(rows[0]), *texts)
+        table.add_row(physics, shown_name(method), *_counts(rows[0]), *texts)
     _print(table, manifest)
 
 
@@ -114,7 +115,7 @@ def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print a row for each combination of settings to stdout."""
     columns = shown_in(columns_in(manifest), Shown.EVERYWHERE)
     episodes, reference = manifest["episodes"], manifest["reference"]
-    title = f"{manifest['method']}, {episodes} episodes: gap to {reference} in %, by tuning seed"
+    title = f"{manifest['method']}, {episodes} episodes: gap to {in_words(reference)} in %, by tuning seed"
     table = Table(title=title)
     shares = [name for name in summary.columns if name.startswith(("gap", "within"))]
     for title in (

@@ -13,6 +13,7 @@ import pandas as pd
 from amco_jax.agents.methods import METHODS
 from amco_jax.metrics import MISS_RATE, SATURATION
 from amco_jax.report.analysis import change_in_training, distinct
+from amco_jax.report.names import shown_name
 from amco_jax.report.studies import SavedStudy
 from amco_jax.report.tables import bracket
 from amco_jax.stats import seeds_needed
@@ -26,7 +27,7 @@ FEW = 10
 
 _PATHS = (
     "derivatives hold the sets of servers fixed. With rules whose sets jump, such as least-wait, or that "
-    "reject tasks, they are not those of the mean; with optimal they are (docs/gradients.md)."
+    "reject tasks, they are not those of the mean; with the greedy optimum they are (docs/gradients.md)."
 )
 
 
@@ -137,7 +138,8 @@ def _seed_warnings(study: SavedStudy) -> dict[Kind, list[str]]:
     if len(set(seeds.values())) > 1:
         found.append(f"numbers of seeds differ ({_listed(seeds)}); comparisons use the common ones.")
     if skewed:
-        found.append(f"skewed, and fewer than 100 {unit} ({', '.join(skewed)}): intervals may be too narrow.")
+        names = ", ".join(map(shown_name, skewed))
+        found.append(f"skewed, and fewer than 100 {unit} ({names}): intervals may be too narrow.")
     if study.kind in ("train", "compare") and study.manifest.get("trace"):
         found.append(
             "the episodes of training are stretches of one log that overlap, so seeds share requests."
@@ -192,7 +194,7 @@ def _training_warnings(study: SavedStudy) -> list[str]:
         change = change_in_training(rows, study.first, slice(-2 * fifth, -fifth), slice(-fifth, None))
         if max(change.low, -change.high) > 0.005:
             percent = bracket(*(100 * float(x) for x in change), digits=1)
-            moving.append(f"{percent} % ({method}, {condition})")
+            moving.append(f"{percent} % ({shown_name(method)}, {condition})")
     if moving:
         found.append(
             "training has not converged: from the last but one fifth of the episodes to the last "
@@ -228,7 +230,7 @@ def _skewness(values: np.ndarray) -> float:
 
 
 def _listed(counts: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
+    return ", ".join(f"{shown_name(name)} {count}" for name, count in counts.items())
 
 
 def _joined(names: Iterable[Any]) -> str:

@@ -102,7 +102,8 @@ class Store:
           InputError: different rows have been committed for this unit.
         """
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), sink)
+        table = pa.Table.from_pandas(frame, preserve_index=False, nthreads=1)  # no threads, as in `read_rows`
+        pq.write_table(table, sink)
         content = sink.getvalue().to_pybytes()
         digest = hashlib.sha256(content).hexdigest()
         path = self._rows(unit, digest)

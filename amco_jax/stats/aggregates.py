@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from amco_jax.errors import InputError, check_number, check_whole
 from amco_jax.stats.intervals import CONFIDENCE, Interval
@@ -39,7 +39,7 @@ def median_cost(cost: np.ndarray) -> np.ndarray:
 
 def interquartile_mean(cost: np.ndarray) -> np.ndarray:
     """The mean of the middle half of all seeds in all scenarios, `[..., seeds, scenarios]` → `[...]`."""
-    return stats.trim_mean(cost.reshape(*cost.shape[:-2], -1), 0.25, axis=-1)
+    return scipy.stats.trim_mean(cost.reshape(*cost.shape[:-2], -1), 0.25, axis=-1)
 
 
 def optimality_gap(cost: np.ndarray) -> np.ndarray:

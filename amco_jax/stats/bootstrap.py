@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy import special
+import scipy
 
 from amco_jax.errors import InputError
 from amco_jax.stats.intervals import CONFIDENCE, Interval, seeds_first
@@ -59,11 +59,13 @@ def bootstrap_interval(
         influence = np.clip(columns, columns[end], columns[n - 1 - end])
         influence -= influence.mean(axis=0)
         tail = (1 - confidence) / 2
-        z = np.sqrt(n / (n - 1)) * special.stdtrit(n - 1, tail) if expand else special.ndtri(tail)
+        z = np.sqrt(n / (n - 1)) * scipy.special.stdtrit(n - 1, tail) if expand else scipy.special.ndtri(tail)
         with np.errstate(divide="ignore", invalid="ignore"):
-            bias = special.ndtri(below / (2 * resamples))
+            bias = scipy.special.ndtri(below / (2 * resamples))
             skew = np.nan_to_num((influence**3).sum(axis=0) / (6 * (influence**2).sum(axis=0) ** 1.5))
-            levels = [special.ndtr(bias + (bias + side) / (1 - skew * (bias + side))) for side in (z, -z)]
+            levels = [
+                scipy.special.ndtr(bias + (bias + side) / (1 - skew * (bias + side))) for side in (z, -z)
+            ]
         constant = drawn[-1] - drawn[0] <= rounding
         low, high = (np.where(constant, estimate, _quantile(drawn, level)) for level in levels)
     return Interval(*(x.reshape(values.shape[1:])[()] for x in (estimate, low, high)))

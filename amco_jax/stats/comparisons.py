@@ -6,7 +6,7 @@ A cluster with a NaN is left out.
 from __future__ import annotations
 
 import numpy as np
-from scipy import special
+import scipy
 
 from amco_jax.stats.intervals import CONFIDENCE, Interval, ratio_interval, same_shape
 
@@ -40,7 +40,7 @@ def probability_of_improvement(
     method, baseline = same_shape(method, baseline, confidence)
     n = _count(method, baseline)
     wins = np.count_nonzero(method < baseline, axis=0) + 0.5 * np.count_nonzero(method == baseline, axis=0)
-    z = special.ndtri((1 + confidence) / 2)
+    z = scipy.special.ndtri((1 + confidence) / 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = wins / n
         centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
@@ -60,7 +60,7 @@ def paired_p_value(method: np.ndarray, baseline: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = difference.sum(axis=0) / n
         variance = np.where(absent, 0.0, (difference - mean) ** 2).sum(axis=0) / (n - 1)
-        p = 2 * special.stdtr(n - 1, -np.abs(mean / np.sqrt(variance / n)))
+        p = 2 * scipy.special.stdtr(n - 1, -np.abs(mean / np.sqrt(variance / n)))
     return np.where(n < 2, np.nan, np.where(np.all(difference == 0, axis=0), 1.0, p))
 
 

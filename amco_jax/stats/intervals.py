@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import special
 
 from amco_jax.errors import InputError, check_number
 
@@ -70,7 +70,7 @@ class RatioMoments(NamedTuple):
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
         """The interval of `ratio_interval`."""
         n = np.maximum(self.clusters, 2)
-        bound = special.stdtrit(n - 1, (1 + confidence) / 2) / np.sqrt(n)
+        bound = scipy.special.stdtrit(n - 1, (1 + confidence) / 2) / np.sqrt(n)
         with np.errstate(divide="ignore", invalid="ignore"):
             scale = np.sqrt(self.ee / n) / np.abs(self.mean_d)
 
@@ -160,7 +160,7 @@ def seeds_needed(values: np.ndarray, half_width: Any, confidence: float = CONFID
         raise InputError("half_width: not above 0; legal: a number > 0")
     variance, half_width = np.broadcast_arrays(values.var(axis=0, ddof=1), half_width)
     # The number for a normal quantile, with room for Student's, which is larger for few seeds.
-    normal = variance * (special.ndtri((1 + confidence) / 2) / half_width) ** 2
+    normal = variance * (scipy.special.ndtri((1 + confidence) / 2) / half_width) ** 2
     low, high = np.ones(variance.shape, np.int64), (np.minimum(2 * normal, 1e15) + 1000).astype(np.int64)
     while np.any(high - low > 1):
         middle = (low + high) // 2
@@ -189,7 +189,7 @@ def same_shape(
 
 
 def _half_width(variance: Any, count: Any, confidence: float) -> Any:
-    return special.stdtrit(count - 1, (1 + confidence) / 2) * np.sqrt(variance / count)
+    return scipy.special.stdtrit(count - 1, (1 + confidence) / 2) * np.sqrt(variance / count)
 
 
 def _shrunk_skewness(squares: Any, cubes: Any, count: Any) -> Any:

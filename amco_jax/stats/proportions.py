@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import special
 
 from amco_jax.errors import InputError
 from amco_jax.stats.intervals import CONFIDENCE, Interval, ratio_interval, same_shape
@@ -148,7 +148,7 @@ def _upper(sample: _Sample, confidence: float) -> np.ndarray:
         freedom = np.clip(np.nan_to_num(2 * n / (n * fourths / squares**2 - 1), nan=1.0), 1.0, n - 1)
         # The variance is at least that of independent tasks.
         variance = np.maximum(n / (n - 1) * squares, rate * (1 - rate) * all_tasks)
-        variance = variance * (special.stdtrit(freedom, tail) / special.ndtri(tail)) ** 2
+        variance = variance * (scipy.special.stdtrit(freedom, tail) / scipy.special.ndtri(tail)) ** 2
         # One more event: as many tasks as act like a single one, or the size that the data do not exclude.
         cluster = (tasks * tasks).sum(axis=0) / all_tasks
         extra = np.maximum(
@@ -156,7 +156,7 @@ def _upper(sample: _Sample, confidence: float) -> np.ndarray:
         )
         mean = np.minimum((total + np.minimum(extra, all_tasks - total)) / all_tasks, 1 - 1e-12)
         effective = mean * (1 - mean) * all_tasks**2 / (variance + extra**2)
-        upper = special.betaincinv(effective * mean, effective * (1 - mean), 1 - tail)
+        upper = scipy.special.betaincinv(effective * mean, effective * (1 - mean), 1 - tail)
         none = 1 - tail ** (cluster / all_tasks)
     return np.where(total == 0, none, np.where(rate >= 1, 1.0, upper))
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import special
 
 from amco_jax.errors import InputError, check_whole
 from amco_jax.stats.intervals import CONFIDENCE, Interval, ratio_interval
@@ -124,5 +124,5 @@ def trend_p_value(numerator: ArrayLike, denominator: ArrayLike) -> np.ndarray:
         difference = np.where(known, difference, 0.0)
         mean = difference.sum(axis=0) / n
         variance = np.where(known, (difference - mean) ** 2, 0.0).sum(axis=0) / (n - 1)
-        p = 2 * special.stdtr(n - 1, -np.abs(mean / np.sqrt(variance / n)))
+        p = 2 * scipy.special.stdtr(n - 1, -np.abs(mean / np.sqrt(variance / n)))
     return np.where(n < 2, np.nan, np.where(np.all(difference == 0, axis=0), 1.0, p))

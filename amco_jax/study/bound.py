@@ -193,7 +193,7 @@ def _in_double(program: Any, tree: Any) -> Any:
 
 @program_cache(64, lambda shape: (shape.arrivals,))
 def _draw_program(shape: Shape) -> Any:
-    """The jitted tasks of seeds: `(seeds, params, tables, episode) -> Drawn`, leaves `[seeds, slots, ...]`."""
+    """The jitted tasks of seeds: `(seeds, params, tables, episode) -> Drawn`, leaves `[seeds, ...]`."""
     of_seed = functools.partial(drawn, shape)
     return jax.jit(jax.vmap(lambda seed, *common: of_seed(*common[:2], seed, common[2]), (0, *(None,) * 3)))
 

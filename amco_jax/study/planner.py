@@ -1,8 +1,8 @@
 """Plans of whole episodes, by a planner that knows all arrivals in advance: `agents.reference.planned`.
 
-A plan is a price of work and of delay for each position. It is improved by playing the episode, and moving the
-prices towards the exact shadow prices along it (`kernel.gradient`); the best plan of each seed is kept. That is
-a local optimum, and no bound on other methods.
+A plan is a price of work and of delay for each position. It is improved by playing the episode, and moving
+the prices towards the exact shadow prices along it (`kernel.gradient`); the best plan of each seed is kept.
+That is a local optimum, and no bound on other methods.
 """
 
 from __future__ import annotations

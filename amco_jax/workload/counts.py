@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Int, UInt32
-from scipy.special import pdtrc
 
 from amco_jax.env import Task
 from amco_jax.params import Params
@@ -24,11 +24,11 @@ DRAWS = 2.0**32
 def positions_for(rate: float) -> int:
     """The least M ≥ 1 with P(K > M) < 2⁻³² for K ~ Poisson(rate): no draw gives a larger count."""
     low, high = 1, 2
-    while pdtrc(high, rate) * DRAWS >= 1:
+    while scipy.special.pdtrc(high, rate) * DRAWS >= 1:
         low, high = high, 2 * high
     while low < high:
         middle = (low + high) // 2
-        low, high = (middle + 1, high) if pdtrc(middle, rate) * DRAWS >= 1 else (low, middle)
+        low, high = (middle + 1, high) if scipy.special.pdtrc(middle, rate) * DRAWS >= 1 else (low, middle)
     return low
 
 
@@ -38,7 +38,7 @@ def thresholds(rate: float, num_positions: int) -> np.ndarray:
     This inverts the distribution function: P(K > n) is that of Poisson(rate), rounded down to a multiple of
     2⁻³², and a larger rate never makes a count smaller.
     """
-    above = np.floor(pdtrc(np.arange(num_positions), rate) * DRAWS)
+    above = np.floor(scipy.special.pdtrc(np.arange(num_positions), rate) * DRAWS)
     return np.maximum(DRAWS - 1 - above, 0).astype(np.uint32)
 
 

@@ -97,8 +97,8 @@ def test_the_minima_are_exact():
         expected += np.min(np.sum(subsets * ((later + 0.5) * slot.load[:, i] - price), axis=1))
         expected -= np.sum(np.maximum(np.diff(slot.load[:, i], prepend=0), 0)) / 8
     for b in range(NUM_SERVERS):  # the only other server is the only one to send to
-        own, other = np.flatnonzero(STATION == b), 1 - b
-        sets = subsets[(subsets[:, STATION != b] == 0).all(axis=1)][:, own]
+        own, other = np.flatnonzero(b == STATION), 1 - b
+        sets = subsets[(subsets[:, b != STATION] == 0).all(axis=1)][:, own]
         after = np.cumsum(sets[:, ::-1], axis=1)[:, ::-1] - sets
         expected += np.min(np.sum(sets * (after * slot.transfer[own, other] - link[own, other]), axis=1))
     price = server + np.where(slot.remote, link, 0)
@@ -136,7 +136,7 @@ def test_cheapest_is_the_minimum_that_scipy_finds():
 
 
 def test_the_ascent_comes_near_the_optimum_of_the_linear_program():
-    """The dual of the relaxation is a mixture of 0/1 choices of each server and link; tangents stand for x²."""
+    """It mixes choices of 0 or 1 of each server and link; tangents stand for squares."""
     slot = slot_of(0)
     subsets = np.array([*itertools.product((0, 1), repeat=NUM_TASKS)])
     later = np.cumsum(subsets[:, ::-1], axis=1)[:, ::-1] - subsets
@@ -168,7 +168,7 @@ def test_the_ascent_comes_near_the_optimum_of_the_linear_program():
         row[weights] = 1
         equal.append(row)
         right.append(1.0)
-        own = (STATION == i) if of_link else np.ones(NUM_TASKS, bool)
+        own = (i == STATION) if of_link else np.ones(NUM_TASKS, bool)
         each = slot.transfer[:, 1 - i] * later if of_link else slot.load[:, i] * (later + 0.5)
         cost[weights] = np.where((subsets[:, ~own] == 0).all(axis=1), np.sum(subsets * each, axis=1), 1e3)
         for k in np.flatnonzero(own):

@@ -83,7 +83,7 @@ def test_the_answer_of_a_tuning_counts_settings_that_are_as_good():
     study = study_of(makespans, "tune", label="", method="amcoedge", reference="optimal")
     text = answer_of(study, means(study))
     assert text.startswith("Of 3 combinations of settings, discount=0 has the lowest mean makespan per task")
-    assert "100.0 % [100.0, 100.0] higher than with optimal, the reference." in text
+    assert "100.0 % [100.0, 100.0] higher than with the greedy optimum, the reference." in text
     assert "1 of the 2 others are not clearly different from it. As it was chosen on these" in text
 
 

@@ -146,7 +146,7 @@ def test_asked_baselines_are_the_only_ones(saved: list[Path]):
 
 def test_warnings_say_what_limits_the_results(saved: list[Path]):
     text = "\n".join(map(str, make_report(load_studies(saved)).warnings))
-    assert "episodes: fewer than 10 seeds (optimal 4, randcoedge 4)" in text
+    assert "episodes: fewer than 10 seeds (greedy optimum 4, randcoedge 4)" in text
     assert re.search(r"load: for means to ± 1 % it takes up to \d+ seeds; the fewest here are 12", text)
     assert "cannot be told from chance" in text
 
@@ -168,14 +168,14 @@ def test_tables_are_booktabs_and_pipes_with_the_best_in_bold(saved: list[Path], 
     latex = (tmp_path / "load-means.tex").read_text()
     assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 1
     assert re.search(
-        r"^0\.3 & optimal & .*12.* tasks.* & .*\\textbf\{0\.\d{4} \$\\pm\$ 0\.\d{4}\}.*per episode",
+        r"^0\.3 & greedy optimum & .*12.* tasks.* & .*\\textbf\{0\.\d{4} \$\\pm\$ 0\.\d{4}\}.*per episode",
         latex,
         re.MULTILINE,
     )
     assert not re.search(r"(?<!\\)[%_#]", latex)
     markdown = (tmp_path / "report.md").read_text()
     assert re.search(
-        r"^\| 0\.3 \| optimal \| 12, \d+ tasks \| \*\*0\.\d{4} ± 0\.\d{4}\*\*, per episode",
+        r"^\| 0\.3 \| greedy optimum \| 12, \d+ tasks \| \*\*0\.\d{4} ± 0\.\d{4}\*\*, per episode",
         markdown,
         re.MULTILINE,
     )
@@ -325,7 +325,7 @@ def test_the_terminal_tells_bounds_seeds_and_tasks(capsys: pytest.CaptureFixture
     }  # fmt: skip
     print_summary(pd.DataFrame(rows, columns=columns), manifest)
     out = capsys.readouterr().out
-    lines = [line for line in out.splitlines() if "local" in line or "optimal" in line]
+    lines = [line for line in out.splitlines() if "local" in line or "greedy optimum" in line]
     for text in ("30 of 32 on 7 stretches", "14,400", "0.2000 ± 0.0100", "0.0000 [0.0000, 0.1090]"):
         assert text in lines[0], out
     for text in ("│ 32 ", "0.000003 ± 0.000001"):
@@ -351,7 +351,7 @@ def test_stretches_of_a_log_are_counted_and_few_of_them_warned_of():
     text = "\n".join(map(str, warnings_of([study], comparisons([study], ["local"]))))
     assert "19 of 20 seeds had tasks at 600" in text
     assert "from 4 distinct stretches of the log" in text
-    assert "fewer than 10 stretches of the log (optimal 4, local 4)" in text
+    assert "fewer than 10 stretches of the log (greedy optimum 4, local 4)" in text
 
 
 def test_methods_that_are_shown_together_have_colours_of_their_own():

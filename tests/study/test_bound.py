@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from amco_jax import Scenario, Sweep, bound, load_scenario, run_study
+from amco_jax.bounds.drawn import Places
 from amco_jax.errors import InputError
 
 # Slow links and little capacity, so that links reach the cap, tasks are late, and backlogs outlast slots.
@@ -82,18 +83,16 @@ def test_a_warm_up_leaves_its_slots_out():
 
 
 def test_seeds_with_more_tasks_than_usual_have_room(monkeypatch: pytest.MonkeyPatch):
-    import amco_jax.study.bound as module
-    from amco_jax.bounds.drawn import Places
-
     expected = bound(BUSY, seeds=3)
-    monkeypatch.setattr(module, "usual_places", lambda scenario: Places(8, 4))
+    monkeypatch.setattr("amco_jax.study.bound.usual_places", lambda scenario: Places(8, 4))
     found = bound(BUSY, seeds=3)
     np.testing.assert_allclose(found.makespan_s, expected.makespan_s, rtol=1e-3)
 
 
 def test_of_no_tasks_there_is_no_bound():
     found = bound(BUSY.replace(arrival_prob=0), seeds=2)
-    assert np.all(np.isnan(found.makespan_s)) and not np.any(found.misses)
+    assert np.all(np.isnan(found.makespan_s))
+    assert not np.any(found.misses)
 
 
 @pytest.mark.parametrize(

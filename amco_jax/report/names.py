@@ -1,0 +1,22 @@
+"""Methods as readers see them, where the name of a method says more than it is."""
+
+from __future__ import annotations
+
+_SHOWN = {
+    "optimal": "greedy optimum",
+    "optimal-enumeration": "greedy optimum by enumeration",
+    "optimal-admission": "greedy optimum with admission",
+}
+"""`optimal` is the best choice for one task, and no bound on what a method can reach over an episode."""
+
+
+def shown_name(method: str) -> str:
+    """The name of a method in tables and figures; command lines and files keep the method's own name."""
+    name, plus, allocator = method.partition("+")
+    return f"{_SHOWN.get(name, name)}{plus}{allocator}"
+
+
+def in_words(method: str) -> str:
+    """The name of a method within a sentence."""
+    shown = shown_name(method)
+    return shown if shown == method else f"the {shown}"

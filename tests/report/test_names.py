@@ -1,0 +1,21 @@
+"""Names of methods as readers see them."""
+
+from __future__ import annotations
+
+import pytest
+
+from amco_jax.report.names import in_words, shown_name
+
+
+@pytest.mark.parametrize(
+    ("method", "table", "sentence"),
+    [
+        ("optimal", "greedy optimum", "the greedy optimum"),
+        ("optimal+hecwa", "greedy optimum+hecwa", "the greedy optimum+hecwa"),
+        ("optimal-admission", "greedy optimum with admission", "the greedy optimum with admission"),
+        ("optimally", "optimally", "optimally"),
+        ("discount=0, leak=0.3", "discount=0, leak=0.3", "discount=0, leak=0.3"),
+    ],
+)
+def test_the_greedy_choice_is_not_called_optimal(method: str, table: str, sentence: str):
+    assert (shown_name(method), in_words(method)) == (table, sentence)
