@@ -170,7 +170,7 @@ def _percent(share: Interval | None) -> Cell:
     if share is None:
         return Cell("")
     value, low, high = (100 * float(x) for x in share)
-    number, interval = _interval_parts(value, low, high, digits=1)
+    number, _, interval = bracket(value, low, high, digits=1).partition(" ")
     return Cell(number, value, below=interval, between=" ")
 
 
