@@ -22,13 +22,13 @@ _ROUND = 8
 
 
 class Drawn(NamedTuple):
-    """The positions of slots in the order of service, `[slots, positions]`."""
+    """The positions of slots in the order of service, `[slots, positions]`; JAX or NumPy arrays."""
 
-    present: np.ndarray
-    station: np.ndarray
-    size: np.ndarray
+    present: Any
+    station: Any
+    size: Any
     """Mbit"""
-    work: np.ndarray
+    work: Any
     """Gcycles"""
 
 

@@ -25,12 +25,12 @@ own copy of x, and multipliers price the difference between copies. What remains
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 _NEVER = 1e9
 """s, more than anything in a slot can cost"""
@@ -39,34 +39,38 @@ _NEVER = 1e9
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SlotTasks:
-    """The tasks of a slot in the order of service, and what they cost."""
+    """The tasks of a slot in the order of service, and what they cost; JAX or NumPy arrays."""
 
-    present: Bool[Array, " tasks"]
-    load: Float[Array, "tasks num_servers"]
-    """s, the time of the whole task on each server; 0 without a task"""
-    transfer: Float[Array, "tasks num_servers"]
-    """s, the time of the transfer of the whole task; 0 without a task, and to its own server"""
-    start: Float[Array, "tasks num_servers"]
-    """s, what a server does before the first item of the task"""
-    remote: Bool[Array, "tasks num_servers"]
-    """Whether a server is not the task's own; False without a task"""
-    place: Int[Array, "num_servers station_tasks"]
-    """The tasks of each base station, in order; `tasks` at places without one"""
-    sent: Float[Array, ""]
+    present: Any
+    """`[tasks]`, whether there is a task"""
+    load: Any
+    """`[tasks, num_servers]`, s, the time of the whole task on each server; 0 without a task"""
+    transfer: Any
+    """`[tasks, num_servers]`, s, the time of the transfer of the whole task; 0 without a task, and to its own
+    server"""
+    start: Any
+    """`[tasks, num_servers]`, s, what a server does before the first item of the task"""
+    remote: Any
+    """`[tasks, num_servers]`, whether a server is not the task's own; False without a task"""
+    place: Any
+    """`[num_servers, station_tasks]`, the tasks of each base station, in order; `tasks` at places without
+    one"""
+    sent: Any
     """The share of transfers that later tasks surely wait for, see docs/bounds.md"""
-    deadline: Float[Array, ""]
+    deadline: Any
     """D, s"""
 
 
 class Multipliers(NamedTuple):
     """The multipliers of the dual function; any are legal if `time` is at least 0."""
 
-    server: Float[Array, "tasks num_servers"]
-    """s, of x in the copy of each server"""
-    link: Float[Array, "tasks num_servers"]
-    """s, of x in the copy of each link"""
-    time: Float[Array, " num_servers"]
-    """Of the time until the deadline, into which what a server does for tasks in time must fit"""
+    server: Any
+    """`[tasks, num_servers]`, s, of x in the copy of each server"""
+    link: Any
+    """`[tasks, num_servers]`, s, of x in the copy of each link"""
+    time: Any
+    """`[num_servers]`, of the time until the deadline, into which what a server does for tasks in time must
+    fit"""
 
 
 def dual(

@@ -128,7 +128,7 @@ def sweep_figure(
     """
     per = column.weightings[0]
     rows = summary[(summary["metric"] == column.name) & (summary["per"] == per)]
-    floor, rows = rows[rows["method"] == BOUND], rows[rows["method"] != BOUND]
+    floor, rows = rows.loc[rows["method"] == BOUND], rows.loc[rows["method"] != BOUND]
     lines = {method: rows[rows["method"] == method] for method in dict.fromkeys(rows["method"])}
     methods = [method for method in lines if among is None or method in among]
     numbers = np.asarray(rows["value"]).dtype.kind in "if"
@@ -159,7 +159,7 @@ def sweep_figure(
 
 def _draw_floor(axes: Any, rows: pd.DataFrame) -> None:
     """Fill the area below a lower bound over the swept values, if it exists for the metric."""
-    rows = rows[np.asarray(rows["mean"]) > 0]
+    rows = rows.loc[np.asarray(rows["mean"]) > 0]
     if len(rows) == 0:
         return
     values, mean = np.asarray(rows["value"]), np.asarray(rows["mean"])
@@ -208,7 +208,7 @@ def ranking_figure(rows: pd.DataFrame, column: Column, title: str = "") -> Figur
     Args:
       rows: columns method, estimate, ci_low, ci_high.
     """
-    floor, rows = rows[rows["method"] == BOUND], rows[rows["method"] != BOUND]
+    floor, rows = rows.loc[rows["method"] == BOUND], rows.loc[rows["method"] != BOUND]
     rows = rows.sort_values("estimate", ascending=column.better != "higher", kind="stable")
     with _canvas(6.4, 0.9 + 0.26 * len(rows)) as figure:
         axes = figure.subplots()

@@ -178,8 +178,8 @@ def _distinct(labels: np.ndarray) -> int:
     return int(np.count_nonzero(ordered[1:] != ordered[:-1])) + (len(labels) > 0)
 
 
-def _values(column: pd.Series) -> np.ndarray:
-    """A column as an array, with NaN where a count is missing."""
+def _values(column: Any) -> np.ndarray:
+    """A column of a data frame as an array, with NaN where a count is missing."""
     if isinstance(column.dtype, pd.Int64Dtype):
         return column.to_numpy(np.float64, na_value=np.nan)
     return np.asarray(column)

@@ -157,10 +157,15 @@ def _of_places(
         least = np.maximum(least, value)
     work = (tasks.load * capacity).min(axis=2)
     misses = [
-        fewest_misses(*of_seed, capacity, deadline, scenario.slot_duration, scenario.timing != "slotted")
-        for of_seed in zip(*(x.reshape(num_seeds, num_slots, -1) for x in (work, single)), strict=True)
+        fewest_misses(
+            of_work, of_single, capacity, deadline, scenario.slot_duration, scenario.timing != "slotted"
+        )
+        for of_work, of_single in zip(
+            *(x.reshape(num_seeds, num_slots, -1) for x in (work, single)), strict=True
+        )
     ]
-    by_seed = (x.reshape(num_seeds, num_slots).sum(axis=1) for x in (least * (1 - SLACK), relaxed))
+    both = least * (1 - SLACK), np.maximum(relaxed, least)
+    by_seed = (x.reshape(num_seeds, num_slots).sum(axis=1) for x in both)
     return *by_seed, np.array(misses)
 
 
@@ -194,8 +199,11 @@ def _in_double(program: Any, tree: Any) -> Any:
 @program_cache(64, lambda shape: (shape.arrivals,))
 def _draw_program(shape: Shape) -> Any:
     """The jitted tasks of seeds: `(seeds, params, tables, episode) -> Drawn`, leaves `[seeds, ...]`."""
-    of_seed = functools.partial(drawn, shape)
-    return jax.jit(jax.vmap(lambda seed, *common: of_seed(*common[:2], seed, common[2]), (0, *(None,) * 3)))
+
+    def of_seed(seed: Any, params: Any, tables: Any, episode: Any) -> Drawn:
+        return drawn(shape, params, tables, seed, episode)
+
+    return jax.jit(jax.vmap(of_seed, (0, None, None, None)))
 
 
 @functools.lru_cache(maxsize=64)

@@ -171,7 +171,7 @@ def test_the_ascent_comes_near_the_optimum_of_the_linear_program():
         own = (i == STATION) if of_link else np.ones(NUM_TASKS, bool)
         each = slot.transfer[:, 1 - i] * later if of_link else slot.load[:, i] * (later + 0.5)
         cost[weights] = np.where((subsets[:, ~own] == 0).all(axis=1), np.sum(subsets * each, axis=1), 1e3)
-        for k in np.flatnonzero(own):
+        for k in map(int, np.flatnonzero(own)):
             row = np.zeros(count)
             row[weights] = subsets[:, k]
             row[at[k, 1 - i if of_link else i]] = -1

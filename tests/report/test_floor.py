@@ -64,7 +64,7 @@ def test_figures_fill_the_area_below_it(study: SavedStudy):
     floor = axes.collections[0].get_paths()[0].get_extents()
     assert (floor.ymin, floor.ymax) == pytest.approx((0, 1.2 * sum(BOUNDS) / 4))
     assert "bound" not in [line.get_label() for line in axes.lines]
-    (plain,) = sweep_figure(rows[rows["method"] != "bound"], study.first, "deadline [s]").axes
+    (plain,) = sweep_figure(rows.loc[rows["method"] != "bound"], study.first, "deadline [s]").axes
     assert len(plain.collections) == len(axes.collections) - 1
 
 

@@ -42,7 +42,8 @@ def check_below(rows: pd.DataFrame) -> None:
 
 def test_no_method_is_below_the_bound_in_its_published_physics(rows: pd.DataFrame):
     check_below(rows)
-    assert rows.query("method == 'bound' and value == 0.15")["miss_rate"].min() > 0
+    late = rows.query("method == 'bound' and value == 0.15")["miss_rate"]
+    assert np.all(np.asarray(late) > 0)
 
 
 @pytest.mark.parametrize("given", [{"order": "turns"}, {"timing": "continuous"}], ids=str)
@@ -59,10 +60,10 @@ def test_no_method_is_below_the_bound_with_whole_images_and_starts():
 def test_rows_have_what_is_bounded_and_nothing_else(rows: pd.DataFrame):
     own, other = (rows[rows["method"] == method].reset_index() for method in ("bound", "optimal-admission"))
     assert own["num_tasks"].tolist() == other["num_tasks"].tolist()
-    assert own["num_accepted"].isna().all()
+    assert np.all(pd.isna(own["num_accepted"]))
     known = ["method", "param", "value", "seed", "episode", "num_tasks", "makespan_mean_s", "miss_rate"]
     lists = own.pop("makespan_quantiles_s")
-    assert own.drop(columns=["index", *known]).isna().all(axis=None)
+    assert np.all(pd.isna(own.drop(columns=["index", *known])))
     assert all(np.all(np.isnan(each)) for each in lists)
 
 
@@ -104,8 +105,9 @@ def test_of_no_tasks_there_is_no_bound():
     ],
 )
 def test_bad_input_is_refused(options: dict[str, Any], legal: str):
+    given: Any = {"scenario": BUSY} | options
     with pytest.raises(InputError, match=legal):
-        bound(**({"scenario": BUSY} | options))
+        bound(**given)
 
 
 def test_a_sweep_refuses_a_warm_up_that_a_pilot_run_would_find():
