@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Array, Bool
 
 from amco_jax.agents.policy import Policy, TaskView, per_task
-from amco_jax.agents.pricing import SHIPPED, least_total
+from amco_jax.agents.pricing import least_total
 from amco_jax.errors import InputError
 
 
@@ -26,7 +26,7 @@ class Plan(NamedTuple):
 def planned(view: TaskView) -> Bool[Array, " num_servers"]:
     """The set of least makespan plus the prices of the plan; empty where rejecting the task costs less.
 
-    As with `amco-priced`, a miss costs one deadline more than its makespan counts.
+    A miss costs no more than the deadline that its makespan counts as, since a plan is made for the makespan.
 
     Raises:
       InputError: there is no plan.
@@ -34,7 +34,7 @@ def planned(view: TaskView) -> Bool[Array, " num_servers"]:
     if not isinstance(view.agent, Plan):
         raise InputError("method: planner needs a plan of each drawn episode; legal: in a sweep")
     selected, total = least_total(view, view.agent.work, view.agent.delay)
-    return selected & (total <= view.params.deadline * (1 + SHIPPED.miss))
+    return selected & (total <= view.params.deadline)
 
 
 def _undecided(view: TaskView) -> Array:
