@@ -127,9 +127,9 @@ def sweep_figure(
       among: the methods that are highlighted, by default all; the others are thin grey lines behind them.
     """
     per = column.weightings[0]
-    rows = summary[(summary["metric"] == column.name) & (summary["per"] == per)]
+    rows = summary.loc[(summary["metric"] == column.name) & (summary["per"] == per)]
     floor, rows = rows.loc[rows["method"] == BOUND], rows.loc[rows["method"] != BOUND]
-    lines = {method: rows[rows["method"] == method] for method in dict.fromkeys(rows["method"])}
+    lines = {method: rows.loc[rows["method"] == method] for method in dict.fromkeys(rows["method"])}
     methods = [method for method in lines if among is None or method in among]
     numbers = np.asarray(rows["value"]).dtype.kind in "if"
     panels = _panels(methods) if numbers else [methods]
