@@ -82,7 +82,7 @@ class Experience:
     action: Any
     """The result of `act`"""
     reward: Float[Array, " max_tasks"]
-    """-makespan of each task, s, or the penalty for a miss; meaningless at positions without a task"""
+    """Reward of each task, see `Learner.reward`; meaningless at positions without a task"""
     next_size: Float[Array, ""]
     """d at position 0 in the next slot, Mbit; 0 if it is empty"""
     next_backlog: Float[Array, " num_servers"]
@@ -230,6 +230,18 @@ class Learner(BaseLearner):
     @abc.abstractmethod
     def sets(self, action: Any, seen: Observation) -> Bool[Array, "max_tasks num_servers"]:
         """The set of servers that each action represents; the empty set rejects the task."""
+
+    def reward(self, decision: Decision, view: TaskView) -> Float[Array, ""]:
+        """The reward of a task, computed as soon as it is decided; by default that of the model, -makespan in
+        s or the penalty of a miss.
+
+        Training alone uses it, so it may use what agents do not observe.
+
+        Args:
+          decision: the outcome.
+          view: the task, with the waits and costs that it met.
+        """
+        return decision.reward
 
     @abc.abstractmethod
     def observe(self, context: Context, memory: Any, experience: Experience) -> Any:

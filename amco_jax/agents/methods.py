@@ -200,6 +200,16 @@ _STABLE = {
 }
 """Found by the search over settings in docs/methods.md."""
 
+_REGRET = _STABLE | {
+    "reward": "regret",
+    "reward_offset": 0.0,
+    "reward_scale": 3.0,
+    "learning_rate_decay": 1e-3,
+    "learn_interval": 1,
+    "greedy_growth": 1e-3,
+}
+"""Likewise, for trainings of 50 episodes at any load."""
+
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
@@ -209,6 +219,9 @@ METHODS: dict[str, Method] = {
         _q_learning("amcoedge-stable", nonempty_sets, 300, _AEQN.replace(**_STABLE)),
         _q_learning("smcoedge-stable", sets_of(3), 300, _PAIR.replace(**_STABLE), _SMC),
         _q_learning("drlcoedge-stable", partners, 300, _PAIR.replace(**_STABLE), _DRL),
+        _q_learning("amcoedge-regret", nonempty_sets, 50, _AEQN.replace(**_REGRET)),
+        _q_learning("smcoedge-regret", sets_of(3), 50, _PAIR.replace(**_REGRET), _SMC),
+        _q_learning("drlcoedge-regret", partners, 50, _PAIR.replace(**_REGRET), _DRL),
         _q_learning("amcoedge-factorised", Factorised, 300, _AEQN.replace(**_STABLE)),
         Method("ppo-sets", training=PPO()),
         Method("amco-priced-trained", allocator=waterfill, training=PriceLearner()),

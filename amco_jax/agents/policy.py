@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,18 @@ from amco_jax.random import Key, fold_in, uniform
 
 MAX_DRAWS = 64
 """The maximum number of random draws for one task."""
+
+
+class Arrived(NamedTuple):
+    """What has arrived in earlier slots."""
+
+    recent: Float[Array, " num_servers"]
+    """The mean number of tasks per slot at each base station, in which a slot counts half as much as the next
+    one, so that it follows a load that changes; 0 in the first slot"""
+    tasks: Float[Array, ""]
+    """The number of all tasks"""
+    work: Float[Array, ""]
+    """The work of all tasks, Gcycles"""
 
 
 @jax.tree_util.register_dataclass
@@ -44,17 +56,18 @@ class TaskView:
     params: Params
     key: Key
     n: Int[Array, ""]
+    link_delay: Any = None
+    """L, s that what is sent from the task's base station waits for its link, which `wait` contains"""
     coming: Any = None
-    """`[num_servers]`, the share of each base station's positions in this slot that are served after the
-    task, in [0, 1], or 1 with continuous timing; None unless the policy sees the load"""
+    """`[num_servers]`, the number of tasks that the slot is still expected to bring to each base station
+    after this one; 0 in the first slot, and with continuous timing; None unless the policy sees the load"""
     agent: Any = None
     """The trained agents, a pytree, or what they hold for this position (`Policy.by_position`); None for
     rules"""
     t: Any = None
     """Index of the slot, from 0"""
     arrived: Any = None
-    """`[num_servers]`, tasks that have arrived at each base station in earlier slots; None unless the policy
-    sees the load"""
+    """An `Arrived`; None unless the policy sees the load"""
 
     def uniform(self, index: int = 0) -> Float[Array, ""]:
         """The task's draw number `index` from Uniform[0, 1); it is the same on each call.
@@ -102,7 +115,7 @@ class Policy:
     sees_slot: bool
     """Whether it takes a `SlotView` rather than a `TaskView`"""
     sees_load: bool = False
-    """Whether its `TaskView` tells how many tasks came in earlier slots, and what is `coming`"""
+    """Whether its `TaskView` tells what has `arrived` in earlier slots, and what is `coming`"""
     by_position: bool = False
     """Whether agents have leaves `[num_slots, num_servers, max_tasks, ...]`, of which a `TaskView` has what
     belongs to its slot, base station and position"""

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from amco_jax.agents.policy import Policy, TaskView, per_task
-from amco_jax.agents.pricing import least_total
+from amco_jax.alloc import priced_support
 from amco_jax.errors import InputError
 
 
@@ -33,8 +34,13 @@ def planned(view: TaskView) -> Bool[Array, " num_servers"]:
     """
     if not isinstance(view.agent, Plan):
         raise InputError("method: planner needs a plan of each drawn episode; legal: in a sweep")
-    selected, total = least_total(view, view.agent.work, view.agent.delay)
-    return selected & (total <= view.params.deadline)
+    load, params = view.task.work, view.params
+    if params.service is not None:
+        load = load + view.task.size * params.service.overhead
+    transfer = jnp.where(view.local, 0, view.cost - load / params.capacity)
+    price = view.agent.work * load + view.agent.delay * transfer
+    selected, total = priced_support(view.wait, view.cost, price, limit=params.deadline)
+    return selected & (total <= params.deadline)
 
 
 def _undecided(view: TaskView) -> Array:

@@ -134,18 +134,19 @@ def _by_bisection(
 def optimal_admission(view: TaskView) -> Array:
     """`optimal`, except that a task that would miss its deadline even so is rejected on arrival."""
     best = optimal(view)
-    makespan = _makespan(view, best)
+    makespan = makespan_of(view, best)
     return best & (makespan <= view.params.deadline)
 
 
 def optimal_enumeration(view: TaskView) -> Array:
     """`optimal` by trying all 2^B-1 sets with CWA; ties go to the smallest, then to the first set."""
     sets = jnp.asarray(nonempty_sets(view.local.size).table())
-    makespans = jax.vmap(lambda s: _makespan(view, s))(sets)
+    makespans = jax.vmap(lambda s: makespan_of(view, s))(sets)
     return sets[jnp.argmin(makespans)]
 
 
-def _makespan(view: TaskView, selected: Array) -> Array:
+def makespan_of(view: TaskView, selected: Array) -> Array:
+    """The makespan of the task on a set, split by CWA, s; not limited by the deadline, and 0 on no server."""
     return split(view.params, cwa, view.task.size, view.wait, view.cost, selected)[1]
 
 

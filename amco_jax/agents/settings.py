@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from amco_jax.errors import InputError, check_number, check_whole
+from amco_jax.errors import InputError, check_choice, check_number, check_whole
 
 Own = TypeVar("Own", bound="Settings")
 
 _MOST = 10**9
 
 
-def setting(default: Any, low: float = -_MOST, high: float = _MOST, *, static: bool = False) -> Any:
-    """Declare a field of `Settings`, of its default's type: a boolean, a whole number, a number, or widths.
+def setting(
+    default: Any, low: float = -_MOST, high: float = _MOST, *, static: bool = False, names: Sequence[str] = ()
+) -> Any:
+    """Declare a field of `Settings`, of its default's type: a boolean, a whole number, a number, widths, or
+    one of some names.
 
     Args:
-      low: the smallest legal value; unused for booleans.
-      high: the largest legal value; unused for booleans.
+      low: the smallest legal value; unused for booleans and names.
+      high: the largest legal value; unused for booleans and names.
       static: whether the value determines the shapes of arrays. Each value of a static setting needs its own
         compiled program; any number of values of the other settings train side by side in one program.
+      names: the legal names. A setting that is a name is always static.
     """
-    return dataclasses.field(default=default, metadata={"range": (low, high), "static": static})
+    legal = {"range": (low, high), "static": static or bool(names), "names": tuple(names)}
+    return dataclasses.field(default=default, metadata=legal)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,6 +99,9 @@ class Settings:
 
 def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
     low, high = field.metadata["range"]
+    if names := field.metadata["names"]:
+        check_choice(field.name, value, names)
+        return value
     if isinstance(field.default, bool):
         if not isinstance(value, bool | np.bool_):
             raise InputError(f"{field.name}: {value!r}; legal: true or false")

@@ -8,8 +8,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from amco_jax.alloc.cwa import wait_lead
-from amco_jax.alloc.waterfill import MAX_INLINE, water_level
+from amco_jax.alloc.cwa import positive
+from amco_jax.alloc.waterfill import MAX_INLINE
 
 
 def priced_support(
@@ -47,21 +47,26 @@ def priced_support(
       ([True, False], 1.0)
     """
     chex.assert_equal_shape([wait, cost, price])
-    everyone = jnp.ones(wait.shape, bool)
-    lead, rate, least = wait_lead(wait, everyone), 1 / cost, jnp.min(wait)
+    # In order of wait, each server stays dry that waits longer than the level of those up to it.
+    least = jnp.min(wait)
+    operands = wait - least, 1 / cost, price
+    lead, rate, each = lax.sort(operands, num_keys=1, is_stable=False)
 
     def filled(dearest: Array) -> tuple[Array, Array]:
-        """The servers that the prefix up to a price uses, and its total, s."""
-        level = water_level(lead, jnp.where(price <= dearest, rate, 0))
-        share = jnp.where(price <= dearest, jnp.maximum(level - lead, 0) * rate, 0)
-        total = jnp.where(level + least <= limit, level + jnp.sum(share * price), jnp.inf)
-        return (share > 0) & jnp.isfinite(total), total
+        """The water level of the prefix up to a price, above the least wait, and its total, s."""
+        taken = jnp.where(each <= dearest, rate, 0)
+        filling = taken * lead
+        wet = lead * jnp.cumsum(taken) < 1 + jnp.cumsum(filling)
+        level = (1 + jnp.sum(jnp.where(wet, filling, 0))) / positive(jnp.sum(jnp.where(wet, taken, 0)))
+        total = level + jnp.sum(jnp.maximum(level - lead, 0) * taken * each)
+        return level, jnp.where(level + least <= limit, total, jnp.inf)
 
     # One after the other, short arrays stay short enough to be unrolled.
     if wait.shape[0] <= MAX_INLINE:
-        sets, totals = map(jnp.stack, zip(*(filled(dearest) for dearest in price), strict=True))
+        levels, totals = map(jnp.stack, zip(*(filled(dearest) for dearest in each), strict=True))
     else:
-        sets, totals = lax.map(filled, price)
-    best = jnp.argmin(totals)
-    here = jnp.arange(totals.shape[0]) == best
-    return jnp.any(here[:, None] & sets, axis=0), jnp.min(totals) + least
+        levels, totals = lax.map(filled, each)
+    best = jnp.arange(totals.shape[0]) == jnp.argmin(totals)
+    level, dearest = (jnp.sum(jnp.where(best, values, 0)) for values in (levels, each))
+    total = jnp.min(totals)
+    return (wait - least < level) & (price <= dearest) & jnp.isfinite(total), total + least

@@ -183,11 +183,15 @@ def run(
 ) -> None:
     """Parse a command line, by default that of the process, into `arguments`, and call `main` with it.
 
+    If `arguments` has a field `command`, whose type is a union of dataclasses, each of these is a subcommand,
+    and `main` is called with its arguments.
+
     Bad input, or an environment in which the command cannot run, ends the process with one line on stderr and
     exit code 2; Ctrl-C, SIGTERM and SIGHUP end it with one line and exit code 128 plus the signal's number.
     """
     with console.surroundings() as signals:
-        args = _parse(arguments, description, words, prog)
+        args: Any = _parse(arguments, description, words, prog)
+        args = getattr(args, "command", args)  # of a command that consists of several
         try:
             with args.running() if isinstance(args, OutputArguments) else contextlib.nullcontext():
                 _prepare(args)

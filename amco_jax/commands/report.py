@@ -7,6 +7,8 @@ from pathlib import Path
 
 import tyro
 
+from amco_jax.errors import InputError
+from amco_jax.report.fleet import is_fleet, write_fleet_page
 from amco_jax.report.page import make_report, write_report
 from amco_jax.report.published import write_published
 from amco_jax.report.studies import load_studies
@@ -15,7 +17,8 @@ from amco_jax.report.studies import load_studies
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     directories: tyro.conf.Positional[tuple[Path, ...]]
-    """One or more output directories of sweep, compare, train, evaluate or tune."""
+    """One or more output directories of sweep, compare, train, evaluate or tune, or one of fleet, which has a
+    page of its own."""
     format: tuple[str, ...] = ("html",)
     """Any of html (one self-contained page), md, latex (booktabs tables, PDF figures) and csv."""
     baseline: tuple[str, ...] = ()
@@ -27,9 +30,16 @@ class Arguments:
 
 
 def main(args: Arguments) -> None:
-    studies = load_studies(list(args.directories))
     out = args.out or args.directories[0] / "report"
-    paths = write_report(make_report(studies, args.baseline), out, args.format)
+    fleets = [directory for directory in args.directories if is_fleet(directory)]
+    if len(fleets) > 1:
+        raise InputError(f"run: {len(fleets)} runs of real workers; legal: one of them at a time")
+    paths = [write_fleet_page(directory, out) for directory in fleets]
+    if fleets and len(args.directories) == 1:
+        print(paths[0])
+        return
+    studies = load_studies([directory for directory in args.directories if directory not in fleets])
+    paths += write_report(make_report(studies, args.baseline), out, args.format)
     if args.published_csv:
         paths.append(write_published(studies, out)[0].parent)
     for path in paths:

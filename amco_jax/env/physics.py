@@ -45,6 +45,14 @@ CONSERVING = Physics(link_capped=False, link_carried=True)
 """The unified physics with links that neither forget nor cut what they have to send."""
 
 
+def in_continuous_time(physics: Physics) -> Physics:
+    """The row in continuous time, where a link carries over what it has to send and is not capped.
+
+    A cap at the slot duration would approach a cap at 0 as slots become shorter.
+    """
+    return dataclasses.replace(physics, link_capped=False, link_carried=True)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Site:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from amco_jax.alloc import Allocator
 from amco_jax.env.physics import Physics, Site, placed
@@ -28,6 +28,17 @@ class Task:
     """w, Gcycles"""
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Queues:
+    """The queues that one decision changes and the next one observes."""
+
+    slot_load: Float[Array, " num_servers"]
+    """q_i, Gcycles assigned to each server so far in the slot"""
+    link_delay: Float[Array, ""]
+    """L_b, s that a task waits for the base station's outgoing link"""
+
+
 class Backlog(NamedTuple):
     """What waits at the start of a slot."""
 
@@ -42,16 +53,16 @@ class Backlog(NamedTuple):
         none = jnp.zeros(num_servers, dtype)
         return cls(none, none)
 
+    def queues_at(self, station: Int[Array, ""]) -> Queues:
+        """The queues of a task that arrives now at a base station, with nothing assigned before it."""
+        here = jnp.arange(self.servers.shape[0]) == station
+        return Queues(jnp.zeros_like(self.servers), jnp.sum(jnp.where(here, self.links, 0)))
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Queues:
-    """The queues that one decision changes and the next one observes."""
-
-    slot_load: Float[Array, " num_servers"]
-    """q_i, Gcycles assigned to each server so far in the slot"""
-    link_delay: Float[Array, ""]
-    """L_b, s that a task waits for the base station's outgoing link"""
+    def after(self, station: Int[Array, ""], queues: Queues) -> Backlog:
+        """What waits after that task has been decided, which has led to these queues."""
+        here = jnp.arange(self.servers.shape[0]) == station
+        links = jnp.where(here, queues.link_delay, self.links)
+        return Backlog(self.servers + queues.slot_load, links)
 
 
 @jax.tree_util.register_dataclass

@@ -14,10 +14,11 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from amco_jax.agents.methods import Method
-from amco_jax.agents.policy import SlotView
+from amco_jax.agents.policy import Arrived, SlotView
 from amco_jax.env import (
     Backlog,
     Physics,
+    Task,
 )
 from amco_jax.kernel.order import tasks_of_slot
 from amco_jax.kernel.slot import Probe, Record, keep_nothing, slot_step
@@ -43,7 +44,7 @@ class Progress:
     totals: Sums
     """Sums by metric name, in two words each"""
     arrived: Any = None
-    """`[num_servers]`, tasks that have arrived at each base station; None unless the policy sees the load"""
+    """What has arrived, an `Arrived`; None unless the policy sees the load"""
 
     @classmethod
     def start(cls, num_servers: int, dtype: Any, metrics: Metrics, sees_load: bool = False) -> Progress:
@@ -53,7 +54,8 @@ class Progress:
           sees_load: `Policy.sees_load`.
         """
         backlog = Backlog.empty(num_servers, dtype)
-        arrived = jnp.zeros(num_servers, dtype) if sees_load else None
+        none = jnp.zeros(num_servers, dtype)
+        arrived = Arrived(none, none[0], none[0]) if sees_load else None
         return cls(backlog, none_of_slots(metrics, num_servers, dtype), arrived)
 
 
@@ -135,7 +137,7 @@ def rollout(
             if method.policy.sees_slot:
                 planned = method.policy.select(SlotView(t, now.backlog.servers, tasks, params, key_t, agent))
             if method.policy.sees_load:
-                arrived = arrived + jnp.sum(tasks.present, axis=1, dtype=arrived.dtype)
+                arrived = _with(arrived, t, tasks)
         backlog, served = step(key_t, t, now.backlog, planned, now.arrived)
         queues = (now.backlog.servers, served.slot_load, served.link_delay) if keep_queues else (None,) * 3
         later = Progress(backlog, add_slot(now.totals, served.totals), arrived)
@@ -148,3 +150,11 @@ def rollout(
         slot = jax.checkpoint(slot, prevent_cse=False)  # a scan separates the two computations anyway
     end, kept = lax.scan(slot, start, jnp.arange(shape.num_slots))
     return Episode(end, *kept)
+
+
+def _with(arrived: Arrived, t: Int[Array, ""], tasks: Task) -> Arrived:
+    """What has arrived after slot `t` with these tasks, whose fields are `[num_servers, max_tasks]`."""
+    count = jnp.sum(tasks.present, axis=1, dtype=arrived.recent.dtype)
+    work = jnp.sum(jnp.where(tasks.present, tasks.work, 0))
+    recent = arrived.recent + jnp.where(t == 0, 1, 0.5) * (count - arrived.recent)
+    return Arrived(recent, arrived.tasks + jnp.sum(count), arrived.work + work)

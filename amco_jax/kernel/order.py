@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from amco_jax.env import Task
 from amco_jax.params import Params, Shape
-from amco_jax.workload import TimedWorkload, Workload
+from amco_jax.workload import TimedWorkload, Workload, expected_after
 
 
 class Turn(NamedTuple):
@@ -40,27 +40,28 @@ def tasks_of_slot(params: Params, workload: Workload, t: Int[Array, ""], num_ser
 
 
 def still_to_come(
-    shape: Shape, params: Params, num_positions: Any, turn: Turn
+    shape: Shape, params: Params, workload: Workload, turn: Turn, recent: Float[Array, " num_servers"]
 ) -> Float[Array, " num_servers"]:
-    """The share of each base station's positions in the slot that are served after a turn, in [0, 1].
+    """The number of tasks that the slot is still expected to bring to each base station after a turn.
 
-    With a random order, it is the same for all stations. With continuous timing it is 1, since the end of a
-    slot means nothing to a scheduler then.
+    It is 0 with continuous timing, where the end of a slot means nothing.
 
     Args:
-      num_positions: of a base station, see `Workload`.
+      recent: the expected number in a whole slot, see `Arrived`.
     """
     if shape.timing == "continuous":
-        return jnp.ones_like(params.capacity)
+        return jnp.zeros_like(recent)
     if shape.order == "random":
         # Not the place in the queue, which counts positions that only pad the arrays.
-        return jnp.full_like(params.capacity, 1 - turn.drawn)
-    station, n = jnp.arange(shape.num_servers), turn.position.astype(params.capacity.dtype)
-    after = jnp.maximum(1 - (n + 1) / num_positions, 0)
-    here = station == turn.station
+        return recent * (1 - turn.drawn)
+    station, n = jnp.arange(shape.num_servers), turn.position.astype(recent.dtype)
+    here = expected_after(workload, params, n + 1, recent, known=True)
     if shape.order == "stations":
-        return jnp.where(here, after, jnp.where(station > turn.station, 1.0, 0.0).astype(after.dtype))
-    return jnp.where(station > turn.station, jnp.maximum(1 - n / num_positions, 0), after)
+        others = jnp.where(station > turn.station, recent, 0)
+    else:
+        passed = n + jnp.where(station < turn.station, 1, 0)
+        others = expected_after(workload, params, passed, recent, known=False)
+    return jnp.where(station == turn.station, here, others)
 
 
 def queue_of_slot(

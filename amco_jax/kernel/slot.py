@@ -17,23 +17,18 @@ from jaxtyping import Array, Float, Int
 
 from amco_jax.agents.methods import Method
 from amco_jax.agents.policy import TaskView
-from amco_jax.alloc import Allocator
 from amco_jax.compile.unroll import unroll
 from amco_jax.env import (
     Backlog,
     Decision,
     Physics,
     Queues,
-    Site,
-    Task,
     advance,
     close_slot,
-    costs,
-    decide,
+    in_continuous_time,
     site,
-    starts,
-    waits,
 )
+from amco_jax.kernel.decision import decide_task
 from amco_jax.kernel.order import Turn, by_position, queue_of_slot, still_to_come
 from amco_jax.metrics import (
     Metrics,
@@ -85,32 +80,6 @@ class Slot:
     """The results of `record`, with leading axes `[num_servers, max_tasks]`"""
 
 
-def serve_task(
-    params: Params,
-    physics: Physics,
-    allocator: Allocator,
-    site: Site,
-    backlog: Float[Array, " num_servers"],
-    task: Task,
-    queues: Queues,
-    choose: Callable[[Array, Array], Array],
-) -> tuple[Queues, Decision, Array, Array]:
-    """Decide one task at the base station of `site`: waits, costs, the set, the split, and the new queues.
-
-    Args:
-      backlog: `[num_servers]`, Gcycles, at the start of the slot.
-      choose: maps wait and cost, `[num_servers]`, s, to the set S, `[num_servers]` booleans.
-
-    Returns:
-      The queues after the decision, the decision, the wait and the cost.
-    """
-    wait = waits(site, backlog, queues.slot_load, queues.link_delay)
-    start = starts(params, task.size, task.work)
-    wait = wait if start is None else wait + start
-    cost = costs(site, task.size, task.work)
-    return *decide(params, physics, site, task, wait, cost, choose(wait, cost), allocator, queues), wait, cost
-
-
 class _Served(NamedTuple):
     """The results of serving the tasks of a slot."""
 
@@ -148,7 +117,7 @@ def serve_slot(
       key: random key of the policy in this slot.
       backlog: the backlog at the start of the slot.
       agent: the agents of a per-task policy, or None.
-      arrived: `[num_servers]`, see `TaskView.arrived`.
+      arrived: see `TaskView.arrived`.
       planned: the sets of a per-slot policy, `[num_servers, max_tasks, num_servers]` booleans; or what agents
         hold for each position of the slot; or None.
       queue: all positions in the order of service, `[turns]`; None if stations are served one by one.
@@ -157,33 +126,32 @@ def serve_slot(
     no_totals = none_of_tasks(metrics, num_servers, backlog.servers.dtype)
 
     def serve(site_b, key_b, servers, queues, totals, turn):
-        task = turn.task
+        task, link_delay = turn.task, queues.link_delay
 
         def view(wait, cost):
             coming = None
             if method.policy.sees_load:
-                coming = still_to_come(shape, params, workload.num_positions(params), turn)
+                coming = still_to_come(shape, params, workload, turn, arrived.recent)
             known = turn.planned if method.policy.by_position else agent
             return TaskView(
-                task, wait, cost, site_b.local, params, key_b, turn.position, coming, known, t, arrived
-            )
+                task, wait, cost, site_b.local, params, key_b, turn.position, link_delay, coming, known, t,
+                arrived,
+            )  # fmt: skip
 
-        def choose(wait, cost):
-            return turn.planned if method.policy.sees_slot else method.policy.select(view(wait, cost))
-
-        queues, decision, wait, cost = serve_task(
-            params, physics, method.allocator, site_b, servers, task, queues, choose
+        queues, decision, seen = decide_task(
+            params, physics, method, site_b, servers, task, queues, view, turn.planned
         )
         if probe is not None:
-            work, delay = probe(view(wait, cost))
+            work, delay = probe(seen)
             queues = Queues(queues.slot_load + work, queues.link_delay + delay)
         outcome = TaskOutcome(
-            params, t, turn.station, site_b.local, task.size, task.work, wait, cost, decision.selected,
-            decision.fraction, decision.finish, decision.makespan, decision.missed, decision.rejected,
+            params, t, turn.station, site_b.local, task.size, task.work, seen.wait, seen.cost,
+            decision.selected, decision.fraction, decision.finish, decision.makespan, decision.missed,
+            decision.rejected,
         )  # fmt: skip
         here = task.present & counted
         totals = add_task(metrics, totals, here, outcome)
-        return queues, totals, (of_each_task(metrics, here, outcome), record(decision, view(wait, cost)))
+        return queues, totals, (of_each_task(metrics, here, outcome), record(decision, seen))
 
     def station_by_station() -> _Served:
         """Serve in the published order; the outer loop computes the coefficients of a station once."""
@@ -233,21 +201,17 @@ def serve_slot(
 
     def as_they_arrive() -> _Served:
         """Serve in order of arrival time, and let time pass between arrivals."""
-        stations, idle = jnp.arange(num_servers), jnp.zeros_like(backlog.servers)
-        # A cap at the slot duration would approach a cap at 0 as slots become shorter.
-        carrying = dataclasses.replace(physics, link_capped=False, link_carried=True)
+        idle, carrying = jnp.zeros_like(backlog.servers), in_continuous_time(physics)
 
         def serve_turn(carry, turn):
             clock, waiting, busy, slot_load, totals = carry
             elapsed = turn.time - clock
             busy = busy + jnp.minimum(waiting.servers / params.capacity, elapsed)
             waiting = advance(params, waiting, elapsed)
-            here = stations == turn.station
-            queues = Queues(idle, jnp.sum(jnp.where(here, waiting.links, 0)))
+            queues = waiting.queues_at(turn.station)
             site_b, key_b = site(params, carrying, turn.station), fold_in(key, turn.station)
             queues, totals, kept = serve(site_b, key_b, waiting.servers, queues, totals, turn)
-            links = jnp.where(here, queues.link_delay, waiting.links)
-            waiting = Backlog(waiting.servers + queues.slot_load, links)
+            waiting = waiting.after(turn.station, queues)
             return (turn.time, waiting, busy, slot_load + queues.slot_load, totals), kept
 
         carry = jnp.zeros_like(params.slot_duration), backlog, idle, idle, no_totals

@@ -20,9 +20,8 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from amco_jax.agents.learner import Context, EpisodeLearner, Experience, Learner, over_stations
 from amco_jax.agents.methods import Method
-from amco_jax.agents.policy import TaskView
 from amco_jax.compile.wide import Wide
-from amco_jax.env import Backlog, Decision, Physics
+from amco_jax.env import Backlog, Physics
 from amco_jax.kernel import Episode, rollout, slot_step, tasks_of_slot
 from amco_jax.kernel.gradient import held_fixed
 from amco_jax.metrics import CURVE_METRICS, MAKESPAN, Metrics, Sums, add_slot, none_of_slots
@@ -111,7 +110,7 @@ def train_episode(
         play = partial(rollout, shape, params, physics, workload=workload, key=key)
         return _learn_from_episode(learner, hyper.settings, params, method, play, state, metrics)
     assert isinstance(learner, Learner)
-    step = slot_step(shape, params, physics, method, workload, _keep_reward, metrics)
+    step = slot_step(shape, params, physics, method, workload, learner.reward, metrics)
     exploration, draws = (
         fold_in(stream(seed, purpose), episode) for purpose in (Stream.EXPLORATION, Stream.LEARNING)
     )
@@ -209,10 +208,6 @@ def _learn_from_episode(
 def _on_all_stations(num_servers: int, shared: Any) -> Any:
     """A copy of what base stations share for each of them: leaves `[num_servers, ...]`."""
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_servers, *leaf.shape)), shared)
-
-
-def _keep_reward(decision: Decision, _: TaskView) -> Array:
-    return decision.reward
 
 
 def _first_sizes(

@@ -38,11 +38,14 @@ _KNOWN = {
     "planner": (_BLACK, "P", ":"),
     "amcoedge": (_BLUE, "o", "--"),
     "amcoedge-stable": (_BLUE, "s", "-"),
+    "amcoedge-regret": (_BLUE, "p", "-."),
     "amcoedge-factorised": (_BLUE, "h", ":"),
     "smcoedge": (_VERMILION, "^", "--"),
     "smcoedge-stable": (_VERMILION, "v", "-"),
+    "smcoedge-regret": (_VERMILION, "<", "-."),
     "drlcoedge": (_GREEN, "D", "--"),
     "drlcoedge-stable": (_GREEN, "d", "-"),
+    "drlcoedge-regret": (_GREEN, "H", "-."),
     "randcoedge": (_PURPLE, "P", "-."),
     "all-servers": (_ORANGE, "<", ":"),
     "least-wait": (_SKY, ">", "-."),
@@ -90,7 +93,7 @@ def _style(changes: Any = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _canvas(width: float, height: float) -> Iterator[Figure]:
+def canvas(width: float, height: float) -> Iterator[Figure]:
     """A new figure in this style, of a size in inches, without a window."""
     with _style():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -133,7 +136,7 @@ def sweep_figure(
     methods = [method for method in lines if among is None or method in among]
     numbers = np.asarray(rows["value"]).dtype.kind in "if"
     panels = _panels(methods) if numbers else [methods]
-    with _canvas(5.2 if len(panels) == 1 else 3.6 * len(panels), 3.4 + 0.4 * (len(panels) > 1)) as figure:
+    with canvas(5.2 if len(panels) == 1 else 3.6 * len(panels), 3.4 + 0.4 * (len(panels) > 1)) as figure:
         every_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, shown in zip(every_axes, panels, strict=True):
             _draw_floor(axes, floor)
@@ -210,7 +213,7 @@ def ranking_figure(rows: pd.DataFrame, column: Column, title: str = "") -> Figur
     """
     floor, rows = rows.loc[rows["method"] == BOUND], rows.loc[rows["method"] != BOUND]
     rows = rows.sort_values("estimate", ascending=column.better != "higher", kind="stable")
-    with _canvas(6.4, 0.9 + 0.26 * len(rows)) as figure:
+    with canvas(6.4, 0.9 + 0.26 * len(rows)) as figure:
         axes = figure.subplots()
         for bound in floor["estimate"][np.isfinite(floor["estimate"])]:
             axes.axvspan(0, bound, color=_BEHIND, alpha=0.4, linewidth=0, zorder=0)
@@ -252,7 +255,7 @@ def convergence_figure(curves: pd.DataFrame, column: Column) -> Figure:
     Args:
       curves: columns method, seed, episode, and those of metrics.
     """
-    with _canvas(5.2, 3.4) as figure:
+    with canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
         methods = list(dict.fromkeys(curves["method"]))
         for method, style in method_styles(methods).items():
@@ -278,7 +281,7 @@ def slots_figure(rows: pd.DataFrame, column: Column, title: str, among: Collecti
       rows: columns method, slot, estimate, ci_low, ci_high.
       among: the methods that are shown.
     """
-    with _canvas(5.2, 3.4) as figure:
+    with canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
         for method, style in method_styles([m for m in dict.fromkeys(rows["method"]) if m in among]).items():
             line = rows.loc[rows["method"] == method]
@@ -302,7 +305,7 @@ def cdf_figure(quantiles: pd.DataFrame, column: Column, title: str) -> Figure:
       quantiles: columns method, level (in (0, 1)), value.
       column: the metric that the quantiles belong to.
     """
-    with _canvas(5.2, 3.4) as figure:
+    with canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
         for method, style in method_styles(list(dict.fromkeys(quantiles["method"]))).items():
             rows = quantiles.loc[quantiles["method"] == method]
@@ -324,7 +327,7 @@ def profile_figure(profiles: pd.DataFrame, label: str, among: Collection[str]) -
       label: the label of the cost.
       among: the methods that are highlighted; the others are thin grey lines behind them.
     """
-    with _canvas(5.2, 3.4) as figure:
+    with canvas(5.2, 3.4) as figure:
         axes = figure.subplots()
         every = list(dict.fromkeys(profiles["method"]))
         styles = method_styles([method for method in every if method in among])
@@ -359,7 +362,7 @@ def growth_figure(growth: pd.DataFrame) -> Figure:
       growth: columns method, axis (`seeds` or `num_servers`), value, decisions, seconds, seconds_min,
         seconds_max, peak_memory_mb.
     """
-    with _canvas(7.2, 5.0) as figure:
+    with canvas(7.2, 5.0) as figure:
         columns = [axis for axis in _GROWTH_LABELS if axis in set(growth["axis"])]
         panels = figure.subplots(2, len(columns), sharex="col", squeeze=False)
         styles = method_styles(list(dict.fromkeys(growth["method"])))

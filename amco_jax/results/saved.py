@@ -41,6 +41,10 @@ class SavedRun:
         """
         return self.arrow(name).to_pandas(use_threads=False)
 
+    def content(self, name: str) -> bytes:
+        """The content of a file, by its relative path; InputError if it is missing or damaged."""
+        return _checked(self.directory, name, self.digests)
+
     def arrow(self, name: str) -> pa.Table:
         """The rows of a table as an Arrow table, which keeps columns of lists.
 

@@ -72,7 +72,8 @@ def load_scenario(
         arrival_prob = 0.5
 
     A table `trace` contains fields of `Trace`, and a table `service` those of `ImageService`; both take
-    precedence over those of the preset. Paths in them are relative to the TOML file.
+    precedence over those of the preset. Paths in them are relative to the TOML file. A table `fleet` is for
+    runs on real workers, and is ignored here.
 
     Args:
       trace: a request log, or fields of `Trace`, which replace those of the table.
@@ -109,6 +110,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise InputError(
             f"scenario: '{path}' is neither a preset ({', '.join(PRESETS)}) nor a readable file: {reason}"
         ) from error
+    fields.pop("fleet", None)  # how real workers run, on which no simulation depends; see edge_fleet
     preset = fields.setdefault("preset", "default")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError(f"preset: {preset!r} in {path}; legal: {', '.join(PRESETS)}")

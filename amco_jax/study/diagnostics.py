@@ -1,4 +1,4 @@
-"""Diagnostics of a study's rows: trainings without a learning step, and episodes that are not stationary."""
+"""Diagnostics of a study: trainings without a learning step, missing prices, and episodes with a trend."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class Diagnostics:
     def __init__(self):
         self._idle: dict[str, list[bool]] = {}
         self._pilots: dict[int, tuple[Cell, Pilot]] = {}
+        self._unforeseen: dict[str, None] = {}
 
     def observe(self, unit: Unit, frame: pd.DataFrame) -> None:
         """Take in the rows of the next unit."""
@@ -51,6 +52,8 @@ class Diagnostics:
         if steps and steps[0] in frame:
             name = ": ".join([*place_of(first), unit.method])
             self._idle.setdefault(name, []).extend(frame.groupby("seed")[steps[0]].count() == 0)
+        if first.method.policy.sees_load and first.scenario.timing == "continuous":
+            self._unforeseen[unit.method] = None
         if first.has_pilot:
             # Parts of a cell share its labels, and have the same pilot.
             self._pilots |= {id(c.labels): (c, pilot) for c, pilot in pilots_in(unit.cells, frame)}
@@ -64,7 +67,11 @@ class Diagnostics:
         ]
         pilots = [*self._pilots.values()]
         found = drifting(pilots)
-        return unlearned + ([_not_stationary(found, len(pilots))] if found else [])
+        unforeseen = [
+            f"{name}: with continuous timing, no task is expected to follow, so nothing has a price."
+            for name in self._unforeseen
+        ]
+        return unlearned + unforeseen + ([_not_stationary(found, len(pilots))] if found else [])
 
     def described(self) -> dict[str, Any]:
         """The pilot runs, for the manifest."""

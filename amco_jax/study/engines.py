@@ -149,35 +149,10 @@ class RayEngine:
     """
 
     def __init__(self, tell: Callable[[Unit, int], None], address: str | None, cpus_per_unit: int):
-        # Must be set before Ray is imported, as Ray sends usage statistics to its developers by default.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            import ray
-            from ray import cloudpickle
-        except ImportError as error:
-            raise InputError(
-                "engine: ray is not installed; legal: local, or install amco-jax[ray]"
-            ) from error
-        self._ray, self._tell = ray, tell
-        # Workers find the user's modules as this process does, and share its cache of compiled programs.
-        paths = [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        cached = getattr(jax.config, "jax_enable_compilation_cache", True)
-        environment = {"PYTHONPATH": os.pathsep.join(paths), "JAX_ENABLE_COMPILATION_CACHE": str(cached)}
-        if (name := "JAX_COMPILATION_CACHE_DIR") in os.environ:
-            environment[name] = os.environ[name]
-        if not ray.is_initialized():
-            _check_address(address)
-            on_sigterm = signal.getsignal(signal.SIGTERM)
-            try:
-                # Without an address, Ray would join a running local cluster, or the one in RAY_ADDRESS.
-                ray.init(
-                    address=address or "local", runtime_env={"env_vars": environment}, log_to_driver=False
-                )
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise InputError(f"address: {address!r} gives no Ray cluster: {reason}") from error
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, on_sigterm)  # Ray replaces the handler
+        self._ray = ray = connect_to_ray(address)
+        self._tell = tell
+        from ray import cloudpickle
+
         gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
         # Unlimited retries are safe, as exceptions are not retried. Calls per worker are unlimited, since on
         # GPUs Ray would otherwise start a worker for each unit, which would compile every program anew.
@@ -205,6 +180,41 @@ class RayEngine:
                 raise error.cause if isinstance(error.cause, InputError) else error from None
             self._tell(unit, unit.episodes)
             yield unit
+
+
+def connect_to_ray(address: str | None) -> Any:
+    """Connect to a Ray cluster, unless this process already has, and return the module of Ray.
+
+    Args:
+      address: see `Execution`.
+
+    Raises:
+      InputError: Ray is not installed, or no cluster responds.
+    """
+    # Must be set before Ray is imported, as Ray sends usage statistics to its developers by default.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("engine: ray is not installed; legal: local, or install amco-jax[ray]") from error
+    # Workers find the user's modules as this process does, and share its cache of compiled programs.
+    paths = [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    cached = getattr(jax.config, "jax_enable_compilation_cache", True)
+    environment = {"PYTHONPATH": os.pathsep.join(paths), "JAX_ENABLE_COMPILATION_CACHE": str(cached)}
+    if (name := "JAX_COMPILATION_CACHE_DIR") in os.environ:
+        environment[name] = os.environ[name]
+    if not ray.is_initialized():
+        _check_address(address)
+        on_sigterm = signal.getsignal(signal.SIGTERM)
+        try:
+            # Without an address, Ray would join a running local cluster, or the one in RAY_ADDRESS.
+            ray.init(address=address or "local", runtime_env={"env_vars": environment}, log_to_driver=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"address: {address!r} gives no Ray cluster: {reason}") from error
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray replaces the handler
+    return ray
 
 
 def _check_address(address: str | None) -> None:

@@ -29,6 +29,7 @@ from amco_jax.workload.process import (
     Tables,
     TimedWorkload,
     Workload,
+    expected_after,
     offered_load,
 )
 from amco_jax.workload.recorded import Recorded
@@ -137,6 +138,7 @@ __all__ = [
     "bernoulli",
     "carried_by",
     "count_tables",
+    "expected_after",
     "offered_load",
     "positions_for",
     "process_of",

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy
-from jaxtyping import Array, Int, UInt32
+from jaxtyping import Array, Float, Int, UInt32
 
 from amco_jax.env import Task
 from amco_jax.params import Params
@@ -40,6 +40,27 @@ def thresholds(rate: float, num_positions: int) -> np.ndarray:
     """
     above = np.floor(scipy.special.pdtrc(np.arange(num_positions), rate) * DRAWS)
     return np.maximum(DRAWS - 1 - above, 0).astype(np.uint32)
+
+
+def expected_beyond(passed: Array, mean: Float[Array, " rates"], known: bool) -> Float[Array, " rates"]:
+    """About E[K - n | K ≥ n] for K ~ Poisson(λ), or E[max(K - n, 0)] if it is not known that K ≥ n.
+
+    Both are the positive root m of m² - x·m = c/4, where x is what remains of λ, and c, from the spread of K,
+    decides where x is about 0 or negative. They are exact at n = 0. The first is within 5 % above and 45 %
+    below up to n = 1.8·λ, and lowest at the end: to expect too few there only means to charge too little.
+
+    Args:
+      passed: n, one number or one for each rate.
+      mean: `[rates]`, λ.
+      known: which of the two.
+    """
+    some = passed + mean
+    some = jnp.where(some > 0, some, 1)
+    if known:
+        x, c = mean - passed - passed / some, 4 * mean * passed / (passed + 0.57 * some)
+    else:
+        x, c = mean - passed, 0.6 * mean * passed / (passed + 0.2 * some)
+    return (x + jnp.sqrt(x * x + c)) / 2
 
 
 class CountTables(NamedTuple):
@@ -102,6 +123,11 @@ class Counted:
         """The largest possible count, see `positions_for`."""
         del params
         return self.tables.num_positions
+
+    def expected_after(self, params: Params, passed: Array, mean: Array, known: bool) -> Array:
+        """As of a Poisson count, since the tasks take the first positions."""
+        del params
+        return expected_beyond(passed, mean, known)
 
     def row(self, params: Params, t: Array, b: Array) -> tuple[tuple[Array, Array], Callable[..., Task]]:
         """The tasks of base station `b` in slot `t`."""

@@ -19,9 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Int, UInt32
+from jaxtyping import Float, Int, UInt32
 
 from amco_jax.env import Task
 from amco_jax.errors import check_choice
@@ -48,6 +49,30 @@ class TimedWorkload(Workload, Protocol):
     """
 
     def times(self, params: Params, t: Array, b: Array) -> Array: ...
+
+
+@runtime_checkable
+class UnevenWorkload(Workload, Protocol):
+    """A workload whose tasks are not spread evenly over the positions of a slot, see `expected_after`."""
+
+    def expected_after(self, params: Params, passed: Array, mean: Array, known: bool) -> Array: ...
+
+
+def expected_after(
+    workload: Workload, params: Params, passed: Array, mean: Float[Array, " num_servers"], *, known: bool
+) -> Float[Array, " num_servers"]:
+    """The expected number of tasks of each base station at the positions of a slot from `passed` on.
+
+    By default, all positions are equally likely to hold a task.
+
+    Args:
+      passed: one number, or `[num_servers]`.
+      mean: `[num_servers]`, the expected number in a whole slot, as a scheduler estimates it.
+      known: whether the last position before is known to hold a task; otherwise nothing is known of the slot.
+    """
+    if isinstance(workload, UnevenWorkload):
+        return workload.expected_after(params, passed, mean, known)
+    return mean * jnp.maximum(1 - passed / workload.num_positions(params), 0)
 
 
 class Tables(NamedTuple):

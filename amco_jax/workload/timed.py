@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from amco_jax.env import Task
 from amco_jax.params import Params
 from amco_jax.random import Key, fold_in, uniform
-from amco_jax.workload.process import TimedWorkload
+from amco_jax.workload.process import TimedWorkload, expected_after
 
 
 @jax.tree_util.register_dataclass
@@ -36,6 +36,10 @@ class Timed:
     def num_positions(self, params: Params) -> Any:
         """The number of positions that may hold a task."""
         return self.workload.num_positions(params)
+
+    def expected_after(self, params: Params, passed: Array, mean: Array, known: bool) -> Array:
+        """The expectation of the workload."""
+        return expected_after(self.workload, params, passed, mean, known=known)
 
     def times(self, params: Params, t: Array, b: Array) -> Float[Array, " max_tasks"]:
         """The arrival time at each position, as a share of the slot in [0, 1)."""

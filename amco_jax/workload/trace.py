@@ -24,6 +24,7 @@ from amco_jax.random import Key, Stream, bits, fold_in, stream, unit
 from amco_jax.service import MAX_ITEMS
 from amco_jax.traces import RequestLog, Trace, as_trace
 from amco_jax.traces.stretches import Stretches, longest_slot
+from amco_jax.workload.counts import expected_beyond
 from amco_jax.workload.process import ArrivalProcess, MeanTask, Quantity, Setting, offered_load
 from amco_jax.workload.tasks import DrawnTasks
 
@@ -331,6 +332,11 @@ class Traced:
         """The largest number of requests in a slot of the log."""
         del params
         return self.most
+
+    def expected_after(self, params: Params, passed: Array, mean: Array, known: bool) -> Array:
+        """As of a Poisson count of all requests, of which each base station gets an equal share."""
+        num_servers = params.capacity.shape[0]
+        return expected_beyond(passed, num_servers * mean, known) / num_servers
 
     def times(self, params: Params, t: Array, b: Array) -> Float[Array, " max_tasks"]:
         """The times of the requests of slot `t`, as shares of it, which are the same at all base stations."""

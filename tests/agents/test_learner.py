@@ -51,6 +51,7 @@ class Own(Settings):
     rate: float = setting(0.5, 0, 1)
     count: int = setting(2, 0, 7)
     switch: bool = setting(False)
+    rule: str = setting("mean", names=("mean", "sum"))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,9 @@ class Own(Settings):
         ({"count": 1.5}, "count: 1.5; legal: a whole number from 0 to 7"),
         ({"width": (3, 10)}, "width: 10; legal: a whole number from 1 to 9"),
         ({"switch": 1}, "switch: 1; legal: true or false"),
-        ({"other": 1}, "settings: unknown field 'other'; legal fields: width, rate, count, switch"),
+        ({"rule": "max"}, "rule: 'max'; legal: mean, sum"),
+        ({"rule": 1}, "rule: 1; legal: mean, sum"),
+        ({"other": 1}, "settings: unknown field 'other'; legal fields: width, rate, count, switch, rule"),
     ],
 )
 def test_settings_of_one_s_own_are_checked(changes: dict[str, Any], words: str):
@@ -71,9 +74,9 @@ def test_settings_of_one_s_own_are_checked(changes: dict[str, Any], words: str):
 
 def test_settings_have_three_forms():
     settings = Own(width=5, count=3)  # pyright: ignore[reportArgumentType]
-    assert settings.to_dict() == {"width": [5], "rate": 0.5, "count": 3, "switch": False}
+    assert settings.to_dict() == {"width": [5], "rate": 0.5, "count": 3, "switch": False, "rule": "mean"}
     traced = settings.traced()
-    assert traced.width == (5,)
+    assert (traced.width, traced.rule) == ((5,), "mean")
     assert [type(x).__name__ for x in (traced.rate, traced.count, traced.switch)] == [
         "float32",
         "int32",
@@ -82,3 +85,4 @@ def test_settings_have_three_forms():
     static = settings.static()
     assert (static.width, static.rate, static.count, static.switch) == ((5,), None, None, None)
     assert static == Own(width=(5,), switch=True).static()
+    assert static != settings.replace(rule="sum").static()

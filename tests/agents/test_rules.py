@@ -13,7 +13,7 @@ from scipy import stats
 
 from amco_jax.agents import rules
 from amco_jax.agents.methods import METHODS, REFERENCES, TRAINED, get_method
-from amco_jax.agents.policy import TaskView
+from amco_jax.agents.policy import Arrived, TaskView
 from amco_jax.alloc import cwa, hecwa, waterfill
 from amco_jax.env import Task
 from amco_jax.errors import InputError
@@ -48,7 +48,8 @@ def choose(
         task = Task(present=jnp.asarray(True), size=jnp.float64(3), work=jnp.float64(1))
         local = jnp.arange(num_servers) == n % num_servers
         key = stream(jnp.uint32(1), Stream.POLICY)
-        load = {"coming": jnp.ones(num_servers), "t": n, "arrived": jnp.full(num_servers, 2.0)}
+        arrived = Arrived(jnp.ones(num_servers), jnp.float64(9), jnp.float64(9))
+        load = {"link_delay": jnp.float64(0), "coming": jnp.ones(num_servers), "t": n, "arrived": arrived}
         return rule(TaskView(task, wait, cost, local, jax.tree.map(jnp.asarray, params), key, n, **load))
 
     with jax.enable_x64(True):

@@ -16,6 +16,7 @@ from amco_jax.compile.wide import on_host
 from amco_jax.env import CONSERVING, UNIFIED, Physics
 from amco_jax.errors import InputError
 from amco_jax.kernel import rollout, tasks_of_slot
+from amco_jax.kernel.order import Turn, still_to_come
 from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario
 from amco_jax.study.simulate import simulate
@@ -212,7 +213,7 @@ def test_what_is_still_to_come_does_not_depend_on_padding(changes: dict[str, Any
         out = rollout(
             shape._replace(max_tasks=max_tasks), params, UNIFIED, method=method, workload=workload,
             metrics=(), key=stream(jnp.uint32(0), Stream.POLICY),
-            record=lambda _, view: (view.coming, view.arrived),
+            record=lambda _, view: (view.coming, view.arrived.recent),
         )  # fmt: skip
         return [np.asarray(kept)[:, :, :3] for kept in out.decisions]
 
@@ -220,5 +221,25 @@ def test_what_is_still_to_come_does_not_depend_on_padding(changes: dict[str, Any
         (coming, arrived), padded = seen(3), seen(5)
     np.testing.assert_array_equal(coming, padded[0])
     np.testing.assert_array_equal(arrived, padded[1])
-    assert 0 <= coming.min() <= coming.max() <= 1
+    assert (coming.max() > 0) == (scenario.timing == "slotted")
     assert arrived[1].sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        # At position 2 of 6, in the middle one of three stations.
+        ({}, [0, 4 * 3 / 6, 6]),
+        ({"order": "turns"}, [2 * 3 / 6, 4 * 3 / 6, 6 * 4 / 6]),
+        ({"order": "random"}, [2 * 0.75, 4 * 0.75, 6 * 0.75]),
+        ({"timing": "continuous"}, [0, 0, 0]),
+        # A Poisson count of mean 4, of which 3 have come: m² - 0.571·m = 12 / 6.99.
+        ({"arrivals": "poisson"}, [0, 1.6268, 6]),
+    ],
+)
+def test_what_is_still_to_come(changes: dict[str, Any], expected: list[float]):
+    shape, params, workload = inputs(LOADED.replace(**changes))
+    turn = Turn(jnp.int32(1), jnp.int32(2), jnp.float32(0.25), jnp.float32(0), None, None)  # pyright: ignore
+    shape = shape._replace(max_tasks=shape.max_tasks + 5)
+    found = still_to_come(shape, params, workload, turn, jnp.array([2.0, 4.0, 6.0]))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)

@@ -376,10 +376,11 @@ def test_episodes_of_one_slot_teach_nothing():
     assert_same_bits(last.learnt.weights, first.learnt.weights)
 
 
-def test_training_finds_the_fast_server(tmp_path: Path):
+@pytest.mark.parametrize("reward", ["makespan", "regret"])
+def test_training_finds_the_fast_server(tmp_path: Path, reward: str):
     """One server is 60 times as fast as the other: greedy decisions before and after, on unseen arrivals."""
     uneven = TINY.replace(capacity=(1, 60))
-    quick = settings_of(discount=0.0, learning_rate=0.01, greedy_growth=0.01)
+    quick = settings_of(discount=0.0, learning_rate=0.01, greedy_growth=0.01, reward=reward)
     cells = [cell_of(uneven, quick.replace(learning_rate=0.0)), cell_of(uneven, quick)]
     (unit,) = units_of(cells, 60)
     found = run_unit(unit, AgentStore(tmp_path / "agents"), tmp_path)

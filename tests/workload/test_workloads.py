@@ -18,8 +18,8 @@ from scipy import stats
 
 from amco_jax import Execution, InputError, Scenario, Sweep, get_method, load_scenario
 from amco_jax.agents.qlearning.replay import rows_for
-from amco_jax.workload import PROCESSES, Parameters, tables_of, workload_of
-from amco_jax.workload.counts import DRAWS, positions_for, thresholds
+from amco_jax.workload import PROCESSES, Parameters, expected_after, tables_of, workload_of
+from amco_jax.workload.counts import DRAWS, expected_beyond, positions_for, thresholds
 
 LEVEL = 1e-3
 POISSON = Scenario(arrivals="poisson", num_servers=3, num_slots=20, num_tasks=10)
@@ -231,3 +231,31 @@ def test_scenarios_come_back_from_files_and_manifests(tmp_path: Any):
         param="burst_slots", values=[2.5, 5], scenario=scenario, methods=["local"], seeds=2
     ).manifest
     assert manifest["scenario"]["arrivals"] == "bursty"
+
+
+@pytest.mark.parametrize("rate", [0.5, 3.0, 10.0, 30.0])
+def test_the_tasks_expected_beyond_some_are_about_the_mean_excess(rate: float):
+    passed = np.arange(int(1.8 * rate) + 2)
+    excess = np.array([stats.poisson.sf(np.arange(n, 400), rate).sum() for n in passed])  # E[max(K - n, 0)]
+    known = expected_beyond(jnp.asarray(passed, jnp.float32), jnp.full(len(passed), rate), True)
+    np.testing.assert_allclose(known, excess / stats.poisson.sf(passed - 1, rate), rtol=0.45)
+    unknown = expected_beyond(jnp.asarray(passed, jnp.float32), jnp.full(len(passed), rate), False)
+    np.testing.assert_allclose(unknown, excess, atol=0.08 * np.sqrt(rate), rtol=0.05)
+    assert known[0] == unknown[0] == rate
+
+
+def test_positions_are_equally_likely_to_hold_a_task_by_default():
+    params = SMALL.params()
+    mean = jnp.array([1.0, 2.0])
+    alone = expected_after(PerStation(), params, jnp.float32(3), mean, known=True)
+    np.testing.assert_allclose(alone, mean * (1 - 3 / 4))
+
+
+class PerStation:
+    """A workload with four equally likely positions."""
+
+    def row(self, params: Any, t: Any, b: Any) -> Any:
+        raise NotImplementedError
+
+    def num_positions(self, params: Any) -> int:
+        return 4

@@ -13,10 +13,13 @@ from jaxtyping import Array
 from amco_jax.agents.actions import ActionSpace
 from amco_jax.agents.learner import Context, Experience, Learner, Observation
 from amco_jax.agents.network import Weights
+from amco_jax.agents.policy import TaskView
 from amco_jax.agents.qlearning import dqn
 from amco_jax.agents.qlearning.dqn import DQN, Acting, Learnt
 from amco_jax.agents.qlearning.replay import Replay, empty_replay, rows_for, sample, store
 from amco_jax.agents.qlearning.settings import QSettings
+from amco_jax.agents.rules import makespan_of, optimal
+from amco_jax.env import Decision
 from amco_jax.errors import InputError
 from amco_jax.identity import hashable
 from amco_jax.params import Params, Shape
@@ -98,6 +101,19 @@ class QLearning(Learner):
 
     def sets(self, action: Any, seen: Observation) -> Array:
         return self.actions(seen.backlog.shape[0]).sets(action, seen.local)
+
+    def reward(self, decision: Decision, view: TaskView) -> Array:
+        """With `reward = regret`, max(1 - T / T*, -1): 0 for a set that is best for the task, else negative.
+
+        T is the time at which the task ends on its set, and T* the one at which it would have ended on the
+        best of all non-empty sets, given the same waits; both may exceed the deadline. A rejected task has
+        the reward -1. What no action of the agent can change, above all the load that earlier tasks of the
+        slot have added, is in both times, and so hardly in the reward.
+        """
+        if self.settings.reward == "makespan":
+            return decision.reward
+        regret = decision.finish / makespan_of(view, optimal(view)) - 1
+        return -jnp.where(decision.rejected, 1, jnp.minimum(regret, 1))
 
     def observe(self, context: Context, memory: Replay, experience: Experience) -> Replay:
         seen = experience.seen

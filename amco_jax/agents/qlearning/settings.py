@@ -31,8 +31,12 @@ class QSettings(Settings):
     learning_rate_decay: float = setting(0.0, 0, 1e3)
     """c in learning_rate / (1 + c · learning steps)"""
     discount: float = setting(0.9, 0, 1)
+    reward: str = setting("makespan", names=("makespan", "regret"))
+    """`makespan`: the published reward, -makespan or the penalty of a miss; `regret`: minus the relative
+    excess of the task's makespan over the least that any set would have given it, see `QLearning.reward`"""
     reward_offset: float = setting(0.0)
-    """s, added to every reward; near the negative mean reward, it makes learning start at the right level"""
+    """Added to every reward, in its unit; near the negative mean reward, it makes learning start at the right
+    level"""
     reward_scale: float = setting(1.0, 1e-9)
     """Factor on rewards; as Adam's steps do not depend on it, a larger factor gives a finer resolution"""
     error_limit: float = setting(1e9, 1e-9)

@@ -414,6 +414,7 @@ def test_trained_policies_decide_by_each_station_s_own_agent():
         ({"greedy_max": 2}, "greedy_max: 2"),
         ({"greedy_growth": None}, "greedy_growth: None"),
         ({"error_limit": 0}, "error_limit: 0"),
+        ({"reward": "profit"}, "reward: 'profit'; legal: makespan, regret"),
         ({"reward_scale": 0}, "reward_scale: 0"),
         ({"learn_interval": 0}, "learn_interval: 0"),
         ({"learn_after": -1}, "learn_after: -1; legal: a whole number from 0"),

@@ -1,0 +1,216 @@
+"""The page of a run of real workers: measured against predicted, who did what and when, repaired images."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from amco_jax.report.figures import canvas, svg
+from amco_jax.report.tables import Cell, Table
+from amco_jax.results.files import replacing
+from amco_jax.results.saved import SavedRun, open_run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KIND = "fleet"
+PREDICTIONS = {
+    "simulated_s": ("simulator alone", "#0072B2", "o"),
+    "predicted_s": ("at decision, from the ledger", "#D55E00", "^"),
+}
+"""Columns of predictions, what they are, and how they are drawn"""
+_STATIONS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F")
+_SHEET = 12
+"""The number of repaired images on the page"""
+
+
+def is_fleet(directory: Path) -> bool:
+    """Whether a directory holds a finished run of real workers."""
+    return (directory / "requests.parquet").is_dir()
+
+
+def write_fleet_page(directory: Path, out: Path) -> Path:
+    """Write the page of a run as one self-contained HTML file, and return its path.
+
+    Raises:
+      InputError: the run is not finished or damaged, or `out` cannot be written.
+    """
+    run = open_run(directory, [KIND])
+    requests, images = run.table("requests.parquet"), run.table("images.parquet")
+    counted = requests.loc[~requests["rejected"] & ~requests["disturbed"]]
+    figures = {
+        "scatter": (scatter_figure(counted), "Requests, measured over predicted; on the line, both agree."),
+        "errors": (errors_figure(counted), "The share of requests with at most a relative error."),
+        "gantt": (
+            gantt_figure(images, run.manifest),
+            "The first episode: what each worker did, and what came back over the link of each base station. "
+            "Colours are the base stations of the requests.",
+        ),
+    }  # fmt: skip
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    page = environment.get_template("fleet.html.jinja").render(
+        title=f"AMCo-JAX: {directory.resolve().name}",
+        manifest=run.manifest,
+        facts=run.manifest["facts"],
+        answer=answer(requests, counted),
+        tables={
+            "Errors of the predictions": Markup(errors_table(counted).to_html()),
+            "Who served what": Markup(workers_table(images, run.manifest).to_html()),
+            "What failures cost": Markup(failures_table(requests).to_html()),
+        },
+        losses=run.manifest["losses"],
+        figures=[
+            {"svg": Markup(svg(figure, name)), "caption": caption}
+            for name, (figure, caption) in figures.items()
+        ],
+        sheet=_sheet(run, images),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(out / "fleet.html") as draft:
+        draft.write_text(page, encoding="utf-8")
+    return out / "fleet.html"
+
+
+def answer(requests: pd.DataFrame, counted: pd.DataFrame) -> str:
+    """How far predictions and measurements differ, in a sentence."""
+    if not len(counted):
+        return f"{len(requests)} requests, none of which was served undisturbed."
+    measured = np.asarray(counted["measured_s"], float)
+    parts = []
+    for column, (words, *_) in PREDICTIONS.items():
+        error = relative_errors(counted, column)
+        ratio = measured.mean() / np.asarray(counted[column], float).mean()
+        parts.append(f"{words} {ratio:.3f} (median error {100 * np.median(error):.1f} %)")
+    return (
+        f"{len(counted)} requests took {measured.mean():.3g} s on average. "
+        f"Measured over predicted: {'; '.join(parts)}."
+    )
+
+
+def relative_errors(counted: pd.DataFrame, column: str) -> np.ndarray:
+    """|measured / predicted - 1| of each request."""
+    return np.abs(np.asarray(counted["measured_s"], float) / np.asarray(counted[column], float) - 1)
+
+
+def errors_table(counted: pd.DataFrame) -> Table:
+    """Quantiles of the errors of each prediction, in percent."""
+    levels = (0.5, 0.75, 0.9, 0.95, 1.0)
+    rows = []
+    for column, (words, *_) in PREDICTIONS.items():
+        errors = relative_errors(counted, column)
+        found = np.quantile(errors, levels) if len(errors) else np.full(len(levels), np.nan)
+        rows.append([Cell(words), *(Cell(f"{100 * value:.1f} %", float(value)) for value in found)])
+    return Table(["prediction", "median", "75th percentile", "90th", "95th", "largest"], rows, texts=1)
+
+
+def workers_table(images: pd.DataFrame, manifest: dict[str, Any]) -> Table:
+    """What each worker did: images, time per image, overruns, share of the time that it was busy."""
+    speed = manifest["settings"]["speed"]
+    length = sum(np.max(np.asarray(one["ended"], float)) for _, one in images.groupby("episode"))
+    rows = []
+    for server, of in images.groupby("server"):
+        took = np.asarray(of["took_s"], float) * speed
+        # Images of one batch share its time.
+        alone = of.drop_duplicates(["episode", "received"])
+        busy = float(np.asarray(alone["took_s"], float).sum()) * speed / length
+        rows.append([
+            Cell(str(server)), Cell(", ".join(sorted(set(of["worker"])))), Cell(str(len(of)), len(of)),
+            Cell(f"{np.mean(took):.3g}", float(np.mean(took))),
+            Cell(f"{np.mean(np.asarray(of['target_s'], float)):.3g}"),
+            Cell(str(np.count_nonzero(of["overrun_s"] > 0))), Cell(f"{100 * busy:.0f} %", busy),
+        ])  # fmt: skip
+    titles = ["server", "worker", "images", "s per item", "by its table", "overruns", "busy"]
+    return Table(titles, rows, texts=2)
+
+
+def failures_table(requests: pd.DataFrame) -> Table:
+    """Requests that were disturbed by failures beside the others: how long they took, over the prediction."""
+    rows = []
+    served = requests.loc[~requests["rejected"]]
+    for words, of in (
+        ("undisturbed", served.loc[~served["disturbed"]]), ("disturbed", served.loc[served["disturbed"]])
+    ):  # fmt: skip
+        measured, predicted = (np.asarray(of[name], float) for name in ("measured_s", "predicted_s"))
+        mean = f"{measured.mean():.3g}" if len(of) else "–"
+        ratio = f"{measured.mean() / predicted.mean():.3f}" if len(of) else "–"
+        again = int(np.asarray(of["attempts"], int).sum() - len(of))
+        rows.append([Cell(words), Cell(str(len(of))), Cell(mean), Cell(ratio), Cell(str(again))])
+    return Table(["requests", "number", "mean, s", "measured / predicted", "decided again"], rows, texts=1)
+
+
+def scatter_figure(counted: pd.DataFrame) -> Figure:
+    """Measured over predicted time of each request, for both predictions."""
+    with canvas(5.0, 4.2) as figure:
+        axes = figure.add_subplot()
+        measured = np.asarray(counted["measured_s"], float)
+        for column, (words, colour, marker) in PREDICTIONS.items():
+            axes.scatter(counted[column], measured, s=14, color=colour, marker=marker, alpha=0.6, label=words)
+        limit = 1.05 * max([*measured, *counted["simulated_s"], *counted["predicted_s"]], default=1.0)
+        axes.plot([0, limit], [0, limit], color="#7F7F7F", linewidth=1)
+        axes.set(xlabel="predicted time [s]", ylabel="measured time [s]", xlim=(0, limit), ylim=(0, limit))
+        axes.legend()
+        return figure
+
+
+def errors_figure(counted: pd.DataFrame) -> Figure:
+    """The distribution of the relative errors of both predictions."""
+    with canvas(5.0, 4.2) as figure:
+        axes = figure.add_subplot()
+        for column, (words, colour, _) in PREDICTIONS.items():
+            errors = np.sort(relative_errors(counted, column))
+            shares = np.arange(1, len(errors) + 1) / max(len(errors), 1)
+            axes.step(100 * errors, shares, where="post", color=colour, label=words)
+        axes.set(xlabel="relative error [%]", ylabel="share of requests", ylim=(0, 1.02))
+        axes.set_xlim(left=0)
+        axes.legend()
+        return figure
+
+
+def gantt_figure(images: pd.DataFrame, manifest: dict[str, Any]) -> Figure:
+    """The items of each worker, and the results on each link, over the time of the first episode."""
+    speed, num_servers = manifest["settings"]["speed"], manifest["scenario"]["num_servers"]
+    with canvas(10.0, 0.3 * 2 * num_servers + 1.2) as figure:
+        axes = figure.add_subplot()
+        first = images.loc[images["episode"] == images["episode"].min()]
+        for row in first.to_dict("records"):
+            colour = _STATIONS[row["station"] % len(_STATIONS)]
+            length = row["took_s"] * speed
+            bars = [(row["server"], row["received"] - length, length)]
+            if row["server"] != row["station"]:
+                bars.append((num_servers + row["station"], row["received"], row["ended"] - row["received"]))
+            for place, start, width in bars:
+                axes.barh(
+                    place, width, left=start, height=0.7, color=colour, edgecolor="white", linewidth=0.3
+                )
+        servers = range(num_servers)
+        axes.set_yticks(
+            range(2 * num_servers), [f"worker {i}" for i in servers] + [f"link {b}" for b in servers]
+        )
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set(xlabel="time [s]")
+        return figure
+
+
+def _sheet(run: SavedRun, images: pd.DataFrame) -> Sequence[dict[str, str]]:
+    """Some repaired images, evenly chosen, as data that a page can hold."""
+    count = min(_SHEET, len(images))
+    chosen = np.unique(np.linspace(0, max(len(images) - 1, 0), count).astype(int))
+    found = []
+    for row in images.iloc[chosen].to_dict("records"):
+        data = base64.b64encode(run.content(row["file"])).decode()
+        caption = (
+            f"request {row['request']}, by {row['worker']}: {row['psnr_db']:.1f} dB, SSIM {row['ssim']:.2f}"
+        )
+        found.append({"source": f"data:image/png;base64,{data}", "caption": caption})
+    return found

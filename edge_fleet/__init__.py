@@ -1,0 +1,1 @@
+"""A fleet of real workers that repair real images, under the decisions of the simulator."""

@@ -1,0 +1,1 @@
+"""The command that `edge_fleet` adds to `amco-jax`."""

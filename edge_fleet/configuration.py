@@ -1,0 +1,110 @@
+"""The configuration of a fleet, which is the table `[fleet]` of a scenario's file."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from amco_jax.errors import InputError, check_choice, check_number, check_whole
+from amco_jax.results.files import text_of
+from amco_jax.scenario import Scenario
+from amco_jax.scenario.presets import PRESETS
+from edge_fleet.engines import EngineSettings
+from sd_repair.masks import MASKS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FleetSettings(EngineSettings):
+    """How workers run, and how the scheduler treats them.
+
+    Raises:
+      InputError: a field has the wrong type or is out of range.
+    """
+
+    pace: bool = True
+    """Whether a worker waits, after each repair, until the time that the scenario's latency tables give its
+    device is over; otherwise it is as fast as it is"""
+    links: bool = True
+    """Whether what goes to and from another server than the request's own takes the time of its link"""
+    speed: float = 1.0
+    """Seconds of the scenario per second of the run"""
+    steps: int = 0
+    """Denoising steps that engines take; 0 for those of the request, on which the pace depends in any case"""
+    size: int = 0
+    """Side of the images in pixels; 0 for the resolution of the scenario's service"""
+    images: str = ""
+    """A directory of images; by default, crops of scikit-image's photograph of an astronaut"""
+    masks: str = "thick"
+    """thin, thick or box, drawn from the seed"""
+    heartbeat: float = 0.5
+    """s between two signs of life of a worker"""
+    patience: float = 2.0
+    """s without a sign of life after which a worker counts as dead"""
+    late: float = 4.0
+    """How much longer than expected an item may take before it is given to another worker"""
+    restart: bool = True
+    """Whether workers on this machine that die are started again"""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("pace", "links", "restart"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name}: {getattr(self, name)!r}; legal: true or false")
+        check_number("speed", self.speed, 1e-3, 1e3)
+        check_whole("steps", self.steps, 0, 999)
+        if check_whole("size", self.size, 0, 2048) % 8 or 0 < self.size < 64:
+            raise InputError(f"size: {self.size}; legal: multiples of 8 from 64 to 2048, or 0")
+        check_choice("masks", self.masks, MASKS)
+        for name, low in (("heartbeat", 0.05), ("patience", 0.2), ("late", 1.0)):
+            check_number(name, getattr(self, name), low, 3600)
+        if not isinstance(self.images, str):
+            raise InputError(f"images: {self.images!r}; legal: a directory")
+
+    @property
+    def engine_settings(self) -> EngineSettings:
+        """What a worker needs of it."""
+        names = [field.name for field in dataclasses.fields(EngineSettings)]
+        return EngineSettings(**{name: getattr(self, name) for name in names})
+
+
+def load_settings(source: str, changes: Mapping[str, Any]) -> FleetSettings:
+    """The settings in a scenario's file, with some of them replaced; a preset has the defaults.
+
+    Args:
+      source: a preset or a TOML file, which has been read as a scenario before.
+
+    Raises:
+      InputError: there is no such setting, or a value is not legal.
+    """
+    table: dict[str, Any] = {}
+    if source not in PRESETS:
+        path = Path(source)
+        table = tomllib.loads(text_of(path.read_bytes())).get("fleet", {})
+        if not isinstance(table, dict):
+            raise InputError(f"fleet: {table!r}; legal: a table")
+        if isinstance(table.get("images"), str) and table["images"]:
+            table["images"] = str(path.parent / table["images"])
+    legal = [field.name for field in dataclasses.fields(FleetSettings)]
+    for name in (*table, *changes):
+        if name not in legal:
+            raise InputError(f"fleet: unknown field {name!r}; legal: {', '.join(legal)}")
+    return FleetSettings(**{**table, **changes})
+
+
+def in_fleet(scenario: Scenario) -> Scenario:
+    """The scenario as a fleet runs it, which is in continuous time.
+
+    Raises:
+      InputError: it has no image service, splits images, or loads models for each request.
+    """
+    service = scenario.service
+    if service is None:
+        raise InputError("service: none; legal for a fleet: an image service, as in the preset jetson-sd15")
+    if service.split != "whole":
+        raise InputError(f"service.split: {service.split}; legal for a fleet: whole")
+    if not service.resident:
+        raise InputError("service.resident: false; legal for a fleet: true, as workers keep their models")
+    return scenario.replace(timing="continuous", order="stations")

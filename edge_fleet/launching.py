@@ -1,0 +1,133 @@
+"""Where the workers of a run come from: this machine, addresses, or a Ray cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import select
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from amco_jax.errors import InputError
+from amco_jax.study.engines import connect_to_ray
+from edge_fleet.engines import EngineSettings
+from edge_fleet.security import Address, Keys, check_exposure, new_token, parse_address
+
+START_SECONDS = 180.0
+"""How long workers may take to load their model, s"""
+
+
+class Crew(NamedTuple):
+    """The workers of a run, in the order of the scenario's servers."""
+
+    addresses: list[Address]
+    keys: Keys | None
+
+
+@contextlib.contextmanager
+def local_workers(settings: EngineSettings, names: Sequence[str], restart: bool) -> Iterator[Crew]:
+    """Workers on this machine, which end with the block.
+
+    Raises:
+      InputError: the engine cannot be loaded.
+    """
+    token = new_token()
+    order = {
+        "engine": dataclasses.asdict(settings), "names": list(names), "token": token, "restart": restart
+    }  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edge_fleet.forked"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(json.dumps(order) + "\n")
+        process.stdin.flush()
+        ready, _, _ = select.select([process.stdout], [], [], START_SECONDS)
+        line = process.stdout.readline() if ready else ""
+        nothing = {"error": "workers: none has started; legal: see above"}
+        answer: dict[str, Any] = json.loads(line) if line else nothing
+        if "error" in answer:
+            raise InputError(answer["error"])
+        yield Crew([Address("127.0.0.1", port) for port, _ in answer["workers"]], Keys(token))
+    finally:
+        process.stdin.close()
+        process.wait()
+        process.stdout.close()
+
+
+def crew_at(addresses: Sequence[str], keys: Keys | None, num_servers: int) -> Crew:
+    """Workers that have been started elsewhere.
+
+    Raises:
+      InputError: an address is malformed, given twice or needs keys, or there are more or fewer than servers.
+    """
+    found = [parse_address(text) for text in addresses]
+    for address in found:
+        check_exposure(address, keys)
+    if len(set(found)) < len(found):
+        raise InputError("workers: an address is given twice; legal: each once")
+    if len(found) != num_servers:
+        raise InputError(f"workers: {len(found)}; legal: {num_servers}, one for each server")
+    return Crew(found, keys)
+
+
+@contextlib.contextmanager
+def ray_workers(
+    settings: EngineSettings, names: Sequence[str], address: str | None, keys: Keys
+) -> Iterator[Crew]:
+    """Workers on a Ray cluster: actors that start the same server, and tell its address.
+
+    Ray only launches them; images never pass through it.
+
+    Raises:
+      InputError: Ray is not installed, no cluster answers, or an actor cannot start its worker.
+    """
+    ray = connect_to_ray(address)
+    try:
+        # They mostly wait, and may be more than the cores; spread over the nodes.
+        actor = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(_Actor)
+        actors = [actor.remote(settings, name, keys) for name in names]
+        try:
+            places = ray.get([each.address.remote() for each in actors], timeout=START_SECONDS)
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise InputError(f"ray: a worker has not started: {reason}; legal: see above") from error
+        yield Crew([Address(*place) for place in places], keys)
+    finally:
+        ray.shutdown()
+
+
+class _Actor:
+    """A worker in a process of Ray."""
+
+    def __init__(self, settings: EngineSettings, name: str, keys: Keys):
+        import threading
+
+        import ray.util
+
+        from edge_fleet.engines import load_engine
+        from edge_fleet.worker import Worker, serve
+
+        engine, self._port = load_engine(settings), 0
+        host = ray.util.get_node_ip_address()
+        started = threading.Event()
+
+        def listening(port: int) -> None:
+            self._port = port
+            started.set()
+
+        async def run() -> None:
+            await serve(Worker(engine, name, settings.words), Address(host, 0), keys, listening)
+
+        self._host = host
+        threading.Thread(target=lambda: asyncio.run(run()), daemon=True).start()
+        started.wait(60)
+
+    def address(self) -> tuple[Any, int]:
+        """Where the worker listens."""
+        return self._host, self._port

@@ -1,0 +1,179 @@
+"""The workers as a scheduler sees them: sessions, signs of life, and the items that wait to be sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import heapq
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import numpy as np
+
+from amco_jax.errors import InputError
+from edge_fleet.client import CallError, Client
+from edge_fleet.wire import Message
+
+LANES = 2
+"""Items that a worker has at a time: one that it does, and one that it can go on with"""
+
+
+@dataclasses.dataclass(eq=False)
+class Item:
+    """Image batches of a request for one worker."""
+
+    name: str
+    """Which images of which request, so that sending it again repeats no work"""
+    episode: int
+    request: int
+    images: tuple[int, ...]
+    station: int
+    server: int
+    work: float
+    """Denoising steps with overheads"""
+    seconds: float
+    """Of the scenario, that the work takes the server by its latency table"""
+    attempt: int
+    ticket: int = 0
+    """Its place in the order of decisions"""
+    sent: float = 0.0
+
+    def __lt__(self, other: Item) -> bool:
+        return self.ticket < other.ticket
+
+
+class Member:
+    """A worker, from the scheduler's side.
+
+    `run` keeps a session with it for as long as it lives, and opens a new one when it comes back.
+    """
+
+    def __init__(self, index: int, client: Client, run: str, heartbeat: float, patience: float):
+        """A worker that has not been seen yet.
+
+        Args:
+          index: of its edge server.
+          run: the name of the run.
+          heartbeat, patience: s, see `FleetSettings`.
+        """
+        self.index, self._client, self._run = index, client, run
+        self._heartbeat, self._patience = heartbeat, patience
+        self._session, self._numbers = "", itertools.count()
+        self._queue: list[Item] = []
+        self._news = asyncio.Event()
+        self.report: dict[str, Any] = {}
+        self.trouble = "not seen yet"
+        """Why it is not alive"""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has a session."""
+        return bool(self._session)
+
+    @property
+    def name(self) -> str:
+        """Its own name, or its address."""
+        return str(self.report.get("name") or self._client.address)
+
+    def push(self, item: Item) -> None:
+        """Give it an item to do after all that were decided before."""
+        heapq.heappush(self._queue, item)
+        self._news.set()
+
+    async def run(
+        self,
+        came: Callable[[Member], None],
+        lost: Callable[[Member], None],
+        do: Callable[[Member, Item], Awaitable[None]],
+    ) -> None:
+        """Keep a session, and call `do` with its items, oldest first, forever.
+
+        Args:
+          came: called when a session has been opened.
+          lost: called when it has been lost; what waits to be sent is dropped.
+          do: sends an item; a `CallError` ends the session.
+
+        Raises:
+          InputError: the worker refuses this run for good.
+        """
+        while True:
+            await self._open()
+            came(self)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._beats())
+                    for _ in range(LANES):
+                        group.create_task(self._lane(do))
+            except* CallError as errors:
+                self.trouble = str(errors.exceptions[0])
+            self._session = ""
+            self._queue.clear()
+            lost(self)
+
+    async def repair(
+        self, item: Item, steps: int, pace: float, expected: float, seeds: list[int],
+        images: np.ndarray, masks: np.ndarray,
+    ) -> Message:  # fmt: skip
+        """Send an item, and wait for its result.
+
+        Args:
+          pace, expected: s of the run that it is to take, and within which the result is expected, apart from
+            the patience of the run.
+
+        Raises:
+          CallError: the worker has not returned it.
+        """
+        fields = {
+            "session": self._session, "number": next(self._numbers), "item": item.name, "steps": steps,
+            "seconds": pace, "seeds": seeds,
+        }  # fmt: skip
+        arrays = {"images": images, "masks": masks}
+        timeout = expected + self._patience
+        answer = await self._client.call("Repair", fields, arrays, timeout=timeout)
+        try:
+            if answer.text("item") != item.name:
+                raise InputError("item: another one")
+            if answer.array("repaired", "uint8", 4).shape != images.shape:
+                raise InputError("repaired: another shape")
+        except InputError as error:
+            raise CallError(grpc.StatusCode.DATA_LOSS, f"result: {error}") from error
+        return answer
+
+    async def leave(self) -> None:
+        """End the session, so that another run can have the worker at once."""
+        if self._session:
+            session, self._session = self._session, ""
+            with contextlib.suppress(CallError):  # the lease ends by itself
+                await self._client.call("Bye", {"session": session}, timeout=self._patience)
+        await self._client.close()
+
+    async def _open(self) -> None:
+        while True:
+            try:
+                answer = await self._client.call("Hello", {"run": self._run}, timeout=self._patience)
+                self._session, self._numbers = answer.text("session"), itertools.count()
+                self.report = dict(answer.fields)
+                return
+            except InputError as error:
+                self.trouble = str(error)
+            except CallError as error:
+                self.trouble = error.reason
+                if error.is_final and not self.report:
+                    raise InputError(f"worker {self._client.address}: {error.reason}") from error
+            await asyncio.sleep(self._heartbeat)
+
+    async def _beats(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat)
+            answer = await self._client.call("Beat", {"session": self._session}, timeout=self._patience)
+            self.report = dict(answer.fields)
+
+    async def _lane(self, do: Callable[[Member, Item], Awaitable[None]]) -> None:
+        while True:
+            while not self._queue:
+                self._news.clear()
+                await self._news.wait()
+            await do(self, heapq.heappop(self._queue))

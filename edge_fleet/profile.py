@@ -1,0 +1,119 @@
+"""Measuring all workers of a fleet at once, as a latency table with a device for each worker."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import platform
+import statistics
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from amco_jax.errors import InputError
+from amco_jax.scenario import Scenario
+from amco_jax.service.latency import VERSION
+from edge_fleet.client import CallError, Client
+from edge_fleet.configuration import FleetSettings
+from edge_fleet.launching import Crew
+from edge_fleet.pictures import Pictures
+from edge_fleet.wire import Message
+
+_PATIENCE = 600.0
+
+
+def profile_fleet(
+    scenario: Scenario, settings: FleetSettings, crew: Crew, *, steps: Sequence[int], repeats: int, side: int
+) -> list[dict[str, Any]]:
+    """The rows of a latency table, measured on all workers at the same time.
+
+    The time of an item is that between two results of a worker that always has another one to go on with, by
+    the clock of this process.
+
+    Raises:
+      InputError: a worker does not answer, or cannot repair.
+    """
+    pictures = Pictures(settings, side, 0)
+    return asyncio.run(_measure(scenario, settings, crew, pictures, steps, repeats))
+
+
+async def _measure(
+    scenario: Scenario,
+    settings: FleetSettings,
+    crew: Crew,
+    pictures: Pictures,
+    steps: Sequence[int],
+    repeats: int,
+) -> list[dict[str, Any]]:
+    clients = [Client(address, crew.keys) for address in crew.addresses]
+    try:
+        found = await asyncio.gather(
+            *(
+                _of_worker(i, client, scenario, settings, pictures, steps, repeats)
+                for i, client in enumerate(clients)
+            )
+        )
+    except CallError as error:
+        raise InputError(f"workers: {error.reason}; legal: workers that answer and can repair") from error
+    finally:
+        await asyncio.gather(*(client.close() for client in clients))
+    return [row for rows in found for row in rows]
+
+
+async def _of_worker(
+    index: int, client: Client, scenario: Scenario, settings: FleetSettings, pictures: Pictures,
+    steps: Sequence[int], repeats: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    service = scenario.service
+    assert service is not None
+    run = uuid.uuid4().hex
+    hello = await client.call("Hello", {"run": run}, timeout=_PATIENCE)
+    session, numbers = hello.text("session"), itertools.count()
+    capacity, overhead = scenario.capacities[index], service.overhead[index]
+    batches = [service.batch] if isinstance(service.batch, int) else [1, 2]
+    rows = []
+    for batch, each in itertools.product(batches, steps):
+        work = (each + overhead) * (1 if isinstance(service.batch, int) else batch)
+        pace = work / capacity / settings.speed if settings.pace else 0.0
+        chosen = [pictures.of(0, index, image) for image in range(batch)]
+        images, masks = (np.stack([getattr(p, name) for p in chosen]) for name in ("damaged", "mask"))
+
+        async def item(number: int) -> float:
+            fields = {
+                "session": session, "number": number, "item": f"{number}", "seeds": list(range(batch)),  # noqa: B023
+                "steps": settings.steps or each, "seconds": pace,  # noqa: B023
+            }  # fmt: skip
+            arrays = {"images": images, "masks": masks}  # noqa: B023
+            await client.call("Repair", fields, arrays, timeout=_PATIENCE)
+            return time.monotonic()
+
+        # Two at a time, as in a run; the first result has waited for nobody, and is left out.
+        pending, ends = [], []
+        for _ in range(repeats + 1):
+            pending.append(asyncio.ensure_future(item(next(numbers))))
+            if len(pending) == 2:
+                ends.append(await pending.pop(0))
+        ends += [await each for each in pending]
+        seconds = [(after - before) * settings.speed for before, after in itertools.pairwise(ends)]
+        of_items = _row(hello, service.resolution, settings, batch, each) | {"repeats": repeats}
+        found = {"p50": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
+        rows += [of_items | {"statistic": name, "value": value} for name, value in found.items()]
+    await client.call("Bye", {"session": session}, timeout=_PATIENCE)
+    return rows
+
+
+def _row(hello: Message, resolution: int, settings: FleetSettings, batch: int, steps: int) -> dict[str, Any]:
+    """What the rows of some items have in common, in the format of latency tables."""
+    weights = {"classical": "unstated", "tiny": "random"}.get(settings.engine, "trained")
+    software = f"{hello.text('engine')}; python {platform.python_version()}; {platform.system().lower()}"
+    paced = "paced" if settings.pace else "not paced"
+    return {
+        "format_version": VERSION, "row_kind": "measured", "device": hello.text("name"),
+        "model": settings.engine, "weights": weights,
+        "dtype": "unstated" if settings.dtype == "auto" else settings.dtype, "resolution": resolution,
+        "guided": "unstated", "software": software, "batch": batch, "steps": steps, "component": "total",
+        "quantity": "wall", "source": f"scripts/fleet.py profile, all workers at once, {paced}",
+    }  # fmt: skip

@@ -1,0 +1,157 @@
+"""The results of a run, all of them from its journal: rows of requests and of images, and a summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from amco_jax.stats import t_interval
+from edge_fleet.decisions import Arrival, Simulated
+from edge_fleet.pictures import Pictures
+from edge_fleet.scheduler import TIMES
+from sd_repair.quality import measure
+from sd_repair.reading import load_image
+
+PREDICTIONS = {"simulated": "simulator alone", "predicted": "at decision, from the ledger"}
+"""Columns of predictions, and what they are"""
+
+REQUEST_COLUMNS = [
+    "episode", "request", "slot", "station", "arrival_s", "size", "images", "measured_s", "simulated_s",
+    "predicted_s", "missed", "rejected", "servers", "simulated_servers", "attempts", "disturbed", "overruns",
+]  # fmt: skip
+IMAGE_COLUMNS = [
+    "episode", "request", "image", "station", "attempt", "server", "worker", "file", "sent", "received",
+    "ended", "target_s", *TIMES, "psnr_db", "ssim",
+]  # fmt: skip
+
+
+class Committed:
+    """What a journal holds of the results, and where each episode stopped."""
+
+    def __init__(self, records: Iterable[Mapping[str, Any]]):
+        """Read the records in order."""
+        self.results: dict[tuple[int, int, int], Mapping[str, Any]] = {}
+        self.decisions: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+        self.ended: dict[int, float] = {}
+        self.resumed: set[tuple[int, int]] = set()
+        self.losses: list[Mapping[str, Any]] = []
+        self.repeated = 0
+        for record in records:
+            kind, episode = record["kind"], record.get("episode", -1)
+            if kind == "start":
+                self._start(episode, record["time"])
+            elif kind == "decision":
+                self.decisions.setdefault((episode, record["request"]), []).append(record)
+                self._passed(episode, record["time"])
+            elif kind == "result":
+                key = episode, record["request"], record["image"]
+                self.repeated += key in self.results
+                self.results.setdefault(key, record)
+                self._passed(episode, record["ended"])
+            elif kind == "worker" and record["event"] == "down":
+                self.losses.append(record)
+
+    def images(self, episode: int, request: int) -> set[int]:
+        """The images of a request that are committed."""
+        return {image for e, r, image in self.results if (e, r) == (episode, request)}
+
+    def rejected(self, episode: int, request: int) -> bool:
+        """Whether the policy has rejected the request."""
+        decisions = self.decisions.get((episode, request))
+        return bool(decisions) and not any(decisions[0]["counts"])
+
+    def _start(self, episode: int, time: float) -> None:
+        if time > 0:
+            for (e, request), decisions in self.decisions.items():
+                asked = len(decisions[0]["images"])
+                if e == episode and len(self.images(episode, request)) < asked:
+                    self.resumed.add((e, request))
+
+    def _passed(self, episode: int, time: float) -> None:
+        self.ended[episode] = max(self.ended.get(episode, 0.0), time)
+
+
+def requests_table(
+    committed: Committed,
+    arrivals: Mapping[int, list[Arrival]],
+    simulated: Mapping[int, Simulated],
+    deadline: float,
+) -> pd.DataFrame:
+    """A row for each request: when it came, who served it, and both predictions beside what was measured.
+
+    `measured_s` is NaN for a rejected request, and `disturbed` is true if a worker was lost or the run
+    interrupted while it was served, which no prediction accounts for.
+    """
+    rows = []
+    for episode, came in arrivals.items():
+        for arrival, counts, alone in zip(
+            came, simulated[episode].counts, simulated[episode].finish, strict=True
+        ):
+            key = episode, arrival.request
+            decisions = committed.decisions.get(key, [])
+            results = [r for (e, q, _), r in committed.results.items() if (e, q) == key]
+            if not decisions:
+                continue
+            measured = max((r["ended"] for r in results), default=np.nan) - arrival.time
+            served = sum(np.array(each["counts"]) for each in decisions)
+            rows.append({
+                "episode": episode, "request": arrival.request, "slot": arrival.slot,
+                "station": arrival.station, "arrival_s": arrival.time, "size": arrival.size,
+                "images": len(decisions[0]["images"]), "measured_s": measured,
+                "simulated_s": float(alone), "predicted_s": decisions[0]["predicted"],
+                "missed": not measured <= deadline, "rejected": not results,
+                "servers": np.flatnonzero(served).tolist(),
+                "simulated_servers": np.flatnonzero(counts).tolist(),
+                "attempts": len(decisions), "disturbed": len(decisions) > 1 or key in committed.resumed,
+                "overruns": sum(r["overrun_s"] > 0 for r in results),
+            })  # fmt: skip
+    return pd.DataFrame(rows, columns=REQUEST_COLUMNS)
+
+
+def images_table(committed: Committed, pictures: Pictures, out: Path) -> pd.DataFrame:
+    """A row for each image: its request, its worker, its times, and its quality over the hole."""
+    rows, known = [], {}
+    for (episode, request, image), record in sorted(committed.results.items()):
+        picture = pictures.of(episode, request, image)
+        repaired = load_image(out / record["file"]).pixels
+        key = repaired.tobytes(), picture.mask.tobytes()
+        if key not in known:
+            known[key] = measure(picture.truth, repaired, picture.mask)
+        kept = {name: value for name, value in record.items() if name != "kind"}
+        rows.append(kept | {"psnr_db": known[key].psnr, "ssim": known[key].ssim})
+    return pd.DataFrame(rows, columns=IMAGE_COLUMNS)
+
+
+def summary_table(requests: pd.DataFrame) -> pd.DataFrame:
+    """How far the predictions are from what was measured, with 95 % intervals over the episodes.
+
+    Requests of an episode wait for one another, so that only episodes count as independent; a single one
+    gives no interval. Rejected and disturbed requests are left out.
+    """
+    rows = []
+    counted = requests.loc[~requests["rejected"] & ~requests["disturbed"]]
+    for name, words in PREDICTIONS.items():
+        by_episode = []
+        for _, one in counted.groupby("episode"):
+            predicted, measured = np.asarray(one[f"{name}_s"]), np.asarray(one["measured_s"])
+            error = np.abs(measured / predicted - 1)
+            by_episode.append(
+                [measured.mean() / predicted.mean(), *(np.quantile(error, level) for level in (0.5, 0.95))]
+            )
+        values = np.array(by_episode).reshape(-1, 3)
+        for number, measure_name in enumerate(("mean_ratio", "median_error", "p95_error")):
+            found = values[:, number]
+            low = high = np.nan
+            if len(found) > 1:
+                interval = t_interval(found)
+                low, high = float(interval.low), float(interval.high)
+            rows.append({
+                "prediction": words, "measure": measure_name,
+                "estimate": float(found.mean()) if len(found) else np.nan, "low": low, "high": high,
+                "episodes": len(found), "requests": len(counted),
+            })  # fmt: skip
+    return pd.DataFrame(rows)

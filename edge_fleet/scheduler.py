@@ -1,0 +1,349 @@
+"""The scheduler: it decides requests as they arrive, has their images repaired, and keeps every result once.
+
+A request is decided from the ledger of what the workers have not acknowledged yet. If a worker is lost, the
+images that it had are decided again, among the workers that are alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from amco_jax.errors import InputError
+from edge_fleet.client import Client
+from edge_fleet.clock import Clock
+from edge_fleet.configuration import FleetSettings
+from edge_fleet.decisions import Arrival, Choice, Decider, SlotKnowledge
+from edge_fleet.journal import Journal
+from edge_fleet.launching import Crew
+from edge_fleet.ledger import Ledger
+from edge_fleet.links import Links
+from edge_fleet.members import Item, Member
+from edge_fleet.pictures import Pictures
+from edge_fleet.wire import Message
+from sd_repair.images import save_image
+
+IMAGES = "images"
+TIMES = ("waited_s", "took_s", "computed_s", "overrun_s")
+"""What a worker tells of an item, in s of the run"""
+MAX_ATTEMPTS = 20
+"""Decisions of the same images, after which something else than a worker must be wrong"""
+
+
+@dataclasses.dataclass(eq=False)
+class Request:
+    """A request in progress."""
+
+    arrival: Arrival
+    missing: set[int]
+    """Images without a committed result"""
+    claimed: set[int]
+    """Images with a result, committed or about to be"""
+    finished: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+
+    @classmethod
+    def of(cls, arrival: Arrival, images: int, committed: set[int]) -> Request:
+        """A request of some images, of which some are on disk already."""
+        return cls(arrival, set(range(images)) - committed, set(committed))
+
+
+class Scheduler:
+    """One run of a fleet."""
+
+    def __init__(
+        self,
+        decider: Decider,
+        settings: FleetSettings,
+        crew: Crew,
+        pictures: Pictures,
+        out: Path,
+        journal: Journal,
+        run: str,
+        seed: int,
+    ):
+        """Prepare the run; nothing is sent before `open`.
+
+        Args:
+          crew: one worker for each edge server.
+          out: directory of the results.
+          run: the name of the run, the same after it has been resumed.
+        """
+        scenario = decider.scenario
+        assert scenario.service is not None
+        self._decider, self._settings, self._pictures = decider, settings, pictures
+        self._out, self._journal, self._seed = out, journal, seed
+        self._capacity = scenario.capacities
+        batch = scenario.service.batch
+        self._batch = batch if isinstance(batch, int) else 0
+        self._members = [
+            Member(i, Client(address, crew.keys), run, settings.heartbeat, settings.patience)
+            for i, address in enumerate(crew.addresses)
+        ]
+        self._someone = asyncio.Event()
+        self._tickets = itertools.count()
+        self._committed = 0
+        self._episode = -1
+        self._requests: dict[int, Request] = {}
+        self._items: dict[str, Item] = {}
+        self._restart_clock(0.0)
+
+    @property
+    def members(self) -> list[Member]:
+        """The workers."""
+        return self._members
+
+    @property
+    def committed(self) -> int:
+        """The number of images whose result is on disk, of this process."""
+        return self._committed
+
+    def backlog(self) -> np.ndarray:
+        """`[num_servers]`, s of work that each worker has now."""
+        return self._ledger.backlog(self._clock.now()) / self._capacity
+
+    async def run(self, episodes: Iterable[tuple[int, Iterable[Request], float]], patience: float) -> None:
+        """Run episodes one after another, each from a time on.
+
+        Args:
+          episodes: number, requests that are not complete, and the time at which the episode continues.
+          patience: s for which to wait for all workers at the beginning.
+
+        Raises:
+          InputError: a worker does not answer, or refuses the run.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                keeping = [
+                    group.create_task(each.run(self._came, self._lost, self._do)) for each in self._members
+                ]
+                await self._all_here(patience)
+                for number, requests, offset in episodes:
+                    await self._play(number, list(requests), offset)
+                for task in keeping:
+                    task.cancel()
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from None
+        finally:
+            await asyncio.gather(*(member.leave() for member in self._members))
+
+    async def _all_here(self, patience: float) -> None:
+        for _ in range(round(patience / 0.05)):
+            if all(member.alive for member in self._members):
+                return
+            await asyncio.sleep(0.05)
+        absent = [member for member in self._members if not member.alive]
+        named = ", ".join(f"{member.name} ({member.trouble})" for member in absent)
+        raise InputError(f"workers: no answer from {named}; legal: workers that are running")
+
+    def _restart_clock(self, offset: float) -> None:
+        scenario, settings = self._decider.scenario, self._settings
+        self._clock = Clock(settings.speed, offset)
+        self._ledger = Ledger(self._capacity)
+        self._links = Links(self._clock, scenario.link_rates)
+        self._known = SlotKnowledge(scenario)
+
+    async def _play(self, episode: int, requests: list[Request], offset: float) -> None:
+        """Run one episode, and wait for all its results."""
+        self._requests = {request.arrival.request: request for request in requests}
+        self._items, self._episode = {}, episode
+        await self._write({"kind": "start", "episode": episode, "time": offset})
+        self._restart_clock(offset)
+        slot, slot_seconds = 0, self._decider.scenario.slot_duration
+        for request in sorted(requests, key=lambda request: request.arrival.request):
+            while slot < request.arrival.slot:
+                slot += 1
+                await self._clock.sleep_until(slot * slot_seconds)
+                self._known.begin(self._ledger.backlog(self._clock.now()))
+            await self._clock.sleep_until(request.arrival.time)
+            self._known.add(request.arrival)
+            await self._assign(request, sorted(request.missing), 0)
+        for request in requests:
+            await request.finished.wait()
+
+    async def _assign(self, request: Request, images: list[int], attempt: int) -> None:
+        """Decide images of a request, and have them sent."""
+        if attempt >= MAX_ATTEMPTS:
+            trouble = "; ".join(member.trouble for member in self._members)
+            raise InputError(
+                f"request {request.arrival.request}: not repaired in {attempt} attempts ({trouble}); "
+                "legal: workers that can repair it"
+            )
+        while not any(member.alive for member in self._members):
+            self._someone.clear()
+            await self._someone.wait()
+        now = self._clock.now()
+        choice = self._choose(request, len(images), now)
+        counts = choice.counts
+        if not counts.any() and attempt:
+            counts = np.eye(len(counts), dtype=int)[self._quickest(now)] * self._batches(len(images))
+        record = {
+            "kind": "decision", "episode": self._episode, "request": request.arrival.request,
+            "attempt": attempt, "time": now, "arrival": request.arrival.time, "images": images,
+            "counts": counts.tolist(), "predicted": choice.finish,
+            "alive": [member.alive for member in self._members],
+        }  # fmt: skip
+        for item, then in self._cut(request, images, counts, choice, attempt):
+            self._items[item.name] = item
+            self._ledger.add(item.server, item.name, item.work)
+            if then <= now:
+                self._members[item.server].push(item)
+            else:
+                self._group.create_task(self._send_at(item, then))
+        # Not awaited: the next request must not wait for a disk.
+        self._group.create_task(self._write(record))
+        if not counts.any():  # the policy has rejected it
+            request.missing.clear()
+            request.finished.set()
+
+    def _choose(self, request: Request, images: int, now: float) -> Choice:
+        arrival = request.arrival
+        size = self._batches(images)
+        rest = arrival._replace(size=size, work=arrival.work * size / arrival.size)
+        alive = np.array([member.alive for member in self._members])
+        situation = self._known.situation(
+            rest, self._ledger.backlog(now), self._links.backlog(now), alive
+        )  # fmt: skip
+        return self._decider.decide(self._seed, self._episode, situation)
+
+    def _batches(self, images: int) -> int:
+        """The size of a request in the unit of the model."""
+        return -(-images // self._batch) if self._batch else images
+
+    def _quickest(self, now: float) -> int:
+        """The living worker with the shortest queue."""
+        waits = self._ledger.backlog(now) / self._capacity
+        alive = np.array([member.alive for member in self._members])
+        return int(np.argmin(np.where(alive, waits, np.inf)))
+
+    def _cut(
+        self, request: Request, images: list[int], counts: np.ndarray, choice: Choice, attempt: int
+    ) -> list[tuple[Item, float]]:
+        """The items of a decision, and when each has been sent over its link."""
+        left, items = iter(images), []
+        arrival, service = request.arrival, self._decider.scenario.service
+        assert service is not None
+        for server in _turns(counts) if self._batch else np.flatnonzero(counts):
+            number = self._batch or counts[server]
+            these = tuple(itertools.islice(left, int(number)))
+            work = float(choice.placed[server]) / (counts[server] if self._batch else 1)
+            if choice.counts[server] == 0:  # not the policy's own choice
+                work = arrival.work / arrival.size * (1 if self._batch else len(these))
+            item = Item(
+                _name(self._episode, arrival.request, these), self._episode, arrival.request, these,
+                arrival.station, int(server), work, work / float(self._capacity[server]), attempt,
+                next(self._tickets),
+            )  # fmt: skip
+            mbit = service.input_mbit * len(these) if self._settings.links else 0.0
+            then = self._links.reserve(arrival.station, int(server), mbit) if mbit else 0.0
+            items.append((item, then))
+        return items
+
+    async def _send_at(self, item: Item, then: float) -> None:
+        await self._clock.sleep_until(then)
+        if item.name in self._ledger.items(item.server):  # else its worker was lost meanwhile
+            self._members[item.server].push(item)
+
+    async def _do(self, member: Member, item: Item) -> None:
+        """Send an item, and take its result."""
+        settings, speed = self._settings, self._settings.speed
+        item.sent = self._clock.now()
+        self._ledger.sent(member.index, item.name, item.sent)
+        pictures = [self._pictures.of(item.episode, item.request, image) for image in item.images]
+        arrival = self._requests[item.request].arrival
+        asked = max(round(arrival.work / arrival.size), 1)
+        seeds = [self._seed + image for image in item.images]
+        ahead = self.backlog()[member.index] / speed
+        answer = await member.repair(
+            item, settings.steps or asked, item.seconds / speed if settings.pace else 0.0,
+            settings.late * max(item.seconds / speed, ahead), seeds,
+            np.stack([picture.damaged for picture in pictures]),
+            np.stack([picture.mask for picture in pictures]),
+        )  # fmt: skip
+        received = self._clock.now()
+        self._ledger.done(member.index, item.name, received)
+        self._items.pop(item.name, None)
+        self._group.create_task(self._receive(member, item, answer, received))
+
+    async def _receive(self, member: Member, item: Item, answer: Message, received: float) -> None:
+        """Bring a result back over its link, and commit what of it is new."""
+        service, request = self._decider.scenario.service, self._requests[item.request]
+        assert service is not None
+        if self._settings.links:
+            mbit = service.result_mbit * len(item.images)
+            await self._links.transfer(item.station, item.server, mbit)
+        ended = self._clock.now()
+        for image, repaired in zip(item.images, answer.array("repaired", "uint8", 4), strict=True):
+            if image in request.claimed:
+                continue
+            request.claimed.add(image)
+            name = f"{IMAGES}/e{item.episode}-r{item.request:04}-k{image}.png"
+            await asyncio.to_thread(save_image, self._out / name, repaired)
+            await self._write({
+                "kind": "result", "episode": item.episode, "request": item.request, "image": image,
+                "station": item.station,
+                "attempt": item.attempt, "server": item.server, "worker": member.name, "file": name,
+                "sent": item.sent, "received": received, "ended": ended, "target_s": item.seconds,
+                **{each: answer.number(each, 0, 1e9) for each in TIMES},
+            })  # fmt: skip
+            request.missing.discard(image)
+            self._committed += 1
+        if not request.missing:
+            request.finished.set()
+
+    def _came(self, member: Member) -> None:
+        self._someone.set()
+        self._tell(member, "up", "")
+
+    def _lost(self, member: Member) -> None:
+        """Decide again what a lost worker had."""
+        self._tell(member, "down", member.trouble)
+        lost: dict[int, list[Item]] = {}
+        for name in self._ledger.drop(member.index):
+            item = self._items.pop(name)
+            lost.setdefault(item.request, []).append(item)
+        for number, items in lost.items():
+            request = self._requests[number]
+            images = sorted({image for item in items for image in item.images} - request.claimed)
+            attempt = max(item.attempt for item in items) + 1
+            if images:
+                self._group.create_task(self._assign(request, images, attempt))
+
+    def _tell(self, member: Member, event: str, why: str) -> None:
+        record = {
+            "kind": "worker", "server": member.index, "worker": member.name, "event": event, "why": why,
+            "episode": self._episode, "time": self._clock.now(),
+        }  # fmt: skip
+        self._group.create_task(self._write(record))
+
+    async def _write(self, record: dict[str, Any]) -> None:
+        await asyncio.to_thread(self._journal.write, record)
+
+
+def _turns(counts: np.ndarray) -> list[int]:
+    """The servers of a request's items, taking turns, so that all of them can begin early."""
+    return [int(i) for k in range(max(counts, default=0)) for i in np.flatnonzero(counts > k)]
+
+
+def _name(episode: int, request: int, images: tuple[int, ...]) -> str:
+    """The name of an item, which says all that it consists of."""
+    listed = ".".join(map(str, images))
+    if len(listed) > 40:
+        listed = hashlib.sha256(listed.encode()).hexdigest()[:16]
+    return f"e{episode}-r{request}-{listed}"
+
+
+def _first(errors: BaseExceptionGroup) -> BaseException:
+    """The first bad input in a group of errors, or else the first error."""
+    found = errors.subgroup(InputError)
+    first: BaseException = errors if found is None else found
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first

@@ -1,0 +1,188 @@
+"""The command: runs that are killed and resumed, workers of their own, profiles, and bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.paths import ROOT
+
+from amco_jax.commands import start
+from amco_jax.results.saved import open_run
+from amco_jax.service.latency import find_service, read_table
+from edge_fleet.journal import FILE, read_journal
+from edge_fleet.results import Committed
+
+SMALL = [
+    "--fleet",
+    "size=64",
+    "speed=30",
+    "patience=10",
+    "--set",
+    "num_slots=2",
+    "num_tasks=3",
+    "arrival_prob=0.7",
+]
+
+
+def fleet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object):
+    """Run the command in this process, and return its exit code, stdout and stderr."""
+    monkeypatch.setattr(sys, "argv", ["fleet.py", *map(str, words)])
+    code = 0
+    try:
+        start("edge_fleet.commands.fleet")
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def process(*words: object) -> subprocess.Popen[str]:
+    line = [sys.executable, str(ROOT / "scripts" / "fleet.py"), *map(str, words)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+    )
+
+
+def test_a_killed_run_is_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "run"
+    words = ["run", *SMALL, "--seed", "3", "--out", out]
+    killed = process(*words, "--quiet")
+    deadline = time.monotonic() + 300
+    while not (out / FILE).exists() or '"kind":"result"' not in (out / FILE).read_text():
+        assert killed.poll() is None, killed.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(random.Random(0).uniform(0, 0.3))
+    killed.kill()
+    killed.communicate()
+    before = Committed(read_journal(out))
+    assert before.results
+
+    code, _, error = fleet(capsys, monkeypatch, *words)
+    assert (code, error) == (
+        2,
+        f"error: out: {out} holds an unfinished fleet; legal: --resume, --overwrite\n",
+    )
+    code, _, error = fleet(capsys, monkeypatch, *words, "--resume", "--seed", "4")
+    assert code == 2
+    assert "another plan" in error
+    code, shown, error = fleet(capsys, monkeypatch, *words, "--resume")
+    assert code == 0, error
+    assert "simulator alone" in shown
+
+    saved = open_run(out, ["fleet"])
+    requests, images = saved.table("requests.parquet"), saved.table("images.parquet")
+    after = Committed(read_journal(out))
+    assert before.results.items() <= after.results.items()
+    assert after.repeated == 0
+    asked = zip(requests["request"], requests["images"], strict=True)
+    wanted = [(request, image) for request, count in asked for image in range(count)]
+    assert sorted(zip(images["request"], images["image"], strict=True)) == sorted(wanted)
+    begun = {request: len(decisions[0]["images"]) for (_, request), decisions in before.decisions.items()}
+    cut = {request for request, count in begun.items() if len(before.images(0, request)) < count}
+    assert set(requests.loc[requests["disturbed"], "request"]) == cut
+    assert np.all(requests["measured_s"] > 0)
+    assert np.all(np.isfinite(images[["psnr_db", "ssim"]]))
+    assert saved.manifest["facts"]["images"] == len(images) == len(list((out / "images").glob("*.png")))
+    assert set(pd.read_csv(out / "summary.csv")["measure"]) == {"mean_ratio", "median_error", "p95_error"}
+
+    monkeypatch.setattr(sys, "argv", ["report.py", str(out)])
+    start("amco_jax.commands.report")
+    page = Path(capsys.readouterr().out.strip()).read_text()
+    assert page.count("data:image/png;base64,") == min(12, len(images))
+    assert page.count("<svg") == 3
+    assert f"{len(requests)} requests, {len(images)} images, {len(cut)} requests disturbed" in " ".join(
+        page.split()
+    )
+
+
+def test_a_worker_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    assert fleet(capsys, monkeypatch, "keys", tmp_path / "keys")[0] == 0
+    keys = ["--keys", tmp_path / "keys"]
+    worker = process("worker", "--listen", "127.0.0.1:0", "--name", "mine", *keys)
+    try:
+        assert worker.stdout is not None
+        line = worker.stdout.readline()
+        assert line.startswith("mine listens on 127.0.0.1:"), worker.communicate()
+        address = line.split()[-1]
+        _, shown, _ = fleet(capsys, monkeypatch, "status", "--workers", address, *keys)
+        assert "mine" in shown
+        assert "idle" in shown
+        _, shown, _ = fleet(capsys, monkeypatch, "status", "--workers", address)
+        assert f"{address}: no answer: " in shown
+        worker.send_signal(signal.SIGTERM)
+        _, error = worker.communicate(timeout=60)
+        assert (worker.returncode, error) == (128 + signal.SIGTERM, "interrupted\n")
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def test_a_profile_is_a_latency_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    table = tmp_path / "fleet.csv"
+    words = ["--fleet", "size=64", "speed=30", "--steps", 5, 20, "--repeats", 2, "--out", table]
+    code, shown, error = fleet(capsys, monkeypatch, "profile", *words)
+    assert code == 0, error
+    assert f'tables = ["{table}"]' in shown
+    for number, seconds in enumerate([3.0, 3.0, 3.0, 20.0, 20.0]):  # of 20 steps, in the table of the preset
+        service = find_service(read_table(table), device=f"worker {number}")
+        assert service.fits[1].seconds(20) > 0.9 * seconds
+    scenario = tmp_path / "mine.toml"
+    devices = json.dumps([f"worker {number}" for number in range(5)])
+    scenario.write_text(f'preset = "jetson-sd15"\n[service]\ndevices = {devices}\ntables = ["fleet.csv"]\n')
+    from amco_jax import load_scenario
+
+    assert load_scenario(scenario).capacities[3] < load_scenario(scenario).capacities[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "reasons"),
+    [
+        (["run", "--scenario", "default"], ["service: none", "jetson-sd15"]),
+        (["run", "--fleet", "speed=0"], ["speed: 0", "0.001"]),
+        (["run", "--fleet", "spead=2"], ["unknown field 'spead'", "speed"]),
+        (["run", "--fleet", "images=nowhere"], ["images: nowhere", "directory"]),
+        (["run", "--method", "amcoedge"], ["amcoedge is trained", "--agents"]),
+        (["run", "--workers", "127.0.0.1:1"], ["workers: 1", "legal: 5"]),
+        (["run", "--workers", "10.0.0.1:1"], ["10.0.0.1:1", "--keys"]),
+        (["run", "--ray", "auto"], ["ray", "--keys"]),
+        (["run", "--episodes", "0"], ["episodes: 0"]),
+        (["worker", "--listen", "0.0.0.0:0"], ["0.0.0.0:0", "--keys"]),
+        (["worker", "--engine", "magic"], ["engine: 'magic'", "tiny"]),
+        (["worker", "--keys", "nowhere"], ["keys: nowhere", "fleet.py keys"]),
+        (["status", "--workers", "nowhere"], ["address: 'nowhere'", "host:port"]),
+        (["profile", "--out", "x.txt"], ["out: x.txt", ".csv"]),
+    ],
+    ids=lambda value: "-".join(value)[:40],
+)
+def test_bad_input_is_refused_in_one_line(
+    words: list[str], reasons: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    out = ["--out", str(tmp_path / "out")] if words[0] == "run" else []
+    if "--workers" in words and words[0] == "run":
+        out += ["--set", "num_slots=1", "num_tasks=1", "arrival_prob=1"]
+    code, shown, error = fleet(capsys, monkeypatch, *words, *out)
+    assert (code, shown) == (2, ""), error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    for reason in reasons:
+        assert reason in error

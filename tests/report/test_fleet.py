@@ -1,0 +1,45 @@
+"""The tables of the page of real workers; the command's test writes a whole page."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from amco_jax.report.fleet import answer, errors_table, failures_table, workers_table
+
+REQUESTS = pd.DataFrame({
+    "measured_s": [2.0, 3.0, 5.0, 30.0], "simulated_s": [1.0, 3.0, 4.0, 5.0],
+    "predicted_s": [2.0, 3.0, 4.0, 5.0], "rejected": False, "disturbed": [False, False, False, True],
+    "attempts": [1, 1, 1, 3],
+})  # fmt: skip
+COUNTED = REQUESTS.loc[~REQUESTS["disturbed"]]
+
+
+def test_errors_are_relative_to_the_prediction():
+    (alone, decided) = errors_table(COUNTED).rows
+    # Of 2/1, 3/3 and 5/4, and of 2/2, 3/3 and 5/4.
+    assert [cell.text for cell in alone[1:]] == ["25.0 %", "62.5 %", "85.0 %", "92.5 %", "100.0 %"]
+    assert [cell.value for cell in decided[1:]] == pytest.approx([0, 0.125, 0.2, 0.225, 0.25])
+    words = answer(REQUESTS, COUNTED)
+    assert "3 requests took 3.33 s" in words
+    assert "simulator alone 1.250 (median error 25.0 %)" in words
+    assert "from the ledger 1.111 (median error 0.0 %)" in words
+
+
+def test_failures_are_told_apart():
+    undisturbed, disturbed = ([cell.text for cell in row] for row in failures_table(REQUESTS).rows)
+    assert undisturbed == ["undisturbed", "3", "3.33", "1.111", "0"]
+    assert disturbed == ["disturbed", "1", "30", "6.000", "2"]
+    assert [cell.text for cell in failures_table(COUNTED).rows[1]] == ["disturbed", "0", "–", "–", "0"]
+
+
+def test_a_batch_keeps_its_worker_busy_once():
+    images = pd.DataFrame({
+        "episode": 0, "server": [0, 0, 1], "worker": ["a", "a", "b"], "received": [10.0, 10.0, 20.0],
+        "ended": [10.0, 10.0, 20.0], "took_s": [0.5, 0.5, 0.2], "target_s": [5.0, 5.0, 2.0],
+        "overrun_s": [0.0, 0.0, 0.1],
+    })  # fmt: skip
+    rows = workers_table(images, {"settings": {"speed": 10.0}}).rows
+    assert [[cell.text for cell in row] for row in rows] == [
+        ["0", "a", "2", "5", "5", "0", "25 %"], ["1", "b", "1", "2", "2", "1", "10 %"]
+    ]  # fmt: skip
