@@ -54,6 +54,8 @@ from .scenario.presets import PRESETS as PRESETS
 from .scenario.presets import load_scenario as load_scenario
 from .study.base import Study as Study
 from .study.base import StudyResult as StudyResult
+from .study.bound import Bound as Bound
+from .study.bound import bound as bound
 from .study.compare import Comparison as Comparison
 from .study.differentiate import ShadowPrices as ShadowPrices
 from .study.differentiate import shadow_prices as shadow_prices

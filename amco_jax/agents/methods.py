@@ -21,6 +21,7 @@ from amco_jax.agents.policy import Policy, per_task
 from amco_jax.agents.ppo import PPO
 from amco_jax.agents.pricing import PRICED, PriceLearner
 from amco_jax.agents.qlearning import QLearning, QSettings
+from amco_jax.agents.reference import PLANNED, UNDECIDED
 from amco_jax.alloc import ALLOCATORS, Allocator, cwa, waterfill
 from amco_jax.env import CONSERVING, UNIFIED, Physics
 from amco_jax.errors import InputError, check_choice, check_list
@@ -42,6 +43,15 @@ PUBLISHED_PHYSICS: dict[str, Physics] = {
 
 PHYSICS = ("unified", "published", "conserving")
 
+BOUND = "bound"
+"""The name of the lower bound on all methods"""
+
+PLANNER = "planner"
+"""The name of the clairvoyant planner"""
+
+REFERENCES = (BOUND, PLANNER)
+"""What no one could use in operation, and reports therefore never call best"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -60,6 +70,8 @@ class Method:
     """The physics row of the `published` variant, that of the method's published code"""
     max_servers: int | None = None
     """The largest fleet that the policy can handle; None for any"""
+    is_bound: bool = False
+    """Whether it is a lower bound on all methods, of which studies have `study.bound` compute the rows"""
     training: BaseLearner | None = dataclasses.field(default=None, compare=False)
     """The learner and its settings; None for rules. It is not compared, because the policy contains all of it
     that affects the program: methods that differ only in traced settings share a compiled program."""
@@ -89,6 +101,11 @@ class Method:
         if self.training is None:
             raise InputError(f"method: {self.name} is a rule; legal: {', '.join(TRAINED)}")
         return self.training
+
+    def check_decides(self) -> None:
+        """Raise InputError if it is a lower bound, which decides nothing."""
+        if self.is_bound:
+            raise InputError(f"method: {self.name} is a lower bound and decides nothing; legal: in a sweep")
 
     def with_settings(self, **changes: Any) -> Method:
         """The method with some settings of its learner changed.
@@ -209,6 +226,8 @@ METHODS: dict[str, Method] = {
         Method("ppo-sets", training=PPO()),
         Method("amco-priced-trained", allocator=waterfill, training=PriceLearner()),
         Method("amco-priced", PRICED, waterfill),
+        Method(BOUND, UNDECIDED, is_bound=True),
+        Method(PLANNER, PLANNED, waterfill),
         Method("randcoedge", per_task(rules.random_pair), published=_RAND),
         Method("local", per_task(rules.local_only)),
         Method("all-servers", per_task(rules.all_servers)),

@@ -69,7 +69,8 @@ class TaskView:
     """`[num_servers]`, the number of tasks that the slot is still expected to bring to each base station
     after this one; 0 in the first slot, and with continuous timing; None unless the policy sees the load"""
     agent: Any = None
-    """The trained agents, a pytree; None for rules"""
+    """The trained agents, a pytree, or what they hold for this position (`Policy.by_position`); None for
+    rules"""
     t: Any = None
     """Index of the slot, from 0"""
     arrived: Any = None
@@ -122,6 +123,9 @@ class Policy:
     """Whether it takes a `SlotView` rather than a `TaskView`"""
     sees_load: bool = False
     """Whether its `TaskView` tells what has `arrived` in earlier slots, and what is `coming`"""
+    by_position: bool = False
+    """Whether agents have leaves `[num_slots, num_servers, max_tasks, ...]`, of which a `TaskView` has what
+    belongs to its slot, base station and position"""
 
     def __post_init__(self):
         object.__setattr__(self, "function", hashable("policy", self.function))

@@ -130,6 +130,8 @@ def rollout(
     def slot(now, i):
         t = first + i
         key_t, planned, arrived = fold_in(key, t), None, now.arrived
+        if method.policy.by_position:
+            planned = jax.tree.map(lambda leaf: leaf[t], agent)
         if method.policy.sees_slot or method.policy.sees_load:
             tasks = tasks_of_slot(params, workload, t, shape.num_servers)
             if method.policy.sees_slot:

@@ -6,6 +6,7 @@ docs/gradients.md says where this is the derivative of the mean, and where it is
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -96,6 +97,38 @@ def gradient(
     return Gradient(value, weight, of_params, *(of_load or (None, None)))
 
 
+def planned_prices(
+    shape: Shape,
+    params: Params,
+    physics: Physics,
+    *,
+    method: Method,
+    workload: Workload,
+    key: Key,
+    plan: Any,
+) -> tuple[Float[Array, ""], Any]:
+    """The summed makespan of an episode under a plan, and the shadow prices along it, in the form of a plan.
+
+    Args:
+      method: a method whose policy is `by_position`, static.
+      plan: what its agents hold: prices of work and of delay by position.
+    """
+    fixed = held_fixed(method.policy)
+    policy = dataclasses.replace(
+        fixed, function=lambda view: fixed.select(dataclasses.replace(view, agent=view.agent[0]))
+    )
+    deciding = Method(method.name, policy, method.allocator)
+
+    def total(background: Any) -> Array:
+        totals = rollout(
+            shape, params, physics, method=deciding, workload=workload, key=key, agent=(plan, background),
+            metrics=(MAKESPAN,), checkpointed=True, probe=Partial(lambda view: tuple(view.agent[1])),
+        ).totals  # fmt: skip
+        return totals[MAKESPAN.name].rounded(params.capacity.dtype)
+
+    return jax.value_and_grad(total)(jax.tree.map(jnp.zeros_like, plan))
+
+
 def background_load(work: Array, delay: Array, view: TaskView) -> tuple[Array, Array]:
     """A probe: background load by position, `[(t,) b, n, i]` in Gcycles and `[(t,) b, n]` in s."""
     place = (jnp.argmax(view.local), view.n)
@@ -115,7 +148,7 @@ def check_differentiable(method: Method, metric: Metric) -> None:
 
 def held_fixed(policy: Policy) -> Policy:
     """The policy without derivatives; sets have none, and loops that search for them cannot be reversed."""
-    return Policy(lambda view: policy.select(lax.stop_gradient(view)), policy.sees_slot, policy.sees_load)
+    return dataclasses.replace(policy, function=lambda view: policy.select(lax.stop_gradient(view)))
 
 
 def _split(params: Params) -> tuple[Params, Params]:

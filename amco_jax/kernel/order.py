@@ -25,7 +25,8 @@ class Turn(NamedTuple):
     """Arrival time of its task, s from the start of the slot; 0 if all tasks arrive at the start"""
     task: Task
     planned: Any
-    """The set that a per-slot policy selected for it, `[num_servers]` booleans, or None"""
+    """The set that a per-slot policy selected for it, `[num_servers]` booleans, what agents hold for it, or
+    None"""
 
 
 def tasks_of_slot(params: Params, workload: Workload, t: Int[Array, ""], num_servers: int) -> Task:
@@ -69,7 +70,7 @@ def queue_of_slot(
     """All positions of slot `t` in the order of service, `[turns]`, if that is not station by station.
 
     Args:
-      planned: the sets of a per-slot policy, `[num_servers, max_tasks, num_servers]` booleans, or None.
+      planned: leaves `[num_servers, max_tasks, ...]`, such as the sets of a per-slot policy, or None.
 
     Returns:
       The queue, and the index of each position in it; None and None if stations are served one by one.

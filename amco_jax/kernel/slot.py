@@ -118,7 +118,8 @@ def serve_slot(
       backlog: the backlog at the start of the slot.
       agent: the agents of a per-task policy, or None.
       arrived: see `TaskView.arrived`.
-      planned: the sets of a per-slot policy, `[num_servers, max_tasks, num_servers]` booleans, or None.
+      planned: the sets of a per-slot policy, `[num_servers, max_tasks, num_servers]` booleans; or what agents
+        hold for each position of the slot; or None.
       queue: all positions in the order of service, `[turns]`; None if stations are served one by one.
     """
     num_servers, counted = shape.num_servers, t >= params.warmup
@@ -131,8 +132,9 @@ def serve_slot(
             coming = None
             if method.policy.sees_load:
                 coming = still_to_come(shape, params, workload, turn, arrived.recent)
+            known = turn.planned if method.policy.by_position else agent
             return TaskView(
-                task, wait, cost, site_b.local, params, key_b, turn.position, link_delay, coming, agent, t,
+                task, wait, cost, site_b.local, params, key_b, turn.position, link_delay, coming, known, t,
                 arrived,
             )  # fmt: skip
 
@@ -262,7 +264,7 @@ def slot_step(
     def step(key, t, backlog, planned, arrived=None):
         # The queue is sorted outside `serve`, because unrolling would turn a sort into a large network.
         queue, places = queue_of_slot(shape, params, workload, t, planned)
-        own = None if method.policy.sees_slot else agent
+        own = None if method.policy.sees_slot or method.policy.by_position else agent
         served = serve(params, physics, workload, key, t, backlog, planned, queue, own, arrived, probe)
         left, busy = _pass_slot(params, physics, backlog, served)
         closed = SlotOutcome(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from amco_jax.agents.methods import BOUND, REFERENCES
 from amco_jax.errors import InputError
 from amco_jax.metrics import TASK, Column, Shown, shown_in
 from amco_jax.report.studies import SavedStudy
@@ -165,16 +166,36 @@ def best_of(column: Column, estimates: Mapping[str, float]) -> list[str]:
     """The methods whose estimates are the best when rounded to the four digits of the tables.
 
     Args:
-      estimates: the estimate of each method.
+      estimates: the estimate of each method; `REFERENCES` count only if there is nothing else.
 
     Returns:
       An empty list if all estimates are equal, or if the metric has no better direction.
     """
-    rounded = {method: round(value, 4) for method, value in estimates.items() if not math.isnan(value)}
+    some = {method: value for method, value in estimates.items() if method not in REFERENCES} or estimates
+    rounded = {method: round(value, 4) for method, value in some.items() if not math.isnan(value)}
     if len(set(rounded.values())) < 2 or column.better is None:
         return []
     best = (min if column.better == "lower" else max)(rounded.values())
     return [method for method, value in rounded.items() if value == best]
+
+
+def above_bound(study: SavedStudy, column: Column) -> dict[str, dict[Any, Interval]]:
+    """By how much each method exceeds the lower bound under each condition, relative to the bound.
+
+    The optimum is nowhere below the bound, so no method exceeds it by more. Conditions where the bound is 0
+    are left out.
+    """
+    found: dict[str, dict[Any, Interval]] = {}
+    for method in study.methods if study.has_bound else []:
+        if both := pairs_of(study, method, BOUND):
+            pairs = Pairs.of(column, list(both.values()), column.weightings[0])
+            value, low, high = (-np.asarray(x) for x in pairs.reduction())
+            found[method] = {
+                condition: Interval(value[place], high[place], low[place])
+                for place, condition in enumerate(both)
+                if np.isfinite(value[place])
+            }
+    return found
 
 
 def change_in_training(rows: pd.DataFrame, column: Column, before: slice, after: slice) -> Interval:

@@ -11,8 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from amco_jax.agents.methods import REFERENCES
 from amco_jax.metrics import Column, Shown, shown_in
-from amco_jax.report.analysis import baselines_of, best_of, change_in_training, estimates_of, pairs_of
+from amco_jax.report.analysis import (
+    above_bound,
+    baselines_of,
+    best_of,
+    change_in_training,
+    estimates_of,
+    pairs_of,
+)
 from amco_jax.report.names import in_words
 from amco_jax.report.rankings import reversal_of
 from amco_jax.report.studies import LAST_EPISODES, SavedStudy
@@ -68,6 +76,7 @@ def _of_sweep(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[st
     column, condition = study.first, study.example
     winners = winners_of(study, column, estimated)
     sentences = [f"{_at(study, condition)}, {_best(study, condition, estimated, baselines[0])}."]
+    sentences += _above_bound(study, column, condition, winners[condition])
     if len(winners) > 1:
         runs = [
             (names, [c for c, _ in run]) for names, run in itertools.groupby(winners.items(), lambda x: x[1])
@@ -78,6 +87,15 @@ def _of_sweep(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[st
             where = [f"{_named(names) or 'none'} {_range(places)}" for names, places in runs]
             sentences.append(f"Best over the sweep: {'; '.join(where)}.")
     return sentences
+
+
+def _above_bound(study: SavedStudy, column: Column, condition: Any, best: Sequence[str]) -> list[str]:
+    """A sentence that compares the best method with the lower bound, if both exist."""
+    found = above_bound(study, column).get(best[0], {}) if best else {}
+    if condition not in found:
+        return []
+    share = bracket(*(100 * float(bound) for bound in found[condition]), digits=1)
+    return [f"That is at most {_in_percent(share)} above the optimum, as no method is below the bound."]
 
 
 def _of_method(
@@ -293,6 +311,7 @@ def _value(column: Column, row: dict[str, Any]) -> str:
 def _ranked(column: Column, rows: dict[str, dict[str, Any]]) -> list[str]:
     """The methods that have an estimate, the best first, or the lowest if no direction is better."""
     some = {m: row["estimate"] for m, row in rows.items() if not math.isnan(row["estimate"])}
+    some = {m: value for m, value in some.items() if m not in REFERENCES} or some
     return sorted(some, key=lambda method: some[method], reverse=column.better == "higher")
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from amco_jax.agents.methods import BOUND
 from amco_jax.metrics import Column, Shown, shown_in
 from amco_jax.report.names import shown_name
 from amco_jax.stats.summaries import learning_curve
@@ -34,6 +35,7 @@ _KNOWN = {
     "optimal-admission": (_GREY, "X", "-"),
     "amco-priced": (_RED, "*", "--"),
     "amco-priced-trained": (_RED, "X", ":"),
+    "planner": (_BLACK, "P", ":"),
     "amcoedge": (_BLUE, "o", "--"),
     "amcoedge-stable": (_BLUE, "s", "-"),
     "amcoedge-regret": (_BLUE, "p", "-."),
@@ -120,7 +122,7 @@ def sweep_figure(
 
     The metric is shown per task if possible, and otherwise per episode. More methods than a reader can tell
     apart are shown in several panels, each with all others as thin grey lines behind its own. Values that are
-    not numbers have a point each, with the interval as a bar.
+    not numbers have a point each, with the interval as a bar. What is below a lower bound is grey.
 
     Args:
       summary: columns method, value, metric, per, mean, ci_low, ci_high.
@@ -129,6 +131,7 @@ def sweep_figure(
     """
     per = column.weightings[0]
     rows = summary.loc[(summary["metric"] == column.name) & (summary["per"] == per)]
+    floor, rows = rows.loc[rows["method"] == BOUND], rows.loc[rows["method"] != BOUND]
     lines = {method: rows.loc[rows["method"] == method] for method in dict.fromkeys(rows["method"])}
     methods = [method for method in lines if among is None or method in among]
     numbers = np.asarray(rows["value"]).dtype.kind in "if"
@@ -136,6 +139,7 @@ def sweep_figure(
     with canvas(5.2 if len(panels) == 1 else 3.6 * len(panels), 3.4 + 0.4 * (len(panels) > 1)) as figure:
         every_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, shown in zip(every_axes, panels, strict=True):
+            _draw_floor(axes, floor)
             _draw_behind(axes, [line for method, line in lines.items() if method not in shown])
             _draw_lines(axes, {method: lines[method] for method in shown}, numbers)
             axes.set_xlabel(axis_label)
@@ -154,6 +158,19 @@ def sweep_figure(
         if len(panels) == 1:
             figure.legend(loc="outside right upper")
     return figure
+
+
+def _draw_floor(axes: Any, rows: pd.DataFrame) -> None:
+    """Fill the area below a lower bound over the swept values, if it exists for the metric."""
+    rows = rows.loc[np.asarray(rows["mean"]) > 0]
+    if len(rows) == 0:
+        return
+    values, mean = np.asarray(rows["value"]), np.asarray(rows["mean"])
+    style = {"color": _BEHIND, "alpha": 0.4, "linewidth": 0, "zorder": 0, "label": shown_name(BOUND)}
+    if values.dtype.kind in "if" and len(values) > 1:
+        axes.fill_between(values, 0, mean, **style)
+    else:
+        axes.bar(values if values.dtype.kind in "if" else np.arange(len(values)), mean, **style)
 
 
 def _panels(methods: list[str]) -> list[list[str]]:
@@ -194,9 +211,12 @@ def ranking_figure(rows: pd.DataFrame, column: Column, title: str = "") -> Figur
     Args:
       rows: columns method, estimate, ci_low, ci_high.
     """
+    floor, rows = rows.loc[rows["method"] == BOUND], rows.loc[rows["method"] != BOUND]
     rows = rows.sort_values("estimate", ascending=column.better != "higher", kind="stable")
     with canvas(6.4, 0.9 + 0.26 * len(rows)) as figure:
         axes = figure.subplots()
+        for bound in floor["estimate"][np.isfinite(floor["estimate"])]:
+            axes.axvspan(0, bound, color=_BEHIND, alpha=0.4, linewidth=0, zorder=0)
         for place, style in enumerate(method_styles(list(rows["method"])).values()):
             mean, low, high = (float(rows[c].iloc[place]) for c in ("estimate", "ci_low", "ci_high"))
             spread = [[max(mean - low, 0.0)], [max(high - mean, 0.0)]]

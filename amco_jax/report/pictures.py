@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from amco_jax.agents.methods import BOUND
 from amco_jax.metrics import TASK, Column, Shown, shown_in
 from amco_jax.report.analysis import baselines_of, estimates_of, over_slots
 from amco_jax.report.answers import winners_of
@@ -96,6 +97,7 @@ def _standing_out(study: SavedStudy, estimated: pd.DataFrame, baseline: str) -> 
         }
     )
     by_rank = ranks.mean(axis=1).sort_values(kind="stable").index
+    by_rank = [method for method in by_rank if method in study.methods]
     wanted = [*best, baseline, *by_rank, *itertools.chain(*others)]
     return list(dict.fromkeys(wanted))[:_STANDING_OUT]
 
@@ -105,6 +107,10 @@ def _over_values(
 ) -> tuple[Figure, str]:
     rows = estimated.rename(columns={"condition": "value", "estimate": "mean"})
     caption = f"{_sentence(column)} {_marks(study)}: 95 % intervals over {study.cluster_name}."
+    if study.has_bound and np.any(
+        rows.loc[(rows["method"] == BOUND) & (rows["metric"] == column.name), "mean"] > 0
+    ):
+        caption += " Grey area: below the lower bound on all methods."
     return sweep_figure(rows, column, study.axis_label, among), caption
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from amco_jax.agents.methods import BOUND
 from amco_jax.errors import InputError
 from amco_jax.metrics import LEVELS, NUM_TASKS, Column, Shown, columns_in, estimated, shown_in
 from amco_jax.results.saved import SavedRun, open_run
@@ -52,9 +53,19 @@ class SavedStudy:
         return self.conditions[(len(self.conditions) - 1) // 2]
 
     @functools.cached_property
-    def methods(self) -> list[str]:
-        """The methods in the order of the run."""
+    def every(self) -> list[str]:
+        """The methods and the lower bound, if there is one, in the order of the run."""
         return self.results["method"].unique().tolist()
+
+    @functools.cached_property
+    def methods(self) -> list[str]:
+        """The methods in the order of the run; the bound is among them only if there is nothing else."""
+        return [method for method in self.every if method != BOUND] or self.every
+
+    @property
+    def has_bound(self) -> bool:
+        """Whether there are methods, and a lower bound on them."""
+        return self.methods != self.every
 
     @property
     def estimated(self) -> list[Column]:
@@ -85,7 +96,7 @@ class SavedStudy:
     def groups(self) -> dict[tuple[str, Any], Episodes]:
         """The episodes of each method under each condition, in their order."""
         codes = [pd.Index(names).get_indexer(pd.Index(self.results[column]))
-                 for names, column in ((self.methods, "method"), (self.conditions, "condition"))]  # fmt: skip
+                 for names, column in ((self.every, "method"), (self.conditions, "condition"))]  # fmt: skip
         code = codes[0] * len(self.conditions) + codes[1]
         order = np.argsort(code, kind="stable")
         ends = np.flatnonzero(np.diff(code[order], append=-1)) + 1
@@ -94,7 +105,7 @@ class SavedStudy:
             method, condition = divmod(int(code[places[0]]), len(self.conditions))
             quantiles = {name: table[places] for name, table in self.quantiles.items()}
             rows = self.results.iloc[places]
-            groups[self.methods[method], self.conditions[condition]] = Episodes.of(rows, quantiles)
+            groups[self.every[method], self.conditions[condition]] = Episodes.of(rows, quantiles)
         return groups
 
 

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from amco_jax.agents.methods import BOUND
 from amco_jax.metrics import EPISODE, TASK, Column, Shown, shown_in
-from amco_jax.report.analysis import best_of, estimates_of
+from amco_jax.report.analysis import above_bound, best_of, estimates_of
 from amco_jax.report.names import shown_name
 from amco_jax.report.studies import SavedStudy
+from amco_jax.stats import Interval
 
 _MOST_DIGITS = 9
 _MOST_CONDITIONS = 10
@@ -24,6 +26,7 @@ _SMALL = {"s": ("ms", 1e3)}
 """Smaller units for differences, and the factors that convert the metric's unit to them"""
 _HEAD_WIDTH = 20
 """The width of a column's title in LaTeX, in characters"""
+_NO_TASKS = "no tasks"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,10 +153,25 @@ def overview_tables(study: SavedStudy, estimated: pd.DataFrame) -> dict[str, Tab
                     for c in conditions
                 ),
             ]
-            for method in study.methods
+            for method in study.every
         ]
         tables[each.title(each.weightings[0])] = Table(["method", *heads], rows, texts=1)
+        if each == study.first and study.has_bound:
+            rows = [
+                [Cell(shown_name(method)), *(_percent(by_condition.get(c)) for c in conditions)]
+                for method, by_condition in above_bound(study, each).items()
+            ]
+            tables[f"{each.label}: at most above the optimum [%]"] = Table(["method", *heads], rows, texts=1)
     return tables
+
+
+def _percent(share: Interval | None) -> Cell:
+    """A share with its interval in percent; empty if there is none."""
+    if share is None:
+        return Cell("")
+    value, low, high = (100 * float(x) for x in share)
+    number, _, interval = bracket(value, low, high, digits=1).partition(" ")
+    return Cell(number, value, below=interval, between=" ")
 
 
 def derivatives_table(derivatives: Sequence[Column], estimates: pd.DataFrame) -> Table:
@@ -204,7 +222,7 @@ def _side_by_side(
 
 def _mean(row: dict[str, Any], best: bool) -> Cell:
     """An estimate with its interval below, which takes less width than next to it."""
-    number, interval = _interval_parts(row["estimate"], row["ci_low"], row["ci_high"])
+    number, interval = _interval_parts(row["estimate"], row["ci_low"], row["ci_high"], missing=_missing(row))
     return Cell(number, row["estimate"], best, interval, between=" ")
 
 
@@ -252,10 +270,16 @@ def interval_text(mean: float, low: float, high: float, digits: int = 4) -> str:
     return " ".join(_interval_parts(mean, low, high, digits)).rstrip()
 
 
-def _interval_parts(mean: float, low: float, high: float, digits: int = 4) -> tuple[str, str]:
-    """The number and its interval as texts; the latter is empty if there is no interval."""
+def _interval_parts(
+    mean: float, low: float, high: float, digits: int = 4, missing: str = _NO_TASKS
+) -> tuple[str, str]:
+    """The number and its interval as texts; the latter is empty if there is no interval.
+
+    Args:
+      missing: the text in place of NaN.
+    """
     if math.isnan(mean):
-        return "no tasks", ""
+        return missing, ""
     if math.isnan(low) or math.isnan(high):
         return f"{mean:.{digits}f}", ""
     sides = sorted((mean - low, high - mean))
@@ -270,7 +294,13 @@ def _interval_parts(mean: float, low: float, high: float, digits: int = 4) -> tu
 def estimate_text(row: Any) -> str:
     """The estimate in a row of a summary, with its interval."""
     value = row["estimate"] if "estimate" in row else row["mean"]
-    return interval_text(value, row["ci_low"], row["ci_high"])
+    parts = _interval_parts(value, row["ci_low"], row["ci_high"], missing=_missing(row))
+    return " ".join(parts).rstrip()
+
+
+def _missing(row: Any) -> str:
+    """The text in place of a number that does not exist, such as all but two of a lower bound."""
+    return "–" if row.get("method") == BOUND else _NO_TASKS
 
 
 def seeds_text(row: Any) -> str:
@@ -308,7 +338,7 @@ def latex_text(text: str) -> str:
         ("#", r"\#"),
     ):
         text = text.replace(plain, escaped)
-    for plain, escaped in (("±", r"$\pm$"), ("−", "$-$"), ("< ", "$<$ ")):
+    for plain, escaped in (("±", r"$\pm$"), ("−", "$-$"), ("–", "--"), ("< ", "$<$ ")):
         text = text.replace(plain, escaped)
     return text
 

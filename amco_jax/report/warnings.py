@@ -160,7 +160,8 @@ def _workload_warnings(study: SavedStudy) -> list[str]:
             for condition in study.conditions
             if any(
                 c == condition and np.nanmean(episodes.values(SATURATION)) > 0.99
-                for (_, c), episodes in study.groups.items()
+                for (method, c), episodes in study.groups.items()
+                if method in study.methods
             )
         ]
         if full:

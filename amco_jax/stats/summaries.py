@@ -90,7 +90,7 @@ class Episodes:
             raise InputError(
                 f"{NUM_TASKS.name}: no such column in the results; legal: results of this version"
             )
-        columns = {str(name): np.asarray(rows[name]) for name in rows.columns}
+        columns = {str(name): _values(rows[name]) for name in rows.columns}
         lists = [name for name, values in columns.items() if _holds_lists(values)]
         taken = {name: np.stack(list(columns.pop(name))) for name in lists}
         quantiles = taken if quantiles is None else quantiles
@@ -176,6 +176,13 @@ def _distinct(labels: np.ndarray) -> int:
     """How many different ones there are; much faster than `numpy.unique` where they are in order."""
     ordered = np.sort(labels)
     return int(np.count_nonzero(ordered[1:] != ordered[:-1])) + (len(labels) > 0)
+
+
+def _values(column: Any) -> np.ndarray:
+    """A column of a data frame as an array, with NaN where a count is missing."""
+    if isinstance(column.dtype, pd.Int64Dtype):
+        return column.to_numpy(np.float64, na_value=np.nan)
+    return np.asarray(column)
 
 
 def _holds_lists(values: np.ndarray) -> bool:
@@ -300,6 +307,7 @@ def _direct(episodes: Episodes, columns: Sequence[tuple[Column, str]]) -> np.nda
         levels = [column for column, _ in columns if column.level is not None and column.of == name]
         at = np.array([column.level for column in levels])
         table, tasks = episodes.quantiles[name], episodes.weight(levels[0], TASK)
+        tasks = np.where(np.isnan(table[:, 0]), 0.0, tasks)
         pooled = pooled_quantiles(table, LEVELS, tasks, episodes.cluster, at)
         found[of_name] = np.stack(pooled, axis=-1)
     return found

@@ -165,6 +165,7 @@ class Evaluation(Study):
         check_whole("episodes", self.episodes)
         for other in self.others:
             other.check(self.base.num_servers)
+            other.check_decides()
             if other.training is not None:
                 raise InputError(f"methods: {other.name} is trained; legal: rules, or a run of its own")
         self.run.method.physics(self.variant)

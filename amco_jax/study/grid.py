@@ -118,7 +118,7 @@ class Cell:
     @property
     def has_pilot(self) -> bool:
         """Whether a pilot run precedes its episodes, because a warm-up is given, if only of 0 slots."""
-        plays = self.plays and not self.plays_training and not self.derivatives
+        plays = self.plays and not (self.plays_training or self.derivatives or self.method.is_bound)
         return bool(plays) and self.scenario.warmup is not None
 
     @property

@@ -208,8 +208,9 @@ def _block_program(
     process = shape.arrivals
 
     def block(blocked, shared, state):
-        if fused and (method.policy.sees_slot or method.policy.sees_load):
-            raise NotImplementedError("it decides slot by slot or recalls earlier slots")
+        policy = method.policy
+        if fused and (policy.sees_slot or policy.sees_load or policy.by_position):
+            raise NotImplementedError("it decides slot by slot, recalls earlier slots or knows later ones")
         if fused and not shape.by_station:
             raise NotImplementedError(f"its tasks are served in another order: {shape.order}, {shape.timing}")
         if fused and not (process.fuses and (whole or process.fuses_segments)):

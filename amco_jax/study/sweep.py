@@ -13,7 +13,7 @@ from amco_jax.agents.methods import Method, get_methods
 from amco_jax.errors import InputError, check_list, check_whole
 from amco_jax.metrics import Shown, columns_of, estimated, shown_in
 from amco_jax.report.figures import sweep_figure
-from amco_jax.scenario import Scenario
+from amco_jax.scenario import AUTO, Scenario
 from amco_jax.scenario.axes import Axis, default_values, get_axis, value_labels
 from amco_jax.stats.summaries import grouped, summarise
 from amco_jax.study.base import Reduced, Study, check_size
@@ -90,6 +90,15 @@ class Sweep(Study):
             method.check(scenario.num_servers)
             if method.training is not None:
                 scenario.check_training()
+            if method.is_bound and (scenario.warmup == AUTO or self._in_batches(scenario)):
+                raise InputError(
+                    f"warmup: {scenario.warmup}; legal with {method.name}: none, or a number of slots with "
+                    "two seeds or more"
+                )
+
+    def _in_batches(self, scenario: Scenario) -> bool:
+        """Whether the rows are batches of a single episode."""
+        return self.seeds == 1 and bool(scenario.warmup)
 
     @functools.cached_property
     def axis(self) -> Axis:
@@ -121,8 +130,7 @@ class Sweep(Study):
 
     def cells(self) -> list[Cell]:
         """One cell per method and value."""
-        single = self.seeds == 1 and all(scenario.warmup for scenario in self.scenarios)
-        batches = BATCHES if single else 0
+        batches = BATCHES if all(map(self._in_batches, self.scenarios)) else 0
         columns = columns_of_rows(self.scenarios, self.measured, batches)
         trained = min(self.seeds, self.trained_seeds)
         return [

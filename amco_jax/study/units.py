@@ -16,19 +16,24 @@ import pandas as pd
 
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.metrics import as_columns
+from amco_jax.scenario import Scenario
 from amco_jax.study.agents import AgentStore, StoredAgents, train_missing, trained_seeds
+from amco_jax.study.bound import bound_columns, bounds
+from amco_jax.study.chunks import AgentSource
 from amco_jax.study.differentiate import derivatives, differentiate
 from amco_jax.study.grid import Cell, digest_of
 from amco_jax.study.pilot import Pilot, batch_columns, pilots_of, without_warmup
+from amco_jax.study.planner import Planned
 from amco_jax.study.simulate import LANES, simulate
 from amco_jax.study.trainer import curve_names
 
 # Throughput of two cores (benchmarks/): task positions that a rule simulates per second, and the cost of one
-# in training, or with a gradient, relative to that. They are constants, since all machines must divide a
-# study into the same units.
+# in training, with a gradient, or of a lower bound, relative to that. They are constants, since all machines
+# must divide a study into the same units.
 _POSITIONS_PER_S = 7e7
 _TRAINING_COST = 20
 _GRADIENT_COST = 50
+_BOUND_COST = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +90,8 @@ def _parts(cells: Sequence[Cell], unit_seconds: float) -> Iterator[list[Cell]]:
 def _seconds_per_seed(cell: Cell) -> float:
     scenario = cell.scenario
     positions = scenario.num_servers * scenario.num_positions * scenario.num_slots
-    plays = len(cell.plays) * (_GRADIENT_COST * len(cell.metrics) if cell.derivatives else 1)
+    cost = _GRADIENT_COST * len(cell.metrics) if cell.derivatives else 1
+    plays = len(cell.plays) * (_BOUND_COST if cell.method.is_bound else cost)
     return positions * (plays + _TRAINING_COST * cell.train_episodes) / _POSITIONS_PER_S
 
 
@@ -106,8 +112,10 @@ def run_unit(
         return pd.concat([_curves(cell, store) for cell in unit.cells], ignore_index=True)
     if first.derivatives:
         return _derivatives(unit, tell)
-    source = None if first.method.training is None else StoredAgents(unit.cells, store)
+    if first.method.is_bound:
+        return pd.concat([_bounds(cell, tell) for cell in unit.cells], ignore_index=True)
     scenarios, told = [cell.scenario for cell in unit.cells], [{} for _ in unit.cells]
+    source = _source(unit.cells, scenarios, store)
     if first.has_pilot:
         pilots = _pilots(unit, store, checkpoints)
         scenarios = [without_warmup(*each) for each in zip(scenarios, pilots, strict=True)]
@@ -120,15 +128,14 @@ def run_unit(
             )
     frames: dict[tuple[int, int], list[pd.DataFrame]] = {}
     for episode, number in enumerate(first.plays):
+        source = _source(unit.cells, scenarios, store, number)
         batches = simulate(
             scenarios, first.method, first.row, first.first_seed, first.num_seeds, source, number,
             first.plays_training, first.metrics,
         )  # fmt: skip
         for batch in batches:
             cell, seeds = unit.cells[batch.index], batch.seeds
-            played = -1 - seeds  # each seed has its own arrivals
-            if cell.plays_stretches:
-                played = cell.scenario.process.stretches(cell.scenario, seeds, number)
+            played = _played(cell, seeds, number)
             same = {name: np.full(len(seeds), value) for name, value in told[batch.index].items()}
             metrics = batch.metrics | {"stretch": played} | same
             frame = _frame(cell, seeds, np.full(len(seeds), episode), metrics)
@@ -159,11 +166,28 @@ def _derivatives(unit: Unit, tell: Callable[[int], None]) -> pd.DataFrame:
     frames = []
     for cell, found in zip(unit.cells, rows, strict=True):
         seeds = np.arange(cell.first_seed, cell.first_seed + cell.num_seeds)
-        played = -1 - seeds  # each seed has its own arrivals
-        if cell.plays_stretches:
-            played = cell.scenario.process.stretches(cell.scenario, seeds, number)
-        frames.append(_frame(cell, seeds, np.zeros_like(seeds), found | {"stretch": played}))
+        stretch = _played(cell, seeds, number)
+        frames.append(_frame(cell, seeds, np.zeros_like(seeds), found | {"stretch": stretch}))
     return pd.concat(frames, ignore_index=True)
+
+
+def _bounds(cell: Cell, tell: Callable[[int], None]) -> pd.DataFrame:
+    """The rows of lower bounds."""
+    frames = []
+    for found in bounds(cell.scenario, cell.first_seed, cell.num_seeds):
+        metrics = bound_columns(cell.metrics, found, cell.scenario) | {"stretch": _played(cell, found.seeds)}
+        if cell.scenario.warmup is not None:
+            metrics["warmup"] = np.full(len(found.seeds), cell.scenario.warmup)
+        frames.append(_frame(cell, found.seeds, np.zeros_like(found.seeds), metrics))
+        tell(len(found.seeds))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _played(cell: Cell, seeds: np.ndarray, episode: int = 0) -> np.ndarray:
+    """The stretch of a log that each seed plays; a number of its own where it has its own arrivals."""
+    if cell.plays_stretches:
+        return cell.scenario.process.stretches(cell.scenario, seeds, episode)
+    return -1 - seeds
 
 
 def _batches(cell: Cell, pilot: Pilot, metrics: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -177,7 +201,21 @@ def _pilots(unit: Unit, store: AgentStore, checkpoints: Path) -> list[Pilot]:
     """The pilot runs of a unit's cells; their seeds may differ from the unit's."""
     cells = [cell.of_seeds(*cell.pilot_seeds) for cell in unit.cells]
     train_missing(cells, store, checkpoints)
-    return pilots_of(cells, None if cells[0].method.training is None else StoredAgents(cells, store))
+    return pilots_of(cells, _source(cells, [cell.scenario for cell in cells], store))
+
+
+def _source(
+    cells: Sequence[Cell], scenarios: Sequence[Scenario], store: AgentStore, episode: int | None = None
+) -> AgentSource | None:
+    """The agents of trained methods, or the plans of a planner; None for rules.
+
+    Args:
+      episode: the number of the episode, by default the first one of the cells.
+    """
+    first = cells[0]
+    if first.method.policy.by_position:
+        return Planned(scenarios, first.method, first.row, first.plays[0] if episode is None else episode)
+    return None if first.method.training is None else StoredAgents(cells, store)
 
 
 def _curves(cell: Cell, store: AgentStore) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from amco_jax.agents import rules
-from amco_jax.agents.methods import METHODS, TRAINED, get_method
+from amco_jax.agents.methods import METHODS, REFERENCES, TRAINED, get_method
 from amco_jax.agents.policy import Arrived, TaskView
 from amco_jax.alloc import cwa, hecwa, waterfill
 from amco_jax.env import Task
@@ -25,7 +25,7 @@ STATES = 400
 LEVEL = 1e-4
 """False-alarm probability of each statistical check; seeds are fixed."""
 
-RULES = set(METHODS) - set(TRAINED)
+RULES = set(METHODS) - {*TRAINED, *REFERENCES}
 
 
 def random_states(num_servers: int) -> tuple[np.ndarray, np.ndarray]:

@@ -120,6 +120,7 @@ def test_agents_are_evaluated_under_another_scenario_and_physics(finished: Path)
     [
         ({"scenario": Scenario(num_servers=3)}, "num_servers: 3; legal for these agents: 2"),
         ({"methods": ["amcoedge"]}, "methods: amcoedge is trained; legal: rules"),
+        ({"methods": ["bound"]}, "method: bound is a lower bound and decides nothing; legal: in a sweep"),
         ({"methods": ["best"]}, "method: 'best'"),
         ({"seeds": SEEDS + 1}, f"seeds: {SEEDS + 1}; legal: a whole number from 1 to {SEEDS}"),
         ({"episodes": 0}, "episodes: 0"),

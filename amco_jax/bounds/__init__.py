@@ -1,0 +1,1 @@
+"""Lower bounds on what any method can reach on given arrivals."""

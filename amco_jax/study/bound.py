@@ -1,0 +1,238 @@
+"""Lower bounds on the makespan and on the misses of any method, over many seeds on all local devices."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+
+from amco_jax.bounds.ascent import STEPS, ascend
+from amco_jax.bounds.drawn import Drawn, Places, all_places, drawn, fits, packed, usual_places
+from amco_jax.bounds.misses import SLACK, fewest_misses
+from amco_jax.bounds.relaxation import SlotTasks, alone, costs, dual
+from amco_jax.compile.runtime import own_numerics
+from amco_jax.errors import check_whole
+from amco_jax.identity import program_cache
+from amco_jax.metrics import LEVELS, MAKESPAN, MISS_RATE, NUM_TASKS, Metrics, row_names
+from amco_jax.params import Shape
+from amco_jax.random import check_seeds
+from amco_jax.scenario import Scenario
+from amco_jax.study.blocks import over_blocks
+from amco_jax.study.differentiate import check_known_warmup
+from amco_jax.workload import tables_of
+
+_GRID = 4
+"""The grid of the bound, see `relaxation.dual`"""
+_CELLS = 2**23
+"""Cells of dynamic programmes that a block keeps for its way back"""
+_LANES = 64
+"""The largest number of slots in a block"""
+_SEEDS = 32
+"""Seeds that are computed together"""
+_ROUND = 16
+"""Work of servers, in tasks, is counted up to a multiple of this, so that scenarios share programs"""
+
+
+class Bound(NamedTuple):
+    """Lower bounds for each seed, `[seeds]`; NaN for a mean over no tasks."""
+
+    seeds: np.ndarray
+    num_tasks: np.ndarray
+    makespan_s: np.ndarray
+    """Mean makespan per task, s: no method is below"""
+    gap_s: np.ndarray
+    """The most by which better multipliers could raise that bound, s"""
+    misses: np.ndarray
+    """The number of tasks that miss with any method"""
+
+
+@own_numerics()
+def bound(
+    scenario: Scenario | None = None,
+    *,
+    seeds: int = 64,
+    first_seed: int = 0,
+    episode: int = 0,
+    steps: int = STEPS,
+) -> Bound:
+    """Lower bounds on the mean makespan and on the misses of any method, on the arrivals of each seed.
+
+    They hold under any row of the physics table, and for methods that know all arrivals in advance
+    (docs/bounds.md). The two are bounds of their own: one method need not come close to both.
+
+    Args:
+      scenario: by default the published one.
+      seeds: number of seeds.
+      first_seed: the seeds are first_seed, first_seed + 1, ...
+      episode: the number of the episode; 0 is that of sweeps.
+      steps: steps of the ascent; the bound is valid after any number of them, and tighter after more.
+
+    Raises:
+      InputError: a number is out of range, or the warm-up is one that a pilot run would have to find.
+    """
+    check_seeds(first_seed, seeds)
+    check_whole("episode", episode, 0)
+    check_whole("steps", steps)
+    scenario = scenario or Scenario()
+    check_known_warmup(scenario)
+    parts = [*bounds(scenario, first_seed, seeds, episode=episode, steps=steps)]
+    return Bound(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
+
+
+def bound_columns(metrics: Metrics, found: Bound, scenario: Scenario) -> dict[str, Any]:
+    """The columns of rows: what is bounded, and missing numbers in all others, in the types of a simulation.
+
+    Args:
+      metrics: those of the study.
+    """
+    known = {
+        NUM_TASKS.name: found.num_tasks,
+        MAKESPAN.name: found.makespan_s,
+        MISS_RATE.name: np.divide(
+            found.misses, found.num_tasks, out=np.full(len(found.seeds), np.nan), where=found.num_tasks > 0
+        ),
+    }
+    columns: dict[str, Any] = {}
+    for metric in metrics:
+        for name in row_names((metric.column, *metric.also), scenario.num_servers):
+            if metric.is_count:
+                columns[name] = pd.array([pd.NA] * len(found.seeds), dtype="Int64")
+            elif name == metric.name and metric.is_list:
+                length = scenario.num_slots if metric.is_over_slots else len(LEVELS)
+                columns[name] = np.full((len(found.seeds), length), np.nan, np.float32)
+    return columns | known
+
+
+def bounds(
+    scenario: Scenario, first_seed: int, num_seeds: int, *, episode: int = 0, steps: int = STEPS
+) -> Iterator[Bound]:
+    """Yield the bounds of consecutive seeds, some at a time."""
+    shape = scenario.shape()
+    draw = _draw_program(shape)
+    tables = tables_of([scenario], shape).of(0)
+    for start in range(first_seed, first_seed + num_seeds, _SEEDS):
+        seeds = np.arange(start, min(start + _SEEDS, first_seed + num_seeds), dtype=np.uint32)
+        slots = Drawn(*map(np.asarray, draw(seeds, scenario.params(), tables, np.int32(episode))))
+        slots = Drawn(*(x[:, scenario.num_slots - scenario.counted_slots :] for x in slots))
+        yield _of_seeds(scenario, seeds.astype(np.int64), slots, steps)
+
+
+def _of_seeds(scenario: Scenario, seeds: np.ndarray, slots: Drawn, steps: int) -> Bound:
+    """The bounds of seeds from their slots, leaves `[seeds, slots, positions]`."""
+    usual, every = usual_places(scenario), all_places(scenario)
+    rare = np.array([not fits(Drawn(*(x[i] for x in slots)), usual) for i in range(len(seeds))])
+    total, relaxed, misses = np.zeros((3, len(seeds)))
+    for of, places in ((~rare, usual), (rare, every)):
+        if np.any(of):
+            chosen = Drawn(*(x[of] for x in slots))
+            total[of], relaxed[of], misses[of] = _of_places(scenario, chosen, places, steps)
+    count = slots.present.sum(axis=(1, 2))
+    some = np.where(count > 0, count, np.nan)
+    return Bound(seeds, count, total / some, (relaxed - total) / some, misses.astype(np.int64))
+
+
+def _of_places(
+    scenario: Scenario, slots: Drawn, places: Places, steps: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Summed makespans of each seed, s: their bound and an upper limit on it; and the misses of each seed."""
+    num_seeds, num_slots, positions = slots.present.shape
+    flat = Drawn(*(x.reshape(-1, positions) for x in slots))
+    tasks = packed(scenario, flat, places)
+    capacity, deadline = scenario.capacities, scenario.deadline
+    single = np.asarray(_in_double(_alone_program(), tasks))
+    least = np.minimum(single, deadline).sum(axis=1)
+    relaxed = least
+    if scenario.timing == "slotted":
+        most = _most(scenario, places)
+        lanes = max(1, min(_LANES, _CELLS // (places.tasks * scenario.num_servers * most)))
+        blocked = _blocks(tasks, lanes)
+        multipliers, fraction = _ascent_program(most, steps)(_single(blocked), None, None)
+        value, relaxed = _in_double(_dual_program(most), (blocked, multipliers, fraction))
+        value, relaxed = (np.asarray(x).reshape(-1)[: len(least)] for x in (value, relaxed))
+        least = np.maximum(least, value)
+    work = (tasks.load * capacity).min(axis=2)
+    misses = [
+        fewest_misses(
+            of_work, of_single, capacity, deadline, scenario.slot_duration, scenario.timing != "slotted"
+        )
+        for of_work, of_single in zip(
+            *(x.reshape(num_seeds, num_slots, -1) for x in (work, single)), strict=True
+        )
+    ]
+    both = least * (1 - SLACK), np.maximum(relaxed, least)
+    by_seed = (x.reshape(num_seeds, num_slots).sum(axis=1) for x in both)
+    return *by_seed, np.array(misses)
+
+
+def _most(scenario: Scenario, places: Places) -> int:
+    """The work up to which the dynamic programme of a server counts, in tasks."""
+    capacity = scenario.capacities
+    share = float(np.max(capacity) / np.sum(capacity))
+    usual = 1.25 * share * places.tasks + _ROUND
+    return min(places.tasks, math.ceil(usual / _ROUND) * _ROUND)
+
+
+def _blocks(tasks: SlotTasks, lanes: int) -> SlotTasks:
+    """Leaves `[blocks, lanes, ...]`, padded with copies of the last slot; blocks divide among the devices."""
+    count = len(tasks.present)
+    size = -(-count // (lanes * jax.local_device_count())) * lanes * jax.local_device_count()
+    places = np.minimum(np.arange(size), count - 1)
+    return jax.tree.map(lambda x: x[places].reshape(-1, lanes, *x.shape[1:]), tasks)
+
+
+def _single(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(np.float32) if x.dtype == np.float64 else x, tree)
+
+
+def _in_double(program: Any, tree: Any) -> Any:
+    """The results of a program in float64."""
+    wide = jax.tree.map(lambda x: np.asarray(x, np.float64) if x.dtype == np.float32 else np.asarray(x), tree)
+    with jax.enable_x64(True):
+        return jax.tree.map(np.asarray, program(wide, None, None))
+
+
+@program_cache(64, lambda shape: (shape.arrivals,))
+def _draw_program(shape: Shape) -> Any:
+    """The jitted tasks of seeds: `(seeds, params, tables, episode) -> Drawn`, leaves `[seeds, ...]`."""
+
+    def of_seed(seed: Any, params: Any, tables: Any, episode: Any) -> Drawn:
+        return drawn(shape, params, tables, seed, episode)
+
+    return jax.jit(jax.vmap(of_seed, (0, None, None, None)))
+
+
+@functools.lru_cache(maxsize=64)
+def _ascent_program(most: int, steps: int) -> Any:
+    """The jitted ascent of blocks of slots, sharded over the local devices."""
+
+    def block(slots: SlotTasks, shared: None, state: None) -> Any:
+        del shared, state
+        return jax.vmap(lambda slot: ascend(slot, most, steps))(slots)
+
+    return over_blocks(block)
+
+
+@functools.lru_cache(maxsize=64)
+def _dual_program(most: int) -> Any:
+    """The jitted bounds of blocks of slots, with upper limits on them."""
+
+    def block(blocked: Any, shared: None, state: None) -> Any:
+        del shared, state
+
+        def of_slot(slot: SlotTasks, multipliers: Any, fraction: Any) -> Any:
+            return dual(slot, multipliers, _GRID, most)[0], costs(slot, fraction)
+
+        return jax.vmap(of_slot)(*blocked)
+
+    return over_blocks(block)
+
+
+@functools.cache
+def _alone_program() -> Any:
+    """The jitted least makespan of each task of slots."""
+    return jax.jit(lambda slots, shared, state: jax.vmap(alone)(slots))

@@ -1,0 +1,82 @@
+"""A lower bound in reports: a floor and a distance, and never a method."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from helpers.drawn_studies import study_of
+
+from amco_jax.metrics import MAKESPAN
+from amco_jax.report.analysis import above_bound, best_of, comparisons, means
+from amco_jax.report.answers import answer_of
+from amco_jax.report.figures import sweep_figure
+from amco_jax.report.rankings import rankings
+from amco_jax.report.studies import SavedStudy
+from amco_jax.report.tables import estimate_text, overview_tables
+
+BOUNDS = [0.20, 0.22, 0.24, 0.26]
+
+
+@pytest.fixture
+def study() -> SavedStudy:
+    """The optimum is between the bound and `planner`; `local` is 50 % above the bound in each seed."""
+    at = {"bound": 1.0, "planner": 1.1, "local": 1.5, "fastest-1": 2.0}
+    values = {
+        (condition, method): [factor * load * value for value in BOUNDS]
+        for condition, load in ((0.5, 1.0), (0.6, 1.2))
+        for method, factor in at.items()
+    }
+    return study_of(values)
+
+
+def test_the_distance_is_relative_to_the_bound(study: SavedStudy):
+    found = above_bound(study, study.first)
+    assert list(found) == ["planner", "local", "fastest-1"]
+    for interval in found["local"].values():
+        assert [float(x) for x in interval] == pytest.approx([0.5, 0.5, 0.5])
+    table = overview_tables(study, means(study))["mean makespan per task: at most above the optimum [%]"]
+    assert [[cell.text for cell in row] for row in table.rows][1] == ["local", "50.0", "50.0"]
+
+
+def test_the_answer_is_the_best_rule_and_its_distance(study: SavedStudy):
+    text = answer_of(study, means(study))
+    assert "lowest with local" in text
+    assert "at most 50.0 % [50.0, 50.0] above the optimum" in text
+    assert "lowest with planner" not in text
+
+
+def test_it_is_neither_ranked_nor_compared(study: SavedStudy):
+    table = rankings(study)
+    assert table is not None
+    assert "bound" not in {row[1].text for row in table.rows}
+    compared = comparisons([study], ["local"])
+    assert "bound" not in {*compared["method"], *compared["baseline"]}
+
+
+def test_references_are_best_only_among_themselves():
+    assert best_of(MAKESPAN, {"bound": 0.1, "planner": 0.2, "local": 0.3, "fastest-1": 0.4}) == ["local"]
+    assert best_of(MAKESPAN, {"bound": 0.1, "planner": 0.2}) == ["bound"]
+
+
+def test_figures_fill_the_area_below_it(study: SavedStudy):
+    rows = means(study).rename(columns={"condition": "value", "estimate": "mean"})
+    (axes,) = sweep_figure(rows, study.first, "deadline [s]").axes
+    floor = axes.collections[0].get_paths()[0].get_extents()
+    assert (floor.ymin, floor.ymax) == pytest.approx((0, 1.2 * sum(BOUNDS) / 4))
+    assert "bound" not in [line.get_label() for line in axes.lines]
+    (plain,) = sweep_figure(rows.loc[rows["method"] != "bound"], study.first, "deadline [s]").axes
+    assert len(plain.collections) == len(axes.collections) - 1
+
+
+def test_a_dash_stands_for_what_it_does_not_bound():
+    none = {"mean": float("nan"), "ci_low": float("nan"), "ci_high": float("nan")}
+    assert estimate_text(pd.Series(none | {"method": "bound"})) == "–"
+    assert estimate_text(pd.Series(none | {"method": "local"})) == "no tasks"
+
+
+def test_a_study_of_the_bound_alone_has_an_answer():
+    alone = study_of({(0.5, "bound"): BOUNDS, (0.6, "bound"): BOUNDS})
+    assert "no method has a better" in answer_of(alone, means(alone))
+    sweep_figure(
+        means(alone).rename(columns={"condition": "value", "estimate": "mean"}), alone.first, "deadline [s]"
+    )

@@ -1,0 +1,115 @@
+"""Lower bounds of many seeds: below every method, in rows as in Python, and the same for any neighbours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from amco_jax import Scenario, Sweep, bound, load_scenario, run_study
+from amco_jax.bounds.drawn import Places
+from amco_jax.errors import InputError
+
+# Slow links and little capacity, so that links reach the cap, tasks are late, and backlogs outlast slots.
+BUSY = Scenario(
+    num_servers=3, num_tasks=4, num_slots=5, arrival_prob=0.6, density_min=1, density_max=4, link_rate=12
+)
+RULES = ("optimal-admission", "randcoedge")
+
+
+def rows_of(scenario: Scenario, physics: str = "unified", methods: tuple[str, ...] = RULES) -> pd.DataFrame:
+    study = Sweep(
+        "deadline", [0.15, 0.5, 2.5], methods=[*methods, "bound"], seeds=8, scenario=scenario, physics=physics
+    )
+    return run_study(study).rows
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    return rows_of(BUSY, "published")
+
+
+def check_below(rows: pd.DataFrame) -> None:
+    """The bound is below all methods, seed by seed, and not just anywhere."""
+    for name in ("makespan_mean_s", "miss_rate"):
+        table = rows.pivot(index=["value", "seed"], columns="method", values=name)
+        assert np.all(table.drop(columns="bound").min(axis=1) >= table["bound"])
+    table = rows.pivot(index=["value", "seed"], columns="method", values="makespan_mean_s")
+    assert np.all(table["bound"] > 0.3 * table["optimal-admission"])
+
+
+def test_no_method_is_below_the_bound_in_its_published_physics(rows: pd.DataFrame):
+    check_below(rows)
+    late = rows.query("method == 'bound' and value == 0.15")["miss_rate"]
+    assert np.all(np.asarray(late) > 0)
+
+
+@pytest.mark.parametrize("given", [{"order": "turns"}, {"timing": "continuous"}], ids=str)
+def test_no_method_is_below_the_bound_in_another_order_or_timing(given: dict[str, Any]):
+    check_below(rows_of(BUSY.replace(**given), methods=RULES[:1]))
+
+
+def test_no_method_is_below_the_bound_with_whole_images_and_starts():
+    scenario = load_scenario("gpu-sd14-loading").replace(num_slots=3, num_tasks=4)
+    study = Sweep("arrival_prob", [0.9], methods=["optimal-admission", "bound"], seeds=4, scenario=scenario)
+    check_below(run_study(study).rows)
+
+
+def test_rows_have_what_is_bounded_and_nothing_else(rows: pd.DataFrame):
+    own, other = (rows[rows["method"] == method].reset_index() for method in ("bound", "optimal-admission"))
+    assert own["num_tasks"].tolist() == other["num_tasks"].tolist()
+    assert np.all(pd.isna(own["num_accepted"]))
+    known = ["method", "param", "value", "seed", "episode", "num_tasks", "makespan_mean_s", "miss_rate"]
+    lists = own.pop("makespan_quantiles_s")
+    assert np.all(pd.isna(own.drop(columns=["index", *known])))
+    assert all(np.all(np.isnan(each)) for each in lists)
+
+
+def test_python_gives_the_numbers_of_the_rows(rows: pd.DataFrame):
+    found = bound(BUSY.replace(deadline=0.5), seeds=3, first_seed=2)
+    expected = rows.query("method == 'bound' and value == 0.5 and 2 <= seed < 5")
+    assert found.seeds.tolist() == [2, 3, 4]
+    # Blocks of other seeds, and so other neighbours.
+    assert found.makespan_s.tolist() == expected["makespan_mean_s"].tolist()
+    assert (found.misses / found.num_tasks).tolist() == expected["miss_rate"].tolist()
+    assert np.all(found.gap_s >= 0)
+
+
+def test_a_warm_up_leaves_its_slots_out():
+    late = bound(BUSY.replace(warmup=4), seeds=2)
+    every = bound(BUSY, seeds=2)
+    assert np.all(late.num_tasks < every.num_tasks)
+
+
+def test_seeds_with_more_tasks_than_usual_have_room(monkeypatch: pytest.MonkeyPatch):
+    expected = bound(BUSY, seeds=3)
+    monkeypatch.setattr("amco_jax.study.bound.usual_places", lambda scenario: Places(8, 4))
+    found = bound(BUSY, seeds=3)
+    np.testing.assert_allclose(found.makespan_s, expected.makespan_s, rtol=1e-3)
+
+
+def test_of_no_tasks_there_is_no_bound():
+    found = bound(BUSY.replace(arrival_prob=0), seeds=2)
+    assert np.all(np.isnan(found.makespan_s))
+    assert not np.any(found.misses)
+
+
+@pytest.mark.parametrize(
+    ("options", "legal"),
+    [
+        ({"seeds": 0}, "seeds"),
+        ({"steps": 0}, "steps"),
+        ({"scenario": BUSY.replace(num_slots=20, warmup="auto")}, "warmup"),
+    ],
+)
+def test_bad_input_is_refused(options: dict[str, Any], legal: str):
+    given: Any = {"scenario": BUSY} | options
+    with pytest.raises(InputError, match=legal):
+        bound(**given)
+
+
+def test_a_sweep_refuses_a_warm_up_that_a_pilot_run_would_find():
+    with pytest.raises(InputError, match="legal with bound"):
+        Sweep("deadline", [1], methods=["bound"], scenario=BUSY.replace(num_slots=20, warmup="auto"))
