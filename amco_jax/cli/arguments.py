@@ -193,7 +193,7 @@ def run(
         args: Any = _parse(arguments, description, words, prog)
         args = getattr(args, "command", args)  # of a command that consists of several
         try:
-            with args.running() if isinstance(args, OutputArguments) else contextlib.nullcontext():
+            with _running(args):
                 _prepare(args)
                 main(args)
         except InputError as error:
@@ -203,6 +203,10 @@ def run(
         except KeyboardInterrupt as stop:
             print("; ".join(["interrupted", *getattr(stop, "__notes__", [])]), file=sys.stderr)
             sys.exit(128 + (signals or [signal.SIGINT])[0])
+
+
+def _running(args: object) -> contextlib.AbstractContextManager[Any]:
+    return args.running() if isinstance(args, OutputArguments) else contextlib.nullcontext()
 
 
 def _prepare(args: Any) -> None:
