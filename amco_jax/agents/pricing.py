@@ -83,6 +83,13 @@ def priced(view: TaskView) -> Bool[Array, " num_servers"]:
     return selected & (total <= deadline * (1 + known.miss * saved))
 
 
+def load_and_transfer(view: TaskView) -> tuple[Float[Array, ""], Float[Array, " num_servers"]]:
+    """What the whole task adds to a server, Gcycles, and d/r_{b,i}, s, which is 0 at its own base station."""
+    service = view.params.service
+    load = view.task.work if service is None else view.task.work + view.task.size * service.overhead
+    return load, jnp.where(view.local, 0, view.cost - load / view.params.capacity)
+
+
 def _known(view: TaskView) -> Prices:
     """The coefficients of the view's agents, or those that are shipped."""
     return SHIPPED if view.agent is None else jax.tree.map(lambda leaf: leaf[0], view.agent)
@@ -109,9 +116,8 @@ class _Fluid(NamedTuple):
 
 def _fluid(view: TaskView, known: Prices) -> _Fluid:
     task, params, coming = view.task, view.params, view.coming
-    load = task.work if params.service is None else task.work + task.size * params.service.overhead
+    load, transfer = load_and_transfer(view)
     seconds = load / params.capacity
-    transfer = jnp.where(view.local, 0, view.cost - seconds)
     mean_work = (view.arrived.work + task.work) / (view.arrived.tasks + 1)
     relative = task.work / mean_work
     pace = params.capacity * (relative / load)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from amco_jax.agents.policy import Policy, TaskView, per_task
+from amco_jax.agents.pricing import load_and_transfer
 from amco_jax.alloc import priced_support
 from amco_jax.errors import InputError
 
@@ -34,13 +34,10 @@ def planned(view: TaskView) -> Bool[Array, " num_servers"]:
     """
     if not isinstance(view.agent, Plan):
         raise InputError("method: planner needs a plan of each drawn episode; legal: in a sweep")
-    load, params = view.task.work, view.params
-    if params.service is not None:
-        load = load + view.task.size * params.service.overhead
-    transfer = jnp.where(view.local, 0, view.cost - load / params.capacity)
+    load, transfer = load_and_transfer(view)
     price = view.agent.work * load + view.agent.delay * transfer
-    selected, total = priced_support(view.wait, view.cost, price, limit=params.deadline)
-    return selected & (total <= params.deadline)
+    selected, total = priced_support(view.wait, view.cost, price, limit=view.params.deadline)
+    return selected & (total <= view.params.deadline)
 
 
 def _undecided(view: TaskView) -> Array:
