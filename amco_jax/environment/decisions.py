@@ -126,7 +126,7 @@ class DecisionEnv(Environment):
         """Decide the current task, and move on to the next one.
 
         Returns:
-          Observation, state, reward, whether the episode is over, and a dictionary: `decided` (False only
+          Observation, state, reward, whether the episode is over, and a dictionary with `decided` (False only
           if no task was left), `finish` (s until the last part ends, also beyond the deadline),
           `makespan` (s), `missed`, `rejected`, `selected` and `fraction`, each `[num_servers]`, the `slot`,
           `base_station` and `position` of the task, and `truncated`.

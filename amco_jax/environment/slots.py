@@ -78,7 +78,7 @@ class SlotEnv(Environment):
 
         Returns:
           Observations `[num_servers, numbers]`, state, rewards `[num_servers]`, whether the episode is over,
-          and a dictionary: `present`, `makespan` (s), `missed`, `rejected` and `reward` of each task,
+          and a dictionary with `present`, `makespan` (s), `missed`, `rejected` and `reward` of each task,
           `[num_servers, max_tasks]`, 0 at empty positions; `utilisation`, the share of the slot in which each
           server was busy, `[num_servers]`; `slot`; and `truncated`.
         """

@@ -32,8 +32,8 @@ class QSettings(Settings):
     """c in learning_rate / (1 + c · learning steps)"""
     discount: float = setting(0.9, 0, 1)
     reward: str = setting("makespan", names=("makespan", "regret"))
-    """`makespan`: the published reward, -makespan or the penalty of a miss; `regret`: minus the relative
-    excess of the task's makespan over the least that any set would have given it, see `QLearning.reward`"""
+    """`makespan` for the published reward, which is -makespan or the penalty of a miss; `regret` for minus
+    the relative excess of the task's makespan over the least that any set would have given it"""
     reward_offset: float = setting(0.0)
     """Added to every reward, in its unit; near the negative mean reward, it makes learning start at the right
     level"""
