@@ -131,10 +131,13 @@ def sweep_figure(
     """
     per = column.weightings[0]
     rows = summary.loc[(summary["metric"] == column.name) & (summary["per"] == per)]
-    floor, rows = rows.loc[rows["method"] == BOUND], rows.loc[rows["method"] != BOUND]
-    lines = {method: rows.loc[rows["method"] == method] for method in dict.fromkeys(rows["method"])}
-    methods = [method for method in lines if among is None or method in among]
+    names = dict.fromkeys(rows["method"])
     numbers = np.asarray(rows["value"]).dtype.kind in "if"
+    if numbers:
+        rows = rows.sort_values("value", kind="stable")
+    lines = {method: rows.loc[rows["method"] == method] for method in names}
+    floor = lines.pop(BOUND, rows.iloc[:0])
+    methods = [method for method in lines if among is None or method in among]
     panels = _panels(methods) if numbers else [methods]
     with canvas(5.2 if len(panels) == 1 else 3.6 * len(panels), 3.4 + 0.4 * (len(panels) > 1)) as figure:
         every_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]

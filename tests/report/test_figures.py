@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
@@ -17,7 +18,7 @@ def test_no_panel_has_more_curves_than_a_reader_can_tell_apart(count: int, panel
     rows = [
         (f"method-{number}", value, MAKESPAN.name, MAKESPAN.weightings[0], number + value, number, number + 2)
         for number in range(count)
-        for value in (0.5, 1.0)
+        for value in (1.0, 0.5)
     ]
     summary = pd.DataFrame(rows, columns=["method", "value", "metric", "per", "mean", "ci_low", "ci_high"])
     figure = sweep_figure(summary, MAKESPAN, "load")
@@ -25,6 +26,9 @@ def test_no_panel_has_more_curves_than_a_reader_can_tell_apart(count: int, panel
     curves = [[to_hex(line.get_color()) for line in axes.lines] for axes in figure.axes]
     assert [sum(colour != grey for colour in of) for of in curves] == panels
     assert all(len(of) == count for of in curves)  # the others are behind
+    assert all(
+        np.asarray(line.get_xdata()).tolist() == [0.5, 1.0] for axes in figure.axes for line in axes.lines
+    )
     assert len({axes.get_ylim() for axes in figure.axes}) == 1
     if count > 1:
         coloured = [
