@@ -13,6 +13,7 @@ import pandas as pd
 from amco_jax.agents.methods import BOUND, REFERENCES
 from amco_jax.errors import InputError
 from amco_jax.metrics import TASK, Column, Shown, shown_in
+from amco_jax.report.names import paper_name
 from amco_jax.report.studies import SavedStudy
 from amco_jax.stats import (
     Interval,
@@ -46,7 +47,7 @@ def baselines_of(study: SavedStudy, asked: Sequence[str] = ()) -> list[str]:
             legal = ", ".join(study.methods)
             raise InputError(f"baseline: {', '.join(asked)} is not in {study.name}; legal: {legal}")
         return found
-    paper = [m for b in PAPER_BASELINES for m in study.methods if m.partition("+")[0] in (b, f"{b}-stable")]
+    paper = [m for b in PAPER_BASELINES for m in study.methods if paper_name(m.partition("+")[0]) == b]
     return paper or study.methods[:1]
 
 

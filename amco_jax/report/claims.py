@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.metrics import MAKESPAN, MISS_RATE, TASK, Column
+from amco_jax.report.names import paper_name
 from amco_jax.report.studies import SavedStudy
 from amco_jax.report.tables import Cell, Table, bracket
 from amco_jax.report.warnings import published_episodes, trainings_of
@@ -68,12 +69,14 @@ def claims_table(studies: Sequence[SavedStudy], compared: pd.DataFrame) -> Table
             continue
         of_study = compared.loc[(compared["study"] == study.name) & (compared["metric"] == claim.metric.name)]
         records: list[dict[str, Any]] = of_study.to_dict("records")
-        for condition, method in itertools.product(study.conditions, ("amcoedge", "amcoedge-stable")):
+        for condition, method in itertools.product(
+            study.conditions, ("amcoedge", "amcoedge-stable", "amcoedge-regret")
+        ):
             found = [
                 r for r in records
                 if r["condition"] == condition
                 and r["method"] == method
-                and r["baseline"].removesuffix("-stable") in claim.baselines
+                and paper_name(r["baseline"]) in claim.baselines
             ]  # fmt: skip
             rare = claim.metric is MISS_RATE and any(
                 _misses(study, condition, r["baseline"]) < 0.01 for r in found
@@ -88,7 +91,7 @@ def claims_table(studies: Sequence[SavedStudy], compared: pd.DataFrame) -> Table
 
 
 def _row(claim: Claim, study: SavedStudy, condition: Any, records: Sequence[dict[str, Any]]) -> list[Cell]:
-    present = {r["baseline"].removesuffix("-stable") for r in records}
+    present = {paper_name(r["baseline"]) for r in records}
     short = [r for r in records if r["reduction_high"] < claim.share]
     if short:
         verdict, record = "fails", min(short, key=lambda r: r["reduction_high"])

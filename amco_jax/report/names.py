@@ -9,6 +9,16 @@ _SHOWN = {
 }
 """`optimal` is the best choice for one task, and no bound on what a method can reach over an episode."""
 
+_VARIANTS = ("-stable", "-regret")
+"""The published networks with other settings"""
+
+
+def paper_name(method: str) -> str:
+    """The name of the paper's method of which a method is a variant with other settings, or else its own."""
+    for variant in _VARIANTS:
+        method = method.removesuffix(variant)
+    return method
+
 
 def shown_name(method: str) -> str:
     """The name of a method in tables and figures; command lines and files keep the method's own name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from amco_jax.report.names import in_words, shown_name
+from amco_jax.report.names import in_words, paper_name, shown_name
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,16 @@ from amco_jax.report.names import in_words, shown_name
 )
 def test_the_greedy_choice_is_not_called_optimal(method: str, table: str, sentence: str):
     assert (shown_name(method), in_words(method)) == (table, sentence)
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("amcoedge", "amcoedge"),
+        ("smcoedge-stable", "smcoedge"),
+        ("drlcoedge-regret+hecwa", "drlcoedge"),
+        ("amcoedge-factorised", "amcoedge-factorised"),
+    ],
+)
+def test_variants_of_a_published_method_are_known_as_such(method: str, name: str):
+    assert paper_name(method) == name
