@@ -17,6 +17,8 @@ from amco_jax.report.tables import Cell, Table, bracket
 from amco_jax.report.warnings import published_episodes, trainings_of
 
 CONFERENCE, JOURNAL = "ICDCS 2024", "journal version"
+_JUDGED = ("amcoedge", "amcoedge-stable", "amcoedge-regret")
+"""The methods of which claims are judged"""
 NEAR = 0.03
 """The share above `optimal` up to which a makespan counts as close to it"""
 
@@ -69,9 +71,7 @@ def claims_table(studies: Sequence[SavedStudy], compared: pd.DataFrame) -> Table
             continue
         of_study = compared.loc[(compared["study"] == study.name) & (compared["metric"] == claim.metric.name)]
         records: list[dict[str, Any]] = of_study.to_dict("records")
-        for condition, method in itertools.product(
-            study.conditions, ("amcoedge", "amcoedge-stable", "amcoedge-regret")
-        ):
+        for condition, method in itertools.product(study.conditions, _JUDGED):
             found = [
                 r for r in records
                 if r["condition"] == condition

@@ -26,7 +26,8 @@ def test_the_greedy_choice_is_not_called_optimal(method: str, table: str, senten
     [
         ("amcoedge", "amcoedge"),
         ("smcoedge-stable", "smcoedge"),
-        ("drlcoedge-regret+hecwa", "drlcoedge"),
+        ("drlcoedge-regret", "drlcoedge"),
+        ("randcoedge+hecwa", "randcoedge+hecwa"),
         ("amcoedge-factorised", "amcoedge-factorised"),
     ],
 )
