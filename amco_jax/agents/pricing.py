@@ -83,8 +83,11 @@ def priced(view: TaskView) -> Bool[Array, " num_servers"]:
     return selected & (total <= deadline * (1 + known.miss * saved))
 
 
-def load_and_transfer(view: TaskView) -> tuple[Float[Array, ""], Float[Array, " num_servers"]]:
-    """What the whole task adds to a server, Gcycles, and d/r_{b,i}, s, which is 0 at its own base station."""
+def load_and_transfer(view: TaskView) -> tuple[Array, Float[Array, " num_servers"]]:
+    """What the whole task adds to a server, Gcycles, and d/r_{b,i}, s, which is 0 at its own base station.
+
+    With an image service, the former is `[num_servers]`.
+    """
     service = view.params.service
     load = view.task.work if service is None else view.task.work + view.task.size * service.overhead
     return load, jnp.where(view.local, 0, view.cost - load / view.params.capacity)
