@@ -96,9 +96,10 @@ def read_rows(content: bytes) -> pa.Table:
     """The rows in the content of a Parquet file.
 
     They are read without Arrow's threads: one that is still alive when the interpreter exits sometimes aborts
-    the process (apache/arrow#34314), so a finished command would report a failure.
+    the process (apache/arrow#34314), so a finished command would report a failure. `pq.read_table` starts
+    some even if it is told not to use them.
     """
-    return pq.read_table(pa.BufferReader(content), use_threads=False, pre_buffer=False)
+    return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)
 
 
 def write_digests(directory: Path, beside: Iterable[Path] = ()) -> None:
