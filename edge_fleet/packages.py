@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
+import functools
 import os
-from typing import Any
 
-from amco_jax.errors import InputError
+from sd_repair import packages
 
-
-def load_package(name: str) -> Any:
-    """Import a module by name.
-
-    Raises:
-      InputError: the module cannot be imported.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(
-            f"{name.partition('.')[0]}: cannot be imported ({error}); it comes with "
-            'python -m pip install -c constraints.txt -e ".[fleet]"'
-        ) from error
+load_package = functools.partial(packages.load_package, extra="fleet")
+"""Import a module by name; InputError if that is not possible."""
 
 
 def quiet_grpc() -> None:

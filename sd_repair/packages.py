@@ -1,4 +1,4 @@
-"""The packages of the extra `sd`, imported on first use."""
+"""The packages of extras, by default of `sd`, imported on first use."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any
 from amco_jax.errors import InputError
 
 
-def load_package(name: str) -> Any:
+def load_package(name: str, extra: str = "sd") -> Any:
     """Import a module by name.
+
+    Args:
+      extra: the extra that it comes with.
 
     Raises:
       InputError: the module cannot be imported.
@@ -19,5 +22,5 @@ def load_package(name: str) -> Any:
     except ImportError as error:
         raise InputError(
             f"{name.partition('.')[0]}: cannot be imported ({error}); it comes with "
-            'python -m pip install -c constraints.txt -e ".[sd]"'
+            f'python -m pip install -c constraints.txt -e ".[{extra}]"'
         ) from error

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
-import itertools
-import os
-import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,91 +12,16 @@ import pandas as pd
 from amco_jax.agents.methods import BOUND
 from amco_jax.metrics import Column, Shown, shown_in
 from amco_jax.report.names import shown_name
+from amco_jax.report.style import BEHIND, BLACK, canvas, method_styles
 from amco_jax.stats.summaries import learning_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette and five more colours; markers and dashes distinguish methods of similar colour.
-# All training variants of a method share its colour.
-_BLACK, _GREY, _BLUE, _VERMILION, _GREEN = "#000000", "#7F7F7F", "#0072B2", "#D55E00", "#009E73"
-_PURPLE, _ORANGE, _SKY, _BROWN, _INDIGO = "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#332288"
-_RED = "#A50026"
-_BEHIND = "#BBBBBB"
-"""The colour of curves in the background"""
-_KNOWN = {
-    "optimal": (_BLACK, "*", "-"),
-    "optimal-admission": (_GREY, "X", "-"),
-    "amco-priced": (_RED, "*", "--"),
-    "amco-priced-trained": (_RED, "X", ":"),
-    "planner": (_BLACK, "P", ":"),
-    "amcoedge": (_BLUE, "o", "--"),
-    "amcoedge-stable": (_BLUE, "s", "-"),
-    "amcoedge-regret": (_BLUE, "p", "-."),
-    "amcoedge-factorised": (_BLUE, "h", ":"),
-    "smcoedge": (_VERMILION, "^", "--"),
-    "smcoedge-stable": (_VERMILION, "v", "-"),
-    "smcoedge-regret": (_VERMILION, "<", "-."),
-    "drlcoedge": (_GREEN, "D", "--"),
-    "drlcoedge-stable": (_GREEN, "d", "-"),
-    "drlcoedge-regret": (_GREEN, "H", "-."),
-    "randcoedge": (_PURPLE, "P", "-."),
-    "all-servers": (_ORANGE, "<", ":"),
-    "least-wait": (_SKY, ">", "-."),
-    "two-choices": (_BROWN, "p", "--"),
-    "local": (_INDIGO, "H", ":"),
-}
-_OTHERS = tuple(zip((_INDIGO, _GREY, _ORANGE, _GREEN, _SKY, _BROWN), "osD^vP", strict=True))
-_DASHES = (":", "--", "-.", "-")
-
 _GROWTH_LABELS = {
     "seeds": ("seeds", "time of all seeds [s]"),
     "num_servers": ("edge servers", "time per decision [µs]"),
 }
-
-STYLE: Any = {
-    "figure.dpi": 100,
-    "savefig.dpi": 200,
-    "font.size": 9,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "pdf.fonttype": 42,  # embeds text as text
-}
-
-
-@contextlib.contextmanager
-def _style(changes: Any = None) -> Iterator[None]:
-    """Matplotlib's defaults with this style applied, regardless of the user's configuration."""
-    try:
-        import matplotlib
-    except ValueError:  # the environment names a backend that does not exist, and none is needed here
-        for name in [n for n in sys.modules if n.partition(".")[0] == "matplotlib"]:
-            del sys.modules[name]
-        named = os.environ.pop("MPLBACKEND", None)
-        import matplotlib
-
-        if named is not None:
-            os.environ["MPLBACKEND"] = named
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE | (changes or {}))
-        yield
-
-
-@contextlib.contextmanager
-def canvas(width: float, height: float) -> Iterator[Figure]:
-    """A new figure in this style, of a size in inches, without a window."""
-    with _style():
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure
-
 
 _RARE, _ROOM = 0.01, 0.02
 """The least upper limit of the axis of a rate, so that a few misses in a million tasks do not fill a figure,
@@ -152,7 +71,7 @@ def sweep_figure(
         first.set_ylabel(column.title(per))
         if column.bounds[0] < 0:
             for axes in every_axes:
-                axes.axhline(0, color=_BLACK, linewidth=0.6)
+                axes.axhline(0, color=BLACK, linewidth=0.6)
         else:
             least = _RARE if column.is_rate else 0.0
             highest = column.bounds[1] + _ROOM if column.better == "higher" else 0.0
@@ -169,7 +88,7 @@ def _draw_floor(axes: Any, rows: pd.DataFrame) -> None:
     if len(rows) == 0:
         return
     values, mean = np.asarray(rows["value"]), np.asarray(rows["mean"])
-    style = {"color": _BEHIND, "alpha": 0.4, "linewidth": 0, "zorder": 0, "label": shown_name(BOUND)}
+    style = {"color": BEHIND, "alpha": 0.4, "linewidth": 0, "zorder": 0, "label": shown_name(BOUND)}
     if values.dtype.kind in "if" and len(values) > 1:
         axes.fill_between(values, 0, mean, **style)
     else:
@@ -188,7 +107,7 @@ def _draw_behind(axes: Any, lines: Sequence[pd.DataFrame]) -> None:
         x = np.asarray(line["value"])
         x = x if x.dtype.kind in "if" else np.arange(len(x))
         label = None if place else "others"
-        axes.plot(x, np.asarray(line["mean"]), color=_BEHIND, linewidth=0.8, zorder=1, label=label)
+        axes.plot(x, np.asarray(line["mean"]), color=BEHIND, linewidth=0.8, zorder=1, label=label)
 
 
 def _draw_lines(axes: Any, lines: Mapping[str, pd.DataFrame], numbers: bool) -> None:
@@ -219,7 +138,7 @@ def ranking_figure(rows: pd.DataFrame, column: Column, title: str = "") -> Figur
     with canvas(6.4, 0.9 + 0.26 * len(rows)) as figure:
         axes = figure.subplots()
         for bound in floor["estimate"][np.isfinite(floor["estimate"])]:
-            axes.axvspan(0, bound, color=_BEHIND, alpha=0.4, linewidth=0, zorder=0)
+            axes.axvspan(0, bound, color=BEHIND, alpha=0.4, linewidth=0, zorder=0)
         for place, style in enumerate(method_styles(list(rows["method"])).values()):
             mean, low, high = (float(rows[c].iloc[place]) for c in ("estimate", "ci_low", "ci_high"))
             spread = [[max(mean - low, 0.0)], [max(high - mean, 0.0)]]
@@ -342,12 +261,12 @@ def profile_figure(profiles: pd.DataFrame, label: str, among: Collection[str]) -
             )
             if method in others:
                 name = "others" if method == others[0] else None
-                axes.plot(level, share, color=_BEHIND, linewidth=0.8, zorder=1, label=name)
+                axes.plot(level, share, color=BEHIND, linewidth=0.8, zorder=1, label=name)
                 continue
             style = styles[method]
             axes.plot(level, share, label=shown_name(method), linewidth=1.3, markevery=10, **style)
             axes.fill_between(level, low, high, color=style["color"], alpha=0.2, linewidth=0)
-        axes.axvline(1, color=_BLACK, linewidth=0.6)
+        axes.axvline(1, color=BLACK, linewidth=0.6)
         axes.set_xlabel(label)
         axes.set_ylabel("share of seeds and scenarios")
         axes.set_ylim(0, 1 + _ROOM)
@@ -399,49 +318,3 @@ def growth_figure(growth: pd.DataFrame) -> Figure:
             lower.minorticks_off()
         figure.legend(loc="outside upper center", ncols=5)
     return figure
-
-
-def svg(figure: Figure, salt: str) -> str:
-    """The figure as an SVG element for a page, with text as text rather than paths.
-
-    Args:
-      salt: a text that makes the identifiers in the element differ from those of other figures.
-    """
-    text = io.StringIO()
-    with _style({"svg.fonttype": "none", "svg.hashsalt": salt}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    _, _, element = text.getvalue().partition("<svg")
-    return f"<svg{element}".rstrip()
-
-
-def save_figure(figure: Figure, stem: Path) -> None:
-    """Write STEM.png and STEM.pdf; equal figures give equal bytes."""
-    with _style():
-        figure.savefig(stem.with_suffix(".png"))
-    save_pdf(figure, stem.with_suffix(".pdf"))
-
-
-def save_pdf(figure: Figure, path: Path) -> None:
-    """Write a PDF of vectors and text; equal figures give equal bytes."""
-    with _style():
-        figure.savefig(path, format="pdf", metadata={"CreationDate": None})
-
-
-def method_styles(methods: list[str]) -> dict[str, dict[str, Any]]:
-    """The colour, marker, marker size and dashes of each method; known methods always have the same ones.
-
-    Other methods first take the colours that no known method in the figure uses.
-    """
-    taken = {_KNOWN[method][0] for method in methods if method in _KNOWN}
-    free_first = sorted(_OTHERS, key=lambda other: other[0] in taken)
-    others = (
-        (colour, marker, dashes)
-        for dashes in itertools.cycle(_DASHES)
-        for colour, marker in free_first
-    )  # fmt: skip
-    styles = {}
-    for method in methods:
-        colour, marker, dashes = _KNOWN[method] if method in _KNOWN else next(others)
-        size = 8 if marker == "*" else 5  # the arms of a star are thin
-        styles[method] = {"color": colour, "marker": marker, "markersize": size, "linestyle": dashes}
-    return styles

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from amco_jax.report.figures import canvas, svg
+from amco_jax.report.style import canvas, svg
 from amco_jax.report.tables import Cell, Table
+from amco_jax.report.templates import rendered
 from amco_jax.results.files import replacing
 from amco_jax.results.saved import SavedRun, open_run
 
@@ -54,11 +54,8 @@ def write_fleet_page(directory: Path, out: Path) -> Path:
             "Colours are the base stations of the requests.",
         ),
     }  # fmt: skip
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    page = environment.get_template("fleet.html.jinja").render(
+    page = rendered(
+        "fleet.html.jinja",
         title=f"AMCo-JAX: {directory.resolve().name}",
         manifest=run.manifest,
         facts=run.manifest["facts"],

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import pandas as pd
 from markupsafe import Markup
 
@@ -19,11 +18,11 @@ from amco_jax.metrics import Shown, shown_in
 from amco_jax.report.analysis import comparisons, distinct, means, medians
 from amco_jax.report.answers import answer_of, question_of
 from amco_jax.report.claims import CLAIMS_NOTE
-from amco_jax.report.figures import save_pdf, svg
 from amco_jax.report.overall import OVERALL_NOTE, Overall, overall_of
 from amco_jax.report.pictures import Pictures, all_figures, leading_figures
 from amco_jax.report.rankings import rankings
 from amco_jax.report.studies import SavedStudy
+from amco_jax.report.style import save_pdf, svg
 from amco_jax.report.tables import (
     Table,
     comparison_table,
@@ -32,6 +31,7 @@ from amco_jax.report.tables import (
     means_table,
     overview_tables,
 )
+from amco_jax.report.templates import rendered
 from amco_jax.report.warnings import Caveat, by_kind, warnings_of
 from amco_jax.results.files import FileNames, replacing
 
@@ -160,15 +160,8 @@ def _write_html(report: Report, out: Path) -> Path:
                 "manifest": json.dumps(study.manifest, indent=2),
             }
         )
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("page.html.jinja").render(
+    page = rendered(
+        "page.html.jinja",
         title=report.title,
         note=report.note,
         studies=studies,

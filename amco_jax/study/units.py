@@ -115,13 +115,12 @@ def run_unit(
     if first.method.is_bound:
         return pd.concat([_bounds(cell, tell) for cell in unit.cells], ignore_index=True)
     scenarios, told = [cell.scenario for cell in unit.cells], [{} for _ in unit.cells]
-    source = _source(unit.cells, scenarios, store)
     if first.has_pilot:
         pilots = _pilots(unit, store, checkpoints)
         scenarios = [without_warmup(*each) for each in zip(scenarios, pilots, strict=True)]
         told = [pilot._asdict() for pilot in pilots]
         if first.batches:
-            rows = batch_columns(unit.cells, pilots, source)
+            rows = batch_columns(unit.cells, pilots, _source(unit.cells, scenarios, store))
             tell(len(rows))
             return pd.concat(
                 [_batches(*each) for each in zip(unit.cells, pilots, rows, strict=True)], ignore_index=True

@@ -15,10 +15,10 @@ import pytest
 from amco_jax.errors import InputError
 from amco_jax.metrics import METRICS, described
 from amco_jax.report.analysis import baselines_of, comparisons, means, medians
-from amco_jax.report.figures import method_styles
 from amco_jax.report.page import make_report, write_report
 from amco_jax.report.published import write_published
 from amco_jax.report.studies import SavedStudy, load_studies
+from amco_jax.report.style import method_styles
 from amco_jax.report.terminal import print_summary
 from amco_jax.report.warnings import warnings_of
 from amco_jax.results.files import FileNames
