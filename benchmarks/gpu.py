@@ -1,8 +1,8 @@
-"""Measure several ways to simulate on a GPU, each in a separate process.
+"""Measure several ways to simulate and to train on a GPU, each in a separate process.
 
 `python benchmarks/gpu.py --out h100.json` measures the plain scan, the unrolled scan over tasks, XLA's
-command buffers around loops, and the single kernel of `amco_jax/compile/fused.py`, for each number of seeds.
-Each line also gives the difference of the totals from those of the first variant.
+command buffers around loops, and the kernels of `amco_jax/compile/fused.py`, for each number of seeds. Each
+line of a rule also gives the difference of the totals from those of the first variant.
 """
 
 from __future__ import annotations
@@ -22,22 +22,26 @@ import tyro
 
 _NO_GPU = 2
 
+EPISODES = 5
+"""Training episodes per repeat"""
+
 COMMAND_BUFFERS = "--xla_gpu_enable_command_buffer=+WHILE"
 
+SCAN = {"AMCO_JAX_FUSED": "0"}
+
 VARIANTS: dict[str, dict[str, str]] = {
-    "scan": {},
-    "scan-unroll-2": {"UNROLL": "2"},
-    "scan-unroll-5": {"UNROLL": "5"},
-    "scan-command-buffers": {"XLA_FLAGS": COMMAND_BUFFERS},
-    "scan-unroll-5-command-buffers": {"UNROLL": "5", "XLA_FLAGS": COMMAND_BUFFERS},
-    "kernel": {"AMCO_JAX_FUSED": "1"},
+    "scan": SCAN,
+    "scan-unroll-5": SCAN | {"UNROLL": "5"},
+    "scan-command-buffers": SCAN | {"XLA_FLAGS": COMMAND_BUFFERS},
+    "kernel": {},
+    "kernel-command-buffers": {"XLA_FLAGS": COMMAND_BUFFERS},
 }
 """The environment variables that each variant adds to its process."""
 
 
 def main(
     seeds: tuple[int, ...] = (1_000, 10_000, 100_000),
-    methods: tuple[str, ...] = ("randcoedge", "optimal"),
+    methods: tuple[str, ...] = ("randcoedge", "optimal", "amcoedge"),
     variants: tuple[str, ...] = tuple(VARIANTS),
     repeats: int = 5,
     out: Path | None = None,
@@ -47,9 +51,8 @@ def main(
 
     Args:
       seeds: numbers of seeds to simulate in parallel.
-      methods: names of rules.
-      variants: some of scan, scan-unroll-2, scan-unroll-5, scan-command-buffers,
-        scan-unroll-5-command-buffers, kernel.
+      methods: names of rules, which are simulated, and of trained methods, which are trained.
+      variants: some of scan, scan-unroll-5, scan-command-buffers, kernel, kernel-command-buffers.
       repeats: number of repeats of each measurement, after a warm-up.
       out: a JSON file to write all results to.
       anywhere: run even without a GPU, to try this script; the results then say nothing about GPUs.
@@ -58,7 +61,7 @@ def main(
     for variant in variants:
         for row in _measured(variant, seeds, methods, repeats, anywhere):
             rows.append({"variant": variant} | row)
-            print(_line(rows[-1], rows), flush=True)
+            print(_line(rows[-1], rows), *row.get("warnings", ()), sep="\n    ", flush=True)
     if out is not None:
         out.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
@@ -82,12 +85,18 @@ def _line(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     head = f"{row['variant']:30} {row['method']:12} {row['seeds']:7}"
     if "error" in row:
         return f"{head}  failed: {row['error']}"
+    if "episodes_per_s" in row:
+        seconds = [s / row["episodes"] for s in row["train_s"]]
+        return (
+            f"{head} {row['episodes_per_s']:10.0f} episodes/s, {median(seconds):.4f} s per episode of all "
+            f"seeds ({min(seconds):.4f} to {max(seconds):.4f}), compiled in at most {row['first_s']:.1f} s"
+        )
     same = [r for r in rows if (r["method"], r["seeds"]) == (row["method"], row["seeds"]) and "totals" in r]
     return (
-        f"{head} {row['rollout_decisions_per_s'] / 1e6:10.1f} M decisions/s, "
+        f"{head} {row['rollout_decisions_per_s'] / 1e6:10.1f} M decisions/s "
+        f"(whole sweep {row['sweep_decisions_per_s'] / 1e6:.1f}), "
         f"{median(row['rollout_s']):.4f} s ({min(row['rollout_s']):.4f} to {max(row['rollout_s']):.4f}), "
         f"compiled in {row['compile_s']:.1f} s, off {same[0]['variant']} by {_difference(row, same[0]):.1e}"
-        + "".join(f"\n    {warning}" for warning in row["warnings"])
     )
 
 
@@ -102,7 +111,7 @@ def _worker(job: dict[str, Any]) -> None:
 
     from amco_jax.agents.methods import get_method
     from amco_jax.compile.runtime import configure
-    from amco_jax.kernel import episode
+    from amco_jax.kernel import slot
     from amco_jax.scenario import Scenario
     from amco_jax.study.measure import Job, measure
 
@@ -121,7 +130,7 @@ def _worker(job: dict[str, Any]) -> None:
         unroll = int(os.environ.get("UNROLL", "1")) if length == scenario.num_positions else 1
         return jax.lax.scan(body, init, xs, unroll=unroll)
 
-    episode.lax = types.SimpleNamespace(scan=scan)  # pyright: ignore
+    slot.lax = types.SimpleNamespace(scan=scan)  # pyright: ignore
     warnings: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: warnings.append(record.getMessage())
@@ -132,7 +141,7 @@ def _worker(job: dict[str, Any]) -> None:
         for name in job["methods"]:
             row: dict[str, Any] = {"method": name, "seeds": count, "device": device.device_kind}
             try:
-                row |= measure(Job(name, scenario, count, job["repeats"]), get_method)
+                row |= measure(Job(name, scenario, count, job["repeats"], EPISODES), get_method)
             except Exception as error:  # the others are still worth measuring
                 row["error"] = str(error).splitlines()[0]
             rows.append(row | {"seeds": count, "warnings": list(warnings), "measured": time.time()})

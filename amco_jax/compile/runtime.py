@@ -71,7 +71,7 @@ def own_numerics() -> Iterator[None]:
         jax.enable_x64(False),
         jax.numpy_dtype_promotion("standard"),
         jax.numpy_rank_promotion("allow"),
-        jax.default_matmul_precision(None),  # pyright: ignore[reportArgumentType]
+        jax.default_matmul_precision("highest"),  # GPUs would round the factors to ten binary digits
         jax.default_prng_impl("threefry2x32"),
         jax.threefry_partitionable(True),
         jax.disable_jit(False),

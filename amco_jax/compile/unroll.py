@@ -175,14 +175,17 @@ def _scan(eqn, args: list[Any], max_size: int) -> list[Any]:
     consts, carry, xs = args[:n_consts], args[n_consts : n_consts + n_carry], args[n_consts + n_carry :]
 
     def column_split(x):
-        x, rest = _whole(x), _whole(x).shape[1:]
-        if not rest:
-            return _Split(_object_array([x], ()))
-        size = int(np.prod(rest))
-        if size > max_size:
-            return x
-        flat = x.reshape(x.shape[0], size)
-        return _Split(_object_array([flat[:, i] for i in range(size)], rest))
+        if isinstance(x, _Split) and x.whole is None:
+            # Without making the array whole, which a kernel cannot.
+            rest = x.scalars.shape[1:]
+            columns = [_whole(_Split(x.scalars[:, *i])) for i in np.ndindex(rest)]
+        else:
+            x = _whole(x)
+            rest = x.shape[1:]
+            if np.prod(rest) > max_size:
+                return x
+            columns = [x[:, *i] for i in np.ndindex(rest)]
+        return _Split(_object_array(columns, rest))
 
     def column_join(y):
         if not isinstance(y, _Split):
@@ -245,6 +248,11 @@ def _dynamic_slice(params, operand, *starts):
     for i in range(1, operand.size):
         chosen = lax.select(lax.ge(position, lax.full_like(position, i)), operand[i], chosen)
     return [_object_array([chosen], (1,))]
+
+
+def _unstack(params, operand):
+    parts = np.split(operand, operand.shape[params["axis"]], params["axis"])
+    return [np.squeeze(part, params["axis"]) for part in parts]
 
 
 def _reduction(combine: Callable) -> Callable:
@@ -359,6 +367,8 @@ _RULES: dict[str, Callable] = {
     "rev": lambda params, x: [np.flip(x, params["dimensions"])],
     "concatenate": lambda params, *xs: [np.concatenate(xs, params["dimension"])],
     "stack": lambda params, *xs: [np.stack(xs, params["axis"])],
+    "unstack": _unstack,
+    "reshard": lambda params, x: [x],  # JAX 0.11 adds it within a mesh; scalars have nothing to shard
     "slice": _slice,
     "dynamic_slice": _dynamic_slice,
     "iota": _iota,

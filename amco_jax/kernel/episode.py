@@ -15,13 +15,14 @@ from jaxtyping import Array, Int
 
 from amco_jax.agents.methods import Method
 from amco_jax.agents.policy import Arrived, SlotView
+from amco_jax.compile.unroll import unroll
 from amco_jax.env import (
     Backlog,
     Physics,
     Task,
 )
 from amco_jax.kernel.order import tasks_of_slot
-from amco_jax.kernel.slot import Probe, Record, keep_nothing, slot_step
+from amco_jax.kernel.slot import Probe, Record, Scalarise, keep_nothing, slot_step
 from amco_jax.metrics import (
     EPISODE_METRICS,
     Metrics,
@@ -102,6 +103,7 @@ def rollout(
     start: Progress | None = None,
     checkpointed: bool = False,
     probe: Probe | None = None,
+    scalarise: Scalarise = unroll,
 ) -> Episode:
     """Run one episode, or a segment of one; a pure, traceable function without a batch axis.
 
@@ -124,8 +126,9 @@ def rollout(
         slot again on its way back; without differentiation, it changes nothing.
       probe: a `jax.tree_util.Partial` that is called after each decision; derivatives in what it adds to the
         queues are shadow prices.
+      scalarise: see `Scalarise`; kernels cannot be differentiated.
     """
-    step = slot_step(shape, params, physics, method, workload, record, metrics, agent, probe)
+    step = slot_step(shape, params, physics, method, workload, record, metrics, agent, probe, scalarise)
 
     def slot(now, i):
         t = first + i

@@ -51,6 +51,9 @@ Record = Callable[[Decision, TaskView], Any]
 """A function from a decision and its view to what is kept of it, a pytree of arrays."""
 
 
+Scalarise = Callable[[Callable], Callable]
+"""How the service of a slot becomes scalar code: by `unroll`, or by `fuse_under_vmap` as a kernel"""
+
 Probe = Callable[[TaskView], tuple[Array, Array]]
 """A function from the view of a decision to background load that comes right after it: Gcycles on each
 server, `[num_servers]`, and s on the link of the base station"""
@@ -249,6 +252,7 @@ def slot_step(
     metrics: Metrics = (),
     agent: Any = None,
     probe: Probe | None = None,
+    scalarise: Scalarise = unroll,
 ) -> SlotStep:
     """The function that computes one slot, shared by all rollouts and trainings."""
 
@@ -259,7 +263,7 @@ def slot_step(
         )  # fmt: skip
 
     if shape.num_servers <= MAX_UNROLLED_SERVERS:
-        serve = unroll(serve)
+        serve = scalarise(serve)
 
     def step(key, t, backlog, planned, arrived=None):
         # The queue is sorted outside `serve`, because unrolling would turn a sort into a large network.

@@ -20,10 +20,12 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from amco_jax.agents.learner import Context, EpisodeLearner, Experience, Learner, over_stations
 from amco_jax.agents.methods import Method
+from amco_jax.compile.unroll import unroll
 from amco_jax.compile.wide import Wide
 from amco_jax.env import Backlog, Physics
 from amco_jax.kernel import Episode, rollout, slot_step, tasks_of_slot
 from amco_jax.kernel.gradient import held_fixed
+from amco_jax.kernel.slot import Scalarise
 from amco_jax.metrics import CURVE_METRICS, MAKESPAN, Metrics, Sums, add_slot, none_of_slots
 from amco_jax.params import Params, Shape
 from amco_jax.random import Stream, fold_in, stream
@@ -91,6 +93,7 @@ def train_episode(
     state: TrainingState,
     tables: Tables = Tables(),  # noqa: B008  # immutable
     metrics: Metrics = CURVE_METRICS,
+    scalarise: Scalarise = unroll,
 ) -> tuple[TrainingState, Curve]:
     """Train for one episode.
 
@@ -98,6 +101,7 @@ def train_episode(
       metrics: the metrics to sum up, static; none may have quantiles.
       episode: index of the episode, from 0; must be the same for all seeds of a batch.
       tables: data of the workload from the host, see `amco_jax.workload`.
+      scalarise: see `Scalarise`; learners of whole episodes, which differentiate them, do without.
     """
     learner, num_servers = method.require_training().static(), shape.num_servers
     if isinstance(learner, EpisodeLearner):
@@ -110,7 +114,7 @@ def train_episode(
         play = partial(rollout, shape, params, physics, workload=workload, key=key)
         return _learn_from_episode(learner, hyper.settings, params, method, play, state, metrics)
     assert isinstance(learner, Learner)
-    step = slot_step(shape, params, physics, method, workload, learner.reward, metrics)
+    step = slot_step(shape, params, physics, method, workload, learner.reward, metrics, scalarise=scalarise)
     exploration, draws = (
         fold_in(stream(seed, purpose), episode) for purpose in (Stream.EXPLORATION, Stream.LEARNING)
     )

@@ -57,6 +57,12 @@ class Store:
         """Whether the store has a plan."""
         return (self.directory / PLAN).exists()
 
+    def planned(self, name: str) -> Any:
+        """A value of the plan; None if there is no such value, or no intact plan."""
+        path = self.directory / PLAN
+        plan = _plan_in(path.read_bytes()) if path.is_file() else None
+        return None if plan is None else plan.get(name)
+
     def begin(self, plan: Mapping[str, Any], recompute: bool = False, renewed: Collection[str] = ()) -> None:
         """Write the plan, or check that the existing one is the same.
 

@@ -7,6 +7,7 @@ therefore find them in a shared directory, and an interrupted training resumes w
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -86,6 +87,7 @@ class AgentStore:
                 shutil.copytree(other.directory / name, self.directory / name)
 
 
+@functools.lru_cache(64)
 def _agent_like(method: Method, num_servers: int) -> Any:
     """The structure of `Learner.deployed` for one agent; of a scenario, only the fleet size affects it."""
     learner, scenario = method.require_training(), Scenario(num_servers=num_servers)
@@ -128,10 +130,14 @@ def train_missing(
     names = {block: cells[block.cell].training_name(block.start) for block in blocks}
     shapes = padded_shapes([cell.scenario for cell in cells])
     chunks = list(chunks_of(blocks, shapes, LANES, lambda shape: state_bytes(cells, shape), TRAINING_BYTES))
-    missing = []
+    end, missing = first.first_seed + first.num_seeds, []
+
+    def num_seeds(blocks: Sequence[Block]) -> int:
+        return sum(min(LANES, end - block.start) for block in blocks)
+
     for shape, chunk, size in chunks:
         left = [block for block in chunk if not store.has(names[block])]
-        tell((len(chunk) - len(left)) * LANES * first.train_episodes)
+        tell((num_seeds(chunk) - num_seeds(left)) * first.train_episodes)
         if left:
             missing.append((shape, left, size if len(left) == len(chunk) else len(left)))
     if not missing:
@@ -142,7 +148,8 @@ def train_missing(
         def launch(shape: Shape, chunk: Sequence[Block], size: int) -> list[Trained]:
             trainer = Trainer(shape, cells, chunk, size)
             name = digest_of([[names[block] for block in chunk], size, jax.local_device_count()])
-            curves = trainer.run(tell, name, journal)
+            seeds = num_seeds(chunk)
+            curves = trainer.run(lambda episodes: tell(episodes * seeds), name, journal)
             agents = trainer.host_agents()
             return [
                 Trained(jax.tree.map(lambda leaf: leaf[i], agents), np.stack(each, axis=-1))  # noqa: B023

@@ -117,9 +117,9 @@ def over_chunks(
     return (found for _, found in within_memory(launch, chunks))
 
 
-def memory_in(limits: Mapping[str, int]) -> int:
-    """The limit for this process's kind of device, `cpu` or `accelerator`, in bytes."""
-    return limits["cpu" if jax.default_backend() == "cpu" else "accelerator"]
+def for_this_device(values: Mapping[str, Any]) -> Any:
+    """The value for this process's kind of device, `cpu` or `accelerator`."""
+    return values["cpu" if jax.default_backend() == "cpu" else "accelerator"]
 
 
 def chunks_of(
@@ -133,12 +133,12 @@ def chunks_of(
 
     Args:
       shapes: the shape of each cell.
-      limits: as in `memory_in`.
+      limits: bytes by kind of device, see `for_this_device`.
 
     Returns:
       The shape, the blocks, and the common size of the chunks of that shape; the last chunk may be smaller.
     """
-    memory = memory_in(limits)
+    memory = for_this_device(limits)
     for shape, members in itertools.groupby(blocks, key=lambda block: shapes[block.cell]):
         most = min(memory // bytes_per_lane(shape), _MAX_LANES) // lanes
         most = max(most, jax.local_device_count())  # chunks are padded to at least this size

@@ -21,12 +21,13 @@ from amco_jax.identity import code_version
 from amco_jax.results.provenance import package_versions
 from amco_jax.results.store import Store
 from amco_jax.study.agents import AgentStore
+from amco_jax.study.chunks import for_this_device
 from amco_jax.study.units import Unit, run_unit
 
 ENGINES = ("local", "ray")
 
-UNIT_SECONDS = 120.0
-"""Nominal duration of a unit on two CPU cores"""
+UNIT_SECONDS = {"cpu": 120.0, "accelerator": 3600.0}
+"""Default nominal duration of a unit on two CPU cores, s; an accelerator needs many seeds to be busy"""
 
 
 @runtime_checkable
@@ -70,15 +71,18 @@ class Execution:
     """Continue the run in the output directory."""
     recompute: bool = False
     """When resuming, recompute damaged files in the output directory."""
-    unit_seconds: float = UNIT_SECONDS
-    """Nominal duration of a unit on two CPU cores, which is the most work that a killed process loses."""
+    unit_seconds: float | None = None
+    """Nominal duration of a unit on two CPU cores, which is the most work that a killed process loses. By
+    default, it is that of the study that the output directory holds, or else 120, and 3600 on a GPU, which
+    is many times as fast."""
     store: Path | None = None
     """Directory of trained agents that several runs share; by default, each run has its own."""
 
     def __post_init__(self):
         check_choice("engine", self.engine, ENGINES)
         check_whole("cpus_per_unit", self.cpus_per_unit)
-        check_number("unit_seconds", self.unit_seconds)
+        if self.unit_seconds is not None:
+            check_number("unit_seconds", self.unit_seconds)
         self.part()
         if self.recompute and not self.resume:
             raise InputError("recompute: true; legal: with resume")
@@ -93,6 +97,19 @@ class Execution:
         if found is None or not int(found[1]) < int(found[2]):
             raise InputError(f"shard: {self.shard!r}; legal: i/n with i from 0 to n - 1")
         return int(found[1]), int(found[2])
+
+    def seconds_per_unit(self, begun: float | None) -> float:
+        """The nominal duration of a unit on two CPU cores.
+
+        Args:
+          begun: that of the study in the output directory, or None if there is none.
+        """
+        if self.unit_seconds is not None:
+            return self.unit_seconds
+        if begun is not None and self.joins:
+            return begun
+        # The nodes of a Ray cluster need not be like this machine.
+        return UNIT_SECONDS["cpu"] if self.engine == "ray" else for_this_device(UNIT_SECONDS)
 
     @property
     def joins(self) -> bool:

@@ -130,7 +130,8 @@ class _Run:
             check_warmup(cell)
         self.store = Store(home / UNITS, home / study.file)
         self.agents = AgentStore(execution.store or agents)
-        self.units: list[Unit] = units_of(self.cells, execution.unit_seconds)
+        self._unit_seconds = execution.seconds_per_unit(self.store.planned("unit_seconds"))
+        self.units: list[Unit] = units_of(self.cells, self._unit_seconds)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
@@ -149,7 +150,7 @@ class _Run:
             plan = self._described() | {
                 "scenario": _without_code(without_paths(study.base)),
                 "format": FORMAT,
-                "unit_seconds": execution.unit_seconds,
+                "unit_seconds": self._unit_seconds,
                 "code": code_version(),
                 "versions": package_versions(),
                 "depends_on": {name: each.to_dict() for name, each in self._identities().items()},

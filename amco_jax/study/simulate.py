@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from amco_jax.agents.methods import Method
 from amco_jax.compile.fused import LANES as FUSED_LANES
-from amco_jax.compile.fused import fuse, fusing
+from amco_jax.compile.fused import first_that_compiles, fuse_under_vmap, fusing
+from amco_jax.compile.unroll import unroll
 from amco_jax.compile.wide import on_host
 from amco_jax.env import Physics
 from amco_jax.identity import program_cache
 from amco_jax.kernel import Progress, rollout
+from amco_jax.kernel.slot import MAX_UNROLLED_SERVERS, Scalarise
 from amco_jax.metrics import EPISODE_METRICS, Metrics, columns
 from amco_jax.metrics.over_slots import Series
-from amco_jax.metrics.quantiles import Values, values_of
+from amco_jax.metrics.quantiles import KeptOnDevice, Values, is_exact, values_of
 from amco_jax.params import Shape
 from amco_jax.random import Stream, fold_in, stream
 from amco_jax.scenario import Scenario
 from amco_jax.study.blocks import ACCELERATOR_BLOCKS, host_blocks, over_blocks
-from amco_jax.study.chunks import CHUNK_BYTES, AgentSource, Chunk, memory_in, over_chunks
+from amco_jax.study.chunks import CHUNK_BYTES, AgentSource, Chunk, for_this_device, over_chunks
 from amco_jax.workload import Segment, carried_by, workload_of
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,6 @@ log = logging.getLogger(__name__)
 LANES = FUSED_LANES
 """Seeds per block. 128 is best on CPUs, too: with fewer, LLVM considers some loops too short for overlap
 checks to pay off, and with more, the working set exceeds a core's L1 cache (benchmarks/README.md)."""
-
-_MAX_FUSED_BLOCKS = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,15 +82,15 @@ def simulate(
         return slot_bytes(shape) * shape.num_slots
 
     def launch(chunk: Chunk) -> Future[list[Batch]]:
-        taken = [_Lists(scenarios[index], len(seeds), lists) for index, seeds in chunk.members]
-        most = memory_in(CHUNK_BYTES) // (slot_bytes(chunk.shape) * math.prod(chunk.lanes))
+        taken = _Lists(scenarios, chunk, lists)
+        most = for_this_device(CHUNK_BYTES) // (slot_bytes(chunk.shape) * math.prod(chunk.lanes))
         segments = segments_of(chunk.shape.num_slots, most)
         taking, ends = None, []
         for progress, values in play(chunk, method, physics, episode, metrics, segments, training):
             # The host processes the values of one segment while the devices compute the next.
             if taking is not None:
                 taking.result()
-            taking = host.submit(_take, taken, values, len(segments) == 1)
+            taking = host.submit(taken.take, values, len(segments) == 1)
             ends.append(progress)
         return host.submit(_collect, metrics, scenarios, chunk, taken, ends[-1])
 
@@ -171,134 +169,124 @@ def block_program(shape: Shape, method: Method, metrics: Metrics, whole: bool, t
       `start_state`. State and per-task values have leaves `[blocks, lanes, ...]`, with the tasks of an
       episode on one axis.
     """
-    scanned = _block_program(shape, method, metrics, whole, training, False)
-    if not fusing():
-        return scanned
-    return _Fallback(_block_program(shape, method, metrics, whole, training, True), scanned, method.name)
+    ways = [_SCAN]
+    if fusing():
+        if shape.num_servers <= MAX_UNROLLED_SERVERS:
+            ways.insert(0, _SLOTS)
+        if _is_one_kernel(shape, method, whole):
+            ways.insert(0, _EPISODE)
+    programs = [_block_program(shape, method, metrics, whole, training, way) for way in ways]
+    return first_that_compiles(method.name, programs)
 
 
-class _Fallback:
-    """A jitted function that is replaced by a second one if it cannot be compiled or run."""
+class _Way(NamedTuple):
+    """How a program runs on a GPU: what becomes one kernel, and how many blocks run in parallel."""
 
-    def __init__(self, first: Any, second: Any, name: str):
-        self._first, self._second, self._name = first, second, name
+    episode: Scalarise | None
+    slot: Scalarise
+    blocks: int
 
-    def _use(self, attempt: Callable[[Any], Any]) -> Any:
-        if self._first is not None:
-            try:
-                return attempt(self._first)
-            except Exception as error:  # an experimental compiler may raise anything
-                if "RESOURCE_EXHAUSTED" in str(error):
-                    raise
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
-                log.warning("%s is simulated by a scan, as it cannot be one kernel: %s", self._name, reason)
-                self._first = None
-        return attempt(self._second)
 
-    def __call__(self, *inputs: Any) -> Any:
-        return self._use(lambda program: jax.block_until_ready(program(*inputs)))
+_SCAN = _Way(None, unroll, ACCELERATOR_BLOCKS)
+_SLOTS = _Way(None, fuse_under_vmap, ACCELERATOR_BLOCKS)
+# The GPU itself queues the blocks that it cannot run at the same time.
+_EPISODE = _Way(fuse_under_vmap, unroll, 2**16)
 
-    def lower(self, *inputs: Any) -> Any:
-        return self._use(lambda program: program.lower(*inputs))
+
+def _is_one_kernel(shape: Shape, method: Method, whole: bool) -> bool:
+    """Whether a whole episode may be one kernel: nothing is needed for a slot before it is served."""
+    policy, process = method.policy, shape.arrivals
+    decides_alone = not (policy.sees_slot or policy.sees_load or policy.by_position)
+    return decides_alone and shape.by_station and process.fuses and (whole or process.fuses_segments)
 
 
 def _block_program(
-    shape: Shape, method: Method, metrics: Metrics, whole: bool, training: bool, fused: bool
+    shape: Shape, method: Method, metrics: Metrics, whole: bool, training: bool, way: _Way
 ) -> Any:
-    process = shape.arrivals
-
     def block(blocked, shared, state):
-        policy = method.policy
-        if fused and (policy.sees_slot or policy.sees_load or policy.by_position):
-            raise NotImplementedError("it decides slot by slot, recalls earlier slots or knows later ones")
-        if fused and not shape.by_station:
-            raise NotImplementedError(f"its tasks are served in another order: {shape.order}, {shape.timing}")
-        if fused and not (process.fuses and (whole or process.fuses_segments)):
-            raise NotImplementedError(f"its arrivals are {process.name}")
         (params, place), seeds, agents = blocked
         physics, number, tables, first = shared
         own = tables.of(place)
 
-        def start(seed, carried):
-            segment = None if whole else Segment(first, carried)
-            workload = workload_of(shape, params, own, seed, number, segment, training=training)
-            return workload, fold_in(stream(seed, Stream.POLICY), number)
-
-        def episode(common, laned):
-            (params, physics, first), ((workload, key), agent, progress) = common, laned
+        def episode(params, physics, first, workload, key, agent, progress):
             out = rollout(
-                shape, params, physics, method=method, workload=workload, key=key,
-                metrics=metrics, agent=agent, first=first, start=progress,
+                shape, params, physics, method=method, workload=workload, key=key, metrics=metrics,
+                agent=agent, first=first, start=progress, scalarise=way.slot,
             )  # fmt: skip
             return out.end, out.of_tasks | out.over_slots
 
+        if way.episode is not None:
+            episode = way.episode(episode)
+
+        def one(seed, carried, agent, progress):
+            segment = None if whole else Segment(first, carried)
+            workload = workload_of(shape, params, own, seed, number, segment, training=training)
+            key = fold_in(stream(seed, Stream.POLICY), number)
+            end, kept = episode(params, physics, 0 if whole else first, workload, key, agent, progress)
+            return end, kept, carried_by(shape, workload)
+
         progress, carried = state
-        common = params, physics, 0 if whole else first
-        if fused:
-            starts = jax.vmap(start)(seeds, carried)
-            parts, kept = fuse(_in_scalars(episode))(common, (starts, agents, progress))
-            end = jax.tree.map(
-                lambda x, part: jnp.stack(part, axis=1) if x.ndim > 1 else part, progress, parts
-            )
-            after = jax.vmap(functools.partial(carried_by, shape))(starts[0])
-        else:
-
-            def alone(seed, carried, agent, progress):
-                workload, key = start(seed, carried)
-                end, kept = episode(common, ((workload, key), agent, progress))
-                return end, kept, carried_by(shape, workload)
-
-            end, kept, after = jax.vmap(alone)(seeds, carried, agents, progress)
+        end, kept, after = jax.vmap(one)(seeds, carried, agents, progress)
         values = jax.tree.map(lambda x: x.reshape(x.shape[0], -1), kept)
         return (end, after), values
 
-    # The GPU itself queues the blocks that it cannot run at the same time.
-    return over_blocks(block, _MAX_FUSED_BLOCKS if fused else ACCELERATOR_BLOCKS)
-
-
-def _in_scalars(episode: Callable[..., Any]) -> Callable[..., Any]:
-    """`episode` with its final state as lists of scalars, since a fused kernel cannot return arrays."""
-
-    def in_scalars(*args):
-        end, kept = episode(*args)
-        return jax.tree.map(lambda x: list(x) if x.ndim else x, end), kept
-
-    return in_scalars
+    return over_blocks(block, way.blocks)
 
 
 class _Lists:
-    """The values of a block that the host collects until its episodes end."""
+    """The values of the episodes of a chunk that are collected until these end."""
 
-    def __init__(self, scenario: Scenario, num_seeds: int, lists: Metrics):
-        self.num_seeds = num_seeds
-        self.values: dict[str, Values | Series] = {
-            metric.name: Series() if metric.is_over_slots else values_of(scenario.episode_positions)
-            for metric in lists
-        }
+    def __init__(self, scenarios: Sequence[Scenario], chunk: Chunk, metrics: Metrics):
+        """Make the collectors.
 
-    def lists(self) -> dict[str, np.ndarray]:
-        """What rows hold as lists, by the name of the metric."""
-        return {
-            name: values.values() if isinstance(values, Series) else values.quantiles()
-            for name, values in self.values.items()
-        }
+        Args:
+          metrics: the metrics whose rows are lists.
+        """
+        self._num_seeds = [len(seeds) for _, seeds in chunk.members]
+        positions = [scenarios[index].episode_positions for index, _ in chunk.members]
+        stay = jax.default_backend() != "cpu" and all(map(is_exact, positions))
+        self._on_device = {m.name: KeptOnDevice() for m in metrics if stay and not m.is_over_slots}
+        self._of_blocks: list[dict[str, Values | Series]] = [
+            {
+                metric.name: Series() if metric.is_over_slots else values_of(of_block)
+                for metric in metrics
+                if metric.name not in self._on_device
+            }
+            for of_block in positions
+        ]
 
+    def take(self, values: dict[str, jax.Array], whole: bool) -> None:
+        """Add the values of a segment, `[blocks, lanes, ...]` by name; padding is dropped.
 
-def _take(blocks: Sequence[_Lists], values: dict[str, jax.Array], whole: bool) -> None:
-    """Add the per-task values of a segment to their blocks, except for lanes beyond the last seed."""
-    # Block by block and without copying the whole, so that the values to sort stay in the CPU caches.
-    for name, sharded in values.items():
-        for block, of_lanes in zip(blocks, host_blocks(sharded), strict=False):
-            of_seeds = of_lanes[: block.num_seeds]
-            block.values[name].add(of_seeds if whole else of_seeds.copy())
+        Args:
+          whole: whether it is the whole episode.
+        """
+        for name, sharded in values.items():
+            if name in self._on_device:
+                self._on_device[name].add(sharded)
+                continue
+            # Block by block and without copying the whole, so that the values to sort stay in CPU caches.
+            blocks = zip(self._of_blocks, self._num_seeds, host_blocks(sharded), strict=False)
+            for block, num_seeds, of_lanes in blocks:
+                of_seeds = of_lanes[:num_seeds]
+                block[name].add(of_seeds if whole else of_seeds.copy())
+
+    def by_block(self) -> Iterator[dict[str, np.ndarray]]:
+        """What rows hold as lists, `[seeds, ...]` by name, for each block in turn."""
+        of_chunk = {name: values.quantiles() for name, values in self._on_device.items()}
+        for number, (block, num_seeds) in enumerate(zip(self._of_blocks, self._num_seeds, strict=True)):
+            yield {name: of_lanes[number, :num_seeds] for name, of_lanes in of_chunk.items()} | {
+                name: values.values() if isinstance(values, Series) else values.quantiles()
+                for name, values in block.items()
+            }
 
 
 def _collect(
-    metrics: Metrics, scenarios: Sequence[Scenario], chunk: Chunk, taken: Sequence[_Lists], end: Progress
+    metrics: Metrics, scenarios: Sequence[Scenario], chunk: Chunk, taken: _Lists, end: Progress
 ) -> list[Batch]:
     """The metrics of a chunk, as one batch per scenario."""
     totals = map(on_host, host_blocks(end.totals))
-    results = ((of_block, block.lists()) for of_block, block in zip(totals, taken, strict=False))
+    results = zip(totals, taken.by_block(), strict=False)
     return [
         Batch(index, seeds, columns(metrics, sums, scenarios[index].counted_slots, lists))
         for index, seeds, (sums, lists) in chunk.by_scenario(results)

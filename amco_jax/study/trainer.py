@@ -12,7 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from amco_jax.agents.learner import EpisodeLearner
 from amco_jax.agents.methods import Method
+from amco_jax.compile.fused import first_that_compiles, fuse_under_vmap, fusing
+from amco_jax.compile.unroll import unroll
 from amco_jax.compile.wide import on_host
 from amco_jax.errors import InputError
 from amco_jax.identity import program_cache
@@ -118,25 +121,24 @@ class Trainer:
         """Train to the end, starting from the latest checkpoint if there is one.
 
         Args:
-          tell: called with a number of episodes, over all seeds, whenever they are done.
+          tell: called with a number of episodes whenever each seed has done them.
           name: the name of the chunk in the journal.
           journal: the journal that stores the checkpoints.
 
         Returns:
           The columns in the order of `curve_names`, each `[blocks, LANES, episodes]` on the host.
         """
-        lanes = len(self._chunk) * LANES
         curves = {name: np.zeros((len(self._chunk), LANES, 0)) for name in self._columns}
         if journal is not None and (saved := journal.load(name, (self.state, curves))) is not None:
             self.state, self.episode, curves = saved.state, saved.episode, saved.curves
-            tell(self.episode * lanes)
+            tell(self.episode)
         due = time.monotonic() + CHECKPOINT_SECONDS
         while self.episode < self._episodes:
             episodes = min(SEGMENT, self._episodes - self.episode)
             part = curve_columns(self._metrics, self.advance(episodes), self._slots)
             # By name, as a checkpoint returns the columns in another order.
             curves = {name: np.concatenate([curves[name], part[name]], axis=-1) for name in self._columns}
-            tell(episodes * lanes)
+            tell(episodes)
             if journal is not None and time.monotonic() >= due and self.episode < self._episodes:
                 journal.save(name, Saved(self.episode, self.state, curves))
                 due = time.monotonic() + CHECKPOINT_SECONDS
@@ -212,7 +214,7 @@ def _programs(shape: Shape, method: Method, rows: int, metrics: Metrics) -> _Pro
         _, hyper, seeds = blocked
         return jax.vmap(lambda seed: start_training(shape, method, hyper, rows, seed))(seeds)
 
-    def advance(blocked, shared, state):
+    def advance(scalarise, blocked, shared, state):
         (params, place), hyper, seeds = blocked
         physics, first, episodes, tables = shared
         own = tables.of(place)
@@ -222,8 +224,9 @@ def _programs(shape: Shape, method: Method, rows: int, metrics: Metrics) -> _Pro
 
             def one(seed, of_seed):
                 return train_episode(
-                    shape, params, physics, method, hyper, seed, first + i, of_seed, own, metrics
-                )
+                    shape, params, physics, method, hyper, seed, first + i, of_seed, own, metrics,
+                    scalarise,
+                )  # fmt: skip
 
             state, curve = jax.vmap(one)(seeds, state)
             return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), curves, curve)
@@ -237,4 +240,7 @@ def _programs(shape: Shape, method: Method, rows: int, metrics: Metrics) -> _Pro
         of_agent = partial(learner.deployed, hyper.settings, params)
         return jax.vmap(jax.vmap(of_agent))(state.learnt)
 
-    return _Programs(over_blocks(start), over_blocks(advance), over_blocks(agents))
+    ways = [fuse_under_vmap, unroll] if fusing() and not isinstance(learner, EpisodeLearner) else [unroll]
+    trained = [over_blocks(partial(advance, way)) for way in ways]
+    name = f"the training of {method.name}"
+    return _Programs(over_blocks(start), first_that_compiles(name, trained), over_blocks(agents))

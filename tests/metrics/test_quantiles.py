@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
 from amco_jax.agents.methods import get_method
 from amco_jax.env import UNIFIED
 from amco_jax.metrics import accuracy
-from amco_jax.metrics.quantiles import EXACT_POSITIONS, LEVELS, RELATIVE_ERROR, Counted, Kept, is_exact
+from amco_jax.metrics.quantiles import (
+    EXACT_POSITIONS,
+    LEVELS,
+    RELATIVE_ERROR,
+    Counted,
+    Kept,
+    KeptOnDevice,
+    is_exact,
+)
 from amco_jax.scenario import Scenario
-from amco_jax.study.simulate import simulate
+from amco_jax.study.simulate import block_program, simulate
 
 QUANTILES = "makespan_quantiles_s"
 RANDOM = np.random.default_rng(0)
@@ -25,7 +34,7 @@ ROWS = {
 }
 
 
-def filled(kind: type[Kept] | type[Counted], pieces: int) -> np.ndarray:
+def filled(kind: type[Kept | KeptOnDevice | Counted], pieces: int) -> np.ndarray:
     """The quantiles of all rows, among empty positions, taken in as so many pieces."""
     width, random = 6000, np.random.default_rng(1)
     makespans = np.full((len(ROWS), width), np.inf, np.float32)
@@ -42,9 +51,32 @@ def exact() -> np.ndarray:
     return np.stack([np.quantile(r, LEVELS) if len(r) else np.full(LEVELS.shape, np.nan) for r in rows])
 
 
+@pytest.mark.parametrize("kind", [Kept, KeptOnDevice])
 @pytest.mark.parametrize("pieces", [1, 7])
-def test_kept_makespans_have_numpy_s_quantiles(pieces: int):
-    np.testing.assert_allclose(filled(Kept, pieces), exact(), rtol=1e-12)
+def test_kept_makespans_have_numpy_s_quantiles(kind: type[Kept | KeptOnDevice], pieces: int):
+    np.testing.assert_allclose(filled(kind, pieces), exact(), rtol=1e-12)
+
+
+def test_an_accelerator_sorts_what_stays_on_it(monkeypatch: pytest.MonkeyPatch):
+    """The same columns; of scenarios with too many positions, the host counts all values."""
+
+    def columns_of(scenarios: list[Scenario]) -> list[np.ndarray]:
+        batches = simulate(scenarios, get_method("least-wait"), UNIFIED, 0, 130)
+        return [batch.metrics[QUANTILES] for batch in batches]
+
+    small = Scenario(num_slots=4, num_tasks=5)
+    both = [small, small.replace(arrival_prob=0.01)]
+    expected = columns_of(both)
+    block_program.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "default_backend", lambda: "gpu")
+        np.testing.assert_array_equal(columns_of(both), expected)
+        assert np.isnan(expected[1]).any()
+        patch.setattr("amco_jax.metrics.quantiles.EXACT_POSITIONS", small.episode_positions - 1)
+        counted = columns_of(both)
+    block_program.cache_clear()
+    np.testing.assert_allclose(counted, expected, rtol=RELATIVE_ERROR)
+    assert not np.array_equal(counted, expected, equal_nan=True)
 
 
 @pytest.mark.parametrize("pieces", [1, 7, 6000])

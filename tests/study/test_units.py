@@ -214,6 +214,24 @@ def test_damaged_units_are_named_and_recomputed_only_when_asked(whole: Path, tmp
     assert hurt.read_bytes() != content
 
 
+def test_units_are_larger_on_accelerators_and_those_of_a_study_that_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert Execution().seconds_per_unit(None) == 120
+    assert Execution(resume=True).seconds_per_unit(7.0) == 7.0
+    assert Execution(shard="0/2").seconds_per_unit(7.0) == 7.0
+    assert Execution().seconds_per_unit(7.0) == 120  # which stands there to be overwritten
+    assert Execution(resume=True, unit_seconds=9).seconds_per_unit(7.0) == 9
+    options: dict[str, Any] = {"methods": ["local"], "values": [0.2, 0.5], "seeds": 150, "scenario": SMALL}
+    run(tmp_path, execution=Execution(shard="0/2"), **options)
+    more = options | {"trained_seeds": 40, "episodes": 3}
+    rest = carry_out(Sweep, "deadline", out=tmp_path, execution=Execution(resume=True), **more)
+    pd.testing.assert_frame_equal(rest.rows, run(None, **options).rows)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert Execution().seconds_per_unit(None) == 3600
+    assert Execution(engine="ray").seconds_per_unit(None) == 120
+
+
 def test_a_long_training_goes_on_within_its_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(trainer_module, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(trainer_module, "SEGMENT", 1)
@@ -227,7 +245,7 @@ def test_a_long_training_goes_on_within_its_unit(tmp_path: Path, monkeypatch: py
         return run_unit(unit, store, tmp_path / "checkpoints", told.append)
 
     undisturbed = compute(0)
-    assert sum(told) == unit.episodes + 24 * 3  # of two blocks of 32 lanes for 40 seeds
+    assert sum(told) == unit.episodes  # without the lanes of padding
     shutil.rmtree(tmp_path / "checkpoints")
     real, calls = trainer_module.Trainer.advance, []
 
@@ -242,7 +260,7 @@ def test_a_long_training_goes_on_within_its_unit(tmp_path: Path, monkeypatch: py
         with pytest.raises(KeyboardInterrupt):
             compute(1)
     pd.testing.assert_frame_equal(compute(1), undisturbed)
-    assert told[:2] == [0, 2 * 64]  # restored
+    assert told[:2] == [0, 2 * 40]  # restored
     (sums,) = (tmp_path / "checkpoints").rglob("SHA256SUMS")
     for number, path in enumerate(p for p in sums.parent.rglob("*") if p.is_file()):
         content = path.read_bytes()
@@ -256,7 +274,7 @@ def test_a_long_training_goes_on_within_its_unit(tmp_path: Path, monkeypatch: py
     sums.write_text("")
     remove_damaged(tmp_path / "checkpoints")
     pd.testing.assert_frame_equal(compute(100), undisturbed)
-    assert told[:2] == [0, 64]  # from the first episode on
+    assert told[:2] == [0, 40]  # from the first episode on
     trainer_module._programs.cache_clear()
 
 
