@@ -180,7 +180,7 @@ class EpisodeLearner(BaseLearner):
         return params
 
     @abc.abstractmethod
-    def unknown(self) -> Any:
+    def unknown(self, num_servers: int) -> Any:
         """What the derivatives are taken in, a pytree of zeros for which `probe` adds nothing."""
 
     @abc.abstractmethod

@@ -17,6 +17,7 @@ from amco_jax.agents.actions import (
     sets_of,
 )
 from amco_jax.agents.learner import BaseLearner
+from amco_jax.agents.plus import PlusLearner
 from amco_jax.agents.policy import Policy, per_task
 from amco_jax.agents.ppo import PPO
 from amco_jax.agents.pricing import PRICED, PriceLearner
@@ -224,6 +225,7 @@ METHODS: dict[str, Method] = {
         _q_learning("drlcoedge-regret", partners, 50, _PAIR.replace(**_REGRET), _DRL),
         _q_learning("amcoedge-factorised", Factorised, 300, _AEQN.replace(**_STABLE)),
         Method("ppo-sets", training=PPO()),
+        Method("amcoedge-plus", allocator=waterfill, training=PlusLearner()),
         Method("amco-priced-trained", allocator=waterfill, training=PriceLearner()),
         Method("amco-priced", PRICED, waterfill),
         Method(BOUND, UNDECIDED, is_bound=True),

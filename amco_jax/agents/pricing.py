@@ -74,10 +74,22 @@ def priced(view: TaskView) -> Bool[Array, " num_servers"]:
     The set is the best of those that are in time, and the task is rejected where there is none, or where
     makespan, prices and the misses that it would cause exceed the deadline and the price of its own miss.
     """
-    known, deadline = _known(view), view.params.deadline
-    fluid = _fluid(view, known)
+    known = _known(view)
+    fluid = fluid_of(view, known)
     of_link = jnp.maximum(known.link * fluid.waiting, 0)
     price = jnp.maximum(known.work, 0) * fluid.relative * fluid.left + of_link * fluid.transfer
+    return set_at(price, view, fluid, known)
+
+
+def set_at(
+    price: Float[Array, " num_servers"], view: TaskView, fluid: Fluid, known: Prices
+) -> Bool[Array, " num_servers"]:
+    """The set of least makespan plus prices, of those in time; empty where rejecting the task costs less.
+
+    Args:
+      price: `[num_servers]`, s, what the whole task on each server costs others.
+    """
+    deadline = view.params.deadline
     selected, total = priced_support(view.wait, view.cost, price, limit=deadline)
     saved = 1 - known.displaced * _displaced(view, fluid)
     return selected & (total <= deadline * (1 + known.miss * saved))
@@ -98,7 +110,7 @@ def _known(view: TaskView) -> Prices:
     return SHIPPED if view.agent is None else jax.tree.map(lambda leaf: leaf[0], view.agent)
 
 
-class _Fluid(NamedTuple):
+class Fluid(NamedTuple):
     """The tasks still to come, as a fluid that fills the servers."""
 
     relative: Float[Array, ""]
@@ -117,7 +129,8 @@ class _Fluid(NamedTuple):
     """The number of tasks still to come"""
 
 
-def _fluid(view: TaskView, known: Prices) -> _Fluid:
+def fluid_of(view: TaskView, known: Prices) -> Fluid:
+    """The fluid that a decision sees."""
     task, params, coming = view.task, view.params, view.coming
     load, transfer = load_and_transfer(view)
     seconds = load / params.capacity
@@ -136,10 +149,10 @@ def _fluid(view: TaskView, known: Prices) -> _Fluid:
     left = jnp.where(total > 0, jnp.maximum(end - wait, 0), 0)
     here, own = (jnp.sum(jnp.where(view.local, values, 0)) for values in (coming, pace))
     waiting = here * (1 - own / jnp.sum(pace))
-    return _Fluid(relative, pace, transfer, wait, left, waiting, total)
+    return Fluid(relative, pace, transfer, wait, left, waiting, total)
 
 
-def _displaced(view: TaskView, fluid: _Fluid) -> Array:
+def _displaced(view: TaskView, fluid: Fluid) -> Array:
     """By how much the task raises the expected number of mean tasks that will find no room in time.
 
     It is E[max(K - n, 0)] for a number K of tasks still to come, and room for n mean tasks before the
@@ -157,13 +170,13 @@ def _displaced(view: TaskView, fluid: _Fluid) -> Array:
 
 def work_feature(view: TaskView) -> Float[Array, " num_servers"]:
     """f_i·π_i in a fluid: the mean tasks that will come to each server."""
-    fluid = _fluid(view, _known(view))
+    fluid = fluid_of(view, _known(view))
     return fluid.pace * fluid.left
 
 
 def link_feature(view: TaskView) -> Float[Array, ""]:
     """π_link in a fluid."""
-    return _fluid(view, _known(view)).waiting
+    return fluid_of(view, _known(view)).waiting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -229,19 +242,19 @@ class PriceLearner(EpisodeLearner):
         )  # fmt: skip
         return varied
 
-    def unknown(self) -> Moments:
+    def unknown(self, num_servers: int) -> Moments:
         """Zeros, in two of which `probe` has derivatives."""
         return Moments(*[jnp.zeros(())] * 4)
 
     def probe(self, unknown: Moments, view: TaskView) -> tuple[Array, Array]:
         """Load in proportion to the features: its derivatives are sums of features times exact prices."""
         work, link = jax.lax.stop_gradient((work_feature(view), link_feature(view)))
-        here = _weight(view) ** 2
+        here = weight(view) ** 2
         return unknown.work_price * work * view.params.capacity * here, unknown.link_price * link * here
 
     def keep(self, decision: Decision, view: TaskView) -> tuple[Array, Array]:
         """The features of a decision, weighted; 0 without a task."""
-        here = _weight(view)
+        here = weight(view)
         return work_feature(view) * here, link_feature(view) * here
 
     def learn(
@@ -265,7 +278,7 @@ class PriceLearner(EpisodeLearner):
         return PRICED
 
 
-def _weight(view: TaskView) -> Array:
+def weight(view: TaskView) -> Array:
     """The square root of a decision's weight in the regression; 0 without a task.
 
     Prices grow with the number of tasks to come. Without weights, only those of high loads would be right.

@@ -203,7 +203,7 @@ def _learn_from_episode(
         )  # fmt: skip
         return out.totals[MAKESPAN.name].rounded(params.capacity.dtype), (out.totals, out.decisions)
 
-    costates, (totals, kept) = jax.grad(total, has_aux=True)(learner.unknown())
+    costates, (totals, kept) = jax.grad(total, has_aux=True)(learner.unknown(num_servers))
     learnt, memory, logs = learner.learn(settings, learnt, memory, kept, costates)
     state = _on_all_stations(num_servers, TrainingState(learnt, memory))
     return state, Curve({metric.name: totals[metric.name] for metric in metrics}, logs)

@@ -20,8 +20,7 @@ from amco_jax.agents.pricing import (
     PriceLearner,
     Prices,
     _displaced,
-    _fluid,
-    _weight,
+    fluid_of,
     link_feature,
     priced,
     work_feature,
@@ -105,7 +104,7 @@ def test_tasks_are_rejected_that_cost_more_than_a_miss():
 def test_a_task_displaces_as_many_others_as_find_no_room():
     def displaced(coming: Any) -> float:
         seen = view([0.2, 0.5], PLAIN, coming, deadline=1.0)
-        return float(_displaced(seen, _fluid(seen, PLAIN)))
+        return float(_displaced(seen, fluid_of(seen, PLAIN)))
 
     # There is room for 10·0.8 + 30·0.6 = 26 mean tasks, of which the task takes 2.
     assert displaced((0, 2)) < 1e-6
@@ -133,12 +132,12 @@ def test_derivatives_are_features_times_exact_prices(changes: dict[str, Any]):
         def total(unknown: Moments) -> tuple[Any, Any]:
             out = rollout(
                 shape, params, UNIFIED, **given, metrics=(MAKESPAN,),
-                record=lambda decision, view: (*learner.keep(decision, view), _weight(view)),
+                record=lambda decision, view: (*learner.keep(decision, view), weight(view)),
                 probe=Partial(learner.probe, unknown),
             )  # fmt: skip
             return out.totals[MAKESPAN.name].rounded(jnp.float64), out.decisions
 
-        zero = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), learner.unknown())
+        zero = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), learner.unknown(2))
         found, (work, link, weight) = jax.jit(jax.grad(total, has_aux=True))(zero)
         exact = jax.jit(
             partial(

@@ -1,0 +1,220 @@
+"""AEQN with prices as its head: Q(s, S) = -(makespan + Σ_i price_i·x_i), with prices that are learnt.
+
+The published AEQN has an output for each of the 2^B - 1 sets, from the backlog at the start of the slot. Here
+the agent of base station b has a layer with an output for each server i, the number of later tasks that wait
+for that server to finish, and one for its link. Its inputs tell the live waits and what is still to come. The
+makespan of a set follows from the live waits, and the best of all sets has a closed form
+(`alloc.priced_support`), for fleets of any size.
+
+The outputs are trained end to end, by regression on the exact prices along the agents' own episodes: on
+derivatives of the summed makespan through the simulator (`kernel.gradient`). New prices change the decisions
+and with them the exact prices, so steps become smaller from episode to episode. Training starts from the
+prices of `amco-priced`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from amco_jax.agents.learner import EpisodeLearner
+from amco_jax.agents.policy import Policy, TaskView, per_task
+from amco_jax.agents.pricing import SHIPPED, Fluid, fluid_of, set_at, weight
+from amco_jax.agents.settings import Settings, setting
+from amco_jax.env import Decision
+from amco_jax.params import Params, Shape
+from amco_jax.random import Key
+
+_TINY = 1e-6
+"""What keeps a regression without any data solvable"""
+
+
+class Inputs(NamedTuple):
+    """The inputs of a head, or its weights for them; all numbers of tasks."""
+
+    one: Any
+    """1"""
+    coming: Any
+    """Tasks still to come at all base stations"""
+    fluid: Any
+    """Tasks that would come to the server in a fluid, see `pricing`"""
+    waiting: Any
+    """Tasks that the server has to finish first"""
+
+
+class LinkInputs(NamedTuple):
+    """The inputs of a head for the price of the link, or its weights for them."""
+
+    fluid: Any
+    """Tasks still to come at the base station, as far as a fluid sends them to other servers"""
+    coming: Any
+    """Tasks still to come at the base station"""
+
+
+class Heads(NamedTuple):
+    """The weights of all agents, and the price of a miss."""
+
+    work: Inputs
+    """`[num_servers, num_servers]`, by base station and server"""
+    link: LinkInputs
+    """`[num_servers]`, by base station"""
+    miss: Any
+    """The price of a miss, in deadlines, beyond the deadline that its makespan counts as"""
+
+
+def inputs_of(view: TaskView, fluid: Fluid) -> tuple[Inputs, LinkInputs]:
+    """The inputs of the heads for a decision: leaves `[num_servers]`, and numbers."""
+    one = jnp.ones_like(view.wait)
+    here = jnp.sum(jnp.where(view.local, view.coming, 0))
+    inputs = Inputs(one, fluid.total * one, fluid.pace * fluid.left, fluid.pace * fluid.wait)
+    return inputs, LinkInputs(fluid.waiting, here)
+
+
+def outputs_of(
+    work: Inputs, link: LinkInputs, view: TaskView, fluid: Fluid
+) -> tuple[Float[Array, " num_servers"], Float[Array, ""]]:
+    """The outputs of the heads of the view's base station: tasks delayed on each server, and by its link.
+
+    Args:
+      work: weights, `[num_servers, num_servers]`.
+      link: weights, `[num_servers]`.
+    """
+    inputs, of_link = inputs_of(view, fluid)
+    rows = (jnp.sum(jnp.where(view.local[:, None], each, 0), axis=0) for each in work)
+    own = (jnp.sum(jnp.where(view.local, each, 0)) for each in link)
+    delayed = sum(row * x for row, x in zip(rows, inputs, strict=True))
+    return jnp.asarray(delayed), jnp.asarray(sum(w * x for w, x in zip(own, of_link, strict=True)))
+
+
+def learnt_set(view: TaskView) -> Bool[Array, " num_servers"]:
+    """The set of least makespan plus learnt prices; empty where rejecting the task costs less.
+
+    No server delays more tasks than it can finish before the deadline. Where nothing is still to come, as in
+    the first slot, nothing has a price.
+    """
+    known = jax.tree.map(lambda leaf: leaf[0], view.agent)
+    fluid = fluid_of(view, SHIPPED)
+    delayed, by_link = outputs_of(known.work, known.link, view, fluid)
+    room = fluid.pace * jnp.maximum(view.params.deadline - fluid.wait, 0)
+    seconds = jnp.clip(delayed, 0, room) * fluid.relative / fluid.pace
+    price = jnp.where(fluid.total > 0, seconds + jnp.maximum(by_link, 0) * fluid.transfer, 0)
+    return set_at(price, view, fluid, SHIPPED._replace(miss=known.miss))
+
+
+LEARNT = per_task(learnt_set, sees_load=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlusSettings(Settings):
+    """The settings of the learner of heads.
+
+    Raises:
+      InputError: a setting has the wrong type or is out of its legal range.
+    """
+
+    miss_price: float = setting(2.3, 0, 1e6)
+    """What a miss costs beyond the deadline that its makespan counts as, in deadlines"""
+    forgetting: float = setting(0.9, 0, 1)
+    """The weight of all earlier episodes in the regression after each episode"""
+    ridge: float = setting(1e-2, 0, 1e3)
+    """Ridge penalty for leaving the initial weights, relative to the mean square of the input"""
+
+
+class Memory(NamedTuple):
+    """Sums over decisions, in which earlier episodes count less and less, and the number of episodes."""
+
+    work_squares: Float[Array, "num_servers num_servers inputs inputs"]
+    work_prices: Float[Array, "num_servers num_servers inputs"]
+    link_squares: Float[Array, "num_servers inputs inputs"]
+    link_prices: Float[Array, "num_servers inputs"]
+    episodes: Float[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlusLearner(EpisodeLearner):
+    """Learns the heads of all base stations from the exact prices along their own episodes."""
+
+    settings: PlusSettings = dataclasses.field(default_factory=PlusSettings)
+    episodes: int = 20
+
+    episode_logs: ClassVar[tuple[str, ...]] = ("price_change",)
+
+    def init(self, settings: PlusSettings, shape: Shape, rows: int, key: Key) -> tuple[Heads, Memory]:
+        """The prices of `amco-priced`."""
+        num_servers = shape.num_servers
+        empty = Memory(
+            jnp.zeros((num_servers, num_servers, len(Inputs._fields), len(Inputs._fields))),
+            jnp.zeros((num_servers, num_servers, len(Inputs._fields))),
+            jnp.zeros((num_servers, len(LinkInputs._fields), len(LinkInputs._fields))),
+            jnp.zeros((num_servers, len(LinkInputs._fields))),
+            jnp.zeros(()),
+        )
+        work, link = _initial(num_servers)
+        return Heads(work, link, jnp.asarray(settings.miss_price)), empty
+
+    def unknown(self, num_servers: int) -> tuple[Inputs, LinkInputs]:
+        """Weights of zero, in which `probe` has derivatives."""
+        return jax.tree.map(jnp.zeros_like, _initial(num_servers))
+
+    def probe(self, unknown: tuple[Inputs, LinkInputs], view: TaskView) -> tuple[Array, Array]:
+        """Load in proportion to the inputs: its derivatives are sums of inputs times exact prices."""
+        fluid, here = jax.lax.stop_gradient((fluid_of(view, SHIPPED), _share(view)))
+        delayed, by_link = outputs_of(*unknown, view, fluid)
+        return delayed * view.params.capacity * here, by_link * here
+
+    def keep(self, decision: Decision, view: TaskView) -> Any:
+        """The inputs of a decision, and its weight."""
+        return inputs_of(view, fluid_of(view, SHIPPED)), _share(view)
+
+    def learn(
+        self, settings: PlusSettings, learnt: Heads, memory: Memory, kept: Any, costates: Any
+    ) -> tuple[Heads, Memory, dict[str, Array]]:
+        """Regress the exact prices of the last episodes on the inputs, and go a part of the way there."""
+        (work, link), share = kept
+        x, y = jnp.stack(work, axis=-1), jnp.stack(link, axis=-1)  # [slots, stations, positions, ...]
+        prices, of_link = (jnp.stack(of, axis=-1) for of in costates)
+        new = Memory(
+            jnp.einsum("tbn,tbnik,tbnij->bikj", share, x, x), prices,
+            jnp.einsum("tbn,tbnk,tbnj->bkj", share, y, y), of_link, memory.episodes + 1,
+        )  # fmt: skip
+        memory = jax.tree.map(lambda a, b: settings.forgetting * a + b, memory, new)
+        memory = memory._replace(episodes=new.episodes)
+        start, before = _initial(x.shape[1]), (learnt.work, learnt.link)
+        goals = (
+            _regressed(memory.work_squares, memory.work_prices, start[0], settings.ridge),
+            _regressed(memory.link_squares, memory.link_prices, start[1], settings.ridge),
+        )
+        work, link = jax.tree.map(lambda a, b: a + (b - a) / memory.episodes, before, goals)
+        change = jnp.mean(jnp.abs(work.fluid - learnt.work.fluid))
+        return learnt._replace(work=work, link=link), memory, {"price_change": change}
+
+    def deployed(self, settings: PlusSettings, params: Params, learnt: Heads) -> Heads:
+        return learnt
+
+    def policy(self) -> Policy:
+        return LEARNT
+
+
+def _initial(num_servers: int) -> tuple[Inputs, LinkInputs]:
+    none, single = jnp.zeros((num_servers, num_servers)), jnp.zeros(num_servers)
+    work = Inputs(none, none, jnp.full_like(none, SHIPPED.work), none)
+    return work, LinkInputs(jnp.full_like(single, SHIPPED.link), single)
+
+
+def _share(view: TaskView) -> Array:
+    """A decision's weight in the regression; 0 without a task, and where nothing has a price."""
+    return jnp.where(jnp.sum(view.coming) > 0, weight(view) ** 2, 0)
+
+
+def _regressed(squares: Array, products: Array, start: Any, ridge: Any) -> Any:
+    """The weights of a regression with a penalty for those that differ from `start`."""
+    first = jnp.stack(start, axis=-1)
+    own = jnp.diagonal(squares, axis1=-2, axis2=-1)
+    penalty = (ridge * own + _TINY)[..., None] * jnp.eye(own.shape[-1])
+    rest = products - jnp.einsum("...kj,...j->...k", squares, first)
+    found = first + jnp.linalg.solve(squares + penalty, rest[..., None])[..., 0]
+    return type(start)(*jnp.moveaxis(found, -1, 0))
