@@ -23,6 +23,7 @@ from amco_jax.agents.pricing import (
     fluid_of,
     link_feature,
     priced,
+    weight,
     work_feature,
 )  # fmt: skip
 from amco_jax.agents.rules import optimal
@@ -138,17 +139,17 @@ def test_derivatives_are_features_times_exact_prices(changes: dict[str, Any]):
             return out.totals[MAKESPAN.name].rounded(jnp.float64), out.decisions
 
         zero = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), learner.unknown(2))
-        found, (work, link, weight) = jax.jit(jax.grad(total, has_aux=True))(zero)
+        found, (work, link, weights) = jax.jit(jax.grad(total, has_aux=True))(zero)
         exact = jax.jit(
             partial(
                 gradient, shape, physics=UNIFIED, key=key, prices="by_slot", method=Method("priced", PRICED),
                 workload=lambda _: given["workload"],
             )
         )(params)  # fmt: skip
-        of_work = np.einsum("tbn,tbni,tbni,i->", weight, work, exact.work, params.capacity)
+        of_work = np.einsum("tbn,tbni,tbni,i->", weights, work, exact.work, params.capacity)
         np.testing.assert_allclose(found.work_price, of_work, atol=1e-9)
         np.testing.assert_allclose(
-            found.link_price, np.einsum("tbn,tbn,tbn->", weight, link, exact.delay), atol=1e-9
+            found.link_price, np.einsum("tbn,tbn,tbn->", weights, link, exact.delay), atol=1e-9
         )
     assert (found.work_price > 0) == (scenario.timing == "slotted")
 

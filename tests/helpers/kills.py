@@ -60,6 +60,14 @@ COMMANDS = {
     "reproduce": ["--quick", "--format", "md"],
     "sensitivity": ["--methods", "local", "all-servers", *QUICK],
 }  # fmt: skip
+ALL_COMMANDS = "AMCO_JAX_KILLS" in os.environ
+
+
+def some_commands(*sample: str) -> list[str]:
+    """Names of `COMMANDS`: all of them if `AMCO_JAX_KILLS` is set, else a sample, as all share one engine."""
+    return [*COMMANDS] if ALL_COMMANDS else [*sample]
+
+
 SMALL_COMMANDS = """
 import json, sys
 from amco_jax.commands import start

@@ -11,11 +11,11 @@ from typing import Any
 import psutil
 import pytest
 from helpers.kills import (
-    COMMANDS,
     PATIENCE,
     assert_complete,
     ended_well,
     log,
+    some_commands,
     start,
     start_commands,
     wait_for_a_unit,
@@ -66,6 +66,7 @@ def test_a_killed_worker_or_node_costs_nothing_but_time(
 
 def test_every_command_has_the_same_results_on_workers(cluster: Any, finished: Path, tmp_path: Path):
     """With two devices for each unit, as trainings round otherwise on a single one."""
+    commands = some_commands("compare", "tune", "evaluate")
     nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
     engines = {
         "here": [],
@@ -75,14 +76,14 @@ def test_every_command_has_the_same_results_on_workers(cluster: Any, finished: P
     for place, words in engines.items():
         lines = [
             [name, *words_of(name, tmp_path / place / name, *([finished] * (name == "evaluate")), *words)]
-            for name in COMMANDS
+            for name in commands
         ]
         drivers[place] = start_commands(*lines)
     for driver in drivers.values():
         ended_well(driver)
     for node in nodes:
         cluster.remove_node(node)
-    for name in COMMANDS:
+    for name in commands:
         here, there = (tmp_path / place / name for place in engines)
         assert_complete(there, here)
         assert {pid for _, _, pid, *_ in log(here)} == {str(drivers["here"].pid)}

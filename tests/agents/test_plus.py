@@ -1,0 +1,151 @@
+"""AEQN with prices as its head: what it starts from, what it is taught, and what it learns."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from amco_jax.agents.methods import METHODS, Method
+from amco_jax.agents.plus import LEARNT, PlusLearner
+from amco_jax.agents.policy import per_task
+from amco_jax.agents.pricing import PRICED, SHIPPED
+from amco_jax.alloc import waterfill
+from amco_jax.compile.runtime import own_numerics
+from amco_jax.env import UNIFIED
+from amco_jax.kernel import rollout
+from amco_jax.kernel.gradient import gradient, held_fixed
+from amco_jax.metrics import MAKESPAN
+from amco_jax.random import Stream, stream
+from amco_jax.scenario import Scenario
+from amco_jax.study.blocks import Block
+from amco_jax.study.grid import Cell
+from amco_jax.study.simulate import simulate
+from amco_jax.study.trainer import Trainer
+from amco_jax.workload import tables_of, workload_of
+
+LEARNER = PlusLearner()
+FLEET = Scenario(num_servers=3, capacity=(10, 20, 30), num_tasks=4, num_slots=3, arrival_prob=0.9)
+
+
+def episode_of(scenario: Scenario, precision: Any = np.float32) -> dict[str, Any]:
+    shape = scenario.shape()
+    tables = jax.tree.map(jnp.asarray, tables_of([scenario], shape).of(0))
+    params = jax.tree.map(jnp.asarray, scenario.params(precision))
+    workload = workload_of(shape, params, tables, jnp.uint32(1), training=False)
+    key = stream(jnp.uint32(1), Stream.POLICY)
+    return {"shape": shape, "params": params, "physics": UNIFIED, "workload": workload, "key": key}
+
+
+def agents_of(scenario: Scenario) -> tuple[Any, Any, Any]:
+    """The settings, the initial agents and their copies for all base stations."""
+    settings = LEARNER.settings.traced()
+    key = stream(jnp.uint32(0), Stream.INIT)
+    learnt, memory = LEARNER.init(settings, scenario.shape(), 1, key)
+    copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (scenario.num_servers, *x.shape)), learnt)
+    return (settings, memory), learnt, copies
+
+
+@own_numerics()
+def test_it_starts_as_amco_priced():
+    scenario = Scenario(num_slots=5, arrival_prob=0.4)
+    _, _, agent = agents_of(scenario)
+    agent = agent._replace(miss=jnp.full(scenario.num_servers, SHIPPED.miss))
+
+    def sets(method: Method, agent: Any) -> Any:
+        record = lambda decision, view: decision.selected  # noqa: E731
+        return rollout(**episode_of(scenario), method=method, agent=agent, record=record).decisions
+
+    learnt = jax.jit(partial(sets, Method("plus", LEARNT, waterfill)))(agent)
+    np.testing.assert_array_equal(learnt, jax.jit(lambda: sets(Method("p", PRICED, waterfill), None))())
+    assert 0 < np.mean(learnt) < 0.6
+
+
+def test_derivatives_are_inputs_times_exact_prices():
+    scenario = FLEET.replace(order="turns")
+    _, _, agent = agents_of(scenario)
+    with jax.enable_x64(True):
+        given = episode_of(scenario, np.float64)
+        agent = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), agent)
+        zero = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), LEARNER.unknown(3))
+
+        def total(unknown: Any) -> tuple[Any, Any]:
+            out = rollout(
+                **given, method=Method("held", held_fixed(LEARNT)), agent=agent, metrics=(MAKESPAN,),
+                record=LEARNER.keep, probe=Partial(LEARNER.probe, unknown),
+            )  # fmt: skip
+            return out.totals[MAKESPAN.name].rounded(jnp.float64), out.decisions
+
+        (work, link), ((x, y), share) = jax.jit(jax.grad(total, has_aux=True))(zero)
+        own = held_fixed(LEARNT).function
+        knowing = per_task(lambda view: own(dataclasses.replace(view, agent=agent)), sees_load=True)
+        playing = Method("held", knowing)
+        play = {name: value for name, value in given.items() if name not in ("params", "workload")}
+        exact = jax.jit(
+            lambda params: gradient(
+                params=params, method=playing, workload=lambda _: given["workload"], prices="by_slot", **play
+            )
+        )(given["params"])
+    capacity = given["params"].capacity
+    for of, inputs in zip(work, x, strict=True):
+        expected = np.einsum("tbn,tbni,tbni,i->bi", share, inputs, exact.work, capacity)
+        np.testing.assert_allclose(of, expected, atol=1e-9)
+    for of, inputs in zip(link, y, strict=True):
+        np.testing.assert_allclose(of, np.einsum("tbn,tbn,tbn->b", share, inputs, exact.delay), atol=1e-9)
+    assert np.all(np.abs(work.fluid).max(axis=1) > 0)
+
+
+def test_a_learner_finds_the_weights_that_made_the_prices():
+    (settings, memory), learnt, _ = agents_of(FLEET)
+    draw = np.random.default_rng(0)
+    true = jax.tree.map(lambda x: draw.normal(size=x.shape).astype(np.float32), (learnt.work, learnt.link))
+    x = type(learnt.work)(*draw.normal(size=(4, 6, 3, 5, 3)).astype(np.float32))
+    y = type(learnt.link)(*draw.normal(size=(2, 6, 3, 5)).astype(np.float32))
+    share = draw.uniform(size=(6, 3, 5)).astype(np.float32)
+    price = sum(w[None, :, None] * each for w, each in zip(true[0], x, strict=True))
+    delay = sum(w[None, :, None] * each for w, each in zip(true[1], y, strict=True))
+    costates = (
+        type(x)(*(np.einsum("tbn,tbni,tbni->bi", share, each, price) for each in x)),
+        type(y)(*(np.einsum("tbn,tbn,tbn->b", share, each, delay) for each in y)),
+    )
+    logs = {}
+    for number in range(60):
+        learnt, memory, logs = LEARNER.learn(settings, learnt, memory, ((x, y), share), costates)
+        if number == 0:  # a whole step
+            np.testing.assert_allclose(learnt.work.waiting, true[0].waiting, atol=0.2)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=0.05), (learnt.work, learnt.link), true)
+    assert float(learnt.miss) == np.float32(settings.miss_price)
+    assert float(logs["price_change"]) < 1e-3
+
+
+@own_numerics()
+def test_trained_agents_beat_the_prices_that_they_start_from():
+    """Where stations take turns, on arrivals of their own that training has not seen."""
+    scenario = FLEET.replace(order="turns", num_tasks=20, num_slots=8, arrival_prob=0.8, deadline=3)
+    method = METHODS["amcoedge-plus"]
+    cell = Cell(scenario=scenario, method=method, train_episodes=6, num_seeds=32)
+    trainer = Trainer(scenario.shape(), [cell], [Block(0, 0)], 1)
+    trainer.advance(6)
+
+    class Trained:
+        lanes = 32
+
+        def bytes_per_lane(self, shape: Any) -> int:
+            return 1
+
+        def agents(self, shape: Any, chunk: Any, size: int) -> Any:
+            found = trainer.host_agents()
+            return jax.tree.map(lambda x: np.concatenate([x] * jax.local_device_count()), found)
+
+    def makespans(method: Method, source: Any = None) -> np.ndarray:
+        (batch,) = simulate([scenario], method, UNIFIED, 0, 32, source)
+        return batch.metrics["makespan_mean_s"]
+
+    learnt, priced = makespans(method, Trained()), makespans(METHODS["amco-priced"])
+    assert np.mean(learnt < priced) > 0.9
+    assert np.mean(learnt) < 0.995 * np.mean(priced)
