@@ -26,6 +26,8 @@ class Task:
     """d, Mbit"""
     work: Float[Array, ""]
     """w, Gcycles"""
+    user: Any = None
+    """The number of its user, int32; None where tasks have no users"""
 
 
 @jax.tree_util.register_dataclass

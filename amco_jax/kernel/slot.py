@@ -150,7 +150,7 @@ def serve_slot(
         outcome = TaskOutcome(
             params, t, turn.station, site_b.local, task.size, task.work, seen.wait, seen.cost,
             decision.selected, decision.fraction, decision.finish, decision.makespan, decision.missed,
-            decision.rejected,
+            decision.rejected, task.user,
         )  # fmt: skip
         here = task.present & counted
         totals = add_task(metrics, totals, here, outcome)

@@ -35,6 +35,8 @@ class Reduction(enum.StrEnum):
     SUM = "sum"
     QUANTILES = "quantiles of tasks"
     """The values are at least 0, all of them are sent to the host, and rows hold a list"""
+    QUANTILES_OF_USERS = "quantiles over users"
+    """Those of the mean value of each user of a request log; rows hold a list"""
     OVER_SLOTS = "over slots"
     """One number per slot, the sum over its tasks or the value of the slot; rows hold a list"""
 
@@ -112,7 +114,17 @@ class Column:
     @property
     def is_list(self) -> bool:
         """Whether each entry of the column is a list, of quantiles or over slots, and not a number."""
-        return self.is_over_slots or (self.reduction is Reduction.QUANTILES and self.level is None)
+        return self.is_over_slots or (self.has_quantiles and self.level is None)
+
+    @property
+    def has_quantiles(self) -> bool:
+        """Whether it is a quantile, or a metric of which rows hold quantiles."""
+        return self.reduction is Reduction.QUANTILES or self.is_of_users
+
+    @property
+    def is_of_users(self) -> bool:
+        """Whether its quantiles are those over users rather than over tasks."""
+        return self.reduction is Reduction.QUANTILES_OF_USERS
 
     @property
     def is_over_slots(self) -> bool:
@@ -123,7 +135,8 @@ class Column:
     def weightings(self) -> tuple[str, ...]:
         """The available weightings of its estimates, the default first."""
         per_task = self.reduction in (Reduction.MEAN_OF_TASKS, Reduction.RATE) and not self.of_servers
-        return (TASK, EPISODE) if per_task or self.level is not None else (EPISODE,)
+        of_tasks = self.level is not None and not self.is_of_users
+        return (TASK, EPISODE) if per_task or of_tasks else (EPISODE,)
 
     @property
     def of_servers(self) -> bool:
@@ -226,7 +239,7 @@ class Metric(Column):
                 object.__setattr__(self, field, hashable(field, function))
         if (self.of_task is None) == (self.of_slot is None):
             raise InputError(f"metrics: {self.name} has of_task and of_slot, or neither; legal: one of them")
-        if self.reduction is Reduction.QUANTILES and (self.of_task is None or self.per_server):
+        if self.has_quantiles and (self.of_task is None or self.per_server):
             raise InputError(f"metrics: {self.name} has quantiles of what is no task's; legal: of_task")
         if self.is_over_slots and self.per_server:
             raise InputError(
@@ -239,7 +252,7 @@ class Metric(Column):
                 raise InputError(
                     f"metrics: {self.name} is over {self.over.name}; legal: a metric that is {legal}"
                 )
-            quantiles = self.reduction is Reduction.QUANTILES
+            quantiles = self.has_quantiles
             if quantiles and self.over.of_task is None:
                 raise InputError(f"metrics: {self.name} is over {self.over.name}; legal: a metric of tasks")
             object.__setattr__(self, "weight", self.over.name)
@@ -255,7 +268,7 @@ class Metric(Column):
     @property
     def is_sum(self) -> bool:
         """Whether it is summed over the episode on the device, rather than sent to the host in pieces."""
-        return self.reduction not in (Reduction.QUANTILES, Reduction.OVER_SLOTS)
+        return not (self.has_quantiles or self.is_over_slots)
 
     @property
     def is_summed_in_slots(self) -> bool:

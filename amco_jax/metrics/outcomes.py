@@ -6,6 +6,7 @@ Both exist only while a program is traced. Values that no metric uses cost nothi
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from jaxtyping import Array, Bool, Float, Int
 
@@ -46,6 +47,8 @@ class TaskOutcome:
     missed: Bool[Array, ""]
     """Whether the task is late or rejected"""
     rejected: Bool[Array, ""]
+    user: Any = None
+    """The number of the user in a request log, int32; None where tasks have no users"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,8 +53,14 @@ def is_exact(num_positions: int) -> bool:
     return num_positions <= EXACT_POSITIONS
 
 
-def values_of(num_positions: int) -> Values:
-    """A collector for episodes with this number of task positions."""
+def values_of(num_positions: int, of_users: bool = False) -> Values:
+    """A collector for episodes with this number of task positions.
+
+    Args:
+      of_users: whether to collect pairs of a value and a user, for the quantiles over users.
+    """
+    if of_users:
+        return OfUsers()
     return Kept() if is_exact(num_positions) else Counted()
 
 
@@ -102,6 +108,28 @@ def _in_order(pieces: list[Any]) -> tuple[jax.Array, jax.Array]:
 @jax.jit
 def _at_ranks(ordered: jax.Array, rank: jax.Array) -> jax.Array:
     return jnp.take_along_axis(ordered, rank, axis=-1)
+
+
+class OfUsers:
+    """A collector of the mean value of each user; its quantiles, over users, are exact."""
+
+    def __init__(self):
+        self._pieces: list[list[np.ndarray]] = []
+
+    def add(self, values: np.ndarray) -> None:
+        """Add `[episodes, 2 * positions]`, in which each value is followed by its user; inf where empty."""
+        pairs = values.reshape(len(values), -1, 2)
+        self._pieces.append([each[np.isfinite(each[:, 0])] for each in pairs])
+
+    def quantiles(self) -> np.ndarray:
+        return np.stack([_of_users(*np.concatenate(each).T) for each in zip(*self._pieces, strict=True)])
+
+
+def _of_users(values: np.ndarray, users: np.ndarray) -> np.ndarray:
+    if not len(values):
+        return np.full(len(LEVELS), np.nan)
+    _, user, count = np.unique(users, return_inverse=True, return_counts=True)
+    return np.quantile(np.bincount(user, values) / count, LEVELS)
 
 
 class Counted:

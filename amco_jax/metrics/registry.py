@@ -288,6 +288,51 @@ STATION_SUCCESS_RATE = Metric(
     ),
 )
 
+
+def _of_users(of: str, name: str, words: str, unit: str, levels: dict[str, float]) -> tuple[Column, ...]:
+    """Quantiles over users; keys of `levels` are formats of names and words."""
+    return tuple(
+        Column(
+            name=name.format(key.split()[0]),
+            label=f"{words} of the {key.split(maxsplit=1)[1]}",
+            unit=unit,
+            reduction=Reduction.QUANTILES_OF_USERS,
+            better="lower",
+            bounds=_POSITIVE if unit else (0.0, 1.0),
+            shown=Shown.ROWS,
+            of=of,
+            level=level,
+        )
+        for key, level in levels.items()
+    )
+
+
+_USERS = {"p50 median user": 0.5, "p95 95th percentile of users": 0.95, "max worst user": 1.0}
+
+USER_RESPONSE = Metric(
+    name="user_response_s",
+    label="mean response time by user",
+    unit="s",
+    reduction=Reduction.QUANTILES_OF_USERS,
+    better="lower",
+    bounds=_POSITIVE,
+    shown=Shown.ASKED,
+    over=ACCEPTED,
+    of_task=lambda task: task.finish,
+    also=_of_users("user_response_s", "user_response_{}_s", "mean response time", "s", _USERS),
+)
+
+USER_MISS_RATE = Metric(
+    name="user_miss_rate",
+    label="miss rate by user",
+    reduction=Reduction.QUANTILES_OF_USERS,
+    better="lower",
+    bounds=(0.0, 1.0),
+    shown=Shown.ASKED,
+    of_task=lambda task: task.missed,
+    also=_of_users("user_miss_rate", "user_miss_rate_{}", "miss rate", "", _USERS),
+)
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -309,6 +354,8 @@ METRICS: dict[str, Metric] = {
         STATION_RESPONSE,
         STATION_MISS_RATE,
         STATION_SUCCESS_RATE,
+        USER_RESPONSE,
+        USER_MISS_RATE,
         *ENERGY,
         *OVER_SLOTS,
     )

@@ -59,13 +59,20 @@ def over_slots(metrics: Metrics, slot: Sums) -> Sums:
 
 
 def of_each_task(metrics: Metrics, here: Bool[Array, ""], task: TaskOutcome) -> dict[str, Array]:
-    """The values of which the host takes quantiles, by the name of the metric; inf if no task counts."""
+    """The values of which the host takes quantiles, by the name of the metric; inf if no task counts.
+
+    For quantiles over users, `[2]`: the value and the user's number, which is exact up to 2²⁴.
+    """
 
     def counts(metric: Metric) -> Array:
         return here if metric.over is None else here & (value_of(metric.over, task) > 0)
 
+    def value(metric: Metric) -> Array:
+        own = value_of(metric, task)
+        return jnp.stack([own, task.user.astype(own.dtype)]) if metric.is_of_users else own
+
     chosen = (m for m in metrics if m.is_list and not m.is_over_slots)
-    return {m.name: jnp.where(counts(m), value_of(m, task), jnp.inf) for m in chosen}
+    return {m.name: jnp.where(counts(m), value(m), jnp.inf) for m in chosen}
 
 
 def value_of(metric: Metric, outcome: TaskOutcome | SlotOutcome) -> Array:

@@ -13,6 +13,7 @@ from typing import Any
 from amco_jax.agents.methods import Method
 from amco_jax.agents.settings import Settings
 from amco_jax.env import Physics
+from amco_jax.errors import InputError
 from amco_jax.identity import Identity, code_version, identify
 from amco_jax.metrics import CURVE_METRICS, METRICS, Metrics, columns_of, row_names
 from amco_jax.results.provenance import package_versions
@@ -129,7 +130,7 @@ class Cell:
     @property
     def has_quantiles(self) -> bool:
         """Whether its rows contain quantiles."""
-        return any(metric.is_list and not metric.is_over_slots for metric in self.metrics)
+        return any(m.is_list and not (m.is_over_slots or m.is_of_users) for m in self.metrics)
 
     @property
     def row(self) -> Physics:
@@ -226,3 +227,13 @@ def digest_of(described: Any) -> str:
     """A digest of plain data and of the versions of the package's code and of its dependencies."""
     text = json.dumps([described, code_version(), package_versions()], sort_keys=True, default=float)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_users(cell: Cell) -> None:
+    """Raise InputError if a metric is over users, but tasks have none."""
+    for metric in cell.metrics:
+        if metric.is_of_users and not cell.scenario.process.has_users:
+            raise InputError(
+                f"metrics: {metric.name} is by user, and {cell.scenario.process.name} arrivals have none; "
+                "legal with a request log: --trace FILE"
+            )

@@ -94,8 +94,9 @@ def batch_columns(
             for name, total in each.totals.items()
         }
         quantiles = {}
+        of_users = {metric.name: metric.is_of_users for metric in metrics}
         for name, values in each.values.items():
-            kept = [values_of(cell.scenario.episode_positions) for _ in edges]
+            kept = [values_of(cell.scenario.episode_positions, of_users[name]) for _ in edges]
             for edge, one in zip(edges, kept, strict=True):
                 one.add(values[0, edge : edge + length].reshape(1, -1))
             quantiles[name] = np.concatenate([one.quantiles() for one in kept])

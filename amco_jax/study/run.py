@@ -29,7 +29,7 @@ from amco_jax.study.agents import AgentStore, trained_seeds, training_names
 from amco_jax.study.base import Reduced, Study, StudyResult
 from amco_jax.study.diagnostics import Diagnostics, place_of
 from amco_jax.study.engines import Execution, Work
-from amco_jax.study.grid import without_paths
+from amco_jax.study.grid import check_users, without_paths
 from amco_jax.study.pilot import check_warmup
 from amco_jax.study.trainer import check_training
 from amco_jax.study.units import Unit, units_of
@@ -128,6 +128,7 @@ class _Run:
         ]
         for cell in self.cells:
             check_warmup(cell)
+            check_users(cell)
         self.store = Store(home / UNITS, home / study.file)
         self.agents = AgentStore(execution.store or agents)
         self._unit_seconds = execution.seconds_per_unit(self.store.planned("unit_seconds"))

@@ -245,10 +245,12 @@ class _Lists:
         self._num_seeds = [len(seeds) for _, seeds in chunk.members]
         positions = [scenarios[index].episode_positions for index, _ in chunk.members]
         stay = jax.default_backend() != "cpu" and all(map(is_exact, positions))
-        self._on_device = {m.name: KeptOnDevice() for m in metrics if stay and not m.is_over_slots}
+        self._on_device = {
+            m.name: KeptOnDevice() for m in metrics if stay and not (m.is_over_slots or m.is_of_users)
+        }
         self._of_blocks: list[dict[str, Values | Series]] = [
             {
-                metric.name: Series() if metric.is_over_slots else values_of(of_block)
+                metric.name: Series() if metric.is_over_slots else values_of(of_block, metric.is_of_users)
                 for metric in metrics
                 if metric.name not in self._on_device
             }

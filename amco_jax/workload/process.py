@@ -182,6 +182,8 @@ class ArrivalProcess:
     """Whether a segment of an episode can, too"""
     has_stretches: ClassVar[bool] = False
     """Whether seeds may share their arrivals, see `stretches`"""
+    has_users: ClassVar[bool] = False
+    """Whether tasks have users, see `Task.user`"""
     recordable: ClassVar[bool] = False
     """Whether each position has one density in all slots and at all base stations, as recordings have"""
 

@@ -95,6 +95,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
     }
     fuses = False
     has_stretches = True
+    has_users = True
 
     def __post_init__(self):
         if self.trace is not None:
@@ -358,6 +359,6 @@ class Traced:
             size = size if request.size is None else request.size
             density = density if request.density is None else request.density
             work = size * density if request.work is None else request.work
-            return Task(present=(n < count) & (station == b), size=size, work=work)
+            return Task((n < count) & (station == b), size, work, request.user)
 
         return (jnp.arange(self.max_tasks), slot), task_at
