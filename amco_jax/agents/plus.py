@@ -10,6 +10,8 @@ The outputs are trained end to end, by regression on the exact prices along the 
 derivatives of the summed makespan through the simulator (`kernel.gradient`). New prices change the decisions
 and with them the exact prices, so steps become smaller from episode to episode. Training starts from the
 prices of `amco-priced`.
+
+Source: AMCoEdge (ICDCS 2024), AEQN, for the agents; Werbos (1992), dual heuristic programming, for training.
 """
 
 from __future__ import annotations

@@ -289,12 +289,21 @@ STATION_SUCCESS_RATE = Metric(
 )
 
 
-def _of_users(of: str, name: str, words: str, unit: str, levels: dict[str, float]) -> tuple[Column, ...]:
-    """Quantiles over users; keys of `levels` are formats of names and words."""
+_USERS = (("p50", "median user", 0.5), ("p95", "95th percentile of users", 0.95), ("max", "worst user", 1.0))
+"""The quantiles over users that have columns: the key in the name, the words in the label, and the level"""
+
+
+def _of_users(of: str, name: str, words: str, unit: str) -> tuple[Column, ...]:
+    """The quantiles over users of the metric `of`.
+
+    Args:
+      name: the name of the columns, with `{}` in place of the key of the quantile.
+      words: what the metric is of a user.
+    """
     return tuple(
         Column(
-            name=name.format(key.split()[0]),
-            label=f"{words} of the {key.split(maxsplit=1)[1]}",
+            name=name.format(key),
+            label=f"{words} of the {whose}",
             unit=unit,
             reduction=Reduction.QUANTILES_OF_USERS,
             better="lower",
@@ -303,11 +312,9 @@ def _of_users(of: str, name: str, words: str, unit: str, levels: dict[str, float
             of=of,
             level=level,
         )
-        for key, level in levels.items()
+        for key, whose, level in _USERS
     )
 
-
-_USERS = {"p50 median user": 0.5, "p95 95th percentile of users": 0.95, "max worst user": 1.0}
 
 USER_RESPONSE = Metric(
     name="user_response_s",
@@ -319,7 +326,7 @@ USER_RESPONSE = Metric(
     shown=Shown.ASKED,
     over=ACCEPTED,
     of_task=lambda task: task.finish,
-    also=_of_users("user_response_s", "user_response_{}_s", "mean response time", "s", _USERS),
+    also=_of_users("user_response_s", "user_response_{}_s", "mean response time", "s"),
 )
 
 USER_MISS_RATE = Metric(
@@ -330,7 +337,7 @@ USER_MISS_RATE = Metric(
     bounds=(0.0, 1.0),
     shown=Shown.ASKED,
     of_task=lambda task: task.missed,
-    also=_of_users("user_miss_rate", "user_miss_rate_{}", "miss rate", "", _USERS),
+    also=_of_users("user_miss_rate", "user_miss_rate_{}", "miss rate", ""),
 )
 
 METRICS: dict[str, Metric] = {
