@@ -81,7 +81,7 @@ RUN_ON = {
 }
 """Long commands that are run on another page."""
 
-LOOKED_AT = {"yaml", "csv", "json", "text", "latex", "{eval-rst}"}
+LOOKED_AT = {"yaml", "json", "text", "latex", "{eval-rst}"}
 """Languages of blocks that need not be run."""
 
 COMMANDS = [
