@@ -27,6 +27,7 @@ from amco_jax.metrics.quantiles import LEVELS
 from amco_jax.metrics.registry import MAKESPAN, METRICS, MISS_RATE, SATURATION
 from amco_jax.metrics.rows import accuracy, as_columns, columns
 from amco_jax.metrics.sums import (
+    MAX_USERS,
     Sums,
     add_slot,
     add_task,
@@ -43,6 +44,7 @@ __all__ = [
     "EPISODE_METRICS",
     "LEVELS",
     "MAKESPAN",
+    "MAX_USERS",
     "METRICS",
     "MISS_RATE",
     "NUM_TASKS",

@@ -18,6 +18,9 @@ from amco_jax.metrics.outcomes import SlotOutcome, TaskOutcome
 Sums = dict[str, Any]
 """An int32 or float within a slot, `Wide` over slots, and a 64-bit NumPy array on the host"""
 
+MAX_USERS = 2**24
+"""The most users that float32, in which their numbers go beside the values of metrics, tells apart"""
+
 
 def none_of_tasks(metrics: Metrics, num_servers: int, dtype: Any) -> Sums:
     """The sums over the tasks of a slot, before its first task."""
@@ -61,7 +64,7 @@ def over_slots(metrics: Metrics, slot: Sums) -> Sums:
 def of_each_task(metrics: Metrics, here: Bool[Array, ""], task: TaskOutcome) -> dict[str, Array]:
     """The values of which the host takes quantiles, by the name of the metric; inf if no task counts.
 
-    For quantiles over users, `[2]`: the value and the user's number, which is exact up to 2²⁴.
+    For quantiles over users, `[2]`: the value and the user's number, see `MAX_USERS`.
     """
 
     def counts(metric: Metric) -> Array:

@@ -15,7 +15,7 @@ from amco_jax.agents.settings import Settings
 from amco_jax.env import Physics
 from amco_jax.errors import InputError
 from amco_jax.identity import Identity, code_version, identify
-from amco_jax.metrics import CURVE_METRICS, METRICS, Metrics, columns_of, row_names
+from amco_jax.metrics import CURVE_METRICS, MAX_USERS, METRICS, Metrics, columns_of, row_names
 from amco_jax.results.provenance import package_versions
 from amco_jax.scenario import Scenario
 
@@ -230,10 +230,18 @@ def digest_of(described: Any) -> str:
 
 
 def check_users(cell: Cell) -> None:
-    """Raise InputError if a metric is over users, but tasks have none."""
+    """Raise InputError if a metric is over users, but tasks have none, or more than float32 can number."""
+    process = cell.scenario.process
     for metric in cell.metrics:
-        if metric.is_of_users and not cell.scenario.process.has_users:
+        if not metric.is_of_users:
+            continue
+        if not process.num_users:
             raise InputError(
-                f"metrics: {metric.name} is by user, and {cell.scenario.process.name} arrivals have none; "
+                f"metrics: {metric.name} is by user, and {process.name} arrivals have none; "
                 "legal with a request log: --trace FILE"
+            )
+        if process.num_users > MAX_USERS:
+            raise InputError(
+                f"metrics: {metric.name} is by user, and the log has {process.num_users:,} users; "
+                f"legal: at most {MAX_USERS:,}"
             )

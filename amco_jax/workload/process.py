@@ -182,10 +182,13 @@ class ArrivalProcess:
     """Whether a segment of an episode can, too"""
     has_stretches: ClassVar[bool] = False
     """Whether seeds may share their arrivals, see `stretches`"""
-    has_users: ClassVar[bool] = False
-    """Whether tasks have users, see `Task.user`"""
     recordable: ClassVar[bool] = False
     """Whether each position has one density in all slots and at all base stations, as recordings have"""
+
+    @property
+    def num_users(self) -> int:
+        """The number of users that tasks have, see `Task.user`; 0 if they have none."""
+        return 0
 
     def num_positions(self, setting: Setting) -> int:
         """The largest possible number of tasks per base station and slot."""

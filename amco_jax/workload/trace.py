@@ -95,7 +95,6 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
     }
     fuses = False
     has_stretches = True
-    has_users = True
 
     def __post_init__(self):
         if self.trace is not None:
@@ -113,6 +112,11 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         """The requests."""
         assert self.trace is not None
         return self.trace.log
+
+    @property
+    def num_users(self) -> int:
+        """The number of users in the log."""
+        return int(np.max(self.log.user, initial=-1)) + 1
 
     def settled(self, setting: Setting) -> TraceArrivals:
         """The process with a time scale of 1, or the largest one that the log allows."""

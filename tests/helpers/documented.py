@@ -27,7 +27,7 @@ LONG = "<!-- long -->"
 """The line above a block that takes too long for the default suite"""
 
 _BLOCK = re.compile(r"^```([\w{}-]*)\n(.*?)^```$", re.M | re.S)
-_SUFFIXES = {"python": "py", "toml": "toml", "csv": "csv", "json": "json", "yaml": "yaml"}
+_SUFFIXES = {"python": "py", "toml": "toml", "text": "csv", "json": "json", "yaml": "yaml"}
 _OPERATORS = {"&&", "||", "|", ";"}
 
 

@@ -82,3 +82,12 @@ def test_batches_of_a_long_episode_have_users_of_their_own(log: Path):
 def test_tasks_without_users_are_refused():
     with pytest.raises(InputError, match=r"user_miss_rate is by user, and bernoulli arrivals have none"):
         carry_out(Sweep, "deadline", values=[1.0], methods=["local"], seeds=1, metrics=["user_miss_rate"])
+
+
+def test_more_users_than_float32_numbers_are_refused(log: Path, monkeypatch: pytest.MonkeyPatch):
+    users = len({row.split(",")[4] for row in small_rows()})
+    monkeypatch.setattr("amco_jax.study.grid.MAX_USERS", users)
+    rows_of(log, {})
+    monkeypatch.setattr("amco_jax.study.grid.MAX_USERS", users - 1)
+    with pytest.raises(InputError, match=rf"has {users} users; legal: at most {users - 1}"):
+        rows_of(log, {})
