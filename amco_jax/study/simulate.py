@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from amco_jax.agents.methods import Method
+from amco_jax.compile.fallback import first_that_compiles
 from amco_jax.compile.fused import LANES as FUSED_LANES
-from amco_jax.compile.fused import first_that_compiles, fuse_under_vmap, fusing
+from amco_jax.compile.fused import fuse_under_vmap, fusing
 from amco_jax.compile.unroll import unroll
 from amco_jax.compile.wide import on_host
 from amco_jax.env import Physics

@@ -14,7 +14,8 @@ from jax import lax
 
 from amco_jax.agents.learner import EpisodeLearner
 from amco_jax.agents.methods import Method
-from amco_jax.compile.fused import first_that_compiles, fuse_under_vmap, fusing
+from amco_jax.compile.fallback import first_that_compiles
+from amco_jax.compile.fused import fuse_under_vmap, fusing
 from amco_jax.compile.unroll import unroll
 from amco_jax.compile.wide import on_host
 from amco_jax.errors import InputError
