@@ -7,9 +7,9 @@ lane is a thread, its state stays in registers, and only the requested outputs a
 This is not a second simulator: the function is traced and unrolled to scalars (`unroll.py`), and its jaxpr
 is emitted into the kernel with every scalar as an array of lanes. Two things need special rules, since a
 kernel can neither index an array held in registers nor scan over one: arrays stay in memory, where indexing
-selects a part (`views.py`), and a scan becomes a counted loop that reads its inputs from memory and writes its
-outputs to memory. Any other operation that is not elementwise raises NotImplementedError when the kernel is
-built.
+selects a part (`views.py`), and a scan becomes a counted loop that reads its inputs from memory and writes
+its outputs to memory. Any other operation that is not elementwise raises NotImplementedError when the kernel
+is built.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from amco_jax.errors import InputError, check_choice
-from amco_jax.metrics.counts import NUM_TASKS
+from amco_jax.metrics.counts import ACCEPTED, NUM_TASKS
 from amco_jax.metrics.metric import (
     EPISODE,
     TASK,
@@ -24,7 +24,7 @@ from amco_jax.metrics.metric import (
 )
 from amco_jax.metrics.outcomes import SlotOutcome, TaskOutcome
 from amco_jax.metrics.quantiles import LEVELS
-from amco_jax.metrics.registry import MAKESPAN, METRICS, MISS_RATE, SATURATION
+from amco_jax.metrics.registry import MAKESPAN, METRICS, MISS_RATE, REJECT_RATE, RESPONSE, SATURATION
 from amco_jax.metrics.rows import accuracy, as_columns, columns
 from amco_jax.metrics.sums import (
     MAX_USERS,
@@ -39,6 +39,7 @@ from amco_jax.metrics.sums import (
 )
 
 __all__ = [
+    "ACCEPTED",
     "CURVE_METRICS",
     "EPISODE",
     "EPISODE_METRICS",
@@ -48,7 +49,9 @@ __all__ = [
     "METRICS",
     "MISS_RATE",
     "NUM_TASKS",
+    "REJECT_RATE",
     "RESERVED",
+    "RESPONSE",
     "SATURATION",
     "TASK",
     "Column",
@@ -69,6 +72,7 @@ __all__ = [
     "columns_of",
     "described",
     "estimated",
+    "is_usual",
     "none_of_slots",
     "none_of_tasks",
     "of_curves",
@@ -77,6 +81,7 @@ __all__ = [
     "over_slots",
     "row_names",
     "shown_in",
+    "told",
 ]
 
 RESERVED = (
@@ -116,6 +121,26 @@ def choose(asked: Sequence[str | Metric] = (), least: Shown = Shown.ROWS) -> Met
     if taken := {name for name in names if names.count(name) > 1}:
         raise InputError(f"metrics: {', '.join(sorted(taken))}; legal: names that no other column has")
     return tuple(chosen.values())
+
+
+def is_usual(column: Column) -> bool:
+    """Whether tables show a column even if nobody asks for it, at least where tasks are rejected."""
+    usual = column.name in METRICS and METRICS[column.name].shown >= Shown.TABLES
+    return usual or column.name == REJECT_RATE.name
+
+
+def told(columns: Iterable[Column], some_rejected: bool) -> tuple[Column, ...]:
+    """The columns of a finished study as its tables show them.
+
+    If any task was rejected, the share of such tasks is in all tables, since the response time is that of the
+    accepted ones.
+    """
+    return tuple(
+        dataclasses.replace(c, shown=max(c.shown, Shown.TABLES))
+        if some_rejected and c.name == REJECT_RATE.name
+        else c
+        for c in columns
+    )
 
 
 def of_curves(asked: Sequence[str | Metric] = ()) -> Metrics:

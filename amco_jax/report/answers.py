@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.agents.methods import REFERENCES
-from amco_jax.metrics import Column, Shown, shown_in
+from amco_jax.metrics import Column, Shown, is_usual, shown_in
 from amco_jax.report.analysis import (
     above_bound,
     baselines_of,
@@ -224,28 +224,47 @@ def _best(study: SavedStudy, condition: Any, estimated: pd.DataFrame, baseline: 
 
 
 def _agreement(study: SavedStudy, estimated: pd.DataFrame) -> list[str]:
-    """Sentences that say whether the other metrics of the tables agree with the first on the best method."""
+    """Sentences that say whether the other metrics of the tables agree with the first on the best method.
+
+    The usual metrics have a sentence each where they do not; several that were asked for share one.
+    """
     first = winners_of(study, study.first, estimated)
-    agreeing, sentences = [], []
+    agreeing: list[str] = []
+    texts: list[str] = []
+    sentences: list[tuple[str, str]] = []
+    asked: list[tuple[str, str]] = []
     for column in shown_in(study.columns, Shown.TABLES):
         others = winners_of(study, column, estimated)
         judged = [c for c in study.conditions if first[c] and others[c]]
         if column == study.first or not judged:
             continue
         different = [c for c in judged if not {*first[c]} & {*others[c]}]
-        if different:
-            named = [
-                f"{_named(others[c])} {_range([c]) if len(study.conditions) > 1 else ''}".rstrip()
-                for c in different[:_MOST_NAMES]
-            ]
-            more = f" (and others at {len(different) - _MOST_NAMES} more)" * (len(different) > _MOST_NAMES)
-            sentences.append(f"By {column.label}, another method is best: {'; '.join(named)}{more}.")
-        else:
+        if not different:
             agreeing.append(column.label)
+            continue
+        named = [
+            f"{_named(others[c])} {_range([c]) if len(study.conditions) > 1 else ''}".rstrip()
+            for c in different[:_MOST_NAMES]
+        ]
+        more = f" (and others at {len(different) - _MOST_NAMES} more)" * (len(different) > _MOST_NAMES)
+        sentence = f"By {column.label}, another method is best: {'; '.join(named)}{more}."
+        (sentences if is_usual(column) else asked).append((column.label, sentence))
     if agreeing:
-        labels = [study.first.label, *agreeing]
-        sentences.insert(0, f"{_joined(labels)[0].upper()}{_joined(labels)[1:]} agree on the best method.")
-    return sentences
+        labels = [study.first.label, *_shortened(agreeing)]
+        texts.append(f"{_joined(labels)[0].upper()}{_joined(labels)[1:]} agree on the best method.")
+    texts += [sentence for _, sentence in sentences]
+    if len(asked) > 1:
+        where = " at some values" if len(study.conditions) > 1 else ""
+        texts.append(
+            f"By {_joined(_shortened([label for label, _ in asked]))}, other methods are best{where}."
+        )
+    return texts + [sentence for _, sentence in asked if len(asked) == 1]
+
+
+def _shortened(labels: Sequence[str]) -> list[str]:
+    """The first few labels and the number of the others, if these are more than one."""
+    more = len(labels) - _MOST_NAMES
+    return [*labels[:_MOST_NAMES], f"{more} other measures"] if more > 1 else [*labels]
 
 
 def _paired(

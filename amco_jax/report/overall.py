@@ -72,7 +72,8 @@ class Overall:
     @property
     def title(self) -> str:
         """The heading, which says what the aggregates are over."""
-        return f"Over all {self.num_scenarios} scenarios of {', '.join(self.studies)}"
+        of = f"all {self.num_scenarios} scenarios of {', '.join(self.studies)}"
+        return f"{self.column.label[0].upper()}{self.column.label[1:]} over {of}"
 
     @property
     def answer(self) -> str:

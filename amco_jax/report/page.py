@@ -21,7 +21,7 @@ from amco_jax.report.claims import CLAIMS_NOTE
 from amco_jax.report.overall import OVERALL_NOTE, Overall, overall_of
 from amco_jax.report.pictures import Pictures, all_figures, leading_figures
 from amco_jax.report.rankings import rankings
-from amco_jax.report.studies import SavedStudy
+from amco_jax.report.studies import SavedStudy, warmups_of
 from amco_jax.report.style import save_pdf, svg
 from amco_jax.report.tables import (
     Table,
@@ -322,5 +322,11 @@ def _scenario(manifest: dict[str, Any]) -> str:
         manifest["arrivals"],
         *([f"offered load {load:.3g}"] if (load := manifest.get("offered_load")) is not None else []),
         f"deadline {scenario['deadline']:g} s",
+        *([f"{_range(found)} slots of warm-up excluded"] if any(found := warmups_of(manifest)) else []),
     ]
     return f"Scenario{'' if swept is None else f', where {swept} is not swept'}: {'; '.join(parts)}."
+
+
+def _range(numbers: Sequence[int]) -> str:
+    """Ascending numbers by their first and last."""
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from amco_jax.metrics import Column, Shown, shown_in
+from amco_jax.metrics import Column, Shown, is_usual, shown_in
 from amco_jax.report.analysis import pairs_of
 from amco_jax.report.names import in_words, shown_name
 from amco_jax.report.studies import SavedStudy
@@ -66,14 +66,19 @@ def ranks_by(study: SavedStudy, column: Column) -> Ranks:
 def reversal_of(study: SavedStudy) -> str:
     """A sentence about the two methods whose ranks two measures reverse by the largest distance.
 
-    It is empty if no two measures rank methods in opposite orders.
+    The measures are the usual ones; if these agree, also those that were asked for. The sentence is empty if
+    no two measures rank methods in opposite orders.
     """
     ranks = {column: ranks_by(study, column) for column in ranked_by(study)}
-    widest = max(_reversals(study, ranks), key=lambda each: each[0], default=None)
-    if widest is None:
+    usual = {column: of for column, of in ranks.items() if is_usual(column)}
+    for among in (usual, ranks):
+        widest = max(_reversals(study, among), key=lambda each: each[0], default=None)
+        if widest is not None:
+            break
+    else:
         return ""
     _, condition, one, other = widest
-    sides = _grouped({c: int(np.sign(of[condition, other] - of[condition, one])) for c, of in ranks.items()})
+    sides = _grouped({c: int(np.sign(of[condition, other] - of[condition, one])) for c, of in among.items()})
     return (
         f"Ranks depend on the measure{_at(study, condition)}: {in_words(one)} is ahead of "
         f"{in_words(other)} {sides[1]}, and behind {sides[-1]}."
@@ -92,7 +97,7 @@ def _reversals(
         methods = [m for m in study.methods if (m, condition) in study.groups]
         for one, other in itertools.combinations(methods, 2):
             lead = [of[condition, other] - of[condition, one] for of in ranks.values()]
-            if min(lead) < 0 < max(lead):
+            if lead and min(lead) < 0 < max(lead):
                 apart = min(max(lead), -min(lead)), max(lead) - min(lead)
                 yield (apart, condition, one, other)
 

@@ -12,7 +12,18 @@ import pandas as pd
 
 from amco_jax.agents.methods import BOUND
 from amco_jax.errors import InputError
-from amco_jax.metrics import LEVELS, NUM_TASKS, Column, Shown, columns_in, estimated, shown_in
+from amco_jax.metrics import (
+    LEVELS,
+    NUM_TASKS,
+    REJECT_RATE,
+    Column,
+    Reduction,
+    Shown,
+    columns_in,
+    estimated,
+    shown_in,
+    told,
+)
 from amco_jax.results.saved import SavedRun, open_run
 from amco_jax.stats.summaries import Episodes
 
@@ -154,7 +165,27 @@ def _study(run: SavedRun) -> SavedStudy:
             f"run: {run.directory} has no column {NUM_TASKS.name}; legal: results of this version"
         )
     name = run.directory.resolve().name
+    some_rejected = REJECT_RATE.name in results and bool(np.any(results[REJECT_RATE.name] > 0))
+    columns = told(columns, some_rejected)
+    if has_uneven_windows(manifest):
+        columns = tuple(
+            dataclasses.replace(column, better=None) if column.reduction is Reduction.SUM else column
+            for column in columns
+        )
     return SavedStudy(name, kind, manifest, label, columns, results, curves, quantiles)
+
+
+def warmups_of(manifest: dict[str, Any]) -> list[int]:
+    """The numbers of slots that pilot runs have excluded, in ascending order and each once."""
+    return sorted({pilot["warmup"] for pilot in manifest.get("pilots", [])})
+
+
+def has_uneven_windows(manifest: dict[str, Any]) -> bool:
+    """Whether methods are measured over different numbers of slots, so that their sums are not comparable."""
+    windows: dict[Any, set[int]] = {}
+    for pilot in manifest.get("pilots", []):
+        windows.setdefault(pilot.get("value"), set()).add(pilot["warmup"])
+    return any(len(of_value) > 1 for of_value in windows.values())
 
 
 def _combinations(results: pd.DataFrame, manifest: dict[str, Any]) -> pd.DataFrame:

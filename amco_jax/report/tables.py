@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.agents.methods import BOUND
-from amco_jax.metrics import EPISODE, TASK, Column, Shown, shown_in
+from amco_jax.metrics import EPISODE, TASK, Column, Shown, is_usual, shown_in
 from amco_jax.report.analysis import above_bound, best_of, estimates_of
 from amco_jax.report.names import shown_name
 from amco_jax.report.studies import SavedStudy
@@ -22,10 +22,14 @@ from amco_jax.stats import Interval
 _MOST_DIGITS = 9
 _MOST_CONDITIONS = 10
 """The largest number of conditions with which an overview fits a screen of 1,280 pixels"""
+_MOST_MEASURES = 5
+"""The largest number of metrics that a user asked for in one table, for the same reason"""
 _SMALL = {"s": ("ms", 1e3)}
 """Smaller units for differences, and the factors that convert the metric's unit to them"""
 _HEAD_WIDTH = 20
 """The width of a column's title in LaTeX, in characters"""
+_EVEN = 1.1
+"""The largest ratio of the two sides of an interval that is written with ±"""
 _NO_TASKS = "no tasks"
 
 
@@ -122,7 +126,7 @@ def means_table(study: SavedStudy, estimated: pd.DataFrame) -> Table:
 
 
 def overview_tables(study: SavedStudy, estimated: pd.DataFrame) -> dict[str, Table]:
-    """Small tables of means, the first of which has all metrics side by side.
+    """Small tables of means, the first of which has the usual metrics side by side; those asked for follow.
 
     If the study has several conditions, the first table shows the one that the answer quotes. It is followed
     by a table for each metric with a column for each condition, at most `_MOST_CONDITIONS`, evenly spread.
@@ -131,13 +135,16 @@ def overview_tables(study: SavedStudy, estimated: pd.DataFrame) -> dict[str, Tab
       The tables by title.
     """
     shown = shown_in(study.columns, Shown.TABLES)
+    usual, asked = [c for c in shown if is_usual(c)], [c for c in shown if not is_usual(c)]
+    where = f"at {study.axis_label} = {study.example}" if study.axis_label else f"{study.example}"
+    title = "means" if len(study.conditions) == 1 else where
+    tables = {title: _side_by_side(study, estimated, study.example, usual)}
+    for place in range(0, len(asked), _MOST_MEASURES):
+        more = "also asked for" if not place else f"also asked for, {place // _MOST_MEASURES + 1}"
+        part = asked[place : place + _MOST_MEASURES]
+        tables[f"{title}, {more}"] = _side_by_side(study, estimated, study.example, part)
     if len(study.conditions) == 1:
-        return {"means": _side_by_side(study, estimated, study.example, shown)}
-    tables = {
-        f"at {study.axis_label} = {study.example}" if study.axis_label else f"{study.example}": _side_by_side(
-            study, estimated, study.example, shown
-        )
-    }
+        return tables
     count = min(len(study.conditions), _MOST_CONDITIONS)
     places = np.unique(np.linspace(0, len(study.conditions) - 1, count).round().astype(int))
     conditions = [study.conditions[place] for place in places]
@@ -215,7 +222,7 @@ def _side_by_side(
             Cell(seeds_text(counted)),
             *(_mean(found[each.name][method], method in best[each.name]) for each in shown),
         ]
-        for method, counted in found[study.first.name].items()
+        for method, counted in estimates_of(estimated, study.first)[condition].items()
     ]
     return Table(["method", "seeds", *(each.title() for each in shown)], rows, texts=2)
 
@@ -282,10 +289,12 @@ def _interval_parts(
         return missing, ""
     if math.isnan(low) or math.isnan(high):
         return f"{mean:.{digits}f}", ""
+    digits = max(digits - max(math.floor(math.log10(abs(mean))) - 1, 0), 0) if mean else digits
     sides = sorted((mean - low, high - mean))
     if sides[1] > 0:  # rare events must not look as if they never or always happened
         digits = max(digits, min(math.ceil(-math.log10(sides[1])), _MOST_DIGITS))
-    if sides[1] > 1.5 * sides[0] + 10.0**-digits:
+    # With ±, each bound looks as if it were half the interval away, so it must be almost there.
+    if sides[1] > _EVEN * sides[0] + 10.0**-digits:
         number, _, bounds = bracket(mean, low, high, digits).partition(" ")
         return number, bounds
     return f"{mean:.{digits}f}", f"± {(high - low) / 2:.{digits}f}"

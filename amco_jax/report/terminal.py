@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from amco_jax.metrics import Column, Shown, columns_in, shown_in
+from amco_jax.metrics import REJECT_RATE, Column, Shown, columns_in, shown_in, told
 from amco_jax.report.names import in_words, shown_name
 from amco_jax.report.speed import device_line
 from amco_jax.report.tables import Table as ReportTable
@@ -25,7 +25,7 @@ _ESTIMATES = "estimates with 95 % intervals"
 
 def print_summary(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print the means of a sweep with 95 % intervals to stdout, a row for each method and value."""
-    columns = shown_in(columns_in(manifest), Shown.TABLES)
+    columns = shown_in(_columns_of(summary, manifest), Shown.TABLES)
     table = Table(title=f"{manifest['param']}: {_ESTIMATES}, {manifest['physics']} physics")
     table.add_column(manifest["param"])
     table.add_column("method", overflow="fold")
@@ -45,6 +45,12 @@ def print_summary(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
             f"{training['num_seeds']} seeds"
         )
     _print(table, manifest)
+
+
+def _columns_of(summary: pd.DataFrame, manifest: dict[str, Any]) -> tuple[Column, ...]:
+    """The columns of a study, given its summary."""
+    rejected = summary.loc[summary["metric"] == REJECT_RATE.name, "mean"]
+    return told(columns_in(manifest), bool(np.any(rejected > 0)))
 
 
 def print_training(curves: pd.DataFrame, manifest: dict[str, Any]) -> None:
@@ -69,7 +75,7 @@ def print_training(curves: pd.DataFrame, manifest: dict[str, Any]) -> None:
 
 def print_evaluation(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print the means of an evaluation with 95 % intervals to stdout, a row for each method."""
-    columns = shown_in(columns_in(manifest), Shown.CURVES)
+    columns = shown_in(_columns_of(summary, manifest), Shown.CURVES)
     table = Table(
         title=f"{_ESTIMATES}, {manifest['episodes']} unseen episodes, {manifest['physics']} physics"
     )

@@ -14,7 +14,7 @@ from amco_jax.agents.methods import METHODS
 from amco_jax.metrics import MISS_RATE, SATURATION
 from amco_jax.report.analysis import change_in_training, distinct
 from amco_jax.report.names import shown_name
-from amco_jax.report.studies import SavedStudy
+from amco_jax.report.studies import SavedStudy, has_uneven_windows, warmups_of
 from amco_jax.report.tables import bracket
 from amco_jax.stats import seeds_needed
 
@@ -38,6 +38,7 @@ class Kind(enum.StrEnum):
     SEEDS = "Few or uneven seeds: intervals may be too narrow"
     PRECISION = "More seeds are needed for a precision of 1 %"
     LOAD = "Load: saturated servers, or no task that misses its deadline"
+    WARMUP = "Warm-up: methods are measured over different slots"
     TRAINING = "Training: shorter than published, or not converged"
     PATHS = "Derivatives: where they are not those of the mean"
     CHANCE = "Differences that cannot be told from chance"
@@ -94,6 +95,7 @@ def _study_warnings(study: SavedStudy) -> dict[Kind, list[str]]:
         Kind.RUN: study.manifest.get("warnings", []),
         **_seed_warnings(study),
         Kind.LOAD: _workload_warnings(study),
+        Kind.WARMUP: _warmup_warnings(study),
         Kind.TRAINING: _training_warnings(study),
         Kind.PATHS: [_PATHS] if study.derivatives else [],
     }
@@ -167,6 +169,17 @@ def _workload_warnings(study: SavedStudy) -> list[str]:
         if full:
             found.append(f"a server is saturated at {_joined(full)}: queues grow to the end of the episode.")
     return found
+
+
+def _warmup_warnings(study: SavedStudy) -> list[str]:
+    """A caveat about methods whose warm-ups differ."""
+    if not has_uneven_windows(study.manifest):
+        return []
+    least, *_, most = warmups_of(study.manifest)
+    return [
+        f"from {least} to {most} slots are excluded, which pilot runs have found for each method, so that "
+        "means are over different parts of an episode, and methods have no ranks by sums over it."
+    ]
 
 
 def _training_warnings(study: SavedStudy) -> list[str]:

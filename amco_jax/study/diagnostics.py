@@ -32,7 +32,8 @@ def _not_stationary(found: Sequence[tuple[Cell, Pilot]], tested: int) -> str:
     more = [f"{len(found) - MOST_NAMED} more"] if len(found) > MOST_NAMED else []
     return (
         f"Episodes are not stationary in {len(found)} of {tested} cases, so results depend on num_slots: "
-        f"after the warm-up, the mean makespans of their two halves differ for {'; '.join([*named, *more])}."
+        "after the warm-up, the mean makespans or response times of their two halves differ for "
+        f"{'; '.join([*named, *more])}."
     )
 
 
