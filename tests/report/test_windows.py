@@ -16,7 +16,7 @@ from amco_jax.report.studies import SavedStudy, load_studies
 from amco_jax.report.tables import interval_text
 from amco_jax.report.warnings import Kind, by_kind
 
-SCENARIO = Scenario(num_servers=2, num_tasks=4, num_slots=40, capacity=[1.0, 3.0], deadline=1.0)
+SCENARIO = Scenario(num_servers=2, num_tasks=4, num_slots=40, capacity=(1.0, 3.0), deadline=1.0)
 
 
 def study_of(out: Path, **changes: Any) -> SavedStudy:
