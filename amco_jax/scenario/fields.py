@@ -90,7 +90,8 @@ class Scenario(Parameters):
     price_per_hour: float | tuple[float, ...] | None = None
     """c, USD per hour of a server, busy or idle: one number, or one per server"""
     arrival_prob: float = 0.3
-    """p, probability that a position holds a task"""
+    """p, probability that a position holds a task; with Poisson and bursty arrivals, N·p is the mean number
+    of tasks, and p may exceed 1"""
     deadline: float = 1.0
     """D, s"""
     task_size_min: float = 2.0
@@ -141,7 +142,7 @@ class Scenario(Parameters):
         clean("energy_per_mbit", check_number, 0)
         for name in ("slot_duration", "deadline", "task_size_min", "density_min"):
             clean(name, check_number)
-        clean("arrival_prob", check_number, 0, 1)
+        check_number("arrival_prob", self.arrival_prob, 0)
         clean("task_size_max", check_number, self.task_size_min)
         clean("density_max", check_number, self.density_min)
         check_choice("order", self.order, ORDERS)
@@ -155,6 +156,7 @@ class Scenario(Parameters):
             _check_items(self, self.service)
         check_powers(self.powers_idle, self.powers_busy)
         self._choose_arrivals()
+        clean("arrival_prob", check_number, 0, self.process.max_arrival_prob)
         if self.num_positions > MOST_POSITIONS:
             raise InputError(
                 f"arrivals: up to {self.num_positions} tasks at a base station in a slot; "

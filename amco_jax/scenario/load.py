@@ -34,8 +34,10 @@ def with_load(scenario: Scenario, load: Any) -> Scenario:
       0.6696
       >>> with_load(Scenario(), 1.2)
       Traceback (most recent call last):
-      amco_jax.errors.InputError: load: 1.2; legal: at most 1.194 (arrival_prob: 1.0044642857142858;
-      legal: a number from 0 to 1)
+      amco_jax.errors.InputError: load: 1.2; legal: at most 1.194, or more with a larger num_tasks
+      (arrival_prob: 1.0044642857142858; legal: a number from 0 to 1)
+      >>> round(with_load(Scenario(arrivals="poisson"), 1.2).offered_load, 4)
+      1.2
     """
     load = check_number("load", load)
     name, _ = _pace(scenario, "load")
@@ -45,7 +47,8 @@ def with_load(scenario: Scenario, load: Any) -> Scenario:
     def at(load: float) -> Scenario:
         return offering.replace(**{name: value * (load / now)})
 
-    return _within("load", at, now, load)
+    more = ", or more with a larger num_tasks" if name == "arrival_prob" and load > now else ""
+    return _within("load", at, now, load, more)
 
 
 def with_slot_duration(scenario: Scenario, duration: Any) -> Scenario:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from amco_jax.errors import check_number
 from amco_jax.random import Key, Stream, fold_in, stream, uniform
 from amco_jax.workload.counts import Counted, CountTables, count_tables, positions_for
-from amco_jax.workload.process import ARRIVAL_PROB, ArrivalProcess, Quantity, Setting
+from amco_jax.workload.process import ARRIVAL_PROB, MAX_RATE, ArrivalProcess, Quantity, Setting
 
 
 class Chain(NamedTuple):
@@ -57,6 +57,7 @@ class BurstyArrivals(BurstyParameters, ArrivalProcess):
     """
 
     name = "bursty"
+    max_arrival_prob = MAX_RATE
     varied: ClassVar[Mapping[str, Quantity]] = {
         "arrival_prob": ARRIVAL_PROB,
         "burst_intensity": Quantity("rate in bursts over that in calm", (1, 2, 5, 10, 20)),

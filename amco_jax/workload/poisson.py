@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from amco_jax.workload.counts import Counted, CountTables, count_tables, positions_for
-from amco_jax.workload.process import ARRIVAL_PROB, ArrivalProcess, Quantity, Setting
+from amco_jax.workload.process import ARRIVAL_PROB, MAX_RATE, ArrivalProcess, Quantity, Setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,6 +15,7 @@ class PoissonArrivals(ArrivalProcess):
     """A Poisson number of tasks, with mean N·p, at each base station in each slot."""
 
     name, title = "poisson", "Poisson"
+    max_arrival_prob = MAX_RATE
     varied: ClassVar[Mapping[str, Quantity]] = {"arrival_prob": ARRIVAL_PROB}
 
     def num_positions(self, setting: Setting) -> int:

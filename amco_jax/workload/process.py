@@ -146,6 +146,9 @@ class Quantity:
         return self.values(process, setting) if callable(self.values) else self.values
 
 
+MAX_RATE = 1e3
+"""The largest p of processes with N·p tasks on average"""
+
 ARRIVAL_PROB = Quantity("arrival probability", tuple(k / 10 for k in range(1, 11)), tasks_per="slot")
 """The quantity of processes with a mean of N·p tasks per base station and slot"""
 
@@ -176,6 +179,8 @@ class ArrivalProcess:
     varied: ClassVar[Mapping[str, Quantity]] = {}
     """The quantities that a sweep may vary: parameters, and `arrival_prob` if the mean is N·p tasks per base
     station and slot"""
+    max_arrival_prob: ClassVar[float] = 1.0
+    """The largest p that is legal: 1 where it is a probability, more where only the mean N·p matters"""
     fuses: ClassVar[bool] = True
     """Whether an episode with these arrivals can run as one GPU kernel"""
     fuses_segments: ClassVar[bool] = True
