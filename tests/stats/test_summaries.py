@@ -125,6 +125,19 @@ def test_intervals_of_pooled_quantiles_cover_them():
     assert np.all(hits >= 180)  # P(fewer | 95 %) < 0.3 %
 
 
+def test_what_no_cluster_has_may_still_happen():
+    """If a share of q of all seeds had another value, 20 seeds without would be as rare as 2.5 %."""
+    rows, _ = episodes_of([50] * 20)
+    q = 1 - 0.025 ** (1 / 20)
+    for value, bounds in ((0.0, [0, q]), (1.0, [1 - q, 1]), (0.5, [0.5, 0.5])):
+        found = summary_of(rows.assign(utilisation_0=value))
+        np.testing.assert_allclose(
+            found.loc[("utilisation", "episode"), NUMBERS].to_numpy(float), [value, *bounds]
+        )
+    # A number of tasks has no largest value, so nothing is known beyond what was seen.
+    assert summary_of(rows).loc[("num_tasks", "episode"), NUMBERS].tolist() == [50, 50, 50]
+
+
 def test_seeds_on_the_same_stretch_are_one_cluster():
     rows, tasks = episodes_of([40] * 12, seed=3)
     found = summary_of(rows.assign(stretch=np.arange(12) % 4))
