@@ -122,6 +122,8 @@ def _apply(eqn, args: list[Any], max_size: int) -> list[Any]:
         return _scan(eqn, args, max_size)
     if name == "while":
         return _while(params, args, max_size)
+    if name == "cond":
+        return _cond(params, args, max_size)
     if (inner := inner_program(eqn)) is not None:
         return _evaluate(inner.jaxpr, inner.consts, args, max_size)
     small = all(0 < v.aval.size <= max_size for v in eqn.outvars)
@@ -216,6 +218,19 @@ def _while(params, args: list[Any], max_size: int) -> list[Any]:
         return _evaluate(body.jaxpr, body.consts, [*args[n_condition:n_consts], *carry], max_size)
 
     return lax.while_loop(proceed, step, args[n_consts:])
+
+
+def _cond(params, args: list[Any], max_size: int) -> list[Any]:
+    """A conditional whose operands and results are split."""
+
+    def branch(program) -> Callable:
+        def run(operands):
+            outs = _evaluate(program.jaxpr, program.consts, operands, max_size)
+            return [_split(out, max_size) for out in outs]  # alike in all branches
+
+        return run
+
+    return lax.switch(_whole(args[0]), [branch(_closed(each)) for each in params["branches"]], args[1:])
 
 
 # Rules on object arrays. ---------------------------------------------------------------------------

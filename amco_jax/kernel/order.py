@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from amco_jax.compile.bounded import most_of_lanes
 from amco_jax.env import Task
 from amco_jax.params import Params, Shape
-from amco_jax.workload import TimedWorkload, Workload, expected_after
+from amco_jax.workload import TimedWorkload, Workload, count_of, expected_after
 
 
 class Turn(NamedTuple):
@@ -82,8 +83,11 @@ def queue_of_slot(
     count = num_servers * max_tasks
     if shape.has_times:
         assert isinstance(workload, TimedWorkload)
-        drawn = jax.vmap(lambda b: workload.times(params, t, b))(jnp.arange(num_servers))
-        times, order = lax.sort((drawn.ravel(), jnp.arange(count)), num_keys=1)
+        drawn = jax.vmap(lambda b: workload.times(params, t, b))(jnp.arange(num_servers)).ravel()
+        late = jnp.zeros(count, bool)
+        if shape.timing == "slotted" and (used := count_of(workload, t)) is not None:
+            late = jnp.tile(jnp.arange(max_tasks) >= used, num_servers)  # what need not be served comes last
+        _, times, order = lax.sort((late, drawn, jnp.arange(count)), num_keys=2)
     else:
         order = jnp.arange(count).reshape(num_servers, max_tasks).T.ravel()
         times = jnp.zeros(count, tasks.size.dtype)
@@ -95,6 +99,18 @@ def queue_of_slot(
     queue = Turn(order // max_tasks, order % max_tasks, drawn, times, tasks, planned)
     _, places = lax.sort((order, jnp.arange(count)), num_keys=1)
     return queue, places.reshape(num_servers, max_tasks)
+
+
+def most_positions(shape: Shape, workload: Workload, t: Int[Array, ""]) -> Int[Array, ""] | None:
+    """The number of positions of a base station, or of the queue of slot `t`, that hold a task in some lane.
+
+    None if that is not known in advance, and with continuous timing, where positions without a task divide
+    the slot, and so decide how the backlog is rounded.
+    """
+    count = None if shape.timing == "continuous" else count_of(workload, t)
+    if count is None:
+        return None
+    return most_of_lanes(count) * (1 if shape.by_station else shape.num_servers)
 
 
 def by_position(served: Any, places: Int[Array, "num_servers max_tasks"] | None) -> Any:

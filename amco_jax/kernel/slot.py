@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from amco_jax.agents.methods import Method
 from amco_jax.agents.policy import TaskView
+from amco_jax.compile.bounded import scan_first
 from amco_jax.compile.unroll import unroll
 from amco_jax.env import (
     Backlog,
@@ -29,7 +30,7 @@ from amco_jax.env import (
     site,
 )
 from amco_jax.kernel.decision import decide_task
-from amco_jax.kernel.order import Turn, by_position, queue_of_slot, still_to_come
+from amco_jax.kernel.order import Turn, by_position, most_positions, queue_of_slot, still_to_come
 from amco_jax.metrics import (
     Metrics,
     SlotOutcome,
@@ -108,6 +109,7 @@ def serve_slot(
     backlog: Backlog,
     planned: Any,
     queue: Turn | None,
+    most: Int[Array, ""] | None,
     record: Record,
     metrics: Metrics,
     agent: Any,
@@ -124,6 +126,8 @@ def serve_slot(
       planned: the sets of a per-slot policy, `[num_servers, max_tasks, num_servers]` booleans; or what agents
         hold for each position of the slot; or None.
       queue: all positions in the order of service, `[turns]`; None if stations are served one by one.
+      most: the number of the first positions of a base station, or turns of the queue, that hold a task in
+        some lane; None for all.
     """
     num_servers, counted = shape.num_servers, t >= params.warmup
     no_totals = none_of_tasks(metrics, num_servers, backlog.servers.dtype)
@@ -176,7 +180,9 @@ def serve_slot(
                 return (queues, totals), kept
 
             positions = jnp.arange(jax.tree.leaves(entries)[0].shape[0]), entries, planned_b
-            (queues, totals), kept = lax.scan(serve_position, (Queues(slot_load, link), totals), positions)
+            (queues, totals), kept = scan_first(
+                serve_position, (Queues(slot_load, link), totals), positions, most, _not_served
+            )
             links = jnp.where(stations == b, queues.link_delay, links)
             return (links, queues.slot_load, totals), kept
 
@@ -199,7 +205,7 @@ def serve_slot(
             return (jnp.where(here, queues.link_delay, links), queues.slot_load, totals), kept
 
         carry = backlog.links, jnp.zeros_like(backlog.servers), no_totals
-        (links, slot_load, totals), kept = lax.scan(serve_turn, carry, queue)
+        (links, slot_load, totals), kept = scan_first(serve_turn, carry, queue, most, _not_served)
         return _Served(slot_load, links, totals, kept)
 
     def as_they_arrive() -> _Served:
@@ -224,6 +230,13 @@ def serve_slot(
     if queue is None:
         return station_by_station()
     return as_they_arrive() if shape.timing == "continuous" else turn_by_turn()
+
+
+def _not_served(kept: Any) -> Any:
+    """What is kept of a position that is not served, from its shapes: inf as without a task, and zeros."""
+    of_tasks, recorded = kept
+    none = jax.tree.map(lambda x: jnp.full(x.shape, jnp.inf, x.dtype), of_tasks)
+    return none, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), recorded)
 
 
 def _pass_slot(
@@ -256,10 +269,10 @@ def slot_step(
 ) -> SlotStep:
     """The function that computes one slot, shared by all rollouts and trainings."""
 
-    def serve(params, physics, workload, key, t, backlog, planned, queue, agent, arrived, probe):
+    def serve(params, physics, workload, key, t, backlog, planned, queue, most, agent, arrived, probe):
         return serve_slot(
-            shape, params, physics, method, workload, key, t, backlog, planned, queue, record, metrics,
-            agent, arrived, probe,
+            shape, params, physics, method, workload, key, t, backlog, planned, queue, most, record,
+            metrics, agent, arrived, probe,
         )  # fmt: skip
 
     if shape.num_servers <= MAX_UNROLLED_SERVERS:
@@ -269,7 +282,9 @@ def slot_step(
         # The queue is sorted outside `serve`, because unrolling would turn a sort into a large network.
         queue, places = queue_of_slot(shape, params, workload, t, planned)
         own = None if method.policy.sees_slot or method.policy.by_position else agent
-        served = serve(params, physics, workload, key, t, backlog, planned, queue, own, arrived, probe)
+        # A probe adds load at all positions.
+        most = most_positions(shape, workload, t) if probe is None else None
+        served = serve(params, physics, workload, key, t, backlog, planned, queue, most, own, arrived, probe)
         left, busy = _pass_slot(params, physics, backlog, served)
         closed = SlotOutcome(
             params, t, backlog.servers, served.slot_load, served.link_delay, left.servers, busy

@@ -6,6 +6,7 @@ sorts exact ones itself, because the transfer of all values would take many time
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -30,6 +31,9 @@ _DIGITS = 12
 
 RELATIVE_ERROR = 2.0 ** -(_DIGITS + 1)
 """Largest relative error of a quantile from a histogram"""
+
+_SPARSE = 0.1
+"""The share of positions with a task below which the others are left out before values are sorted"""
 
 _SHIFT = 23 - _DIGITS
 """Number of low bits of a float32 that a histogram ignores"""
@@ -74,11 +78,29 @@ class Kept:
         self._pieces.append(values)
 
     def quantiles(self) -> np.ndarray:
-        pieces = self._pieces
-        ordered = np.sort(pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1), axis=1)
-        beyond = ordered.dtype.type(np.inf)  # of the same type, or each row would be converted
-        count = np.array([np.searchsorted(row, beyond) for row in ordered])
-        return _interpolated(count, lambda rank: np.take_along_axis(ordered, rank, axis=1))
+        rows = list(map(_sorted, _rows(self._pieces)))
+        count = np.array([len(row) for row in rows])
+        return _interpolated(count, lambda rank: np.stack(list(map(_at, rows, rank))))
+
+
+def _rows(pieces: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """The values of each episode, from pieces `[episodes, positions]`."""
+    if len(pieces) == 1:
+        yield from pieces[0]
+    else:
+        yield from (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+
+
+def _sorted(row: np.ndarray) -> np.ndarray:
+    """The finite values of an episode in order."""
+    finite = row < np.inf
+    count = np.count_nonzero(finite)
+    # To leave out empty positions costs more than to sort them, too, unless nearly all are empty.
+    return np.sort(row[finite]) if count < _SPARSE * len(row) else np.sort(row)[:count]
+
+
+def _at(ordered: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    return ordered[rank] if len(ordered) else np.full(len(rank), np.inf)
 
 
 class KeptOnDevice:

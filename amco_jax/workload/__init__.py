@@ -22,6 +22,7 @@ from amco_jax.workload.poisson import PoissonArrivals
 from amco_jax.workload.process import (
     ARRIVAL_PROB,
     ArrivalProcess,
+    CountedWorkload,
     MeanTask,
     Quantity,
     Segment,
@@ -106,6 +107,12 @@ def workload_of(
     return Timed(workload, fold_in(stream(seed, Stream.TIME), episode), shape.max_tasks)
 
 
+def count_of(workload: Workload, t: Array) -> Array | None:
+    """`CountedWorkload.count` of a slot; None if the workload does not tell it."""
+    drawn = workload.workload if isinstance(workload, Timed) else workload
+    return drawn.count(t) if isinstance(drawn, CountedWorkload) else None
+
+
 def carried_by(shape: Shape, workload: Workload) -> Any:
     """The state that a segment carries into the next one, see `ArrivalProcess.after`."""
     return shape.arrivals.after(workload.workload if isinstance(workload, Timed) else workload)
@@ -121,6 +128,7 @@ __all__ = [
     "BurstyParameters",
     "CountTables",
     "Counted",
+    "CountedWorkload",
     "DrawnTasks",
     "MeanTask",
     "Parameters",
@@ -137,6 +145,7 @@ __all__ = [
     "Workload",
     "bernoulli",
     "carried_by",
+    "count_of",
     "count_tables",
     "expected_after",
     "offered_load",

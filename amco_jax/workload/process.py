@@ -58,6 +58,16 @@ class UnevenWorkload(Workload, Protocol):
     def expected_after(self, params: Params, passed: Array, mean: Array, known: bool) -> Array: ...
 
 
+@runtime_checkable
+class CountedWorkload(Workload, Protocol):
+    """A workload of slots that differ much in the number of their tasks, but not in that of their positions.
+
+    `count(t)` is the number of the first positions of slot `t`, at each base station, that may hold a task.
+    """
+
+    def count(self, t: Array) -> Array: ...
+
+
 def expected_after(
     workload: Workload, params: Params, passed: Array, mean: Float[Array, " num_servers"], *, known: bool
 ) -> Float[Array, " num_servers"]:

@@ -343,6 +343,11 @@ class Traced:
         num_servers = params.capacity.shape[0]
         return expected_beyond(passed, num_servers * mean, known) / num_servers
 
+    def count(self, t: Array) -> Int[Array, ""]:
+        """The number of requests of slot `t`."""
+        here = t if self.since is None else t - self.since
+        return self.first[here + 1] - self.first[here]
+
     def times(self, params: Params, t: Array, b: Array) -> Float[Array, " max_tasks"]:
         """The times of the requests of slot `t`, as shares of it, which are the same at all base stations."""
         del params, b
@@ -352,7 +357,7 @@ class Traced:
     def row(self, params: Params, t: Array, b: Array) -> tuple[Any, Callable[..., Task]]:
         """The requests of slot `t` whose users are at base station `b`."""
         here = t if self.since is None else t - self.since
-        first, count = self.first[here], self.first[here + 1] - self.first[here]
+        first, count = self.first[here], self.count(t)
         num_servers = params.capacity.shape[0]
         slot = jax.tree.map(lambda x: lax.dynamic_slice(x, (first,), (self.max_tasks,)), self.requests)
 
