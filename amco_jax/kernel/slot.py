@@ -282,8 +282,9 @@ def slot_step(
         # The queue is sorted outside `serve`, because unrolling would turn a sort into a large network.
         queue, places = queue_of_slot(shape, params, workload, t, planned)
         own = None if method.policy.sees_slot or method.policy.by_position else agent
-        # A probe adds load at all positions.
-        most = most_positions(shape, workload, t) if probe is None else None
+        # A probe adds load at all positions, and a kernel has no conditionals.
+        skips = probe is None and scalarise is unroll
+        most = most_positions(shape, workload, t) if skips else None
         served = serve(params, physics, workload, key, t, backlog, planned, queue, most, own, arrived, probe)
         left, busy = _pass_slot(params, physics, backlog, served)
         closed = SlotOutcome(

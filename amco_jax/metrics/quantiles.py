@@ -6,7 +6,6 @@ sorts exact ones itself, because the transfer of all values would take many time
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -33,7 +32,8 @@ RELATIVE_ERROR = 2.0 ** -(_DIGITS + 1)
 """Largest relative error of a quantile from a histogram"""
 
 _SPARSE = 0.1
-"""The share of positions with a task below which the others are left out before values are sorted"""
+"""The share of positions with a task in the first episode below which the others are left out before values
+are sorted, which costs more than to sort them, too, unless nearly all are empty"""
 
 _SHIFT = 23 - _DIGITS
 """Number of low bits of a float32 that a histogram ignores"""
@@ -78,29 +78,21 @@ class Kept:
         self._pieces.append(values)
 
     def quantiles(self) -> np.ndarray:
-        rows = list(map(_sorted, _rows(self._pieces)))
-        count = np.array([len(row) for row in rows])
-        return _interpolated(count, lambda rank: np.stack(list(map(_at, rows, rank))))
-
-
-def _rows(pieces: list[np.ndarray]) -> Iterator[np.ndarray]:
-    """The values of each episode, from pieces `[episodes, positions]`."""
-    if len(pieces) == 1:
-        yield from pieces[0]
-    else:
-        yield from (np.concatenate(parts) for parts in zip(*pieces, strict=True))
-
-
-def _sorted(row: np.ndarray) -> np.ndarray:
-    """The finite values of an episode in order."""
-    finite = row < np.inf
-    count = np.count_nonzero(finite)
-    # To leave out empty positions costs more than to sort them, too, unless nearly all are empty.
-    return np.sort(row[finite]) if count < _SPARSE * len(row) else np.sort(row)[:count]
+        pieces = self._pieces
+        values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
+        beyond = values.dtype.type(np.inf)  # of the same type, or each row would be converted
+        if np.count_nonzero(values[0] < beyond) < _SPARSE * values.shape[1]:
+            rows = [np.sort(row[row < beyond]) for row in values]
+            count = np.array(list(map(len, rows)))
+            return _interpolated(count, lambda rank: np.stack(list(map(_at, rows, rank))))
+        ordered = np.sort(values, axis=1)
+        count = np.array([np.searchsorted(row, beyond) for row in ordered])
+        return _interpolated(count, lambda rank: np.take_along_axis(ordered, rank, axis=1))
 
 
 def _at(ordered: np.ndarray, rank: np.ndarray) -> np.ndarray:
-    return ordered[rank] if len(ordered) else np.full(len(rank), np.inf)
+    """The values at ranks, or inf if there are none; ranks beyond the last one take the last."""
+    return ordered[np.minimum(rank, len(ordered) - 1)] if len(ordered) else np.full(len(rank), np.inf)
 
 
 class KeptOnDevice:
