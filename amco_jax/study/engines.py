@@ -53,7 +53,8 @@ class Work(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a study is run; none of these options affects its results."""
+    """How a study is run; none of these options affects its results, except that trained methods round
+    differently where a unit has a single core."""
 
     engine: str = "local"
     """The engine that computes the units of work, local (this process, on all its devices) or ray (a Ray
@@ -63,7 +64,8 @@ class Execution:
     ray://host:port. By default, a new local cluster is started and stopped with the run, regardless of other
     clusters and RAY_ADDRESS."""
     cpus_per_unit: int = 1
-    """Cores that Ray reserves per unit; a unit also reserves a whole GPU if the cluster has any."""
+    """Cores that Ray reserves per unit; a unit also reserves a whole GPU if the cluster has any. Trained
+    methods round differently with one core than with several."""
     shard: str = "0/1"
     """The part of the units to compute, i/n for the i-th of n parts, from 0. The shard that completes the
     units writes the results."""
