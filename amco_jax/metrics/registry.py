@@ -81,9 +81,8 @@ REJECT_RATE = Metric(
     label="reject rate per task",
     caption="Share of all tasks that are rejected.",
     reduction=Reduction.RATE,
-    better="lower",
     shown=Shown.ROWS,
-    of_task=lambda task: task.rejected,
+    of_task=lambda task: task.rejected,  # it has no better direction, as rejected tasks count as missed
 )
 
 GOODPUT = Metric(
