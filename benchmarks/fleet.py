@@ -77,7 +77,7 @@ class Common(ProgramArguments):
         self.out.mkdir(parents=True, exist_ok=True)
         with replacing(self.out / f"{name}{'-virtual' if self.virtual else ''}.csv") as file:
             table.to_csv(file, index=False)
-        print(table.to_string(index=False))
+        print(table.to_string(index=False, float_format="{:.4g}".format))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,9 +179,10 @@ class Compare(Common):
         agents = self.out / "agents" / name
         if not (agents / "manifest.json").exists():
             print(agents, file=sys.stderr)
+            # In episodes of the scenario's own length, which is longer than a run.
             study = Training(
-                name, seeds=self.runs, first_seed=AGENT_SEED, episodes=self.episodes, scenario=scenario,
-                physics="serial",
+                name, seeds=self.runs, first_seed=AGENT_SEED, episodes=self.episodes, physics="serial",
+                scenario=in_fleet(load_scenario(self.scenario)),
             )  # fmt: skip
             run_study(study, agents, execution=Execution(resume=agents.exists()))
         return lambda number: Plan.of_agents(
