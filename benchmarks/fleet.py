@@ -227,6 +227,8 @@ def reductions_table(outcomes: dict[str, np.ndarray]) -> pd.DataFrame:
             for i, source in enumerate(SOURCES):
                 with np.errstate(divide="ignore", invalid="ignore"):
                     found = reduction_interval(own[:, i, k], values[:, i, k])
+                if not own[:, i, k].any():  # no failure in any run, whose rate may still be above 0
+                    found = found._replace(low=np.nan, high=np.nan)
                 labels = {"method": first, "baseline": name, "measure": measure, "source": source}
                 paper = "" if name == "optimal" else PAPER[measure]
                 rows.append(labels | _columns(found) | {"paper": paper})

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,9 +47,10 @@ def test_methods_are_compared_on_the_same_requests(tmp_path: Path):
     means, reductions = (pd.read_csv(tmp_path / f"{name}-virtual.csv") for name in ("compare", "reductions"))
     assert means["requests"].nunique() == 1
     assert list(means["method"].unique()) == ["optimal", "randcoedge", "local"]
-    of = means.set_index(["method", "measure", "source"])["estimate"]
+    keys = ["method", "measure", "source"]
+    of: dict[Any, float] = means.set_index(keys)["estimate"].to_dict()
     assert of["optimal", "makespan_s", "measured"] < of["randcoedge", "makespan_s", "measured"]
-    row = reductions.set_index(["baseline", "measure", "source"]).loc["randcoedge", "makespan_s", "measured"]
+    row: Any = reductions.set_index(["baseline", *keys[1:]]).loc["randcoedge", "makespan_s", "measured"]
     ratio = of["optimal", "makespan_s", "measured"] / of["randcoedge", "makespan_s", "measured"]
     # The ratio of sums over runs, each of which counts alike here and there.
     assert row["estimate"] == pytest.approx(1 - ratio, rel=1e-6)
@@ -60,7 +62,8 @@ def test_errors_of_both_link_models_are_kept(tmp_path: Path):
         "errors", "--virtual", "--slots", 6, "--episodes", 2, "--methods", "least-wait", "--links", 10,
         "--out", tmp_path,
     )  # fmt: skip
-    found = pd.read_csv(tmp_path / "errors-virtual.csv").set_index("measure")["estimate"]
+    table = pd.read_csv(tmp_path / "errors-virtual.csv")
+    found: dict[Any, float] = table.set_index("measure")["estimate"].to_dict()
     own, other = (
         found[f"median_error, at decision, {row}"] for row in ("from the ledger", "published links")
     )
