@@ -45,8 +45,8 @@ def test_methods_are_compared_on_the_same_requests(tmp_path: Path):
         "--out", tmp_path,
     )  # fmt: skip
     means, reductions = (pd.read_csv(tmp_path / f"{name}-virtual.csv") for name in ("compare", "reductions"))
-    assert means["requests"].nunique() == 1
-    assert list(means["method"].unique()) == ["optimal", "randcoedge", "local"]
+    assert len(set(means["requests"])) == 1
+    assert list(dict.fromkeys(means["method"])) == ["optimal", "randcoedge", "local"]
     keys = ["method", "measure", "source"]
     of: dict[Any, float] = means.set_index(keys)["estimate"].to_dict()
     assert of["optimal", "makespan_s", "measured"] < of["randcoedge", "makespan_s", "measured"]
