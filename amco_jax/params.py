@@ -66,6 +66,10 @@ class ServiceParams:
     """Overhead of an item on each server, in denoising steps"""
     whole: bool = dataclasses.field(metadata={"static": True})
     """Whether a task is split into whole items only"""
+    together: bool = dataclasses.field(metadata={"static": True})
+    """Whether a server does all items that it gets of a task as one batch"""
+    result_share: Float[Array, ""]
+    """The share of the results in what goes over links"""
     starts: Starts | None = None
     """None if models are resident, and items are processed one after the other"""
 

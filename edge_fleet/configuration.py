@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from amco_jax.errors import InputError, check_choice, check_number, check_whole
 from amco_jax.results.files import text_of
 from amco_jax.scenario import Scenario
@@ -29,6 +31,9 @@ class FleetSettings(EngineSettings):
     device is over; otherwise it is as fast as it is"""
     links: bool = True
     """Whether what goes to and from another server than the request's own takes the time of its link"""
+    netns: bool = False
+    """Whether links are those of the kernel, token buckets between network namespaces, instead of waits of
+    the scheduler. It needs Linux, root and iproute2, and one rate for each base station"""
     speed: float = 1.0
     """Seconds of the scenario per second of the run"""
     steps: int = 0
@@ -50,9 +55,11 @@ class FleetSettings(EngineSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("pace", "links", "restart"):
+        for name in ("pace", "links", "netns", "restart"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}: {getattr(self, name)!r}; legal: true or false")
+        if self.netns and not self.links:
+            raise InputError("netns: true without links; legal: links = true")
         check_number("speed", self.speed, 1e-3, 1e3)
         check_whole("steps", self.steps, 0, 999)
         if check_whole("size", self.size, 0, 2048) % 8 or 0 < self.size < 64:
@@ -92,6 +99,36 @@ def load_settings(source: str, changes: Mapping[str, Any]) -> FleetSettings:
         if name not in legal:
             raise InputError(f"fleet: unknown field {name!r}; legal: {', '.join(legal)}")
     return FleetSettings(**{**table, **changes})
+
+
+def kernel_rates(scenario: Scenario, settings: FleetSettings) -> list[float]:
+    """The real rate of each base station's link, Mbit/s, at which images take the time of the scenario.
+
+    Workers get raw pixels, 32 bits of each to them and 24 back. If images are smaller than those of the
+    scenario, or time passes faster, links are as much slower or faster.
+
+    Raises:
+      InputError: the rate of a link depends on the server, or the sizes of the scenario are in another ratio.
+    """
+    service = scenario.service
+    assert service is not None
+    pixels = (settings.size or service.resolution) ** 2 / 1e6
+    there, back = pixels * 32 / service.input_mbit, pixels * 24 / service.result_mbit
+    if not 0.99 < there / back < 1.01:
+        raise InputError(
+            f"service.input_mbit: {service.input_mbit:g} with a result_mbit of {service.result_mbit:g}; "
+            "legal with netns: in the ratio of raw images, 4 to 3"
+        )
+    rates = []
+    for station, row in enumerate(scenario.link_rates):
+        others = np.delete(row, station)
+        if len(others) and np.ptp(others) > 0:
+            raise InputError(
+                f"link_rate: {others.min():g} to {others.max():g} from base station {station}; "
+                "legal with netns: one rate for each base station"
+            )
+        rates.append(float(others[0] if len(others) else row[0]) * there * settings.speed)
+    return rates
 
 
 def in_fleet(scenario: Scenario) -> Scenario:

@@ -11,8 +11,8 @@ import numpy as np
 from amco_jax.agents.methods import Method
 from amco_jax.agents.policy import Arrived, SlotView, TaskView
 from amco_jax.compile.runtime import own_numerics
-from amco_jax.env import Backlog, Physics, Task, in_continuous_time, site
-from amco_jax.kernel import decide_task, rollout
+from amco_jax.env import UNIFIED, Backlog, Physics, Task, in_continuous_time, site
+from amco_jax.kernel import decide_task, rollout, serve_task
 from amco_jax.kernel.order import Turn, queue_of_slot, still_to_come
 from amco_jax.params import Params
 from amco_jax.random import Key, Stream, fold_in, stream
@@ -65,6 +65,8 @@ class Choice(NamedTuple):
     """`[num_servers]`, what the request puts on each server, denoising steps with overheads"""
     finish: float
     """s until the last part ends, as the model predicts it from the situation"""
+    published: float
+    """The same of the same split, if the links were those of the published model"""
     after: Backlog
     """What waits after it"""
 
@@ -115,9 +117,10 @@ class Decider:
     @own_numerics()
     def decide(self, seed: int, episode: int, situation: Situation) -> Choice:
         """Decide a request."""
-        placed, fraction, finish, after = self._decide(np.uint32(seed), np.uint32(episode), situation)
-        counts = np.rint(np.asarray(fraction) * float(situation.size)).astype(int)
-        return Choice(counts, np.asarray(placed), float(finish), jax.tree.map(np.asarray, after))
+        found = self._decide(np.uint32(seed), np.uint32(episode), situation)
+        placed, fraction, finish, published, after = jax.tree.map(np.asarray, found)
+        counts = np.rint(fraction * float(situation.size)).astype(int)
+        return Choice(counts, placed, float(finish), float(published), after)
 
     @own_numerics()
     def simulate(self, seed: int, episode: int, arrivals: list[Arrival]) -> Simulated:
@@ -176,7 +179,12 @@ class Decider:
             params, row, self.method, here, now.backlog.servers, task, before, view, planned, now.available
         )
         after = now.backlog.after(now.station, queues)
-        return queues.slot_load, decision.fraction, decision.finish, after
+        published, same = in_continuous_time(UNIFIED), decision.fraction
+        _, beside, _, _ = serve_task(
+            params, published, lambda wait, cost, selected: same, site(params, published, now.station),
+            now.backlog.servers, task, before, lambda wait, cost: decision.selected,
+        )  # fmt: skip
+        return queues.slot_load, same, decision.finish, beside.finish, after
 
 
 class SlotKnowledge:

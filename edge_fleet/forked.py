@@ -3,7 +3,8 @@
     python -m edge_fleet.forked
 
 It reads one line of JSON on stdin: `engine`, the fields of `EngineSettings`; `names`, one for each worker;
-`token`; and `restart`, whether workers that die are started again. It prints one line of JSON with the
+`host` and `keys`, where they listen and whom they admit; and `restart`, whether workers that die are started
+again. It prints one line of JSON with the
 ports and process ids, and ends all workers when its stdin is closed, so that none outlives its scheduler.
 """
 
@@ -38,7 +39,8 @@ def main() -> None:
     lifeline = os.pipe()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the scheduler decides
     names = order["names"]
-    workers = [_fork(engine, settings, name, 0, order["token"], lifeline) for name in names]
+    place = order["host"], order["keys"]
+    workers = [_fork(engine, settings, name, 0, place, lifeline) for name in names]
     print(json.dumps({"workers": workers}), flush=True)
     try:
         while not _closed():
@@ -48,9 +50,7 @@ def main() -> None:
                     if order["restart"]:
                         time.sleep(_RESTART_AFTER)
                         port = workers[number][0]
-                        workers[number] = _fork(
-                            engine, settings, names[number], port, order["token"], lifeline
-                        )
+                        workers[number] = _fork(engine, settings, names[number], port, place, lifeline)
     finally:
         for _, pid in workers:
             with contextlib.suppress(ProcessLookupError):
@@ -68,7 +68,7 @@ def _fork(
     settings: EngineSettings,
     name: str,
     port: int,
-    token: str,
+    place: tuple[str, list[str | None]],
     lifeline: tuple[int, int],
 ) -> tuple[int, int]:
     """Start a worker, and return its port and process id."""
@@ -81,7 +81,7 @@ def _fork(
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, 0)
             os.dup2(null, 1)
-            _work(engine, settings, name, port, token, lifeline[0], listening[1])
+            _work(engine, settings, name, port, place, lifeline[0], listening[1])
         finally:
             os._exit(1)
     os.close(listening[1])
@@ -94,7 +94,7 @@ def _work(
     settings: EngineSettings,
     name: str,
     port: int,
-    token: str,
+    place: tuple[str, list[str | None]],
     lifeline: int,
     answer: int,
 ) -> Any:
@@ -117,7 +117,10 @@ def _work(
 
     async def run() -> None:
         worker = Worker(engine or load_engine(settings), name, settings.words)
-        await serve(worker, Address("127.0.0.1", port), Keys(token), listening)
+        host, (token, *pem) = place
+        certificate, key = (part.encode() if part else None for part in pem)
+        keys = Keys(token or "", certificate, key)
+        await serve(worker, Address(host, port), keys, listening)
 
     asyncio.run(run())
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from amco_jax.errors import InputError
 from amco_jax.study.engines import connect_to_ray
 from edge_fleet.engines import EngineSettings
-from edge_fleet.security import Address, Keys, check_exposure, new_token, parse_address
+from edge_fleet.namespaces import Cables, cables
+from edge_fleet.security import Address, Keys, check_exposure, new_keys, new_token, parse_address
 
 START_SECONDS = 180.0
 """How long workers may take to load their model, s"""
@@ -26,22 +27,34 @@ class Crew(NamedTuple):
 
     addresses: list[Address]
     keys: Keys | None
+    stations: Sequence[str] = ()
+    """The host of all workers through the link of each base station; empty if images take no other way"""
 
 
 @contextlib.contextmanager
-def local_workers(settings: EngineSettings, names: Sequence[str], restart: bool) -> Iterator[Crew]:
+def local_workers(
+    settings: EngineSettings, names: Sequence[str], restart: bool, reached: Cables | None = None
+) -> Iterator[Crew]:
     """Workers on this machine, which end with the block.
+
+    Args:
+      reached: the namespace in which they live; None for none.
 
     Raises:
       InputError: the engine cannot be loaded.
     """
-    token = new_token()
+    keys = Keys(new_token()) if reached is None else new_keys()
+    host, words = (
+        ("127.0.0.1", []) if reached is None else ("0.0.0.0", ["ip", "netns", "exec", reached.namespace])
+    )
     order = {
-        "engine": dataclasses.asdict(settings), "names": list(names), "token": token, "restart": restart
+        "engine": dataclasses.asdict(settings), "names": list(names), "restart": restart, "host": host,
+        "keys": [None if part is None else part if isinstance(part, str) else part.decode() for part in keys],
     }  # fmt: skip
     process = subprocess.Popen(
-        [sys.executable, "-m", "edge_fleet.forked"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+        [*words, sys.executable, "-m", "edge_fleet.forked"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -53,11 +66,28 @@ def local_workers(settings: EngineSettings, names: Sequence[str], restart: bool)
         answer: dict[str, Any] = json.loads(line) if line else nothing
         if "error" in answer:
             raise InputError(answer["error"])
-        yield Crew([Address("127.0.0.1", port) for port, _ in answer["workers"]], Keys(token))
+        at, stations = (host, []) if reached is None else (reached.direct, reached.stations)
+        yield Crew([Address(at, port) for port, _ in answer["workers"]], keys, stations)
     finally:
         process.stdin.close()
         process.wait()
         process.stdout.close()
+
+
+@contextlib.contextmanager
+def workers_in_namespace(
+    settings: EngineSettings, names: Sequence[str], restart: bool, rates: Sequence[float]
+) -> Iterator[Crew]:
+    """Workers on this machine behind links of the kernel, which end with the block.
+
+    Args:
+      rates: of the link of each base station, Mbit/s.
+
+    Raises:
+      InputError: the machine does not allow network namespaces, or the engine cannot be loaded.
+    """
+    with cables(rates) as reached, local_workers(settings, names, restart, reached) as crew:
+        yield crew
 
 
 def crew_at(addresses: Sequence[str], keys: Keys | None, num_servers: int) -> Crew:

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import heapq
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -51,16 +51,20 @@ class Member:
     `run` keeps a session with it for as long as it lives, and opens a new one when it comes back.
     """
 
-    def __init__(self, index: int, client: Client, run: str, heartbeat: float, patience: float):
+    def __init__(
+        self, index: int, client: Client, run: str, heartbeat: float, patience: float,
+        routes: Mapping[int, Client] | None = None,
+    ):  # fmt: skip
         """A worker that has not been seen yet.
 
         Args:
           index: of its edge server.
+          routes: connections for the images of some base stations, by station.
           run: the name of the run.
           heartbeat, patience: s, see `FleetSettings`.
         """
         self.index, self._client, self._run = index, client, run
-        self._heartbeat, self._patience = heartbeat, patience
+        self._heartbeat, self._patience, self._routes = heartbeat, patience, routes or {}
         self._session, self._numbers = "", itertools.count()
         self._queue: list[Item] = []
         self._news = asyncio.Event()
@@ -132,7 +136,8 @@ class Member:
         }  # fmt: skip
         arrays = {"images": images, "masks": masks}
         timeout = expected + self._patience
-        answer = await self._client.call("Repair", fields, arrays, timeout=timeout)
+        client = self._routes.get(item.station, self._client)
+        answer = await client.call("Repair", fields, arrays, timeout=timeout)
         try:
             if answer.text("item") != item.name:
                 raise InputError("item: another one")
@@ -148,7 +153,8 @@ class Member:
             session, self._session = self._session, ""
             with contextlib.suppress(CallError):  # the lease ends by itself
                 await self._client.call("Bye", {"session": session}, timeout=self._patience)
-        await self._client.close()
+        for client in (self._client, *self._routes.values()):
+            await client.close()
 
     async def _open(self) -> None:
         while True:

@@ -16,12 +16,18 @@ from edge_fleet.scheduler import TIMES
 from sd_repair.quality import measure
 from sd_repair.reading import load_image
 
-PREDICTIONS = {"simulated": "simulator alone", "predicted": "at decision, from the ledger"}
+PREDICTIONS = {
+    "simulated": "simulator alone",
+    "predicted": "at decision, from the ledger",
+    "simulated_published": "simulator alone, published links",
+    "predicted_published": "at decision, published links",
+}
 """Columns of predictions, and what they are"""
 
 REQUEST_COLUMNS = [
     "episode", "request", "slot", "station", "arrival_s", "size", "images", "measured_s", "simulated_s",
-    "predicted_s", "missed", "rejected", "servers", "simulated_servers", "attempts", "disturbed", "overruns",
+    "predicted_s", "simulated_published_s", "predicted_published_s", "missed", "rejected", "servers",
+    "simulated_servers", "attempts", "disturbed", "overruns",
 ]  # fmt: skip
 IMAGE_COLUMNS = [
     "episode", "request", "image", "station", "attempt", "server", "worker", "file", "sent", "received",
@@ -79,18 +85,22 @@ def requests_table(
     committed: Committed,
     arrivals: Mapping[int, list[Arrival]],
     simulated: Mapping[int, Simulated],
+    published: Mapping[int, Simulated],
     deadline: float,
 ) -> pd.DataFrame:
     """A row for each request: when it came, who served it, and both predictions beside what was measured.
+
+    Args:
+      simulated: by episode, of the run's own physics.
+      published: the same with links as in the published model.
 
     `measured_s` is NaN for a rejected request, and `disturbed` is true if a worker was lost or the run
     interrupted while it was served, which no prediction accounts for.
     """
     rows = []
     for episode, came in arrivals.items():
-        for arrival, counts, alone in zip(
-            came, simulated[episode].counts, simulated[episode].finish, strict=True
-        ):
+        own, other = simulated[episode], published[episode].finish
+        for arrival, counts, alone, beside in zip(came, own.counts, own.finish, other, strict=True):
             key = episode, arrival.request
             decisions = committed.decisions.get(key, [])
             results = [r for (e, q, _), r in committed.results.items() if (e, q) == key]
@@ -103,6 +113,8 @@ def requests_table(
                 "station": arrival.station, "arrival_s": arrival.time, "size": arrival.size,
                 "images": len(decisions[0]["images"]), "measured_s": measured,
                 "simulated_s": float(alone), "predicted_s": decisions[0]["predicted"],
+                "simulated_published_s": float(beside),
+                "predicted_published_s": decisions[0]["predicted_published"],
                 "missed": not measured <= deadline, "rejected": not results,
                 "servers": np.flatnonzero(served).tolist(),
                 "simulated_servers": np.flatnonzero(counts).tolist(),

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.agents.methods import Method
+from amco_jax.env import UNIFIED
 from amco_jax.errors import InputError, check_whole
 from amco_jax.random import check_seed
 from amco_jax.report.fleet import KIND
@@ -47,7 +48,7 @@ class Plan:
     scenario: Scenario
     settings: FleetSettings
     method: Method
-    physics: str = "unified"
+    physics: str = "serial"
     agent: Any = None
     """Trained agents, leaves `[num_servers, ...]`; None for rules"""
     agents: str = ""
@@ -131,9 +132,12 @@ class _Episodes:
     def __init__(self, plan: Plan, decider: Decider):
         self.arrivals: dict[int, list[Arrival]] = {}
         self.simulated: dict[int, Simulated] = {}
+        self.published: dict[int, Simulated] = {}
+        other = Decider(plan.scenario, plan.method, UNIFIED, plan.agent)
         for episode in plan.episodes:
-            self.arrivals[episode] = decider.arrivals(plan.seed, episode)
-            self.simulated[episode] = decider.simulate(plan.seed, episode, self.arrivals[episode])
+            came = self.arrivals[episode] = decider.arrivals(plan.seed, episode)
+            self.simulated[episode] = decider.simulate(plan.seed, episode, came)
+            self.published[episode] = other.simulate(plan.seed, episode, came)
         assert plan.scenario.service is not None
         batch = plan.scenario.service.batch
         self._per_item = batch if isinstance(batch, int) else 1
@@ -266,7 +270,9 @@ def _warm_up(decider: Decider, episodes: _Episodes) -> None:
 
 
 def _result(plan: Plan, committed: Committed, episodes: _Episodes, pictures: Pictures, out: Path) -> Result:
-    requests = requests_table(committed, episodes.arrivals, episodes.simulated, plan.scenario.deadline)
+    requests = requests_table(
+        committed, episodes.arrivals, episodes.simulated, episodes.published, plan.scenario.deadline
+    )
     images = images_table(committed, pictures, out)
     facts = {
         "requests": len(requests),

@@ -27,6 +27,7 @@ from edge_fleet.ledger import Ledger
 from edge_fleet.links import Links
 from edge_fleet.members import Item, Member
 from edge_fleet.pictures import Pictures
+from edge_fleet.security import Address
 from edge_fleet.wire import Message
 from sd_repair.images import save_image
 
@@ -83,9 +84,15 @@ class Scheduler:
         batch = scenario.service.batch
         self._batch = batch if isinstance(batch, int) else 0
         self._members = [
-            Member(i, Client(address, crew.keys), run, settings.heartbeat, settings.patience)
+            Member(
+                i, Client(address, crew.keys), run, settings.heartbeat, settings.patience,
+                {
+                    station: Client(Address(host, address.port), crew.keys)
+                    for station, host in enumerate(crew.stations) if station != i
+                },
+            )
             for i, address in enumerate(crew.addresses)
-        ]
+        ]  # fmt: skip
         self._someone = asyncio.Event()
         self._tickets = itertools.count()
         self._committed = 0
@@ -187,7 +194,7 @@ class Scheduler:
         record = {
             "kind": "decision", "episode": self._episode, "request": request.arrival.request,
             "attempt": attempt, "time": now, "arrival": request.arrival.time, "images": images,
-            "counts": counts.tolist(), "predicted": choice.finish,
+            "counts": counts.tolist(), "predicted": choice.finish, "predicted_published": choice.published,
             "alive": [member.alive for member in self._members],
         }  # fmt: skip
         for item, then in self._cut(request, images, counts, choice, attempt):
@@ -230,7 +237,7 @@ class Scheduler:
         left, items = iter(images), []
         arrival, service = request.arrival, self._decider.scenario.service
         assert service is not None
-        for server in _turns(counts) if self._batch else np.flatnonzero(counts):
+        for server in turns(counts) if self._batch else np.flatnonzero(counts):
             number = self._batch or counts[server]
             these = tuple(itertools.islice(left, int(number)))
             work = float(choice.placed[server]) / (counts[server] if self._batch else 1)
@@ -243,6 +250,10 @@ class Scheduler:
             )  # fmt: skip
             mbit = service.input_mbit * len(these) if self._settings.links else 0.0
             then = self._links.reserve(arrival.station, int(server), mbit) if mbit else 0.0
+            if (
+                self._settings.netns
+            ):  # the kernel delays it; what is reserved is an estimate of the link's queue
+                then = 0.0
             items.append((item, then))
         return items
 
@@ -276,7 +287,7 @@ class Scheduler:
         """Bring a result back over its link, and commit what of it is new."""
         service, request = self._decider.scenario.service, self._requests[item.request]
         assert service is not None
-        if self._settings.links:
+        if self._settings.links and not self._settings.netns:
             mbit = service.result_mbit * len(item.images)
             await self._links.transfer(item.station, item.server, mbit)
         ended = self._clock.now()
@@ -327,7 +338,7 @@ class Scheduler:
         await asyncio.to_thread(self._journal.write, record)
 
 
-def _turns(counts: np.ndarray) -> list[int]:
+def turns(counts: np.ndarray) -> list[int]:
     """The servers of a request's items, taking turns, so that all of them can begin early."""
     return [int(i) for k in range(max(counts, default=0)) for i in np.flatnonzero(counts > k)]
 

@@ -92,11 +92,11 @@ def check_exposure(address: Address, keys: Keys | None) -> None:
         )
 
 
-def make_keys(directory: Path) -> list[Path]:
-    """Make a token, a certificate and its private key, and return their paths.
+def new_keys() -> Keys:
+    """A new token, certificate and private key.
 
     Raises:
-      InputError: the directory holds keys already or cannot be written, or `cryptography` is not installed.
+      InputError: `cryptography` is not installed.
     """
     x509 = load_package("cryptography.x509")
     ec = load_package("cryptography.hazmat.primitives.asymmetric.ec")
@@ -121,7 +121,17 @@ def make_keys(directory: Path) -> list[Path]:
     private = key.private_bytes(
         pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )  # fmt: skip
-    files = {TOKEN: new_token().encode(), CERTIFICATE: certificate.public_bytes(pem), KEY: private}
+    return Keys(new_token(), certificate.public_bytes(pem), private)
+
+
+def make_keys(directory: Path) -> list[Path]:
+    """Make a token, a certificate and its private key, and return their paths.
+
+    Raises:
+      InputError: the directory holds keys already or cannot be written, or `cryptography` is not installed.
+    """
+    keys = new_keys()
+    files = {TOKEN: keys.token.encode(), CERTIFICATE: keys.certificate or b"", KEY: keys.key or b""}
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():

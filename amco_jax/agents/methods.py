@@ -24,7 +24,7 @@ from amco_jax.agents.pricing import PRICED, PriceLearner
 from amco_jax.agents.qlearning import QLearning, QSettings
 from amco_jax.agents.reference import PLANNED, UNDECIDED
 from amco_jax.alloc import ALLOCATORS, Allocator, cwa, waterfill
-from amco_jax.env import CONSERVING, UNIFIED, Physics
+from amco_jax.env import CONSERVING, SERIAL, UNIFIED, Physics
 from amco_jax.errors import InputError, check_choice, check_list
 from amco_jax.identity import hashable, name_of
 
@@ -42,7 +42,10 @@ PUBLISHED_PHYSICS: dict[str, Physics] = {
 }
 """The physics of each published code, used to replay its recordings; other rules have unified physics"""
 
-PHYSICS = ("unified", "published", "conserving")
+COMMON_PHYSICS = {"unified": UNIFIED, "conserving": CONSERVING, "serial": SERIAL}
+"""Physics that are the same for all methods"""
+
+PHYSICS = ("unified", "published", "conserving", "serial")
 
 BOUND = "bound"
 """The name of the lower bound on all methods"""
@@ -133,10 +136,14 @@ class Method:
         """The physics row of the method under a variant, which is a name in `PHYSICS`.
 
         Raises:
-          InputError: the variant is unknown.
+          InputError: the variant is unknown, or a lower bound is none under it.
         """
         check_choice("physics", variant, PHYSICS)
-        return {"unified": UNIFIED, "published": self.published, "conserving": CONSERVING}[variant]
+        row = COMMON_PHYSICS.get(variant, self.published)
+        if self.is_bound and row.link_serial:
+            legal = ", ".join(name for name in PHYSICS if name != variant)
+            raise InputError(f"physics: {variant}; legal for the method {self.name}: {legal}")
+        return row
 
     def check(self, num_servers: int) -> None:
         """Raise InputError if the method cannot handle a fleet of this size."""

@@ -36,7 +36,7 @@ class Arguments(SettingsArguments, TraceArguments, ProgramArguments, StudyArgume
     episodes: int = 1
     """Number of episodes per seed."""
     physics: str | None = None
-    """unified or published; by default, that of the training."""
+    """unified, published, conserving or serial; by default, that of the training."""
 
 
 def main(args: Arguments) -> None:

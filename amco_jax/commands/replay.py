@@ -22,7 +22,8 @@ class Arguments(ProgramArguments):
     out: Path
     """The .npz file to write."""
     physics: str = "unified"
-    """unified: one model for all methods; published: the model of the method's published code."""
+    """unified: one model for all methods; published: the model of the method's published code; conserving or
+    serial: the unified model with links that carry over, or that also send one thing after another."""
     allocator: str | None = None
     """cwa, hecwa or waterfill; by default, that of the recording, or else cwa."""
     method: str | None = None

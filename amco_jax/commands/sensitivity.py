@@ -21,7 +21,8 @@ class Arguments(ScenarioArguments, StudyArguments):
     first_seed: int = 0
     """The seeds are first_seed, first_seed + 1, ..."""
     physics: str = "unified"
-    """unified: one model for all methods; published: the model of each method's published code."""
+    """unified: one model for all methods; published: the model of each method's published code; conserving or
+    serial: the unified model with links that carry over, or that also send one thing after another."""
 
 
 def main(args: Arguments) -> None:

@@ -30,7 +30,8 @@ class Arguments(ScenarioArguments, StudyArguments):
     episodes: int = EPISODES
     """Number of training episodes for each value and seed."""
     physics: str = "unified"
-    """unified: one model for all methods; published: the model of each method's published code."""
+    """unified: one model for all methods; published: the model of each method's published code; conserving or
+    serial: the unified model with links that carry over, or that also send one thing after another."""
 
 
 def main(args: Arguments) -> None:

@@ -20,7 +20,8 @@ class Arguments(ScenarioArguments, StudyArguments):
     episodes: int | None = None
     """Number of training episodes; by default, that of the published run."""
     physics: str = "unified"
-    """unified: one model for all methods; published: the model of the method's published code."""
+    """unified: one model for all methods; published: the model of the method's published code; conserving or
+    serial: the unified model with links that carry over, or that also send one thing after another."""
     allocator: str | None = None
     """cwa, hecwa or waterfill; by default, the method's own."""
     learn: tuple[str, ...] = ()

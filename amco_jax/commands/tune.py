@@ -38,7 +38,7 @@ class Arguments(ScenarioArguments, StudyArguments):
     reference: str = "optimal"
     """The rule whose makespan is the reference."""
     physics: str = "unified"
-    """unified or published."""
+    """unified, published, conserving or serial."""
 
 
 def main(args: Arguments) -> None:

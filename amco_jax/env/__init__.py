@@ -2,6 +2,7 @@
 
 from amco_jax.env.physics import (
     CONSERVING,
+    SERIAL,
     UNIFIED,
     Physics,
     Site,
@@ -12,10 +13,12 @@ from amco_jax.env.physics import (
     waits,
 )
 from amco_jax.env.split import split
-from amco_jax.env.step import Backlog, Decision, Queues, Task, advance, close_slot, decide
+from amco_jax.env.step import Backlog, Decision, Queues, advance, close_slot, decide
+from amco_jax.env.task import Task
 
 __all__ = [
     "CONSERVING",
+    "SERIAL",
     "UNIFIED",
     "Backlog",
     "Decision",

@@ -7,6 +7,7 @@ The published codes fork the environment for each method. Here their differences
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,10 @@ class Physics:
     """The link delay is capped at the slot duration if two or more servers are selected."""
     link_carried: bool = False
     """What a link has not sent by the end of a slot waits in the next one; otherwise it is forgotten."""
+    link_serial: bool = dataclasses.field(default=False, metadata={"static": True})
+    """A link is a queue: tasks wait for it while servers work off what they have, parts go out one after
+    another, and results come back after the computation. It is static, so that the programs of other rows
+    contain nothing of it."""
     rewarded: bool = True
     """The method has a reward at all."""
     miss_penalty: float = 10.0
@@ -44,6 +49,9 @@ UNIFIED = Physics()
 CONSERVING = Physics(link_capped=False, link_carried=True)
 """The unified physics with links that neither forget nor cut what they have to send."""
 
+SERIAL = dataclasses.replace(CONSERVING, link_serial=True)
+"""Conserving links that send one thing after another, as real links and token buckets do"""
+
 
 def in_continuous_time(physics: Physics) -> Physics:
     """The row in continuous time, where a link carries over what it has to send and is not capped.
@@ -51,6 +59,15 @@ def in_continuous_time(physics: Physics) -> Physics:
     A cap at the slot duration would approach a cap at 0 as slots become shorter.
     """
     return dataclasses.replace(physics, link_capped=False, link_carried=True)
+
+
+class Transfers(NamedTuple):
+    """The two directions of a base station's link, s/Mbit of a task; 0 for the server at the station."""
+
+    there: Float[Array, " num_servers"]
+    """Of what is sent to each server"""
+    back: Float[Array, " num_servers"]
+    """Of the results that come back from it"""
 
 
 @jax.tree_util.register_dataclass
@@ -73,6 +90,8 @@ class Site:
     """Upper limit of a wait, s"""
     link_limit: Float[Array, ""]
     """Upper limit of the link delay if two or more servers are selected, s"""
+    transfers: Transfers | None = None
+    """The directions of the link where it is serial; None where it is not"""
 
 
 def site(params: Params, physics: Physics, b: Int[Array, ""]) -> Site:
@@ -90,7 +109,14 @@ def site(params: Params, physics: Physics, b: Int[Array, ""]) -> Site:
         link_wait=jnp.where(local & ~jnp.asarray(physics.local_waits_for_link), zero, jnp.ones_like(zero)),
         wait_limit=jnp.where(physics.wait_capped, params.deadline, inf),
         link_limit=jnp.where(physics.link_capped, params.slot_duration, inf),
+        transfers=_transfers(params, jnp.where(local, zero, per_mbit)) if physics.link_serial else None,
     )
+
+
+def _transfers(params: Params, per_mbit: Float[Array, " num_servers"]) -> Transfers:
+    """What goes there and back; without a service, a task has no result that counts."""
+    share = 0 if params.service is None else params.service.result_share
+    return Transfers(per_mbit * (1 - share), per_mbit * share)
 
 
 def waits(
@@ -99,7 +125,13 @@ def waits(
     slot_load: Float[Array, " num_servers"],
     link_delay: Float[Array, ""],
 ) -> Float[Array, " num_servers"]:
-    """wait_i = (Q_i + q_i)/f_i + [i≠b]·L_b: queueing delay of a task on each server, s."""
+    """wait_i = (Q_i + q_i)/f_i + [i≠b]·L_b: queueing delay of a task on each server, s.
+
+    Where links are serial, it is the larger of the two, as a task waits for both at the same time.
+    """
+    if site.transfers is not None:
+        wait = jnp.maximum((backlog + slot_load) * site.seconds_per_gcycle, site.link_wait * link_delay)
+        return jnp.minimum(wait, site.wait_limit)
     wait = (backlog + slot_load) * site.seconds_per_gcycle + site.link_wait * link_delay
     return jnp.minimum(wait, site.wait_limit)
 

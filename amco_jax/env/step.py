@@ -12,22 +12,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from amco_jax.alloc import Allocator
 from amco_jax.env.physics import Physics, Site, placed
+from amco_jax.env.serial import serial_finish
 from amco_jax.env.split import split
+from amco_jax.env.task import Task
 from amco_jax.params import Params
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """The content of a task position; size and work are positive even if no task is present."""
-
-    present: Bool[Array, ""]
-    size: Float[Array, ""]
-    """d, Mbit"""
-    work: Float[Array, ""]
-    """w, Gcycles"""
-    user: Any = None
-    """The number of its user, int32; None where tasks have no users"""
 
 
 @jax.tree_util.register_dataclass
@@ -110,6 +98,8 @@ def decide(
     count = jnp.sum(selected, dtype=jnp.int32)
     cost = cost + jnp.where(count == 2, task.size, 0) * site.pair_transfer
     fraction, finish = split(params, allocator, task.size, wait, cost, selected)
+    if site.transfers is not None:
+        finish = serial_finish(params, site, site.transfers, task, wait, fraction, queues.link_delay)
     rejected = count == 0
     missed = rejected | (finish > params.deadline)
     makespan = jnp.where(missed, params.deadline, finish)

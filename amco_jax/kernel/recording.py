@@ -10,11 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from amco_jax.agents.methods import PHYSICS, PUBLISHED_PHYSICS, Method, get_allocator, get_method
+from amco_jax.agents.methods import (
+    COMMON_PHYSICS,
+    PHYSICS,
+    PUBLISHED_PHYSICS,
+    Method,
+    get_allocator,
+    get_method,
+)
 from amco_jax.agents.policy import Policy, per_slot
 from amco_jax.alloc import Allocator
 from amco_jax.compile.runtime import own_numerics
-from amco_jax.env import CONSERVING, UNIFIED, Decision, Physics
+from amco_jax.env import Decision, Physics
 from amco_jax.errors import InputError, check_choice
 from amco_jax.identity import program_cache
 from amco_jax.kernel import Episode, rollout
@@ -43,7 +50,7 @@ def replay(
         `[B]` or `[B, B]`; `deadline_s`; and, without `method`, `selected` `[T, B, N, B]`, booleans. An empty
         set in `selected` rejects its task, but trailing slots without any set are not scheduled. `slot_s`
         defaults to 1. `method` and `allocator` name the published code that selected the sets.
-      physics: `unified`, `published` for that of the method's published code, or `conserving`.
+      physics: `unified`, `published` for that of the method's published code, `conserving` or `serial`.
       allocator: name of the allocator; by default the recording's `allocator`, or else cwa.
       method: a method that selects new sets; by default the recorded sets are used.
       precision: `float32` or `float64`.
@@ -154,9 +161,8 @@ def _scheduled_only(size: np.ndarray, selected: np.ndarray) -> np.ndarray:
 def _recorded_physics(recording: Mapping[str, Any], variant: str) -> Physics:
     """The physics of the method that selected the recorded sets."""
     check_choice("physics", variant, PHYSICS)
-    common = {"unified": UNIFIED, "conserving": CONSERVING}
-    if variant in common:
-        return common[variant]
+    if variant in COMMON_PHYSICS:
+        return COMMON_PHYSICS[variant]
     name = _label(recording, "method")
     if name not in PUBLISHED_PHYSICS:
         legal = ", ".join(PUBLISHED_PHYSICS)

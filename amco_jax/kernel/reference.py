@@ -23,6 +23,9 @@ PUBLISHED: dict[str, tuple[bool, bool, bool, bool, bool, float | None]] = {
     "optimal": (False, False, False, False, False, None),
 }
 UNIFIED = PUBLISHED["amcoedge"]
+CONSERVING = (False, False, False, False, False, 10)
+"""The unified row without the cap; links carry over what they have not sent, as they do if they are serial"""
+COMMON = {"unified": UNIFIED, "conserving": CONSERVING, "serial": CONSERVING}
 
 Times = dict[int, float]
 """Times in s, by server"""
@@ -39,13 +42,14 @@ def simulate(
 
     Args:
       recording: a recording as for `amco_jax.replay`.
-      physics: `unified`, or `published` for that of the recording's `method`.
+      physics: `published` for that of the recording's `method`, or a name in `COMMON`.
       split: one of the allocators below, of which CWA has two forms.
       choose: the function that selects the set of each task; by default the recorded sets are used.
     """
     capped, link_first, pair, local_share, link_capped, penalty = (
-        PUBLISHED[recording["method"]] if physics == "published" else UNIFIED
+        PUBLISHED[recording["method"]] if physics == "published" else COMMON[physics]
     )
+    carried, serial = physics in ("conserving", "serial"), physics == "serial"
     sizes, density, capacity = (
         np.asarray(recording[k]).tolist()  # Python numbers are faster in loops than NumPy scalars
         for k in ("task_mbit", "density_gcycles_per_mbit", "capacity_gcycles_per_s")
@@ -60,7 +64,7 @@ def simulate(
     out |= {name: np.zeros((*per_task, num_servers)) for name in ("selected", "fraction")}
     out |= {name: np.zeros(per_server) for name in ("backlog_gcycles", "slot_load_gcycles", "link_delay_s")}
 
-    backlog = [0.0] * num_servers
+    backlog, links = [0.0] * num_servers, [0.0] * num_servers
 
     def times_at(b: int, d: float, work: float, load: list[float], link: float, servers: Sequence[int]):
         wait, cost = {}, {}
@@ -68,18 +72,26 @@ def simulate(
             wait[i] = (backlog[i] + load[i]) / capacity[i]
             cost[i] = work / capacity[i]
             if i != b or link_first:
-                wait[i] += link
+                wait[i] = max(wait[i], link) if serial else wait[i] + link
             if i != b or (pair and len(servers) == 2):
                 cost[i] += d / rate[b][i]
             if capped:
                 wait[i] = min(wait[i], deadline)
         return wait, cost
 
+    def serial_finish(b: int, wait: Times, x: Times, d: float, work: float, link: float) -> float:
+        arrived, ends = link, [np.inf] if not x else []
+        for i in sorted(i for i in x if x[i] > 0):
+            if i != b:
+                arrived += x[i] * d / rate[b][i]
+            ends.append(max(wait[i], 0 if i == b else arrived) + x[i] * work / capacity[i])
+        return max(ends)
+
     for t in range(num_slots):
         out["backlog_gcycles"][t] = backlog
         load = [0.0] * num_servers
         for b in range(num_servers):
-            link = 0.0
+            link = links[b] if carried else 0.0
             for n in range(num_tasks):
                 d = sizes[t][b][n]
                 if d == 0:
@@ -89,7 +101,10 @@ def simulate(
                 chosen = choose(t, b, n, times)
                 wait, cost = times(chosen)
                 x = split(wait, cost)
-                makespan = max((x[i] * cost[i] + wait[i] for i in chosen), default=np.inf)
+                if serial:
+                    makespan = serial_finish(b, wait, x, d, work, link)
+                else:
+                    makespan = max((x[i] * cost[i] + wait[i] for i in chosen), default=np.inf)
                 missed = makespan > deadline
                 makespan = min(makespan, deadline)
                 out["makespan_s"][t, b, n] = makespan
@@ -105,6 +120,7 @@ def simulate(
                 if link_capped and len(chosen) >= 2:
                     link = min(link, slot)
             out["link_delay_s"][t, b] = link
+            links[b] = max(link - slot, 0)
         out["slot_load_gcycles"][t] = load
         backlog = [max(backlog[i] + load[i] - capacity[i] * slot, 0) for i in range(num_servers)]
     return out

@@ -21,7 +21,7 @@ from amco_jax.scenario.fleet import (
     idle_power,
     numbers,
 )
-from amco_jax.service import MAX_ITEMS, ImageService, as_service
+from amco_jax.service import ALL, MAX_ITEMS, ImageService, as_service
 from amco_jax.workload import PROCESSES, ArrivalProcess, Parameters, offered_load, process_of
 
 MBIT_DENSITY = 1.024e-3
@@ -301,7 +301,10 @@ class Scenario(Parameters):
             overhead: Any = np.asarray(service.overhead, dtype)
             parts: Any = None if service.starts is None else np.asarray(service.starts, dtype)
             starts = None if parts is None else Starts(*parts)
-            leaves["service"] = ServiceParams(overhead, whole=service.split == "whole", starts=starts)
+            result_share: Any = np.asarray(service.result_share, dtype)
+            leaves["service"] = ServiceParams(
+                overhead, service.split == "whole", service.batch == ALL, result_share, starts
+            )
         return Params(**leaves)
 
     def replace(self, **changes: Any) -> Scenario:

@@ -215,6 +215,11 @@ class ImageService:
         images = self.batch if isinstance(self.batch, int) else 1
         return images * (self.input_mbit + self.result_mbit)
 
+    @property
+    def result_share(self) -> float:
+        """The share of it that comes back."""
+        return self.result_mbit / (self.input_mbit + self.result_mbit)
+
     def report(self, steps_min: float, steps_max: float, most_images: float) -> list[dict[str, Any]]:
         """The fit of each server, for a manifest, and whether requests are outside its range."""
         reported = []

@@ -62,8 +62,9 @@ def bound(
 ) -> Bound:
     """Lower bounds on the mean makespan and on the misses of any method, on the arrivals of each seed.
 
-    They hold under any row of the physics table, and for methods that know all arrivals in advance
-    (docs/bounds.md). The two are bounds of their own: one method need not come close to both.
+    They hold under any row of the physics table but that of serial links, and for methods that know all
+    arrivals in advance (docs/bounds.md). The two are bounds of their own: one method need not come close to
+    both.
 
     Args:
       scenario: by default the published one.

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from amco_jax.agents.methods import PHYSICS
 from amco_jax.errors import InputError
 from amco_jax.metrics import Metric
 from amco_jax.report.claims import claims_table
@@ -107,7 +106,7 @@ def studies_of(effort: Effort, metrics: Sequence[str | Metric] = ()) -> dict[str
         )  # fmt: skip
     tenths = [k / 10 for k in range(1, 11)]
     fleets = [(10.0, *(10.0 + i * step for i in range(1, 5))) for step in (5, 10, 15, 20)]
-    for physics in PHYSICS:
+    for physics in ("published", "unified"):
         for param, values in (
             ("deadline", tenths),
             ("arrival_prob", tenths),

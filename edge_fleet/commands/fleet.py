@@ -18,7 +18,7 @@ from amco_jax.errors import InputError, check_whole
 from amco_jax.results.files import replacing
 from amco_jax.scenario.axes import parse_assignments, parse_value
 from amco_jax.service.latency import write_table
-from edge_fleet.configuration import FleetSettings, in_fleet, load_settings
+from edge_fleet.configuration import FleetSettings, in_fleet, kernel_rates, load_settings
 from edge_fleet.engines import EngineSettings, load_engine
 from edge_fleet.packages import load_package, quiet_grpc
 from edge_fleet.security import Address, Keys, make_keys, parse_address, read_keys
@@ -45,9 +45,14 @@ class CrewArguments(ScenarioArguments):
         changes = parse_assignments("fleet", self.fleet)
         return load_settings(self.scenario, {name: _value(text) for name, text in changes.items()})
 
-    def crew(self, settings: FleetSettings, names: list[str]) -> Callable[[], AbstractContextManager[Any]]:
-        """A function that starts the workers, or finds them."""
+    def crew(
+        self, settings: FleetSettings, names: list[str], rates: list[float] | None = None
+    ) -> Callable[[], AbstractContextManager[Any]]:
+        """A function that starts the workers, or finds them; with `netns`, behind links of these rates."""
         from edge_fleet import launching
+
+        if settings.netns and (self.workers or self.ray is not None):
+            raise InputError("netns: with --workers or --ray; legal: with workers on this machine")
 
         keys = None if self.keys is None else read_keys(self.keys, server=self.ray is not None)
         if self.ray is not None:
@@ -57,6 +62,10 @@ class CrewArguments(ScenarioArguments):
         if self.workers:
             crew = launching.crew_at(self.workers, keys, len(names))
             return lambda: contextlib.nullcontext(crew)
+        if settings.netns:
+            return lambda: launching.workers_in_namespace(
+                settings.engine_settings, names, settings.restart, rates or []
+            )
         return lambda: launching.local_workers(settings.engine_settings, names, settings.restart)
 
 
@@ -70,12 +79,15 @@ class Run(CrewArguments, OutputArguments):
     """The directory of a finished training, whose agents decide instead; see train.py."""
     agent_seed: int | None = None
     """The seed of these agents; by default, the first that was trained."""
-    physics: str = "unified"
-    """unified: one model for all methods; published: the model of the method's published code."""
+    physics: str = "serial"
+    """The model by which a method decides, and which predicts: serial, whose links are those of a fleet; or
+    unified, published or conserving, as in a sweep."""
     seed: int = 0
     """Seed of arrivals and images."""
     episodes: int = 1
     """Number of episodes; five or more give useful intervals."""
+    netns: bool = False
+    """Links are token buckets of the kernel between network namespaces, which needs Linux and root."""
     resume: bool = False
     """Continue the run in the output directory."""
 
@@ -88,6 +100,7 @@ class Run(CrewArguments, OutputArguments):
 
         check_whole("episodes", self.episodes, 1, 10_000)
         settings = self.settings_of_fleet()
+        settings = dataclasses.replace(settings, netns=self.netns or settings.netns)
         scenario, common = self.load_scenario(), dict[str, Any]({"settings": settings, "seed": self.seed})
         if self.agents is None:
             method, numbers = load_method(self.method), tuple(range(self.episodes))
@@ -97,8 +110,9 @@ class Run(CrewArguments, OutputArguments):
                 self.agents, scenario, self.episodes, self.agent_seed, physics=self.physics, **common
             )
         out = self.destination("fleet")
+        rates = kernel_rates(plan.scenario, settings) if settings.netns else None
         result = run_fleet(
-            plan, self.crew(settings, plan.names), out,
+            plan, self.crew(settings, plan.names, rates), out,
             resume=self.resume, overwrite=self.overwrite, progress=not self.quiet,
         )  # fmt: skip
         if not self.quiet:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.fleets import ROUNDS
 from helpers.paths import ROOT
 
 from amco_jax.commands import start
@@ -54,22 +55,42 @@ def process(*words: object) -> subprocess.Popen[str]:
     )
 
 
+def kill_after_a_result(scheduler: subprocess.Popen[str], out: Path, moment: random.Random) -> Committed:
+    """Kill a run a moment after its first result, and return what is on disk then."""
+    deadline = time.monotonic() + 300
+    while not (out / FILE).exists() or '"kind":"result"' not in (out / FILE).read_text():
+        assert scheduler.poll() is None, scheduler.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(moment.uniform(0, 0.3))
+    scheduler.kill()
+    scheduler.communicate()
+    before = Committed(read_journal(out))
+    assert before.results
+    return before
+
+
+def assert_each_image_once(out: Path, before: Committed) -> pd.DataFrame:
+    """Assert that a resumed run has every image exactly once, and has kept what was on disk; its images."""
+    saved = open_run(out, ["fleet"])
+    requests, images = saved.table("requests.parquet"), saved.table("images.parquet")
+    after = Committed(read_journal(out))
+    assert before.results.items() <= after.results.items()
+    assert after.repeated == 0
+    asked = zip(requests["request"], requests["images"], strict=True)
+    wanted = [(request, image) for request, count in asked for image in range(count)]
+    assert sorted(zip(images["request"], images["image"], strict=True)) == sorted(wanted)
+    assert {path.name for path in (out / "images").iterdir()} == {Path(name).name for name in images["file"]}
+    return images
+
+
 def test_a_killed_run_is_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     out = tmp_path / "run"
     words = ["run", *SMALL, "--seed", "3", "--out", out]
     killed = process(*words, "--quiet")
-    deadline = time.monotonic() + 300
-    while not (out / FILE).exists() or '"kind":"result"' not in (out / FILE).read_text():
-        assert killed.poll() is None, killed.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(random.Random(0).uniform(0, 0.3))
-    killed.kill()
-    killed.communicate()
-    before = Committed(read_journal(out))
-    assert before.results
+    before = kill_after_a_result(killed, out, random.Random(0))
 
     code, _, error = fleet(capsys, monkeypatch, *words)
     assert (code, error) == (
@@ -85,12 +106,7 @@ def test_a_killed_run_is_resumed(
 
     saved = open_run(out, ["fleet"])
     requests, images = saved.table("requests.parquet"), saved.table("images.parquet")
-    after = Committed(read_journal(out))
-    assert before.results.items() <= after.results.items()
-    assert after.repeated == 0
-    asked = zip(requests["request"], requests["images"], strict=True)
-    wanted = [(request, image) for request, count in asked for image in range(count)]
-    assert sorted(zip(images["request"], images["image"], strict=True)) == sorted(wanted)
+    assert_each_image_once(out, before)
     begun = {request: len(decisions[0]["images"]) for (_, request), decisions in before.decisions.items()}
     cut = {request for request, count in begun.items() if len(before.images(0, request)) < count}
     assert set(requests.loc[requests["disturbed"], "request"]) == cut
@@ -133,6 +149,37 @@ def test_a_worker_of_its_own(
         worker.wait()
 
 
+def test_a_scheduler_is_killed_while_its_workers_live_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    scenario, moment = tmp_path / "two.toml", random.Random(os.environ.get("AMCO_JAX_FLEET_SEED", "0"))
+    scenario.write_text(
+        'preset = "jetson-sd15"\nnum_slots = 1\nnum_tasks = 6\narrival_prob = 0.7\n'
+        '[service]\ndevices = ["NVIDIA Jetson AGX Orin", "NVIDIA Jetson AGX Orin"]\n'
+    )
+    workers = [process("worker", "--listen", "127.0.0.1:0", "--name", name) for name in ("one", "two")]
+    try:
+        addresses = []
+        for worker in workers:
+            assert worker.stdout is not None
+            addresses.append(worker.stdout.readline().split()[-1])
+        for number in range(ROUNDS):
+            out = tmp_path / str(number)
+            words = ["run", "--scenario", scenario, "--fleet", "size=64", "speed=30", "patience=10"]
+            words += ["--workers", *addresses, "--seed", number, "--out", out]
+            before = kill_after_a_result(process(*words, "--quiet"), out, moment)
+            code, _, error = fleet(capsys, monkeypatch, *words, "--resume", "--quiet")
+            assert code == 0, error
+            images = assert_each_image_once(out, before)
+            assert len(images) > len(before.results)  # it was killed before its end
+            assert set(images["worker"]) <= {"one", "two"}
+        assert all(worker.poll() is None for worker in workers)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
+
+
 def test_a_profile_is_a_latency_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
@@ -143,7 +190,8 @@ def test_a_profile_is_a_latency_table(
     assert f'tables = ["{table}"]' in shown
     for number, seconds in enumerate([3.0, 3.0, 3.0, 20.0, 20.0]):  # of 20 steps, in the table of the preset
         service = find_service(read_table(table), device=f"worker {number}")
-        assert service.fits[1].seconds(20) > 0.9 * seconds
+        # A result that is taken late shortens the time to the next one, so this is a loose limit.
+        assert service.fits[1].seconds(20) > 0.5 * seconds
     scenario = tmp_path / "mine.toml"
     devices = json.dumps([f"worker {number}" for number in range(5)])
     scenario.write_text(f'preset = "jetson-sd15"\n[service]\ndevices = {devices}\ntables = ["fleet.csv"]\n')

@@ -77,6 +77,32 @@ def test_an_item_that_is_sent_again_is_not_repaired_again():
     asyncio.run(run())
 
 
+def test_a_worker_may_be_slow_to_accept_a_connection():
+    """As on a busy machine, or at the other end of a slow network."""
+
+    async def run() -> None:
+        async with served() as there:
+
+            async def delayed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await asyncio.sleep(1.0)
+                onward = await asyncio.open_connection(*there.address)
+
+                async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+                    while data := await source.read(65536):
+                        sink.write(data)
+                    sink.close()
+
+                await asyncio.gather(pump(reader, onward[1]), pump(onward[0], writer))
+
+            async with await asyncio.start_server(delayed, "127.0.0.1", 0) as server:
+                client = Client(Address(*server.sockets[0].getsockname()[:2]), None)
+                answer = await client.call("Status", {}, timeout=20)
+                assert answer.text("name") == "w"
+                await client.close()
+
+    asyncio.run(run())
+
+
 def test_items_are_done_in_the_order_of_their_numbers():
     async def run() -> None:
         async with served() as there, connected(there) as client:

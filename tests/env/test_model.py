@@ -69,7 +69,7 @@ def assert_same(recording: dict, physics: str, allocator: str = "cwa") -> dict[s
 
 
 @every_size
-@pytest.mark.parametrize("physics", ["published", "unified"])
+@pytest.mark.parametrize("physics", ["published", "unified", "conserving", "serial"])
 @pytest.mark.parametrize("method", PUBLISHED)
 def test_every_physics_row(method: str, physics: str, num_servers: int):
     outcomes = [

@@ -55,7 +55,8 @@ class EvenDecider:
         placed = counts * float(situation.work / situation.size)
         waits = (situation.backlog.servers + placed) / self.scenario.capacities
         after = Backlog(situation.backlog.servers + placed, situation.backlog.links)  # pyright: ignore
-        return Choice(counts, placed, float(np.max(waits[counts > 0])), after)
+        finish = float(np.max(waits[counts > 0]))
+        return Choice(counts, placed, finish, finish, after)
 
 
 class Counting:

@@ -56,11 +56,15 @@ NOT_RUN = {
     "pip install --no-deps flashbax==0.1.3 && JAX_NUM_CPU_DEVICES=1 taskset -c 0 python benchmarks/replay.py":
         "needs a package that nothing else needs",
     "python benchmarks/gpu.py --out h100.json": "needs a GPU",
+    "python benchmarks/fleet.py compare --out results/fleet-compare":
+        "takes an hour; tests/edge_fleet/test_virtual.py does the same in virtual time",
+    "python scripts/fleet.py run --netns --fleet size=64 speed=20 --set num_slots=2 link_rate=100":
+        "needs root; tests/edge_fleet/test_namespaces.py runs such a fleet where it can",
     "python scripts/fleet.py worker --listen 0.0.0.0:7000 --keys fleet-keys --engine sd15 --name orin-1":
         "runs until it is stopped",
     "python scripts/fleet.py run --scenario mine.toml --workers 10.0.0.1:7000 10.0.0.2:7000"
     " --keys fleet-keys": "needs other machines",
-    "python benchmarks/fleet.py --methods optimal randcoedge --agents results/agents"
+    "python benchmarks/fleet.py errors --methods optimal randcoedge --agents results/agents"
     " --out results/fleet-errors":
         "takes half an hour of a machine that does nothing else",
     "python scripts/tune.py --method drlcoedge-stable --vary learning_rate=0.001,0.002,0.003,0.006,0.01"

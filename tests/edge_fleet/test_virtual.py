@@ -1,0 +1,70 @@
+"""Runs in virtual time, and the benchmark that compares methods in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.fleets import SCENARIO
+from helpers.paths import ROOT
+
+from amco_jax import get_method
+from edge_fleet.configuration import FleetSettings
+from edge_fleet.run import Plan
+from edge_fleet.virtual import virtual_requests
+
+
+def benchmark(*words: object) -> None:
+    line = [sys.executable, str(ROOT / "benchmarks" / "fleet.py"), *map(str, words)]
+    done = subprocess.run(
+        line, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_links_both_models_are_exact():
+    plan = Plan(
+        scenario=SCENARIO.replace(num_slots=4), settings=FleetSettings(links=False),
+        method=get_method("optimal"), episodes=(0, 1),
+    )  # fmt: skip
+    requests = virtual_requests(plan)
+    assert len(requests) > 10
+    for name in ("simulated", "predicted", "simulated_published", "predicted_published"):
+        np.testing.assert_allclose(requests[f"{name}_s"], requests["measured_s"], rtol=1e-4, err_msg=name)
+
+
+def test_methods_are_compared_on_the_same_requests(tmp_path: Path):
+    benchmark(
+        "compare", "--virtual", "--slots", 3, "--runs", 2, "--methods", "optimal", "randcoedge", "local",
+        "--out", tmp_path,
+    )  # fmt: skip
+    means, reductions = (pd.read_csv(tmp_path / f"{name}-virtual.csv") for name in ("compare", "reductions"))
+    assert len(set(means["requests"])) == 1
+    assert list(dict.fromkeys(means["method"])) == ["optimal", "randcoedge", "local"]
+    keys = ["method", "measure", "source"]
+    of: dict[Any, float] = means.set_index(keys)["estimate"].to_dict()
+    assert of["optimal", "makespan_s", "measured"] < of["randcoedge", "makespan_s", "measured"]
+    row: Any = reductions.set_index(["baseline", *keys[1:]]).loc["randcoedge", "makespan_s", "measured"]
+    ratio = of["optimal", "makespan_s", "measured"] / of["randcoedge", "makespan_s", "measured"]
+    # The ratio of sums over runs, each of which counts alike here and there.
+    assert row["estimate"] == pytest.approx(1 - ratio, rel=1e-6)
+    assert "11.04" in row["paper"]
+
+
+def test_errors_of_both_link_models_are_kept(tmp_path: Path):
+    benchmark(
+        "errors", "--virtual", "--slots", 6, "--episodes", 2, "--methods", "least-wait", "--links", 10,
+        "--out", tmp_path,
+    )  # fmt: skip
+    table = pd.read_csv(tmp_path / "errors-virtual.csv")
+    found: dict[Any, float] = table.set_index("measure")["estimate"].to_dict()
+    own, other = (
+        found[f"median_error, at decision, {row}"] for row in ("from the ledger", "published links")
+    )
+    assert own < 1e-4 < 0.05 < other
