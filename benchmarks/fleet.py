@@ -27,7 +27,7 @@ from amco_jax.errors import InputError
 from amco_jax.results.files import FileNames, replacing
 from amco_jax.results.saved import open_run
 from amco_jax.scenario import Scenario
-from amco_jax.stats import Interval, reduction_interval, t_interval
+from amco_jax.stats import Interval, rate_interval, reduction_interval, t_interval
 from amco_jax.study.engines import Execution
 from edge_fleet.configuration import FleetSettings, in_fleet
 from edge_fleet.launching import local_workers
@@ -166,7 +166,8 @@ class Compare(Common):
             name: np.array([_outcomes(one, scenario.deadline) for one in of]) for name, of in runs.items()
         }
         self.write(
-            means_table(outcomes, {name: sum(map(len, of)) for name, of in runs.items()}, valid), "compare"
+            means_table(outcomes, {name: np.array(list(map(len, of))) for name, of in runs.items()}, valid),
+            "compare",
         )
         print()
         self.write(reductions_table(outcomes), "reductions")
@@ -205,13 +206,23 @@ def _outcomes(requests: pd.DataFrame, deadline: float) -> list[list[float]]:
 
 
 def means_table(
-    outcomes: dict[str, np.ndarray], requests: dict[str, int], valid: dict[str, bool]
+    outcomes: dict[str, np.ndarray], requests: dict[str, np.ndarray], valid: dict[str, bool]
 ) -> pd.DataFrame:
-    """Makespans and failure rates of each method, with intervals over the runs."""
+    """Makespans and failure rates of each method, with intervals over the runs.
+
+    Args:
+      requests: the number of requests in each run.
+    """
+
+    def interval(measure: str, of_runs: np.ndarray, count: np.ndarray) -> Interval:
+        if measure == "failure_rate":
+            return rate_interval(np.rint(of_runs * count), count)
+        return t_interval(of_runs)
+
     return pd.DataFrame([
-        {"method": name, "requests": requests[name], "valid": valid[name], "measure": measure}
+        {"method": name, "requests": requests[name].sum(), "valid": valid[name], "measure": measure}
         | {"source": source}
-        | _columns(t_interval(values[:, i, k]))
+        | _columns(interval(measure, values[:, i, k], requests[name]))
         for name, values in outcomes.items()
         for k, measure in enumerate(PAPER)
         for i, source in enumerate(SOURCES)
