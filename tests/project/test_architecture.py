@@ -146,6 +146,13 @@ def test_named_paths_exist():
     assert not missing
 
 
+def test_pages_import_only_what_the_reference_describes():
+    described = set(re.findall(r"automodule:: (amco_jax[\w.]*)", (ROOT / "docs/api.md").read_text("utf-8")))
+    for page in PAGES:
+        used = re.findall(r"^ *(?:from|import) (amco_jax[\w.]*)", page.read_text("utf-8"), re.M)
+        assert set(used) <= described, page
+
+
 def test_files_of_the_tables_of_changes_exist():
     page = (ROOT / "docs/architecture.md").read_text("utf-8")
     for name in re.findall(r"`([\w-]+/[\w/]*\.\w+)`", page):
