@@ -24,6 +24,7 @@ from .alloc import hecwa as hecwa
 from .alloc import priced_support as priced_support
 from .alloc import waterfill as waterfill
 from .compile.runtime import configure as configure
+from .env import Physics as Physics
 from .environment import AutoReset as AutoReset
 from .environment import DecisionEnv as DecisionEnv
 from .environment import EnvParams as EnvParams
@@ -62,6 +63,7 @@ from .study.differentiate import shadow_prices as shadow_prices
 from .study.engines import Execution as Execution
 from .study.evaluate import Evaluation as Evaluation
 from .study.evaluate import load_run as load_run
+from .study.reproduce import reproduce as reproduce
 from .study.run import run_study as run_study
 from .study.sensitivity import Sensitivity as Sensitivity
 from .study.sweep import Sweep as Sweep

@@ -35,7 +35,7 @@ class Item:
     work: float
     """Denoising steps with overheads"""
     seconds: float
-    """Of the scenario, that the work takes the server by its latency table"""
+    """The time that the work takes the server by its latency table, in seconds of the scenario"""
     attempt: int
     ticket: int = 0
     """Its place in the order of decisions"""

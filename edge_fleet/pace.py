@@ -11,7 +11,7 @@ class Paced(NamedTuple):
     """What became of the pace of an item, s."""
 
     took: float
-    """From the start of the item to the end of the wait"""
+    """The time from the start of the item to the end of the wait"""
     computed: float
     overrun: float
     """What the work took longer than its target; 0 if there was none"""

@@ -49,15 +49,15 @@ class Message(NamedTuple):
         return value
 
     def whole(self, name: str, low: int, high: int) -> int:
-        """A whole number within bounds; InputError if the field is missing, or is none."""
+        """A whole number within bounds; InputError if the field is missing, or is not such a number."""
         return check_whole(name, self._get(name), low, high)
 
     def number(self, name: str, low: float, high: float) -> float:
-        """A number within bounds; InputError if the field is missing, or is none."""
+        """A number within bounds; InputError if the field is missing, or is not such a number."""
         return check_number(name, self._get(name), low, high)
 
     def wholes(self, name: str, count: int, high: int) -> list[int]:
-        """A list of `count` whole numbers from 0 to `high`; InputError if it is missing, or is none."""
+        """A list of `count` whole numbers from 0 to `high`; InputError if it is missing, or is not one."""
         value = self._get(name)
         if not isinstance(value, list) or len(value) != count:
             raise InputError(f"message: {name}; legal: a list of {count} whole numbers")

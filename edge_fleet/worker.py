@@ -94,7 +94,7 @@ class Worker:
         self._done, self._computed, self._overruns = 0, 0.0, 0
 
     async def work(self) -> None:
-        """Repair what comes, forever."""
+        """Repair the items that arrive, without end."""
         while True:
             item = self._take()
             if item is None:

@@ -89,7 +89,7 @@ class Enumerated:
 
 @dataclasses.dataclass(frozen=True)
 class Factorised:
-    """All non-empty sets with only 2·B outputs: Q(s, S) = Σ_{i∈S} u_i(s) + v_{|S|}(s).
+    """All non-empty sets with only 2·B outputs: `Q(s, S) = Σ_{i∈S} u_i(s) + v_{|S|}(s)`.
 
     The first B outputs u are the contributions of the servers, and the other B outputs v depend on the size
     of the set, because each further server helps less. The best set of size k consists of the k servers of

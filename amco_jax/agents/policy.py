@@ -119,6 +119,7 @@ class Policy:
     """The function of a policy, and what it sees."""
 
     function: Callable
+    _: dataclasses.KW_ONLY
     sees_slot: bool
     """Whether it takes a `SlotView` rather than a `TaskView`"""
     sees_load: bool = False

@@ -60,7 +60,7 @@ class Prices(NamedTuple):
     below: Any
     """How far it may fall short of the common one, as a multiple of what it may exceed it by"""
     doubt: Any
-    """Of n tasks that are expected, n² / (n + doubt) are counted on"""
+    """How little expected tasks count: n of them count as n² / (n + doubt)"""
     displaced: Any
     """The number of later misses per task that no longer fits before the deadline"""
     miss: Any

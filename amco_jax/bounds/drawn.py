@@ -37,7 +37,7 @@ class Places(NamedTuple):
 
     tasks: int
     station_tasks: int
-    """Of a base station"""
+    """The number of places of one base station"""
 
 
 def drawn(shape: Shape, params: Params, tables: Tables, seed: Any, episode: Any) -> Drawn:

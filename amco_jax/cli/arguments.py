@@ -87,8 +87,8 @@ class SettingsArguments:
     """Changes to the scenario, as field=value ..."""
     warmup: str | None = None
     """The number of slots at the beginning of each episode that are simulated but that no metric counts, or
-    auto for what MSER-5 finds in a pilot run of each method. If given, also as 0, a warning tells of episodes
-    that are not stationary after it."""
+    auto for what MSER-5 finds in a pilot run of each method. If given, also as 0, a warning is given if
+    episodes are not stationary after it."""
 
     def settings(self) -> dict[str, Any]:
         """The changes as values by name."""
@@ -138,7 +138,7 @@ class OutputArguments:
         except KeyboardInterrupt as stop:
             home = self.out or self.__dict__.get("made")
             if self.resumes and home is not None and any(home.glob("*")):
-                stop.add_note(f"to continue, run the same command with --out {home} --resume")
+                stop.add_note(to_continue(f"--out {home} --resume"))
             raise
         finally:
             if (made := self.__dict__.get("made")) is not None:
@@ -148,11 +148,18 @@ class OutputArguments:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StudyArguments(OutputArguments):
-    """Arguments of every command that runs a study."""
+class MetricsArguments:
+    """Arguments of every command that takes further metrics."""
 
     metrics: tuple[str, ...] = ()
-    """Metrics to measure beside the usual: names, or module:attribute for an amco_jax.Metric of your own."""
+    """Metrics in addition to the usual ones: names, or module:attribute for an amco_jax.Metric of your
+    own."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyArguments(MetricsArguments, OutputArguments):
+    """Arguments of every command that runs a study."""
+
     execution: Execution = dataclasses.field(default_factory=Execution)
     resumes: ClassVar[bool] = True
 
@@ -170,8 +177,14 @@ class StudyArguments(OutputArguments):
             progress=not self.quiet,
         )
         if result.missing:
-            print(f"{result.missing} units are not computed yet; the last shard to finish writes the results")
+            are = "1 unit is" if result.missing == 1 else f"{result.missing} units are"
+            print(f"{are} not computed yet; the last shard to finish writes the results")
         return None if self.quiet or result.missing else result
+
+
+def to_continue(options: str) -> str:
+    """What to tell a user who has interrupted a command that can be continued with these options."""
+    return f"to continue, run the same command with {options}"
 
 
 def run(

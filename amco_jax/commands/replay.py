@@ -9,6 +9,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
+from amco_jax.alloc import ALLOCATORS
 from amco_jax.cli.arguments import ProgramArguments, load_method
 from amco_jax.kernel.recording import load_recording, replay
 from amco_jax.results.files import replacing
@@ -24,8 +25,10 @@ class Arguments(ProgramArguments):
     physics: str = "unified"
     """unified: one model for all methods; published: the model of the method's published code; conserving or
     serial: the unified model with links that carry over, or that also send one thing after another."""
-    allocator: str | None = None
-    """cwa, hecwa or waterfill; by default, that of the recording, or else cwa."""
+    allocator: Annotated[
+        str | None,
+        tyro.conf.arg(help=f"{', '.join(ALLOCATORS)}; by default, that of the recording, or else cwa."),
+    ] = None
     method: str | None = None
     """The method that chooses the sets of servers; by default, the recorded sets are used."""
     precision: str = "float32"

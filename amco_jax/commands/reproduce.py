@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
-from amco_jax.cli.arguments import ProgramArguments, load_metrics
+from amco_jax.cli.arguments import MetricsArguments, ProgramArguments, load_metrics, to_continue
+from amco_jax.errors import InputError
 from amco_jax.report.page import write_report
 from amco_jax.study.engines import Execution
 from amco_jax.study.reproduce import reproduce
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(ProgramArguments):
+class Arguments(MetricsArguments, ProgramArguments):
     out: Path | None = None
     """Directory for all results; existing ones are not computed again. By default, results/paper, or
     results/paper-quick with --quick."""
@@ -20,14 +22,14 @@ class Arguments(ProgramArguments):
     """Use few episodes and values, to see how it works; no conclusions can be drawn from the results."""
     format: tuple[str, ...] = ("html", "md")
     """Formats of the report: html, md, latex, csv."""
-    metrics: tuple[str, ...] = ()
-    """Metrics in addition to the usual ones: names, or module:attribute for your own amco_jax.Metric."""
-    execution: Execution = dataclasses.field(default_factory=Execution)
+    execution: Execution = dataclasses.field(default_factory=functools.partial(Execution, resume=True))
     quiet: bool = False
     """Show no progress bars."""
 
 
 def main(args: Arguments) -> None:
+    if not args.execution.resume:
+        raise InputError("resume: false; legal: true, as results that exist are not computed again")
     out = args.out or Path("results", "paper-quick" if args.quick else "paper")
     try:
         report = reproduce(
@@ -38,7 +40,7 @@ def main(args: Arguments) -> None:
             progress=not args.quiet,
         )
     except KeyboardInterrupt as stop:
-        stop.add_note(f"to continue, run the same command with --out {out}")
+        stop.add_note(to_continue(f"--out {out}"))
         raise
     if report is None:
         print("some units are not computed yet; the last shard to finish writes the report")

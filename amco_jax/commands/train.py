@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
+import tyro
+
+from amco_jax.alloc import ALLOCATORS
 from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_metrics, load_trained_method
 from amco_jax.report.terminal import print_training
 from amco_jax.study.train import Training
@@ -18,12 +22,14 @@ class Arguments(ScenarioArguments, StudyArguments):
     first_seed: int = 0
     """The seeds are first_seed, first_seed + 1, ..."""
     episodes: int | None = None
-    """Number of training episodes; by default, that of the published run."""
+    """Number of training episodes; by default, the method's own: for the paper's
+    methods, that of the published run."""
     physics: str = "unified"
     """unified: one model for all methods; published: the model of the method's published code; conserving or
     serial: the unified model with links that carry over, or that also send one thing after another."""
-    allocator: str | None = None
-    """cwa, hecwa or waterfill; by default, the method's own."""
+    allocator: Annotated[
+        str | None, tyro.conf.arg(help=f"{', '.join(ALLOCATORS)}; by default, the method's own.")
+    ] = None
     learn: tuple[str, ...] = ()
     """Changes to the method's settings, as field=value ..., such as discount=0 hidden=64-64."""
 

@@ -64,7 +64,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
     metadata = {"render_modes": []}  # noqa: RUF012  # as Gymnasium declares it
 
     def __init__(
-        self, env: DecisionEnv | None = None, params: EnvParams | None = None, first_episode: int = 0
+        self, env: DecisionEnv | None = None, *, params: EnvParams | None = None, first_episode: int = 0
     ):
         self.env = DecisionEnv() if env is None else env
         self.params = self.env.default_params if params is None else params
@@ -141,6 +141,7 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         self,
         num_envs: int,
         env: DecisionEnv | None = None,
+        *,
         params: EnvParams | None = None,
         first_episode: int = 0,
         autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP,

@@ -29,7 +29,9 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, Any]):
 
     metadata = {"name": "amco_jax_slots", "render_modes": [], "is_parallelizable": True}  # noqa: RUF012
 
-    def __init__(self, env: SlotEnv | None = None, params: EnvParams | None = None, first_episode: int = 0):
+    def __init__(
+        self, env: SlotEnv | None = None, *, params: EnvParams | None = None, first_episode: int = 0
+    ):
         self.env = SlotEnv() if env is None else env
         self.params = self.env.default_params if params is None else params
         self.first_episode = check_whole("first_episode", first_episode, 0, MAX_SEED)

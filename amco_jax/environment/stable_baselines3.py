@@ -26,10 +26,13 @@ class StableBaselinesEnv(VecEnv):
         self,
         num_envs: int,
         env: DecisionEnv | None = None,
+        *,
         params: EnvParams | None = None,
         first_episode: int = 0,
     ):
-        self.vector = GymnasiumVectorEnv(num_envs, env, params, first_episode, AutoresetMode.SAME_STEP)
+        self.vector = GymnasiumVectorEnv(
+            num_envs, env, params=params, first_episode=first_episode, autoreset_mode=AutoresetMode.SAME_STEP
+        )
         self.render_mode = None
         super().__init__(
             self.vector.num_envs, self.vector.single_observation_space, self.vector.single_action_space

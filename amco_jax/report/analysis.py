@@ -29,7 +29,7 @@ from amco_jax.stats.summaries import COUNTS, Episodes, Pairs, common, learning_s
 
 PAPER_BASELINES = ("randcoedge", "drlcoedge", "smcoedge", "optimal")
 _ESTIMATES = ("condition", "method", "metric", "per", "statistic", *COUNTS, "estimate", "ci_low", "ci_high")
-_SEED = 0
+BOOTSTRAP_SEED = 0
 """The seed of the bootstrap, fixed so that the same results always give the same tables"""
 
 
@@ -80,7 +80,7 @@ def medians(study: SavedStudy) -> pd.DataFrame:
     for of in parts.values():  # groups with equally many clusters share their resamples
         columns = np.stack([values for _, values in of], axis=1)
         for statistic in ("median", "iqm"):
-            intervals = bootstrap_interval(columns, np.random.default_rng(_SEED), statistic)
+            intervals = bootstrap_interval(columns, np.random.default_rng(BOOTSTRAP_SEED), statistic)
             for ((method, condition), _), *numbers in zip(of, *intervals, strict=True):
                 counts = study.groups[method, condition].counts(first)
                 rows.append((condition, method, first.name, per, statistic, *counts, *numbers))

@@ -37,7 +37,7 @@ _QUESTIONS = {
     "sensitivity": "which server or link shortens the makespan most?",
 }
 _NO_TASKS = "There are no tasks, and so nothing to compare."
-_MOST_NAMES = 3
+_MAX_NAMES = 3
 """The largest number of methods that a sentence names; it only counts the others"""
 
 
@@ -162,7 +162,7 @@ def _of_tuning(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[s
 
 
 def _of_sensitivity(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
-    """Of each method, the steepest derivatives of the first metric in each kind of parameter."""
+    """The steepest derivatives of the first metric for each method, in each kind of parameter."""
     del baselines
     sentences = []
     for method in study.methods:
@@ -244,9 +244,9 @@ def _agreement(study: SavedStudy, estimated: pd.DataFrame) -> list[str]:
             continue
         named = [
             f"{_named(others[c])} {_range([c]) if len(study.conditions) > 1 else ''}".rstrip()
-            for c in different[:_MOST_NAMES]
+            for c in different[:_MAX_NAMES]
         ]
-        more = f" (and others at {len(different) - _MOST_NAMES} more)" * (len(different) > _MOST_NAMES)
+        more = f" (and others at {len(different) - _MAX_NAMES} more)" * (len(different) > _MAX_NAMES)
         sentence = f"By {column.label}, another method is best: {'; '.join(named)}{more}."
         (sentences if is_usual(column) else asked).append((column.label, sentence))
     if agreeing:
@@ -263,8 +263,8 @@ def _agreement(study: SavedStudy, estimated: pd.DataFrame) -> list[str]:
 
 def _shortened(labels: Sequence[str]) -> list[str]:
     """The first few labels and the number of the others, if these are more than one."""
-    more = len(labels) - _MOST_NAMES
-    return [*labels[:_MOST_NAMES], f"{more} other measures"] if more > 1 else [*labels]
+    more = len(labels) - _MAX_NAMES
+    return [*labels[:_MAX_NAMES], f"{more} other measures"] if more > 1 else [*labels]
 
 
 def _paired(
@@ -354,9 +354,9 @@ def _range(conditions: Sequence[Any]) -> str:
 
 def _named(methods: Sequence[str]) -> str:
     """The names of the first few methods and the number of the others."""
-    more = len(methods) - _MOST_NAMES
+    more = len(methods) - _MAX_NAMES
     if more > 1:
-        return f"{', '.join(map(in_words, methods[:_MOST_NAMES]))} and {more} others"
+        return f"{', '.join(map(in_words, methods[:_MAX_NAMES]))} and {more} others"
     return _joined(map(in_words, methods))
 
 

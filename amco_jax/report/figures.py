@@ -28,7 +28,7 @@ _RARE, _ROOM = 0.01, 0.02
 and the margin that an axis leaves above its bound if higher is better"""
 
 
-_MOST_CURVES = 6
+_MAX_CURVES = 6
 """The number of curves that one panel holds"""
 _COMPACT: Any = {"handlelength": 1.6, "columnspacing": 1.0, "handletextpad": 0.5, "borderaxespad": 0.2}
 """Legends above panels, which must not be wider than these"""
@@ -97,7 +97,7 @@ def _draw_floor(axes: Any, rows: pd.DataFrame) -> None:
 
 def _panels(methods: list[str]) -> list[list[str]]:
     """The methods in their order, as evenly divided into panels as possible."""
-    count = -(-len(methods) // _MOST_CURVES)
+    count = -(-len(methods) // _MAX_CURVES)
     return [list(part) for part in np.array_split(np.asarray(methods, object), max(count, 1))]
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.metrics import Column, Shown, shown_in
-from amco_jax.report.analysis import baselines_of, pairs_of
+from amco_jax.report.analysis import BOOTSTRAP_SEED, baselines_of, pairs_of
 from amco_jax.report.figures import profile_figure
 from amco_jax.report.names import in_words, shown_name
+from amco_jax.report.pictures import DISTINCT_CURVES
 from amco_jax.report.studies import SavedStudy
 from amco_jax.report.tables import Cell, Table, bracket
 from amco_jax.stats import (
@@ -31,12 +32,9 @@ if TYPE_CHECKING:
 
 _KINDS = ("sweep", "evaluate")
 """Studies in which no method is still learning, so that their conditions are scenarios"""
-_SEED = 0
-"""The seed of the bootstrap, fixed so that the same results always give the same tables"""
 _RESAMPLES = 1000
 _LEVELS = 61
 """The number of points of a performance profile"""
-_STANDING_OUT = 5
 
 
 OVERALL_NOTE = (
@@ -123,7 +121,7 @@ class Overall:
 
     def to_figure(self) -> Figure:
         """The performance profiles, with the best methods highlighted."""
-        among = list(self.methods["method"])[:_STANDING_OUT]
+        among = list(self.methods["method"])[:DISTINCT_CURVES]
         label = f"{self.column.label} relative to {in_words(self.reference)}"
         if self.column.better == "higher":
             label = f"{in_words(self.reference)}'s {self.column.label} relative to the method's"
@@ -198,7 +196,9 @@ def _means(episodes: Episodes, column: Column) -> pd.Series:
 
 def _interval(aggregate: Aggregate, cost: np.ndarray) -> Interval:
     """The aggregate with its interval; methods with equally many seeds share their resamples."""
-    return aggregate_interval(aggregate, cost, rng=np.random.default_rng(_SEED), resamples=_RESAMPLES)
+    return aggregate_interval(
+        aggregate, cost, rng=np.random.default_rng(BOOTSTRAP_SEED), resamples=_RESAMPLES
+    )
 
 
 def _mean_of_seeds(profiles: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Pictures = dict[str, "tuple[Figure, str]"]
 """Figures with their captions, by name"""
 
-_STANDING_OUT = 5
+DISTINCT_CURVES = 5
 """The number of curves that a reader can distinguish"""
 
 
@@ -81,7 +81,7 @@ def all_figures(study: SavedStudy, estimated: pd.DataFrame) -> Pictures:
 
 def _standing_out(study: SavedStudy, estimated: pd.DataFrame, baseline: str) -> list[str]:
     """The methods to highlight in a figure: all if they are few, and otherwise the best and a baseline."""
-    if len(study.methods) <= _STANDING_OUT + 1:
+    if len(study.methods) <= DISTINCT_CURVES + 1:
         return study.methods
     columns = shown_in(study.columns, Shown.TABLES)
     best, *others = (
@@ -99,7 +99,7 @@ def _standing_out(study: SavedStudy, estimated: pd.DataFrame, baseline: str) -> 
     by_rank = ranks.mean(axis=1).sort_values(kind="stable").index
     by_rank = [method for method in by_rank if method in study.methods]
     wanted = [*best, baseline, *by_rank, *itertools.chain(*others)]
-    return list(dict.fromkeys(wanted))[:_STANDING_OUT]
+    return list(dict.fromkeys(wanted))[:DISTINCT_CURVES]
 
 
 def _over_values(

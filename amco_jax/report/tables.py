@@ -19,10 +19,10 @@ from amco_jax.report.names import shown_name
 from amco_jax.report.studies import SavedStudy
 from amco_jax.stats import Interval
 
-_MOST_DIGITS = 9
-_MOST_CONDITIONS = 10
+_MAX_DIGITS = 9
+_MAX_CONDITIONS = 10
 """The largest number of conditions with which an overview fits a screen of 1,280 pixels"""
-_MOST_MEASURES = 5
+_MAX_MEASURES = 5
 """The largest number of metrics that a user asked for in one table, for the same reason"""
 _SMALL = {"s": ("ms", 1e3)}
 """Smaller units for differences, and the factors that convert the metric's unit to them"""
@@ -129,7 +129,7 @@ def overview_tables(study: SavedStudy, estimated: pd.DataFrame) -> dict[str, Tab
     """Small tables of means, the first of which has the usual metrics side by side; those asked for follow.
 
     If the study has several conditions, the first table shows the one that the answer quotes. It is followed
-    by a table for each metric with a column for each condition, at most `_MOST_CONDITIONS`, evenly spread.
+    by a table for each metric with a column for each condition, at most `_MAX_CONDITIONS`, evenly spread.
 
     Returns:
       The tables by title.
@@ -139,13 +139,13 @@ def overview_tables(study: SavedStudy, estimated: pd.DataFrame) -> dict[str, Tab
     where = f"at {study.axis_label} = {study.example}" if study.axis_label else f"{study.example}"
     title = "means" if len(study.conditions) == 1 else where
     tables = {title: _side_by_side(study, estimated, study.example, usual)}
-    for place in range(0, len(asked), _MOST_MEASURES):
-        more = "also asked for" if not place else f"also asked for, {place // _MOST_MEASURES + 1}"
-        part = asked[place : place + _MOST_MEASURES]
+    for place in range(0, len(asked), _MAX_MEASURES):
+        more = "also asked for" if not place else f"also asked for, {place // _MAX_MEASURES + 1}"
+        part = asked[place : place + _MAX_MEASURES]
         tables[f"{title}, {more}"] = _side_by_side(study, estimated, study.example, part)
     if len(study.conditions) == 1:
         return tables
-    count = min(len(study.conditions), _MOST_CONDITIONS)
+    count = min(len(study.conditions), _MAX_CONDITIONS)
     places = np.unique(np.linspace(0, len(study.conditions) - 1, count).round().astype(int))
     conditions = [study.conditions[place] for place in places]
     heads = [f"{study.axis_label} {conditions[0]}", *map(str, conditions[1:])]
@@ -292,7 +292,7 @@ def _interval_parts(
     digits = max(digits - max(math.floor(math.log10(abs(mean))) - 1, 0), 0) if mean else digits
     sides = sorted((mean - low, high - mean))
     if sides[1] > 0:  # rare events must not look as if they never or always happened
-        digits = max(digits, min(math.ceil(-math.log10(sides[1])), _MOST_DIGITS))
+        digits = max(digits, min(math.ceil(-math.log10(sides[1])), _MAX_DIGITS))
     # With ±, each bound looks as if it were half the interval away, so it must be almost there.
     if sides[1] > _EVEN * sides[0] + 10.0**-digits:
         number, _, bounds = bracket(mean, low, high, digits).partition(" ")

@@ -67,7 +67,7 @@ def provenance(started: float, scenario: Scenario, swept: Sequence[Scenario] = (
 
 
 def _offered_load(scenario: Scenario) -> float | None:
-    """ρ; None where a process of the user's own does not tell its mean."""
+    """ρ; None where a process of the user's own does not state its mean."""
     try:
         return scenario.offered_load
     except NotImplementedError:

@@ -1,4 +1,8 @@
-"""The axes of sweeps and settings: every scenario field, and scales of quantities that come in groups."""
+"""The axes of sweeps and settings.
+
+They are the fields of a scenario, except `warmup` and the tables `trace` and `service`, and scales of
+quantities that come in groups.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from amco_jax.errors import InputError, check_choice, check_number
+from amco_jax.params import ORDERS, TIMINGS
 from amco_jax.scenario import Scenario
 from amco_jax.scenario.load import default_loads, with_load, with_slot_duration
 from amco_jax.scenario.presets import load_scenario
@@ -179,6 +184,8 @@ AXES: dict[str, Axis] = dict(
             _whole(_times("density_min", 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)),
         ),
         _field("arrivals", "arrivals", _processes),
+        _field("order", "order of service", _always(*ORDERS)),
+        _field("timing", "arrivals within a slot", _always(*TIMINGS)),
         _scale("capacity_scale", "capacity scale", ("capacity", lambda s: s.capacities)),
         _scale("link_rate_scale", "link rate scale", ("link_rate", lambda s: s.link_rates)),
         _scale(

@@ -27,13 +27,13 @@ from amco_jax.workload import PROCESSES, ArrivalProcess, Parameters, offered_loa
 MBIT_DENSITY = 1.024e-3
 """Gcycles/Mbit per cycle/bit in the published code, with 1 Mbit = 1024 kbit and 1 Gcycle = 1000 Mcycles."""
 
-MOST_POSITIONS = 1_000_000
-_MOST_COUNTED = 2**31 - 1
+MAX_POSITIONS = 1_000_000
+_MAX_COUNTED = 2**31 - 1
 """The largest total number of servers that the tasks of a slot may use, which is counted in 32 bits."""
 
 _ENERGY = ("power_idle", "power_busy", "price_per_hour")
 """The fields of servers that only energy and cost depend on"""
-_MOST_POWER = 1e12
+_MAX_POWER = 1e12
 """More than what follows from the largest capacity, so that a scenario can be written out and read"""
 
 AUTO = "auto"
@@ -127,7 +127,7 @@ class Scenario(Parameters):
                 clean(name, numbers)
         for name in _ENERGY:
             if getattr(self, name) is not None:
-                clean(name, numbers, 0, _MOST_POWER)
+                clean(name, numbers, 0, _MAX_POWER)
         if self.num_servers is None:
             fleet = self.service.devices if self.service is not None else self.capacity
             object.__setattr__(self, "num_servers", len(fleet) or 5 if isinstance(fleet, tuple) else 5)
@@ -157,15 +157,15 @@ class Scenario(Parameters):
         check_powers(self.powers_idle, self.powers_busy)
         self._choose_arrivals()
         clean("arrival_prob", check_number, 0, self.process.max_arrival_prob)
-        if self.num_positions > MOST_POSITIONS:
+        if self.num_positions > MAX_POSITIONS:
             raise InputError(
                 f"arrivals: up to {self.num_positions} tasks at a base station in a slot; "
-                f"legal: {MOST_POSITIONS} at most"
+                f"legal: {MAX_POSITIONS} at most"
             )
-        if self.num_servers**2 * self.num_positions > _MOST_COUNTED:
+        if self.num_servers**2 * self.num_positions > _MAX_COUNTED:
             raise InputError(
                 f"num_servers: {self.num_servers} with up to {self.num_positions} tasks at a base station "
-                f"in a slot; legal: at most {math.isqrt(_MOST_COUNTED // self.num_positions)} servers"
+                f"in a slot; legal: at most {math.isqrt(_MAX_COUNTED // self.num_positions)} servers"
             )
 
     def _choose_arrivals(self) -> None:
@@ -212,7 +212,7 @@ class Scenario(Parameters):
 
     @property
     def powers_idle(self) -> np.ndarray | None:
-        """`[num_servers]`, W; None if the latency tables of a service do not tell it."""
+        """`[num_servers]`, W; None if the latency tables of a service do not give it."""
         if self.power_idle is not None:
             return self._per_server(self.power_idle)
         found = idle_power(self.capacities) if self.service is None else self.service.power_idle
@@ -220,7 +220,7 @@ class Scenario(Parameters):
 
     @property
     def powers_busy(self) -> np.ndarray | None:
-        """`[num_servers]`, W; None if the latency tables of a service do not tell it."""
+        """`[num_servers]`, W; None if the latency tables of a service do not give it."""
         if self.power_busy is not None:
             return self._per_server(self.power_busy)
         found = busy_power(self.capacities) if self.service is None else self.service.power_busy
@@ -228,7 +228,7 @@ class Scenario(Parameters):
 
     @property
     def prices_per_hour(self) -> np.ndarray | None:
-        """`[num_servers]`, USD per hour; None of a service for whose devices none is given."""
+        """`[num_servers]`, USD per hour; None with a service whose devices have no given price."""
         if self.price_per_hour is not None:
             return self._per_server(self.price_per_hour)
         return hourly_price(self.capacities) if self.service is None else None

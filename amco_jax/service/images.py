@@ -52,7 +52,7 @@ class _Device(NamedTuple):
     batches: BatchFit | None
     """The fit to batch sizes if a batch may be of any size"""
     load: Load | None
-    """Of the model, for each request; None if it stays in memory"""
+    """The time to load the model, for each request; None if it stays in memory"""
     power: Power
 
     @property
@@ -199,13 +199,13 @@ class ImageService:
 
     @property
     def power_idle(self) -> tuple[float, ...] | None:
-        """W of each server's device when it is idle; None unless the tables tell it of all devices."""
+        """W of each server's device when it is idle; None unless the tables give it for all devices."""
         found = tuple(d.power.idle for d in self._devices if d.power.idle is not None)
         return found if len(found) == len(self.devices) else None
 
     @property
     def power_busy(self) -> tuple[float, ...] | None:
-        """W of each server's device while it computes; None unless the tables tell it of all devices."""
+        """W of each server's device while it computes; None unless the tables give it for all devices."""
         found = tuple(d.power.busy for d in self._devices if d.power.busy is not None)
         return found if len(found) == len(self.devices) else None
 

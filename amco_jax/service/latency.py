@@ -78,7 +78,7 @@ class BatchFit:
 
 @dataclasses.dataclass(frozen=True)
 class Power:
-    """The power of a device, W; None where the table does not tell it."""
+    """The power of a device, W; None where the table does not give it."""
 
     idle: float | None
     busy: float | None
@@ -113,7 +113,7 @@ class Service:
     fits: Mapping[int, Fit]
     powers: Mapping[int, Power]
     load: Load | None = None
-    """None if the table does not tell it"""
+    """The time to load the model; None if the table does not give it"""
 
     def predict(self, steps: int, batch: int = 1) -> Prediction:
         """Predict the time of one batch: a linear fit in steps, interpolated linearly between batch sizes.

@@ -174,7 +174,7 @@ class Episodes:
 
 
 def _distinct(labels: np.ndarray) -> int:
-    """How many different ones there are; much faster than `numpy.unique` where they are in order."""
+    """The number of different labels; much faster than `numpy.unique` where they are in order."""
     ordered = np.sort(labels)
     return int(np.count_nonzero(ordered[1:] != ordered[:-1])) + (len(labels) > 0)
 
@@ -417,7 +417,7 @@ class Pairs:
 
 
 def _on_tasks(sums: np.ndarray, own: np.ndarray, tasks: np.ndarray) -> np.ndarray:
-    """Sums over a method's own tasks, as if over other ones, `[clusters, 1]` each; their mean stays."""
+    """Sums over a method's own tasks, scaled to other numbers of tasks, `[clusters, 1]` each; means stay."""
     some = ~np.isnan(tasks)
     if not np.any(some):
         return sums

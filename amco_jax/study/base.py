@@ -62,6 +62,8 @@ class Study(abc.ABC):
     """The name of the command that runs such studies."""
     file: ClassVar[str]
     """The name of the file with all rows."""
+    keeps_agents: ClassVar[bool] = False
+    """Whether the trained agents are part of the results, of a study that has a single cell."""
 
     scenario: Scenario | None = None
     """The scenario that the cells vary; by default, the published one."""

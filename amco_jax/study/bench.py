@@ -38,7 +38,7 @@ GROWTH_SLOTS = 6
 GROWTH_EPISODES = 5
 """Training episodes per repeat"""
 
-MOST_TRAINED = {"seeds": 1_000, "num_servers": 16}
+MAX_TRAINED = {"seeds": 1_000, "num_servers": 16}
 """Maximum values for the growth of training, which takes 100 times as long as a rule, and 5 MB per seed."""
 
 
@@ -194,7 +194,7 @@ def _points(
     short = scenario.replace(num_slots=min(scenario.num_slots, GROWTH_SLOTS))
     fleets = {value: short.replace(num_servers=value) for value in servers}
     for name, method in methods.items():
-        most = MOST_TRAINED if method.training else {}
+        most = MAX_TRAINED if method.training else {}
         for value in seeds:
             if value <= most.get("seeds", value):
                 yield "seeds", value, Job(name, short, value, repeats, GROWTH_EPISODES)

@@ -11,8 +11,8 @@ from amco_jax.study.grid import Cell
 from amco_jax.study.pilot import Pilot, described, drifting, pilots_in
 from amco_jax.study.units import Unit
 
-MOST_NAMED = 5
-"""Cells that the warning about episodes names; the manifest tells all"""
+MAX_NAMED = 5
+"""The number of cells that the warning about episodes names; the manifest lists all of them"""
 
 
 def place_of(cell: Cell) -> list[str]:
@@ -27,9 +27,9 @@ def _not_stationary(found: Sequence[tuple[Cell, Pilot]], tested: int) -> str:
     """One sentence about all cells whose episodes are not stationary, out of those tested."""
     named = [
         f"{', '.join([*place_of(cell), cell.method.name])} (warm-up {pilot.warmup}, p = {pilot.trend_p:.1g})"
-        for cell, pilot in found[:MOST_NAMED]
+        for cell, pilot in found[:MAX_NAMED]
     ]
-    more = [f"{len(found) - MOST_NAMED} more"] if len(found) > MOST_NAMED else []
+    more = [f"{len(found) - MAX_NAMED} more"] if len(found) > MAX_NAMED else []
     return (
         f"Episodes are not stationary in {len(found)} of {tested} cases, so results depend on num_slots: "
         "after the warm-up, the mean makespans or response times of their two halves differ for "

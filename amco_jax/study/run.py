@@ -225,7 +225,7 @@ class _Run:
         if kept is None:
             kept = self._home / study.file if self._written else pd.concat(frames, ignore_index=True)
         summary = next(iter(reduced.tables.values()), pd.DataFrame())
-        agents = trained_seeds(self.cells[0], self.agents).agents if study.kind == "train" else None
+        agents = trained_seeds(self.cells[0], self.agents).agents if study.keeps_agents else None
         return StudyResult(manifest, summary, agents=agents, out=where, kept=kept)
 
     def _write(self, reduced: Reduced, diagnostics: Diagnostics) -> dict[str, Any]:
@@ -240,7 +240,7 @@ class _Run:
             "warnings": self._warnings + found,
         } | diagnostics.described()
         standing = [study.file]
-        if study.kind == "train":
+        if study.keeps_agents:
             names = [name for cell in self.cells for name in training_names(cell)]
             manifest["agents"] = names
             AgentStore(self._home / AGENTS).copy_from(self.agents, names)

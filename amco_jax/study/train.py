@@ -31,6 +31,7 @@ class Training(Study):
 
     kind = "train"
     file = "curves.parquet"
+    keeps_agents = True
 
     method: str | Method
     """A trained method; `Method.with_settings` changes the settings of its learner."""
@@ -41,7 +42,8 @@ class Training(Study):
     first_seed: int = 0
     """The seeds are first_seed, first_seed + 1, ..."""
     episodes: int | None = None
-    """Number of training episodes; by default, that of the published run."""
+    """Number of training episodes; by default, the method's own: for the paper's methods, that
+    of the published run."""
     physics: str = "unified"
     """`unified`, or `published` for the model of the method's published code."""
 

@@ -96,7 +96,7 @@ def workload_of(
     """The workload of one episode of a seed.
 
     Args:
-      tables: those of the scenario, see `Tables.of`.
+      tables: those of the scenario, see `tables_of`.
       segment: the part of the episode to generate; None for all of it.
       training: whether agents are trained on it. Drawn arrivals depend on the number of the episode alone,
         whereas a request log has separate parts for training and for everything else.

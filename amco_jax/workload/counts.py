@@ -125,7 +125,7 @@ class Counted:
         return self.tables.num_positions
 
     def expected_after(self, params: Params, passed: Array, mean: Array, known: bool) -> Array:
-        """As of a Poisson count, since the tasks take the first positions."""
+        """The expected rest of a Poisson count, since the tasks take the first positions."""
         del params
         return expected_beyond(passed, mean, known)
 

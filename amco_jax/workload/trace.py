@@ -339,7 +339,7 @@ class Traced:
         return self.most
 
     def expected_after(self, params: Params, passed: Array, mean: Array, known: bool) -> Array:
-        """As of a Poisson count of all requests, of which each base station gets an equal share."""
+        """An equal share for each base station of the expected rest of a Poisson count of all requests."""
         num_servers = params.capacity.shape[0]
         return expected_beyond(passed, num_servers * mean, known) / num_servers
 

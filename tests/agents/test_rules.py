@@ -99,7 +99,7 @@ def level(wait: dict[int, float], cost: dict[int, float]) -> float:
 
 
 def least_makespans(wait: np.ndarray, cost: np.ndarray, k: int, with_local: bool) -> np.ndarray:
-    """Of all sets of at most k servers, by trying each; a selected server's wait counts."""
+    """The least makespans of sets of at most k servers, by trying each; a selected server's wait counts."""
     num_states, num_servers = wait.shape
     found = np.full(num_states, np.inf)
     for size in range(1, min(k, num_servers) + 1):

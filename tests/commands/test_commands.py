@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
 import subprocess
 import sys
@@ -11,6 +13,8 @@ import pandas as pd
 import pytest
 from helpers.command_lines import command
 from helpers.paths import GOLDEN, ROOT
+
+from amco_jax import Comparison, Evaluation, Sensitivity, Study, Sweep, Training, Tuning
 
 QUICK = ["--set", "num_tasks=5", "num_slots=4", "--seeds", "8"]
 
@@ -32,6 +36,37 @@ def test_help_imports_nothing_slow_that_only_some_studies_need():
         "assert not slow & {*sys.modules}, slow & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    ("name", "study"),
+    [
+        ("sweep", Sweep),
+        ("train", Training),
+        ("compare", Comparison),
+        ("tune", Tuning),
+        ("evaluate", Evaluation),
+        ("sensitivity", Sensitivity),
+    ],
+)
+def test_commands_and_studies_have_the_same_defaults(name: str, study: type[Study]):
+    arguments = importlib.import_module(f"amco_jax.commands.{name}").Arguments
+    of_command = {field.name: field.default for field in dataclasses.fields(arguments)}
+    of_study = {
+        field.name: field.default
+        for field in dataclasses.fields(study)
+        if field.default is not dataclasses.MISSING and field.name in of_command
+    }
+    del of_study["scenario"]  # of which a command takes the name
+    assert {"metrics", "seeds", "physics"} <= of_study.keys()
+    assert of_study == {field: of_command[field] for field in of_study}
+
+
+def test_reproduce_always_resumes(tmp_path):
+    refused = command("reproduce", "--no-resume", "--out", tmp_path / "out")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("error: resume: false; legal: true")
+    assert not any(tmp_path.iterdir())
 
 
 def test_sweep_writes_tables_figures_and_manifest(tmp_path):

@@ -31,7 +31,7 @@ SETTINGS = PPOSettings(
 )
 METHOD = Method("tiny-ppo", training=PPO(settings=SETTINGS))
 EPISODES = 7
-"""Of 6 slots: rollouts of 8 slots begin and end inside of episodes."""
+"""Episodes of 6 slots: rollouts of 8 slots begin and end inside of episodes."""
 
 
 def cell_of(scenario: Scenario = TINY, episodes: int = EPISODES, **changes: Any) -> Cell:
@@ -65,7 +65,7 @@ def base() -> Any:
 
 
 def test_learning_steps_come_after_each_rollout(base: Any):
-    """Of 8 slots, over episodes of 6: none ends in the first episode, nor in the fifth."""
+    """Rollouts of 8 slots over episodes of 6: none ends in the first episode, nor in the fifth."""
     _, curves = base
     ends = {slot // 6 for slot in range(7, EPISODES * 6, 8)}
     learnt = np.isfinite(curves.logs["value_loss"])

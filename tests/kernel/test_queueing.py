@@ -25,7 +25,7 @@ from amco_jax.study.simulate import simulate
 from amco_jax.workload import tables_of, workload_of
 
 CONFIDENCE = 0.9999
-"""Of the intervals in which theory must lie; seeds are fixed, and so are the outcomes"""
+"""The confidence of the intervals in which theory must lie; seeds are fixed, and so are the outcomes"""
 
 
 def queue(**changes: Any) -> Scenario:

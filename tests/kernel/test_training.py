@@ -238,7 +238,7 @@ def arrivals_of(seed: int, episode: int) -> np.ndarray:
 
 
 def test_replays_hold_the_slots_of_all_episodes_but_their_first():
-    """With what follows the last position: the next slot's first task and backlog, also at the very end."""
+    """What follows the last position, the next slot's first task and backlog, is there, also at the end."""
     episodes, each, n = 2, TINY.num_slots - 1, TINY.num_tasks
     replay = train_cells([BASE], cuts=(episodes,))[0].state.memory
     assert replay.reward.shape[2] > episodes * each
@@ -258,7 +258,7 @@ def test_replays_hold_the_slots_of_all_episodes_but_their_first():
 
 
 class Outcome(NamedTuple):
-    """Of two episodes."""
+    """The states and draws of two episodes."""
 
     first: TrainingState
     last: TrainingState
@@ -357,14 +357,14 @@ def test_agents_draw_apart_from_each_other(outcomes: dict[str, Outcome]):
 
 
 def test_every_learning_step_draws_apart_from_all_others(outcomes: dict[str, Outcome]):
-    """Of each agent, in each slot and episode, and each time that it is repeated."""
+    """The draws of each agent, in each slot and episode, and each time that it is repeated."""
     draws = np.stack(outcomes["many"].draws)
     assert draws.shape == (2 * 2 * (2 * TINY.num_slots - 3), 4)
     assert len(np.unique(draws)) == draws.size
 
 
 def test_episodes_of_one_slot_teach_nothing():
-    """Of slot 0 nothing is stored; and a fleet of one server has one set to choose."""
+    """Nothing is stored of slot 0; and a fleet of one server has one set to choose."""
     lonely = Scenario(num_servers=1, num_tasks=2, num_slots=1, arrival_prob=1.0)
     run = compiled_training(METHOD, lonely, 3, 5)
     first, last, curve = run(hyper_of(METHOD, learn_after=0, learn_interval=1), np.uint32(0))

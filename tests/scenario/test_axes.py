@@ -12,9 +12,10 @@ import pytest
 from helpers.request_logs import HEADER, cuts_of, small_rows, write
 
 from amco_jax import InputError, Method, Scenario, get_method, load_scenario
-from amco_jax.scenario.axes import axes_of, get_axis
+from amco_jax.scenario.axes import AXES, axes_of, get_axis
 from amco_jax.scenario.presets import PRESETS
 from amco_jax.study.sweep import Sweep
+from amco_jax.workload import PROCESSES
 
 SERVICE = PRESETS["jetson-sd15"]
 SCENARIOS: dict[str, Any] = {
@@ -120,7 +121,15 @@ def test_a_log_shorter_than_an_episode_is_played_more_slowly(tmp_path: Path):
     assert load_scenario("default").time_scale == 1
 
 
+def test_every_field_but_tables_and_the_warm_up_can_be_swept():
+    fields = {field.name for field in dataclasses.fields(Scenario)}
+    swept = AXES.keys() | {name for process in PROCESSES.values() for name in process.varied}
+    assert fields - swept == {"service", "trace", "warmup"}
+
+
 def test_what_a_sweep_cannot_be_over_is_told():
+    with pytest.raises(InputError, match="param: order has no values to sweep by default"):
+        job("order", Scenario(timing="continuous"))
     with pytest.raises(InputError, match="time_scale means nothing to arrivals = bernoulli"):
         job("time_scale", Scenario())
     with pytest.raises(InputError, match="burst_slots means nothing to arrivals = poisson"):

@@ -37,7 +37,7 @@ def sums_of(
 
 @pytest.fixture(scope="module")
 def by_batch() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of the overloaded scenario, in batches of five slots: differences between warm-ups.
+    """Pilot runs of the overloaded scenario, in batches of five slots: differences between warm-ups.
 
     First those of makespans, then those of response times.
     """

@@ -14,6 +14,7 @@ from helpers.studies import carry_out
 from scipy import stats
 
 from amco_jax import Execution, InputError, Method, Scenario, Sweep, per_task
+from amco_jax.params import ORDERS, TIMINGS
 from amco_jax.results.output import Output
 from amco_jax.scenario.axes import apply_settings, parse_settings, parse_value
 from amco_jax.stats import mean_interval, rate_interval, ratio_interval
@@ -64,6 +65,19 @@ def test_a_value_that_is_cut_into_units_is_summarised_as_a_whole():
     pieces = run(seeds=300, execution=Execution(unit_seconds=1e-6))
     assert pieces.manifest["units"] > whole.manifest["units"]
     pd.testing.assert_frame_equal(whole.summary, pieces.summary)
+
+
+@pytest.mark.parametrize(("param", "values"), [("order", ORDERS), ("timing", TIMINGS)])
+def test_orders_and_timings_are_swept_as_words(param: str, values: tuple[str, ...]):
+    base = SMALL.replace(arrival_prob=0.9, deadline=0.2)
+    swept = run(param, None, ("optimal",), scenario=base).rows.set_index("value")
+    assert list(dict.fromkeys(swept.index)) == list(values)
+    makespans = set()
+    for value in values:
+        alone = run("deadline", [0.2], ("optimal",), scenario=base.replace(**{param: value})).rows
+        np.testing.assert_array_equal(swept.loc[[value], "makespan_mean_s"], alone["makespan_mean_s"])
+        makespans.add(alone["makespan_mean_s"].mean())
+    assert len(makespans) == len(values)
 
 
 def test_seeds_without_tasks_count_for_nothing_and_are_told():

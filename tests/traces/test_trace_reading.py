@@ -24,7 +24,7 @@ Form = Callable[[Any], Any]
 
 
 def times() -> list[Any]:
-    """To the quarter of a second, so that floats of nanoseconds hold them."""
+    """Times to the quarter of a second, so that floats of nanoseconds hold them."""
     gaps = np.random.default_rng(3).integers(1, 40, NUMBER) / 4
     return [START + pd.Timedelta(seconds=float(s)) for s in np.cumsum(gaps)]
 

@@ -171,7 +171,7 @@ def _rows_up_to(
 
 _SHELF = 16
 _WORD = 32
-_MOST_ROWS = 2**30
+_MAX_ROWS = 2**30
 
 
 def _words(present: Bool[Array, " max_tasks"]) -> UInt32[Array, " words"]:
@@ -214,4 +214,4 @@ def rows_for(capacity: int, scenario: Scenario) -> int:
     deviation = math.sqrt(variance)
     # The smallest x with x² · mean - 5 · x · deviation ≥ capacity, where x² is the number of rows.
     root = (5 * deviation + math.sqrt(25 * deviation**2 + 4 * mean * capacity)) / (2 * mean)
-    return min(math.ceil(root**2), _MOST_ROWS)
+    return min(math.ceil(root**2), _MAX_ROWS)

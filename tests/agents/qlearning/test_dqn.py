@@ -163,7 +163,7 @@ def test_loss_is_the_formula(double_q: bool, error_limit: float):
 
 
 def output_gradient(error_limit: float, batch: Batch) -> np.ndarray:
-    """Of the loss by the biases of the outputs, read from Adam's first moment after one step."""
+    """The gradient of the loss by the biases of the outputs, read from Adam's first moment after one step."""
     learner = new_learner(QSettings())
     learner, _ = one_step(learner, batch, error_limit=error_limit, discount=0.0)
     moment: Any = learner.optimiser

@@ -28,7 +28,7 @@ REGRET = QLearning(actions=nonempty_sets, settings=QSettings(reward="regret"))
 
 
 def outcome(selected: Sequence[bool], wait: Sequence[float]) -> tuple[Decision, TaskView]:
-    """Of a task that takes 1 s on either of two servers, with a deadline of 1 s."""
+    """The decision and the view of a task that takes 1 s on either of two servers, with a deadline of 1 s."""
     params: Any = Scenario(num_servers=2, deadline=1.0).params()
     task = Task(jnp.asarray(True), jnp.float32(1), jnp.float32(1))
     waits, cost, chosen = jnp.asarray(wait, jnp.float32), jnp.ones(2), jnp.asarray(selected)
