@@ -85,7 +85,8 @@ def test_a_user_without_name_home_or_cache(plain: Path, tmp_path: Path):
     tmp_path.chmod(0o777)
     for parent in list(tmp_path.parents)[:3]:
         parent.chmod(0o755)
-    done = shell("exec setpriv --reuid 12345 --clear-groups $SWEEP --out out", tmp_path, HOME=None, XDG_CACHE_HOME=None)
+    nobody = "exec setpriv --reuid 12345 --clear-groups"
+    done = shell(f"{nobody} $SWEEP --out out", tmp_path, HOME=None, XDG_CACHE_HOME=None)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("compiled programs are not cached: there is no home directory\n") == 1
     found = tmp_path / "out"
