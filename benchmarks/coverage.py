@@ -1,4 +1,4 @@
-"""Measure the coverage of the intervals of rates, of their differences and of pooled quantiles.
+"""Measure the coverage of the intervals of rates and of their differences, of shares and of pooled quantiles.
 
 It prints the tables of docs/statistics.md. Rates come from beta-binomial seeds of about 450 tasks, and from
 seeds of which only few have any miss. `--quick` draws a tenth of the samples.
@@ -14,6 +14,7 @@ import numpy as np
 from amco_jax.metrics import LEVELS
 from amco_jax.stats import (
     Interval,
+    beyond_bounds,
     mean_interval,
     pooled_quantiles,
     rate_difference_interval,
@@ -114,6 +115,24 @@ def differences(samples: dict[int, int]) -> None:
             row(f"{p:g}, {correlation:g}", f"{kind} × {share:g}", *cells)
 
 
+def shares(samples: dict[int, int]) -> None:
+    """Coverage of the mean of shares that are 1 in most seeds, with and without `beyond_bounds`."""
+    row("share of seeds below 1", "their shares", *(f"n = {n}: extended, mean, all 1 [%]" for n in SEEDS))
+    row(*["---"] * (2 + len(SEEDS)))
+    for q in (0.003, 0.03, 0.1, 0.3):
+        for name, a, b in (("0", 1e-9, 1.0), ("uniform", 1.0, 1.0), ("near 0.9", 90.0, 10.0)):
+            cells, truth = [], 1 - q + q * a / (a + b)
+            for n in SEEDS:
+                rng, shape = np.random.default_rng(n), (n, samples[n])
+                found = np.where(rng.random(shape) < q, rng.beta(a, b, shape), 1.0)
+                usual = mean_interval(found)
+                clipped = Interval(usual.estimate, usual.low, np.minimum(usual.high, 1.0))
+                extended = beyond_bounds(clipped, n, 0.0, 1.0)
+                alike = 100 * np.mean(np.all(found == 1.0, axis=0))
+                cells.append(f"**{covers(extended, truth):.1f}** {covers(clipped, truth):.1f} {alike:.0f}")
+            row(f"{100 * q:g} %", name, *cells)
+
+
 def quantiles(samples: dict[int, int]) -> None:
     """Coverage of pooled quantiles, and their error relative to the quantiles of the tasks themselves."""
     at = np.array([0.5, 0.95, 0.99])
@@ -148,6 +167,6 @@ def quantiles(samples: dict[int, int]) -> None:
 if __name__ == "__main__":
     scale = 10 if "--quick" in sys.argv else 1
     chosen = {n: count // scale for n, count in SAMPLES.items()}
-    for table in (rates, differences, quantiles):
+    for table in (rates, differences, shares, quantiles):
         table(chosen)
         print()

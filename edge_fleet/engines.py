@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from amco_jax.errors import InputError, check_choice, check_whole
+from amco_jax.extras import load_package
 from sd_repair.classical import CLASSICAL, repair_classical
 from sd_repair.images import check_image, check_mask
-from sd_repair.packages import load_package
 from sd_repair.pipeline import HUB_ID, load_model, prepare
 from sd_repair.repair import Settings, repair
 
@@ -85,14 +85,14 @@ def load_engine(settings: EngineSettings) -> Engine:
 
 def _loaded(settings: EngineSettings) -> Engine:
     if settings.engine == "classical":
-        load_package("cv2").setNumThreads(settings.threads)
+        load_package("cv2", "sd").setNumThreads(settings.threads)
 
         def inpaint(images: Images, masks: Masks, seeds: Sequence[int], steps: int) -> Images:
             pairs = zip(images, masks, strict=True)
             return np.stack([repair_classical(settings.inpainting, image, mask) for image, mask in pairs])
 
         return inpaint
-    load_package("torch").set_num_threads(settings.threads)
+    load_package("torch", "sd").set_num_threads(settings.threads)
     model = _model(settings)
 
     def diffuse(images: Images, masks: Masks, seeds: Sequence[int], steps: int) -> Images:

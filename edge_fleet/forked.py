@@ -99,11 +99,8 @@ def _work(
     answer: int,
 ) -> Any:
     # gRPC must not be started before the fork.
-    from edge_fleet.packages import quiet_grpc
     from edge_fleet.security import Address, Keys
     from edge_fleet.worker import Worker, serve
-
-    quiet_grpc()
 
     def watch() -> None:
         os.read(lifeline, 1)  # ends when the parent does

@@ -60,12 +60,14 @@ def cables(rates: Sequence[float]) -> Iterator[Cables]:
     first = random.SystemRandom().randrange(_BLOCK.num_addresses // 4 - len(rates) - 1) * 4
     hosts = [str(_BLOCK[first + 4 * number + 2]) for number in range(len(rates) + 1)]
     _run("ip", "netns", "add", name)
+    made: list[str] = []
     try:
         inside = "ip", "netns", "exec", name
         _run(*inside, "ip", "link", "set", "lo", "up")
         for number, rate in enumerate([None, *rates]):
             here, there = f"amco{os.getpid()}.{number}", f"station{number}"
             _run("ip", "link", "add", here, "type", "veth", "peer", "name", there, "netns", name)
+            made.append(here)
             for words, link, offset in (((), here, 1), (inside, there, 2)):
                 address = f"{_BLOCK[first + 4 * number + offset]}/30"
                 _run(*words, "ip", "address", "add", address, "dev", link)
@@ -74,9 +76,10 @@ def cables(rates: Sequence[float]) -> Iterator[Cables]:
                     _run(*words, "tc", "qdisc", "add", "dev", link, "root", *_bucket(rate))
         yield Cables(name, hosts[0], hosts[1:])
     finally:
-        # The cables end with the namespace.
-        with contextlib.suppress(InputError):
-            _run("ip", "netns", "delete", name)
+        # The cables would end with the namespace, but at some later time, and their names are used again.
+        for words in (*(("link", "delete", here) for here in made), ("netns", "delete", name)):
+            with contextlib.suppress(InputError):
+                _run("ip", *words)
 
 
 def _bucket(rate: float) -> tuple[str, ...]:

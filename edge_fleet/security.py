@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from amco_jax.errors import InputError
-from edge_fleet.packages import load_package
+from amco_jax.extras import load_package
 
 TOKEN, CERTIFICATE, KEY = "token", "certificate.pem", "key.pem"
 NAME = "amco-fleet"
@@ -98,10 +98,10 @@ def new_keys() -> Keys:
     Raises:
       InputError: `cryptography` is not installed.
     """
-    x509 = load_package("cryptography.x509")
-    ec = load_package("cryptography.hazmat.primitives.asymmetric.ec")
-    hashes = load_package("cryptography.hazmat.primitives.hashes")
-    serialization = load_package("cryptography.hazmat.primitives.serialization")
+    x509 = load_package("cryptography.x509", "fleet")
+    ec = load_package("cryptography.hazmat.primitives.asymmetric.ec", "fleet")
+    hashes = load_package("cryptography.hazmat.primitives.hashes", "fleet")
+    serialization = load_package("cryptography.hazmat.primitives.serialization", "fleet")
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, NAME)])
     now = datetime.datetime.now(datetime.UTC)

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from amco_jax.errors import InputError
+from amco_jax.extras import load_package
 from amco_jax.results.files import replacing
-from sd_repair.packages import load_package
 
 Image = UInt8[np.ndarray, "height width 3"]
 Mask = Bool[np.ndarray, "height width"]
@@ -30,7 +30,7 @@ _WRITTEN = (".png", ".bmp", ".tif", ".tiff")
 
 def astronaut() -> Image:
     """scikit-image's photograph of Eileen Collins by NASA, 512 x 512, in the public domain."""
-    return load_package("skimage.data").astronaut()
+    return load_package("skimage.data", "sd").astronaut()
 
 
 def check_image(image: Any, field: str = "image") -> Image:
@@ -158,4 +158,4 @@ def centre(array: np.ndarray) -> np.ndarray:
 
 
 def _pillow(module: str = "Image") -> Any:
-    return load_package(f"PIL.{module}")
+    return load_package(f"PIL.{module}", "sd")

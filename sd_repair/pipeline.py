@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from amco_jax.errors import InputError, check_choice
-from sd_repair.packages import load_package
+from amco_jax.extras import load_package
 
 HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 NETWORKS = ("unet", "vae", "text_encoder")
@@ -186,7 +186,7 @@ def check_device(device: str) -> str:
     Raises:
       InputError: this machine has no such device.
     """
-    torch = load_package("torch")
+    torch = load_package("torch", "sd")
     if device == "auto":
         if torch.cuda.is_available():
             return "cuda"
@@ -210,7 +210,7 @@ def check_dtype(dtype: str, device: str) -> Any:
         dtype = "float32" if device == "cpu" else "float16"
     if dtype == "float16" and device == "cpu":
         raise InputError("dtype: 'float16' on a CPU; legal: float32, bfloat16")
-    return getattr(load_package("torch"), dtype)
+    return getattr(load_package("torch", "sd"), dtype)
 
 
 def _config_of(file: Path, config: Path | None) -> Path:
@@ -228,10 +228,10 @@ def _config_of(file: Path, config: Path | None) -> Path:
 def load_diffusers() -> Any:
     """Import diffusers and transformers, and silence their progress bars and log messages."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    diffusers = load_package("diffusers")
+    diffusers = load_package("diffusers", "sd")
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
-    logging = load_package("transformers.utils.logging")
+    logging = load_package("transformers.utils.logging", "sd")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     return diffusers

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from amco_jax.extras import load_package
 from sd_repair.images import Image, Mask, check_image, check_mask
-from sd_repair.packages import load_package
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ def measure(truth: Image, repaired: Image, mask: Mask) -> Quality:
     Raises:
       InputError: an image or the mask is bad, or the extra `sd` is not installed.
     """
-    metrics = load_package("skimage.metrics")
+    metrics = load_package("skimage.metrics", "sd")
     truth, repaired = check_image(truth, "truth"), check_image(repaired, "repaired")
     mask = check_mask(mask, truth)
     error = float(np.mean((truth[mask].astype(float) - repaired[mask]) ** 2))

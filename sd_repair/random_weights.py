@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sd_repair.packages import load_package
+from amco_jax.extras import load_package
 from sd_repair.pipeline import load_diffusers
 from sd_repair.repair import SCHEDULE
 
@@ -19,7 +19,11 @@ def random_pipeline(tiny: bool = False, seed: int = 0, dtype: str = "float32") -
     It has 860 M parameters in the UNet, 84 M in the VAE and 123 M in the text encoder or, with `tiny`, less
     than one million in total. The tokenizer knows only single letters.
     """
-    torch, diffusers, transformers = load_package("torch"), load_diffusers(), load_package("transformers")
+    torch, diffusers, transformers = (
+        load_package("torch", "sd"),
+        load_diffusers(),
+        load_package("transformers", "sd"),
+    )
     default = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))
     try:
@@ -49,7 +53,7 @@ def letter_tokenizer() -> Any:
     letters = "abcdefghijklmnopqrstuvwxyz0123456789,.;:!?'-"
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: index for index, word in enumerate(words)}
-    return load_package("transformers").CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
+    return load_package("transformers", "sd").CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
 
 
 def _unet(tiny: bool) -> dict[str, Any]:

@@ -45,7 +45,13 @@ PUBLISHED_PHYSICS: dict[str, Physics] = {
 COMMON_PHYSICS = {"unified": UNIFIED, "conserving": CONSERVING, "serial": SERIAL}
 """Physics that are the same for all methods"""
 
-PHYSICS = ("unified", "published", "conserving", "serial")
+PHYSICS = {
+    "unified": "one model for all methods",
+    "published": "the model of each method's published code",
+    "conserving": "the unified model with links that carry over",
+    "serial": "the conserving model with links that send one thing after another",
+}
+"""The variants of the physics, and what they are"""
 
 BOUND = "bound"
 """The name of the lower bound on all methods"""

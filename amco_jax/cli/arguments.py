@@ -19,7 +19,8 @@ import tyro
 from amco_jax.cli import console  # before anything that imports JAX
 
 # isort: split
-from amco_jax.agents.methods import Method, get_allocator, get_method
+from amco_jax.agents.methods import PHYSICS, Method, get_allocator, get_method
+from amco_jax.alloc import ALLOCATORS
 from amco_jax.compile.runtime import check_devices, check_xla_flags, configure
 from amco_jax.errors import InputError
 from amco_jax.identity import attribute_of
@@ -33,6 +34,18 @@ from amco_jax.study.run import run_study
 
 Args = TypeVar("Args")
 T = TypeVar("T")
+
+
+def physics_argument(by_default: str = "") -> Any:
+    """The help of an argument that is a variant of the physics."""
+    return tyro.conf.arg(
+        help="; ".join(f"{name}: {words}" for name, words in PHYSICS.items()) + by_default + "."
+    )
+
+
+def allocator_argument(by_default: str) -> Any:
+    """The help of an argument that is the name of an allocator."""
+    return tyro.conf.arg(help=f"{', '.join(ALLOCATORS)}; by default, {by_default}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
-from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_method, load_metrics
+from amco_jax.cli.arguments import (
+    ScenarioArguments,
+    StudyArguments,
+    load_method,
+    load_metrics,
+    physics_argument,
+)
 from amco_jax.report.terminal import print_comparison
 from amco_jax.study.compare import PAPER_METHODS, Comparison
 
@@ -21,8 +28,10 @@ class Arguments(ScenarioArguments, StudyArguments):
     """Number of training episodes."""
     last: int = 50
     """Number of last episodes whose mean is the final makespan."""
-    physics: tuple[str, ...] = ("published", "unified")
-    """The variants of the physics; methods are compared within each one."""
+    physics: Annotated[tuple[str, ...], physics_argument(". Methods are compared within each one")] = (
+        "published",
+        "unified",
+    )
 
 
 def main(args: Arguments) -> None:

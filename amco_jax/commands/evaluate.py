@@ -15,6 +15,7 @@ from amco_jax.cli.arguments import (
     TraceArguments,
     load_method,
     load_metrics,
+    physics_argument,
 )
 from amco_jax.report.terminal import print_evaluation
 from amco_jax.scenario.axes import apply_settings, load_with_settings
@@ -35,8 +36,7 @@ class Arguments(SettingsArguments, TraceArguments, ProgramArguments, StudyArgume
     """Number of seeds, from the first one on; by default, all that were trained."""
     episodes: int = 1
     """Number of episodes per seed."""
-    physics: str | None = None
-    """unified, published, conserving or serial; by default, that of the training."""
+    physics: Annotated[str | None, physics_argument("; by default, that of the training")] = None
 
 
 def main(args: Arguments) -> None:

@@ -9,8 +9,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from amco_jax.alloc import ALLOCATORS
-from amco_jax.cli.arguments import ProgramArguments, load_method
+from amco_jax.cli.arguments import ProgramArguments, allocator_argument, load_method, physics_argument
 from amco_jax.kernel.recording import load_recording, replay
 from amco_jax.results.files import replacing
 
@@ -22,13 +21,8 @@ class Arguments(ProgramArguments):
     rate_mbit_per_s, deadline_s and, unless --method is given, selected; see docs/model.md."""
     out: Path
     """The .npz file to write."""
-    physics: str = "unified"
-    """unified: one model for all methods; published: the model of the method's published code; conserving or
-    serial: the unified model with links that carry over, or that also send one thing after another."""
-    allocator: Annotated[
-        str | None,
-        tyro.conf.arg(help=f"{', '.join(ALLOCATORS)}; by default, that of the recording, or else cwa."),
-    ] = None
+    physics: Annotated[str, physics_argument()] = "unified"
+    allocator: Annotated[str | None, allocator_argument("that of the recording, or else cwa")] = None
     method: str | None = None
     """The method that chooses the sets of servers; by default, the recorded sets are used."""
     precision: str = "float32"

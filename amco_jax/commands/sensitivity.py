@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
-from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_method, load_metrics
+from amco_jax.cli.arguments import (
+    ScenarioArguments,
+    StudyArguments,
+    load_method,
+    load_metrics,
+    physics_argument,
+)
 from amco_jax.report.terminal import print_sensitivity
 from amco_jax.study.sensitivity import METHODS, Sensitivity
 
@@ -20,9 +27,7 @@ class Arguments(ScenarioArguments, StudyArguments):
     """Number of seeds per method; a seed gives all of them the same arrivals."""
     first_seed: int = 0
     """The seeds are first_seed, first_seed + 1, ..."""
-    physics: str = "unified"
-    """unified: one model for all methods; published: the model of each method's published code; conserving or
-    serial: the unified model with links that carry over, or that also send one thing after another."""
+    physics: Annotated[str, physics_argument()] = "unified"
 
 
 def main(args: Arguments) -> None:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
-from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_method, load_metrics
+from amco_jax.cli.arguments import (
+    ScenarioArguments,
+    StudyArguments,
+    load_method,
+    load_metrics,
+    physics_argument,
+)
 from amco_jax.report.terminal import print_summary
 from amco_jax.scenario.axes import parse_value
 from amco_jax.study.sweep import DEFAULT_METHODS, EPISODES, TRAINED_SEEDS, Sweep
@@ -29,9 +36,7 @@ class Arguments(ScenarioArguments, StudyArguments):
     """Maximum number of seeds for trained methods, which use the first ones."""
     episodes: int = EPISODES
     """Number of training episodes for each value and seed."""
-    physics: str = "unified"
-    """unified: one model for all methods; published: the model of each method's published code; conserving or
-    serial: the unified model with links that carry over, or that also send one thing after another."""
+    physics: Annotated[str, physics_argument()] = "unified"
 
 
 def main(args: Arguments) -> None:

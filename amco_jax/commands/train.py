@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated
 
-import tyro
-
-from amco_jax.alloc import ALLOCATORS
-from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_metrics, load_trained_method
+from amco_jax.cli.arguments import (
+    ScenarioArguments,
+    StudyArguments,
+    allocator_argument,
+    load_metrics,
+    load_trained_method,
+    physics_argument,
+)
 from amco_jax.report.terminal import print_training
 from amco_jax.study.train import Training
 
@@ -24,12 +28,8 @@ class Arguments(ScenarioArguments, StudyArguments):
     episodes: int | None = None
     """Number of training episodes; by default, the method's own: for the paper's
     methods, that of the published run."""
-    physics: str = "unified"
-    """unified: one model for all methods; published: the model of the method's published code; conserving or
-    serial: the unified model with links that carry over, or that also send one thing after another."""
-    allocator: Annotated[
-        str | None, tyro.conf.arg(help=f"{', '.join(ALLOCATORS)}; by default, the method's own.")
-    ] = None
+    physics: Annotated[str, physics_argument()] = "unified"
+    allocator: Annotated[str | None, allocator_argument("the method's own")] = None
     learn: tuple[str, ...] = ()
     """Changes to the method's settings, as field=value ..., such as discount=0 hidden=64-64."""
 

@@ -5,11 +5,18 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 
-from amco_jax.cli.arguments import ScenarioArguments, StudyArguments, load_metrics, load_trained_method
+from amco_jax.cli.arguments import (
+    ScenarioArguments,
+    StudyArguments,
+    load_metrics,
+    load_trained_method,
+    physics_argument,
+)
 from amco_jax.report.terminal import print_tuning
 from amco_jax.scenario.axes import parse_assignments, parse_value
 from amco_jax.study.tune import Tuning
@@ -37,8 +44,7 @@ class Arguments(ScenarioArguments, StudyArguments):
     """A seed counts as good if its makespan exceeds the reference's by at most this share."""
     reference: str = "optimal"
     """The rule whose makespan is the reference."""
-    physics: str = "unified"
-    """unified, published, conserving or serial."""
+    physics: Annotated[str, physics_argument()] = "unified"
 
 
 def main(args: Arguments) -> None:

@@ -29,7 +29,7 @@ from amco_jax.stats.intervals import (
 )
 from amco_jax.stats.proportions import rate_difference_interval, rate_interval, rate_reduction_interval
 from amco_jax.stats.quantiles import pooled_quantiles
-from amco_jax.stats.shares import jain_index
+from amco_jax.stats.shares import beyond_bounds, jain_index
 from amco_jax.stats.stationarity import (
     batch_means_interval,
     lag_one_correlation,
@@ -45,6 +45,7 @@ __all__ = [
     "RatioMoments",
     "aggregate_interval",
     "batch_means_interval",
+    "beyond_bounds",
     "bootstrap_interval",
     "cluster_totals",
     "holm",

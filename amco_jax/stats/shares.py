@@ -1,8 +1,11 @@
-"""Jain's fairness index."""
+"""Quantities with bounds, such as shares: Jain's fairness index, and intervals at a bound."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from amco_jax.stats.intervals import CONFIDENCE, Interval
 
 
 def jain_index(shares: np.ndarray) -> np.ndarray:
@@ -16,3 +19,35 @@ def jain_index(shares: np.ndarray) -> np.ndarray:
     count = np.count_nonzero(~np.isnan(shares), axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.nansum(shares, axis=-1) ** 2 / (count * np.nansum(shares**2, axis=-1))
+
+
+def beyond_bounds(
+    interval: Interval,
+    num_clusters: ArrayLike,
+    least: ArrayLike,
+    most: ArrayLike,
+    confidence: float = CONFIDENCE,
+) -> Interval:
+    """The interval of a mean over clusters, extended if all have the least or all the largest possible value.
+
+    The variance between such clusters is 0, but others may differ. If a cluster differs with probability q, n
+    clusters are alike with probability (1 - q)ⁿ, and the mean is at most q of the range away from the bound.
+    An interval that has a width stays as it is, as does that of a quantity without a largest value.
+
+    Args:
+      interval: arrays of one shape.
+      num_clusters: n, broadcast against them.
+      least: the least possible value, likewise.
+      most: the largest possible value, likewise; may be infinite.
+
+    Source: Clopper and Pearson (1934), see `rate_interval`, for the probability that none of n differs.
+    """
+    estimate, low, high = interval
+    least, most = np.asarray(least, np.float64), np.asarray(most, np.float64)
+    span = np.where(np.isfinite(most - least), most - least, 0.0)
+    tail = (1 - confidence) / 2
+    away = span * (1 - tail ** (1 / np.maximum(num_clusters, 1)))
+    alike = low == high
+    high = np.where(alike & (estimate == least), np.maximum(high, estimate + away), high)
+    low = np.where(alike & (estimate == most), np.minimum(low, estimate - away), low)
+    return Interval(estimate, low, high)

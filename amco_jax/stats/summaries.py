@@ -19,9 +19,9 @@ import pandas as pd
 from amco_jax.errors import InputError
 from amco_jax.metrics import EPISODE, LEVELS, NUM_TASKS, TASK, Column
 from amco_jax.stats import (
-    CONFIDENCE,
     Interval,
     RatioMoments,
+    beyond_bounds,
     cluster_totals,
     jain_index,
     pooled_quantiles,
@@ -254,29 +254,8 @@ def summarise(
     numbers[..., 2] = np.minimum(numbers[..., 2], most)
     frame = pd.DataFrame(names, columns=[*keys, *SUMMARY[:-3]])
     clusters = frame["n_clusters"].to_numpy().reshape(numbers.shape[:2])
-    numbers[..., 1:] = _beyond_a_bound(numbers, clusters, least, most)
-    return frame.assign(**dict(zip(SUMMARY[-3:], numbers.reshape(-1, 3).T, strict=True)))
-
-
-def _beyond_a_bound(numbers: np.ndarray, clusters: np.ndarray, least: Any, most: Any) -> np.ndarray:
-    """The intervals, extended where all clusters have the least or the largest possible value.
-
-    The variance between such clusters is 0, but others may differ. If a cluster differs with probability q, n
-    clusters are alike with probability (1 - q)ⁿ, and the mean is at most q of the range away from the bound.
-
-    Args:
-      numbers: `[groups, columns, 3]`: estimates and their bounds.
-      clusters: `[groups, columns]`
-      least, most: `[columns]`
-    """
-    estimate, low, high = np.moveaxis(numbers, -1, 0)
-    span = np.where(np.isfinite(most - least), most - least, 0.0)  # without a range, nothing is known
-    tail = (1 - CONFIDENCE) / 2
-    away = span * (1 - tail ** (1 / np.maximum(clusters, 1)))
-    alike = low == high
-    high = np.where(alike & (estimate == least), np.maximum(high, estimate + away), high)
-    low = np.where(alike & (estimate == most), np.minimum(low, estimate - away), low)
-    return np.stack([low, high], axis=-1)
+    interval = beyond_bounds(Interval(*np.moveaxis(numbers, -1, 0)), clusters, least, most)
+    return frame.assign(**{name: each.reshape(-1) for name, each in zip(SUMMARY[-3:], interval, strict=True)})
 
 
 def learning_sums(rows: pd.DataFrame, column: Column) -> tuple[np.ndarray, np.ndarray]:

@@ -50,7 +50,7 @@ class Comparison(Study):
     last: int = 50
     """Number of last episodes whose mean is the final makespan."""
     physics: Sequence[str] = ("published", "unified")
-    """The variants of the physics; methods are compared within each one."""
+    """The variants of the physics, names in `PHYSICS`; methods are compared within each one."""
 
     def __post_init__(self):
         _ = self.measured

@@ -17,6 +17,7 @@ import jax
 
 from amco_jax.compile.runtime import configure
 from amco_jax.errors import InputError, check_choice, check_number, check_whole
+from amco_jax.extras import load_package
 from amco_jax.identity import code_version
 from amco_jax.results.provenance import package_versions
 from amco_jax.results.store import Store
@@ -212,10 +213,7 @@ def connect_to_ray(address: str | None) -> Any:
     """
     # Must be set before Ray is imported, as Ray sends usage statistics to its developers by default.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError("engine: ray is not installed; legal: local, or install amco-jax[ray]") from error
+    ray = load_package("ray", "ray")
     # Workers find the user's modules as this process does, and share its cache of compiled programs.
     paths = [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     cached = getattr(jax.config, "jax_enable_compilation_cache", True)

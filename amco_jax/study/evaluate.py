@@ -156,7 +156,7 @@ class Evaluation(Study):
     episodes: int = 1
     """Number of episodes for each seed."""
     physics: str | None = None
-    """`unified` or `published`; by default, that of the training."""
+    """The variant of the physics, a name in `PHYSICS`; by default, that of the training."""
 
     def __post_init__(self):
         _ = self.measured

@@ -51,7 +51,7 @@ class Sensitivity(Study):
     first_seed: int = 0
     """The seeds are first_seed, first_seed + 1, ..."""
     physics: str = "unified"
-    """`unified`, or `published` for the model of each method's published code."""
+    """The variant of the physics, a name in `PHYSICS`."""
 
     def __post_init__(self):
         check_seeds(self.first_seed, self.seeds)

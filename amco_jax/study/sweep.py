@@ -71,7 +71,7 @@ class Sweep(Study):
     episodes: int = EPISODES
     """Number of training episodes for each value and seed."""
     physics: str = "unified"
-    """`unified`, or `published` for the model of each method's published code."""
+    """The variant of the physics, a name in `PHYSICS`."""
 
     def __post_init__(self):
         _ = self.measured  # checks the metrics

@@ -45,7 +45,7 @@ class Training(Study):
     """Number of training episodes; by default, the method's own: for the paper's methods, that
     of the published run."""
     physics: str = "unified"
-    """`unified`, or `published` for the model of the method's published code."""
+    """The variant of the physics, a name in `PHYSICS`."""
 
     def __post_init__(self):
         _ = self.measured

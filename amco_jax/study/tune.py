@@ -75,7 +75,7 @@ class Tuning(Study):
     within: float = 0.03
     """A seed counts as good if its gap is at most this."""
     physics: str = "unified"
-    """`unified`, or `published` for the models of the methods' published codes."""
+    """The variant of the physics, a name in `PHYSICS`."""
     reference: str | Method = "optimal"
     """The rule that gaps are relative to."""
 

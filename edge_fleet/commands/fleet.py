@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,14 +14,14 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from amco_jax.cli.arguments import OutputArguments, ScenarioArguments, load_method
+from amco_jax.cli.arguments import OutputArguments, ScenarioArguments, load_method, physics_argument
 from amco_jax.errors import InputError, check_whole
+from amco_jax.extras import load_package
 from amco_jax.results.files import replacing
 from amco_jax.scenario.axes import parse_assignments, parse_value
 from amco_jax.service.latency import write_table
 from edge_fleet.configuration import FleetSettings, in_fleet, kernel_rates, load_settings
 from edge_fleet.engines import EngineSettings, load_engine
-from edge_fleet.packages import load_package, quiet_grpc
 from edge_fleet.security import Address, Keys, make_keys, parse_address, read_keys
 
 
@@ -79,9 +80,12 @@ class Run(CrewArguments, OutputArguments):
     """The directory of a finished training, whose agents decide instead; see train.py."""
     agent_seed: int | None = None
     """The seed of these agents; by default, the first that was trained."""
-    physics: str = "serial"
-    """The model by which a method decides, and which predicts: serial, whose links are those of a fleet; or
-    unified, published or conserving, as in a sweep."""
+    physics: Annotated[
+        str,
+        physics_argument(
+            ". By it a method decides, and times are predicted; the links of a fleet are serial"
+        ),
+    ] = "serial"
     seed: int = 0
     """Seed of arrivals and images."""
     episodes: int = 1
@@ -176,7 +180,7 @@ class Worker:
         address = parse_address(self.listen)
         keys = None if self.keys is None else read_keys(self.keys, server=True)
         check_exposure(address, keys)
-        server = load_package("edge_fleet.worker")
+        server = load_package("edge_fleet.worker", "fleet")
         engine = load_engine(self.settings)
 
         def listening(port: int) -> None:
@@ -208,7 +212,7 @@ class Status:
         async def ask() -> list[dict[str, Any]]:
             return await asyncio.gather(*(_status(address, keys) for address in addresses))
 
-        load_package("grpc")
+        load_package("grpc", "fleet")
         print_status(asyncio.run(ask()))
 
 
@@ -238,7 +242,8 @@ class Arguments:
 
 
 def main(args: Run | Profile | Worker | Status | MakeKeys) -> None:
-    quiet_grpc()
+    # Before gRPC is first used, here and in workers: otherwise it prints lines about ended connections.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     args.carry_out()
 
 

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from amco_jax.errors import InputError, check_whole
+from amco_jax.extras import load_package
 from amco_jax.results.files import replacing
 from amco_jax.service.latency import write_table
-from sd_repair.packages import load_package
 from sd_repair.pipeline import HUB_ID, Model, check_device, check_dtype, load_diffusers, load_model, prepare
 from sd_repair.profile import Labels, Plan, describe_device, describe_software, print_profile, profile
 
@@ -56,7 +56,7 @@ def main(args: Arguments) -> None:
     if args.out.suffix != ".csv" or not args.out.parent.is_dir():
         raise InputError(f"out: {args.out}; legal: a .csv file in a directory that exists")
     plan = Plan(args.sizes, args.steps, args.batches, args.repeats, args.warm_up, args.guidance)
-    torch = load_package("torch")
+    torch = load_package("torch", "sd")
     if args.threads is not None:
         torch.set_num_threads(check_whole("threads", args.threads, 1, 1024))
     device = check_device(args.device)

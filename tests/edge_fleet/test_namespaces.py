@@ -100,6 +100,9 @@ def test_nothing_is_left_after_a_failure():
         assert names() > before
         _ = 1 / 0
     assert names() == before
+    for _ in range(5):  # at once, with the same names
+        with namespaces.cables([1.0]):
+            pass
     refused(lambda: namespaces.cables([1e-9]).__enter__(), "netns", "--netns")
     assert names() == before
 

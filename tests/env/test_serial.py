@@ -117,4 +117,4 @@ def test_a_request_alone_is_predicted_exactly():
 
 def test_a_lower_bound_is_none_with_serial_links():
     refused(lambda: METHODS["bound"].physics("serial"), "serial", "unified, published, conserving")
-    assert PHYSICS[-1] == "serial"
+    assert "serial" in PHYSICS

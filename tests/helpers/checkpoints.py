@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sd_repair.packages import load_package
+from amco_jax.extras import load_package
 
 UNET = [
     (r"^time_embedding\.linear_(\d)", lambda m: f"time_embed.{2 * int(m[1]) - 2}"),
@@ -59,7 +59,7 @@ def save_single_file(pipeline: Any, path: Path) -> None:
     for name, tensor in pipeline.text_encoder.state_dict().items():
         renamed = name if name.startswith("text_model.") else f"text_model.{name}"
         tensors["cond_stage_model.transformer." + renamed] = tensor
-    load_package("safetensors.torch").save_file(
+    load_package("safetensors.torch", "sd").save_file(
         {name: tensor.contiguous() for name, tensor in tensors.items()}, path
     )
 

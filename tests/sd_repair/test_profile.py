@@ -11,13 +11,13 @@ import pytest
 from helpers.paths import ROOT
 
 from amco_jax.errors import InputError
+from amco_jax.extras import load_package
 from amco_jax.service.latency import COMPONENTS, check_rows, read_table, services
-from sd_repair.packages import load_package
 from sd_repair.pipeline import prepare
 from sd_repair.profile import Labels, Plan, describe_device, describe_software, print_profile, profile
 from sd_repair.random_weights import random_pipeline
 
-torch = load_package("torch")
+torch = load_package("torch", "sd")
 CPU = torch.device("cpu")
 LABELS = Labels("abacus", "sd15-tiny", "random", "float32", "beads 1.0", "counted")
 

@@ -12,16 +12,16 @@ import pytest
 from helpers.checkpoints import save_single_file
 
 from amco_jax.errors import InputError
+from amco_jax.extras import load_package
 from sd_repair.classical import CLASSICAL, repair_classical
 from sd_repair.images import astronaut, corrupt, to_square
 from sd_repair.masks import MASKS, make_mask, pool
-from sd_repair.packages import load_package
 from sd_repair.pipeline import choose_variant, load_model, prepare
 from sd_repair.quality import measure
 from sd_repair.random_weights import random_pipeline
 from sd_repair.repair import SCHEDULE, Settings, denoising, encode_image, encode_prompts, repair
 
-torch = load_package("torch")
+torch = load_package("torch", "sd")
 QUICK = Settings(prompt="a face", negative_prompt="blur", steps=4)
 SIDE = 64
 

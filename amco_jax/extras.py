@@ -1,4 +1,4 @@
-"""The packages of extras, by default of `sd`, imported on first use."""
+"""Modules of packages that come with an extra, imported on first use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from amco_jax.errors import InputError
 
 
-def load_package(name: str, extra: str = "sd") -> Any:
+def load_package(name: str, extra: str) -> Any:
     """Import a module by name.
 
     Args:
