@@ -163,11 +163,44 @@ def pairs_of(
     return found
 
 
+def comparable(study: SavedStudy, column: Column, estimated: pd.DataFrame) -> dict[Any, dict[str, float]]:
+    """The estimates of a metric by condition and method, as if all methods had played the same episodes.
+
+    By default, trained methods have fewer seeds than rules, and the means of any method over some of the
+    seeds and over all of them differ. The estimate of a method that lacks episodes is therefore that of the
+    best method with the most episodes, plus the paired difference from it on common episodes.
+
+    Args:
+      estimated: `means` of the study.
+    """
+    return {
+        condition: _on_same_episodes(
+            study, column, condition, {method: row["estimate"] for method, row in rows.items()}
+        )
+        for condition, rows in estimates_of(estimated, column).items()
+    }
+
+
+def _on_same_episodes(
+    study: SavedStudy, column: Column, condition: Any, values: dict[str, float]
+) -> dict[str, float]:
+    sizes = {method: len(study.groups[method, condition].seed) for method in values}
+    complete = [method for method, size in sizes.items() if size == max(sizes.values())]
+    best = best_of(column, {method: values[method] for method in complete}) or complete
+    changed = dict(values)
+    for method in values.keys() - set(complete):
+        if found := pairs_of(study, method, best[0], [condition]):
+            pairs = Pairs.of(column, list(found.values()), column.weightings[0])
+            changed[method] = values[best[0]] + float(pairs.difference().estimate[0])
+    return changed
+
+
 def best_of(column: Column, estimates: Mapping[str, float]) -> list[str]:
     """The methods whose estimates are the best when rounded to the four digits of the tables.
 
     Args:
-      estimates: the estimate of each method; `REFERENCES` count only if there is nothing else.
+      estimates: the estimate of each method, see `comparable`; `REFERENCES` count only if there is nothing
+        else.
 
     Returns:
       An empty list if all estimates are equal, or if the metric has no better direction.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from amco_jax.report.analysis import (
     baselines_of,
     best_of,
     change_in_training,
+    comparable,
     estimates_of,
     pairs_of,
 )
@@ -65,11 +66,8 @@ def answer_of(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[st
 
 def winners_of(study: SavedStudy, column: Column, estimated: pd.DataFrame) -> dict[Any, list[str]]:
     """The best methods by a metric under each condition; an empty list if all methods are equal."""
-    found = estimates_of(estimated, column)
-    return {
-        condition: best_of(column, {m: row["estimate"] for m, row in found.get(condition, {}).items()})
-        for condition in study.conditions
-    }
+    found = comparable(study, column, estimated)
+    return {condition: best_of(column, found.get(condition, {})) for condition in study.conditions}
 
 
 def _of_sweep(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
@@ -141,7 +139,7 @@ def _of_training(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence
 def _of_tuning(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
     column, condition, reference = study.first, study.conditions[0], study.manifest["reference"]
     rows = {m: row for m, row in estimates_of(estimated, column)[condition].items() if m != reference}
-    if not (order := _ranked(column, rows)):
+    if not (order := _ranked(column, {m: row["estimate"] for m, row in rows.items()})):
         return [_NO_TASKS]
     best, others = order[0], order[1:]
     contrast = _contrast(study, column, condition, best, reference)
@@ -211,11 +209,12 @@ def _best(study: SavedStudy, condition: Any, estimated: pd.DataFrame, baseline: 
     """A clause that names the best methods and compares them with the next best and with a baseline."""
     column = study.first
     rows = estimates_of(estimated, column).get(condition, {})
-    best = best_of(column, {m: row["estimate"] for m, row in rows.items()})
+    values = comparable(study, column, estimated).get(condition, {})
+    best = best_of(column, values)
     if not best:
         return f"no method has a better {column.label} than another"
     text = f"the {column.label} is {_extreme(column)} with {_named(best)}, {_value(column, rows[best[0]])}"
-    others = {m: "the next best" for m in _ranked(column, rows) if m not in best}
+    others = {m: "the next best" for m in _ranked(column, values) if m not in best}
     asked = dict(itertools.islice(others.items(), 1))
     if baseline in others and baseline not in asked:
         asked[baseline] = "the baseline"
@@ -327,9 +326,9 @@ def _value(column: Column, row: dict[str, Any]) -> str:
     return f"{estimate_text(row)} {column.unit}".rstrip()
 
 
-def _ranked(column: Column, rows: dict[str, dict[str, Any]]) -> list[str]:
+def _ranked(column: Column, estimates: Mapping[str, float]) -> list[str]:
     """The methods that have an estimate, the best first, or the lowest if no direction is better."""
-    some = {m: row["estimate"] for m, row in rows.items() if not math.isnan(row["estimate"])}
+    some = {m: value for m, value in estimates.items() if not math.isnan(value)}
     some = {m: value for m, value in some.items() if m not in REFERENCES} or some
     return sorted(some, key=lambda method: some[method], reverse=column.better == "higher")
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from amco_jax.agents.methods import BOUND
 from amco_jax.metrics import EPISODE, TASK, Column, Shown, is_usual, shown_in
-from amco_jax.report.analysis import above_bound, best_of, estimates_of
+from amco_jax.report.analysis import above_bound, best_of, comparable, estimates_of
 from amco_jax.report.names import shown_name
 from amco_jax.report.studies import SavedStudy
 from amco_jax.stats import Interval
@@ -237,8 +237,7 @@ def _best_of_each(study: SavedStudy, estimated: pd.DataFrame, condition: Any) ->
     """The best methods under a condition, by the name of the metric."""
     found = {}
     for each in shown_in(study.columns, Shown.TABLES):
-        rows = estimates_of(estimated, each).get(condition, {})
-        found[each.name] = best_of(each, {method: row["estimate"] for method, row in rows.items()})
+        found[each.name] = best_of(each, comparable(study, each, estimated).get(condition, {}))
     return found
 
 

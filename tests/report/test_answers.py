@@ -10,8 +10,8 @@ import pandas as pd
 from helpers.drawn_studies import MANIFEST, study_of
 
 from amco_jax.metrics import METRICS, Column, Shown
-from amco_jax.report.analysis import best_of, comparisons, means
-from amco_jax.report.answers import answer_of
+from amco_jax.report.analysis import best_of, comparable, comparisons, means
+from amco_jax.report.answers import answer_of, winners_of
 from amco_jax.report.page import make_report, write_report
 from amco_jax.report.pictures import leading_figures
 from amco_jax.report.studies import SavedStudy
@@ -105,6 +105,24 @@ def test_the_best_are_those_that_tables_cannot_tell_apart():
     assert best_of(higher, estimates) == ["c"]
     assert best_of(MAKESPAN, {"a": 0.1, "b": 0.1}) == []
     assert best_of(Column(name="size", label="size"), estimates) == []
+
+
+def test_methods_with_fewer_seeds_are_judged_on_common_ones():
+    """Seeds 0 and 1, which all methods have, are easier than the others."""
+    easy = RISING[:2]
+    worse = [1.05 * x for x in easy]
+    makespans = {("", "local"): RISING, ("", "randcoedge"): HIGHER, ("", "same"): easy, ("", "worse"): worse}
+    study = study_of(makespans, label="")
+    estimated = means(study)
+    np.testing.assert_allclose(
+        [*comparable(study, MAKESPAN, estimated)[""].values()], [0.5, 0.55, 0.5, 0.5 + 0.05 * 0.3]
+    )
+    assert winners_of(study, MAKESPAN, estimated) == {"": ["local", "same"]}
+    text = answer_of(study, estimated)
+    assert "is lowest with local and same, 0.5000" in text
+    assert "4.8 % [4.8, 4.8] lower than with worse, the next best" in text  # 1 - 1 / 1.05
+    best = {row[0].text: row[2].best for row in overview_tables(study, estimated)["means"].rows}
+    assert best == {"local": True, "randcoedge": False, "same": True, "worse": False}
 
 
 def test_an_overview_has_a_column_for_each_of_at_most_ten_conditions():
