@@ -58,6 +58,7 @@ def configure(num_cpu_devices: int | None = None, compilation_cache: bool = True
         jax.config.update("jax_enable_compilation_cache", False)
     elif given is None:
         jax.config.update("jax_compilation_cache_dir", directory)
+        # Small programs too: a study has dozens, and to read one takes a few milliseconds.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
