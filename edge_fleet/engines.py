@@ -85,14 +85,14 @@ def load_engine(settings: EngineSettings) -> Engine:
 
 def _loaded(settings: EngineSettings) -> Engine:
     if settings.engine == "classical":
-        load_package("cv2", "sd").setNumThreads(settings.threads)
+        load_package("cv2").setNumThreads(settings.threads)
 
         def inpaint(images: Images, masks: Masks, seeds: Sequence[int], steps: int) -> Images:
             pairs = zip(images, masks, strict=True)
             return np.stack([repair_classical(settings.inpainting, image, mask) for image, mask in pairs])
 
         return inpaint
-    load_package("torch", "sd").set_num_threads(settings.threads)
+    load_package("torch").set_num_threads(settings.threads)
     model = _model(settings)
 
     def diffuse(images: Images, masks: Masks, seeds: Sequence[int], steps: int) -> Images:

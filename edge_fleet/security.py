@@ -98,10 +98,10 @@ def new_keys() -> Keys:
     Raises:
       InputError: `cryptography` is not installed.
     """
-    x509 = load_package("cryptography.x509", "fleet")
-    ec = load_package("cryptography.hazmat.primitives.asymmetric.ec", "fleet")
-    hashes = load_package("cryptography.hazmat.primitives.hashes", "fleet")
-    serialization = load_package("cryptography.hazmat.primitives.serialization", "fleet")
+    x509 = load_package("cryptography.x509")
+    ec = load_package("cryptography.hazmat.primitives.asymmetric.ec")
+    hashes = load_package("cryptography.hazmat.primitives.hashes")
+    serialization = load_package("cryptography.hazmat.primitives.serialization")
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, NAME)])
     now = datetime.datetime.now(datetime.UTC)

@@ -16,19 +16,19 @@ RADIUS = 3
 
 def telea(image: Image, mask: Mask) -> Image:
     """Fast marching from the border inwards with weighted means (Telea, 2004)."""
-    opencv = load_package("cv2", "sd")
+    opencv = load_package("cv2")
     return opencv.inpaint(image, mask.astype(np.uint8), RADIUS, opencv.INPAINT_TELEA)
 
 
 def navier_stokes(image: Image, mask: Mask) -> Image:
     """Continuation of isophotes as streamlines of a fluid (Bertalmio, Bertozzi and Sapiro, 2001)."""
-    opencv = load_package("cv2", "sd")
+    opencv = load_package("cv2")
     return opencv.inpaint(image, mask.astype(np.uint8), RADIUS, opencv.INPAINT_NS)
 
 
 def biharmonic(image: Image, mask: Mask) -> Image:
     """Solution of Δ²u = 0 in the hole, with u given around it (Damelin and Hoang, 2018)."""
-    restoration = load_package("skimage.restoration", "sd")
+    restoration = load_package("skimage.restoration")
     solution = restoration.inpaint_biharmonic(image / 255, mask, split_into_regions=True, channel_axis=-1)
     return np.round(np.clip(solution, 0, 1) * 255).astype(np.uint8)
 

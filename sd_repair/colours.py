@@ -48,7 +48,7 @@ def to_srgb(picture: Any, source: str) -> tuple[Any, str]:
 
 def _by_profile(picture: Any, data: bytes, source: str) -> tuple[Any, str]:
     """Convert by an ICC profile, with relative colorimetric intent and black point compensation."""
-    cms = load_package("PIL.ImageCms", "sd")
+    cms = load_package("PIL.ImageCms")
     legal = "legal: a colour profile of the image's kind, or none"
     try:
         profile = cms.ImageCmsProfile(io.BytesIO(data))
@@ -74,9 +74,9 @@ def _by_profile(picture: Any, data: bytes, source: str) -> tuple[Any, str]:
         return picture.convert("RGB"), f"sRGB by its colour profile ({name})"
     picture = picture.convert(mode)
     if mode == "L":
-        all_greys = load_package("PIL.Image", "sd").fromarray(np.arange(256, dtype=np.uint8)[None])
+        all_greys = load_package("PIL.Image").fromarray(np.arange(256, dtype=np.uint8)[None])
         colours = np.asarray(cms.applyTransform(all_greys, transform))[0]
-        converted = load_package("PIL.Image", "sd").fromarray(colours[np.asarray(picture)])
+        converted = load_package("PIL.Image").fromarray(colours[np.asarray(picture)])
     else:
         converted = cms.applyTransform(picture, transform)
     return converted, f"converted from its colour profile ({name}) to sRGB"
@@ -86,14 +86,14 @@ def _changes_nothing(transform: Any) -> bool:
     """Whether a transform leaves all RGB colours unchanged apart from rounding."""
     levels = np.linspace(0, 255, 17).astype(np.uint8)
     colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(17, -1, 3)
-    image = load_package("PIL.Image", "sd").fromarray(colours)
-    changed = np.asarray(load_package("PIL.ImageCms", "sd").applyTransform(image, transform))
+    image = load_package("PIL.Image").fromarray(colours)
+    changed = np.asarray(load_package("PIL.ImageCms").applyTransform(image, transform))
     return bool(np.abs(changed.astype(int) - colours).max() <= _ROUNDING)
 
 
 def _stated(picture: Any) -> str | None:
     """The colour space that a file without a profile states, in words; None if it states none or sRGB."""
-    tags = load_package("PIL.ExifTags", "sd")
+    tags = load_package("PIL.ExifTags")
     exif = picture.getexif()
     interoperability = exif.get_ifd(tags.IFD.Interop).get(1)
     if interoperability == "R03" or exif.get_ifd(tags.IFD.Exif).get(tags.Base.ColorSpace) == 2:

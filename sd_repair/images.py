@@ -30,7 +30,7 @@ _WRITTEN = (".png", ".bmp", ".tif", ".tiff")
 
 def astronaut() -> Image:
     """scikit-image's photograph of Eileen Collins by NASA, 512 x 512, in the public domain."""
-    return load_package("skimage.data", "sd").astronaut()
+    return load_package("skimage.data").astronaut()
 
 
 def check_image(image: Any, field: str = "image") -> Image:
@@ -158,4 +158,4 @@ def centre(array: np.ndarray) -> np.ndarray:
 
 
 def _pillow(module: str = "Image") -> Any:
-    return load_package(f"PIL.{module}", "sd")
+    return load_package(f"PIL.{module}")

@@ -186,7 +186,7 @@ def check_device(device: str) -> str:
     Raises:
       InputError: this machine has no such device.
     """
-    torch = load_package("torch", "sd")
+    torch = load_package("torch")
     if device == "auto":
         if torch.cuda.is_available():
             return "cuda"
@@ -210,7 +210,7 @@ def check_dtype(dtype: str, device: str) -> Any:
         dtype = "float32" if device == "cpu" else "float16"
     if dtype == "float16" and device == "cpu":
         raise InputError("dtype: 'float16' on a CPU; legal: float32, bfloat16")
-    return getattr(load_package("torch", "sd"), dtype)
+    return getattr(load_package("torch"), dtype)
 
 
 def _config_of(file: Path, config: Path | None) -> Path:
@@ -228,10 +228,10 @@ def _config_of(file: Path, config: Path | None) -> Path:
 def load_diffusers() -> Any:
     """Import diffusers and transformers, and silence their progress bars and log messages."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    diffusers = load_package("diffusers", "sd")
+    diffusers = load_package("diffusers")
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
-    logging = load_package("transformers.utils.logging", "sd")
+    logging = load_package("transformers.utils.logging")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     return diffusers

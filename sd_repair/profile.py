@@ -102,7 +102,7 @@ def profile(
 
 def describe_device(device: Any) -> str:
     """The name of a device in tables: the GPU's, or the processor's with the number of threads."""
-    torch = load_package("torch", "sd")
+    torch = load_package("torch")
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
@@ -132,7 +132,7 @@ def _profile_one(
     model: Model, plan: Plan, load: Reading, shared: dict[str, Any], report: Progress
 ) -> list[dict[str, Any]]:
     """All rows of one size and batch."""
-    torch = load_package("torch", "sd")
+    torch = load_package("torch")
     size, batch = shared["resolution"], shared["batch"]
     settings = [Settings(steps=steps, guidance=plan.guidance) for steps in sorted(plan.steps)]
     image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
@@ -186,7 +186,7 @@ def _time(call: Callable[[], Any], device: Any) -> tuple[Any, Reading]:
 
 def _synchronise(device: Any) -> None:
     if device.type != "cpu":
-        load_package("torch", "sd").accelerator.synchronize(device)
+        load_package("torch").accelerator.synchronize(device)
 
 
 def _rows(
@@ -247,7 +247,7 @@ def _row(
 def _peak_memory(device: Any) -> float:
     """Peak memory, MB: of tensors for this size and batch on a GPU, else of the process since its start."""
     if device.type == "cuda":
-        return load_package("torch", "sd").cuda.max_memory_allocated(device) / 1e6
+        return load_package("torch").cuda.max_memory_allocated(device) / 1e6
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

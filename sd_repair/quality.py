@@ -26,7 +26,7 @@ def measure(truth: Image, repaired: Image, mask: Mask) -> Quality:
     Raises:
       InputError: an image or the mask is bad, or the extra `sd` is not installed.
     """
-    metrics = load_package("skimage.metrics", "sd")
+    metrics = load_package("skimage.metrics")
     truth, repaired = check_image(truth, "truth"), check_image(repaired, "repaired")
     mask = check_mask(mask, truth)
     error = float(np.mean((truth[mask].astype(float) - repaired[mask]) ** 2))

@@ -20,9 +20,9 @@ def random_pipeline(tiny: bool = False, seed: int = 0, dtype: str = "float32") -
     than one million in total. The tokenizer knows only single letters.
     """
     torch, diffusers, transformers = (
-        load_package("torch", "sd"),
+        load_package("torch"),
         load_diffusers(),
-        load_package("transformers", "sd"),
+        load_package("transformers"),
     )
     default = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))
@@ -53,7 +53,7 @@ def letter_tokenizer() -> Any:
     letters = "abcdefghijklmnopqrstuvwxyz0123456789,.;:!?'-"
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: index for index, word in enumerate(words)}
-    return load_package("transformers", "sd").CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
+    return load_package("transformers").CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
 
 
 def _unet(tiny: bool) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def _marked(levels: np.ndarray, white: float, lossless: bool, path: Path) -> tup
 @contextlib.contextmanager
 def _opened(field: str, path: Path, modes: set[str]) -> Iterator[tuple[Any, list[str]]]:
     """An image with checked header, loaded and upright, and notes on how it was understood."""
-    pillow, limit = load_package("PIL.Image", "sd"), f"from {SMALLEST_SIDE} to {LARGEST_SIDE}"
+    pillow, limit = load_package("PIL.Image"), f"from {SMALLEST_SIDE} to {LARGEST_SIDE}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
@@ -170,7 +170,7 @@ def _opened(field: str, path: Path, modes: set[str]) -> Iterator[tuple[Any, list
             with picture:
                 turned = picture.getexif().get(_ORIENTATION, 1) not in (0, 1)
                 picture.load()
-                upright = load_package("PIL.ImageOps", "sd").exif_transpose(picture)
+                upright = load_package("PIL.ImageOps").exif_transpose(picture)
                 upright.format = picture.format
                 notes = [f"{path}, {upright.width} x {upright.height} pixels, {picture.mode}"]
                 notes += ["turned upright by its EXIF orientation"] * turned

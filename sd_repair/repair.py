@@ -104,7 +104,7 @@ def repair(
             f"size: {mask.shape[0]} x {mask.shape[1]} pixels;"
             f" legal: multiples of {model.factor} for this model"
         )
-    torch = load_package("torch", "sd")
+    torch = load_package("torch")
     results, done, total = [], 0, settings.steps_taken * -(-len(seeds) // batch)
     with torch.inference_mode():
         texts = encode_prompts(model, settings)
@@ -127,7 +127,7 @@ def encode_prompts(model: Model, settings: Settings) -> Any:
     Raises:
       InputError: a prompt has more tokens than the model reads.
     """
-    torch = load_package("torch", "sd")
+    torch = load_package("torch")
     prompts = {"prompt": settings.prompt}
     if settings.guided:
         prompts = {"negative-prompt": settings.negative_prompt} | prompts
@@ -142,7 +142,7 @@ def encode_prompts(model: Model, settings: Settings) -> Any:
 
 def encode_image(model: Model, image: Image) -> Any:
     """Scaled latents of an image, [1, 4, rows, columns]: the mode of the VAE's distribution, not a sample."""
-    torch = load_package("torch", "sd")
+    torch = load_package("torch")
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(torch.float32) / 127.5 - 1
     latents = model.vae.encode(pixels.to(model.device, model.dtype)).latent_dist.mode()
     return latents * model.vae.config.scaling_factor
@@ -152,8 +152,8 @@ def denoising(
     model: Model, known: Any, mask: Mask, texts: Any, generators: Sequence[Any], settings: Settings
 ) -> Any:
     """The latents [batch, 4, rows, columns] after each step; one CPU generator per image of the batch."""
-    torch = load_package("torch", "sd")
-    scheduler = load_package("diffusers", "sd").DDIMScheduler(**SCHEDULE)
+    torch = load_package("torch")
+    scheduler = load_package("diffusers").DDIMScheduler(**SCHEDULE)
     scheduler.set_timesteps(settings.steps, device=model.device)
     times = scheduler.timesteps[settings.steps - settings.steps_taken :]
     hole = torch.from_numpy(pool(mask, model.factor)).to(model.device, model.dtype)[None, None]
@@ -189,7 +189,7 @@ def decode(model: Model, latents: Any) -> UInt8[np.ndarray, "batch height width 
     Raises:
       InputError: pixels are not finite, as sometimes happens in half precision.
     """
-    torch = load_package("torch", "sd")
+    torch = load_package("torch")
     pixels = model.vae.decode(latents / model.vae.config.scaling_factor).sample.to(torch.float32)
     if not bool(torch.isfinite(pixels).all()):
         raise InputError(f"dtype: {model.dtype} overflowed in this model; legal: float32, or bfloat16")

@@ -213,7 +213,7 @@ def connect_to_ray(address: str | None) -> Any:
     """
     # Must be set before Ray is imported, as Ray sends usage statistics to its developers by default.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray = load_package("ray", "ray")
+    ray = load_package("ray")
     # Workers find the user's modules as this process does, and share its cache of compiled programs.
     paths = [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     cached = getattr(jax.config, "jax_enable_compilation_cache", True)

@@ -180,7 +180,9 @@ class Worker:
         address = parse_address(self.listen)
         keys = None if self.keys is None else read_keys(self.keys, server=True)
         check_exposure(address, keys)
-        server = load_package("edge_fleet.worker", "fleet")
+        load_package("grpc")
+        from edge_fleet import worker as server
+
         engine = load_engine(self.settings)
 
         def listening(port: int) -> None:
@@ -212,7 +214,7 @@ class Status:
         async def ask() -> list[dict[str, Any]]:
             return await asyncio.gather(*(_status(address, keys) for address in addresses))
 
-        load_package("grpc", "fleet")
+        load_package("grpc")
         print_status(asyncio.run(ask()))
 
 

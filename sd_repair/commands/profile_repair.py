@@ -56,7 +56,7 @@ def main(args: Arguments) -> None:
     if args.out.suffix != ".csv" or not args.out.parent.is_dir():
         raise InputError(f"out: {args.out}; legal: a .csv file in a directory that exists")
     plan = Plan(args.sizes, args.steps, args.batches, args.repeats, args.warm_up, args.guidance)
-    torch = load_package("torch", "sd")
+    torch = load_package("torch")
     if args.threads is not None:
         torch.set_num_threads(check_whole("threads", args.threads, 1, 1024))
     device = check_device(args.device)

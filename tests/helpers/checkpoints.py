@@ -59,7 +59,7 @@ def save_single_file(pipeline: Any, path: Path) -> None:
     for name, tensor in pipeline.text_encoder.state_dict().items():
         renamed = name if name.startswith("text_model.") else f"text_model.{name}"
         tensors["cond_stage_model.transformer." + renamed] = tensor
-    load_package("safetensors.torch", "sd").save_file(
+    load_package("safetensors.torch").save_file(
         {name: tensor.contiguous() for name, tensor in tensors.items()}, path
     )
 

@@ -17,7 +17,7 @@ from sd_repair.pipeline import prepare
 from sd_repair.profile import Labels, Plan, describe_device, describe_software, print_profile, profile
 from sd_repair.random_weights import random_pipeline
 
-torch = load_package("torch", "sd")
+torch = load_package("torch")
 CPU = torch.device("cpu")
 LABELS = Labels("abacus", "sd15-tiny", "random", "float32", "beads 1.0", "counted")
 

@@ -21,7 +21,7 @@ from sd_repair.quality import measure
 from sd_repair.random_weights import random_pipeline
 from sd_repair.repair import SCHEDULE, Settings, denoising, encode_image, encode_prompts, repair
 
-torch = load_package("torch", "sd")
+torch = load_package("torch")
 QUICK = Settings(prompt="a face", negative_prompt="blur", steps=4)
 SIDE = 64
 
