@@ -191,8 +191,14 @@ def _on_same_episodes(
     for method in values.keys() - set(complete):
         if found := pairs_of(study, method, best[0], [condition]):
             pairs = Pairs.of(column, list(found.values()), column.weightings[0])
-            changed[method] = values[best[0]] + float(pairs.difference().estimate[0])
+            changed[method] = values[best[0]] + float(pairs.gap[0])
     return changed
+
+
+def winners_of(study: SavedStudy, column: Column, estimated: pd.DataFrame) -> dict[Any, list[str]]:
+    """The best methods by a metric under each condition, see `best_of`, judged on the same episodes."""
+    found = comparable(study, column, estimated)
+    return {condition: best_of(column, found.get(condition, {})) for condition in study.conditions}
 
 
 def best_of(column: Column, estimates: Mapping[str, float]) -> list[str]:

@@ -21,6 +21,7 @@ from amco_jax.report.analysis import (
     comparable,
     estimates_of,
     pairs_of,
+    winners_of,
 )
 from amco_jax.report.names import in_words
 from amco_jax.report.rankings import reversal_of
@@ -62,12 +63,6 @@ def answer_of(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[st
         return _NO_TASKS
     sentences = _ANSWERS[study.kind](study, estimated, baselines_of(study, baselines))
     return " ".join(filter(None, [*sentences, *_agreement(study, estimated), reversal_of(study)]))
-
-
-def winners_of(study: SavedStudy, column: Column, estimated: pd.DataFrame) -> dict[Any, list[str]]:
-    """The best methods by a metric under each condition; an empty list if all methods are equal."""
-    found = comparable(study, column, estimated)
-    return {condition: best_of(column, found.get(condition, {})) for condition in study.conditions}
 
 
 def _of_sweep(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:

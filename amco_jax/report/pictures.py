@@ -11,8 +11,7 @@ import pandas as pd
 
 from amco_jax.agents.methods import BOUND
 from amco_jax.metrics import TASK, Column, Shown, shown_in
-from amco_jax.report.analysis import baselines_of, estimates_of, over_slots
-from amco_jax.report.answers import winners_of
+from amco_jax.report.analysis import baselines_of, estimates_of, over_slots, winners_of
 from amco_jax.report.figures import (
     cdf_figure,
     convergence_figures,

@@ -14,7 +14,7 @@ import pandas as pd
 
 from amco_jax.agents.methods import BOUND
 from amco_jax.metrics import EPISODE, TASK, Column, Shown, is_usual, shown_in
-from amco_jax.report.analysis import above_bound, best_of, comparable, estimates_of
+from amco_jax.report.analysis import above_bound, estimates_of, winners_of
 from amco_jax.report.names import shown_name
 from amco_jax.report.studies import SavedStudy
 from amco_jax.stats import Interval
@@ -109,16 +109,16 @@ def means_table(study: SavedStudy, estimated: pd.DataFrame) -> Table:
     """The means of each method under each condition, per task and per episode, with seeds and tasks."""
     shown = shown_in(study.columns, Shown.TABLES)
     lookup = {(r["condition"], r["method"], r["metric"], r["per"]): r for r in estimated.to_dict("records")}
+    best = {each.name: winners_of(study, each, estimated) for each in shown}
     rows = []
     for condition, of_first in estimates_of(estimated, study.first).items():
-        best = _best_of_each(study, estimated, condition)
         for method, counted in of_first.items():
             row = [Cell(str(condition), _number(condition)), Cell(shown_name(method))]
             row.append(Cell(seeds_text(counted), below=f"{counted['n_tasks']:,} tasks"))
             for each in shown:
                 found, *others = (lookup[condition, method, each.name, per] for per in each.weightings)
                 below = "".join(f"per {EPISODE} {estimate_text(other)}" for other in others)
-                is_best = method in best[each.name]
+                is_best = method in best[each.name][condition]
                 row.append(Cell(estimate_text(found), found["estimate"], is_best, below))
             rows.append(row)
     columns = [study.axis_label or "condition", "method", "seeds", *(each.title() for each in shown)]
@@ -151,7 +151,7 @@ def overview_tables(study: SavedStudy, estimated: pd.DataFrame) -> dict[str, Tab
     heads = [f"{study.axis_label} {conditions[0]}", *map(str, conditions[1:])]
     for each in shown:
         found = estimates_of(estimated, each)
-        best = {c: _best_of_each(study, estimated, c)[each.name] for c in conditions}
+        best = winners_of(study, each, estimated)
         rows = [
             [
                 Cell(shown_name(method)),
@@ -214,7 +214,7 @@ def _side_by_side(
     study: SavedStudy, estimated: pd.DataFrame, condition: Any, shown: Sequence[Column]
 ) -> Table:
     """The means under one condition, with a column for each metric."""
-    best = _best_of_each(study, estimated, condition)
+    best = {each.name: winners_of(study, each, estimated)[condition] for each in shown}
     found = {each.name: estimates_of(estimated, each)[condition] for each in shown}
     rows = [
         [
@@ -231,14 +231,6 @@ def _mean(row: dict[str, Any], best: bool) -> Cell:
     """An estimate with its interval below, which takes less width than next to it."""
     number, interval = _interval_parts(row["estimate"], row["ci_low"], row["ci_high"], missing=_missing(row))
     return Cell(number, row["estimate"], best, interval, between=" ")
-
-
-def _best_of_each(study: SavedStudy, estimated: pd.DataFrame, condition: Any) -> dict[str, list[str]]:
-    """The best methods under a condition, by the name of the metric."""
-    found = {}
-    for each in shown_in(study.columns, Shown.TABLES):
-        found[each.name] = best_of(each, comparable(study, each, estimated).get(condition, {}))
-    return found
 
 
 def comparison_table(study: SavedStudy, column: Column, compared: pd.DataFrame) -> Table:

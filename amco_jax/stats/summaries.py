@@ -384,6 +384,12 @@ class Pairs:
             return rate_difference_interval(self.ours, self.theirs, self.tasks)
         return ratio_interval(self.ours - self.theirs, self.tasks)
 
+    @property
+    def gap(self) -> np.ndarray:
+        """The estimate of `difference` alone, `[pairs]`, without the cost of its interval."""
+        with np.errstate(invalid="ignore"):
+            return np.nansum(self.ours - self.theirs, axis=0) / np.nansum(self.tasks, axis=0)
+
     def improvement(self) -> Interval:
         """How probably the method is better than the baseline on a cluster, or lower where neither is."""
         if self.column.better == "higher":

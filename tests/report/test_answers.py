@@ -10,8 +10,8 @@ import pandas as pd
 from helpers.drawn_studies import MANIFEST, study_of
 
 from amco_jax.metrics import METRICS, Column, Shown
-from amco_jax.report.analysis import best_of, comparable, comparisons, means
-from amco_jax.report.answers import answer_of, winners_of
+from amco_jax.report.analysis import best_of, comparable, comparisons, means, winners_of
+from amco_jax.report.answers import answer_of
 from amco_jax.report.page import make_report, write_report
 from amco_jax.report.pictures import leading_figures
 from amco_jax.report.studies import SavedStudy

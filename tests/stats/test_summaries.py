@@ -165,6 +165,9 @@ def test_pairs_are_of_common_episodes_and_clusters():
     np.testing.assert_allclose(np.array(found)[:, 1], reduction_interval(others, own))
     tasks = np.array([40.0, 60.0, 20.0])
     np.testing.assert_allclose(np.array(pairs.difference())[:, 0], ratio_interval(own - others, tasks))
+    for name in ("makespan_mean_s", "miss_rate"):
+        pairs = Pairs.of(METRICS[name], [pair, (pair[1], pair[0])], "task")
+        np.testing.assert_allclose(pairs.gap, pairs.difference().estimate, atol=1e-15)
 
 
 def test_rows_that_do_not_say_how_many_tasks_there_were_are_refused():
