@@ -202,7 +202,9 @@ def winners_of(study: SavedStudy, column: Column, estimated: pd.DataFrame) -> di
 
 
 def best_of(column: Column, estimates: Mapping[str, float]) -> list[str]:
-    """The methods whose estimates are the best when rounded to the four digits of the tables.
+    """The methods whose estimates are the best when rounded to what tables show of them.
+
+    That is four digits after the point, or six of a value below 0.001, such as the rate of a rare miss.
 
     Args:
       estimates: the estimate of each method, see `comparable`; `REFERENCES` count only if there is nothing
@@ -212,7 +214,8 @@ def best_of(column: Column, estimates: Mapping[str, float]) -> list[str]:
       An empty list if all estimates are equal, or if the metric has no better direction.
     """
     some = {method: value for method, value in estimates.items() if method not in REFERENCES} or estimates
-    rounded = {method: round(value, 4) for method, value in some.items() if not math.isnan(value)}
+    digits = {method: 4 if abs(value) >= 1e-3 else 6 for method, value in some.items()}
+    rounded = {m: round(value, digits[m]) for m, value in some.items() if not math.isnan(value)}
     if len(set(rounded.values())) < 2 or column.better is None:
         return []
     best = (min if column.better == "lower" else max)(rounded.values())

@@ -101,6 +101,7 @@ def test_the_answer_of_a_training_compares_its_ends():
 def test_the_best_are_those_that_tables_cannot_tell_apart():
     estimates = {"a": 0.12341, "b": 0.12342, "c": 0.2, "d": np.nan}
     assert best_of(MAKESPAN, estimates) == ["a", "b"]
+    assert best_of(MAKESPAN, {"a": 3.5e-5, "b": 1.2e-6, "c": 0.9e-6}) == ["b", "c"]
     higher = Column(name="gain", label="gain", better="higher")
     assert best_of(higher, estimates) == ["c"]
     assert best_of(MAKESPAN, {"a": 0.1, "b": 0.1}) == []
