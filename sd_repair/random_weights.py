@@ -19,11 +19,7 @@ def random_pipeline(tiny: bool = False, seed: int = 0, dtype: str = "float32") -
     It has 860 M parameters in the UNet, 84 M in the VAE and 123 M in the text encoder or, with `tiny`, less
     than one million in total. The tokenizer knows only single letters.
     """
-    torch, diffusers, transformers = (
-        load_package("torch"),
-        load_diffusers(),
-        load_package("transformers"),
-    )
+    torch, diffusers, transformers = load_package("torch"), load_diffusers(), load_package("transformers")
     default = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))
     try:

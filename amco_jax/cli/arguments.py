@@ -36,11 +36,13 @@ Args = TypeVar("Args")
 T = TypeVar("T")
 
 
-def physics_argument(by_default: str = "") -> Any:
-    """The help of an argument that is a variant of the physics."""
-    return tyro.conf.arg(
-        help="; ".join(f"{name}: {words}" for name, words in PHYSICS.items()) + by_default + "."
-    )
+def physics_argument(more: str = "") -> Any:
+    """The help of an argument that is a variant of the physics.
+
+    Args:
+      more: the end of the help, with the punctuation before it but without the last full stop.
+    """
+    return tyro.conf.arg(help="; ".join(f"{name}: {words}" for name, words in PHYSICS.items()) + more + ".")
 
 
 def allocator_argument(by_default: str) -> Any:

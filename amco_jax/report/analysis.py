@@ -168,10 +168,14 @@ def comparable(study: SavedStudy, column: Column, estimated: pd.DataFrame) -> di
 
     By default, trained methods have fewer seeds than rules, and the means of any method over some of the
     seeds and over all of them differ. The estimate of a method that lacks episodes is therefore that of the
-    best method with the most episodes, plus the paired difference from it on common episodes.
+    best method with the most episodes, plus the paired difference from it on common episodes. `REFERENCES`
+    and methods without an estimate keep what they have.
 
     Args:
       estimated: `means` of the study.
+
+    Returns:
+      Estimates in the unit of the metric.
     """
     return {
         condition: _on_same_episodes(
@@ -184,14 +188,16 @@ def comparable(study: SavedStudy, column: Column, estimated: pd.DataFrame) -> di
 def _on_same_episodes(
     study: SavedStudy, column: Column, condition: Any, values: dict[str, float]
 ) -> dict[str, float]:
-    sizes = {method: len(study.groups[method, condition].seed) for method in values}
-    complete = [method for method, size in sizes.items() if size == max(sizes.values())]
-    best = best_of(column, {method: values[method] for method in complete}) or complete
+    """The estimates of one condition as `comparable` gives them."""
+    known = [method for method, value in values.items() if method not in REFERENCES and not math.isnan(value)]
+    sizes = {method: len(study.groups[method, condition].seed) for method in known}
+    complete = [method for method in known if sizes[method] == max(sizes.values())]
+    best = (best_of(column, {method: values[method] for method in complete}) or complete)[:1]
     changed = dict(values)
-    for method in values.keys() - set(complete):
-        if found := pairs_of(study, method, best[0], [condition]):
-            pairs = Pairs.of(column, list(found.values()), column.weightings[0])
-            changed[method] = values[best[0]] + float(pairs.gap[0])
+    for method, anchor in itertools.product([method for method in known if method not in complete], best):
+        if found := pairs_of(study, method, anchor, [condition]):
+            gap = float(Pairs.of(column, list(found.values()), column.weightings[0]).gap[0])
+            changed[method] = values[method] if math.isnan(gap) else values[anchor] + gap
     return changed
 
 

@@ -126,6 +126,16 @@ def test_methods_with_fewer_seeds_are_judged_on_common_ones():
     assert best == {"local": True, "randcoedge": False, "same": True, "worse": False}
 
 
+def test_no_method_is_judged_against_a_bound_or_against_one_without_an_estimate():
+    for other in ("bound", "rejects-all"):
+        makespans = {("", other): [np.nan] * 4, ("", "a"): RISING[:2], ("", "b"): HIGHER[:2]}
+        study = study_of(makespans, label="")
+        estimated = means(study)
+        found = comparable(study, MAKESPAN, estimated)[""]
+        np.testing.assert_allclose([found["a"], found["b"]], [0.3, 0.33])
+        assert winners_of(study, MAKESPAN, estimated) == {"": ["a"]}
+
+
 def test_an_overview_has_a_column_for_each_of_at_most_ten_conditions():
     study = study_of({(v, m): RISING if m == "b" else HALVED for v in range(1, 26) for m in "ab"})
     tables = overview_tables(study, means(study))
