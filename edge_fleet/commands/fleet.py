@@ -175,14 +175,12 @@ class Worker:
 
     def carry_out(self) -> None:
         """Serve until interrupted."""
+        from edge_fleet import worker as server
         from edge_fleet.security import check_exposure
 
         address = parse_address(self.listen)
         keys = None if self.keys is None else read_keys(self.keys, server=True)
         check_exposure(address, keys)
-        load_package("grpc")
-        from edge_fleet import worker as server
-
         engine = load_engine(self.settings)
 
         def listening(port: int) -> None:
@@ -214,7 +212,6 @@ class Status:
         async def ask() -> list[dict[str, Any]]:
             return await asyncio.gather(*(_status(address, keys) for address in addresses))
 
-        load_package("grpc")
         print_status(asyncio.run(ask()))
 
 
@@ -246,6 +243,7 @@ class Arguments:
 def main(args: Run | Profile | Worker | Status | MakeKeys) -> None:
     # Before gRPC is first used, here and in workers: otherwise it prints lines about ended connections.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    load_package("grpc")
     args.carry_out()
 
 

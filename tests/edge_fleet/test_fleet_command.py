@@ -234,3 +234,19 @@ def test_bad_input_is_refused_in_one_line(
     assert error.count("\n") == 1
     for reason in reasons:
         assert reason in error
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["run"], ["profile", "--out", "x.csv"], ["worker"], ["status", "--workers", "h:1"], ["keys", "k"]],
+)
+def test_without_its_extra_every_subcommand_says_what_to_install(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    code, shown, error = fleet(capsys, monkeypatch, *words)
+    assert (code, shown) == (2, "")
+    assert error.startswith("error: grpc: cannot be imported")
+    assert error.endswith('".[fleet]"\n')
+    assert not list(tmp_path.rglob("*.*"))
