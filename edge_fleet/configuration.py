@@ -15,6 +15,7 @@ from amco_jax.results.files import text_of
 from amco_jax.scenario import Scenario
 from amco_jax.scenario.presets import PRESETS
 from edge_fleet.engines import EngineSettings
+from edge_fleet.wire import LEASE
 from sd_repair.masks import MASKS
 
 
@@ -65,8 +66,10 @@ class FleetSettings(EngineSettings):
         if check_whole("size", self.size, 0, 2048) % 8 or 0 < self.size < 64:
             raise InputError(f"size: {self.size}; legal: multiples of 8 from 64 to 2048, or 0")
         check_choice("masks", self.masks, MASKS)
-        for name, low in (("heartbeat", 0.05), ("patience", 0.2), ("late", 1.0)):
-            check_number(name, getattr(self, name), low, 3600)
+        # Two signs of life may be lost before another run gets the workers.
+        check_number("heartbeat", self.heartbeat, 0.05, LEASE / 3)
+        check_number("patience", self.patience, 0.2, 3600)
+        check_number("late", self.late, 1.0, 3600)
         if not isinstance(self.images, str):
             raise InputError(f"images: {self.images!r}; legal: a directory")
 

@@ -4,14 +4,15 @@
 
 It reads one line of JSON on stdin: `engine`, the fields of `EngineSettings`; `names`, one for each worker;
 `host` and `keys`, where they listen and whom they admit; and `restart`, whether workers that die are started
-again. It prints one line of JSON with the
-ports and process ids, and ends all workers when its stdin is closed, so that none outlives its scheduler.
+again. It prints one line of JSON, with the `ports` of the workers or the `error` that kept one of them from
+starting, and ends all workers when its stdin is closed, so that none outlives its scheduler.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import select
@@ -24,37 +25,50 @@ from typing import Any
 from amco_jax.errors import InputError
 from edge_fleet.engines import Engine, EngineSettings, load_engine
 
-_RESTART_AFTER = 0.5
+_RESTART_AFTER, _LONGEST_WAIT = 0.5, 30.0
+_YOUNG = 60.0
+"""After a worker has died at this age, s, or before, the next wait is twice as long"""
+
+
+@dataclasses.dataclass(eq=False)
+class _Child:
+    """A worker, which is another process after each restart."""
+
+    name: str
+    port: int = 0
+    pid: int | None = None
+    """None while it is dead"""
+    born: float = 0.0
+    wait: float = _RESTART_AFTER
+    due: float = float("inf")
+    """When it is started again, if it is dead"""
 
 
 def main() -> None:
     """Load the engine, start the workers, and watch over them until stdin is closed."""
     order = json.loads(sys.stdin.readline())
+    lifeline, place = os.pipe(), (order["host"], order["keys"])
+    children = [_Child(name) for name in order["names"]]
     try:
         settings = EngineSettings(**order["engine"])
         engine = load_engine(settings) if settings.shareable else None
-    except InputError as error:
-        print(json.dumps({"error": str(error)}), flush=True)
-        sys.exit(2)
-    lifeline = os.pipe()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the scheduler decides
-    names = order["names"]
-    place = order["host"], order["keys"]
-    workers = [_fork(engine, settings, name, 0, place, lifeline) for name in names]
-    print(json.dumps({"workers": workers}), flush=True)
-    try:
+        for child in children:
+            child.port = _port(child.name, _fork(child, engine, settings, place, lifeline))
+        _tell(1, {"ports": [child.port for child in children]})
         while not _closed():
-            with contextlib.suppress(ChildProcessError):
-                while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
-                    number = next(i for i, (_, each) in enumerate(workers) if each == pid)
-                    if order["restart"]:
-                        time.sleep(_RESTART_AFTER)
-                        port = workers[number][0]
-                        workers[number] = _fork(engine, settings, names[number], port, place, lifeline)
+            _bury(children, order["restart"])
+            for child in children:
+                if child.due <= time.monotonic():
+                    child.due = float("inf")
+                    # Its port is known, and if it cannot start, it dies again.
+                    os.close(_fork(child, engine, settings, place, lifeline))
+    except InputError as error:
+        _tell(1, {"error": str(error)})
+        sys.exit(2)
     finally:
-        for _, pid in workers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for child in children:
+            if child.pid is not None:
+                os.kill(child.pid, signal.SIGKILL)
 
 
 def _closed() -> bool:
@@ -63,41 +77,72 @@ def _closed() -> bool:
     return bool(ready) and not os.read(sys.stdin.fileno(), 1)
 
 
+def _bury(children: list[_Child], restart: bool) -> None:
+    """Note which workers have died, and when they are to be started again."""
+    for child in children:
+        if child.pid is not None and os.waitpid(child.pid, os.WNOHANG)[0]:
+            child.pid, now = None, time.monotonic()
+            if now - child.born > _YOUNG:
+                child.wait = _RESTART_AFTER
+            if restart:
+                child.due = now + child.wait
+            child.wait = min(2 * child.wait, _LONGEST_WAIT)
+
+
 def _fork(
+    child: _Child,
     engine: Engine | None,
     settings: EngineSettings,
-    name: str,
-    port: int,
     place: tuple[str, list[str | None]],
     lifeline: tuple[int, int],
-) -> tuple[int, int]:
-    """Start a worker, and return its port and process id."""
-    listening = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+) -> int:
+    """Start a worker, and return the pipe on which it tells its `port` or an `error`, in one line of JSON."""
+    answer = os.pipe()
+    child.born, child.pid = time.monotonic(), os.fork()
+    if child.pid == 0:
         try:
             os.close(lifeline[1])
-            os.close(listening[0])
+            os.close(answer[0])
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, 0)
             os.dup2(null, 1)
-            _work(engine, settings, name, port, place, lifeline[0], listening[1])
+            _work(child, engine, settings, place, lifeline[0], answer[1])
+        except InputError as error:
+            _tell(answer[1], {"error": str(error)})
+        except Exception as error:  # of a library; the user must hear of it, whatever it is
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            _tell(answer[1], {"error": f"worker {child.name}: {reason}; legal: an engine that loads"})
         finally:
             os._exit(1)
-    os.close(listening[1])
-    with os.fdopen(listening[0]) as answer:
-        return int(answer.readline() or port), pid
+    os.close(answer[1])
+    return answer[0]
+
+
+def _tell(pipe: int, line: dict[str, Any]) -> None:
+    with contextlib.suppress(BrokenPipeError):  # nobody reads it after a restart, or without a scheduler
+        os.write(pipe, json.dumps(line).encode() + b"\n")
+
+
+def _port(name: str, answer: int) -> int:
+    """The port that a worker tells; InputError if it has not started."""
+    with os.fdopen(answer) as lines:
+        line = lines.readline()
+    if not line:
+        raise InputError(f"worker {name}: died at its start; legal: see above")
+    told = json.loads(line)
+    if "error" in told:
+        raise InputError(told["error"])
+    return told["port"]
 
 
 def _work(
+    child: _Child,
     engine: Engine | None,
     settings: EngineSettings,
-    name: str,
-    port: int,
     place: tuple[str, list[str | None]],
     lifeline: int,
     answer: int,
-) -> Any:
+) -> None:
     # gRPC must not be started before the fork.
     from edge_fleet.security import Address, Keys
     from edge_fleet.worker import Worker, serve
@@ -108,16 +153,12 @@ def _work(
 
     threading.Thread(target=watch, daemon=True).start()
 
-    def listening(found: int) -> None:
-        os.write(answer, f"{found}\n".encode())
-        os.close(answer)
-
     async def run() -> None:
-        worker = Worker(engine or load_engine(settings), name, settings.words)
+        worker = Worker(engine or load_engine(settings), child.name, settings.words)
         host, (token, *pem) = place
         certificate, key = (part.encode() if part else None for part in pem)
         keys = Keys(token or "", certificate, key)
-        await serve(worker, Address(host, port), keys, listening)
+        await serve(worker, Address(host, child.port), keys, lambda port: _tell(answer, {"port": port}))
 
     asyncio.run(run())
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ FILE = "journal.jsonl"
 
 
 class Journal:
-    """The journal of one process, open for appending."""
+    """The journal of one process, open for appending by one thread at a time."""
 
     def __init__(self, directory: Path):
         """Open the journal in a directory, or begin it.
@@ -34,15 +33,13 @@ class Journal:
             self._file.truncate(whole)
         except OSError as error:
             raise InputError(f"out: {self.path} cannot be written: {error.strerror or error}") from error
-        self._lock = threading.Lock()
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a record; when this returns, it is on disk."""
         line = json.dumps(record, allow_nan=False, separators=(",", ":")).encode() + b"\n"
-        with self._lock:
-            self._file.write(line)
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        self._file.write(line)
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def records(self) -> Iterator[dict[str, Any]]:
         """All records, in order."""
@@ -50,8 +47,7 @@ class Journal:
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            self._file.close()
+        self._file.close()
 
 
 def read_journal(directory: Path) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from amco_jax.errors import InputError
 from amco_jax.study.engines import connect_to_ray
@@ -41,7 +41,7 @@ def local_workers(
       reached: the namespace in which they live; None for none.
 
     Raises:
-      InputError: the engine cannot be loaded.
+      InputError: the engine cannot be loaded, or the workers have not started.
     """
     keys = Keys(new_token()) if reached is None else new_keys()
     host, words = (
@@ -51,27 +51,45 @@ def local_workers(
         "engine": dataclasses.asdict(settings), "names": list(names), "restart": restart, "host": host,
         "keys": [None if part is None else part if isinstance(part, str) else part.decode() for part in keys],
     }  # fmt: skip
+    # In a group of its own, which Ctrl-C does not reach: this process decides when the workers end.
     process = subprocess.Popen(
         [*words, sys.executable, "-m", "edge_fleet.forked"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True,
+        text=True, process_group=0,
     )  # fmt: skip
     assert process.stdin is not None
     assert process.stdout is not None
+    ports: list[int] = []
     try:
-        process.stdin.write(json.dumps(order) + "\n")
-        process.stdin.flush()
-        ready, _, _ = select.select([process.stdout], [], [], START_SECONDS)
-        line = process.stdout.readline() if ready else ""
-        nothing = {"error": "workers: none has started; legal: see above"}
-        answer: dict[str, Any] = json.loads(line) if line else nothing
-        if "error" in answer:
-            raise InputError(answer["error"])
+        with contextlib.suppress(BrokenPipeError):  # it has died, and gives no answer
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
+        ports = _ports(process.stdout)
         at, stations = (host, []) if reached is None else (reached.direct, reached.stations)
-        yield Crew([Address(at, port) for port, _ in answer["workers"]], keys, stations)
+        yield Crew([Address(at, port) for port in ports], keys, stations)
     finally:
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        if not ports:  # it may be loading a model, and not see that its stdin is closed
+            process.kill()
         process.wait()
         process.stdout.close()
+
+
+def _ports(answer: IO[str]) -> list[int]:
+    """Where the workers listen, from the one line that their process prints.
+
+    Raises:
+      InputError: none has started.
+    """
+    ready, _, _ = select.select([answer], [], [], START_SECONDS)
+    found: Any = None
+    with contextlib.suppress(ValueError):
+        found = json.loads(answer.readline() if ready else "")
+    if not isinstance(found, dict):
+        found = {"error": "workers: none has started; legal: see above"}
+    if "error" in found:
+        raise InputError(found["error"])
+    return found["ports"]
 
 
 @contextlib.contextmanager
@@ -156,7 +174,8 @@ class _Actor:
 
         self._host = host
         threading.Thread(target=lambda: asyncio.run(run()), daemon=True).start()
-        started.wait(60)
+        if not started.wait(60):
+            raise InputError(f"worker {name}: does not listen on {host} after 60 s; legal: see above")
 
     def address(self) -> tuple[Any, int]:
         """Where the worker listens."""

@@ -14,15 +14,15 @@ class Entry:
     item: str
     work: float
     """In the unit of the scenario's work, denoising steps, with overheads"""
-    sent: float | None = None
-    """When it was handed to the worker, s; None while it is on its way, or waits to be sent"""
+    sent: float = np.inf
+    """When it was handed to the worker, s; infinite while it is on its way, or waits to be sent"""
 
 
 class Ledger:
     """A first-in-first-out queue for each worker.
 
-    A worker does the oldest item that has been handed to it, from then on or from when it acknowledged the
-    one before it. All times are those of the scheduler's clock.
+    A worker does its items in the order in which they have been handed to it, each from then on or from when
+    it acknowledged the one before. All times are those of the scheduler's clock.
     """
 
     def __init__(self, capacity: np.ndarray):
@@ -56,16 +56,16 @@ class Ledger:
         self._freed[server] = -np.inf
         return lost
 
-    def items(self, server: int) -> list[str]:
-        """The items of a worker, the oldest first."""
-        return list(self._queues[server])
+    def handed(self, server: int) -> int:
+        """The number of items that a worker has been handed and has not acknowledged."""
+        return sum(entry.sent < np.inf for entry in self._queues[server].values())
 
     def running(self, server: int) -> tuple[str, float] | None:
         """The item that a worker does now, and since when, s; None if it has none."""
-        for entry in self._queues[server].values():
-            if entry.sent is not None:
-                return entry.item, max(entry.sent, float(self._freed[server]))
-        return None
+        first = min(self._queues[server].values(), key=lambda entry: entry.sent, default=None)
+        if first is None or first.sent == np.inf:
+            return None
+        return first.item, max(first.sent, float(self._freed[server]))
 
     def backlog(self, now: float) -> np.ndarray:
         """`[num_servers]`, unacknowledged work, less what the running items have had done so far."""

@@ -68,7 +68,10 @@ class Member:
         self._session, self._numbers = "", itertools.count()
         self._queue: list[Item] = []
         self._news = asyncio.Event()
+        self._process, self._before = "", (0, 0.0)
         self.report: dict[str, Any] = {}
+        self.seconds_per_item: float | None = None
+        """What its items of this run have taken it to compute, s on average; None before the first one"""
         self.trouble = "not seen yet"
         """Why it is not alive"""
 
@@ -83,7 +86,7 @@ class Member:
         return str(self.report.get("name") or self._client.address)
 
     def push(self, item: Item) -> None:
-        """Give it an item to do after all that were decided before."""
+        """Give it an item, which is sent after those that wait and were decided before."""
         heapq.heappush(self._queue, item)
         self._news.set()
 
@@ -107,12 +110,14 @@ class Member:
             await self._open()
             came(self)
             try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._beats())
-                    for _ in range(LANES):
-                        group.create_task(self._lane(do))
+                # In a task of its own, since a group in which a call fails may leave its task as cancelled.
+                await asyncio.create_task(self._keep(do))
             except* CallError as errors:
                 self.trouble = str(errors.exceptions[0])
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # Of a cancellation and an error at the same time, a group raises the error alone.
+                raise asyncio.CancelledError
             self._session = ""
             self._queue.clear()
             lost(self)
@@ -160,8 +165,8 @@ class Member:
         while True:
             try:
                 answer = await self._client.call("Hello", {"run": self._run}, timeout=self._patience)
+                self._hear(answer)
                 self._session, self._numbers = answer.text("session"), itertools.count()
-                self.report = dict(answer.fields)
                 return
             except InputError as error:
                 self.trouble = str(error)
@@ -171,11 +176,31 @@ class Member:
                     raise InputError(f"worker {self._client.address}: {error.reason}") from error
             await asyncio.sleep(self._heartbeat)
 
+    async def _keep(self, do: Callable[[Member, Item], Awaitable[None]]) -> None:
+        """Show signs of life and send items, until a call fails."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._beats())
+            for _ in range(LANES):
+                group.create_task(self._lane(do))
+
     async def _beats(self) -> None:
         while True:
             await asyncio.sleep(self._heartbeat)
-            answer = await self._client.call("Beat", {"session": self._session}, timeout=self._patience)
-            self.report = dict(answer.fields)
+            self._hear(await self._client.call("Beat", {"session": self._session}, timeout=self._patience))
+
+    def _hear(self, answer: Message) -> None:
+        """Keep the worker's report; CallError if it is none."""
+        try:
+            process = answer.text("incarnation")
+            done, computed = answer.whole("done", 0, 2**53), answer.number("computed_s", 0, 1e12)
+        except InputError as error:
+            raise CallError(grpc.StatusCode.DATA_LOSS, f"report: {error}") from error
+        if process != self._process:  # another one, which may have worked for other runs before
+            self._process, self._before = process, (done, computed)
+            self.seconds_per_item = None
+        if (items := done - self._before[0]) > 0:
+            self.seconds_per_item = (computed - self._before[1]) / items
+        self.report = dict(answer.fields)
 
     async def _lane(self, do: Callable[[Member, Item], Awaitable[None]]) -> None:
         while True:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import platform
 import statistics
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from edge_fleet.client import CallError, Client
 from edge_fleet.configuration import FleetSettings
 from edge_fleet.launching import Crew
 from edge_fleet.pictures import Pictures
-from edge_fleet.wire import Message
+from edge_fleet.wire import LEASE, Message
 
 _PATIENCE = 600.0
 
@@ -48,29 +49,53 @@ async def _measure(
     steps: Sequence[int],
     repeats: int,
 ) -> list[dict[str, Any]]:
-    clients = [Client(address, crew.keys) for address in crew.addresses]
     try:
-        found = await asyncio.gather(
-            *(
-                _of_worker(i, client, scenario, settings, pictures, steps, repeats)
-                for i, client in enumerate(clients)
-            )
-        )
+        async with contextlib.AsyncExitStack() as stack:
+            opened = [
+                await stack.enter_async_context(_session(Client(address, crew.keys)))
+                for address in crew.addresses
+            ]
+            names = [hello.text("name") for _, hello in opened]
+            if len(set(names)) < len(names):
+                raise InputError(f"workers: named {', '.join(names)}; legal: a name of its own for each")
+            measuring = [
+                asyncio.ensure_future(_of_worker(i, *each, scenario, settings, pictures, steps, repeats))
+                for i, each in enumerate(opened)
+            ]
+            try:
+                found = await asyncio.gather(*measuring)
+            finally:
+                _cancel(measuring)
     except CallError as error:
         raise InputError(f"workers: {error.reason}; legal: workers that answer and can repair") from error
-    finally:
-        await asyncio.gather(*(client.close() for client in clients))
     return [row for rows in found for row in rows]
 
 
+def _cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _session(client: Client) -> AsyncIterator[tuple[Client, Message]]:
+    """A session with a worker, which ends with the block, and the worker's first answer."""
+    try:
+        hello = await client.call("Hello", {"run": uuid.uuid4().hex}, timeout=_PATIENCE)
+        try:
+            yield client, hello
+        finally:
+            with contextlib.suppress(CallError):  # the lease ends by itself
+                await client.call("Bye", {"session": hello.text("session")}, timeout=LEASE)
+    finally:
+        await client.close()
+
+
 async def _of_worker(
-    index: int, client: Client, scenario: Scenario, settings: FleetSettings, pictures: Pictures,
-    steps: Sequence[int], repeats: int,
+    index: int, client: Client, hello: Message, scenario: Scenario, settings: FleetSettings,
+    pictures: Pictures, steps: Sequence[int], repeats: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
     service = scenario.service
     assert service is not None
-    run = uuid.uuid4().hex
-    hello = await client.call("Hello", {"run": run}, timeout=_PATIENCE)
     session, numbers = hello.text("session"), itertools.count()
     capacity, overhead = scenario.capacities[index], service.overhead[index]
     batches = [service.batch] if isinstance(service.batch, int) else [1, 2]
@@ -92,16 +117,18 @@ async def _of_worker(
 
         # Two at a time, as in a run; the first result has waited for nobody, and is left out.
         pending, ends = [], []
-        for _ in range(repeats + 1):
-            pending.append(asyncio.ensure_future(item(next(numbers))))
-            if len(pending) == 2:
-                ends.append(await pending.pop(0))
-        ends += [await each for each in pending]
+        try:
+            for _ in range(repeats + 1):
+                pending.append(asyncio.ensure_future(item(next(numbers))))
+                if len(pending) == 2:
+                    ends.append(await pending.pop(0))
+            ends.append(await pending[0])
+        finally:
+            _cancel(pending)
         seconds = [(after - before) * settings.speed for before, after in itertools.pairwise(ends)]
         of_items = _row(hello, service.resolution, settings, batch, each) | {"repeats": repeats}
         found = {"p50": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
         rows += [of_items | {"statistic": name, "value": value} for name, value in found.items()]
-    await client.call("Bye", {"session": session}, timeout=_PATIENCE)
     return rows
 
 

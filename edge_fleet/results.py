@@ -58,6 +58,8 @@ class Committed:
                 self.repeated += key in self.results
                 self.results.setdefault(key, record)
                 self._passed(episode, record["ended"])
+            elif kind == "gone":
+                self.results.pop((episode, record["request"], record["image"]), None)
             elif kind == "worker" and record["event"] == "down":
                 self.losses.append(record)
 
@@ -142,13 +144,15 @@ def summary_table(requests: pd.DataFrame) -> pd.DataFrame:
     """How far the predictions are from what was measured, with 95 % intervals over the episodes.
 
     Requests of an episode wait for one another, so that only episodes count as independent; a single one
-    gives no interval. Rejected and disturbed requests are left out.
+    gives no interval. Rejected and disturbed requests are left out, and so are those without a prediction.
     """
     rows = []
     counted = requests.loc[~requests["rejected"] & ~requests["disturbed"]]
     for name, words in PREDICTIONS.items():
         by_episode = []
-        for _, one in counted.groupby("episode"):
+        # It is 0 where the simulator rejects what the fleet has served.
+        compared = counted.loc[counted[f"{name}_s"] > 0]
+        for _, one in compared.groupby("episode"):
             predicted, measured = np.asarray(one[f"{name}_s"]), np.asarray(one["measured_s"])
             error = np.abs(measured / predicted - 1)
             by_episode.append(
@@ -164,6 +168,6 @@ def summary_table(requests: pd.DataFrame) -> pd.DataFrame:
             rows.append({
                 "prediction": words, "measure": measure_name,
                 "estimate": float(found.mean()) if len(found) else np.nan, "low": low, "high": high,
-                "episodes": len(found), "requests": len(counted),
+                "episodes": len(found), "requests": len(compared),
             })  # fmt: skip
     return pd.DataFrame(rows)

@@ -23,6 +23,7 @@ from amco_jax.env import UNIFIED
 from amco_jax.errors import InputError, check_whole
 from amco_jax.random import check_seed
 from amco_jax.report.fleet import KIND
+from amco_jax.results.files import remove_abandoned
 from amco_jax.results.output import Output
 from amco_jax.results.provenance import provenance
 from amco_jax.scenario import Scenario
@@ -35,6 +36,7 @@ from edge_fleet.launching import Crew
 from edge_fleet.pictures import Pictures
 from edge_fleet.results import Committed, images_table, requests_table, summary_table
 from edge_fleet.scheduler import IMAGES, Request, Scheduler
+from sd_repair.reading import load_image
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,7 +156,8 @@ class _Episodes:
             requests = []
             for arrival in came:
                 done = committed.images(number, arrival.request)
-                request = Request.of(arrival, arrival.size * self._per_item, done)
+                decided = len(committed.decisions.get((number, arrival.request), []))
+                request = Request.of(arrival, arrival.size * self._per_item, done, decided)
                 if request.missing and not committed.rejected(number, arrival.request):
                     requests.append(request)
             if requests:
@@ -190,13 +193,14 @@ def run_fleet(
             raise InputError(f"out: {out} holds an unfinished {KIND}; legal: --resume, --overwrite")
         pictures = Pictures(plan.settings, plan.side, plan.seed)
         decider = Decider(plan.scenario, plan.method, plan.method.physics(plan.physics), plan.agent)
-        episodes = _Episodes(plan, decider)
-        _warm_up(decider, episodes)
         (out / IMAGES).mkdir(exist_ok=True)
+        remove_abandoned(out / IMAGES)
         journal = Journal(out)
         stack.callback(journal.close)
         name = _opened(journal, plan)
-        committed = Committed(journal.records())
+        episodes = _Episodes(plan, decider)
+        _warm_up(decider, episodes)
+        committed = intact(journal, out)
         if left := episodes.left(committed):
             with workers() as crew:
                 done = len(committed.results)
@@ -251,6 +255,18 @@ def _opened(journal: Journal, plan: Plan) -> str:
     if first["kind"] != "run" or first["plan"] != _as_read(plan.describe()):
         raise InputError(f"out: {journal.path.parent} holds another plan; legal: the arguments of that run")
     return first["name"]
+
+
+def intact(journal: Journal, out: Path) -> Committed:
+    """What a journal holds, after results have been taken back whose image cannot be read any more."""
+    committed = Committed(journal.records())
+    for (episode, request, image), record in committed.results.items():
+        try:
+            load_image(out / record["file"])
+        except InputError as error:
+            gone = {"kind": "gone", "episode": episode, "request": request, "image": image, "why": str(error)}
+            journal.write(gone)
+    return Committed(journal.records())
 
 
 def _as_read(plan: dict[str, Any]) -> dict[str, Any]:

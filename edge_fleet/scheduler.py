@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ TIMES = ("waited_s", "took_s", "computed_s", "overrun_s")
 """What a worker tells of an item, in s of the run"""
 MAX_ATTEMPTS = 20
 """Decisions of the same images, after which something else than a worker must be wrong"""
+UNKNOWN_SECONDS = 60.0
+"""What an item is expected to take a worker that has not done one yet, s, unless its table says more"""
 
 
 @dataclasses.dataclass(eq=False)
@@ -47,12 +50,14 @@ class Request:
     """Images without a committed result"""
     claimed: set[int]
     """Images with a result, committed or about to be"""
+    decisions: int = 0
+    """How often it was decided before the run was resumed"""
     finished: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
     @classmethod
-    def of(cls, arrival: Arrival, images: int, committed: set[int]) -> Request:
+    def of(cls, arrival: Arrival, images: int, committed: set[int], decisions: int = 0) -> Request:
         """A request of some images, of which some are on disk already."""
-        return cls(arrival, set(range(images)) - committed, set(committed))
+        return cls(arrival, set(range(images)) - committed, set(committed), decisions)
 
 
 class Scheduler:
@@ -97,8 +102,10 @@ class Scheduler:
         self._tickets = itertools.count()
         self._committed = 0
         self._episode = -1
-        self._requests: dict[int, Request] = {}
+        self._requests: dict[tuple[int, int], Request] = {}
         self._items: dict[str, Item] = {}
+        # One thread, so that the records are in the order of the events.
+        self._writing = ThreadPoolExecutor(max_workers=1)
         self._restart_clock(0.0)
 
     @property
@@ -139,6 +146,7 @@ class Scheduler:
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
         finally:
+            self._writing.shutdown()
             await asyncio.gather(*(member.leave() for member in self._members))
 
     async def _all_here(self, patience: float) -> None:
@@ -159,9 +167,9 @@ class Scheduler:
 
     async def _play(self, episode: int, requests: list[Request], offset: float) -> None:
         """Run one episode, and wait for all its results."""
-        self._requests = {request.arrival.request: request for request in requests}
-        self._items, self._episode = {}, episode
+        self._requests |= {(episode, request.arrival.request): request for request in requests}
         await self._write({"kind": "start", "episode": episode, "time": offset})
+        self._items, self._episode = {}, episode
         self._restart_clock(offset)
         slot, slot_seconds = 0, self._decider.scenario.slot_duration
         for request in sorted(requests, key=lambda request: request.arrival.request):
@@ -171,7 +179,8 @@ class Scheduler:
                 self._known.begin(self._ledger.backlog(self._clock.now()))
             await self._clock.sleep_until(request.arrival.time)
             self._known.add(request.arrival)
-            await self._assign(request, sorted(request.missing), 0)
+            # What has been accepted is not rejected after the run has been resumed.
+            await self._assign(request, sorted(request.missing), min(request.decisions, MAX_ATTEMPTS - 1))
         for request in requests:
             await request.finished.wait()
 
@@ -259,7 +268,7 @@ class Scheduler:
 
     async def _send_at(self, item: Item, then: float) -> None:
         await self._clock.sleep_until(then)
-        if item.name in self._ledger.items(item.server):  # else its worker was lost meanwhile
+        if self._items.get(item.name) is item:  # else its worker was lost meanwhile
             self._members[item.server].push(item)
 
     async def _do(self, member: Member, item: Item) -> None:
@@ -268,13 +277,16 @@ class Scheduler:
         item.sent = self._clock.now()
         self._ledger.sent(member.index, item.name, item.sent)
         pictures = [self._pictures.of(item.episode, item.request, image) for image in item.images]
-        arrival = self._requests[item.request].arrival
+        arrival = self._requests[item.episode, item.request].arrival
         asked = max(round(arrival.work / arrival.size), 1)
         seeds = [self._seed + image for image in item.images]
-        ahead = self.backlog()[member.index] / speed
+        # By the table, and by what the worker has shown.
+        ahead = max(item.seconds, self.backlog()[member.index]) / speed
+        each = UNKNOWN_SECONDS if member.seconds_per_item is None else member.seconds_per_item
+        own = each * self._ledger.handed(member.index)
         answer = await member.repair(
             item, settings.steps or asked, item.seconds / speed if settings.pace else 0.0,
-            settings.late * max(item.seconds / speed, ahead), seeds,
+            settings.late * max(ahead, own), seeds,
             np.stack([picture.damaged for picture in pictures]),
             np.stack([picture.mask for picture in pictures]),
         )  # fmt: skip
@@ -285,7 +297,7 @@ class Scheduler:
 
     async def _receive(self, member: Member, item: Item, answer: Message, received: float) -> None:
         """Bring a result back over its link, and commit what of it is new."""
-        service, request = self._decider.scenario.service, self._requests[item.request]
+        service, request = self._decider.scenario.service, self._requests[item.episode, item.request]
         assert service is not None
         if self._settings.links and not self._settings.netns:
             mbit = service.result_mbit * len(item.images)
@@ -296,7 +308,7 @@ class Scheduler:
                 continue
             request.claimed.add(image)
             name = f"{IMAGES}/e{item.episode}-r{item.request:04}-k{image}.png"
-            await asyncio.to_thread(save_image, self._out / name, repaired)
+            await asyncio.to_thread(save_image, self._out / name, repaired, durable=True)
             await self._write({
                 "kind": "result", "episode": item.episode, "request": item.request, "image": image,
                 "station": item.station,
@@ -316,12 +328,12 @@ class Scheduler:
     def _lost(self, member: Member) -> None:
         """Decide again what a lost worker had."""
         self._tell(member, "down", member.trouble)
-        lost: dict[int, list[Item]] = {}
+        lost: dict[tuple[int, int], list[Item]] = {}
         for name in self._ledger.drop(member.index):
             item = self._items.pop(name)
-            lost.setdefault(item.request, []).append(item)
-        for number, items in lost.items():
-            request = self._requests[number]
+            lost.setdefault((item.episode, item.request), []).append(item)
+        for key, items in lost.items():
+            request = self._requests[key]
             images = sorted({image for item in items for image in item.images} - request.claimed)
             attempt = max(item.attempt for item in items) + 1
             if images:
@@ -335,7 +347,7 @@ class Scheduler:
         self._group.create_task(self._write(record))
 
     async def _write(self, record: dict[str, Any]) -> None:
-        await asyncio.to_thread(self._journal.write, record)
+        await asyncio.get_running_loop().run_in_executor(self._writing, self._journal.write, record)
 
 
 def turns(counts: np.ndarray) -> list[int]:

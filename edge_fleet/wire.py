@@ -21,6 +21,8 @@ from amco_jax.errors import InputError, check_choice, check_number, check_whole
 
 MAX_BYTES = 64 * 2**20
 """The most bytes of a message: twenty images of 1024 x 1024 pixels, or one of 4096 x 4096"""
+LEASE = 10.0
+"""s after the last sign of life of a scheduler for which no other one gets the worker"""
 MAX_HEADER = 64 * 2**10
 MAX_TEXT = 200
 """The most characters of a text in a header"""
@@ -117,17 +119,22 @@ def decode(data: bytes) -> Message:
     fields, described = header["fields"], header["arrays"]
     if not isinstance(fields, dict) or not isinstance(described, list):
         raise InputError("message: its header; legal: an object of fields, a list of arrays")
-    arrays = {}
+    arrays, room = {}, MAX_BYTES
     for each in described:
-        name, array, start = _array(each, data, start)
+        name, array, start = _array(each, data, start, room)
         arrays[name] = array
+        room -= array.size * (array.dtype == bool)
     if start != len(data):
         raise InputError(f"message: {len(data) - start} bytes more than its arrays; legal: none")
     return Message(fields, arrays)
 
 
-def _array(described: Any, data: bytes, start: int) -> tuple[str, np.ndarray, int]:
-    """The array that begins at a byte, with its name, and the byte at which it ends."""
+def _array(described: Any, data: bytes, start: int, room: int) -> tuple[str, np.ndarray, int]:
+    """The array that begins at a byte, with its name, and the byte at which it ends.
+
+    Args:
+      room: how many bytes packed bits may become, each of which becomes one.
+    """
     if not isinstance(described, dict) or described.keys() != {"name", "dtype", "shape"}:
         raise InputError("message: an array; legal: name, dtype and shape")
     name, dtype, shape = described["name"], described["dtype"], described["shape"]
@@ -139,8 +146,10 @@ def _array(described: Any, data: bytes, start: int) -> tuple[str, np.ndarray, in
     size = -(-count // 8) if dtype == "bool" else count
     if size > len(data) - start:
         raise InputError(f"message: {name[:MAX_TEXT]!r} needs {size} bytes; legal: as many as it needs")
+    if dtype == "bool" and count > room:
+        raise InputError(f"message: {name[:MAX_TEXT]!r} has {count} bits; legal: at most {room}")
     raw = np.frombuffer(data, np.uint8, size, start)
-    found = np.unpackbits(raw, count=count).astype(bool) if dtype == "bool" else raw
+    found = np.unpackbits(raw, count=count).view(bool) if dtype == "bool" else raw
     return name, found.reshape(shape), start + size
 
 

@@ -26,11 +26,9 @@ from amco_jax.errors import InputError
 from edge_fleet.engines import Engine, Images, Masks, check_batch
 from edge_fleet.pace import Pace
 from edge_fleet.security import Address, Keys, check_exposure
-from edge_fleet.wire import MAX_BYTES, Message, decode, encode
+from edge_fleet.wire import LEASE, MAX_BYTES, Message, decode, encode
 
 SERVICE = "edge_fleet.Worker"
-LEASE = 10.0
-"""s after the last sign of life of a scheduler for which no other one gets the worker"""
 MAX_SECONDS = 3600.0
 """The longest pace of an item, s"""
 _KEPT_BYTES = 256 * 2**20
@@ -274,11 +272,12 @@ class _Door(grpc.aio.ServerInterceptor):
         if self._keys.admits(handler_call_details.invocation_metadata):
             return await continuation(handler_call_details)
 
-        async def refuse(request: bytes, context: Any) -> None:
-            del request
+        async def refuse(messages: Any, context: Any) -> None:
+            del messages
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "token: missing or wrong")
 
-        return grpc.unary_unary_rpc_method_handler(refuse)
+        # A handler of a stream is called before a message is read; other handlers get it whole.
+        return grpc.stream_unary_rpc_method_handler(refuse)
 
 
 async def start_server(worker: Worker, address: Address, keys: Keys | None) -> tuple[Any, int]:

@@ -130,9 +130,13 @@ def check_output(path: Path) -> Path:
     return path
 
 
-def save_image(path: Path, image: Image) -> None:
-    """Write an image losslessly, whole or not at all."""
-    with replacing(check_output(path)) as file:
+def save_image(path: Path, image: Image, durable: bool = False) -> None:
+    """Write an image losslessly, whole or not at all.
+
+    Args:
+      durable: whether it is on disk when this returns, so that no crash of the machine can take it back.
+    """
+    with replacing(check_output(path), durable) as file:
         _pillow().fromarray(image).save(file)
 
 

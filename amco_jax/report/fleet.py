@@ -11,10 +11,20 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from amco_jax.report.style import canvas, svg
+from amco_jax.report.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    canvas,
+    svg,
+)
 from amco_jax.report.tables import Cell, Table
 from amco_jax.report.templates import rendered
-from amco_jax.results.files import replacing
+from amco_jax.results.files import made, replacing
 from amco_jax.results.saved import SavedRun, open_run
 
 if TYPE_CHECKING:
@@ -22,11 +32,11 @@ if TYPE_CHECKING:
 
 KIND = "fleet"
 PREDICTIONS = {
-    "simulated_s": ("simulator alone", "#0072B2", "o"),
-    "predicted_s": ("at decision, from the ledger", "#D55E00", "^"),
+    "simulated_s": ("simulator alone", BLUE, "o"),
+    "predicted_s": ("at decision, from the ledger", VERMILION, "^"),
 }
 """Columns of predictions, what they are, and how they are drawn"""
-_STATIONS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F")
+_STATIONS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, GREY)
 _SHEET = 12
 """The number of repaired images on the page"""
 
@@ -72,8 +82,7 @@ def write_fleet_page(directory: Path, out: Path) -> Path:
         ],
         sheet=_sheet(run, images),
     )
-    out.mkdir(parents=True, exist_ok=True)
-    with replacing(out / "fleet.html") as draft:
+    with replacing(made(out) / "fleet.html") as draft:
         draft.write_text(page, encoding="utf-8")
     return out / "fleet.html"
 
@@ -82,21 +91,29 @@ def answer(requests: pd.DataFrame, counted: pd.DataFrame) -> str:
     """How far predictions and measurements differ, in a sentence."""
     if not len(counted):
         return f"{len(requests)} requests, none of which was served undisturbed."
-    measured = np.asarray(counted["measured_s"], float)
     parts = []
     for column, (words, *_) in PREDICTIONS.items():
-        error = relative_errors(counted, column)
-        ratio = measured.mean() / np.asarray(counted[column], float).mean()
-        parts.append(f"{words} {ratio:.3f} (median error {100 * np.median(error):.1f} %)")
+        measured, predicted = compared(counted, column)
+        if len(measured):
+            error = np.median(relative_errors(counted, column))
+            ratio = measured.mean() / predicted.mean()
+            parts.append(f"{words} {ratio:.3f} (median error {100 * error:.1f} %)")
     return (
-        f"{len(counted)} requests took {measured.mean():.3g} s on average. "
+        f"{len(counted)} requests took {np.mean(np.asarray(counted['measured_s'], float)):.3g} s on average. "
         f"Measured over predicted: {'; '.join(parts)}."
     )
 
 
+def compared(counted: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Measured and predicted times, without requests that the simulator rejects, which have no prediction."""
+    measured, predicted = (np.asarray(counted[name], float) for name in ("measured_s", column))
+    return measured[predicted > 0], predicted[predicted > 0]
+
+
 def relative_errors(counted: pd.DataFrame, column: str) -> np.ndarray:
-    """|measured / predicted - 1| of each request."""
-    return np.abs(np.asarray(counted["measured_s"], float) / np.asarray(counted[column], float) - 1)
+    """|measured / predicted - 1| of each request that has a prediction."""
+    measured, predicted = compared(counted, column)
+    return np.abs(measured / predicted - 1)
 
 
 def errors_table(counted: pd.DataFrame) -> Table:
@@ -149,11 +166,12 @@ def scatter_figure(counted: pd.DataFrame) -> Figure:
     """Measured over predicted time of each request, for both predictions."""
     with canvas(5.0, 4.2) as figure:
         axes = figure.add_subplot()
-        measured = np.asarray(counted["measured_s"], float)
         for column, (words, colour, marker) in PREDICTIONS.items():
-            axes.scatter(counted[column], measured, s=14, color=colour, marker=marker, alpha=0.6, label=words)
-        limit = 1.05 * max([*measured, *counted["simulated_s"], *counted["predicted_s"]], default=1.0)
-        axes.plot([0, limit], [0, limit], color="#7F7F7F", linewidth=1)
+            measured, predicted = compared(counted, column)
+            axes.scatter(predicted, measured, s=14, color=colour, marker=marker, alpha=0.6, label=words)
+        names = "measured_s", *PREDICTIONS
+        limit = 1.05 * max((value for name in names for value in counted[name]), default=1.0)
+        axes.plot([0, limit], [0, limit], color=GREY, linewidth=1)
         axes.set(xlabel="predicted time [s]", ylabel="measured time [s]", xlim=(0, limit), ylim=(0, limit))
         axes.legend()
         return figure

@@ -16,34 +16,34 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette and five more colours; markers and dashes distinguish methods of similar colour.
 # All training variants of a method share its colour.
-BLACK, _GREY, _BLUE, _VERMILION, _GREEN = "#000000", "#7F7F7F", "#0072B2", "#D55E00", "#009E73"
-_PURPLE, _ORANGE, _SKY, _BROWN, _INDIGO = "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#332288"
+BLACK, GREY, BLUE, VERMILION, GREEN = "#000000", "#7F7F7F", "#0072B2", "#D55E00", "#009E73"
+PURPLE, ORANGE, SKY, _BROWN, _INDIGO = "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#332288"
 _RED = "#A50026"
 BEHIND = "#BBBBBB"
 """The colour of curves in the background"""
 _KNOWN = {
     "optimal": (BLACK, "*", "-"),
-    "optimal-admission": (_GREY, "X", "-"),
+    "optimal-admission": (GREY, "X", "-"),
     "amco-priced": (_RED, "*", "--"),
     "amco-priced-trained": (_RED, "X", ":"),
     "planner": (BLACK, "P", ":"),
-    "amcoedge": (_BLUE, "o", "--"),
-    "amcoedge-stable": (_BLUE, "s", "-"),
-    "amcoedge-regret": (_BLUE, "p", "-."),
-    "amcoedge-factorised": (_BLUE, "h", ":"),
-    "smcoedge": (_VERMILION, "^", "--"),
-    "smcoedge-stable": (_VERMILION, "v", "-"),
-    "smcoedge-regret": (_VERMILION, "<", "-."),
-    "drlcoedge": (_GREEN, "D", "--"),
-    "drlcoedge-stable": (_GREEN, "d", "-"),
-    "drlcoedge-regret": (_GREEN, "H", "-."),
-    "randcoedge": (_PURPLE, "P", "-."),
-    "all-servers": (_ORANGE, "<", ":"),
-    "least-wait": (_SKY, ">", "-."),
+    "amcoedge": (BLUE, "o", "--"),
+    "amcoedge-stable": (BLUE, "s", "-"),
+    "amcoedge-regret": (BLUE, "p", "-."),
+    "amcoedge-factorised": (BLUE, "h", ":"),
+    "smcoedge": (VERMILION, "^", "--"),
+    "smcoedge-stable": (VERMILION, "v", "-"),
+    "smcoedge-regret": (VERMILION, "<", "-."),
+    "drlcoedge": (GREEN, "D", "--"),
+    "drlcoedge-stable": (GREEN, "d", "-"),
+    "drlcoedge-regret": (GREEN, "H", "-."),
+    "randcoedge": (PURPLE, "P", "-."),
+    "all-servers": (ORANGE, "<", ":"),
+    "least-wait": (SKY, ">", "-."),
     "two-choices": (_BROWN, "p", "--"),
     "local": (_INDIGO, "H", ":"),
 }
-_OTHERS = tuple(zip((_INDIGO, _GREY, _ORANGE, _GREEN, _SKY, _BROWN), "osD^vP", strict=True))
+_OTHERS = tuple(zip((_INDIGO, GREY, ORANGE, GREEN, SKY, _BROWN), "osD^vP", strict=True))
 _DASHES = (":", "--", "-.", "-")
 
 STYLE: Any = {
@@ -80,7 +80,7 @@ def _style(changes: Any = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def canvas(width: float, height: float) -> Iterator[Figure]:
-    """A new figure in this style, of a size in inches, without a window."""
+    """A new figure in this style, of a size in inches, without a window; its layout is made at the end."""
     with _style():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -88,6 +88,9 @@ def canvas(width: float, height: float) -> Iterator[Figure]:
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
+        # Once for all its files, as laying out takes longer than drawing.
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)
 
 
 def svg(figure: Figure, salt: str) -> str:

@@ -128,9 +128,25 @@ def new_directory(path: Path) -> Path:
     raise AssertionError("unreachable")
 
 
+def made(directory: Path) -> Path:
+    """The directory, which is created with its parents if it does not exist.
+
+    Raises:
+      InputError: it cannot be created.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"out: {directory} cannot be written: {error.strerror}") from error
+    return directory
+
+
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     """A temporary path next to `path`, which replaces it when the block ends without an exception.
+
+    Args:
+      durable: whether it is then on disk, so that no crash of the machine can take it back.
 
     Raises:
       InputError: `path` cannot be written.
@@ -146,9 +162,22 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o644)  # mkstemp makes files private
+        if durable:
+            sync(temporary)
         os.replace(temporary, path)
+        if durable:
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 _BYTE_ORDER_MARKS = {

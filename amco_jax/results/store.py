@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 
 from amco_jax.errors import InputError
 from amco_jax.results.checkpoints import remove_damaged, remove_journal
-from amco_jax.results.files import draft_prefix, remove_abandoned, replacing
+from amco_jax.results.files import draft_prefix, remove_abandoned, replacing, sync
 from amco_jax.results.saved import read_rows
 
 PLAN = "plan.json"
@@ -219,11 +219,7 @@ def _link(content: bytes, path: Path) -> None:
             os.link(draft, path)
         except FileExistsError:
             return
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(path.parent)
     finally:
         Path(draft).unlink(missing_ok=True)
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -241,8 +240,6 @@ class Arguments:
 
 
 def main(args: Run | Profile | Worker | Status | MakeKeys) -> None:
-    # Before gRPC is first used, here and in workers: otherwise it prints lines about ended connections.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     load_package("grpc")
     args.carry_out()
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from amco_jax.agents.methods import Method, get_method
-from amco_jax.env import UNIFIED, advance
+from amco_jax.env import SERIAL, UNIFIED, Physics, advance
 from amco_jax.params import Shape
 from amco_jax.random import Stream, fold_in, stream
 from amco_jax.scenario import Scenario
@@ -50,17 +50,17 @@ def agents_of(method: Method, scenario: Scenario) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("name", "scenario"),
+    ("name", "scenario", "physics"),
     [
-        ("optimal", FLEET), ("least-wait", FLEET), ("amco-priced", FLEET), ("amcoedge", FLEET),
-        ("optimal", BATCHES),
+        ("optimal", FLEET, UNIFIED), ("least-wait", FLEET, UNIFIED), ("amco-priced", FLEET, UNIFIED),
+        ("amcoedge", FLEET, UNIFIED), ("optimal", BATCHES, UNIFIED), ("optimal", FLEET, SERIAL),
     ],
-    ids=["optimal", "least-wait", "amco-priced", "amcoedge", "batches"],
+    ids=["optimal", "least-wait", "amco-priced", "amcoedge", "batches", "serial"],
 )  # fmt: skip
-def test_decisions_are_those_of_the_simulator(name: str, scenario: Scenario):
+def test_decisions_are_those_of_the_simulator(name: str, scenario: Scenario, physics: Physics):
     method = get_method(name)
     agent = None if method.training is None else agents_of(method, scenario)
-    decider = Decider(scenario, method, UNIFIED, agent)
+    decider = Decider(scenario, method, physics, agent)
     arrivals = decider.arrivals(5, 2)
     simulated = decider.simulate(5, 2, arrivals)
     assert len(arrivals) > 25

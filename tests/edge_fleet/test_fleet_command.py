@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from helpers.fleets import ROUNDS
 from helpers.paths import ROOT
@@ -48,26 +50,43 @@ def fleet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *
 
 
 def process(*words: object) -> subprocess.Popen[str]:
+    """Run the command in another process, which has a group of its own as in a terminal."""
     line = [sys.executable, str(ROOT / "scripts" / "fleet.py"), *map(str, words)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
-    )
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT,
+        process_group=0,
+    )  # fmt: skip
 
 
-def kill_after_a_result(scheduler: subprocess.Popen[str], out: Path, moment: random.Random) -> Committed:
-    """Kill a run a moment after its first result, and return what is on disk then."""
-    deadline = time.monotonic() + 300
-    while not (out / FILE).exists() or '"kind":"result"' not in (out / FILE).read_text():
+def wait_for_a_result(scheduler: subprocess.Popen[str], out: Path, moment: random.Random) -> None:
+    """Wait until a moment after the next result of a run."""
+
+    def results() -> int:
+        return (out / FILE).read_text().count('"kind":"result"') if (out / FILE).exists() else 0
+
+    before, deadline = results(), time.monotonic() + 300
+    while results() == before:
         assert scheduler.poll() is None, scheduler.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     time.sleep(moment.uniform(0, 0.3))
+
+
+def kill_after_a_result(scheduler: subprocess.Popen[str], out: Path, moment: random.Random) -> Committed:
+    """Kill a run a moment after its first result, and return what is on disk then."""
+    wait_for_a_result(scheduler, out, moment)
     scheduler.kill()
     scheduler.communicate()
     before = Committed(read_journal(out))
     assert before.results
     return before
+
+
+def cut(before: Committed) -> set[int]:
+    """The requests of episode 0 that were under way."""
+    begun = {request: len(decisions[0]["images"]) for (_, request), decisions in before.decisions.items()}
+    return {request for request, count in begun.items() if len(before.images(0, request)) < count}
 
 
 def assert_each_image_once(out: Path, before: Committed) -> pd.DataFrame:
@@ -84,13 +103,15 @@ def assert_each_image_once(out: Path, before: Committed) -> pd.DataFrame:
     return images
 
 
-def test_a_killed_run_is_resumed(
+def test_a_run_that_is_killed_and_interrupted_is_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     out = tmp_path / "run"
     words = ["run", *SMALL, "--seed", "3", "--out", out]
-    killed = process(*words, "--quiet")
-    before = kill_after_a_result(killed, out, random.Random(0))
+    killed, moment = process(*words, "--quiet"), random.Random(0)
+    before = kill_after_a_result(killed, out, moment)
+    disturbed = cut(before)
+    (out / "images" / f".unfinished-{socket.gethostname()}-{killed.pid}-x.png").touch()
 
     code, _, error = fleet(capsys, monkeypatch, *words)
     assert (code, error) == (
@@ -100,6 +121,21 @@ def test_a_killed_run_is_resumed(
     code, _, error = fleet(capsys, monkeypatch, *words, "--resume", "--seed", "4")
     assert code == 2
     assert "another plan" in error
+
+    stopped = process(*words, "--quiet", "--resume")
+    wait_for_a_result(stopped, out, moment)
+    others = psutil.Process(stopped.pid).children(recursive=True)
+    assert len(others) == 6  # five workers, and the process that watches over them
+    assert all(os.getpgid(each.pid) != stopped.pid for each in others)  # Ctrl-C does not reach them
+    os.killpg(stopped.pid, signal.SIGINT)
+    _, error = stopped.communicate(timeout=60)
+    assert stopped.returncode == 128 + signal.SIGINT
+    assert error == f"interrupted; to continue, run the same command with --out {out} --resume\n"
+    _, alive = psutil.wait_procs(others, timeout=10)
+    assert all(each.status() == psutil.STATUS_ZOMBIE for each in alive)
+    before = Committed(read_journal(out))
+    disturbed |= cut(before)
+
     code, shown, error = fleet(capsys, monkeypatch, *words, "--resume")
     assert code == 0, error
     assert "simulator alone" in shown
@@ -107,9 +143,7 @@ def test_a_killed_run_is_resumed(
     saved = open_run(out, ["fleet"])
     requests, images = saved.table("requests.parquet"), saved.table("images.parquet")
     assert_each_image_once(out, before)
-    begun = {request: len(decisions[0]["images"]) for (_, request), decisions in before.decisions.items()}
-    cut = {request for request, count in begun.items() if len(before.images(0, request)) < count}
-    assert set(requests.loc[requests["disturbed"], "request"]) == cut
+    assert set(requests.loc[requests["disturbed"], "request"]) == disturbed
     assert np.all(requests["measured_s"] > 0)
     assert np.all(np.isfinite(images[["psnr_db", "ssim"]]))
     assert saved.manifest["facts"]["images"] == len(images) == len(list((out / "images").glob("*.png")))
@@ -120,7 +154,7 @@ def test_a_killed_run_is_resumed(
     page = Path(capsys.readouterr().out.strip()).read_text()
     assert page.count("data:image/png;base64,") == min(12, len(images))
     assert page.count("<svg") == 3
-    assert f"{len(requests)} requests, {len(images)} images, {len(cut)} requests disturbed" in " ".join(
+    assert f"{len(requests)} requests, {len(images)} images, {len(disturbed)} requests disturbed" in " ".join(
         page.split()
     )
 
@@ -205,6 +239,7 @@ def test_a_profile_is_a_latency_table(
     [
         (["run", "--scenario", "default"], ["service: none", "jetson-sd15"]),
         (["run", "--fleet", "speed=0"], ["speed: 0", "0.001"]),
+        (["run", "--fleet", "heartbeat=5"], ["heartbeat: 5", "from 0.05 to 3.33"]),
         (["run", "--fleet", "spead=2"], ["unknown field 'spead'", "speed"]),
         (["run", "--fleet", "images=nowhere"], ["images: nowhere", "directory"]),
         (["run", "--method", "amcoedge"], ["amcoedge is trained", "--agents"]),

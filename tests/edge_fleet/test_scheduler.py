@@ -8,19 +8,25 @@ import dataclasses
 import os
 import random
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from helpers.fleets import QUICK, ROUNDS, arrivals, assert_each_image_once, play, served
+from helpers.fleets import QUICK, ROUNDS, EvenDecider, arrivals, assert_each_image_once, play, served
 
 from amco_jax.errors import InputError
 from edge_fleet.client import Client
+from edge_fleet.decisions import Choice, Situation
 from edge_fleet.engines import EngineSettings
-from edge_fleet.journal import read_journal
+from edge_fleet.journal import Journal, read_journal
 from edge_fleet.launching import Crew, local_workers
-from edge_fleet.security import Keys
+from edge_fleet.members import Item
+from edge_fleet.pictures import Pictures
+from edge_fleet.scheduler import Scheduler
+from edge_fleet.security import Address, Keys
 from sd_repair.images import Image
 from sd_repair.reading import load_image
 
@@ -142,30 +148,118 @@ def test_a_scheduler_that_starts_again_goes_on(tmp_path: Path, trouble: random.R
             playing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await playing
-            before = (tmp_path / "journal.jsonl").read_text().count('"kind":"result"')
-            assert 0 < before < sum(a.size for a in came)
+            before = [record for record in read_journal(tmp_path) if record["kind"] == "result"]
+            assert 0 < len(before) < sum(a.size for a in came)
+            (tmp_path / before[0]["file"]).unlink()
             await play(crew, tmp_path, came)
-            # What was committed is not repaired again; what was under way may be.
-            assert sum(len(each.engine.calls) for each in there) <= sum(a.size for a in came) + 3 * 2 + 3
+            # What was committed is not repaired again, unless it is lost; what was under way may be.
+            assert sum(len(each.engine.calls) for each in there) <= sum(a.size for a in came) + 3 * 2 + 3 + 1
 
     asyncio.run(run())
     assert assert_each_image_once(tmp_path, came).resumed
+    assert len([record for record in read_journal(tmp_path) if record["kind"] == "gone"]) == 1
 
 
-def test_a_worker_that_is_slow_beyond_its_table_does_not_hold_up_a_run(tmp_path: Path):
-    came = arrivals(4)
+def test_what_was_accepted_is_served_after_an_interruption(tmp_path: Path):
+    class Rejecting(EvenDecider):
+        def decide(self, seed: int, episode: int, situation: Situation) -> Choice:
+            nothing = np.zeros(3, int)
+            return Choice(nothing, nothing.astype(float), 0.0, 0.0, situation.backlog)
+
+    came = arrivals(2)
+    journal = Journal(tmp_path)
+    journal.write({
+        "kind": "decision", "episode": 0, "request": 0, "attempt": 0, "time": 0.1, "images": [0, 1, 2],
+        "counts": [3, 0, 0],
+    })  # fmt: skip
+    journal.close()
 
     async def run() -> None:
-        async with served() as a, served() as b, served(seconds=3.0) as c:
+        async with crew_here() as (crew, _):
+            await play(crew, tmp_path, came, decider=Rejecting())
+
+    asyncio.run(run())
+    committed = assert_each_image_once(tmp_path, came[:1])
+    assert [each["attempt"] for each in committed.decisions[0, 0]] == [0, 1]
+    assert committed.rejected(0, 1)
+
+
+def test_a_worker_that_becomes_slow_does_not_hold_up_a_run(tmp_path: Path):
+    came = arrivals(6)
+
+    async def run() -> None:
+        async with crew_here() as (crew, there):
             hasty = dataclasses.replace(QUICK, patience=0.5, late=1.0)
-            await asyncio.wait_for(
-                play(Crew([s.address for s in (a, b, c)], None), tmp_path, came, hasty), 60
-            )
+            playing = asyncio.create_task(play(crew, tmp_path, came, hasty))
+            slow = there[2]
+            while slow.worker._done < 2:  # until it has shown how fast it is
+                await asyncio.sleep(0.02)
+            slow.engine.seconds = 3.0
+            await asyncio.wait_for(playing, 60)
 
     asyncio.run(run())
     committed = assert_each_image_once(tmp_path, came)
     assert any(len(decisions) > 1 for decisions in committed.decisions.values())
     assert committed.losses
+
+
+def test_workers_that_are_slower_than_their_tables_are_not_lost(tmp_path: Path):
+    came, unpaced = arrivals(4), dataclasses.replace(QUICK, pace=False, patience=0.8, late=1.5)
+
+    async def run() -> None:
+        async with crew_here(1.0) as (crew, _):  # 13 times and twice as long as their tables say
+            await asyncio.wait_for(play(crew, tmp_path, came, unpaced), 60)
+
+    asyncio.run(run())
+    committed = assert_each_image_once(tmp_path, came)
+    assert not committed.losses
+    assert all(len(decisions) == 1 for decisions in committed.decisions.values())
+
+
+def test_a_second_run_on_the_same_workers_is_refused_in_one_line(tmp_path: Path):
+    came = arrivals(6)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+
+    async def run() -> None:
+        async with crew_here() as (crew, _):
+            first = asyncio.create_task(play(crew, tmp_path / "first", came))
+            await first_result(tmp_path / "first")
+            with pytest.raises(InputError, match=r"^[^\n]* is used by another run[^\n]*$"):
+                await play(crew, tmp_path / "second", arrivals(1), name="other")
+            await first
+
+    asyncio.run(run())
+    assert_each_image_once(tmp_path / "first", came)
+
+
+def test_an_item_that_is_decided_again_is_sent_once(tmp_path: Path):
+    async def run() -> None:
+        scheduler = scheduler_of(tmp_path)
+        old, new = (Item("e0-r0-0", 0, 0, (0,), 0, 0, 20.0, 3.0, attempt) for attempt in range(2))
+        scheduler._items[new.name] = new
+        scheduler._ledger.add(0, new.name, new.work)
+        await scheduler._send_at(old, 0.0)
+        assert not scheduler.members[0]._queue
+        await scheduler._send_at(new, 0.0)
+        assert scheduler.members[0]._queue == [new]
+
+    asyncio.run(run())
+
+
+def test_the_journal_is_in_the_order_of_the_events(tmp_path: Path):
+    async def run() -> list[int]:
+        scheduler, numbers = scheduler_of(tmp_path), list[int]()
+
+        def write(record: dict[str, int]) -> None:
+            time.sleep(0.1 if record["number"] == 0 else 0.0)
+            numbers.append(record["number"])
+
+        scheduler._journal.write = write  # pyright: ignore[reportAttributeAccessIssue]
+        await asyncio.gather(*(scheduler._write({"number": number}) for number in range(5)))
+        return numbers
+
+    assert asyncio.run(run()) == list(range(5))
 
 
 def test_workers_that_do_not_answer_are_named(tmp_path: Path):
@@ -186,6 +280,13 @@ def test_an_engine_that_always_fails_ends_the_run(tmp_path: Path):
                 await asyncio.wait_for(play(crew, tmp_path, arrivals(1)), 60)
 
     asyncio.run(run())
+
+
+def scheduler_of(out: Path) -> Scheduler:
+    """A scheduler of workers that do not exist."""
+    decider: Any = EvenDecider()
+    crew = Crew([Address("127.0.0.1", 1)] * 3, None)
+    return Scheduler(decider, QUICK, crew, Pictures(QUICK, 64, 0), out, Journal(out), "run", 0)
 
 
 async def pid_of(crew: Crew, index: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 
 import numpy as np
@@ -95,6 +96,17 @@ def test_any_header_is_refused_or_harmless(header: object, payload: bytes):
 )
 def test_hostile_messages_are_refused(data: bytes):
     refused(lambda: decode(data), "legal: ")
+
+
+def test_packed_bits_have_a_largest_size():
+    def bits(*shapes: list[int]) -> bytes:
+        described = [{"name": f"{k}", "dtype": "bool", "shape": shape} for k, shape in enumerate(shapes)]
+        return framed({"fields": {}, "arrays": described}, bytes(sum(-(-math.prod(s) // 8) for s in shapes)))
+
+    largest = [8192, 8192]
+    assert decode(bits(largest)).array("0", "bool", 2).nbytes == MAX_BYTES
+    refused(lambda: decode(bits([2, *largest])), f"{2 * MAX_BYTES} bits", "legal: ")
+    refused(lambda: decode(bits(largest, [1])), "'1' has 1 bits", "legal: ")
 
 
 def test_messages_have_a_largest_size():

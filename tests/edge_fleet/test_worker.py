@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import stat
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -154,20 +154,43 @@ def test_bad_items_are_refused_in_one_line():
 
 def test_a_wrong_token_does_no_work():
     async def run() -> None:
-        async with served(Keys("right")) as there:
+        async with served(Keys("right")) as there, connected(there, Keys("right")) as own:
+            session = (await hello(own)).text("session")
             for keys in (None, Keys("wrong"), Keys(""), Keys("right ")):
                 async with connected(there, keys) as client:
                     for call in (
                         hello(client),
-                        repair(client, "x", 0, "a"),
-                        client.call("Status", {}, timeout=9),
+                        repair(client, session, 0, "a"),
+                        *(
+                            client.call(name, {"session": session}, timeout=9)
+                            for name in ("Beat", "Bye", "Status")
+                        ),
                     ):
                         reason = await refused_call(call, grpc.StatusCode.UNAUTHENTICATED)
                         assert reason == "token: missing or wrong"
-            assert there.worker._session is None
             assert there.engine.calls == []
-            async with connected(there, Keys("right")) as client:
-                await hello(client)
+            await repair(own, session, 0, "a")
+
+    asyncio.run(run())
+
+
+def test_a_wrong_token_is_refused_before_a_message_is_read():
+    async def nothing() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    async def run() -> None:
+        images, masks = np.zeros((1, 4096, 4096, 3), np.uint8), np.zeros((1, 4096, 4096), bool)
+        async with served(Keys("right")) as there:
+            async with connected(there, Keys("wrong")) as client:
+                call = repair(client, "x", 0, "a", images=images, masks=masks)
+                await refused_call(call, grpc.StatusCode.UNAUTHENTICATED)
+            async with grpc.aio.insecure_channel(str(there.address)) as channel:
+                for method in ("Hello", "Repair"):
+                    call = channel.stream_unary(f"/edge_fleet.Worker/{method}")
+                    with pytest.raises(grpc.aio.AioRpcError) as caught:
+                        await call(nothing(), timeout=10, metadata=Keys("wrong").metadata)
+                    assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
     asyncio.run(run())
 

@@ -26,6 +26,16 @@ def test_errors_are_relative_to_the_prediction():
     assert "from the ledger 1.111 (median error 0.0 %)" in words
 
 
+def test_requests_that_the_simulator_rejects_have_no_error():
+    rejected = COUNTED.assign(simulated_s=[0.0, 3.0, 4.0])
+    (alone, decided) = errors_table(rejected).rows
+    assert alone[1].value == pytest.approx(0.125)  # of 3/3 and 5/4
+    assert decided[1].value == pytest.approx(0.0)
+    assert "simulator alone 1.143 (median error 12.5 %)" in answer(REQUESTS, rejected)
+    words = answer(REQUESTS, COUNTED.assign(simulated_s=0.0))
+    assert words.endswith("Measured over predicted: at decision, from the ledger 1.111 (median error 0.0 %).")
+
+
 def test_failures_are_told_apart():
     undisturbed, disturbed = ([cell.text for cell in row] for row in failures_table(REQUESTS).rows)
     assert undisturbed == ["undisturbed", "3", "3.33", "1.111", "0"]

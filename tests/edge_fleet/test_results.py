@@ -1,0 +1,65 @@
+"""Tables of results: results that are taken back, requests without a prediction, and what is printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from edge_fleet.display import print_results
+from edge_fleet.journal import Journal
+from edge_fleet.results import PREDICTIONS, summary_table
+from edge_fleet.run import intact
+from sd_repair.images import save_image
+
+REQUESTS = pd.DataFrame({
+    "episode": [0, 0, 1, 1], "measured_s": [2.0, 3.0, 4.0, 5.0], "rejected": False, "disturbed": False,
+    "missed": False,
+} | {f"{name}_s": [2.0, 3.0, 4.0, 4.0] for name in PREDICTIONS})  # fmt: skip
+
+
+def test_a_result_whose_image_is_lost_is_taken_back(tmp_path: Path):
+    journal = Journal(tmp_path)
+    results = [
+        {"kind": "result", "episode": 0, "request": 7, "image": k, "file": f"{k}.png", "ended": 1.0 + k}
+        for k in range(3)
+    ]
+    for record in results:
+        journal.write(record)
+    save_image(tmp_path / "0.png", np.zeros((64, 64, 3), np.uint8))
+    (tmp_path / "1.png").write_bytes(b"")
+    assert intact(journal, tmp_path).images(0, 7) == {0}
+    # It is repaired again, once.
+    for k in (1, 2):
+        save_image(tmp_path / f"{k}.png", np.zeros((64, 64, 3), np.uint8))
+        journal.write(results[k] | {"ended": 9.0})
+    again = intact(journal, tmp_path)
+    journal.close()
+    assert again.images(0, 7) == {0, 1, 2}
+    assert again.results[0, 7, 2]["ended"] == 9.0
+    assert again.repeated == 0
+
+
+def test_requests_without_a_prediction_are_left_out_of_its_errors():
+    requests = REQUESTS.assign(simulated_s=[0.0, 2.0, 4.0, 4.0])  # the simulator rejects the first one
+    table = summary_table(requests).set_index(["prediction", "measure"])
+    found = table.loc[PREDICTIONS["simulated"]]
+    assert found["estimate"].tolist() == pytest.approx(
+        [(1.5 + 9 / 8) / 2, (0.5 + 0.125) / 2, (0.5 + 0.2375) / 2]
+    )
+    assert set(found["requests"]) == {3}
+    assert set(table.loc[PREDICTIONS["predicted"], "requests"]) == {4}
+    nothing = summary_table(requests.assign(simulated_s=0.0)).set_index("prediction")
+    assert np.isnan(nothing.loc[PREDICTIONS["simulated"], "estimate"]).all()
+    assert np.isfinite(nothing.loc[PREDICTIONS["predicted"], "estimate"]).all()
+
+
+def test_a_run_with_overruns_is_called_invalid(capsys: pytest.CaptureFixture[str]):
+    images = pd.DataFrame({"psnr_db": [20.0, 21.0, 22.0], "ssim": 0.9})
+    for overruns in (0, 2):
+        facts = {"overruns": overruns, "disturbed": 0, "losses": 0}
+        print_results(REQUESTS, images, summary_table(REQUESTS), facts)
+        shown = capsys.readouterr().out
+        assert ("invalid: 2 of 3 images" in shown) == (overruns > 0)
