@@ -73,11 +73,8 @@ def stored(units: list[Unit], directory: Path) -> None:
     """Run the units as a study does."""
     store = TimedStore(directory / "units", directory / "results.parquet")
     store.begin({})
-    engine = LocalEngine(lambda unit, done: None)
-    for unit in units:
-        engine.submit(Work(unit, store, AgentStore(directory / "agents")))
-    for _ in engine.as_completed():
-        pass
+    agents = AgentStore(directory / "agents")
+    LocalEngine(lambda unit, done: None).run([Work(unit, store, agents) for unit in units])
 
 
 def seconds(side: Callable[[], Any]) -> tuple[float, float]:
@@ -119,11 +116,8 @@ def between_units(units: list[Unit], home: Path) -> None:
     store = Store(home / "units", home / "results.parquet")
     store.begin({})
     begun = time.time()
-    engine = Execution(engine="ray").start(lambda unit, done: None)
-    for unit in units:
-        engine.submit(Work(unit, store, AgentStore(home / "agents")))
-    for _ in engine.as_completed():
-        pass
+    agents = AgentStore(home / "agents")
+    Execution(engine="ray").start(lambda unit, done: None).run([Work(unit, store, agents) for unit in units])
     ended = time.time()
     stamps: dict[str, list[float]] = {}
     for line in (store.directory / LOG).read_text().splitlines():

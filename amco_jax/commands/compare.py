@@ -13,21 +13,13 @@ from amco_jax.cli.arguments import (
     physics_argument,
 )
 from amco_jax.report.terminal import print_comparison
-from amco_jax.study.compare import PAPER_METHODS, Comparison
+from amco_jax.study.compare import PAPER_METHODS, Comparison, ComparisonSize
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(ScenarioArguments, StudyArguments):
+class Arguments(ComparisonSize, ScenarioArguments, StudyArguments):
     methods: tuple[str, ...] = PAPER_METHODS
     """The methods; the first is compared with each of the others."""
-    seeds: int = 32
-    """Number of seeds; a seed gives all methods the same densities and arrivals."""
-    first_seed: int = 0
-    """The seeds are first_seed, first_seed + 1, ..."""
-    episodes: int = 300
-    """Number of training episodes."""
-    last: int = 50
-    """Number of last episodes whose mean is the final makespan."""
     physics: Annotated[tuple[str, ...], physics_argument(". Methods are compared within each one")] = (
         "published",
         "unified",

@@ -19,11 +19,11 @@ from amco_jax.cli.arguments import (
 )
 from amco_jax.report.terminal import print_evaluation
 from amco_jax.scenario.axes import apply_settings, load_with_settings
-from amco_jax.study.evaluate import BASELINES, Evaluation, load_run
+from amco_jax.study.evaluate import BASELINES, Evaluation, EvaluationSize, load_run
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(SettingsArguments, TraceArguments, ProgramArguments, StudyArguments):
+class Arguments(EvaluationSize, SettingsArguments, TraceArguments, ProgramArguments, StudyArguments):
     run: Annotated[Path, tyro.conf.Positional]
     """The output directory of train."""
     scenario: str | None = None
@@ -32,10 +32,6 @@ class Arguments(SettingsArguments, TraceArguments, ProgramArguments, StudyArgume
     """module:attribute of the trained method, if it is your own."""
     methods: tuple[str, ...] = BASELINES
     """Rules to run on the same arrivals."""
-    seeds: int | None = None
-    """Number of seeds, from the first one on; by default, all that were trained."""
-    episodes: int = 1
-    """Number of episodes per seed."""
     physics: Annotated[str | None, physics_argument("; by default, that of the training")] = None
 
 

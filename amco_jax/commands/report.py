@@ -17,8 +17,8 @@ from amco_jax.report.studies import load_studies
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     directories: tyro.conf.Positional[tuple[Path, ...]]
-    """One or more output directories of sweep, compare, train, evaluate or tune, or one of fleet, which has a
-    page of its own."""
+    """One or more output directories of sweep, compare, train, evaluate, tune or sensitivity, or one of
+    fleet, which has a page of its own."""
     format: tuple[str, ...] = ("html",)
     """Any of html (one self-contained page), md, latex (booktabs tables, PDF figures) and csv."""
     baseline: tuple[str, ...] = ()

@@ -13,20 +13,16 @@ from amco_jax.cli.arguments import (
     physics_argument,
 )
 from amco_jax.report.terminal import print_sensitivity
-from amco_jax.study.sensitivity import METHODS, Sensitivity
+from amco_jax.study.sensitivity import DEFAULT_METHODS, Sensitivity, SensitivitySize
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(ScenarioArguments, StudyArguments):
-    methods: tuple[str, ...] = METHODS
+class Arguments(SensitivitySize, ScenarioArguments, StudyArguments):
+    methods: tuple[str, ...] = DEFAULT_METHODS
     """Names of methods without training, or module:attribute for an amco_jax.Method of your own."""
     of: tuple[str, ...] = ()
     """Parameters in which to differentiate besides capacity and link_rate: deadline, slot_duration,
     task_size_min, task_size_max, density_min, density_max."""
-    seeds: int = 128
-    """Number of seeds per method; a seed gives all of them the same arrivals."""
-    first_seed: int = 0
-    """The seeds are first_seed, first_seed + 1, ..."""
     physics: Annotated[str, physics_argument()] = "unified"
 
 

@@ -14,11 +14,11 @@ from amco_jax.cli.arguments import (
 )
 from amco_jax.report.terminal import print_summary
 from amco_jax.scenario.axes import parse_value
-from amco_jax.study.sweep import DEFAULT_METHODS, EPISODES, TRAINED_SEEDS, Sweep
+from amco_jax.study.sweep import DEFAULT_METHODS, Sweep, SweepSize
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(ScenarioArguments, StudyArguments):
+class Arguments(SweepSize, ScenarioArguments, StudyArguments):
     param: str
     """The quantity to sweep: the offered load (load), a scenario field (arrival_prob, deadline, num_tasks,
     num_servers, capacity, link_rate, arrivals, time_scale of a trace, ...), a scale (capacity_scale,
@@ -28,14 +28,6 @@ class Arguments(ScenarioArguments, StudyArguments):
     the quantity."""
     methods: tuple[str, ...] = DEFAULT_METHODS
     """Names of methods, or module:attribute for an amco_jax.Method of your own."""
-    seeds: int = 1000
-    """Number of seeds per method and value; a seed gives all of them the same arrivals."""
-    first_seed: int = 0
-    """The seeds are first_seed, first_seed + 1, ..."""
-    trained_seeds: int = TRAINED_SEEDS
-    """Maximum number of seeds for trained methods, which use the first ones."""
-    episodes: int = EPISODES
-    """Number of training episodes for each value and seed."""
     physics: Annotated[str, physics_argument()] = "unified"
 
 

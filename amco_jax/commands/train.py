@@ -14,20 +14,13 @@ from amco_jax.cli.arguments import (
     physics_argument,
 )
 from amco_jax.report.terminal import print_training
-from amco_jax.study.train import Training
+from amco_jax.study.train import Training, TrainingSize
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(ScenarioArguments, StudyArguments):
+class Arguments(TrainingSize, ScenarioArguments, StudyArguments):
     method: str = "amcoedge"
     """Name of a trained method, or module:attribute for an amco_jax.Method of your own."""
-    seeds: int = 64
-    """Number of seeds, trained in parallel."""
-    first_seed: int = 0
-    """The seeds are first_seed, first_seed + 1, ..."""
-    episodes: int | None = None
-    """Number of training episodes; by default, the method's own: for the paper's
-    methods, that of the published run."""
     physics: Annotated[str, physics_argument()] = "unified"
     allocator: Annotated[str | None, allocator_argument("the method's own")] = None
     learn: tuple[str, ...] = ()

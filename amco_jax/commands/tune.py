@@ -19,29 +19,17 @@ from amco_jax.cli.arguments import (
 )
 from amco_jax.report.terminal import print_tuning
 from amco_jax.scenario.axes import parse_assignments, parse_value
-from amco_jax.study.tune import Tuning
+from amco_jax.study.tune import Tuning, TuningSize
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(ScenarioArguments, StudyArguments):
+class Arguments(TuningSize, ScenarioArguments, StudyArguments):
     vary: tuple[str, ...] = ("discount=0.9,0",)
     """The settings to vary, each as field=value,value,..."""
-    trials: int | None = None
-    """Number of combinations to train, drawn at random; by default, all are trained."""
-    trials_seed: int = 0
-    """The seed of that draw."""
     method: str = "amcoedge"
     """Name of a trained method, or module:attribute for an amco_jax.Method of your own."""
     learn: tuple[str, ...] = ()
     """Changes to the method's other settings, as field=value ..."""
-    seeds: int = 64
-    """Number of tuning seeds for each combination."""
-    first_seed: int = 0
-    """The tuning seeds are 2^31 + first_seed, 2^31 + first_seed + 1, ...; no other study accepts them."""
-    episodes: int = 300
-    """Number of training episodes."""
-    within: float = 0.03
-    """A seed counts as good if its makespan exceeds the reference's by at most this share."""
     reference: str = "optimal"
     """The rule whose makespan is the reference."""
     physics: Annotated[str, physics_argument()] = "unified"

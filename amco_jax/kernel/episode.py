@@ -29,7 +29,7 @@ from amco_jax.metrics import (
     Sums,
     add_slot,
     none_of_slots,
-    over_slots,
+    of_each_slot,
 )
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key, fold_in
@@ -144,7 +144,7 @@ def rollout(
         backlog, served = step(key_t, t, now.backlog, planned, now.arrived)
         queues = (now.backlog.servers, served.slot_load, served.link_delay) if keep_queues else (None,) * 3
         later = Progress(backlog, add_slot(now.totals, served.totals), arrived)
-        by_slot = over_slots(metrics, served.totals)
+        by_slot = of_each_slot(metrics, served.totals)
         return later, (served.of_tasks, by_slot, served.decisions, *queues)
 
     if start is None:

@@ -33,9 +33,9 @@ from amco_jax.metrics.sums import (
     add_task,
     none_of_slots,
     none_of_tasks,
+    of_each_slot,
     of_each_task,
     of_slot,
-    over_slots,
 )
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "CURVE_METRICS",
     "EPISODE",
     "EPISODE_METRICS",
+    "KEYS",
     "LEVELS",
     "MAKESPAN",
     "MAX_USERS",
@@ -50,7 +51,6 @@ __all__ = [
     "MISS_RATE",
     "NUM_TASKS",
     "REJECT_RATE",
-    "RESERVED",
     "RESPONSE",
     "SATURATION",
     "TASK",
@@ -76,19 +76,21 @@ __all__ = [
     "none_of_slots",
     "none_of_tasks",
     "of_curves",
+    "of_each_slot",
     "of_each_task",
     "of_slot",
-    "over_slots",
     "row_names",
     "shown_in",
     "told",
 ]
 
-RESERVED = (
+KEYS = (
     "method", "param", "value", "condition", "physics", "seed", "episode", "stretch", "batch",
-    "warmup", "trend_p", "gap", "loss", "epsilon",
+    "warmup", "trend_p",
 )  # fmt: skip
-"""Columns of results that are not metrics"""
+"""Columns of results that say what a row is about"""
+_RESERVED = (*KEYS, "gap", "loss", "epsilon")
+"""Names of columns that no metric may have"""
 
 
 def choose(asked: Sequence[str | Metric] = (), least: Shown = Shown.ROWS) -> Metrics:
@@ -116,7 +118,7 @@ def choose(asked: Sequence[str | Metric] = (), least: Shown = Shown.ROWS) -> Met
         found = chosen.setdefault(metric.name, at_least)
         if found.function != metric.function:
             raise InputError(f"metrics: {metric.name} is the name of two metrics; legal: another name")
-    names = [*RESERVED, *row_names(columns_of(chosen.values()), 1)]
+    names = [*_RESERVED, *row_names(columns_of(chosen.values()), 1)]
     names += [c.name for c in columns_of(chosen.values()) if not c.in_rows]
     if taken := {name for name in names if names.count(name) > 1}:
         raise InputError(f"metrics: {', '.join(sorted(taken))}; legal: names that no other column has")

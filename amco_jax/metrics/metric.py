@@ -237,6 +237,8 @@ class Metric(Column):
         for field in ("of_task", "of_slot"):
             if (function := getattr(self, field)) is not None:
                 object.__setattr__(self, field, hashable(field, function))
+        if self.of or self.how or self.level is not None:
+            raise InputError(f"metrics: {self.name} has of, how or level; legal: in columns of also")
         if (self.of_task is None) == (self.of_slot is None):
             raise InputError(f"metrics: {self.name} has of_task and of_slot, or neither; legal: one of them")
         if self.has_quantiles and (self.of_task is None or self.per_server):
@@ -268,7 +270,7 @@ class Metric(Column):
     @property
     def is_sum(self) -> bool:
         """Whether it is summed over the episode on the device, rather than sent to the host in pieces."""
-        return not (self.has_quantiles or self.is_over_slots)
+        return not self.is_list
 
     @property
     def is_summed_in_slots(self) -> bool:

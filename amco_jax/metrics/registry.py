@@ -1,4 +1,4 @@
-"""The registry of metrics, which is the only place in the package that names them.
+"""The registry of metrics: with the modules whose entries it lists, the only place that names them.
 
 `metrics/metric.py` documents the fields of an entry; docs/metrics.md lists all entries and how to add one.
 """

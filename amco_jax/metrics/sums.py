@@ -56,7 +56,7 @@ def add_slot(sums: Sums, slot: Sums) -> Sums:
     return {name: total.add(slot[name]) for name, total in sums.items()}
 
 
-def over_slots(metrics: Metrics, slot: Sums) -> Sums:
+def of_each_slot(metrics: Metrics, slot: Sums) -> Sums:
     """Those sums of a slot that are reported for each slot."""
     return {m.name: slot[m.name] for m in metrics if m.is_over_slots}
 

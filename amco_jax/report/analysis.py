@@ -273,13 +273,13 @@ def over_slots(study: SavedStudy, column: Column, condition: Any) -> pd.DataFram
     for method in study.methods:
         if (episodes := study.groups.get((method, condition))) is None:
             continue
-        values = np.stack([*episodes.quantiles[column.name]]).astype(np.float64)
+        values = np.stack([*episodes.lists[column.name]]).astype(np.float64)
         weight = np.ones_like(values)
-        if column.weight in episodes.quantiles:
-            weight = np.stack([*episodes.quantiles[column.weight]]).astype(np.float64)
+        if column.weight in episodes.lists:
+            weight = np.stack([*episodes.lists[column.weight]]).astype(np.float64)
         sums, weights = (cluster_totals(each, episodes.cluster) for each in (values, weight))
         weights = np.where(weights > 0, weights, np.nan)
-        is_rate = column.bounds == (0.0, 1.0) and column.weight in episodes.quantiles
+        is_rate = column.bounds == (0.0, 1.0) and column.weight in episodes.lists
         estimate, low, high = (rate_interval if is_rate else ratio_interval)(sums, weights)
         low, high = np.maximum(low, column.bounds[0]), np.minimum(high, column.bounds[1])
         numbers = {"slot": np.arange(len(low)), "estimate": estimate, "ci_low": low, "ci_high": high}

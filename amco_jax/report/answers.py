@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from amco_jax.report.analysis import (
     pairs_of,
     winners_of,
 )
-from amco_jax.report.names import in_words
+from amco_jax.report.names import capitalised, in_words, joined
 from amco_jax.report.rankings import reversal_of
 from amco_jax.report.studies import LAST_EPISODES, SavedStudy
 from amco_jax.report.tables import bracket, estimate_text, interval_text, small_unit
@@ -104,7 +104,7 @@ def _of_method(
         contrasts = [_contrast(study, column, condition, method, other) for other in others]
         at = f"{_at(study, condition)}, the" if study.axis_label else "The"
         text = f"{at} {column.label} with {in_words(method)} is {_value(column, rows[method])} {where}"
-        sentences.append(f"{text}: {_joined(contrasts)}." if contrasts else f"{text}.")
+        sentences.append(f"{text}: {joined(contrasts)}." if contrasts else f"{text}.")
     return sentences
 
 
@@ -174,9 +174,7 @@ def _of_sensitivity(study: SavedStudy, estimated: pd.DataFrame, baselines: Seque
             elif most[1]["ci_low"] > 0:
                 rising.append(_steepness(*most))
         parts = [
-            f"{how} most steeply in {_joined(of)}"
-            for how, of in (("falls", falling), ("rises", rising))
-            if of
+            f"{how} most steeply in {joined(of)}" for how, of in (("falls", falling), ("rises", rising)) if of
         ]
         clearly = ", and ".join(parts) or "does not clearly change in any parameter"
         sentences.append(f"With {in_words(method)}, the {study.first.label} {clearly}.")
@@ -214,7 +212,7 @@ def _best(study: SavedStudy, condition: Any, estimated: pd.DataFrame, baseline: 
     if baseline in others and baseline not in asked:
         asked[baseline] = "the baseline"
     contrasts = [f"{_contrast(study, column, condition, best[0], m)}, {what}" for m, what in asked.items()]
-    return f"{text}: {_joined(contrasts, ', and ')}"
+    return f"{text}: {joined(contrasts, ', and ')}"
 
 
 def _agreement(study: SavedStudy, estimated: pd.DataFrame) -> list[str]:
@@ -245,12 +243,12 @@ def _agreement(study: SavedStudy, estimated: pd.DataFrame) -> list[str]:
         (sentences if is_usual(column) else asked).append((column.label, sentence))
     if agreeing:
         labels = [study.first.label, *_shortened(agreeing)]
-        texts.append(f"{_joined(labels)[0].upper()}{_joined(labels)[1:]} agree on the best method.")
+        texts.append(f"{capitalised(joined(labels))} agree on the best method.")
     texts += [sentence for _, sentence in sentences]
     if len(asked) > 1:
         where = " at some values" if len(study.conditions) > 1 else ""
         texts.append(
-            f"By {_joined(_shortened([label for label, _ in asked]))}, other methods are best{where}."
+            f"By {joined(_shortened([label for label, _ in asked]))}, other methods are best{where}."
         )
     return texts + [sentence for _, sentence in asked if len(asked) == 1]
 
@@ -351,9 +349,4 @@ def _named(methods: Sequence[str]) -> str:
     more = len(methods) - _MAX_NAMES
     if more > 1:
         return f"{', '.join(map(in_words, methods[:_MAX_NAMES]))} and {more} others"
-    return _joined(map(in_words, methods))
-
-
-def _joined(parts: Iterable[str], last: str = " and ") -> str:
-    *some, end = [*parts] or [""]
-    return f"{', '.join(some)}{last}{end}" if some else end
+    return joined(map(in_words, methods))

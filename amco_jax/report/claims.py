@@ -38,7 +38,7 @@ class Claim:
     source: str
     share: float
     baselines: tuple[str, ...]
-    """The names of the baselines, without `-stable`"""
+    """The names of the baselines, as `paper_name` gives them"""
     metric: Column = MAKESPAN
 
 

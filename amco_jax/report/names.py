@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 _SHOWN = {
     "optimal": "greedy optimum",
     "optimal-enumeration": "greedy optimum by enumeration",
@@ -30,3 +32,14 @@ def in_words(method: str) -> str:
     """The name of a method within a sentence."""
     shown = shown_name(method)
     return shown if shown == method else f"the {shown}"
+
+
+def joined(parts: Iterable[str], last: str = " and ") -> str:
+    """Words in one phrase: `a`, `a and b`, or `a, b and c`."""
+    *some, end = [*parts] or [""]
+    return f"{', '.join(some)}{last}{end}" if some else end
+
+
+def capitalised(text: str) -> str:
+    """The text with a capital first letter and all others as they are, for the beginning of a sentence."""
+    return f"{text[:1].upper()}{text[1:]}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ import pandas as pd
 from amco_jax.metrics import Column, Shown, shown_in
 from amco_jax.report.analysis import BOOTSTRAP_SEED, baselines_of, pairs_of
 from amco_jax.report.figures import profile_figure
-from amco_jax.report.names import in_words, shown_name
+from amco_jax.report.names import capitalised, in_words, shown_name
 from amco_jax.report.pictures import DISTINCT_CURVES
 from amco_jax.report.studies import SavedStudy
 from amco_jax.report.tables import Cell, Table, bracket
@@ -22,6 +21,8 @@ from amco_jax.stats import (
     aggregate_interval,
     improvement,
     interquartile_mean,
+    mean_cost,
+    mean_of_seeds,
     performance_profile,
 )
 from amco_jax.stats.aggregates import Aggregate
@@ -71,7 +72,7 @@ class Overall:
     def title(self) -> str:
         """The heading, which says what the aggregates are over."""
         of = f"all {self.num_scenarios} scenarios of {', '.join(self.studies)}"
-        return f"{self.column.label[0].upper()}{self.column.label[1:]} over {of}"
+        return f"{capitalised(self.column.label)} over {of}"
 
     @property
     def answer(self) -> str:
@@ -161,14 +162,14 @@ def _overall(group: Sequence[SavedStudy], column: Column, reference: str, scenar
     rows, profiles = [], []
     least, most = np.quantile(np.concatenate([cost.ravel() for cost in costs.values()]), (0.005, 0.995))
     levels = np.linspace(min(least, 1.0), max(most, 1.0), _LEVELS)
-    # The reference's own costs are all 1, so each seed is compared with itself in the same scenario.
-    better = functools.partial(improvement, baseline=np.ones((1, scenarios)))
     for method, cost in costs.items():
-        rows.append((method, len(cost), *_interval(interquartile_mean, cost), *_interval(better, cost)))
-        # A profile is the mean of the profiles of the seeds, which are faster to resample than the costs.
+        # Means over seeds, which are faster to resample than the costs: of the share of the scenarios in
+        # which a seed is better than the reference, whose own costs are all 1, and of the profiles.
+        better = improvement(cost[:, None, :], np.ones((1, scenarios)))[:, None]
         of_seeds = performance_profile(levels)(cost[:, None, :])
+        rows.append((method, len(cost), *_interval(interquartile_mean, cost), *_interval(mean_cost, better)))
         numbers = dict(
-            zip(("share", "share_low", "share_high"), _interval(_mean_of_seeds, of_seeds), strict=True)
+            zip(("share", "share_low", "share_high"), _interval(mean_of_seeds, of_seeds), strict=True)
         )
         profiles.append(pd.DataFrame({"method": method, "level": levels} | numbers))
     names = ["method", "n_seeds", "iqm", "iqm_low", "iqm_high", "p", "p_low", "p_high"]
@@ -199,7 +200,3 @@ def _interval(aggregate: Aggregate, cost: np.ndarray) -> Interval:
     return aggregate_interval(
         aggregate, cost, rng=np.random.default_rng(BOOTSTRAP_SEED), resamples=_RESAMPLES
     )
-
-
-def _mean_of_seeds(profiles: np.ndarray) -> np.ndarray:
-    return np.mean(profiles, axis=-2)

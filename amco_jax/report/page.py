@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from markupsafe import Markup
 
-from amco_jax.errors import InputError, check_choice, check_list
+from amco_jax.errors import check_choice, check_list
 from amco_jax.metrics import Shown, shown_in
 from amco_jax.report.analysis import comparisons, distinct, means, medians
 from amco_jax.report.answers import answer_of, question_of
 from amco_jax.report.claims import CLAIMS_NOTE
+from amco_jax.report.names import capitalised
 from amco_jax.report.overall import OVERALL_NOTE, Overall, overall_of
 from amco_jax.report.pictures import Pictures, all_figures, leading_figures
 from amco_jax.report.rankings import rankings
@@ -33,7 +34,7 @@ from amco_jax.report.tables import (
 )
 from amco_jax.report.templates import rendered
 from amco_jax.report.warnings import Caveat, by_kind, warnings_of
-from amco_jax.results.files import FileNames, replacing
+from amco_jax.results.files import FileNames, made, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,7 +96,7 @@ class Report:
 
     def figures(self, study: int) -> Pictures:
         """All figures of a study."""
-        return all_figures(self.studies[study], self.estimated[study])
+        return all_figures(self.studies[study], self.estimated[study], self.baselines)
 
 
 def make_report(studies: Sequence[SavedStudy], baselines: Sequence[str] = ()) -> Report:
@@ -127,10 +128,7 @@ def write_report(report: Report, out: Path, formats: Sequence[str] = ("html",)) 
     """
     for name in check_list("format", formats):
         check_choice("format", name, FORMATS)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"out: {out} cannot be written: {error.strerror}") from error
+    made(out)
     return [FORMATS[name](report, out) for name in dict.fromkeys(formats)]
 
 
@@ -206,7 +204,7 @@ def _write_markdown(report: Report, out: Path) -> Path:
     for number in range(len(report.studies)):
         parts.append(f"\n## {report.question(number)}\n\n{report.answer(number)}\n")
         for title, table in report.overview(number).items():
-            parts.append(f"\n### {title[0].upper()}{title[1:]}\n\n{table.to_markdown()}")
+            parts.append(f"\n### {capitalised(title)}\n\n{table.to_markdown()}")
     for overall in report.overall:
         parts.append(f"\n## {overall.title}\n\n{overall.answer}\n\n{overall.to_table().to_markdown()}")
     if report.overall:

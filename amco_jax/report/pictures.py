@@ -19,7 +19,7 @@ from amco_jax.report.figures import (
     slots_figure,
     sweep_figure,
 )
-from amco_jax.report.names import in_words
+from amco_jax.report.names import capitalised, in_words
 from amco_jax.report.studies import SavedStudy
 
 if TYPE_CHECKING:
@@ -67,15 +67,19 @@ def leading_figures(
     return found
 
 
-def all_figures(study: SavedStudy, estimated: pd.DataFrame) -> Pictures:
-    """All figures of a study: metrics over conditions, learning curves, and distributions over tasks."""
+def all_figures(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[str] = ()) -> Pictures:
+    """All figures of a study: metrics over conditions, learning curves, and distributions over tasks.
+
+    Args:
+      estimated, baselines: as in `leading_figures`.
+    """
     found = {}
     if len(study.conditions) > 1:
         for column in shown_in(study.columns, Shown.FIGURES):
             found[column.name] = _over_values(study, estimated, column, study.methods)
     if study.curves is not None:
         found |= _learning_curves(study)
-    return found | _slot_by_slot(study, estimated) | _distributions(study, estimated)
+    return found | _slot_by_slot(study, estimated, baselines) | _distributions(study, estimated)
 
 
 def _standing_out(study: SavedStudy, estimated: pd.DataFrame, baseline: str) -> list[str]:
@@ -155,11 +159,11 @@ def _learning_curves(study: SavedStudy) -> Pictures:
     return found
 
 
-def _slot_by_slot(study: SavedStudy, estimated: pd.DataFrame) -> Pictures:
+def _slot_by_slot(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[str]) -> Pictures:
     """Metrics over the slots of an episode under the first, the middle and the last condition."""
     found: Pictures = {}
     chosen = [c for c in study.columns if c.is_over_slots and c.shown >= Shown.FIGURES]
-    among = _standing_out(study, estimated, baselines_of(study)[0]) if chosen else []
+    among = _standing_out(study, estimated, baselines_of(study, baselines)[0]) if chosen else []
     for condition, column in itertools.product(_spread(study.conditions), chosen):
         title = f"{study.axis_label}: {condition}" if study.axis_label else ""
         name = f"{column.name}-{condition}" if study.axis_label else column.name
@@ -179,13 +183,13 @@ def _distributions(study: SavedStudy, estimated: pd.DataFrame) -> Pictures:
         if len(quantiles):
             title = f"{study.axis_label}: {condition}" if study.axis_label else ""
             names = ["cdf", *([column.name] if place else []), *([condition] if study.axis_label else [])]
-            caption = column.caption or f"{column.label[0].upper()}{column.label[1:]}: quantiles."
+            caption = column.caption or f"{capitalised(column.label)}: quantiles."
             found["-".join(map(str, names))] = cdf_figure(quantiles, column, title), caption
     return found
 
 
 def _sentence(column: Column) -> str:
-    return column.caption or f"{column.label[0].upper()}{column.label[1:]}."
+    return column.caption or f"{capitalised(column.label)}."
 
 
 def _spread(conditions: Sequence[Any]) -> Iterable[Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from amco_jax.errors import InputError
 from amco_jax.metrics import MAKESPAN
 from amco_jax.report.studies import SavedStudy
-from amco_jax.results.files import FileNames, replacing
+from amco_jax.results.files import FileNames, made, replacing
 from amco_jax.stats.summaries import learning_curve
 
 _NAMES = {
@@ -45,15 +45,11 @@ def write_published(studies: Sequence[SavedStudy], out: Path) -> list[Path]:
         for (physics, method), rows in groups:
             base, *variant = str(method).replace("+", "-").split("-", 1)
             name = "-".join([_NAMES.get(base, base), *variant])
-            path = out / study.name / folders[physics] / (
+            path = made(out / study.name / folders[physics]) / (
                 f"AveMakeSpan_{taken[physics].take(name)}_tasks{scenario['num_tasks']}_prob{scenario['arrival_prob']:g}"
                 f"_deadline{float(scenario['deadline'])}_f{min(fleet):g}-{max(fleet):g}"
                 f"_episode{study.manifest['episodes']}.csv"
             )  # fmt: skip
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(f"out: {out} cannot be written: {error.strerror}") from error
             with replacing(path) as draft:
                 np.savetxt(draft, learning_curve(rows, MAKESPAN)[2].estimate, fmt="%.4f")
             paths.append(path)

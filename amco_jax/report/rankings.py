@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from amco_jax.metrics import Column, Shown, is_usual, shown_in
 from amco_jax.report.analysis import pairs_of
-from amco_jax.report.names import in_words, shown_name
+from amco_jax.report.names import in_words, joined, shown_name
 from amco_jax.report.studies import SavedStudy
 from amco_jax.report.tables import Cell, Table
 from amco_jax.stats.summaries import Pairs
@@ -107,13 +107,8 @@ def _grouped(found: Mapping[Column, Any]) -> dict[Any, str]:
     groups: dict[Any, list[str]] = {}
     for column, said in found.items():
         groups.setdefault(said, []).append(column.label)
-    return {said: f"by {_listed(labels)}" for said, labels in groups.items()}
+    return {said: f"by {joined(labels)}" for said, labels in groups.items()}
 
 
 def _at(study: SavedStudy, condition: Any) -> str:
     return f" at {study.axis_label} = {condition}" if study.axis_label else ""
-
-
-def _listed(words: Sequence[str]) -> str:
-    *others, last = words
-    return f"{', '.join(others)} and {last}" if others else last

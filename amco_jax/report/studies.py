@@ -49,7 +49,7 @@ class SavedStudy:
     runs also episode and stretch"""
     curves: pd.DataFrame | None = None
     """Columns condition, method, seed, episode and metrics; None if no training episodes were kept"""
-    quantiles: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    lists: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     """Lists by the name of the metric: quantiles `[rows, levels]` at `metrics.LEVELS`, or values over slots
     `[rows, slots]`, or one array per row if episodes differ in length"""
 
@@ -114,9 +114,9 @@ class SavedStudy:
         groups = {}
         for places in np.split(order, ends[:-1]):
             method, condition = divmod(int(code[places[0]]), len(self.conditions))
-            quantiles = {name: table[places] for name, table in self.quantiles.items()}
+            lists = {name: table[places] for name, table in self.lists.items()}
             rows = self.results.iloc[places]
-            groups[self.every[method], self.conditions[condition]] = Episodes.of(rows, quantiles)
+            groups[self.every[method], self.conditions[condition]] = Episodes.of(rows, lists)
         return groups
 
 
@@ -139,17 +139,17 @@ def load_studies(directories: list[Path]) -> list[SavedStudy]:
 
 
 def _study(run: SavedRun) -> SavedStudy:
-    manifest, kind, label, curves, quantiles = run.manifest, run.manifest["kind"], "", None, {}
+    manifest, kind, label, curves, lists = run.manifest, run.manifest["kind"], "", None, {}
     columns = columns_in(manifest)
     if kind == "sweep":
-        results, quantiles = _results(run, columns)
+        results, lists = _results(run, columns)
         label = manifest["param_label"]
         results = results.rename(columns={"value": "condition"}).drop(columns="param")
     elif kind in ("evaluate", "sensitivity"):
-        results, quantiles = _results(run, columns)
+        results, lists = _results(run, columns)
         results.insert(0, "condition", "")
     elif kind == "tune":
-        results, quantiles = _results(run, columns)
+        results, lists = _results(run, columns)
         results = _combinations(results, manifest)
     else:
         curves = run.table("curves.parquet")
@@ -172,7 +172,7 @@ def _study(run: SavedRun) -> SavedStudy:
             dataclasses.replace(column, better=None) if column.reduction is Reduction.SUM else column
             for column in columns
         )
-    return SavedStudy(name, kind, manifest, label, columns, results, curves, quantiles)
+    return SavedStudy(name, kind, manifest, label, columns, results, curves, lists)
 
 
 def warmups_of(manifest: dict[str, Any]) -> list[int]:
@@ -199,21 +199,21 @@ def _combinations(results: pd.DataFrame, manifest: dict[str, Any]) -> pd.DataFra
 
 
 def _results(run: SavedRun, columns: tuple[Column, ...]) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """The rows of a run without the columns that hold lists, and the lists as `SavedStudy.quantiles`."""
+    """The rows of a run without the columns that hold lists, and the lists as `SavedStudy.lists`."""
     table = run.arrow("results.parquet")
-    lists = {each.name: each for each in columns if each.is_list and each.name in table.column_names}
-    quantiles = {}
-    for name, each in lists.items():
+    held = {each.name: each for each in columns if each.is_list and each.name in table.column_names}
+    lists = {}
+    for name, each in held.items():
         column = table.column(name).combine_chunks()
         lengths = np.diff(np.asarray(column.offsets, np.int64))
         values = np.asarray(column.flatten())
         if np.all(lengths == lengths[0]):
-            quantiles[name] = values.reshape(len(column), -1)
+            lists[name] = values.reshape(len(column), -1)
         else:
-            quantiles[name] = np.empty(len(column), object)
-            quantiles[name][:] = np.split(values, np.cumsum(lengths)[:-1])
-        if not each.is_over_slots and quantiles[name].shape[1:] != LEVELS.shape:
+            lists[name] = np.empty(len(column), object)
+            lists[name][:] = np.split(values, np.cumsum(lengths)[:-1])
+        if not each.is_over_slots and lists[name].shape[1:] != LEVELS.shape:
             raise InputError(
                 f"run: {run.directory} has quantiles at other levels; legal: results of this version"
             )
-    return table.drop_columns(list(lists)).to_pandas(use_threads=False), quantiles
+    return table.drop_columns(list(held)).to_pandas(use_threads=False), lists

@@ -46,6 +46,10 @@ class Cell:
     between: str = ", "
     """The separator of the two lines in formats that put them side by side"""
 
+    def in_one_line(self, text: str) -> str:
+        """The text of the cell, as formatted by the caller, followed by its second line if it has one."""
+        return f"{text}{self.between}{self.below}" if self.below else text
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -81,10 +85,7 @@ class Table:
         """The table as a pipe table."""
         lines = [self.columns, ["---"] * self.texts + ["---:"] * (len(self.columns) - self.texts)]
         for row in self.rows:
-            texts = [f"**{c.text}**" if c.best else c.text for c in row]
-            lines.append(
-                [f"{t}{c.between}{c.below}" if c.below else t for t, c in zip(texts, row, strict=True)]
-            )
+            lines.append([c.in_one_line(f"**{c.text}**" if c.best else c.text) for c in row])
         return "".join(f"| {' | '.join(x.replace('|', chr(92) + '|') for x in line)} |\n" for line in lines)
 
     def to_latex(self) -> str:

@@ -56,7 +56,6 @@ def _columns_of(summary: pd.DataFrame, manifest: dict[str, Any]) -> tuple[Column
 def print_training(curves: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print the means over seeds at selected episodes of a training to stdout."""
     columns = shown_in(columns_in(manifest), Shown.CURVES)
-    logged = {"loss": "loss", "epsilon": "ε"}
     seeds, episodes = manifest["num_seeds"], manifest["episodes"]
     table = Table(
         title=f"{manifest['method']}: {_ESTIMATES} over {seeds} seeds, {manifest['physics']} physics"
@@ -148,9 +147,7 @@ def _as_printed(title: str, given: ReportTable) -> Table:
     for place, column in enumerate(given.columns):
         table.add_column(column, justify="left" if place < given.texts else "right")
     for row in given.rows:
-        table.add_row(
-            *(f"{cell.text}{cell.between}{cell.below}" if cell.below else cell.text for cell in row)
-        )
+        table.add_row(*(cell.in_one_line(cell.text) for cell in row))
     return table
 
 

@@ -125,8 +125,8 @@ def _seed_warnings(study: SavedStudy) -> dict[Kind, list[str]]:
         wanted = max(wanted, int(seeds_needed(values, max(0.01 * values.mean(), 1e-12))))
     fewest = min(clusters.values())
     if empty:
-        found.append(f"{_joined(empty.values())}; the other seeds do not contribute.")
-    if unit != "seeds":
+        found.append(f"{', '.join(empty.values())}; the other seeds do not contribute.")
+    if unit != "seeds" and "batch" not in study.results:
         found.append(f"its numbers come from {fewest} distinct {unit}, which seeds share.")
     few = {m: n for m, n in clusters.items() if n < FEW}
     if few:
@@ -167,7 +167,8 @@ def _workload_warnings(study: SavedStudy) -> list[str]:
             )
         ]
         if full:
-            found.append(f"a server is saturated at {_joined(full)}: queues grow to the end of the episode.")
+            where = ", ".join(map(str, full))
+            found.append(f"a server is saturated at {where}: queues grow to the end of the episode.")
     return found
 
 
@@ -244,7 +245,3 @@ def _skewness(values: np.ndarray) -> float:
 
 def _listed(counts: dict[str, Any]) -> str:
     return ", ".join(f"{shown_name(name)} {count}" for name, count in counts.items())
-
-
-def _joined(names: Iterable[Any]) -> str:
-    return ", ".join(map(str, names))

@@ -11,11 +11,12 @@ from amco_jax.stats.aggregates import (
     improvement,
     interquartile_mean,
     mean_cost,
+    mean_of_seeds,
     median_cost,
     optimality_gap,
     performance_profile,
 )
-from amco_jax.stats.bootstrap import RESAMPLES, STATISTICS, bootstrap_interval
+from amco_jax.stats.bootstrap import STATISTICS, bootstrap_interval
 from amco_jax.stats.clusters import cluster_totals, seed_matrix
 from amco_jax.stats.comparisons import holm, paired_p_value, probability_of_improvement, reduction_interval
 from amco_jax.stats.intervals import (
@@ -39,7 +40,6 @@ from amco_jax.stats.stationarity import (
 
 __all__ = [
     "CONFIDENCE",
-    "RESAMPLES",
     "STATISTICS",
     "Interval",
     "RatioMoments",
@@ -55,6 +55,7 @@ __all__ = [
     "lag_one_correlation",
     "mean_cost",
     "mean_interval",
+    "mean_of_seeds",
     "median_cost",
     "mser_truncation",
     "optimality_gap",

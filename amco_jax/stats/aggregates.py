@@ -11,7 +11,7 @@ scores are better the larger they are; performance profiles of costs are those o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import scipy
@@ -30,6 +30,11 @@ RESAMPLES = 2000
 def mean_cost(cost: np.ndarray) -> np.ndarray:
     """The mean over seeds and scenarios, `[..., seeds, scenarios]` → `[...]`."""
     return np.mean(cost, axis=(-2, -1))
+
+
+def mean_of_seeds(values: np.ndarray) -> np.ndarray:
+    """The mean over seeds of anything that each seed has, `[..., seeds, values]` → `[..., values]`."""
+    return np.mean(values, axis=-2)
 
 
 def median_cost(cost: np.ndarray) -> np.ndarray:
@@ -78,6 +83,24 @@ def performance_profile(levels: ArrayLike) -> Aggregate:
     return profile
 
 
+def _trimmed_means(cost: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The interquartile means of resamples, whose order is that of all costs."""
+    order = np.argsort(cost, axis=None)
+    seed, ordered = order // cost.shape[1], cost.ravel()[order]
+    cut = ordered.size // 4  # as `scipy.stats.trim_mean` with a quarter
+    kept = ordered.size - 2 * cut
+    places = (np.clip(np.cumsum(of_seeds[seed]) - cut, 0, kept) for of_seeds in counts)
+    return np.array([np.diff(place, prepend=0) @ ordered for place in places]) / kept
+
+
+_OF_COUNTS: Mapping[Aggregate, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    mean_cost: lambda cost, counts: counts @ np.mean(cost, axis=1) / len(cost),
+    mean_of_seeds: lambda values, counts: counts @ values / len(values),
+    interquartile_mean: _trimmed_means,
+}
+"""Aggregates of all resamples at once, from how often each seed is in each of them, `[resamples, seeds]`"""
+
+
 def aggregate_interval(
     aggregate: Aggregate,
     *costs: ArrayLike,
@@ -106,14 +129,15 @@ def aggregate_interval(
     if not seeds * scenarios or not all(np.all(np.isfinite(cost)) for cost in arrays):
         raise InputError("costs: legal: finite numbers of at least one seed in at least one scenario")
     if common_seeds and any(shape != shapes[0] for shape in shapes):
-        raise InputError(f"costs: shapes {[cost.shape for cost in arrays]}; legal: the same seeds for all")
+        raise InputError(f"costs: shapes {shapes}; legal: the same seeds for all")
     if any(cost.shape[1:] != (scenarios,) for cost in arrays):
-        raise InputError(
-            f"costs: shapes {[cost.shape for cost in arrays]}; legal: the same scenarios for all"
-        )
+        raise InputError(f"costs: shapes {shapes}; legal: the same scenarios for all")
     estimate = aggregate(*arrays)
     if seeds == 1:
         return Interval(estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan))
+
+    def counts_of_seeds() -> np.ndarray:
+        return np.bincount(rng.integers(0, seeds, seeds), minlength=seeds).astype(np.float64)
 
     def resampled() -> np.ndarray:
         if common_seeds:
@@ -123,7 +147,11 @@ def aggregate_interval(
             *(np.take_along_axis(cost, rng.integers(0, len(cost), cost.shape), axis=0) for cost in arrays)
         )
 
-    drawn = np.stack([resampled() for _ in range(resamples)])
+    if common_seeds and aggregate in _OF_COUNTS:
+        (cost,) = arrays
+        drawn = _OF_COUNTS[aggregate](cost, np.stack([counts_of_seeds() for _ in range(resamples)]))
+    else:
+        drawn = np.stack([resampled() for _ in range(resamples)])
     tail = (1 - confidence) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
     return Interval(estimate, low, high)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import scipy
 from numpy.typing import ArrayLike
 
 from amco_jax.errors import InputError, check_whole
+from amco_jax.stats.comparisons import paired_p_value
 from amco_jax.stats.intervals import CONFIDENCE, Interval, ratio_interval
 
 MSER_BATCH = 5
@@ -118,11 +118,4 @@ def trend_p_value(numerator: ArrayLike, denominator: ArrayLike) -> np.ndarray:
     ends = slice(None, half), slice(numerator.shape[1] - half, None)
     with np.errstate(divide="ignore", invalid="ignore"):
         first, last = (numerator[:, end].sum(axis=1) / denominator[:, end].sum(axis=1) for end in ends)
-        difference = last - first
-        known = np.isfinite(difference)
-        n = known.sum(axis=0)
-        difference = np.where(known, difference, 0.0)
-        mean = difference.sum(axis=0) / n
-        variance = np.where(known, (difference - mean) ** 2, 0.0).sum(axis=0) / (n - 1)
-        p = 2 * scipy.special.stdtr(n - 1, -np.abs(mean / np.sqrt(variance / n)))
-    return np.where(n < 2, np.nan, np.where(np.all(difference == 0, axis=0), 1.0, p))
+    return paired_p_value(np.where(np.isfinite(first), last, np.nan), first)

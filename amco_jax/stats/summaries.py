@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.errors import InputError
-from amco_jax.metrics import EPISODE, LEVELS, NUM_TASKS, TASK, Column
+from amco_jax.metrics import EPISODE, KEYS, LEVELS, NUM_TASKS, TASK, Column
 from amco_jax.stats import (
     Interval,
     RatioMoments,
@@ -40,10 +40,6 @@ independent clusters, which are seeds, stretches of a request log, or batches of
 SUMMARY = ("metric", "per", *COUNTS, "mean", "ci_low", "ci_high")
 """Columns of a summary; intervals are of 95 %"""
 
-_KEYS = (
-    "method", "param", "value", "condition", "physics", "seed", "episode", "stretch", "batch", "warmup",
-    "trend_p",
-)  # fmt: skip
 _OVER_SERVERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "": lambda values: _mean(values),
     "max": lambda values: np.fmax.reduce(values, axis=-1),
@@ -64,7 +60,7 @@ def _mean(values: np.ndarray) -> np.ndarray:
 class Episodes:
     """Episodes of one method under one condition, in rising order of seed and episode.
 
-    All arrays are `[episodes]` but for `quantiles`.
+    All arrays are `[episodes]` but for `lists`.
     """
 
     seed: np.ndarray
@@ -74,15 +70,15 @@ class Episodes:
     tasks: np.ndarray
     metrics: dict[str, np.ndarray]
     """The columns of rows by name; NaN where an episode has no such number"""
-    quantiles: dict[str, np.ndarray]
-    """`[episodes, levels]` at `LEVELS`, by the name of the metric"""
+    lists: dict[str, np.ndarray]
+    """By the name of the metric: quantiles `[episodes, levels]` at `LEVELS`, or values over slots"""
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, quantiles: dict[str, np.ndarray] | None = None) -> Episodes:
+    def of(cls, rows: pd.DataFrame, lists: dict[str, np.ndarray] | None = None) -> Episodes:
         """The episodes of some rows of results or curves.
 
         Args:
-          quantiles: `[rows, levels]` by the name of the metric; by default columns of `rows` that hold lists.
+          lists: with a first axis over rows; by default, the columns of `rows` that hold lists.
 
         Raises:
           InputError: the rows do not say how many tasks they have.
@@ -92,13 +88,13 @@ class Episodes:
                 f"{NUM_TASKS.name}: no such column in the results; legal: results of this version"
             )
         columns = {str(name): _values(rows[name]) for name in rows.columns}
-        lists = [name for name, values in columns.items() if _holds_lists(values)]
-        taken = {name: np.stack(list(columns.pop(name))) for name in lists}
-        quantiles = taken if quantiles is None else quantiles
+        holding = [name for name, values in columns.items() if _holds_lists(values)]
+        taken = {name: np.stack(list(columns.pop(name))) for name in holding}
+        lists = taken if lists is None else lists
         seed = columns["seed"]
         episode = columns.get("episode", np.zeros_like(seed))
-        metrics = {name: column for name, column in columns.items() if name not in _KEYS}
-        episodes = cls(seed, episode, seed, columns[NUM_TASKS.name], metrics, quantiles)
+        metrics = {name: column for name, column in columns.items() if name not in KEYS}
+        episodes = cls(seed, episode, seed, columns[NUM_TASKS.name], metrics, lists)
         stretch = columns.get("stretch")
         # Seeds may play the same stretch, and a seed several of them: what there are fewer of is the cluster.
         if stretch is not None and _distinct(stretch) <= _distinct(seed):
@@ -117,7 +113,7 @@ class Episodes:
             self.cluster[places],
             self.tasks[places],
             {name: column[places] for name, column in self.metrics.items()},
-            {name: table[places] for name, table in self.quantiles.items()},
+            {name: table[places] for name, table in self.lists.items()},
         )
 
     def values(self, column: Column) -> np.ndarray:
@@ -309,7 +305,7 @@ def _direct(episodes: Episodes, columns: Sequence[tuple[Column, str]]) -> np.nda
         of_name = np.array([column.level is not None and column.of == name for column, _ in columns])
         levels = [column for column, _ in columns if column.level is not None and column.of == name]
         at = np.array([column.level for column in levels])
-        table, tasks = episodes.quantiles[name], episodes.weight(levels[0], TASK)
+        table, tasks = episodes.lists[name], episodes.weight(levels[0], TASK)
         tasks = np.where(np.isnan(table[:, 0]), 0.0, tasks)
         pooled = pooled_quantiles(table, LEVELS, tasks, episodes.cluster, at)
         found[of_name] = np.stack(pooled, axis=-1)

@@ -25,7 +25,7 @@ from amco_jax.random import Stream, stream
 from amco_jax.results.checkpoints import journal_of, load_tree, save_tree
 from amco_jax.results.saved import is_intact
 from amco_jax.scenario import Scenario
-from amco_jax.study.blocks import Block, blocks_of, padded_shapes
+from amco_jax.study.blocks import Block, blocks_of, padded, padded_shapes
 from amco_jax.study.chunks import chunks_of, within_memory
 from amco_jax.study.grid import Cell, TrainedAgents, digest_of
 from amco_jax.study.trainer import LANES, TRAINING_BYTES, Trainer, state_bytes
@@ -175,11 +175,9 @@ class StoredAgents:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like)) * shape.num_servers
 
     def agents(self, shape: Shape, chunk: Sequence[Block], size: int) -> Any:
-        """Leaves `[blocks, LANES, num_servers, ...]`, padded with copies of the last block to `size`."""
+        """Leaves `[blocks, LANES, num_servers, ...]`, `padded` to `size`."""
         blocks = [self._load(self._cells[block.cell], block.start, shape) for block in chunk]
-        size = -(-size // jax.local_device_count()) * jax.local_device_count()
-        blocks += [blocks[-1]] * (size - len(blocks))
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *blocks)
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *padded(blocks, size))
 
     def _load(self, cell: Cell, start: int, shape: Shape) -> Any:
         given = cell.agents

@@ -9,7 +9,7 @@ its seeds fill the vector lanes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -19,6 +19,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from amco_jax.params import Params, Shape
 from amco_jax.scenario import Scenario
 from amco_jax.workload import Tables, tables_of
+
+T = TypeVar("T")
 
 ACCELERATOR_BLOCKS = 128
 """Default number of blocks that an accelerator runs in parallel"""
@@ -70,17 +72,22 @@ def _mesh() -> Mesh:
     return Mesh(np.asarray(jax.local_devices()), ("blocks",))
 
 
+def padded(items: Sequence[T], size: int) -> list[T]:
+    """The items of a chunk, padded to `size` and a multiple of the devices with copies of the last one."""
+    num_devices = jax.local_device_count()
+    size = -(-size // num_devices) * num_devices
+    return [*items, *[items[-1]] * (size - len(items))]
+
+
 def stack_blocks(chunk: Sequence[Block], size: int, lanes: int, cells: Mapping[int, Any]) -> tuple[Any, Any]:
-    """The inputs of a chunk, padded to `size` and a multiple of the devices with copies of its last block.
+    """The inputs of a chunk, `padded` to `size`.
 
     Returns:
       The cells' pytrees of NumPy arrays, with leaves `[blocks, ...]`, and the seeds, `[blocks, lanes]`.
     """
-    num_devices = jax.local_device_count()
-    size = -(-size // num_devices) * num_devices
-    padded = [*chunk, *[chunk[-1]] * (size - len(chunk))]
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(cells[block.cell] for block in padded))
-    starts = np.asarray([block.start for block in padded], np.uint32)
+    blocks = padded(chunk, size)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(cells[block.cell] for block in blocks))
+    starts = np.asarray([block.start for block in blocks], np.uint32)
     return stacked, starts[:, None] + np.arange(lanes, dtype=np.uint32)
 
 

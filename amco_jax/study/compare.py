@@ -12,18 +12,32 @@ import pandas as pd
 from amco_jax.agents.methods import PHYSICS, Method, get_methods
 from amco_jax.errors import check_choice, check_list, check_whole
 from amco_jax.kernel.training import FIRST_TRAINING_EPISODE
-from amco_jax.metrics import Column, Metrics, Shown, columns_of, of_curves, shown_in
+from amco_jax.metrics import Column, Metrics, Shown, of_curves, shown_in
 from amco_jax.report.figures import convergence_figures
 from amco_jax.stats.summaries import Pairs, grouped, summarise
 from amco_jax.study.base import Reduced, Study, check_size
 from amco_jax.study.grid import Cell
-from amco_jax.study.trainer import curve_names, logs_of
+from amco_jax.study.trainer import curve_names, logs_of, settings_of
 
 PAPER_METHODS = ("amcoedge", "smcoedge", "drlcoedge", "randcoedge", "optimal")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComparisonSize:
+    """The size of a comparison."""
+
+    seeds: int = 32
+    """Number of seeds; a seed gives all methods the same densities and arrivals."""
+    first_seed: int = 0
+    """The seeds are first_seed, first_seed + 1, ..."""
+    episodes: int = 300
+    """Number of training episodes; rules run on the same ones."""
+    last: int = 50
+    """Number of last episodes whose mean is the final makespan."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Comparison(Study):
+class Comparison(ComparisonSize, Study):
     """Train and run all methods on the same densities and arrivals, seed by seed and episode by episode.
 
     The result has a row per physics variant, method, seed and episode with the columns of the metrics and the
@@ -41,14 +55,6 @@ class Comparison(Study):
     methods: Sequence[str | Method] = PAPER_METHODS
     """The methods; the first is compared with each of the others."""
     _: dataclasses.KW_ONLY
-    seeds: int = 32
-    """Number of seeds; a seed gives all methods the same densities and arrivals."""
-    first_seed: int = 0
-    """The seeds are first_seed, first_seed + 1, ..."""
-    episodes: int = 300
-    """Number of training episodes; rules run on the same ones."""
-    last: int = 50
-    """Number of last episodes whose mean is the final makespan."""
     physics: Sequence[str] = ("published", "unified")
     """The variants of the physics, names in `PHYSICS`; methods are compared within each one."""
 
@@ -61,6 +67,7 @@ class Comparison(Study):
         self.base.check_training()  # rules, too, run on the training episodes
         for method in self.chosen:
             method.check(self.base.num_servers)
+            method.check_decides()
 
     @functools.cached_property
     def chosen(self) -> list[Method]:
@@ -98,9 +105,7 @@ class Comparison(Study):
         return {
             "kind": self.kind,
             "methods": [m.name for m in self.chosen],
-            "settings": {
-                m.name: m.training.settings.to_dict() for m in self.chosen if m.training is not None
-            },
+            "settings": settings_of(self.chosen),
             "logs": logs_of(self.chosen),
             "physics": list(self.physics),
             "first_seed": self.first_seed,
@@ -112,7 +117,7 @@ class Comparison(Study):
 
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
         """The table of the last episodes, and convergence figures for each physics variant."""
-        curves, columns = pd.concat(list(frames), ignore_index=True), columns_of(self.measured)
+        curves, columns = pd.concat(list(frames), ignore_index=True), self.columns
         tail = curves.loc[curves["episode"] >= self.episodes - self.last]
         final = _final(tail, self.chosen[0].name, shown_in(columns, Shown.EVERYWHERE))
         figures: dict[str, Any] = {}

@@ -151,7 +151,7 @@ def _places(parameter: str, num_servers: int) -> list[tuple[int, ...]]:
 def check_known_warmup(scenario: Scenario) -> None:
     """Raise InputError if the warm-up is one that a pilot run would have to find."""
     if scenario.warmup == AUTO:
-        raise InputError(f"warmup: {AUTO}; legal for gradients: a number of slots")
+        raise InputError(f"warmup: {AUTO}; legal for gradients and bounds: a number of slots")
 
 
 @program_cache(

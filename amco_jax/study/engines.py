@@ -9,7 +9,7 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -35,12 +35,8 @@ UNIT_SECONDS = {"cpu": 120.0, "accelerator": 3600.0}
 class Engine(Protocol):
     """Computes units, in any order, and commits each to its store."""
 
-    def submit(self, work: Work) -> None:
-        """Submit a unit for computation."""
-        ...
-
-    def as_completed(self) -> Iterator[Unit]:
-        """Yield each submitted unit once it is committed."""
+    def run(self, todo: Sequence[Work]) -> None:
+        """Compute units, until all are committed."""
         ...
 
 
@@ -135,18 +131,11 @@ class LocalEngine:
 
     def __init__(self, tell: Callable[[Unit, int], None]):
         self._tell = tell
-        self._work: list[Work] = []
 
-    def submit(self, work: Work) -> None:
-        """Submit a unit for computation."""
-        self._work.append(work)
-
-    def as_completed(self) -> Iterator[Unit]:
-        """Compute the units in the order of submission."""
-        while self._work:
-            work = self._work.pop(0)
+    def run(self, todo: Sequence[Work]) -> None:
+        """Compute units in their order."""
+        for work in todo:
             compute(work, functools.partial(self._tell, work.unit))
-            yield work.unit
 
 
 def compute(work: Work, tell: Callable[[int], None] = lambda episodes: None) -> None:
@@ -180,17 +169,11 @@ class RayEngine:
         self._task = task(_ray_task)
         self._dumps: Callable[[list[Work]], bytes] = cloudpickle.dumps  # pyright: ignore[reportPrivateImportUsage]
         self._cpus = cpus_per_unit
-        self._work: list[Work] = []
 
-    def submit(self, work: Work) -> None:
-        """Submit a unit for computation."""
-        self._work.append(work)
-
-    def as_completed(self) -> Iterator[Unit]:
-        """Start a task for each submitted unit, and yield the units as their tasks end."""
-        pickled = self._dumps(self._work)
-        tasks = {self._task.remote(pickled, n, self._cpus, _code()): w.unit for n, w in enumerate(self._work)}
-        self._work = []
+    def run(self, todo: Sequence[Work]) -> None:
+        """Start a task for each unit, and wait for all of them."""
+        pickled = self._dumps([*todo])
+        tasks = {self._task.remote(pickled, n, self._cpus, _code()): work.unit for n, work in enumerate(todo)}
         while tasks:
             (done,), _ = self._ray.wait(list(tasks), num_returns=1)
             unit = tasks.pop(done)
@@ -199,7 +182,6 @@ class RayEngine:
             except self._ray.exceptions.RayTaskError as error:
                 raise error.cause if isinstance(error.cause, InputError) else error from None
             self._tell(unit, unit.episodes)
-            yield unit
 
 
 def connect_to_ray(address: str | None) -> Any:

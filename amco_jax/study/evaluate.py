@@ -12,12 +12,12 @@ from typing import Any
 import jax
 import pandas as pd
 
-from amco_jax.agents.methods import Method, get_method
+from amco_jax.agents.methods import Method, get_method, get_methods
 from amco_jax.alloc import ALLOCATORS
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.errors import InputError, check_whole
 from amco_jax.identity import name_of
-from amco_jax.metrics import columns_of, estimated
+from amco_jax.metrics import estimated
 from amco_jax.results.saved import open_run
 from amco_jax.scenario import Scenario
 from amco_jax.service.latency import is_shipped
@@ -129,8 +129,18 @@ def _names_files(scenario: Mapping[str, Any]) -> bool:
     return bool(scenario.get("trace")) or not all(is_shipped(table) for table in service["tables"])
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationSize:
+    """The size of an evaluation."""
+
+    seeds: int | None = None
+    """Number of seeds, from the first one on; by default, all that were trained."""
+    episodes: int = 1
+    """Number of episodes per seed."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Evaluation(Study):
+class Evaluation(EvaluationSize, Study):
     """Evaluate the agents of a training greedily in unseen episodes.
 
     The agents of a seed keep its task densities, as drawn for the new scenario, and get new arrivals. The
@@ -151,10 +161,6 @@ class Evaluation(Study):
     _: dataclasses.KW_ONLY
     methods: Sequence[str | Method] = BASELINES
     """Rules to run on the same arrivals."""
-    seeds: int | None = None
-    """Number of seeds, from the first one on; by default, all that were trained."""
-    episodes: int = 1
-    """Number of episodes for each seed."""
     physics: str | None = None
     """The variant of the physics, a name in `PHYSICS`; by default, that of the training."""
 
@@ -174,7 +180,8 @@ class Evaluation(Study):
     @functools.cached_property
     def others(self) -> list[Method]:
         """The rules."""
-        return [get_method(m) for m in self.methods]
+        _, *others = get_methods([self.run.method, *self.methods])  # whose names must differ
+        return others
 
     @functools.cached_property
     def run(self) -> TrainedRun:
@@ -236,6 +243,6 @@ class Evaluation(Study):
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
         """The means over seeds, with intervals."""
         results = pd.concat(list(frames), ignore_index=True)
-        columns = estimated(columns_of(self.measured), self.base.num_servers)
+        columns = estimated(self.columns, self.base.num_servers)
         summary = summarise(grouped([results], ("method",)), ("method",), columns)
         return Reduced({"summary.csv": summary})

@@ -15,7 +15,7 @@ from amco_jax.agents.settings import Settings
 from amco_jax.env import Physics
 from amco_jax.errors import InputError
 from amco_jax.identity import Identity, code_version, identify
-from amco_jax.metrics import CURVE_METRICS, MAX_USERS, METRICS, Metrics, columns_of, row_names
+from amco_jax.metrics import CURVE_METRICS, MAX_USERS, METRICS, Metrics, Reduction, columns_of, row_names
 from amco_jax.results.provenance import package_versions
 from amco_jax.scenario import Scenario
 
@@ -29,10 +29,6 @@ class TrainedAgents:
     first_seed: int
     """The first seed of the first block"""
 
-
-KEYS = ("seed", "episode", "stretch", "batch", "warmup", "trend_p")
-"""Columns other than a cell's labels and metrics: `stretch` exists only if seeds may share their arrivals,
-`batch` if a single episode is cut into batches, and the last two if a warm-up is given"""
 
 BATCHES = 30
 """Number of batches of a single long episode"""
@@ -129,8 +125,8 @@ class Cell:
 
     @property
     def has_quantiles(self) -> bool:
-        """Whether its rows contain quantiles."""
-        return any(m.is_list and not (m.is_over_slots or m.is_of_users) for m in self.metrics)
+        """Whether its rows contain quantiles of tasks."""
+        return any(m.reduction is Reduction.QUANTILES for m in self.metrics)
 
     @property
     def row(self) -> Physics:

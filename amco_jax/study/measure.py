@@ -99,6 +99,7 @@ def _rule(job: Job, method: Method) -> dict[str, Any]:
         "decisions": decisions,
         "totals": totals,
         "compile_s": compile_s,
+        "operations": (compiled.cost_analysis() or {}).get("flops"),
         "rollout_s": rollout_s,
         "rollout_decisions_per_s": decisions / statistics.median(rollout_s),
         "rollout_positions_per_s": positions / statistics.median(rollout_s),

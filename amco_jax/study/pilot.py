@@ -53,6 +53,12 @@ def check_warmup(cell: Cell) -> None:
             f"num_slots: {scenario.num_slots}; legal for a single seed with a warm-up, whose episode is cut "
             f"into {cell.batches} batches: {scenario.num_slots - scenario.counted_slots + most} or more"
         )
+    for metric in cell.metrics if cell.batches else ():
+        if metric.is_over_slots:
+            raise InputError(
+                f"metrics: {metric.name} is over the slots of an episode; legal for a single seed with a "
+                "warm-up, whose episode is cut into batches: other metrics"
+            )
     if scenario.warmup != AUTO:
         return
     if not cell.has_pilot:
@@ -70,7 +76,7 @@ def pilots_of(cells: Sequence[Cell], source: AgentSource | None) -> list[Pilot]:
       source: the agents of their `pilot_seeds`, if the method is trained.
     """
     metrics = tuple(itertools.chain(*_MEANS))
-    played = _played([cell.scenario.replace(warmup=0) for cell in cells], cells[0], source, metrics)
+    played = _played(cells, source, metrics)
     return [
         _pilot(cell.scenario, [(each.totals[over.name], each.totals[under.name]) for over, under in _MEANS])
         for cell, each in zip(cells, played, strict=True)
@@ -88,7 +94,7 @@ def batch_columns(
       The results of `metrics.columns` for each cell, `[batches]`, and lists.
     """
     metrics = cells[0].metrics
-    played = _played([cell.scenario.replace(warmup=0) for cell in cells], cells[0], source, metrics)
+    played = _played(cells, source, metrics)
     found = []
     for cell, pilot, each in zip(cells, pilots, played, strict=True):
         slots = cell.scenario.num_slots // MSER_BATCH
@@ -107,11 +113,6 @@ def batch_columns(
             quantiles[name] = np.concatenate([one.quantiles() for one in kept])
         found.append(columns(metrics, totals, length * MSER_BATCH, quantiles))
     return found
-
-
-def without_warmup(scenario: Scenario, pilot: Pilot) -> Scenario:
-    """The scenario with the warm-up that the pilot run determined."""
-    return scenario.replace(warmup=pilot.warmup)
 
 
 def pilots_in(cells: Sequence[Cell], rows: pd.DataFrame) -> list[tuple[Cell, Pilot]]:
@@ -175,10 +176,9 @@ class _Played(NamedTuple):
     """The values of tasks by the name of the metric, `[seeds, batches, positions]`, inf where empty"""
 
 
-def _played(
-    scenarios: Sequence[Scenario], first: Cell, source: AgentSource | None, metrics: Metrics
-) -> list[_Played]:
-    """Simulate the pilot seeds of scenarios, without a last batch that would be incomplete."""
+def _played(cells: Sequence[Cell], source: AgentSource | None, metrics: Metrics) -> list[_Played]:
+    """Simulate the pilot seeds of cells from the first slot on, without an incomplete last batch."""
+    first, scenarios = cells[0], [cell.scenario.replace(warmup=0) for cell in cells]
     start, num_seeds = first.pilot_seeds
     lists = [metric.name for metric in metrics if not metric.is_sum]
 

@@ -39,8 +39,21 @@ class Planned:
 
     lanes = LANES
 
-    def __init__(self, scenarios: Sequence[Scenario], method: Method, physics: Physics, episode: int):
-        self._scenarios, self._method, self._physics, self._episode = scenarios, method, physics, episode
+    def __init__(
+        self,
+        scenarios: Sequence[Scenario],
+        method: Method,
+        physics: Physics,
+        episode: int,
+        training: bool = False,
+    ):
+        """Plan one episode of each seed.
+
+        Args:
+          episode, training: which arrivals, as in `simulate`.
+        """
+        self._scenarios, self._method, self._physics = scenarios, method, physics
+        self._episode, self._training = episode, training
 
     def bytes_per_lane(self, shape: Shape) -> int:
         """The size of a plan and of what its improvement needs, in bytes."""
@@ -51,7 +64,7 @@ class Planned:
         cells, tables = inputs_of(self._scenarios, (block.cell for block in chunk), shape)
         stacked, seeds = stack_blocks(chunk, size, LANES, cells)
         shared = self._physics, np.int32(self._episode), tables
-        return _plan_program(shape, self._method)((stacked, seeds), shared, None)
+        return _plan_program(shape, self._method, self._training)((stacked, seeds), shared, None)
 
 
 class _Best(NamedTuple):
@@ -61,8 +74,8 @@ class _Best(NamedTuple):
     """The summed makespan of the best plan, s"""
 
 
-@program_cache(16, lambda shape, method: (shape.arrivals, method.policy, method.allocator))
-def _plan_program(shape: Shape, method: Method) -> Any:
+@program_cache(16, lambda shape, method, training: (shape.arrivals, method.policy, method.allocator))
+def _plan_program(shape: Shape, method: Method, training: bool) -> Any:
     """The jitted plans of blocks of seeds, sharded over the local devices."""
 
     def block(blocked: Any, shared: Any, state: None) -> Plan:
@@ -71,7 +84,7 @@ def _plan_program(shape: Shape, method: Method) -> Any:
         own = tables.of(place)
 
         def alone(seed: Any) -> Plan:
-            workload = workload_of(shape, params, own, seed, number, training=False)
+            workload = workload_of(shape, params, own, seed, number, training=training)
             key = fold_in(stream(seed, Stream.POLICY), number)
 
             def improve(now: _Best, k: Any) -> tuple[_Best, None]:

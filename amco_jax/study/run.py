@@ -276,8 +276,4 @@ def _compute(runs: Sequence[_Run], execution: Execution, progress: bool) -> None
                 tasks[unit.method] = bar.add_task(unit.method, total=0)
             task = tasks[unit.method]
             bar.update(task, total=(bar.tasks[task].total or 0) + unit.episodes)
-        engine = execution.start(lambda unit, done: bar.advance(tasks[unit.method], done))
-        for work in todo:
-            engine.submit(work)
-        for _ in engine.as_completed():
-            pass
+        execution.start(lambda unit, done: bar.advance(tasks[unit.method], done)).run(todo)

@@ -19,13 +19,23 @@ from amco_jax.study.base import Reduced, Study
 from amco_jax.study.differentiate import PARAMETERS, check_known_warmup, derivative_columns
 from amco_jax.study.grid import Cell
 
-METHODS = ("optimal", "all-servers")
+DEFAULT_METHODS = ("optimal", "all-servers")
 ALWAYS = ("capacity", "link_rate")
 """The parameters in which all studies differentiate"""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SensitivitySize:
+    """The size of a study of sensitivities."""
+
+    seeds: int = 128
+    """Number of seeds per method; a seed gives all of them the same arrivals."""
+    first_seed: int = 0
+    """The seeds are first_seed, first_seed + 1, ..."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Sensitivity(Study):
+class Sensitivity(SensitivitySize, Study):
     """Differentiate the mean makespan per task of some methods in the capacities, link rates and more.
 
     The derivatives are exact, and those of the sample paths (docs/gradients.md). The result has a row per
@@ -40,16 +50,12 @@ class Sensitivity(Study):
     kind = "sensitivity"
     file = "results.parquet"
 
-    methods: Sequence[str | Method] = METHODS
+    methods: Sequence[str | Method] = DEFAULT_METHODS
     """The methods, none of them trained."""
     _: dataclasses.KW_ONLY
     of: Sequence[str] = ()
     """Parameters in which to differentiate besides `capacity` and `link_rate`, names in
     `study.differentiate.PARAMETERS`."""
-    seeds: int = 128
-    """Number of seeds; a seed gives all methods the same arrivals."""
-    first_seed: int = 0
-    """The seeds are first_seed, first_seed + 1, ..."""
     physics: str = "unified"
     """The variant of the physics, a name in `PHYSICS`."""
 

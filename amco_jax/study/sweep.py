@@ -11,13 +11,14 @@ import pandas as pd
 
 from amco_jax.agents.methods import Method, get_methods
 from amco_jax.errors import InputError, check_list, check_whole
-from amco_jax.metrics import Shown, columns_of, estimated, shown_in
+from amco_jax.metrics import Shown, estimated, shown_in
 from amco_jax.report.figures import sweep_figure
 from amco_jax.scenario import AUTO, Scenario
 from amco_jax.scenario.axes import Axis, default_values, get_axis, value_labels
 from amco_jax.stats.summaries import grouped, summarise
 from amco_jax.study.base import Reduced, Study, check_size
 from amco_jax.study.grid import BATCHES, Cell, columns_of_rows
+from amco_jax.study.trainer import settings_of
 
 DEFAULT_METHODS = (
     "optimal",
@@ -33,14 +34,25 @@ DEFAULT_METHODS = (
     "local",
 )
 
-TRAINED_SEEDS = 32
-EPISODES = 50
-
 _LABELS = ("method", "param", "value")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepSize:
+    """The size of a sweep."""
+
+    seeds: int = 1000
+    """Number of seeds per method and value; a seed gives all of them the same arrivals."""
+    first_seed: int = 0
+    """The seeds are first_seed, first_seed + 1, ..."""
+    trained_seeds: int = 32
+    """Maximum number of seeds for trained methods, which use the first ones."""
+    episodes: int = 50
+    """Number of training episodes for each value and seed."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Sweep(Study):
+class Sweep(SweepSize, Study):
     """Simulate every method at every value of one quantity, on the same arrivals seed by seed.
 
     Trained methods are trained anew for each value and seed, and then evaluated greedily on the same episode
@@ -62,14 +74,6 @@ class Sweep(Study):
     _: dataclasses.KW_ONLY
     methods: Sequence[str | Method] = DEFAULT_METHODS
     """The methods, each a name or a `Method`."""
-    seeds: int = 1000
-    """Number of seeds; a seed gives every method the same arrivals at every value."""
-    first_seed: int = 0
-    """The seeds are first_seed, first_seed + 1, ..."""
-    trained_seeds: int = TRAINED_SEEDS
-    """Maximum number of seeds for trained methods, which use the first ones."""
-    episodes: int = EPISODES
-    """Number of training episodes for each value and seed."""
     physics: str = "unified"
     """The variant of the physics, a name in `PHYSICS`."""
 
@@ -165,16 +169,14 @@ class Sweep(Study):
             "training": {
                 "episodes": self.episodes,
                 "num_seeds": min(self.seeds, self.trained_seeds),
-                "settings": {
-                    m.name: m.training.settings.to_dict() for m in self.chosen if m.training is not None
-                },
+                "settings": settings_of(self.chosen),
             },
             "scenario": self.base.to_dict(),
         }
 
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
         """The means with intervals, and figures of them."""
-        columns = columns_of(self.measured)
+        columns = self.columns
         servers = max(scenario.num_servers for scenario in self.scenarios)
         summary = summarise(grouped(frames, _LABELS), _LABELS, estimated(columns, servers))
         label = self.axis.label_for(self.base)

@@ -11,15 +11,29 @@ import pandas as pd
 
 from amco_jax.agents.methods import Method, get_method
 from amco_jax.identity import name_of
-from amco_jax.metrics import Metrics, columns_of, of_curves
+from amco_jax.metrics import Metrics, of_curves
 from amco_jax.report.figures import convergence_figures
 from amco_jax.study.base import Reduced, Study, check_size
 from amco_jax.study.grid import Cell, identity_of
 from amco_jax.study.trainer import curve_names, logs_of
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingSize:
+    """The size of a training."""
+
+    seeds: int = 64
+    """Number of seeds, trained in parallel; each has its own densities, arrivals, initial weights, and draws
+    for acting and learning."""
+    first_seed: int = 0
+    """The seeds are first_seed, first_seed + 1, ..."""
+    episodes: int | None = None
+    """Number of training episodes; by default, the method's own: for the paper's methods, that of the
+    published run."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Training(Study):
+class Training(TrainingSize, Study):
     """Train a method with many seeds in parallel.
 
     The result has the trained agents, and a row per seed and episode with the columns method, seed and
@@ -36,14 +50,6 @@ class Training(Study):
     method: str | Method
     """A trained method; `Method.with_settings` changes the settings of its learner."""
     _: dataclasses.KW_ONLY
-    seeds: int = 64
-    """Number of seeds; each has its own densities, arrivals, initial weights, and draws for acting and
-    learning."""
-    first_seed: int = 0
-    """The seeds are first_seed, first_seed + 1, ..."""
-    episodes: int | None = None
-    """Number of training episodes; by default, the method's own: for the paper's methods, that
-    of the published run."""
     physics: str = "unified"
     """The variant of the physics, a name in `PHYSICS`."""
 
@@ -104,4 +110,4 @@ class Training(Study):
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
         """The convergence figures."""
         curves = pd.concat(list(frames), ignore_index=True)
-        return Reduced({}, convergence_figures(curves, columns_of(self.measured)))
+        return Reduced({}, convergence_figures(curves, self.columns))

@@ -21,11 +21,11 @@ from amco_jax.compile.wide import on_host
 from amco_jax.errors import InputError
 from amco_jax.identity import program_cache
 from amco_jax.kernel.training import Curve, Hyper, start_training, train_episode
-from amco_jax.metrics import Metrics, columns, columns_of, row_names
+from amco_jax.metrics import KEYS, Metrics, columns, columns_of, row_names
 from amco_jax.params import Shape
 from amco_jax.results.checkpoints import Journal, Saved
 from amco_jax.study.blocks import Block, host_blocks, inputs_of, over_blocks, stack_blocks
-from amco_jax.study.grid import KEYS, Cell
+from amco_jax.study.grid import Cell
 
 LANES = 32
 """Seeds per block"""
@@ -65,6 +65,11 @@ def check_training(cell: Cell) -> list[str]:
 def logs_of(methods: Iterable[Method]) -> list[str]:
     """The names of the values that the learners of some methods log, without duplicates."""
     return list(dict.fromkeys(name for m in methods if m.training is not None for name in m.training.logs))
+
+
+def settings_of(methods: Iterable[Method]) -> dict[str, dict[str, Any]]:
+    """The settings of the learners of some methods as plain data, by the name of the method."""
+    return {m.name: m.training.settings.to_dict() for m in methods if m.training is not None}
 
 
 class Trainer:

@@ -22,7 +22,7 @@ import pandas as pd
 from amco_jax.agents.methods import Method, get_method
 from amco_jax.errors import InputError, check_list, check_whole
 from amco_jax.kernel.training import FIRST_TRAINING_EPISODE
-from amco_jax.metrics import MAKESPAN, TASK, Column, Metrics, Shown, choose, columns_of, row_names, shown_in
+from amco_jax.metrics import MAKESPAN, TASK, Column, Metrics, Shown, choose, row_names, shown_in
 from amco_jax.random import FIRST_TUNING_SEED, Stream, bits, check_seed, stream
 from amco_jax.stats.summaries import COUNTS, Episodes, summarise
 from amco_jax.study.base import Reduced, Study, check_size
@@ -34,8 +34,26 @@ MAX_COMBINATIONS = 2**20
 """The largest number of combinations that trials are drawn from"""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TuningSize:
+    """The size of a search over settings, and what counts as good."""
+
+    trials: int | None = None
+    """Number of combinations to train, drawn at random without replacement; by default, all are trained."""
+    trials_seed: int = 0
+    """The seed of that draw, which depends on nothing else but the numbers of values."""
+    seeds: int = 64
+    """Number of tuning seeds for each combination."""
+    first_seed: int = 0
+    """The tuning seeds are 2^31 + first_seed, 2^31 + first_seed + 1, ...; no other study accepts them."""
+    episodes: int = 300
+    """Number of training episodes."""
+    within: float = 0.03
+    """A seed counts as good if its makespan exceeds the reference's by at most this share."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Tuning(Study):
+class Tuning(TuningSize, Study):
     """Train with combinations of some settings, and evaluate each seed greedily on an unseen episode.
 
     Combinations with the same static settings share one program. The seeds are tuning seeds, and the episode
@@ -62,18 +80,6 @@ class Tuning(Study):
     settings: Mapping[str, Sequence[Any]]
     """The values to try, by the name of a setting of the learner."""
     _: dataclasses.KW_ONLY
-    trials: int | None = None
-    """Number of combinations to try, drawn at random without replacement; by default, all are tried."""
-    trials_seed: int = 0
-    """The seed of that draw, which depends on nothing else but the numbers of values."""
-    seeds: int = 64
-    """Number of tuning seeds for each combination."""
-    first_seed: int = 0
-    """The tuning seeds are 2³¹ + first_seed, 2³¹ + first_seed + 1, ..."""
-    episodes: int = 300
-    """Number of training episodes."""
-    within: float = 0.03
-    """A seed counts as good if its gap is at most this."""
     physics: str = "unified"
     """The variant of the physics, a name in `PHYSICS`."""
     reference: str | Method = "optimal"
@@ -83,6 +89,7 @@ class Tuning(Study):
         _ = self.measured
         if self.target.training is not None:
             raise InputError(f"reference: {self.target.name} is trained; legal: a rule")
+        self.target.check_decides()
         check_size(self.first_seed, self.seeds, self.episodes)
         check_seed("trials_seed", self.trials_seed)
         self.chosen.check(self.base.num_servers)
@@ -139,7 +146,7 @@ class Tuning(Study):
                 first_seed=FIRST_TUNING_SEED + self.first_seed,
                 num_seeds=self.seeds,
                 metrics=self.measured,
-                columns=row_names(columns_of(self.measured), self.base.num_servers),
+                columns=row_names(self.columns, self.base.num_servers),
                 plays=(FIRST_TRAINING_EPISODE + self.episodes,),
                 plays_training=True,
                 train_episodes=self.episodes if method.training else 0,
@@ -180,7 +187,7 @@ class Tuning(Study):
             for name in names:
                 chosen &= np.asarray(found[name] == str(changes[name]))
             tables.append(found.loc[chosen])
-        columns = shown_in(columns_of(self.measured), Shown.TABLES)
+        columns = shown_in(self.columns, Shown.TABLES)
         summary = [
             _summarise(changes, table, columns, self.within)
             for changes, table in zip(self.grid, tables, strict=True)

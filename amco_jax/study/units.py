@@ -22,7 +22,7 @@ from amco_jax.study.bound import bound_columns, bounds
 from amco_jax.study.chunks import AgentSource
 from amco_jax.study.differentiate import derivatives, differentiate
 from amco_jax.study.grid import Cell, digest_of
-from amco_jax.study.pilot import Pilot, batch_columns, pilots_of, without_warmup
+from amco_jax.study.pilot import Pilot, batch_columns, pilots_of
 from amco_jax.study.planner import Planned
 from amco_jax.study.simulate import LANES, simulate
 from amco_jax.study.trainer import curve_names
@@ -117,7 +117,8 @@ def run_unit(
     scenarios, told = [cell.scenario for cell in unit.cells], [{} for _ in unit.cells]
     if first.has_pilot:
         pilots = _pilots(unit, store, checkpoints)
-        scenarios = [without_warmup(*each) for each in zip(scenarios, pilots, strict=True)]
+        found = zip(scenarios, pilots, strict=True)
+        scenarios = [scenario.replace(warmup=pilot.warmup) for scenario, pilot in found]
         told = [pilot._asdict() for pilot in pilots]
         if first.batches:
             rows = batch_columns(unit.cells, pilots, _source(unit.cells, scenarios, store))
@@ -213,7 +214,8 @@ def _source(
     """
     first = cells[0]
     if first.method.policy.by_position:
-        return Planned(scenarios, first.method, first.row, first.plays[0] if episode is None else episode)
+        number = first.plays[0] if episode is None else episode
+        return Planned(scenarios, first.method, first.row, number, first.plays_training)
     return None if first.method.training is None else StoredAgents(cells, store)
 
 
