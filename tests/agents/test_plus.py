@@ -53,7 +53,7 @@ def agents_of(scenario: Scenario) -> tuple[Any, Any, Any]:
 
 @own_numerics()
 def test_it_starts_as_amco_priced():
-    scenario = Scenario(num_slots=5, arrival_prob=0.4)
+    scenario = Scenario(num_servers=3, num_slots=5, arrival_prob=0.4)
     _, _, agent = agents_of(scenario)
     agent = agent._replace(miss=jnp.full(scenario.num_servers, SHIPPED.miss))
 

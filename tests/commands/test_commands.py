@@ -16,7 +16,7 @@ from helpers.paths import GOLDEN, ROOT
 
 from amco_jax import Comparison, Evaluation, Sensitivity, Study, Sweep, Training, Tuning
 
-QUICK = ["--set", "num_tasks=5", "num_slots=4", "--seeds", "8"]
+QUICK = ["--set", "num_servers=2", "num_tasks=5", "num_slots=4", "--seeds", "8"]
 
 
 def test_import_is_quick_and_touches_no_backend():
@@ -62,10 +62,9 @@ def test_commands_and_studies_have_the_same_defaults(name: str, study: type[Stud
     assert of_study == {field: of_command[field] for field in of_study}
 
 
-def test_reproduce_always_resumes(tmp_path):
-    refused = command("reproduce", "--no-resume", "--out", tmp_path / "out")
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr.startswith("error: resume: false; legal: true")
+def test_reproduce_always_resumes(script, tmp_path):
+    words = ["error: resume: false; legal: true"]
+    script.assert_refused(words, "reproduce", "--no-resume", "--out", tmp_path / "out")
     assert not any(tmp_path.iterdir())
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from amco_jax.study.evaluate import load_run
 from amco_jax.study.trainer import LANES, Trainer
 
 RESUME = Execution(resume=True)
+PROGRAMS_OFTEN: Any = functools.cache(trainer_module._programs.__wrapped__)
+"""Programs of calls of two episodes, apart from those of longer calls, as none has that number in its key"""
 
 
 def assert_same(left: StudyResult, right: StudyResult) -> None:
@@ -44,13 +47,17 @@ def begin(out: Path, interrupt: Callable[[int], None], call: int, **changes: Any
 
 
 @pytest.fixture
-def often(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings in calls of two episodes, with a checkpoint after each."""
     monkeypatch.setattr(trainer_module, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(trainer_module, "SEGMENT", 2)
-    trainer_module._programs.cache_clear()
-    yield
-    trainer_module._programs.cache_clear()
+    monkeypatch.setattr(trainer_module, "_programs", PROGRAMS_OFTEN)
+
+
+@pytest.fixture(scope="module")
+def whole() -> StudyResult:
+    """An unbroken training of more seeds than a chunk needs, which has a block for each device at least."""
+    return run(seeds=jax.local_device_count() * LANES + 3)
 
 
 def test_a_training_writes_curves_figure_agents_and_manifest(finished: Path, result: StudyResult):
@@ -100,11 +107,14 @@ def test_a_resumed_training_equals_an_unbroken_one(
 @pytest.mark.parametrize("call", [2, 3, 5])
 @pytest.mark.usefixtures("often")
 def test_resuming_goes_on_within_the_right_chunk_of_seeds(
-    tmp_path: Path, interrupt: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, call: int
+    whole: StudyResult,
+    tmp_path: Path,
+    interrupt: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    call: int,
 ):
     """Two chunks of three calls each; the unbroken run has them in one chunk."""
-    seeds = jax.local_device_count() * LANES + 3  # a chunk has a block for each device at least
-    whole = run(seeds=seeds)
+    seeds = whole.manifest["num_seeds"]
     monkeypatch.setitem(trainer_module.TRAINING_BYTES, "cpu", 1)
     begin(tmp_path, interrupt, call, seeds=seeds)
     done = []

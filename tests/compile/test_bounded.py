@@ -69,7 +69,9 @@ def spiky(tmp_path_factory: Any) -> Scenario:
         for k in range(12 if s % 328 == 0 else 1)
     ]
     path: Path = tmp_path_factory.mktemp("spiky") / "log.csv"
-    return Scenario(trace=Trace(str(write(path, [HEADER, *rows]))), time_scale=10.0, num_slots=40)
+    return Scenario(
+        trace=Trace(str(write(path, [HEADER, *rows]))), num_servers=3, time_scale=10.0, num_slots=40
+    )
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from amco_jax.study.blocks import Block, inputs_of
 from amco_jax.study.grid import Cell
 from amco_jax.study.simulate import simulate, start_state
 
-SMALL = Scenario(num_tasks=4, num_slots=3, arrival_prob=0.6)
+SMALL = Scenario(num_servers=3, num_tasks=4, num_slots=3, arrival_prob=0.6)
 INTERPRETED = functools.partial(fuse, interpret=InterpretGPUParams())
 
 
@@ -83,7 +83,7 @@ def test_kernel_equals_scan(method, changes, monkeypatch, caplog):
 
 
 def test_training_by_kernels_equals_that_by_scan(monkeypatch, caplog):
-    scenario = Scenario(num_slots=2, num_tasks=7, arrival_prob=0.6)
+    scenario = Scenario(num_servers=3, num_slots=2, num_tasks=7, arrival_prob=0.6)
     cell = Cell(scenario=scenario, method=get_method("amcoedge"), train_episodes=1)
 
     def trained():

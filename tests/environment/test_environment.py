@@ -130,7 +130,7 @@ SCENARIOS = {
     "poisson": SMALL.replace(arrivals="poisson"),
     "bursty": SMALL.replace(arrivals="bursty"),
     "service": load_scenario("jetson-sd15").replace(num_slots=4),
-    "long rows": Scenario(num_slots=2),
+    "long rows": Scenario(num_servers=3, num_slots=2),
 }
 
 

@@ -19,6 +19,7 @@ from edge_fleet.journal import Journal
 from edge_fleet.launching import Crew
 from edge_fleet.pictures import Pictures
 from edge_fleet.results import Committed
+from edge_fleet.run import intact
 from edge_fleet.scheduler import IMAGES, Request, Scheduler
 from edge_fleet.security import Address, Keys
 from edge_fleet.worker import Worker, start_server
@@ -98,15 +99,21 @@ async def served(keys: Keys | None = None, seconds: float = 0.0, name: str = "w"
 
 
 async def play(
-    crew: Crew, out: Path, came: list[Arrival], settings: FleetSettings = QUICK, name: str = "run"
-) -> None:
+    crew: Crew, out: Path, came: list[Arrival], settings: FleetSettings = QUICK, name: str = "run",
+    decider: Any = None,
+) -> None:  # fmt: skip
     """Serve requests, continuing from the journal in a directory, and write to it."""
     (out / IMAGES).mkdir(exist_ok=True)
     journal = Journal(out)
-    committed = Committed(journal.records())
-    requests = [Request.of(a, a.size, committed.images(0, a.request)) for a in came]
+    committed = intact(journal, out)
+    requests = [
+        Request.of(
+            a, a.size, committed.images(0, a.request), len(committed.decisions.get((0, a.request), []))
+        )
+        for a in came
+    ]
     left = [request for request in requests if request.missing]
-    decider: Any = EvenDecider()
+    decider = decider or EvenDecider()
     pictures = Pictures(settings, settings.size, 0)
     scheduler = Scheduler(decider, settings, crew, pictures, out, journal, name, 0)
     try:

@@ -25,7 +25,7 @@ PATIENCE = 600
 """Timeout in seconds for steps that take a few seconds on an idle machine"""
 OPTIONS = [
     "--param", "arrival_prob", "--values", "0.2", "0.5", "0.8", "--methods", "local", "optimal",
-    "--seeds", "640", "--unit-seconds", "0.02", "--set", "num_slots=40", "--quiet",
+    "--seeds", "640", "--unit-seconds", "0.03", "--set", "num_servers=3", "num_slots=100", "--quiet",
 ]  # fmt: skip
 
 # One long unit with a checkpoint after every call of the trainer, which prints the episode it continues from.

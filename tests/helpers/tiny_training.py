@@ -99,17 +99,21 @@ LEARN_QUICK = ["--learn", *(f"{name}={value}" for name, value in LEARN.items())]
 class Script:
     """A command that runs in this process, where its programs are already compiled."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-        self._monkeypatch, self._capsys = monkeypatch, capsys
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], package: str = "amco_jax"
+    ):
+        self._monkeypatch, self._capsys, self._package = monkeypatch, capsys, package
 
     def __call__(self, name: str, *arguments: object) -> tuple[int, str, str]:
         """Run the command, and return its exit code, stdout and stderr."""
         self._monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        code = 0
+        code, caching = 0, getattr(jax.config, "jax_enable_compilation_cache", True)
         try:
-            start(f"amco_jax.commands.{name}")
+            start(f"{self._package}.commands.{name}")
         except SystemExit as stop:
             code = int(stop.code or 0)
+        finally:  # which commands that compile nothing turn off
+            jax.config.update("jax_enable_compilation_cache", caching)
         out, err = self._capsys.readouterr()
         return code, out, err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from amco_jax.env import CONSERVING, UNIFIED, Physics
 from amco_jax.errors import InputError
 from amco_jax.kernel import rollout, tasks_of_slot
 from amco_jax.kernel.order import Turn, still_to_come
+from amco_jax.params import Params, Shape
 from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario
 from amco_jax.study.simulate import simulate
@@ -32,26 +34,36 @@ KINDS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+def inputs_of(scenario: Scenario) -> tuple[Shape, Params, Tables]:
+    """Shape, params and tables of a scenario, in float64."""
+    shape = scenario.shape()
+    tables = jax.tree.map(jnp.asarray, tables_of([scenario], shape).of(0))
+    params = jax.tree.map(jnp.asarray, scenario.params(np.float64))
+    return shape, params, tables
+
+
 def inputs(scenario: Scenario, seed: int = 0) -> tuple[Any, Any, Any]:
     """Shape, params and workload of a seed's episode, in float64."""
-    shape = scenario.shape()
-    tables: Tables = jax.tree.map(jnp.asarray, tables_of([scenario], shape).of(0))
-    params = jax.tree.map(jnp.asarray, scenario.params(np.float64))
+    shape, params, tables = inputs_of(scenario)
     return shape, params, workload_of(shape, params, tables, jnp.uint32(seed), training=False)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def compiled(
+    shape: Shape, method: Method, params: Params, tables: Tables, physics: Physics, seed: Any
+) -> Any:
+    workload = workload_of(shape, params, tables, seed, training=False)
+    return rollout(
+        shape, params, physics, method=method, workload=workload, key=stream(seed, Stream.POLICY),
+        keep_queues=True, record=lambda decision, _: decision,
+    )  # fmt: skip
+
+
 def play(scenario: Scenario, physics: Physics = UNIFIED, method: str = "optimal", seed: int = 0) -> Any:
-    """An episode of the kernel with makespans and fractions kept."""
-    shape, params, workload = inputs(scenario, seed)
-    key = stream(jnp.uint32(seed), Stream.POLICY)
-
-    def run() -> Any:
-        return rollout(
-            shape, params, physics, method=METHODS[method], workload=workload, key=key, keep_queues=True,
-            record=lambda decision, _: decision,
-        )  # fmt: skip
-
-    return on_host(jax.jit(run)())
+    """An episode of the kernel with makespans and fractions kept, in float64."""
+    with jax.enable_x64(True):
+        shape, params, tables = inputs_of(scenario)
+        return on_host(compiled(shape, METHODS[method], params, tables, physics, jnp.uint32(seed)))
 
 
 def best_split(wait: np.ndarray, cost: np.ndarray) -> np.ndarray:
@@ -115,8 +127,8 @@ def oracle(scenario: Scenario, physics: Physics, seed: int = 0) -> tuple[np.ndar
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()) or "stations")
 def test_the_kernel_is_the_event_loop(kind: dict[str, Any], physics: Physics):
     scenario = LOADED.replace(**kind)
+    episode = play(scenario, physics)
     with jax.enable_x64(True):
-        episode = play(scenario, physics)
         expected, busy = oracle(scenario, physics)
     decisions, present = episode.decisions, ~np.isnan(expected)
     np.testing.assert_array_equal(decisions.present, present)

@@ -64,7 +64,7 @@ def test_an_accelerator_sorts_what_stays_on_it(monkeypatch: pytest.MonkeyPatch):
         batches = simulate(scenarios, get_method("least-wait"), UNIFIED, 0, 130)
         return [batch.metrics[QUANTILES] for batch in batches]
 
-    small = Scenario(num_slots=4, num_tasks=5)
+    small = Scenario(num_servers=2, num_slots=4, num_tasks=5)
     both = [small, small.replace(arrival_prob=0.01)]
     expected = columns_of(both)
     block_program.cache_clear()
@@ -112,7 +112,7 @@ def test_what_is_exact_depends_on_the_scenario_alone(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("num_seeds", [1, 130])
 def test_long_episodes_are_counted(num_seeds: int, monkeypatch: pytest.MonkeyPatch):
-    scenario, method = Scenario(num_tasks=20, num_slots=6), get_method("optimal")
+    scenario, method = Scenario(num_servers=2, num_tasks=20, num_slots=6), get_method("optimal")
 
     def metrics() -> dict[str, np.ndarray]:
         (batch,) = simulate([scenario], method, UNIFIED, 0, num_seeds)

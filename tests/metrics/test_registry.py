@@ -146,6 +146,7 @@ def test_columns_survive_a_manifest():
         (lambda: named("x", of_slot=lambda slot: 0), "metrics: x has of_task and of_slot, or neither"),
         (lambda: named("x", of_task=3), "of_task: a int; legal: a function"),
         (lambda: named("x", over=LATE), "metrics: x is over late_s; legal: a metric that is a sum"),
+        (lambda: named("x", reduction=Reduction.QUANTILES, level=0.5), "metrics: x has of, how or level"),
         (lambda: named("x", better="more"), "metrics: better = 'more' in x; legal: lower, higher, None"),
         (lambda: play(named("x", of_task=lambda task: task.wait)), "metrics: x gives shape [3]; legal: one"),
         (lambda: play(named("x", per_server=True)), "metrics: x gives shape []; legal: one number for"),
@@ -188,7 +189,7 @@ def test_a_metric_from_the_command_line_appears_everywhere(
     file.write_text(FILE.format(scale=1))
     command = [
         "sweep", "--param", "deadline", "--values", 0.5, 1, "--methods", "local", "optimal", "--seeds", 8,
-        "--set", "num_tasks=4", "num_slots=4", "--metrics", "jitters:JITTER", "--out", out,
+        "--set", "num_servers=2", "num_tasks=4", "num_slots=4", "--metrics", "jitters:JITTER", "--out", out,
     ]  # fmt: skip
     code, printed, error = script(*command)
     assert code == 0, error
@@ -321,7 +322,12 @@ def test_what_is_not_asked_for_is_not_computed():
     idle, asked = told("idle"), told("asked")
     list(
         simulate(
-            [Scenario(num_tasks=2, num_slots=2)], get_method("local"), UNIFIED, 0, 1, metrics=choose([asked])
+            [Scenario(num_servers=2, num_tasks=2, num_slots=2)],
+            get_method("local"),
+            UNIFIED,
+            0,
+            1,
+            metrics=choose([asked]),
         )
     )
     assert set(calls) == {"asked"}

@@ -55,6 +55,8 @@ NOT_RUN = {
     " --overwrite": "takes an hour of a machine that does nothing else",
     "pip install --no-deps flashbax==0.1.3 && JAX_NUM_CPU_DEVICES=1 taskset -c 0 python benchmarks/replay.py":
         "needs a package that nothing else needs",
+    "python benchmarks/paired.py --against v0.1.0 --methods optimal randcoedge least-wait amcoedge":
+        "takes minutes of a machine that does nothing else, and a release",
     "python benchmarks/gpu.py --out h100.json": "needs a GPU",
     "python benchmarks/fleet.py compare --out results/fleet-compare":
         "takes an hour; tests/edge_fleet/test_virtual.py does the same in virtual time",

@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.command_lines import command
+from helpers.tiny_training import Script
 
 from amco_jax.errors import InputError
 from amco_jax.metrics import METRICS, described
 from amco_jax.report.analysis import baselines_of, comparisons, means, medians
-from amco_jax.report.page import make_report, write_report
+from amco_jax.report.page import Report, make_report, write_report
 from amco_jax.report.published import write_published
 from amco_jax.report.studies import SavedStudy, load_studies
 from amco_jax.report.style import method_styles
@@ -40,6 +41,7 @@ from amco_jax.study.run import run_study
 from amco_jax.study.sweep import Sweep
 
 TINY = Scenario(num_servers=3, num_tasks=6, num_slots=5, capacity=(10.0, 20.0, 30.0), link_rate=400.0)
+FORMATS = ["html", "md", "latex", "csv"]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -54,6 +56,19 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         Comparison(["optimal", "randcoedge"], seeds=4, episodes=20, last=5, scenario=TINY), home / "episodes"
     )
     return [home / "load", home / "episodes"]
+
+
+@pytest.fixture(scope="module")
+def report(saved: list[Path]) -> Report:
+    return make_report(load_studies(saved))
+
+
+@pytest.fixture(scope="module")
+def written(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report in every format."""
+    home = tmp_path_factory.mktemp("written")
+    write_report(report, home, FORMATS)
+    return home
 
 
 def rows_of(results: pd.DataFrame, method: str, value: float) -> tuple[np.ndarray, np.ndarray]:
@@ -144,28 +159,26 @@ def test_asked_baselines_are_the_only_ones(saved: list[Path]):
         make_report(studies, ["amcoedge"])
 
 
-def test_warnings_say_what_limits_the_results(saved: list[Path]):
-    text = "\n".join(map(str, make_report(load_studies(saved)).warnings))
+def test_warnings_say_what_limits_the_results(report: Report):
+    text = "\n".join(map(str, report.warnings))
     assert "episodes: fewer than 10 seeds (greedy optimum 4, randcoedge 4)" in text
     assert re.search(r"load: for means to ± 1 % it takes up to \d+ seeds; the fewest here are 12", text)
     assert "cannot be told from chance" in text
 
 
-def test_same_results_give_the_same_bytes_in_every_format(saved: list[Path], tmp_path: Path):
-    formats = ["html", "md", "latex", "csv"]
-    for name in ("a", "b"):
-        write_report(make_report(load_studies(saved)), tmp_path / name, formats)
-    names = sorted(p.name for p in (tmp_path / "a").iterdir())
+def test_same_results_give_the_same_bytes_in_every_format(saved: list[Path], written: Path, tmp_path: Path):
+    write_report(make_report(load_studies(saved)), tmp_path, FORMATS)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == sorted(p.name for p in written.iterdir())
     assert {"report.html", "report.md", "estimates.csv", "comparisons.csv", "load-means.tex"} <= set(names)
     assert "load-makespan-mean-s.pdf" in names
     assert "episodes-convergence-published.pdf" in names
     for name in names:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+        assert (tmp_path / name).read_bytes() == (written / name).read_bytes(), name
 
 
-def test_tables_are_booktabs_and_pipes_with_the_best_in_bold(saved: list[Path], tmp_path: Path):
-    write_report(make_report(load_studies(saved[:1])), tmp_path, ["latex", "md"])
-    latex = (tmp_path / "load-means.tex").read_text()
+def test_tables_are_booktabs_and_pipes_with_the_best_in_bold(written: Path):
+    latex = (written / "load-means.tex").read_text()
     assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 1
     assert re.search(
         r"^0\.3 & greedy optimum & .*12.* tasks.* & .*\\textbf\{0\.\d{4} \$\\pm\$ 0\.\d{4}\}.*per episode",
@@ -173,7 +186,7 @@ def test_tables_are_booktabs_and_pipes_with_the_best_in_bold(saved: list[Path], 
         re.MULTILINE,
     )
     assert not re.search(r"(?<!\\)[%_#]", latex)
-    markdown = (tmp_path / "report.md").read_text()
+    markdown = (written / "report.md").read_text()
     assert re.search(
         r"^\| 0\.3 \| greedy optimum \| 12, \d+ tasks \| \*\*0\.\d{4} ± 0\.\d{4}\*\*, per episode",
         markdown,
@@ -211,15 +224,12 @@ def test_names_in_results_of_others_lead_nowhere(saved: list[Path], tmp_path: Pa
         assert path.exists()
 
 
-def test_the_command_writes_next_to_the_results_and_refuses_in_a_line(saved: list[Path], tmp_path: Path):
+def test_the_command_writes_next_to_the_results_and_refuses_in_a_line(
+    saved: list[Path], script: Script, tmp_path: Path
+):
     home = tmp_path / "load"
     shutil.copytree(saved[0], home)
-
-    def report(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "scripts/report.py", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-
-    done = report(home)
+    done = command("report", home)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(home / "report" / "report.html")
     next((home / "results.parquet").iterdir()).write_bytes(b"PAR1")
@@ -229,9 +239,7 @@ def test_the_command_writes_next_to_the_results_and_refuses_in_a_line(saved: lis
         ((saved[0], "--format", "docx"), "format: 'docx'"),
         ((saved[0], saved[0]), "given twice"),
     ):
-        done = report(*arguments)
-        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-        assert words in done.stderr
+        script.assert_refused([words], "report", *arguments)
 
 
 def test_jain_s_index_of_known_shares():
@@ -255,17 +263,16 @@ SORT_AND_FILTER = """<script>
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-def test_the_page_works_in_a_browser(saved: list[Path], tmp_path: Path):
-    (path,) = write_report(make_report(load_studies(saved)), tmp_path)
-    page = path.read_text()
+def test_the_page_works_in_a_browser(written: Path, tmp_path: Path):
+    page = (written / "report.html").read_text()
     assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//|@import|url\(["']?http""", page)
     trial = tmp_path / "trial.html"
     trial.write_text(page.replace("</body>", f"{SORT_AND_FILTER}</body>"))
-    command = [
+    line = [
         CHROMIUM or "", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--dump-dom", trial.as_uri(),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in done.stderr
     assert "<title>up true down true filtered true</title>" in done.stdout
     for words in ("mean makespan per task [s]", "arrival probability", "episode"):

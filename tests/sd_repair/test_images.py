@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+
 import numpy as np
 import pytest
 from helpers.refusals import refused
@@ -26,6 +29,24 @@ def test_written_images_read_back(pixels, tmp_path):
         save_image(path, pixels)
         np.testing.assert_array_equal(load_image(path).pixels, pixels)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_durable_image_is_on_disk_before_it_gets_its_name(durable, pixels, tmp_path, monkeypatch):
+    events, sync, rename = [], os.fsync, os.replace
+
+    def synced(handle):
+        events.append("directory" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        sync(handle)
+
+    def renamed(*paths):
+        events.append("name")
+        rename(*paths)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    save_image(tmp_path / "image.png", pixels, durable=durable)
+    assert events == (["file", "name", "directory"] if durable else ["name"])
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ import pytest
 
 from amco_jax.errors import InputError
 from amco_jax.stats.aggregates import (
+    Aggregate,
     aggregate_interval,
     improvement,
     interquartile_mean,
     mean_cost,
+    mean_of_seeds,
     median_cost,
     optimality_gap,
     performance_profile,
@@ -73,6 +75,18 @@ def test_seeds_that_move_all_scenarios_alike_are_resampled_as_wholes():
         for common in (True, False)
     )
     assert apart.high - apart.low < 0.7 * (whole.high - whole.low)
+
+
+@pytest.mark.parametrize("aggregate", [mean_cost, mean_of_seeds, interquartile_mean])
+@pytest.mark.parametrize("size", [(2, 1), (7, 3), (40, 5)])
+def test_counts_of_seeds_give_what_their_resamples_give(aggregate: Aggregate, size: tuple[int, int]):
+    cost = np.random.default_rng(5).integers(0, 9, size) / 8  # with ties
+    by_counts, by_resamples = (
+        aggregate_interval(of, cost, rng=np.random.default_rng(6), resamples=300)
+        for of in (aggregate, lambda resampled: aggregate(resampled))
+    )
+    for ours, theirs in zip(by_counts, by_resamples, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
 def test_one_seed_has_no_interval_and_equal_ones_an_exact_one():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import runpy
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from helpers.command_lines import command
 from helpers.episodes import SMALL, run
+from helpers.paths import ROOT
 
 from amco_jax.agents.methods import METHODS
 from amco_jax.env import UNIFIED
@@ -20,7 +23,18 @@ from amco_jax.study.bench import alone, exponents, growth_rows
 from amco_jax.study.measure import Job, arrivals, can_play, peak_memory_mb
 from amco_jax.study.simulate import simulate
 
-TINY = ["--set", "num_tasks=5", "num_slots=4", "--seeds", 64, "--trained-seeds", 2, "--repeats", 2]
+TINY = [
+    "--set",
+    "num_servers=3",
+    "num_tasks=5",
+    "num_slots=4",
+    "--seeds",
+    64,
+    "--trained-seeds",
+    2,
+    "--repeats",
+    2,
+]
 
 
 def test_the_plain_loop_plays_optimal_on_the_arrivals_of_the_kernel():
@@ -111,7 +125,7 @@ def test_bench_writes_everything_that_it_measures(script, tmp_path):
     )
     run = command(
         "bench", "--methods", "optimal", "mine:METHOD", "drlcoedge", *TINY, "--out", out,
-        "--growth", "mine:METHOD", "--growth-seeds", 1, 200, "--growth-servers", 3, cwd=tmp_path,
+        "--growth", "mine:METHOD", "--growth-seeds", 1, 200, "--growth-servers", 2, cwd=tmp_path,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert "plain loop" in run.stdout
@@ -123,14 +137,14 @@ def test_bench_writes_everything_that_it_measures(script, tmp_path):
         assert len(row[kind]) == 2
         assert min(row[kind]) > 0
     assert min(row["peak_memory_mb"] for row in (optimal, mine, trained)) > 50
-    assert min(optimal["compile_s"], trained["first_s"]) > 0
+    assert min(optimal["compile_s"], optimal["operations"], trained["first_s"]) > 0
     ratio = optimal["rollout_decisions_per_s"] / plain["decisions_per_s"]
     assert optimal["ratio_to_plain"] == pytest.approx(ratio)
     assert mine["ratio_to_plain"] is None
     assert f"| {ratio:,.0f} | {optimal['compile_s']:.1f} |" in (out / "summary.md").read_text()
     rows = pd.read_csv(out / "growth.csv")
     assert rows[["method", "axis", "value"]].to_numpy().tolist() == [
-        ["mine", "seeds", 1], ["mine", "seeds", 200], ["mine", "num_servers", 3],
+        ["mine", "seeds", 1], ["mine", "seeds", 200], ["mine", "num_servers", 2],
     ]  # fmt: skip
     assert np.all(np.asarray(rows["decisions"]) > 0)
     assert {file.name for file in out.iterdir()} == {
@@ -149,3 +163,22 @@ def test_bench_refuses_bad_input_before_it_measures(script, tmp_path):
     ):
         script.assert_refused(words, "bench", *arguments, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_speeds_of_two_commits_are_compared_pair_by_pair():
+    paired = runpy.run_path(str(ROOT / "benchmarks" / "paired.py"))
+
+    def pairs(ratio: float) -> list[Any]:
+        speeds = [(100.0, 1.0), (60.0, 1.01), (140.0, 0.99)]  # of a machine whose speed drifts
+        return [
+            ({("m", "kernel"): old * ratio * noise, ("m", "operations"): 7.0}, {("m", "kernel"): old})
+            for old, noise in speeds
+        ]
+
+    table = paired["ratios_table"](pairs(0.9))
+    (row,) = table.to_dict("records")  # the other commit has not counted operations
+    assert row["ratio"] == pytest.approx(0.9, rel=1e-3)
+    assert 0.87 < row["low"] < 0.9 < row["high"] < 0.93
+    assert paired["slower"](table, 0.05)["method"].tolist() == ["m"]
+    assert paired["slower"](table, 0.1).empty
+    assert paired["slower"](paired["ratios_table"](pairs(1.0)), 0.05).empty

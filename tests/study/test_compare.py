@@ -81,6 +81,7 @@ def test_reductions_are_those_of_the_means(comparison: Any):
     [
         ({"methods": []}, "methods: "),
         ({"methods": ["local", "local"]}, "methods: local, local; legal: each method once"),
+        ({"methods": ["local", "bound"]}, "method: bound is a lower bound and decides nothing"),
         ({"physics": []}, "physics: []"),
         ({"physics": ["newtonian"]}, "physics: 'newtonian'"),
         ({"last": 0}, "last: 0"),

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.studies import carry_out
-from helpers.tiny_training import EPISODES, METHOD, SEEDS, TINY, local_metrics, run
+from helpers.tiny_training import EPISODES, LEARN, METHOD, SEEDS, TINY, local_metrics, run
 
 from amco_jax.agents.actions import partners
 from amco_jax.agents.methods import get_method, trained_method
@@ -73,7 +73,7 @@ def test_episodes_without_tasks_make_no_summary_nan(finished: Path):
 
 
 def test_agents_keep_the_allocator_that_they_were_trained_with(tmp_path: Path):
-    mine = trained_method("mine", partners)
+    mine = trained_method("mine", partners, **LEARN)
     run(method=mine.with_allocator("hecwa"), seeds=1, episodes=1, out=tmp_path)
     assert load_run(tmp_path, method=mine).method.allocator is ALLOCATORS["hecwa"]
     assert load_run(tmp_path, method=mine.with_allocator("hecwa")).method.name == "mine+hecwa"
@@ -122,6 +122,7 @@ def test_agents_are_evaluated_under_another_scenario_and_physics(finished: Path)
         ({"methods": ["amcoedge"]}, "methods: amcoedge is trained; legal: rules"),
         ({"methods": ["bound"]}, "method: bound is a lower bound and decides nothing; legal: in a sweep"),
         ({"methods": ["best"]}, "method: 'best'"),
+        ({"methods": ["local", "local"]}, "methods: "),
         ({"seeds": SEEDS + 1}, f"seeds: {SEEDS + 1}; legal: a whole number from 1 to {SEEDS}"),
         ({"episodes": 0}, "episodes: 0"),
         ({"physics": "newtonian"}, "physics: 'newtonian'"),

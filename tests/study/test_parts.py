@@ -24,7 +24,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return blocks
 
 
-@pytest.mark.parametrize("name", ["compare", "tune", "reproduce"])
+@pytest.mark.parametrize("name", ["tune", "reproduce"])
 def test_shards_of_a_command_make_one_result(
     name: str, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -155,6 +155,8 @@ def test_a_single_long_episode_has_intervals_of_its_batches():
     with pytest.raises(InputError, match=r"^num_slots: 300; legal for a single seed .*: 320 or more"):
         run(scenario.replace(num_slots=300), seeds=1)
     assert "batch" not in run(STEADY, seeds=1).rows
+    with pytest.raises(InputError, match=r"^metrics: makespan_over_slots_s is over the slots of an episode"):
+        run(scenario, seeds=1, metrics=["makespan_over_slots_s"])
 
 
 def test_agents_are_the_same_with_a_warm_up():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from helpers.request_logs import scenario_of, small_rows, write
 
-from amco_jax import Scenario, Sweep, get_method, gradient, replay, rollout, run_study
+from amco_jax import Comparison, Scenario, Sweep, get_method, gradient, replay, rollout, run_study
 from amco_jax.agents.reference import Plan
 from amco_jax.env import UNIFIED
 from amco_jax.errors import InputError
@@ -39,6 +41,14 @@ def test_it_is_never_worse_than_its_start():
     table = rows.pivot(index=["value", "seed"], columns="method", values="makespan_mean_s")
     assert np.all(table["planner"] <= table["optimal-admission"] * (1 + 1e-6))
     assert np.all(table["planner"].loc[1] < table["optimal-admission"].loc[1] * 0.97)
+
+
+def test_in_episodes_of_training_it_plans_the_arrivals_of_training(tmp_path: Path):
+    scenario = scenario_of(write(tmp_path / "log.csv", small_rows()), num_servers=2, num_slots=4)
+    methods = ["planner", "optimal-admission"]
+    study = Comparison(methods, scenario=scenario, physics=["unified"], seeds=8, episodes=2, last=1)
+    table = run_study(study).rows.pivot(index=["episode", "seed"], columns="method", values="makespan_mean_s")
+    assert np.all(table["planner"] <= table["optimal-admission"] * (1 + 1e-6))
 
 
 def test_its_sets_replayed_give_its_makespans(plans: Plan):

@@ -15,9 +15,11 @@ from amco_jax.errors import InputError
 from amco_jax.metrics import METRICS
 from amco_jax.report.claims import CLAIMS, claims_table
 from amco_jax.report.studies import SavedStudy
+from amco_jax.scenario import Scenario
 from amco_jax.study import reproduce as module
 from amco_jax.study.reproduce import FULL, QUICK, reproduce, studies_of
 
+FLEET = Scenario(num_servers=3, num_tasks=4, num_slots=10)
 TINY = dataclasses.replace(QUICK, seeds=3, convergence_episodes=6, sweep_episodes=2, points=1)
 
 
@@ -29,10 +31,11 @@ def test_the_full_run_has_every_study_of_the_paper():
 
 
 def test_it_goes_on_where_it_stopped_and_ends_in_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # Two real studies, one of them with fewer methods: the others differ from them only in their parameter.
-    every, names = studies_of(TINY), ("smcoedge-stable-1", "smcoedge-stable-4")
-    sizes = dataclasses.replace(every["set-sizes"], methods=names)
-    chosen = {"convergence-stable": every["convergence-stable"], "set-sizes": sizes}
+    # Two of its studies, one of them with fewer methods, of a smaller fleet.
+    every, names = studies_of(TINY), ("smcoedge-stable-1", "smcoedge-stable-2")
+    learning = dataclasses.replace(every["convergence-stable"], scenario=FLEET)
+    sizes = dataclasses.replace(every["set-sizes"], methods=names, scenario=FLEET)
+    chosen = {"convergence-stable": learning, "set-sizes": sizes}
     monkeypatch.setattr(module, "QUICK", TINY)
     monkeypatch.setattr(module, "studies_of", lambda effort, metrics: chosen)
     first = reproduce(tmp_path / "out", quick=True)

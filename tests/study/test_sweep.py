@@ -19,7 +19,7 @@ from amco_jax.results.output import Output
 from amco_jax.scenario.axes import apply_settings, parse_settings, parse_value
 from amco_jax.stats import mean_interval, rate_interval, ratio_interval
 
-SMALL = Scenario(num_tasks=5, num_slots=4)
+SMALL = Scenario(num_servers=2, num_tasks=5, num_slots=4)
 FIGURES = ("makespan", "miss_rate", "goodput_per_s", "response_mean_s")
 KEYS = ["method", "param", "value", "seed"]
 
@@ -33,7 +33,7 @@ def test_results_are_tidy_and_complete():
     results = run().rows
     assert list(results.columns[:4]) == KEYS
     assert [c for c in results.columns if c.startswith("utilisation")] == [
-        f"utilisation_{i}" for i in range(5)
+        f"utilisation_{i}" for i in range(2)
     ]
     assert len(results) == 2 * 2 * 12
     assert not results.duplicated(KEYS).any()
@@ -81,9 +81,7 @@ def test_orders_and_timings_are_swept_as_words(param: str, values: tuple[str, ..
 
 
 def test_seeds_without_tasks_count_for_nothing_and_are_told():
-    result = run(
-        values=[0.01], methods=["local"], seeds=40, scenario=SMALL.replace(num_servers=2, num_tasks=3)
-    )
+    result = run(values=[0.01], methods=["local"], seeds=40, scenario=SMALL.replace(num_tasks=3))
     sample = result.rows
     some = sample["num_tasks"].to_numpy() > 0
     assert 0 < some.sum() < 40
@@ -99,23 +97,25 @@ def test_seeds_without_tasks_count_for_nothing_and_are_told():
 
 
 def test_optimal_is_never_worse_than_local_at_low_load():
-    wide = run(values=[0.1], seeds=50).rows.pivot(index="seed", columns="method", values="makespan_mean_s")
+    fleet = Scenario(num_tasks=5, num_slots=4)
+    rows = run(values=[0.1], seeds=50, scenario=fleet).rows
+    wide = rows.pivot(index="seed", columns="method", values="makespan_mean_s")
     assert np.all(np.asarray(wide["optimal"]) <= np.asarray(wide["local"]) + 1e-6)
 
 
 def test_fleets_of_different_sizes_leave_gaps():
-    results = run("num_servers", values=[2, 4], methods=["optimal"]).rows
+    results = run("num_servers", values=[2, 3], methods=["optimal"]).rows
     known = {
-        size: np.isfinite(results.query(f"value == {size}").filter(like="utilisation")) for size in (2, 4)
+        size: np.isfinite(results.query(f"value == {size}").filter(like="utilisation")) for size in (2, 3)
     }
-    np.testing.assert_array_equal(known[2].all(axis=0), [True, True, False, False])
-    np.testing.assert_array_equal(known[2].any(axis=0), [True, True, False, False])
-    assert np.all(known[4])
+    np.testing.assert_array_equal(known[2].all(axis=0), [True, True, False])
+    np.testing.assert_array_equal(known[2].any(axis=0), [True, True, False])
+    assert np.all(known[3])
 
 
 def test_capacity_sets_are_labelled():
-    summary = run("capacity", values=[(10, 20, 30, 40, 50), (10, 15, 20, 25, 30)]).summary
-    assert list(dict.fromkeys(summary["value"])) == ["10-20-30-40-50", "10-15-20-25-30"]
+    summary = run("capacity", values=[(10, 20), (10, 15)]).summary
+    assert list(dict.fromkeys(summary["value"])) == ["10-20", "10-15"]
 
 
 def test_files_equal_the_returned_frames(tmp_path):
@@ -188,7 +188,7 @@ def test_unwritable_destinations_are_refused_before_the_work(tmp_path):
         ({"first_seed": 2**31 - 5}, "seeds: 12; legal: a whole number from 1 to 5"),
         ({"values": [0.3, 0.30]}, "each value once"),
         ({"physics": "newtonian"}, "physics: 'newtonian'"),
-        ({"param": "capacity", "values": [(1, 2)]}, "capacity: shape"),
+        ({"param": "capacity", "values": [(1, 2, 3)]}, "capacity: shape"),
         ({"param": "capacity_scale", "values": [-1]}, "capacity_scale: -1"),
         ({"param": "num_servers", "values": [11], "methods": ["optimal-enumeration"]}, "at most 10"),
     ],

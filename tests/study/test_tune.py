@@ -163,6 +163,7 @@ def test_trials_are_drawn_from_all_combinations():
         ({"settings": {"discount": [2]}}, "discount: 2; legal: a number from 0 to 1"),
         ({"settings": {"discount": []}}, "discount"),
         ({"reference": "amcoedge"}, "reference: amcoedge is trained; legal: a rule"),
+        ({"reference": "bound"}, "method: bound is a lower bound and decides nothing; legal: in a sweep"),
         ({"trials": 0}, "trials: 0; legal: a whole number from 1 to 1"),
         ({"trials": 2}, "trials: 2; legal: a whole number from 1 to 1"),
         ({"trials_seed": -1}, "trials_seed: -1"),

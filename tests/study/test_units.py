@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import logging
 import shutil
@@ -235,7 +236,7 @@ def test_units_are_larger_on_accelerators_and_those_of_a_study_that_was_begun(
 def test_a_long_training_goes_on_within_its_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(trainer_module, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(trainer_module, "SEGMENT", 1)
-    trainer_module._programs.cache_clear()
+    monkeypatch.setattr(trainer_module, "_programs", functools.cache(trainer_module._programs.__wrapped__))
     (unit,) = units(methods=[QUICK], values=[0.5])
     told: list[int] = []
 
@@ -275,7 +276,6 @@ def test_a_long_training_goes_on_within_its_unit(tmp_path: Path, monkeypatch: py
     remove_damaged(tmp_path / "checkpoints")
     pd.testing.assert_frame_equal(compute(100), undisturbed)
     assert told[:2] == [0, 40]  # from the first episode on
-    trainer_module._programs.cache_clear()
 
 
 def test_a_training_that_another_process_keeps_checkpoints_of_is_computed_without_any(tmp_path: Path):
@@ -365,10 +365,10 @@ def test_units_that_others_have_committed_are_left_alone(whole: Path, tmp_path: 
     out = shutil.copytree(whole, tmp_path / "out")
     store = Store(out / UNITS, out / "results.parquet")
     before = (out / UNITS / "log.txt").read_text()
-    engine = Execution().start(lambda unit, done: None)
-    for unit in units(1e-6):
-        engine.submit(Work(unit, store, AgentStore(out / AGENTS)))
-    assert len(list(engine.as_completed())) == len(committed(out))
+    told = []
+    engine = Execution().start(lambda unit, done: told.append(unit.id))
+    engine.run([Work(unit, store, AgentStore(out / AGENTS)) for unit in units(1e-6)])
+    assert len(told) == len(committed(out))
     assert (out / UNITS / "log.txt").read_text() == before
 
 

@@ -214,7 +214,7 @@ def test_command_lines_take_unit_delimiter_and_limits(script: Script, tmp_path: 
     path.write_text(text(lambda t: (t - START) // pd.Timedelta("1ms"), "~") + "999999999~g1~SUCCEED\n")
     sweep: list[Any] = ["sweep", "--trace", path, "--param", "time_scale", "--methods", "local", "--seeds", 4]
     script.assert_refused(["no column 'gmt_create'"], *sweep)
-    told = ["--trace-delimiter", "~", "--trace-unit", "ms", "--set", "num_slots=4"]
+    told = ["--trace-delimiter", "~", "--trace-unit", "ms", "--set", "num_servers=2", "num_slots=4"]
     script.assert_refused(["trace: ", "no request arrives for", "41 of 61 requests"], *sweep, *told)
     limits = ["--trace-until", "900000", "--trace-train-share", 0.2, "--out", tmp_path / "out"]
     code, shown, errors = script(*sweep, *told, *limits)

@@ -128,11 +128,11 @@ def test_many_stretches_are_counted_in_32_bits(tmp_path: Path):
 
 
 def test_results_name_the_stretch_of_each_row(small: Path, tmp_path: Path):
-    scenario = scenario_of(small, time_scale=30.0)
+    scenario = scenario_of(small, time_scale=20.0)
     result = run_study(
         Sweep(
             "time_scale",
-            values=[20, 30],
+            values=[10, 20],
             methods=["local", QUICK],
             seeds=12,
             scenario=scenario,
@@ -148,11 +148,11 @@ def test_results_name_the_stretch_of_each_row(small: Path, tmp_path: Path):
         np.testing.assert_array_equal(rows["stretch"], number)
     splits = result.manifest["trace"]["splits"]
     assert [split["test"]["stretches"] for split in splits] == [
-        cuts_of(scenario.replace(time_scale=s)).num_stretches for s in (20, 30)
+        cuts_of(scenario.replace(time_scale=s)).num_stretches for s in (10, 20)
     ]
     assert splits[0]["training"]["last"] < splits[0]["test"]["first"]
     assert splits[0]["training"]["requests"] + splits[0]["test"]["requests"] <= 400
-    assert splits[0]["gap_s"] >= 6 * 20
+    assert splits[0]["gap_s"] >= 6 * 10
     assert "stretch" not in {c.name for c in load_studies([tmp_path / "s"])[0].estimated}
     plain = run_study(
         Sweep(
@@ -160,7 +160,7 @@ def test_results_name_the_stretch_of_each_row(small: Path, tmp_path: Path):
             values=[0.5, 1.0],
             methods=["local"],
             seeds=4,
-            scenario=Scenario(num_tasks=3, num_slots=4),
+            scenario=Scenario(num_servers=2, num_tasks=3, num_slots=4),
         )
     )
     assert "stretch" not in plain.rows
@@ -179,8 +179,12 @@ def test_rows_without_a_log_stand_for_themselves(small: Path):
 
 def test_agents_are_evaluated_behind_their_training(small: Path, tmp_path: Path):
     scenario = scenario_of(small, time_scale=20.0)
-    run_study(Training(QUICK, seeds=3, episodes=2, scenario=scenario), tmp_path / "agents")
+    trained = run_study(Training(QUICK, seeds=3, episodes=2, scenario=scenario), tmp_path / "agents")
+    assert trained.manifest["trace"]["used"] == 400
+    with pytest.raises(InputError, match=r"scenario: .*request log.*; legal: the scenario and the trace"):
+        run_study(Evaluation(tmp_path / "agents", methods=["local"]))
     found = run_study(Evaluation(tmp_path / "agents", scenario=scenario, methods=["local"], episodes=2))
+    assert found.manifest["scenario"]["trace"]["sha256"] == trained.manifest["trace"]["sha256"]
     numbers = [stretches_of(scenario, np.arange(3), e) for e in (0, 3)]
     np.testing.assert_array_equal(
         found.rows.loc[found.rows["method"] == "local", "stretch"], np.concatenate(numbers)
@@ -199,10 +203,10 @@ def test_agents_are_evaluated_behind_their_training(small: Path, tmp_path: Path)
 def test_settings_are_chosen_in_the_training_stretch(small: Path):
     scenario = scenario_of(small, time_scale=20.0)
     found = run_study(
-        Tuning(QUICK, {"discount": [0.5]}, seeds=3, episodes=1, scenario=scenario, reference="local")
+        Tuning(QUICK, {"discount": [0.5]}, seeds=3, episodes=2, scenario=scenario, reference="local")
     ).rows
     assert "stretch" not in found
-    window = windows(scenario, range(2, 3), training=True, first_seed=2**31)[:3, 0]
+    window = windows(scenario, range(3, 4), training=True, first_seed=2**31)[:3, 0]
     np.testing.assert_array_equal(found["num_tasks"], window[:, -2] - window[:, 0])
     assert np.asarray(found["num_tasks"]).any()
     process = played(scenario)

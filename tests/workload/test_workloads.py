@@ -223,7 +223,9 @@ def test_what_means_nothing_is_not_swept(param: str, name: str):
 
 def test_scenarios_come_back_from_files_and_manifests(tmp_path: Any):
     path = tmp_path / "bursty.toml"
-    path.write_text('arrivals = "bursty"\nburst_intensity = 8\nburst_slots = 2.5\ncalm_slots = 30\n')
+    path.write_text(
+        'num_servers = 2\narrivals = "bursty"\nburst_intensity = 8\nburst_slots = 2.5\ncalm_slots = 30\n'
+    )
     scenario = load_scenario(path)
     assert (scenario.arrivals, scenario.burst_intensity, scenario.calm_slots) == ("bursty", 8.0, 30.0)
     assert Scenario(**scenario.to_dict()).to_dict() == scenario.to_dict()
