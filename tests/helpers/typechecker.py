@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
+import jaxtyping
 import numpy as np
 from beartype import BeartypeConf, FrozenDict, beartype
 
@@ -23,3 +26,21 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     construct, such as `Scenario`, check their own fields.
     """
     return function if function.__name__ == "__init__" else beartype(conf=_CONF)(function)
+
+
+def leave_unannotated_functions_alone() -> None:
+    """Have jaxtyping wrap only functions with annotations, before the package is imported.
+
+    Nothing is checked of the others, and wrapping them takes time: above all functions within functions,
+    which are wrapped anew whenever they are defined.
+    """
+    wrap: Any = jaxtyping.jaxtyped
+
+    def jaxtyped(function: Any = None, **options: Any) -> Any:
+        if function is None:
+            return functools.partial(jaxtyped, **options)
+        if isinstance(function, types.FunctionType) and not function.__annotations__:
+            return function
+        return wrap(function, **options)
+
+    jaxtyping.jaxtyped = jaxtyped

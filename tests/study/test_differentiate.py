@@ -97,7 +97,10 @@ def test_shadow_prices_are_means_over_seeds_and_slots():
         ({"method": "amcoedge"}, "method: amcoedge is trained"),
         ({"seeds": 0}, "seeds: 0"),
         ({"metric": METRICS["miss_rate"]}, "metric: miss_rate"),
-        ({"scenario": QUIET.replace(warmup="auto")}, "warmup: auto; legal for gradients and bounds: a number of slots"),
+        (
+            {"scenario": QUIET.replace(warmup="auto")},
+            "warmup: auto; legal for gradients and bounds: a number of slots",
+        ),
     ],
 )
 def test_bad_input_is_refused(changes: dict[str, Any], words: str):
