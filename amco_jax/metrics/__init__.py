@@ -88,7 +88,8 @@ KEYS = (
     "method", "param", "value", "condition", "physics", "seed", "episode", "stretch", "batch",
     "warmup", "trend_p",
 )  # fmt: skip
-"""Columns of results that say what a row is about"""
+"""Columns of results that say what a row is about: `stretch` exists only if seeds may share their arrivals,
+`batch` if a single episode is cut into batches, and the last two if a warm-up is given"""
 _RESERVED = (*KEYS, "gap", "loss", "epsilon")
 """Names of columns that no metric may have"""
 
