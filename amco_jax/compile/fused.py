@@ -224,6 +224,8 @@ class _Emitter:
             args = [a if np.shape(a) else lax.broadcast(jnp.asarray(a), (LANES,)) for a in args]
             if name == "broadcast_in_dim":
                 return args
+        if name in _EQUIVALENTS:
+            return [_EQUIVALENTS[name](*args)]
         outs = eqn.primitive.bind(*args, **params)
         return list(outs) if eqn.primitive.multiple_results else [outs]
 
@@ -245,6 +247,28 @@ class _Emitter:
         for value, goal in zip(carry, goals, strict=False):
             self._deliver(value, goal or [])
         return [*carry, *[None] * len(kept)]
+
+
+def _sqrt(x: Any) -> Any:
+    """The square root, to the last bit or the one before it."""
+    root = x * lax.rsqrt(x)
+    # A step of Newton's method mends the last bits of the product.
+    root = root + (x - root * root) / (root + root)
+    return jnp.where((x > 0) & (x < np.inf), root, jnp.where(x < 0, np.asarray(np.nan, x.dtype), x))
+
+
+def _floor(x: Any) -> Any:
+    nearest = lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN)
+    return jnp.where(nearest > x, nearest - 1, nearest)
+
+
+_EQUIVALENTS: dict[str, Callable[..., Any]] = {
+    "ceil": lambda x: -_floor(-x),
+    "floor": _floor,
+    "is_finite": lambda x: lax.abs(x) < np.asarray(np.inf, x.dtype),
+    "sqrt": _sqrt,
+}
+"""Functions for operations that Mosaic does not lower, by the names of their primitives"""
 
 
 def _traced(x: Any) -> bool:

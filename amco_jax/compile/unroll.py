@@ -210,14 +210,20 @@ def _while(params, args: list[Any], max_size: int) -> list[Any]:
     condition, body = _closed(params["cond_jaxpr"]), _closed(params["body_jaxpr"])
     n_condition, n_consts = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
 
-    def proceed(carry):
+    def unfinished(carry):
         (out,) = _evaluate(condition.jaxpr, condition.consts, [*args[:n_condition], *carry], max_size)
         return _whole(out)
 
     def step(carry):
-        return _evaluate(body.jaxpr, body.consts, [*args[n_condition:n_consts], *carry], max_size)
+        later = _evaluate(body.jaxpr, body.consts, [*args[n_condition:n_consts], *carry], max_size)
+        # Of a `vmap`, each element has a condition of its own, and stays as it is once that is false.
+        if (on := unfinished(carry)).ndim:
+            pairs = [(_whole(new), _whole(old)) for new, old in zip(later, carry, strict=True)]
+            kept = [jnp.where(lax.expand_dims(on, range(on.ndim, a.ndim)), a, b) for a, b in pairs]
+            later = [_split(x, max_size) for x in kept]
+        return later
 
-    return lax.while_loop(proceed, step, args[n_consts:])
+    return lax.while_loop(lambda carry: jnp.any(unfinished(carry)), step, args[n_consts:])
 
 
 def _cond(params, args: list[Any], max_size: int) -> list[Any]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int
 
 from amco_jax.errors import check_number
 from amco_jax.random import Key, Stream, fold_in, stream, uniform
@@ -130,10 +130,11 @@ class Bursting(Counted):
     first: Int[Array, ""] | None
     """The first slot of the segment; None if that is slot 0"""
 
-    def threshold(self, t: Array, b: Array) -> UInt32[Array, " max_tasks"]:
-        """The row of the tables that applies in slot `t` at base station `b`."""
-        here = t if self.first is None else t - self.first
-        return jnp.where(self.burst[here, b], self.tables.threshold[1], self.tables.threshold[0])
+    def thresholds(self, t: Array, b: Array) -> tuple[Any, Callable[[Any], Array]]:
+        """Those of calm and burst, of which the state in slot `t` at base station `b` selects one."""
+        here = self.burst[t if self.first is None else t - self.first, b]
+        calm, burst = self.tables.threshold[0], self.tables.threshold[1]
+        return (calm, burst), lambda pair: jnp.where(here, pair[1], pair[0])
 
 
 def bursts(

@@ -119,6 +119,10 @@ class Counted:
         del t, b
         return self.tables.threshold[0]
 
+    def thresholds(self, t: Array, b: Array) -> tuple[Any, Callable[[Any], Array]]:
+        """Entries with a leading axis over positions, and the function from an entry to its threshold."""
+        return self.threshold(t, b), lambda entry: entry
+
     def num_positions(self, params: Params) -> Array:
         """The largest possible count, see `positions_for`."""
         del params
@@ -129,15 +133,15 @@ class Counted:
         del params
         return expected_beyond(passed, mean, known)
 
-    def row(self, params: Params, t: Array, b: Array) -> tuple[tuple[Array, Array], Callable[..., Task]]:
+    def row(self, params: Params, t: Array, b: Array) -> tuple[tuple[Array, Any], Callable[..., Task]]:
         """The tasks of base station `b` in slot `t`."""
         key = fold_in(fold_in(self.arrivals, t), b)
         draw = bits(fold_in(self.counts, t), b)
-        threshold = self.threshold(t, b)
+        entries, threshold_of = self.thresholds(t, b)
 
-        def task_at(position: tuple[Array, Array]) -> Task:
-            n, threshold = position
+        def task_at(position: tuple[Array, Any]) -> Task:
+            n, entry = position
             size, density = self.tasks.draw(params, bits(key, n))
-            return Task(present=draw > threshold, size=size, work=size * density)
+            return Task(present=draw > threshold_of(entry), size=size, work=size * density)
 
-        return (jnp.arange(threshold.shape[0]), threshold), task_at
+        return (jnp.arange(self.tables.threshold.shape[-1]), entries), task_at

@@ -82,7 +82,7 @@ def main(args: Arguments) -> None:
         weights="random" if random else "trained",
         dtype=dtype,
         software=describe_software(),
-        source=f"scripts/profile_repair.py {made_by}",
+        source=f"scripts/profile_repair.py {made_by} {_words(args)}",
     )
     report = None if args.quiet else lambda line: print(line, file=sys.stderr, flush=True)
     rows = profile(load, where, plan, labels, report)
@@ -90,3 +90,14 @@ def main(args: Arguments) -> None:
         write_table(rows, file)
     if not args.quiet:
         print_profile(rows)
+
+
+def _words(args: Arguments) -> str:
+    """The options that say what was measured, as the command line has them."""
+    names = ("sizes", "steps", "batches", "repeats", "warm_up", "guidance", "threads")
+    values = {name: getattr(args, name) for name in names}
+    chosen = {name: value for name, value in values.items() if value is not None}
+    return " ".join(
+        f"--{name.replace('_', '-')} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for name, value in chosen.items()
+    )

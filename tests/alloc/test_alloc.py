@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import linprog
 
-from amco_jax.alloc import ALLOCATORS, Allocator, cwa, priced_support, waterfill, waterfill_support
+from amco_jax.alloc import ALLOCATORS, Allocator, cwa, priced, priced_support, waterfill, waterfill_support
 
 Problem = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -205,6 +205,23 @@ def test_the_priced_set_is_the_cheapest_of_all(problem: Problem):
     x = fractions(waterfill, (wait, cost, selected))
     assert np.all((x > 0) == selected)
     np.testing.assert_allclose(finish((wait, cost, selected), x, selected) + x @ price, total, rtol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [0, 0.1, 3])
+def test_levels_of_large_fleets_are_those_of_small_ones(scale):
+    """Newton's method finds what cumulative sums give, with dear and cheap waits and with equal prices."""
+    random = np.random.default_rng(3)
+    lead, cost = scale * random.exponential(size=40), random.uniform(0.1, 3, 40)
+    lead -= lead.min()
+    price = random.exponential(size=40) * (random.random(40) < 0.8)
+    with jax.enable_x64(True):
+        found, expected = (
+            [np.asarray(x) for x in compiled(way)(lead, 1 / cost, price)]
+            for way in (priced._long_prefixes, priced._short_prefixes)
+        )
+    last = np.searchsorted(found[0], expected[0], side="right") - 1  # the longest prefix of equal prices
+    np.testing.assert_allclose(found[1][last], expected[1], rtol=1e-12)
+    np.testing.assert_allclose(found[2][last], expected[2], rtol=1e-12)
 
 
 def test_a_limit_leaves_the_cheapest_set_within_it():

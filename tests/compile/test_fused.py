@@ -22,6 +22,7 @@ from amco_jax.compile.fused import LANES, fuse, fuse_under_vmap
 from amco_jax.env import UNIFIED
 from amco_jax.metrics import EPISODE_METRICS
 from amco_jax.scenario import Scenario
+from amco_jax.scenario.presets import PRESETS
 from amco_jax.study import simulate as module
 from amco_jax.study import trainer
 from amco_jax.study.blocks import Block, inputs_of
@@ -62,7 +63,7 @@ def programs_of_this_test():
     [
         ("randcoedge", {}),
         ("optimal", {}),
-        ("two-choices", {}),
+        ("two-choices", {"arrivals": "bursty", "arrival_prob": 0.9}),
         ("optimal", {"order": "turns"}),
     ],
 )
@@ -103,12 +104,14 @@ def test_training_by_kernels_equals_that_by_scan(monkeypatch, caplog):
         ("randcoedge", {}),
         ("optimal-admission", {}),
         ("least-wait", {"arrivals": "poisson"}),
-        ("least-wait", {"arrivals": "bursty", "num_tasks": 3, "arrival_prob": 0.2}),
+        ("least-wait", {"arrivals": "bursty"}),
         ("fastest-3", {"num_servers": 20, "num_tasks": 10}),
+        ("best-2", PRESETS["gpu-sd14"]),
     ],
 )
 def test_episode_is_one_kernel_on_cuda(method, changes, monkeypatch):
-    lowered = lowered_for_cuda(Scenario(**changes), method, module._EPISODE, monkeypatch)
+    fields = {name: value for name, value in changes.items() if name != "trace"}
+    lowered = lowered_for_cuda(Scenario(**fields), method, module._EPISODE, monkeypatch)
     assert lowered.count("custom_call @mosaic_gpu") == 1
     # All loops are inside, but for the bursts, which are drawn beforehand.
     assert lowered.count("stablehlo.while") == (changes.get("arrivals") == "bursty")
@@ -116,7 +119,12 @@ def test_episode_is_one_kernel_on_cuda(method, changes, monkeypatch):
 
 @pytest.mark.parametrize(
     ("method", "changes"),
-    [("optimal", {"order": "turns"}), ("least-wait", {"order": "random"}), ("local", {"num_servers": 8})],
+    [
+        ("optimal", {"order": "turns"}),
+        ("least-wait", {"order": "random"}),
+        ("local", {"num_servers": 8}),
+        ("amco-priced", {}),
+    ],
 )
 def test_slot_is_one_kernel_on_cuda(method, changes, monkeypatch):
     lowered = lowered_for_cuda(Scenario(**changes), method, module._SLOTS, monkeypatch)
@@ -172,6 +180,38 @@ def test_kernels_are_for_those_who_have_the_gpu_and_do_not_refuse(monkeypatch):
     assert not asked("1", compute_capability="gfx90a")
     assert not asked("1")
     fused.fusing.cache_clear()
+
+
+def test_equivalents_of_what_mosaic_does_not_lower():
+    special = [
+        0,
+        -0.0,
+        1,
+        2,
+        0.5,
+        -0.5,
+        1.5,
+        2.5,
+        -1.5,
+        1e9,
+        -1e9,
+        np.inf,
+        -np.inf,
+        np.nan,
+        1e-30,
+        3e30,
+        7.999999,
+    ]
+    x = np.resize(np.asarray(special, np.float32), LANES)
+
+    def of(common, x):
+        return jnp.floor(x), jnp.ceil(x), jnp.isfinite(x), jnp.sqrt(x)
+
+    found = jax.jit(INTERPRETED(of))((), x)
+    for name, a, b in zip(("floor", "ceil", "is_finite"), found, of((), x), strict=False):
+        np.testing.assert_array_equal(a, b, err_msg=name)
+    np.testing.assert_array_max_ulp(np.asarray(found[-1]), np.asarray(jnp.sqrt(x)), 1)
+    jax.jit(fuse(of)).trace((), x).lower(lowering_platforms=("cuda",))  # all are lowered
 
 
 def weighted_rows(common, laned):

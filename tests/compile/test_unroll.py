@@ -74,6 +74,10 @@ CASES: dict[str, tuple[Callable, tuple]] = {
     "scan-wide-rows": (lambda x: lax.scan(lambda c, r: (c + r, r), x, jnp.stack([x, x])), (LARGE,)),
     "loops": (lambda x: lax.fori_loop(0, 4, lambda i, c: c * 2 + i, x), (X,)),
     "loop-until": (lambda x: lax.while_loop(lambda c: jnp.sum(c) < 99, lambda c: c * c + x[0], x), (X,)),
+    "loops-side-by-side": (
+        jax.vmap(lambda x: lax.while_loop(lambda c: c[0] < 9, lambda c: (c[0] + 2, c[1] * x), (x, x))),
+        (X,),
+    ),
     "cond": (lambda x: lax.cond(x[0] > 0, lambda y: y + 1, lambda y: y * 2, x), (X,)),
     "jit": (lambda x: jax.jit(lambda y: jnp.sum(jax.jit(jnp.abs)(y)))(x) + x, (X,)),
     "relu": (jax.nn.relu, (X,)),
