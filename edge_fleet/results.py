@@ -31,7 +31,7 @@ REQUEST_COLUMNS = [
 ]  # fmt: skip
 IMAGE_COLUMNS = [
     "episode", "request", "image", "station", "attempt", "server", "worker", "file", "sent", "received",
-    "ended", "target_s", *TIMES, "psnr_db", "ssim",
+    "ended", "target_s", *TIMES, "there_began", "there_ended", "back_began", "back_ended", "psnr_db", "ssim",
 ]  # fmt: skip
 
 
@@ -135,7 +135,10 @@ def images_table(committed: Committed, pictures: Pictures, out: Path) -> pd.Data
         key = repaired.tobytes(), picture.mask.tobytes()
         if key not in known:
             known[key] = measure(picture.truth, repaired, picture.mask)
-        kept = {name: value for name, value in record.items() if name != "kind"}
+        kept = {name: value for name, value in record.items() if name not in ("kind", "there", "back")}
+        for way in ("there", "back"):  # over the link; nothing from and to the server at the base station
+            began, ended = record[way] or (np.nan, np.nan)
+            kept |= {f"{way}_began": began, f"{way}_ended": ended}
         rows.append(kept | {"psnr_db": known[key].psnr, "ssim": known[key].ssim})
     return pd.DataFrame(rows, columns=IMAGE_COLUMNS)
 

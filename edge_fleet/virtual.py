@@ -82,7 +82,7 @@ def run_virtually(
                 work = float(choice.placed[server] / choice.counts[server])
                 item = next(order), arrival, server, work
                 ledger.add(server, str(item[0]), work)
-                post(links.reserve(arrival.station, server, there), "sent", item)
+                post(links.reserve(arrival.station, server, there).ended, "sent", item)
         elif kind == "sent":
             heapq.heappush(waiting[content[2]], content)
             go_on(content[2])
@@ -90,7 +90,7 @@ def run_virtually(
             number, arrival, server, _ = content
             ledger.done(server, str(number), clock.time)
             busy[server] = False
-            ended = links.reserve(arrival.station, server, back) - arrival.time
+            ended = links.reserve(arrival.station, server, back).ended - arrival.time
             ends[arrival.request] = np.fmax(ends[arrival.request], ended)
             go_on(server)
     return ends, choices

@@ -90,7 +90,16 @@ def test_a_fleet_behind_links_of_the_kernel(tmp_path: Path):
         assert crew.keys is not None
         assert crew.keys.certificate is not None
         asyncio.run(asyncio.wait_for(play(crew, tmp_path, came, settings), 120))
-    assert_each_image_once(tmp_path, came)
+    away = 0
+    for record in assert_each_image_once(tmp_path, came).results.values():
+        if record["server"] == record["station"]:
+            assert record["there"] is record["back"] is None
+            continue
+        away += 1
+        (sent, arrived), (answered, received) = record["there"], record["back"]
+        assert record["sent"] == sent < arrived < answered < received == record["received"]
+        assert answered - arrived >= record["took_s"] * settings.speed - 1e-6
+    assert away
 
 
 @allowed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import os
 import random
 import signal
@@ -15,7 +16,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.fleets import QUICK, ROUNDS, EvenDecider, arrivals, assert_each_image_once, play, served
+from helpers.fleets import (
+    QUICK,
+    ROUNDS,
+    SCENARIO,
+    EvenDecider,
+    arrivals,
+    assert_each_image_once,
+    play,
+    served,
+)
 
 from amco_jax.errors import InputError
 from edge_fleet.client import Client
@@ -72,14 +82,26 @@ def test_links_carry_what_goes_to_other_servers(tmp_path: Path):
             await play(crew, tmp_path, came, dataclasses.replace(QUICK, links=True))
 
     asyncio.run(run())
+    carried: list[list[list[float]]] = [[], [], []]
     for record in assert_each_image_once(tmp_path, came).results.values():
         station = record["request"] % 3
-        sent, back = 512**2 * 32e-6 / 400, 512**2 * 24e-6 / 400  # Mbit over at least 400 Mbit/s
+        rate = SCENARIO.link_rates[station, record["server"]]
         if record["server"] == station:
+            assert record["there"] is record["back"] is None
             assert record["ended"] - record["received"] < 0.5
         else:
-            assert record["ended"] - record["received"] >= back * 0.8
-            assert record["sent"] >= came[record["request"]].time + sent * 0.8
+            for way, bits in (("there", 32), ("back", 24)):  # of each pixel
+                began, ended = record[way]
+                assert ended - began == pytest.approx(512**2 * bits * 1e-6 / rate)
+                carried[station].append([began, ended])
+            assert came[record["request"]].time <= record["there"][0]
+            assert record["there"][1] <= record["sent"]
+            assert record["received"] <= record["back"][0]
+            assert record["back"][1] <= record["ended"]
+    for transfers in carried:  # one after another, both ways together
+        assert transfers
+        for (_, ended), (began, _) in itertools.pairwise(sorted(transfers)):
+            assert ended <= began + 1e-9
 
 
 @pytest.fixture(scope="module")
