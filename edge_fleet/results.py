@@ -31,7 +31,8 @@ REQUEST_COLUMNS = [
 ]  # fmt: skip
 IMAGE_COLUMNS = [
     "episode", "request", "image", "station", "attempt", "server", "worker", "file", "sent", "received",
-    "ended", "target_s", *TIMES, "there_began", "there_ended", "back_began", "back_ended", "psnr_db", "ssim",
+    "ended", "target_s", *TIMES, "item_images", "there_began", "there_ended", "back_began", "back_ended",
+    "psnr_db", "ssim",
 ]  # fmt: skip
 
 

@@ -315,7 +315,7 @@ class Scheduler:
                 "station": item.station,
                 "attempt": item.attempt, "server": item.server, "worker": member.name, "file": name,
                 "sent": item.sent, "received": received, "ended": ended, "target_s": item.seconds,
-                "there": there, "back": back,
+                "there": there, "back": back, "item_images": len(item.images),
                 **{each: answer.number(each, 0, 1e9) for each in TIMES},
             })  # fmt: skip
             request.missing.discard(image)

@@ -130,21 +130,22 @@ def errors_table(counted: pd.DataFrame) -> Table:
 
 
 def workers_table(images: pd.DataFrame, manifest: dict[str, Any]) -> Table:
-    """What each worker did: images, time per image, overruns, share of the time that it was busy."""
+    """What each worker did: images, time per item and image, overruns, share of the time that it was busy."""
     speed = manifest["settings"]["speed"]
     length = sum(np.max(np.asarray(one["ended"], float)) for _, one in images.groupby("episode"))
     rows = []
     for server, of in images.groupby("server"):
-        took = np.asarray(of["took_s"], float) * speed
         alone = items(of)
-        busy = float(np.asarray(alone["took_s"], float).sum()) * speed / length
+        took, target = (np.asarray(alone[name], float) for name in ("took_s", "target_s"))
+        each, total = float(np.mean(took)) * speed, float(np.sum(took)) * speed
+        busy = total / length
         rows.append([
             Cell(str(server)), Cell(", ".join(sorted(set(of["worker"])))), Cell(str(len(of)), len(of)),
-            Cell(f"{np.mean(took):.3g}", float(np.mean(took))),
-            Cell(f"{np.mean(np.asarray(of['target_s'], float)):.3g}"),
+            Cell(f"{each:.3g}", each), Cell(f"{np.mean(target):.3g}"),
+            Cell(f"{total / len(of):.3g}", total / len(of)),
             Cell(str(np.count_nonzero(of["overrun_s"] > 0))), Cell(f"{100 * busy:.0f} %", busy),
         ])  # fmt: skip
-    titles = ["server", "worker", "images", "s per item", "by its table", "overruns", "busy"]
+    titles = ["server", "worker", "images", "s per item", "by its table", "s per image", "overruns", "busy"]
     return Table(titles, rows, texts=2)
 
 

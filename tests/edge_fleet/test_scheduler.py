@@ -151,10 +151,18 @@ def test_lost_workers_lose_no_image(case: str, restart: bool, tmp_path: Path, tr
 
 
 def test_workers_share_a_diffusion_model(tmp_path: Path):
-    came, unpaced = arrivals(3), dataclasses.replace(QUICK, engine="tiny", steps=1, pace=False, patience=20)
+    came = arrivals(3, images=7)
+    unpaced = dataclasses.replace(QUICK, engine="tiny", steps=1, pace=False, patience=20, max_batch=2)
+    together: Any = {
+        "devices": ["NVIDIA H100 PCIe", "NVIDIA A100 80GB PCIe", "Tesla V100-SXM2-16GB"],
+        "tables": ["published", "estimated"],
+        "batch": "all",
+    }
+    decider = EvenDecider(SCENARIO.replace(service=together))
     with local_workers(unpaced.engine_settings, NAMES, False) as crew:
-        asyncio.run(play(crew, tmp_path, came, unpaced))
+        asyncio.run(play(crew, tmp_path, came, unpaced, decider=decider))
     for record in assert_each_image_once(tmp_path, came).results.values():
+        assert record["item_images"] == (3 if record["server"] == record["station"] else 2)
         assert record["computed_s"] > 0
         assert record["overrun_s"] == 0
 

@@ -54,7 +54,7 @@ def test_a_batch_keeps_its_worker_busy_once():
     })  # fmt: skip
     rows = workers_table(images, {"settings": {"speed": 10.0}}).rows
     assert [[cell.text for cell in row] for row in rows] == [
-        ["0", "a", "2", "5", "5", "0", "25 %"], ["1", "b", "1", "2", "2", "1", "10 %"]
+        ["0", "a", "2", "5", "5", "2.5", "0", "25 %"], ["1", "b", "1", "2", "2", "2", "1", "10 %"]
     ]  # fmt: skip
 
 
