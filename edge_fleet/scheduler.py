@@ -334,11 +334,13 @@ class Scheduler:
 
     def _came(self, member: Member) -> None:
         self._someone.set()
-        self._tell(member, "up", "")
+        self._tell(member, "up")
 
     def _lost(self, member: Member) -> None:
         """Decide again what a lost worker had."""
-        self._tell(member, "down", member.trouble)
+        # Whatever is wrong with it may have been so since it began what it has not finished.
+        running, now = self._ledger.running(member.index), self._clock.now()
+        self._tell(member, "down", why=member.trouble, since=now if running is None else running[1])
         lost: dict[tuple[int, int], list[Item]] = {}
         for name in self._ledger.drop(member.index):
             item = self._items.pop(name)
@@ -350,10 +352,10 @@ class Scheduler:
             if images:
                 self._group.create_task(self._assign(request, images, attempt))
 
-    def _tell(self, member: Member, event: str, why: str) -> None:
+    def _tell(self, member: Member, event: str, **more: Any) -> None:
         record = {
-            "kind": "worker", "server": member.index, "worker": member.name, "event": event, "why": why,
-            "episode": self._episode, "time": self._clock.now(),
+            "kind": "worker", "server": member.index, "worker": member.name, "event": event,
+            "episode": self._episode, "time": self._clock.now(), **more,
         }  # fmt: skip
         self._group.create_task(self._write(record))
 

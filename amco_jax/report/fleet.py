@@ -150,18 +150,23 @@ def workers_table(images: pd.DataFrame, manifest: dict[str, Any]) -> Table:
 
 
 def failures_table(requests: pd.DataFrame) -> Table:
-    """Requests that were disturbed by failures beside the others: how long they took, over the prediction."""
+    """Requests that failures disturbed beside the others: how long they took, over the prediction."""
     rows = []
     served = requests.loc[~requests["rejected"]]
+    again = served["attempts"] > 1
     for words, of in (
-        ("undisturbed", served.loc[~served["disturbed"]]), ("disturbed", served.loc[served["disturbed"]])
-    ):  # fmt: skip
+        ("undisturbed", served.loc[~served["disturbed"]]),
+        ("disturbed, decided once", served.loc[served["disturbed"] & ~again]),
+        ("decided again", served.loc[again]),
+    ):
         measured, predicted = (np.asarray(of[name], float) for name in ("measured_s", "predicted_s"))
         mean = f"{measured.mean():.3g}" if len(of) else "–"
         ratio = f"{measured.mean() / predicted.mean():.3f}" if len(of) else "–"
-        again = int(np.asarray(of["attempts"], int).sum() - len(of))
-        rows.append([Cell(words), Cell(str(len(of))), Cell(mean), Cell(ratio), Cell(str(again))])
-    return Table(["requests", "number", "mean, s", "measured / predicted", "decided again"], rows, texts=1)
+        more = int(np.asarray(of["attempts"], int).sum() - len(of))
+        rows.append([Cell(words), Cell(str(len(of))), Cell(mean), Cell(ratio), Cell(str(more))])
+    return Table(
+        ["requests", "number", "mean, s", "measured / predicted", "further decisions"], rows, texts=1
+    )
 
 
 def items(images: pd.DataFrame) -> pd.DataFrame:

@@ -186,7 +186,8 @@ def test_a_scheduler_that_starts_again_goes_on(tmp_path: Path, trouble: random.R
             assert sum(len(each.engine.calls) for each in there) <= sum(a.size for a in came) + 3 * 2 + 3 + 1
 
     asyncio.run(run())
-    assert assert_each_image_once(tmp_path, came).resumed
+    (trouble_of_the_run,) = assert_each_image_once(tmp_path, came).troubles[0]
+    assert trouble_of_the_run.began == trouble_of_the_run.ended > 0
     assert len([record for record in read_journal(tmp_path) if record["kind"] == "gone"]) == 1
 
 

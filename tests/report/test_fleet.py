@@ -40,10 +40,13 @@ def test_requests_that_the_simulator_rejects_have_no_error():
 
 
 def test_failures_are_told_apart():
-    undisturbed, disturbed = ([cell.text for cell in row] for row in failures_table(REQUESTS).rows)
-    assert undisturbed == ["undisturbed", "3", "3.33", "1.111", "0"]
-    assert disturbed == ["disturbed", "1", "30", "6.000", "2"]
-    assert [cell.text for cell in failures_table(COUNTED).rows[1]] == ["disturbed", "0", "–", "–", "0"]
+    requests = pd.concat([REQUESTS, REQUESTS.iloc[:1].assign(disturbed=True, measured_s=4.0)])
+    assert [[cell.text for cell in row] for row in failures_table(requests).rows] == [
+        ["undisturbed", "3", "3.33", "1.111", "0"],
+        ["disturbed, decided once", "1", "4", "2.000", "0"],
+        ["decided again", "1", "30", "6.000", "2"],
+    ]
+    assert [cell.text for cell in failures_table(COUNTED).rows[2]] == ["decided again", "0", "–", "–", "0"]
 
 
 def test_a_batch_keeps_its_worker_busy_once():
