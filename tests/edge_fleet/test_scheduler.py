@@ -35,6 +35,7 @@ from edge_fleet.journal import Journal, read_journal
 from edge_fleet.launching import Crew, local_workers
 from edge_fleet.members import Item
 from edge_fleet.pictures import Pictures
+from edge_fleet.results import Committed
 from edge_fleet.scheduler import Scheduler
 from edge_fleet.security import Address, Keys
 from sd_repair.images import Image
@@ -148,6 +149,33 @@ def test_lost_workers_lose_no_image(case: str, restart: bool, tmp_path: Path, tr
         records = [r for r in read_journal(out) if r["kind"] == "worker" and r["server"] == victim]
         events = [record["event"] for record in records]
         assert events[:3] == (["up", "down", "up"] if comes_back else ["up", "down"])
+
+
+def test_a_run_goes_on_when_one_worker_returns_after_all_were_lost(tmp_path: Path):
+    came = arrivals(6)
+
+    async def run() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            there = [await stack.enter_async_context(served()) for _ in NAMES]
+            addresses = [each.address for each in there]
+            playing = asyncio.create_task(play(Crew(addresses, None), tmp_path, came))
+            await first_result(tmp_path)
+            await stack.aclose()
+            while len(Committed(read_journal(tmp_path)).losses) < 3:
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.3)  # requests go on to arrive
+            assert not playing.done()
+            async with served(name="back", port=addresses[1].port):
+                await asyncio.wait_for(playing, 60)
+
+    asyncio.run(run())
+    committed = assert_each_image_once(tmp_path, came)
+    lost = max(record["time"] for record in committed.losses)
+    afterwards = [r for r in committed.results.values() if r["sent"] > lost]
+    assert {(record["server"], record["worker"]) for record in afterwards} == {(1, "back")}
+    assert len(afterwards) > sum(a.size for a in came) / 2
+    # Of the three, one came back.
+    assert sorted(np.isfinite(ended) for _, ended in committed.troubles[0]) == [False, False, True]
 
 
 def test_workers_share_a_diffusion_model(tmp_path: Path):
