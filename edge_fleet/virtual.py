@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,12 +44,18 @@ class Absence(NamedTuple):
 
 
 def run_virtually(
-    decider: Decider, seed: int, episode: int, arrivals: list[Arrival], absences: Sequence[Absence] = ()
+    decider: Decider,
+    seed: int,
+    episode: int,
+    arrivals: list[Arrival],
+    absences: Sequence[Absence] = (),
+    late: Callable[[], float] = float,
 ) -> tuple[np.ndarray, list[Choice]]:
     """Play an episode, decided as a scheduler does.
 
     Args:
       absences: losses of workers, of which some other is always there.
+      late: called for each item; s by which it takes longer than its pace.
 
     Returns:
       `[requests]`, s from the arrival of each to its last result, NaN if it is rejected; and the decisions
@@ -83,7 +89,7 @@ def run_virtually(
             item = heapq.heappop(waiting[server])
             busy[server] = True
             ledger.sent(server, str(item[0]), clock.time)
-            post(clock.time + item[3] / scenario.capacities[server], "computed", item)
+            post(clock.time + item[3] / scenario.capacities[server] + late(), "computed", item)
 
     def assign(arrival: Arrival) -> Choice:
         backlog = ledger.backlog(clock.time), links.backlog(clock.time)

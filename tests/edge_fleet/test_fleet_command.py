@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
@@ -335,6 +336,20 @@ def test_bad_input_is_refused_in_one_line(
     assert error.count("\n") == 1
     for reason in reasons:
         assert reason in error
+
+
+@pytest.mark.parametrize("words", [["run", "--out", "out"], ["profile", "--out", "x.csv"]])
+def test_an_engine_without_its_extra_is_told_before_anything_starts(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
+    code, shown, error = fleet(capsys, monkeypatch, *words, "--fleet", "engine=tiny")
+    assert (code, shown) == (2, "")
+    assert error.startswith("error: torch: cannot be imported (it is not installed)")
+    assert error.endswith('".[sd]"\n')
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
