@@ -20,7 +20,11 @@ class Clock:
 
     def now(self) -> float:
         """The time, s of the scenario."""
-        return (time.monotonic() - self._origin) * self.speed
+        return self.at(time.monotonic())
+
+    def at(self, monotonic: float) -> float:
+        """The time at which `time.monotonic()` had a value, s of the scenario."""
+        return (monotonic - self._origin) * self.speed
 
     async def sleep_until(self, then: float) -> None:
         """Wait until a time, s of the scenario."""

@@ -15,7 +15,7 @@ from amco_jax.extras import load_package
 from sd_repair.classical import CLASSICAL, repair_classical
 from sd_repair.images import check_image, check_mask
 from sd_repair.pipeline import HUB_ID, load_model, prepare
-from sd_repair.repair import Settings, repair
+from sd_repair.repair import Settings, repair_images
 
 ENGINES = ("classical", "tiny", "sd15")
 """Inpainting without a trained model, a tiny diffusion model with random weights, Stable Diffusion 1.5"""
@@ -50,11 +50,14 @@ class EngineSettings:
     """sd15: auto, float32, float16 or bfloat16"""
     threads: int = 1
     """CPU threads of each worker"""
+    max_batch: int = 4
+    """tiny and sd15: how many images of an item are denoised at once at most; more need more memory"""
 
     def __post_init__(self):
         check_choice("engine", self.engine, ENGINES)
         check_choice("inpainting", self.inpainting, CLASSICAL)
         check_whole("threads", self.threads, 1, 1024)
+        check_whole("max_batch", self.max_batch, 1, 64)
         for name in ("model", "config", "variant", "device", "dtype"):
             if not isinstance(getattr(self, name), str):
                 raise InputError(f"{name}: {getattr(self, name)!r}; legal: a text")
@@ -96,9 +99,8 @@ def _loaded(settings: EngineSettings) -> Engine:
     model = _model(settings)
 
     def diffuse(images: Images, masks: Masks, seeds: Sequence[int], steps: int) -> Images:
-        tasks = zip(images, masks, seeds, strict=True)
         chosen = Settings(steps=steps)
-        return np.concatenate([repair(model, image, mask, [seed], chosen) for image, mask, seed in tasks])
+        return repair_images(model, list(images), list(masks), seeds, chosen, settings.max_batch)
 
     return diffuse
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from edge_fleet.clock import Clock
+
+
+class Transfer(NamedTuple):
+    """When something takes a link, s."""
+
+    began: float
+    ended: float
 
 
 class Links:
@@ -27,16 +36,18 @@ class Links:
         """`[num_servers]`, s for which the link of each base station still has to send."""
         return np.maximum(self._free - now, 0)
 
-    def reserve(self, station: int, server: int, mbit: float) -> float:
-        """Take the link for a transfer, and return the time at which it ends."""
+    def reserve(self, station: int, server: int, mbit: float) -> Transfer:
+        """Take the link for a transfer; what needs no link begins and ends now."""
         now = self._clock.now()
         if station == server:
-            return now
-        self._free[station] = max(self._free[station], now) + mbit / self._rates[station, server]
-        return float(self._free[station])
+            return Transfer(now, now)
+        began = max(float(self._free[station]), now)
+        ended = began + mbit / float(self._rates[station, server])
+        self._free[station] = ended
+        return Transfer(began, ended)
 
-    async def transfer(self, station: int, server: int, mbit: float) -> float:
-        """Wait for a transfer, and return the time at which it ended."""
-        end = self.reserve(station, server, mbit)
-        await self._clock.sleep_until(end)
-        return end
+    async def transfer(self, station: int, server: int, mbit: float) -> Transfer:
+        """Wait for a transfer."""
+        found = self.reserve(station, server, mbit)
+        await self._clock.sleep_until(found.ended)
+        return found

@@ -15,6 +15,7 @@ import numpy as np
 
 from amco_jax.errors import InputError
 from edge_fleet.client import CallError, Client
+from edge_fleet.links import Transfer
 from edge_fleet.wire import Message
 
 LANES = 2
@@ -39,6 +40,8 @@ class Item:
     attempt: int
     ticket: int = 0
     """Its place in the order of decisions"""
+    there: Transfer | None = None
+    """When it takes the link of its base station on the way to the server; None if it needs none"""
     sent: float = 0.0
 
     def __lt__(self, other: Item) -> bool:

@@ -13,6 +13,7 @@ from amco_jax.stats import t_interval
 from edge_fleet.decisions import Arrival, Simulated
 from edge_fleet.pictures import Pictures
 from edge_fleet.scheduler import TIMES
+from edge_fleet.troubles import Trouble, disturbed
 from sd_repair.quality import measure
 from sd_repair.reading import load_image
 
@@ -31,7 +32,8 @@ REQUEST_COLUMNS = [
 ]  # fmt: skip
 IMAGE_COLUMNS = [
     "episode", "request", "image", "station", "attempt", "server", "worker", "file", "sent", "received",
-    "ended", "target_s", *TIMES, "psnr_db", "ssim",
+    "ended", "target_s", *TIMES, "item_images", "there_began", "there_ended", "back_began", "back_ended",
+    "psnr_db", "ssim",
 ]  # fmt: skip
 
 
@@ -43,8 +45,10 @@ class Committed:
         self.results: dict[tuple[int, int, int], Mapping[str, Any]] = {}
         self.decisions: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
         self.ended: dict[int, float] = {}
-        self.resumed: set[tuple[int, int]] = set()
         self.losses: list[Mapping[str, Any]] = []
+        self.troubles: dict[int, list[Trouble]] = {}
+        """By episode, when workers were missing and when the run was interrupted"""
+        self._absent: dict[int, tuple[int, int]] = {}
         self.repeated = 0
         for record in records:
             kind, episode = record["kind"], record.get("episode", -1)
@@ -62,6 +66,11 @@ class Committed:
                 self.results.pop((episode, record["request"], record["image"]), None)
             elif kind == "worker" and record["event"] == "down":
                 self.losses.append(record)
+                self._missing(episode, record["server"], record["since"])
+            elif kind == "worker" and record["server"] in self._absent:
+                of, number = self._absent.pop(record["server"])
+                if of == episode:
+                    self.troubles[of][number] = self.troubles[of][number]._replace(ended=record["time"])
 
     def images(self, episode: int, request: int) -> set[int]:
         """The images of a request that are committed."""
@@ -73,11 +82,16 @@ class Committed:
         return bool(decisions) and not any(decisions[0]["counts"])
 
     def _start(self, episode: int, time: float) -> None:
-        if time > 0:
-            for (e, request), decisions in self.decisions.items():
-                asked = len(decisions[0]["images"])
-                if e == episode and len(self.images(episode, request)) < asked:
-                    self.resumed.add((e, request))
+        if time > 0:  # after an interruption
+            self.troubles.setdefault(episode, []).append(Trouble(time, time))
+        for server in self._absent:
+            self._missing(episode, server, time)
+
+    def _missing(self, episode: int, server: int, since: float) -> None:
+        """A worker is missing from a time on, until the end of the episode unless it comes back."""
+        troubles = self.troubles.setdefault(episode, [])
+        self._absent[server] = episode, len(troubles)
+        troubles.append(Trouble(since, np.inf))
 
     def _passed(self, episode: int, time: float) -> None:
         self.ended[episode] = max(self.ended.get(episode, 0.0), time)
@@ -89,15 +103,17 @@ def requests_table(
     simulated: Mapping[int, Simulated],
     published: Mapping[int, Simulated],
     deadline: float,
+    planned: float = 0.0,
 ) -> pd.DataFrame:
     """A row for each request: when it came, who served it, and both predictions beside what was measured.
 
     Args:
       simulated: by episode, of the run's own physics.
       published: the same with links as in the published model.
+      planned: s for which the method plans at once; 0 if it decides each request when it arrives.
 
-    `measured_s` is NaN for a rejected request, and `disturbed` is true if a worker was lost or the run
-    interrupted while it was served, which no prediction accounts for.
+    `measured_s` is NaN for a rejected request, and `disturbed` is true if a lost worker or an interruption
+    can have touched it, which no prediction accounts for.
     """
     rows = []
     for episode, came in arrivals.items():
@@ -120,10 +136,17 @@ def requests_table(
                 "missed": not measured <= deadline, "rejected": not results,
                 "servers": np.flatnonzero(served).tolist(),
                 "simulated_servers": np.flatnonzero(counts).tolist(),
-                "attempts": len(decisions), "disturbed": len(decisions) > 1 or key in committed.resumed,
+                "attempts": len(decisions), "disturbed": False,
                 "overruns": sum(r["overrun_s"] > 0 for r in results),
             })  # fmt: skip
-    return pd.DataFrame(rows, columns=REQUEST_COLUMNS)
+    table = pd.DataFrame(rows, columns=REQUEST_COLUMNS)
+    # A worker that comes back may still be at an item that it had before.
+    longest = max((record["target_s"] for record in committed.results.values()), default=0.0)
+    for episode, troubles in committed.troubles.items():
+        where = table["episode"] == episode
+        extended = [Trouble(began, ended + longest) for began, ended in troubles]
+        table.loc[where, "disturbed"] = disturbed(table.loc[where], extended, planned)
+    return table
 
 
 def images_table(committed: Committed, pictures: Pictures, out: Path) -> pd.DataFrame:
@@ -135,7 +158,10 @@ def images_table(committed: Committed, pictures: Pictures, out: Path) -> pd.Data
         key = repaired.tobytes(), picture.mask.tobytes()
         if key not in known:
             known[key] = measure(picture.truth, repaired, picture.mask)
-        kept = {name: value for name, value in record.items() if name != "kind"}
+        kept = {name: value for name, value in record.items() if name not in ("kind", "there", "back")}
+        for way in ("there", "back"):  # over the link; nothing from and to the server at the base station
+            began, ended = record[way] or (np.nan, np.nan)
+            kept |= {f"{way}_began": began, f"{way}_ended": ended}
         rows.append(kept | {"psnr_db": known[key].psnr, "ssim": known[key].ssim})
     return pd.DataFrame(rows, columns=IMAGE_COLUMNS)
 

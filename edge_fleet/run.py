@@ -286,8 +286,9 @@ def _warm_up(decider: Decider, episodes: _Episodes) -> None:
 
 
 def _result(plan: Plan, committed: Committed, episodes: _Episodes, pictures: Pictures, out: Path) -> Result:
+    planned = plan.scenario.slot_duration if plan.method.policy.sees_slot else 0.0
     requests = requests_table(
-        committed, episodes.arrivals, episodes.simulated, episodes.published, plan.scenario.deadline
+        committed, episodes.arrivals, episodes.simulated, episodes.published, plan.scenario.deadline, planned
     )
     images = images_table(committed, pictures, out)
     facts = {

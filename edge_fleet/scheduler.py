@@ -25,7 +25,7 @@ from edge_fleet.decisions import Arrival, Choice, Decider, SlotKnowledge
 from edge_fleet.journal import Journal
 from edge_fleet.launching import Crew
 from edge_fleet.ledger import Ledger
-from edge_fleet.links import Links
+from edge_fleet.links import Links, Transfer
 from edge_fleet.members import Item, Member
 from edge_fleet.pictures import Pictures
 from edge_fleet.security import Address
@@ -206,13 +206,14 @@ class Scheduler:
             "counts": counts.tolist(), "predicted": choice.finish, "predicted_published": choice.published,
             "alive": [member.alive for member in self._members],
         }  # fmt: skip
-        for item, then in self._cut(request, images, counts, choice, attempt):
+        for item in self._cut(request, images, counts, choice, attempt):
             self._items[item.name] = item
             self._ledger.add(item.server, item.name, item.work)
-            if then <= now:
+            # Links of the kernel delay it themselves; what is reserved estimates how long they are busy.
+            if item.there is None or self._settings.netns:
                 self._members[item.server].push(item)
             else:
-                self._group.create_task(self._send_at(item, then))
+                self._group.create_task(self._send_at(item, item.there.ended))
         # Not awaited: the next request must not wait for a disk.
         self._group.create_task(self._write(record))
         if not counts.any():  # the policy has rejected it
@@ -241,8 +242,8 @@ class Scheduler:
 
     def _cut(
         self, request: Request, images: list[int], counts: np.ndarray, choice: Choice, attempt: int
-    ) -> list[tuple[Item, float]]:
-        """The items of a decision, and when each has been sent over its link."""
+    ) -> list[Item]:
+        """The items of a decision, in the order in which they take the link."""
         left, items = iter(images), []
         arrival, service = request.arrival, self._decider.scenario.service
         assert service is not None
@@ -252,18 +253,15 @@ class Scheduler:
             work = float(choice.placed[server]) / (counts[server] if self._batch else 1)
             if choice.counts[server] == 0:  # not the policy's own choice
                 work = arrival.work / arrival.size * (1 if self._batch else len(these))
-            item = Item(
+            there = None
+            if self._settings.links and server != arrival.station:
+                mbit = service.input_mbit * len(these)
+                there = self._links.reserve(arrival.station, int(server), mbit)
+            items.append(Item(
                 _name(self._episode, arrival.request, these), self._episode, arrival.request, these,
                 arrival.station, int(server), work, work / float(self._capacity[server]), attempt,
-                next(self._tickets),
-            )  # fmt: skip
-            mbit = service.input_mbit * len(these) if self._settings.links else 0.0
-            then = self._links.reserve(arrival.station, int(server), mbit) if mbit else 0.0
-            if (
-                self._settings.netns
-            ):  # the kernel delays it; what is reserved is an estimate of the link's queue
-                then = 0.0
-            items.append((item, then))
+                next(self._tickets), there,
+            ))  # fmt: skip
         return items
 
     async def _send_at(self, item: Item, then: float) -> None:
@@ -299,9 +297,12 @@ class Scheduler:
         """Bring a result back over its link, and commit what of it is new."""
         service, request = self._decider.scenario.service, self._requests[item.episode, item.request]
         assert service is not None
-        if self._settings.links and not self._settings.netns:
+        there, back = item.there, None
+        if there is not None and self._settings.netns:
+            there, back = self._by_kernel(item, answer, received)
+        elif there is not None:
             mbit = service.result_mbit * len(item.images)
-            await self._links.transfer(item.station, item.server, mbit)
+            back = await self._links.transfer(item.station, item.server, mbit)
         ended = self._clock.now()
         for image, repaired in zip(item.images, answer.array("repaired", "uint8", 4), strict=True):
             if image in request.claimed:
@@ -314,6 +315,7 @@ class Scheduler:
                 "station": item.station,
                 "attempt": item.attempt, "server": item.server, "worker": member.name, "file": name,
                 "sent": item.sent, "received": received, "ended": ended, "target_s": item.seconds,
+                "there": there, "back": back, "item_images": len(item.images),
                 **{each: answer.number(each, 0, 1e9) for each in TIMES},
             })  # fmt: skip
             request.missing.discard(image)
@@ -321,13 +323,24 @@ class Scheduler:
         if not request.missing:
             request.finished.set()
 
+    def _by_kernel(
+        self, item: Item, answer: Message, received: float
+    ) -> tuple[Transfer, Transfer] | tuple[None, None]:
+        """When links of the kernel carried an item and its result, by the clock of this machine."""
+        arrived, answered = (self._clock.at(answer.number(each, 0, 1e9)) for each in ("arrived", "answered"))
+        if not item.sent <= arrived <= answered <= received:  # a result that was kept from an earlier session
+            return None, None
+        return Transfer(item.sent, arrived), Transfer(answered, received)
+
     def _came(self, member: Member) -> None:
         self._someone.set()
-        self._tell(member, "up", "")
+        self._tell(member, "up")
 
     def _lost(self, member: Member) -> None:
         """Decide again what a lost worker had."""
-        self._tell(member, "down", member.trouble)
+        # Whatever is wrong with it may have been so since it began what it has not finished.
+        running, now = self._ledger.running(member.index), self._clock.now()
+        self._tell(member, "down", why=member.trouble, since=now if running is None else running[1])
         lost: dict[tuple[int, int], list[Item]] = {}
         for name in self._ledger.drop(member.index):
             item = self._items.pop(name)
@@ -339,10 +352,10 @@ class Scheduler:
             if images:
                 self._group.create_task(self._assign(request, images, attempt))
 
-    def _tell(self, member: Member, event: str, why: str) -> None:
+    def _tell(self, member: Member, event: str, **more: Any) -> None:
         record = {
-            "kind": "worker", "server": member.index, "worker": member.name, "event": event, "why": why,
-            "episode": self._episode, "time": self._clock.now(),
+            "kind": "worker", "server": member.index, "worker": member.name, "event": event,
+            "episode": self._episode, "time": self._clock.now(), **more,
         }  # fmt: skip
         self._group.create_task(self._write(record))
 

@@ -219,6 +219,8 @@ class Worker:
             fields = {
                 "item": item.key[1], "waited_s": max(started - item.received, 0.0), "took_s": paced.took,
                 "computed_s": paced.computed, "overrun_s": paced.overrun,
+                # By the clock that all processes of a machine share, which no other machine can read.
+                "arrived": item.received, "answered": time.monotonic(),
             }  # fmt: skip
             answer = encode(fields, {"repaired": repaired})
             self._keep(item.key, answer)

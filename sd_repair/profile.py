@@ -20,7 +20,7 @@ from amco_jax.extras import load_package
 from amco_jax.service.latency import MIN_REPEATS_OF_P95, VERSION, fit_steps
 from sd_repair.masks import box
 from sd_repair.pipeline import Model
-from sd_repair.repair import Settings, decode, encode_image, encode_prompts, repair
+from sd_repair.repair import Settings, decode, encode_images, encode_prompts, repair
 
 Reading = tuple[float, float]
 """Wall and CPU time, s."""
@@ -152,13 +152,13 @@ def _profile_one(
     rows += _rows(shared, "first_call", warm_up[:1], settings[0].steps)
     with torch.inference_mode():
         texts = encode_prompts(model, settings[0])
-        latents = encode_image(model, image).repeat(batch, 1, 1, 1)
+        latents = encode_images(model, [image]).repeat(batch, 1, 1, 1)
         inputs = latents.repeat(len(texts), 1, 1, 1)
         embeddings = texts.repeat_interleave(batch, dim=0)
         timestep = torch.tensor(501, device=model.device)
         parts: dict[str, Callable[[], Any]] = {
             "text_encode": lambda: encode_prompts(model, settings[0]),
-            "vae_encode": lambda: encode_image(model, image),
+            "vae_encode": lambda: encode_images(model, [image]),
             "unet_step": lambda: model.unet(inputs, timestep, embeddings),
             "vae_decode": lambda: decode(model, latents),
         }

@@ -91,34 +91,65 @@ def repair(
     Raises:
       InputError: the input is bad, or the model overflows in its dtype.
     """
-    settings = settings or Settings()
-    check_whole("batch", batch)
     if not seeds:
         raise InputError("samples: no seed; legal: at least one")
+    return repair_images(model, [image], [mask], seeds, settings, batch, progress)
+
+
+def repair_images(
+    model: Model,
+    images: Sequence[Image],
+    masks: Sequence[Mask],
+    seeds: Sequence[int],
+    settings: Settings | None = None,
+    batch: int = 1,
+    progress: Progress | None = None,
+) -> UInt8[np.ndarray, "samples height width 3"]:
+    """The repaired image of each of some images of the same size, as `repair` repairs it.
+
+    Args:
+      images: one for each seed, or one for all.
+      masks: one for each image.
+
+    Raises:
+      InputError: the input is bad, or the model overflows in its dtype.
+    """
+    settings = settings or Settings()
+    check_whole("batch", batch)
     for seed in seeds:
         check_whole("seed", seed, 0, 2**63 - 1)
-    image = check_image(image)
-    mask = check_mask(mask, image)
-    if any(side % model.factor for side in mask.shape):
-        raise InputError(
-            f"size: {mask.shape[0]} x {mask.shape[1]} pixels;"
-            f" legal: multiples of {model.factor} for this model"
-        )
+    images = [check_image(image) for image in images]
+    masks = [check_mask(mask, image) for image, mask in zip(images, masks, strict=True)]
+    for mask in masks:
+        if any(side % model.factor for side in mask.shape):
+            raise InputError(
+                f"size: {mask.shape[0]} x {mask.shape[1]} pixels;"
+                f" legal: multiples of {model.factor} for this model"
+            )
     torch = load_package("torch")
     results, done, total = [], 0, settings.steps_taken * -(-len(seeds) // batch)
+    corrupted = [corrupt(image, mask) for image, mask in zip(images, masks, strict=True)]
     with torch.inference_mode():
         texts = encode_prompts(model, settings)
-        known = encode_image(model, corrupt(image, mask))
+        shared = encode_images(model, corrupted) if len(images) == 1 else None
         for start in range(0, len(seeds), batch):
-            generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch]]
+            some = slice(start, start + batch)
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds[some]]
+            if shared is not None:
+                known, holes = shared, masks
+            else:
+                known, holes = encode_images(model, corrupted[some]), masks[some]
             latents = None
-            for latents in denoising(model, known, mask, texts, generators, settings):  # noqa: B007
+            for latents in denoising(model, known, holes, texts, generators, settings):  # noqa: B007
                 done += 1
                 if progress is not None:
                     progress(done, total)
             results.append(decode(model, latents))
     repaired = np.concatenate(results)
-    return np.stack([paste_known(image, sample, mask) for sample in repaired])
+    own = zip(*(each * len(seeds) if len(images) == 1 else each for each in (images, masks)), strict=True)
+    return np.stack([
+        paste_known(image, sample, mask) for (image, mask), sample in zip(own, repaired, strict=True)
+    ])  # fmt: skip
 
 
 def encode_prompts(model: Model, settings: Settings) -> Any:
@@ -140,23 +171,29 @@ def encode_prompts(model: Model, settings: Settings) -> Any:
     return model.text_encoder(torch.tensor(ids, device=model.device))[0]
 
 
-def encode_image(model: Model, image: Image) -> Any:
-    """Scaled latents of an image, [1, 4, rows, columns]: the mode of the VAE's distribution, not a sample."""
+def encode_images(model: Model, images: Sequence[Image]) -> Any:
+    """Scaled latents [images, 4, rows, columns]: the mode of the VAE's distribution, not a sample."""
     torch = load_package("torch")
-    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(torch.float32) / 127.5 - 1
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
     latents = model.vae.encode(pixels.to(model.device, model.dtype)).latent_dist.mode()
     return latents * model.vae.config.scaling_factor
 
 
 def denoising(
-    model: Model, known: Any, mask: Mask, texts: Any, generators: Sequence[Any], settings: Settings
+    model: Model, known: Any, masks: Sequence[Mask], texts: Any, generators: Sequence[Any], settings: Settings
 ) -> Any:
-    """The latents [batch, 4, rows, columns] after each step; one CPU generator per image of the batch."""
+    """The latents [batch, 4, rows, columns] after each step; one CPU generator per image of the batch.
+
+    Args:
+      known: from `encode_images`, of each image of the batch, or of one for all.
+      masks: one for each of them.
+    """
     torch = load_package("torch")
     scheduler = load_package("diffusers").DDIMScheduler(**SCHEDULE)
     scheduler.set_timesteps(settings.steps, device=model.device)
     times = scheduler.timesteps[settings.steps - settings.steps_taken :]
-    hole = torch.from_numpy(pool(mask, model.factor)).to(model.device, model.dtype)[None, None]
+    holes = np.stack([pool(mask, model.factor) for mask in masks])
+    hole = torch.from_numpy(holes).to(model.device, model.dtype)[:, None]
 
     def draw() -> Any:
         shape = (1, *known.shape[1:])

@@ -60,8 +60,10 @@ def write_fleet_page(directory: Path, out: Path) -> Path:
         "errors": (errors_figure(counted), "The share of requests with at most a relative error."),
         "gantt": (
             gantt_figure(images, run.manifest),
-            "The first episode: what each worker did, and what came back over the link of each base station. "
-            "Colours are the base stations of the requests.",
+            "The first episode: what each worker did, and below, for the link of each base station, the "
+            "images that it carried to other servers (upper half) and their results (lower half). A transfer "
+            "that is shorter than a line is wide is drawn as a line. Colours are the base stations of the "
+            "requests.",
         ),
     }  # fmt: skip
     page = rendered(
@@ -128,38 +130,48 @@ def errors_table(counted: pd.DataFrame) -> Table:
 
 
 def workers_table(images: pd.DataFrame, manifest: dict[str, Any]) -> Table:
-    """What each worker did: images, time per image, overruns, share of the time that it was busy."""
+    """What each worker did: images, time per item and image, overruns, share of the time that it was busy."""
     speed = manifest["settings"]["speed"]
     length = sum(np.max(np.asarray(one["ended"], float)) for _, one in images.groupby("episode"))
     rows = []
     for server, of in images.groupby("server"):
-        took = np.asarray(of["took_s"], float) * speed
-        # Images of one batch share its time.
-        alone = of.drop_duplicates(["episode", "received"])
-        busy = float(np.asarray(alone["took_s"], float).sum()) * speed / length
+        alone = items(of)
+        took, target = (np.asarray(alone[name], float) for name in ("took_s", "target_s"))
+        each, total = float(np.mean(took)) * speed, float(np.sum(took)) * speed
+        busy = total / length
         rows.append([
             Cell(str(server)), Cell(", ".join(sorted(set(of["worker"])))), Cell(str(len(of)), len(of)),
-            Cell(f"{np.mean(took):.3g}", float(np.mean(took))),
-            Cell(f"{np.mean(np.asarray(of['target_s'], float)):.3g}"),
+            Cell(f"{each:.3g}", each), Cell(f"{np.mean(target):.3g}"),
+            Cell(f"{total / len(of):.3g}", total / len(of)),
             Cell(str(np.count_nonzero(of["overrun_s"] > 0))), Cell(f"{100 * busy:.0f} %", busy),
         ])  # fmt: skip
-    titles = ["server", "worker", "images", "s per item", "by its table", "overruns", "busy"]
+    titles = ["server", "worker", "images", "s per item", "by its table", "s per image", "overruns", "busy"]
     return Table(titles, rows, texts=2)
 
 
 def failures_table(requests: pd.DataFrame) -> Table:
-    """Requests that were disturbed by failures beside the others: how long they took, over the prediction."""
+    """Requests that failures disturbed beside the others: how long they took, over the prediction."""
     rows = []
     served = requests.loc[~requests["rejected"]]
+    again = served["attempts"] > 1
     for words, of in (
-        ("undisturbed", served.loc[~served["disturbed"]]), ("disturbed", served.loc[served["disturbed"]])
-    ):  # fmt: skip
+        ("undisturbed", served.loc[~served["disturbed"]]),
+        ("disturbed, decided once", served.loc[served["disturbed"] & ~again]),
+        ("decided again", served.loc[again]),
+    ):
         measured, predicted = (np.asarray(of[name], float) for name in ("measured_s", "predicted_s"))
         mean = f"{measured.mean():.3g}" if len(of) else "–"
         ratio = f"{measured.mean() / predicted.mean():.3f}" if len(of) else "–"
-        again = int(np.asarray(of["attempts"], int).sum() - len(of))
-        rows.append([Cell(words), Cell(str(len(of))), Cell(mean), Cell(ratio), Cell(str(again))])
-    return Table(["requests", "number", "mean, s", "measured / predicted", "decided again"], rows, texts=1)
+        more = int(np.asarray(of["attempts"], int).sum() - len(of))
+        rows.append([Cell(words), Cell(str(len(of))), Cell(mean), Cell(ratio), Cell(str(more))])
+    return Table(
+        ["requests", "number", "mean, s", "measured / predicted", "further decisions"], rows, texts=1
+    )
+
+
+def items(images: pd.DataFrame) -> pd.DataFrame:
+    """A row for each item, whose images were sent, repaired and received together, and share their times."""
+    return images.drop_duplicates(["episode", "server", "received"])
 
 
 def scatter_figure(counted: pd.DataFrame) -> Figure:
@@ -192,21 +204,25 @@ def errors_figure(counted: pd.DataFrame) -> Figure:
 
 
 def gantt_figure(images: pd.DataFrame, manifest: dict[str, Any]) -> Figure:
-    """The items of each worker, and the results on each link, over the time of the first episode."""
+    """The items of each worker, and both ways of each link, over the time of the first episode."""
     speed, num_servers = manifest["settings"]["speed"], manifest["scenario"]["num_servers"]
     with canvas(10.0, 0.3 * 2 * num_servers + 1.2) as figure:
         axes = figure.add_subplot()
         first = images.loc[images["episode"] == images["episode"].min()]
-        for row in first.to_dict("records"):
+        for row in items(first).to_dict("records"):
             colour = _STATIONS[row["station"] % len(_STATIONS)]
             length = row["took_s"] * speed
-            bars = [(row["server"], row["received"] - length, length)]
-            if row["server"] != row["station"]:
-                bars.append((num_servers + row["station"], row["received"], row["ended"] - row["received"]))
-            for place, start, width in bars:
-                axes.barh(
-                    place, width, left=start, height=0.7, color=colour, edgecolor="white", linewidth=0.3
-                )
+            axes.barh(
+                row["server"], length, left=row["received"] - length, height=0.7, color=colour,
+                edgecolor="white", linewidth=0.3,
+            )  # fmt: skip
+            for way, offset in (("there", -0.18), ("back", 0.18)):
+                if not np.isnan(began := row[f"{way}_began"]):
+                    # With an edge of its own colour, as many transfers are shorter than a line is wide.
+                    axes.barh(
+                        num_servers + row["station"] + offset, row[f"{way}_ended"] - began, left=began,
+                        height=0.34, color=colour, edgecolor=colour, linewidth=0.6,
+                    )  # fmt: skip
         servers = range(num_servers)
         axes.set_yticks(
             range(2 * num_servers), [f"worker {i}" for i in servers] + [f"link {b}" for b in servers]
@@ -214,6 +230,7 @@ def gantt_figure(images: pd.DataFrame, manifest: dict[str, Any]) -> Figure:
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.set(xlabel="time [s]")
+        axes.set_xlim(left=0)
         return figure
 
 

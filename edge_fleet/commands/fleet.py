@@ -15,7 +15,7 @@ import tyro
 
 from amco_jax.cli.arguments import OutputArguments, ScenarioArguments, load_method, physics_argument
 from amco_jax.errors import InputError, check_whole
-from amco_jax.extras import load_package
+from amco_jax.extras import check_package, load_package
 from amco_jax.results.files import replacing
 from amco_jax.scenario.axes import parse_assignments, parse_value
 from amco_jax.service.latency import write_table
@@ -54,6 +54,8 @@ class CrewArguments(ScenarioArguments):
         if settings.netns and (self.workers or self.ray is not None):
             raise InputError("netns: with --workers or --ray; legal: with workers on this machine")
 
+        if not self.workers and self.ray is None and settings.engine != "classical":
+            check_package("torch")  # long before the workers need it
         keys = None if self.keys is None else read_keys(self.keys, server=self.ray is not None)
         if self.ray is not None:
             if self.workers or keys is None:

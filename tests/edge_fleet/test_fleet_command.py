@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
@@ -16,9 +17,11 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from helpers.fleets import ROUNDS
+from helpers.fleets import ROUNDS, TWO
 from helpers.paths import ROOT
+from helpers.tiny_training import LEARN
 
+from amco_jax import Training, get_method, load_scenario, run_study
 from amco_jax.commands import start
 from amco_jax.results.saved import open_run
 from amco_jax.service.latency import find_service, read_table
@@ -143,7 +146,13 @@ def test_a_run_that_is_killed_and_interrupted_is_resumed(
     saved = open_run(out, ["fleet"])
     requests, images = saved.table("requests.parquet"), saved.table("images.parquet")
     assert_each_image_once(out, before)
-    assert set(requests.loc[requests["disturbed"], "request"]) == disturbed
+    found = set(requests.loc[requests["disturbed"], "request"])
+    assert disturbed <= found  # and those that have waited longer for them
+    stopped_at = [r["time"] for r in read_journal(out) if r["kind"] == "start" and r["time"] > 0]
+    assert len(stopped_at) == 2
+    assert not np.any(
+        requests["disturbed"] & (requests["arrival_s"] + requests["measured_s"] < stopped_at[0])
+    )
     assert np.all(requests["measured_s"] > 0)
     assert np.all(np.isfinite(images[["psnr_db", "ssim"]]))
     assert saved.manifest["facts"]["images"] == len(images) == len(list((out / "images").glob("*.png")))
@@ -154,7 +163,7 @@ def test_a_run_that_is_killed_and_interrupted_is_resumed(
     page = Path(capsys.readouterr().out.strip()).read_text()
     assert page.count("data:image/png;base64,") == min(12, len(images))
     assert page.count("<svg") == 3
-    assert f"{len(requests)} requests, {len(images)} images, {len(disturbed)} requests disturbed" in " ".join(
+    assert f"{len(requests)} requests, {len(images)} images, {len(found)} requests disturbed" in " ".join(
         page.split()
     )
 
@@ -187,10 +196,7 @@ def test_a_scheduler_is_killed_while_its_workers_live_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     scenario, moment = tmp_path / "two.toml", random.Random(os.environ.get("AMCO_JAX_FLEET_SEED", "0"))
-    scenario.write_text(
-        'preset = "jetson-sd15"\nnum_slots = 1\nnum_tasks = 6\narrival_prob = 0.7\n'
-        '[service]\ndevices = ["NVIDIA Jetson AGX Orin", "NVIDIA Jetson AGX Orin"]\n'
-    )
+    scenario.write_text(TWO)
     workers = [process("worker", "--listen", "127.0.0.1:0", "--name", name) for name in ("one", "two")]
     try:
         addresses = []
@@ -214,6 +220,47 @@ def test_a_scheduler_is_killed_while_its_workers_live_on(
             worker.communicate()
 
 
+KILLED = """
+import os, signal, sys
+from amco_jax.commands import start
+from edge_fleet.journal import Journal
+write, results = Journal.write, 0
+
+def killed(self, record):
+    global results
+    write(self, record)
+    results += record["kind"] == "result"
+    if results == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Journal.write = killed
+start("edge_fleet.commands.fleet")
+"""
+
+
+def test_a_scheduler_is_killed_around_the_commit_of_a_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    scenario, out = tmp_path / "two.toml", tmp_path / "run"
+    scenario.write_text(TWO)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    words = ["run", "--scenario", str(scenario), "--out", str(out), "--quiet"]
+    words += ["--fleet", "size=64", "speed=60", "patience=10"]
+    line = [sys.executable, "-c", KILLED, *words]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    # The second result is on disk, and nobody has heard of it. Of the first one, let only the image be there.
+    records = (out / FILE).read_text().splitlines(keepends=True)
+    first = next(record for record in records if '"kind":"result"' in record)
+    (out / FILE).write_text("".join(record for record in records if record != first))
+    assert (out / json.loads(first)["file"]).exists()
+    before = Committed(read_journal(out))
+    assert len(before.results) == 1
+    code, _, error = fleet(capsys, monkeypatch, *words, "--resume")
+    assert code == 0, error
+    assert len(assert_each_image_once(out, before)) > 2
+
+
 def test_a_profile_is_a_latency_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
@@ -229,9 +276,29 @@ def test_a_profile_is_a_latency_table(
     scenario = tmp_path / "mine.toml"
     devices = json.dumps([f"worker {number}" for number in range(5)])
     scenario.write_text(f'preset = "jetson-sd15"\n[service]\ndevices = {devices}\ntables = ["fleet.csv"]\n')
-    from amco_jax import load_scenario
-
     assert load_scenario(scenario).capacities[3] < load_scenario(scenario).capacities[0]
+
+
+def test_trained_agents_decide(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    scenario, agents, out = tmp_path / "two.toml", tmp_path / "agents", tmp_path / "run"
+    scenario.write_text(TWO)
+    fields = {"timing": "continuous", "num_slots": 2}
+    method = get_method("drlcoedge").with_settings(**LEARN)
+    run_study(Training(method, seeds=2, episodes=2, scenario=load_scenario(scenario, fields)), agents)
+    words = ["run", "--scenario", scenario, "--agents", agents, "--agent-seed", 1, "--episodes", 2]
+    words += ["--fleet", "size=64", "speed=100", "patience=10", "--out", out]
+    code, shown, error = fleet(capsys, monkeypatch, *words)
+    assert code == 0, error
+    assert "simulator alone" in shown
+    saved = open_run(out, ["fleet"])
+    assert saved.manifest["method"] == "drlcoedge"
+    assert saved.manifest["agents"].endswith("/1")
+    assert saved.manifest["episodes"] == [0, 3]  # of which they have not seen the second one
+    requests, images = saved.table("requests.parquet"), saved.table("images.parquet")
+    assert set(requests["episode"]) == {0, 3}
+    assert len(images) == requests["images"].sum() > 4
 
 
 @pytest.mark.parametrize(
@@ -269,6 +336,20 @@ def test_bad_input_is_refused_in_one_line(
     assert error.count("\n") == 1
     for reason in reasons:
         assert reason in error
+
+
+@pytest.mark.parametrize("words", [["run", "--out", "out"], ["profile", "--out", "x.csv"]])
+def test_an_engine_without_its_extra_is_told_before_anything_starts(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
+    code, shown, error = fleet(capsys, monkeypatch, *words, "--fleet", "engine=tiny")
+    assert (code, shown) == (2, "")
+    assert error.startswith("error: torch: cannot be imported (it is not installed)")
+    assert error.endswith('".[sd]"\n')
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

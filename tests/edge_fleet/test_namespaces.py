@@ -46,9 +46,23 @@ while True:
 """
 
 
+HOLD = """
+import sys
+from edge_fleet.namespaces import cables
+with cables([1.0]) as reached:
+    print(reached.namespace, flush=True)
+    sys.stdin.read()
+"""
+
+
 def names() -> set[str]:
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
     return {line.split()[0] for line in listed.splitlines()}
+
+
+def cables() -> set[str]:
+    listed = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+    return {line.split()[1] for line in listed.splitlines()}
 
 
 def send(host: str, port: int, count: int) -> float:
@@ -90,7 +104,16 @@ def test_a_fleet_behind_links_of_the_kernel(tmp_path: Path):
         assert crew.keys is not None
         assert crew.keys.certificate is not None
         asyncio.run(asyncio.wait_for(play(crew, tmp_path, came, settings), 120))
-    assert_each_image_once(tmp_path, came)
+    away = 0
+    for record in assert_each_image_once(tmp_path, came).results.values():
+        if record["server"] == record["station"]:
+            assert record["there"] is record["back"] is None
+            continue
+        away += 1
+        (sent, arrived), (answered, received) = record["there"], record["back"]
+        assert record["sent"] == sent < arrived < answered < received == record["received"]
+        assert answered - arrived >= record["took_s"] * settings.speed - 1e-6
+    assert away
 
 
 @allowed
@@ -105,6 +128,34 @@ def test_nothing_is_left_after_a_failure():
             pass
     refused(lambda: namespaces.cables([1e-9]).__enter__(), "netns", "--netns")
     assert names() == before
+
+
+@allowed
+def test_what_killed_processes_have_left_is_removed():
+    def hold() -> tuple[subprocess.Popen[str], str]:
+        line = [sys.executable, "-c", HOLD]
+        holding = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert holding.stdout is not None
+        return holding, holding.stdout.readline().strip()
+
+    before, cables_before = names(), cables()
+    processes = [hold(), hold()]
+    (killed, left), (alive, kept) = processes
+    try:
+        killed.kill()
+        killed.wait()
+        assert {left, kept} == names() - before
+        assert len(cables() - cables_before) == 4
+        with namespaces.cables([1.0]) as reached:
+            assert {kept, reached.namespace} == names() - before
+            assert len(cables() - cables_before) == 4
+        assert {kept} == names() - before
+        alive.communicate("")
+        assert (names(), cables()) == (before, cables_before)
+    finally:
+        for process, _ in processes:
+            process.kill()
+            process.communicate()
 
 
 def test_the_rates_of_the_kernel_are_those_of_the_scenario():

@@ -17,7 +17,7 @@ from helpers.paths import ROOT
 from amco_jax import get_method
 from edge_fleet.configuration import FleetSettings
 from edge_fleet.run import Plan
-from edge_fleet.virtual import virtual_requests
+from edge_fleet.virtual import Absence, virtual_requests
 
 
 def benchmark(*words: object) -> None:
@@ -37,6 +37,28 @@ def test_without_links_both_models_are_exact():
     assert len(requests) > 10
     for name in ("simulated", "predicted", "simulated_published", "predicted_published"):
         np.testing.assert_allclose(requests[f"{name}_s"], requests["measured_s"], rtol=1e-4, err_msg=name)
+
+
+def test_every_request_that_a_lost_worker_touches_is_marked():
+    plan = Plan(
+        scenario=SCENARIO.replace(num_slots=12), settings=FleetSettings(links=False),
+        method=get_method("least-wait"),
+    )  # fmt: skip
+    requests = virtual_requests(plan, [Absence(0, 100.0, 250.0), Absence(1, 400.0, 402.0)])
+    came, measured, simulated, predicted = (
+        np.asarray(requests[f"{name}_s"]) for name in ("arrival", "measured", "simulated", "predicted")
+    )
+    marked, touched = np.asarray(requests["disturbed"]), ~np.isclose(measured, simulated, rtol=1e-4)
+    # Without links, all that is not touched takes exactly as long as in the simulation, and as predicted.
+    assert not np.any(touched & ~marked)
+    np.testing.assert_allclose(predicted[~marked], measured[~marked], rtol=1e-4)
+    # The decisions of most of them were carried out; they have waited longer, or at another worker.
+    carried_out = np.isclose(measured, predicted, rtol=1e-4)
+    assert np.count_nonzero(touched & carried_out) >= 5
+    # The episode is comparable before the first loss, and again after queues have been empty.
+    assert not np.any(marked & (came + measured < 100))
+    assert np.any(~marked & (came > 250) & (came < 400))
+    assert np.any(~marked & (came > 402))
 
 
 def test_methods_are_compared_on_the_same_requests(tmp_path: Path):

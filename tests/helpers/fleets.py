@@ -33,6 +33,15 @@ SCENARIO = in_fleet(Scenario(
     num_tasks=4, num_slots=1, slot_duration=60, deadline=60, task_size_min=1, task_size_max=4,
     density_min=20, density_max=20,
 ))  # fmt: skip
+TWO = """
+preset = "jetson-sd15"
+num_slots = 1
+num_tasks = 6
+arrival_prob = 0.7
+[service]
+devices = ["NVIDIA Jetson AGX Orin", "NVIDIA Jetson AGX Orin"]
+"""
+"""The file of a small scenario for the command"""
 QUICK = FleetSettings(size=64, speed=40, heartbeat=0.1, patience=1.5, links=False)
 
 
@@ -85,11 +94,13 @@ class Served(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def served(keys: Keys | None = None, seconds: float = 0.0, name: str = "w") -> AsyncIterator[Served]:
-    """A worker that serves until the block ends."""
+async def served(
+    keys: Keys | None = None, seconds: float = 0.0, name: str = "w", port: int = 0
+) -> AsyncIterator[Served]:
+    """A worker that serves until the block ends, on a free port unless one is given."""
     engine = Counting(seconds)
     worker = Worker(engine, name, "inverting")
-    server, port = await start_server(worker, Address("127.0.0.1", 0), keys)
+    server, port = await start_server(worker, Address("127.0.0.1", port), keys)
     working = asyncio.create_task(worker.work())
     try:
         yield Served(worker, engine, Address("127.0.0.1", port))

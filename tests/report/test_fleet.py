@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pandas as pd
 import pytest
 
-from amco_jax.report.fleet import answer, errors_table, failures_table, workers_table
+from amco_jax.report.fleet import answer, errors_table, failures_table, gantt_figure, workers_table
 
 REQUESTS = pd.DataFrame({
     "measured_s": [2.0, 3.0, 5.0, 30.0], "simulated_s": [1.0, 3.0, 4.0, 5.0],
@@ -37,10 +40,13 @@ def test_requests_that_the_simulator_rejects_have_no_error():
 
 
 def test_failures_are_told_apart():
-    undisturbed, disturbed = ([cell.text for cell in row] for row in failures_table(REQUESTS).rows)
-    assert undisturbed == ["undisturbed", "3", "3.33", "1.111", "0"]
-    assert disturbed == ["disturbed", "1", "30", "6.000", "2"]
-    assert [cell.text for cell in failures_table(COUNTED).rows[1]] == ["disturbed", "0", "–", "–", "0"]
+    requests = pd.concat([REQUESTS, REQUESTS.iloc[:1].assign(disturbed=True, measured_s=4.0)])
+    assert [[cell.text for cell in row] for row in failures_table(requests).rows] == [
+        ["undisturbed", "3", "3.33", "1.111", "0"],
+        ["disturbed, decided once", "1", "4", "2.000", "0"],
+        ["decided again", "1", "30", "6.000", "2"],
+    ]
+    assert [cell.text for cell in failures_table(COUNTED).rows[2]] == ["decided again", "0", "–", "–", "0"]
 
 
 def test_a_batch_keeps_its_worker_busy_once():
@@ -51,5 +57,26 @@ def test_a_batch_keeps_its_worker_busy_once():
     })  # fmt: skip
     rows = workers_table(images, {"settings": {"speed": 10.0}}).rows
     assert [[cell.text for cell in row] for row in rows] == [
-        ["0", "a", "2", "5", "5", "0", "25 %"], ["1", "b", "1", "2", "2", "1", "10 %"]
+        ["0", "a", "2", "5", "5", "2.5", "0", "25 %"], ["1", "b", "1", "2", "2", "2", "1", "10 %"]
     ]  # fmt: skip
+
+
+def test_the_chart_has_items_and_both_ways_of_the_links():
+    nothing = {f"{way}_{end}": np.nan for way in ("there", "back") for end in ("began", "ended")}
+    rows = [
+        # One item of two images, which goes over the link of base station 1, and one that needs no link.
+        {"episode": 0, "station": 1, "server": 0, "received": 20.0, "took_s": 1.0}
+        | {"there_began": 2.0, "there_ended": 5.0, "back_began": 20.0, "back_ended": 22.0},
+        {"episode": 0, "station": 0, "server": 0, "received": 30.0, "took_s": 0.5} | nothing,
+        {"episode": 1, "station": 0, "server": 0, "received": 30.0, "took_s": 0.5} | nothing,
+    ]
+    images = pd.DataFrame([rows[0], *rows])
+    figure = gantt_figure(images, {"settings": {"speed": 10.0}, "scenario": {"num_servers": 2}})
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "worker 0", "worker 1", "link 0", "link 1"
+    ]  # fmt: skip
+    bars: list[Any] = list(axes.patches)
+    found = [(bar.get_y() + bar.get_height() / 2, bar.get_x(), bar.get_width()) for bar in bars]
+    # Results are below the images of their link, and times of workers are in seconds of the run.
+    np.testing.assert_allclose(found, [(0, 10, 10), (2.82, 2, 3), (3.18, 20, 2), (0, 25, 5)], atol=1e-9)

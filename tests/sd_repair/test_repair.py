@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.checkpoints import save_single_file
+from helpers.refusals import refused
 
 from amco_jax.errors import InputError
 from amco_jax.extras import load_package
@@ -19,7 +20,15 @@ from sd_repair.masks import MASKS, make_mask, pool
 from sd_repair.pipeline import choose_variant, load_model, prepare
 from sd_repair.quality import measure
 from sd_repair.random_weights import random_pipeline
-from sd_repair.repair import SCHEDULE, Settings, denoising, encode_image, encode_prompts, repair
+from sd_repair.repair import (
+    SCHEDULE,
+    Settings,
+    denoising,
+    encode_images,
+    encode_prompts,
+    repair,
+    repair_images,
+)
 
 torch = load_package("torch")
 QUICK = Settings(prompt="a face", negative_prompt="blur", steps=4)
@@ -74,6 +83,28 @@ def test_a_sample_is_a_function_of_its_seed_alone(model, image, mask, eta):
     np.testing.assert_array_equal(repair(model, image, mask, [6], settings)[0], single[1])
 
 
+@pytest.mark.parametrize(("guidance", "eta"), [(9.0, 0.0), (1.0, 0.7)])
+def test_different_images_of_a_batch_are_repaired_as_alone(model, image, guidance, eta, monkeypatch):
+    settings, seeds = Settings("a face", "blur", 3, guidance, eta), [5, 6, 7]
+    images = [image, image[::-1].copy(), image[:, ::-1].copy()]
+    masks = [make_mask(name, SIDE, 1) for name in ("thick", "thin", "box")]
+    tasks = zip(images, masks, seeds, strict=True)
+    alone = np.concatenate([repair(model, image, mask, [seed], settings) for image, mask, seed in tasks])
+    calls, forward = [], model.unet.forward
+
+    def counted(latents, *others):
+        calls.append(len(latents))
+        return forward(latents, *others)
+
+    monkeypatch.setattr(model.unet, "forward", counted)
+    for batch, sizes in ((1, [1, 1, 1]), (2, [2, 1]), (8, [3])):
+        calls.clear()
+        found = repair_images(model, images, masks, seeds, settings, batch)
+        assert np.abs(found.astype(int) - alone).max() <= (batch > 1)
+        assert calls == [size * (1 + settings.guided) for size in sizes for _ in range(3)]
+    refused(lambda: repair_images(model, images, [mask[:, :32] for mask in masks], seeds), "mask: ")
+
+
 def test_the_truth_is_never_seen(model, image, mask):
     other = image.copy()
     other[mask] = 255 - other[mask]
@@ -125,18 +156,18 @@ def test_latents_equal_those_of_the_stock_pipeline(pipeline, model, image, guida
         output_type="latent",
     ).images
     with torch.inference_mode():
-        known = encode_image(model, corrupted)
+        known = encode_images(model, [corrupted])
         texts = encode_prompts(model, settings)
-        *_, ours = denoising(model, known, mask, texts, [torch.Generator().manual_seed(3)], settings)
+        *_, ours = denoising(model, known, [mask], texts, [torch.Generator().manual_seed(3)], settings)
     assert ours.std() > 0.1
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_known_latents_end_as_encoded(model, image, mask):
     with torch.inference_mode():
-        known = encode_image(model, corrupt(image, mask))
+        known = encode_images(model, [corrupt(image, mask)])
         texts = encode_prompts(model, QUICK)
-        *_, latents = denoising(model, known, mask, texts, [torch.Generator().manual_seed(0)], QUICK)
+        *_, latents = denoising(model, known, [mask], texts, [torch.Generator().manual_seed(0)], QUICK)
     outside = ~torch.from_numpy(pool(mask, 8))
     torch.testing.assert_close(latents[..., outside], known[..., outside])
 
