@@ -52,8 +52,8 @@ def start(module: str, words: Sequence[str] | None = None, prog: str | None = No
 def _importing() -> Iterator[None]:
     """Imports that the garbage collector does not look through, then or later.
 
-    Hardly any of what is imported is garbage, and looking through it took a sixth of the time of a sweep of 128
-    seeds on two cores.
+    Hardly any of what is imported is garbage, and looking through it took a sixth of the time of a sweep of
+    128 seeds on two cores.
     """
     first = gc.isenabled() and "jax" not in sys.modules
     if first:
