@@ -39,14 +39,12 @@ class Block:
     text: str
     above: str
     """The paragraph before the block"""
+    long: bool
+    """Whether the block is excluded from the default suite"""
 
     @property
     def name(self) -> str:
         return f"{self.page}:{self.line}"
-
-    @property
-    def long(self) -> bool:
-        return self.above.endswith(LONG)
 
     @property
     def file(self) -> str | None:
@@ -83,15 +81,17 @@ def blocks(page: str) -> list[Block]:
     text = (ROOT / page).read_text("utf-8")
     found = list(_BLOCK.finditer(text))
     assert 2 * len(found) == len(re.findall(r"^\s*(?:```|~~~)", text, re.M)), f"{page} has an indented block"
+    before = [text[: block.start()].rstrip() for block in found]
     return [
         Block(
             page,
             text.count("\n", 0, block.start()) + 1,
             block[1],
             block[2],
-            text[: block.start()].rstrip().rpartition("\n\n")[2],
+            above.removesuffix(LONG).rstrip().rpartition("\n\n")[2],
+            above.endswith(LONG),
         )
-        for block in found
+        for block, above in zip(found, before, strict=True)
     ]
 
 

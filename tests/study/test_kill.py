@@ -127,7 +127,7 @@ def test_every_command_that_is_stopped_ends_as_if_undisturbed(
     script: Script, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Ctrl-C, then SIGKILL, at random moments of its units, and each time the same command again."""
-    commands = some_commands("train", "compare", "tune")
+    commands = some_commands("train", "tune")
     monkeypatch.setattr(reproduce, "studies_of", tiny_paper)
     given = {name: [finished] if name == "evaluate" else [] for name in commands}
     for name in commands:

@@ -50,7 +50,7 @@ def test_a_killed_worker_or_node_costs_nothing_but_time(
 
 def test_every_command_has_the_same_results_on_workers(cluster: Any, finished: Path, tmp_path: Path):
     """With two devices for each unit, as trainings round otherwise on a single one."""
-    commands = some_commands("tune", "reproduce")
+    commands = some_commands("reproduce")
     nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
     engines = {
         "here": [],
