@@ -83,7 +83,7 @@ def test_too_many_sets_are_refused_with_a_way_out():
 @every_list
 def test_the_first_of_equal_sets_is_greedy(space: Enumerated):
     outputs = tied_outputs(space.num_outputs, 200)
-    action = space.greedy(jnp.asarray(outputs))
+    action = jax.jit(space.greedy)(outputs)
     np.testing.assert_array_equal(action, outputs.argmax(axis=0))
 
 
@@ -92,7 +92,7 @@ def test_value_is_that_of_the_action(space: Enumerated):
     random = np.random.default_rng(1)
     outputs = random.normal(size=(space.num_outputs, 50)).astype(np.float32)
     action = random.integers(space.num_outputs, size=50).astype(np.int32)
-    value = space.value(jnp.asarray(outputs), jnp.asarray(action))
+    value = jax.jit(space.value)(outputs, action)
     np.testing.assert_array_equal(value, outputs[action, np.arange(50)])
 
 
@@ -100,9 +100,10 @@ def test_value_is_that_of_the_action(space: Enumerated):
 def test_every_set_is_drawn_equally_often(space: Enumerated):
     each = 7
     grid = (np.arange(each * space.num_outputs) + 0.5) / (each * space.num_outputs)
-    drawn = np.asarray(space.draw(jnp.asarray(grid[None], jnp.float32)))
+    draw = jax.jit(space.draw)
+    drawn = np.asarray(draw(jnp.asarray(grid[None], jnp.float32)))
     np.testing.assert_array_equal(np.bincount(drawn, minlength=space.num_outputs), each)
-    ends = np.asarray(space.draw(jnp.asarray([[0, LARGEST_DRAW]], jnp.float32)))
+    ends = np.asarray(draw(jnp.asarray([[0, LARGEST_DRAW]], jnp.float32)))
     np.testing.assert_array_equal(ends, [0, space.num_outputs - 1])
 
 
@@ -122,7 +123,7 @@ def test_the_local_server_joins_its_partners_and_no_other_sets(num_servers: int)
 def test_argmax_takes_the_first_of_equals(rows: int, columns: int):
     values = tied_outputs(rows, columns, seed=rows)
     values[:, 0] = -np.inf
-    found = argmax_first(jnp.asarray(values))
+    found = jax.jit(argmax_first)(values)
     assert found.dtype == jnp.int32
     np.testing.assert_array_equal(found, values.argmax(axis=0))
 
@@ -184,7 +185,7 @@ def test_factorised_value_is_the_sum_over_servers_and_the_size(num_servers: int)
         outputs[:num_servers][s, i].sum() + outputs[num_servers + s.sum() - 1, i]
         for i, s in enumerate(action)
     ]
-    found = space.value(jnp.asarray(outputs, jnp.float32), jnp.asarray(action))
+    found = jax.jit(space.value)(jnp.asarray(outputs, jnp.float32), action)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 

@@ -63,7 +63,7 @@ def programs_of_this_test():
     [
         ("randcoedge", {}),
         ("optimal", {}),
-        ("two-choices", {"arrivals": "bursty", "arrival_prob": 0.9}),
+        ("two-choices", {}),
         ("optimal", {"order": "turns"}),
     ],
 )

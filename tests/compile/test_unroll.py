@@ -112,7 +112,7 @@ def assert_same(found: Any, expected: Any, rtol: float = 1e-6) -> None:
 @every_case
 def test_unrolled_equals_plain(case: str):
     fn, args = CASES[case]
-    assert_same(unroll(fn)(*args), fn(*args))
+    assert_same(jax.jit(unroll(fn))(*args), jax.jit(fn)(*args))
 
 
 @every_case
@@ -137,7 +137,7 @@ def test_sort_is_stable_at_every_size(size: int):
     keys = random.integers(0, 3, (2, 50, size)).astype(np.float32)
     label = np.broadcast_to(np.arange(size), (50, size))
     for fn in (one_key, two_keys):
-        found, expected = (jax.vmap(f)(keys[0], keys[1], label) for f in (unroll(fn), fn))
+        found, expected = (jax.jit(jax.vmap(f))(keys[0], keys[1], label) for f in (unroll(fn), fn))
         assert_same(found, expected, rtol=0)
 
 
@@ -149,7 +149,8 @@ def test_gradients_pass_through():
             share**2
         )
 
-    assert_same(jax.grad(unroll(loss), (0, 1))(X, M), jax.grad(loss, (0, 1))(X, M), rtol=1e-5)
+    found, expected = (jax.jit(jax.grad(f, (0, 1)))(X, M) for f in (unroll(loss), loss))
+    assert_same(found, expected, rtol=1e-5)
 
 
 def test_no_operation_over_a_short_axis_is_left():

@@ -16,17 +16,13 @@ from amco_jax.agents.actions import Factorised, nonempty_sets, partners
 from amco_jax.agents.network import fold_scale
 from amco_jax.agents.policy import SlotView
 from amco_jax.agents.qlearning import QLearning, QSettings
+from amco_jax.agents.qlearning import dqn as dqn_module
 from amco_jax.agents.qlearning.dqn import (
     DQN,
     Learnt,
-    acting,
-    explore,
-    greedy,
     greedy_probability,
-    init,
     input_scale,
     learn,
-    q_values,
 )
 from amco_jax.agents.qlearning.replay import Batch
 from amco_jax.env import Task
@@ -43,6 +39,14 @@ UNSCALED = np.ones(1 + SERVERS, np.float32)
 
 def key(number: int = 0) -> Key:
     return stream(jnp.uint32(number), Stream.INIT)
+
+
+# Compiled as they are in programs, since each operation on its own takes longer to compile than all together.
+init = jax.jit(dqn_module.init, static_argnums=(0, 2))
+q_values = jax.jit(dqn_module.q_values, static_argnums=0)
+explore = jax.jit(dqn_module.explore, static_argnums=(0, 1, 5))
+acting = jax.jit(dqn_module.acting)
+greedy = jax.jit(dqn_module.greedy, static_argnums=0)
 
 
 def new_learner(settings: QSettings, dqn: DQN = AGENT, number: int = 0) -> Learnt:
