@@ -15,6 +15,7 @@ from helpers.skips import pytest_make_collect_report, pytest_runtest_makereport 
 from helpers.tiny_training import Script, run
 from hypothesis import settings
 
+from amco_jax.commands import COLLECTIONS
 from amco_jax.compile.runtime import configure
 from amco_jax.study.base import StudyResult
 from amco_jax.study.trainer import Trainer
@@ -29,13 +30,14 @@ settings.load_profile("repeatable")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """The garbage collector leaves alone what is imported, and does not look through it again and again."""
+    """The garbage collector leaves alone what is imported, and then looks as rarely as in commands."""
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
         gc.enable()
+        gc.set_threshold(*COLLECTIONS)
 
 
 @pytest.fixture(scope="module", autouse=True)

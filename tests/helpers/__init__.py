@@ -2,4 +2,4 @@
 
 from helpers import typechecker as typechecker  # jaxtyping's plugin looks it up as an attribute
 
-typechecker.leave_unannotated_functions_alone()  # before any other helper imports the package
+typechecker.wrap_no_more_than_needed()  # before any other helper imports the package

@@ -61,6 +61,7 @@ COMMANDS = {
     "sensitivity": ["--methods", "local", "all-servers", *QUICK],
 }  # fmt: skip
 ALL_COMMANDS = "AMCO_JAX_KILLS" in os.environ
+"""Whether all commands are tested, and all ways to lose what computes, rather than a sample of them"""
 
 
 def some_commands(*sample: str) -> list[str]:

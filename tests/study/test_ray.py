@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 from helpers.kills import (
+    ALL_COMMANDS,
     PATIENCE,
     assert_complete,
     ended_well,
@@ -23,7 +24,7 @@ from helpers.kills import (
 )
 
 
-@pytest.mark.parametrize("victim", ["worker", "node"])
+@pytest.mark.parametrize("victim", ["worker", "node"] if ALL_COMMANDS else ["node"])
 def test_a_killed_worker_or_node_costs_nothing_but_time(
     victim: str, cluster: Any, whole: Path, tmp_path: Path
 ):
@@ -95,7 +96,9 @@ def test_a_unit_takes_a_whole_gpu_where_the_cluster_has_some(cluster: Any, whole
     assert not list((out / "units").glob(".unfinished-*"))
 
 
-@pytest.mark.parametrize(("arguments", "joins"), [((), False), (("--address", "auto"), True)])
+@pytest.mark.parametrize(
+    ("arguments", "joins"), [((), False), *[(("--address", "auto"), True)] * ALL_COMMANDS]
+)
 def test_a_sweep_has_a_cluster_of_its_own_unless_it_is_told_to_join(
     arguments: tuple[str, ...], joins: bool, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
