@@ -77,8 +77,10 @@ def _short_prefixes(lead: Array, rate: Array, price: Array) -> tuple[Array, Arra
 
     # One after the other, short arrays stay short enough to be unrolled.
     if price.shape[0] <= MAX_INLINE:
-        return price, *map(jnp.stack, zip(*(filled(dearest) for dearest in price), strict=True))
-    return price, *lax.map(filled, price)
+        levels, totals = map(jnp.stack, zip(*(filled(dearest) for dearest in price), strict=True))
+    else:
+        levels, totals = lax.map(filled, price)
+    return price, levels, totals
 
 
 def _long_prefixes(lead: Array, rate: Array, price: Array) -> tuple[Array, Array, Array]:
@@ -104,7 +106,8 @@ def _long_prefixes(lead: Array, rate: Array, price: Array) -> tuple[Array, Array
         level = level_of(within & (fixed_lead < limit), lead, rate)
         return limit, (level, _total(level, lead, jnp.where(within, rate, 0), price))
 
-    return price, *lax.scan(add, jnp.full((), jnp.inf, lead.dtype), places)[1]
+    _, (levels, totals) = lax.scan(add, jnp.full((), jnp.inf, lead.dtype), places)
+    return price, levels, totals
 
 
 def _total(level: Array, lead: Array, taken: Array, price: Array) -> Array:
