@@ -59,9 +59,10 @@ def _checked_unless_disabled(function: Callable[..., Any]) -> Callable[..., Any]
             return function
         return checked(function)
 
-    @functools.wraps(function)
     def either(*args: Any, **options: Any) -> Any:
         call = function if jaxtyping.config.jaxtyping_disable else typed()
         return call(*args, **options)
 
-    return either
+    # Digests of functions see through the wrappers of jaxtyping's module.
+    scope = globals() | {"__name__": jaxtyping.__name__}
+    return functools.wraps(function)(types.FunctionType(either.__code__, scope, closure=either.__closure__))
