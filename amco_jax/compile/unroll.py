@@ -209,6 +209,7 @@ def _while(params, args: list[Any], max_size: int) -> list[Any]:
     """A loop whose carry is split."""
     condition, body = _closed(params["cond_jaxpr"]), _closed(params["body_jaxpr"])
     n_condition, n_consts = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+    side_by_side = bool(condition.out_avals[0].shape)
 
     def unfinished(carry):
         (out,) = _evaluate(condition.jaxpr, condition.consts, [*args[:n_condition], *carry], max_size)
@@ -216,8 +217,8 @@ def _while(params, args: list[Any], max_size: int) -> list[Any]:
 
     def step(carry):
         later = _evaluate(body.jaxpr, body.consts, [*args[n_condition:n_consts], *carry], max_size)
-        # Of a `vmap`, each element has a condition of its own, and stays as it is once that is false.
-        if (on := unfinished(carry)).ndim:
+        if side_by_side:  # of a `vmap`: each element stays as it is once its own condition is false
+            on = unfinished(carry)
             pairs = [(_whole(new), _whole(old)) for new, old in zip(later, carry, strict=True)]
             kept = [jnp.where(lax.expand_dims(on, range(on.ndim, a.ndim)), a, b) for a, b in pairs]
             later = [_split(x, max_size) for x in kept]

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -219,6 +220,13 @@ def test_levels_of_large_fleets_are_those_of_small_ones(scale):
             [np.asarray(x) for x in compiled(way)(lead, 1 / cost, price)]
             for way in (priced._long_prefixes, priced._short_prefixes)
         )
+        gradients = [
+            jax.jit(jax.grad(lambda *operands, way=way: jnp.min(way(*operands)[2]), (0, 1, 2)))(
+                lead, 1 / cost, price
+            )
+            for way in (priced._long_prefixes, priced._short_prefixes)
+        ]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-12), *gradients)
     last = np.searchsorted(found[0], expected[0], side="right") - 1  # the longest prefix of equal prices
     np.testing.assert_allclose(found[1][last], expected[1], rtol=1e-12)
     np.testing.assert_allclose(found[2][last], expected[2], rtol=1e-12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -19,6 +20,10 @@ _CONF = BeartypeConf(
 )
 
 
+_NAMES_ARRAYS = re.compile(r"[aA]rray|\bKey\b|\b(Float|Int|UInt32|Bool)\[")
+"""What an annotation contains that jaxtyping checks; `Key` is the package's own name for such an array"""
+
+
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, wrapped so that it raises if an argument or the result violates its annotation.
 
@@ -30,7 +35,7 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def wrap_no_more_than_needed() -> None:
-    """Have jaxtyping wrap only functions whose annotations name arrays, before the package is imported.
+    """Have jaxtyping wrap only functions whose annotations may name arrays, before the package is imported.
 
     Nothing is checked of functions without annotations. Those with others are checked without jaxtyping,
     which binds the arguments of each call to a signature: a tenth of the time of the tests.
@@ -44,7 +49,7 @@ def wrap_no_more_than_needed() -> None:
             return wrap(function, **options)
         if not function.__annotations__:
             return function
-        of_arrays = any("Array" in str(hint) for hint in function.__annotations__.values())
+        of_arrays = any(_NAMES_ARRAYS.search(str(hint)) for hint in function.__annotations__.values())
         return wrap(function, **options) if of_arrays else _checked_unless_disabled(function)
 
     jaxtyping.jaxtyped = jaxtyped
