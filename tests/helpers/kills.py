@@ -17,6 +17,7 @@ from amco_jax.agents.methods import Method
 from amco_jax.study.compare import Comparison
 from amco_jax.study.run import Study
 from amco_jax.study.sweep import Sweep
+from amco_jax.study.trainer import SEGMENT
 from helpers.paths import ROOT
 from helpers.tiny_training import LEARN_QUICK, METHOD, QUICK, TINY
 
@@ -63,6 +64,9 @@ COMMANDS = {
 ALL_COMMANDS = "AMCO_JAX_KILLS" in os.environ
 """Whether all commands are tested, and all ways to lose what computes, rather than a sample of them"""
 
+PAPER_CALLS = 2 if ALL_COMMANDS else 1
+"""Calls of the trainer that each training of `tiny_paper` takes: with two, there is a checkpoint between"""
+
 
 def some_commands(*sample: str) -> list[str]:
     """Names of `COMMANDS`: all of them if `AMCO_JAX_KILLS` is set, else a sample, as all share one engine."""
@@ -87,7 +91,7 @@ def tiny_paper(effort: object, metrics: object = ()) -> dict[str, Study]:
     """Two studies that need the same agents, in place of the paper's studies."""
     del effort, metrics
     methods: list[str | Method] = [METHOD, "randcoedge", "optimal"]
-    size: dict[str, Any] = {"seeds": 4, "episodes": 50, "scenario": TINY}
+    size: dict[str, Any] = {"seeds": 4, "episodes": PAPER_CALLS * SEGMENT, "scenario": TINY}
     return {
         "convergence": Comparison(methods=methods, last=5, **size),
         "deadline-unified": Sweep(param="deadline", values=[0.5, 1.0], methods=methods, **size),

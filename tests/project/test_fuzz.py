@@ -49,7 +49,7 @@ pytestmark = [
 ]
 
 fuzz = settings(
-    max_examples=int(os.environ.get("AMCO_JAX_CASES", "100")),
+    max_examples=int(os.environ.get("AMCO_JAX_CASES", "50")),
     deadline=10_000,  # ms: a hang fails
     derandomize="AMCO_JAX_CASES" not in os.environ,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

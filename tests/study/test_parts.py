@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.kills import assert_complete, tiny_paper, words_of
+from helpers.kills import PAPER_CALLS, assert_complete, tiny_paper, words_of
 from helpers.studies import carry_out
 from helpers.tiny_training import EPISODES, METHOD, SEEDS, TINY, Script, run
 
@@ -58,7 +58,6 @@ def test_a_reproduction_trains_common_agents_once(
     """The deadlines 0.5 and 1 in either physics; the comparison needs those of the scenario, 1, too."""
     monkeypatch.setattr(reproduce, "studies_of", tiny_paper)
     reproduce.reproduce(tmp_path / "out", quick=True)
-    calls = 50 // trainer.SEGMENT
-    assert sum(trained) == 3 * calls
+    assert sum(trained) == 3 * PAPER_CALLS
     reproduce.reproduce(tmp_path / "out", quick=True)
-    assert sum(trained) == 3 * calls
+    assert sum(trained) == 3 * PAPER_CALLS

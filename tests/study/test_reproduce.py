@@ -31,9 +31,10 @@ def test_the_full_run_has_every_study_of_the_paper():
 
 
 def test_it_goes_on_where_it_stopped_and_ends_in_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # Two of its studies, one of them with fewer methods, of a smaller fleet.
+    # Two of its studies, with fewer methods, of a smaller fleet.
     every, names = studies_of(TINY), ("fastest-1", "smcoedge-stable-2")
-    learning = dataclasses.replace(every["convergence-stable"], scenario=FLEET)
+    compared = ("amcoedge-stable", "randcoedge", "optimal")
+    learning = dataclasses.replace(every["convergence-stable"], methods=compared, scenario=FLEET)
     sizes = dataclasses.replace(every["set-sizes"], methods=names, scenario=FLEET)
     chosen = {"convergence-stable": learning, "set-sizes": sizes}
     monkeypatch.setattr(module, "QUICK", TINY)
@@ -47,7 +48,9 @@ def test_it_goes_on_where_it_stopped_and_ends_in_claims(tmp_path: Path, monkeypa
     pd.testing.assert_frame_equal(first.compared, again.compared)
     assert first.claims is not None
     claims = {row[0].text for row in first.claims.rows}
-    assert claims == {c.text for c in CLAIMS if c.metric.name == "makespan_mean_s"}
+    assert claims == {
+        c.text for c in CLAIMS if c.metric.name == "makespan_mean_s" and {*c.baselines} & {*compared}
+    }
     used = pd.read_parquet(tmp_path / "out" / "set-sizes" / "results.parquet")
     for name in names:
         assert set(used.loc[used["method"] == name, "mean_servers_used"]) == {int(name[-1])}
