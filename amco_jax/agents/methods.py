@@ -102,6 +102,11 @@ class Method:
             )
         object.__setattr__(self, "allocator", hashable("allocator", self.allocator))
 
+    @property
+    def takes_long(self) -> bool:
+        """Whether a seed takes so long that a sweep has fewer of them: for agents to train, or a reference."""
+        return self.training is not None or self.name in REFERENCES
+
     def require_training(self) -> BaseLearner:
         """The learner of a trained method.
 

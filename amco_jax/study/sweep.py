@@ -46,7 +46,7 @@ class SweepSize:
     first_seed: int = 0
     """The seeds are first_seed, first_seed + 1, ..."""
     trained_seeds: int = 32
-    """Maximum number of seeds for trained methods, which use the first ones."""
+    """Maximum number of seeds for trained methods, and for `bound` and `planner`, which use the first ones."""
     episodes: int = 50
     """Number of training episodes for each value and seed."""
 
@@ -136,7 +136,7 @@ class Sweep(SweepSize, Study):
         """One cell per method and value."""
         batches = BATCHES if all(map(self._in_batches, self.scenarios)) else 0
         columns = columns_of_rows(self.scenarios, self.measured, batches)
-        trained = min(self.seeds, self.trained_seeds)
+        few = min(self.seeds, self.trained_seeds)
         return [
             Cell(
                 labels={"method": method.name, "param": self.param, "value": label},
@@ -144,7 +144,7 @@ class Sweep(SweepSize, Study):
                 method=method,
                 physics=self.physics,
                 first_seed=self.first_seed,
-                num_seeds=self.seeds if method.training is None else trained,
+                num_seeds=few if method.takes_long else self.seeds,
                 metrics=self.measured,
                 columns=columns,
                 plays=(0,),

@@ -113,3 +113,10 @@ def test_bad_input_is_refused(options: dict[str, Any], legal: str):
 def test_a_sweep_refuses_a_warm_up_that_a_pilot_run_would_find():
     with pytest.raises(InputError, match="legal with bound"):
         Sweep("deadline", [1], methods=["bound"], scenario=BUSY.replace(num_slots=20, warmup="auto"))
+
+
+def test_a_sweep_has_fewer_seeds_of_what_takes_long():
+    study = Sweep(
+        "deadline", [0.5], methods=["local", "bound", "planner", "amcoedge"], trained_seeds=7, seeds=90
+    )
+    assert [cell.num_seeds for cell in study.cells()] == [90, 7, 7, 7]
