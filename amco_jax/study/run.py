@@ -62,11 +62,12 @@ def run_study(
       study: a `Sweep`, `Training`, `Comparison`, `Tuning`, `Evaluation` or `Sensitivity`.
       out: a directory for the results, see docs/files.md; by default, they are only returned.
       execution: the engine, the shard, and whether to resume.
-      overwrite: replace the results in `out`.
+      overwrite: replace the results in `out`; not with resume or a shard, which keep what is there.
       progress: show a progress bar with the remaining time on stderr.
 
     Raises:
-      InputError: `out` cannot be written, or contains other results, an unfinished study, or damaged files.
+      InputError: `out` cannot be written, or contains other results, an unfinished study, or damaged files,
+        or `overwrite` is set with resume or a shard.
 
     Example:
       >>> from amco_jax import Scenario, Sweep, run_study
@@ -77,6 +78,8 @@ def run_study(
       30  optimal    1.0     6
       31  optimal    1.0     7
     """
+    if overwrite and execution.joins:
+        raise InputError("overwrite: true; legal: without resume and shard, which keep what others have done")
     with contextlib.ExitStack() as stack:
         home = Path(out) if out is not None else None
         if home is None:
@@ -140,6 +143,7 @@ class _Run:
         study, execution = self._study, self._execution
         with Output(self._home, self._overwrite or execution.joins, execution.joins) as self._output:
             if self._overwrite:
+                (self._home / MANIFEST).unlink(missing_ok=True)  # first, as it vouches for the rows
                 self.store.remove()
             elif self.store.begun and not execution.joins:
                 raise InputError(
