@@ -29,13 +29,10 @@ class Arguments(ComparisonSize, ScenarioArguments, StudyArguments):
 def main(args: Arguments) -> None:
     study = Comparison(
         [load_method(m) for m in args.methods],
-        seeds=args.seeds,
-        first_seed=args.first_seed,
-        episodes=args.episodes,
-        last=args.last,
         physics=args.physics,
         scenario=args.load_scenario(),
         metrics=load_metrics(args.metrics),
+        **args.fields_of(ComparisonSize),
     )
     if result := args.carry_out(study, "compare"):
         print_comparison(result.summary, result.manifest)
