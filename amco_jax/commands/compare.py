@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated
 
+from amco_jax.agents.methods import PAPER_METHODS
 from amco_jax.cli.arguments import (
     ScenarioArguments,
     StudyArguments,
@@ -13,7 +14,7 @@ from amco_jax.cli.arguments import (
     physics_argument,
 )
 from amco_jax.report.terminal import print_comparison
-from amco_jax.study.compare import PAPER_METHODS, Comparison, ComparisonSize
+from amco_jax.study.compare import Comparison, ComparisonSize
 
 
 @dataclasses.dataclass(frozen=True)
