@@ -85,10 +85,8 @@ class Plan:
         trained.scenario.process.check_unseen(trained.scenario, trained.trained)
         seed, last = trained.first_seed, trained.first_seed + trained.num_seeds - 1
         chosen = check_whole("agent_seed", seed if agent_seed is None else agent_seed, seed, last)
-        # Training uses neither episode 0 nor the episodes after its last one.
-        numbers = tuple(e and trained.episodes + e for e in range(episodes))
         return cls(
-            scenario=trained.scenario, method=trained.method, episodes=numbers,
+            scenario=trained.scenario, method=trained.method, episodes=trained.unseen(episodes),
             agent=jax.tree.map(lambda leaf: leaf[chosen - seed], trained.weights),
             agents=f"{'.'.join(trained.agents.names)}/{chosen}", **others,
         )  # fmt: skip

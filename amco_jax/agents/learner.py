@@ -175,6 +175,10 @@ class EpisodeLearner(BaseLearner):
     During an episode, agents decide without exploration, by `policy`.
     """
 
+    def deployed(self, settings: Any, params: Params, learnt: Any) -> Any:
+        """The trained agent; by default, all that is learnt."""
+        return learnt
+
     def practice(self, settings: Any, params: Params, key: Key) -> Params:
         """The params of a training episode, which may differ from those of the scenario."""
         return params

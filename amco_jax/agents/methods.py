@@ -33,14 +33,8 @@ _SMC = Physics(wait_capped=True, link_carries_local=True, link_capped=False, mis
 _DRL = dataclasses.replace(_SMC, local_waits_for_link=True, local_transfer_in_pair=True)
 _OPTIMAL = Physics(link_capped=False, rewarded=False)
 
-PUBLISHED_PHYSICS: dict[str, Physics] = {
-    "amcoedge": UNIFIED,
-    "smcoedge": _SMC,
-    "drlcoedge": _DRL,
-    "randcoedge": _RAND,
-    "optimal": _OPTIMAL,
-}
-"""The physics of each published code, used to replay its recordings; other rules have unified physics"""
+PAPER_METHODS = ("amcoedge", "smcoedge", "drlcoedge", "randcoedge", "optimal")
+"""The methods of the paper, each of which has a published code"""
 
 COMMON_PHYSICS = {"unified": UNIFIED, "conserving": CONSERVING, "serial": SERIAL}
 """Physics that are the same for all methods"""
@@ -268,6 +262,9 @@ METHODS: dict[str, Method] = {
         ),
     )
 }
+
+PUBLISHED_PHYSICS = {name: METHODS[name].published for name in PAPER_METHODS}
+"""The physics of each published code, used to replay its recordings"""
 
 TRAINED = tuple(name for name, method in METHODS.items() if method.training is not None)
 

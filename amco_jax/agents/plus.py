@@ -28,7 +28,7 @@ from amco_jax.agents.policy import Policy, TaskView, per_task
 from amco_jax.agents.pricing import SHIPPED, Fluid, fluid_of, set_at, weight
 from amco_jax.agents.settings import Settings, setting
 from amco_jax.env import Decision
-from amco_jax.params import Params, Shape
+from amco_jax.params import Shape
 from amco_jax.random import Key
 
 _TINY = 1e-6
@@ -193,9 +193,6 @@ class PlusLearner(EpisodeLearner):
         work, link = jax.tree.map(lambda a, b: a + (b - a) / memory.episodes, before, goals)
         change = jnp.mean(jnp.abs(work.fluid - learnt.work.fluid))
         return learnt._replace(work=work, link=link), memory, {"price_change": change}
-
-    def deployed(self, settings: PlusSettings, params: Params, learnt: Heads) -> Heads:
-        return learnt
 
     def policy(self) -> Policy:
         return LEARNT

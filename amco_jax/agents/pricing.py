@@ -271,9 +271,6 @@ class PriceLearner(EpisodeLearner):
         )
         return found, memory, {"price_change": jnp.abs(found.work - learnt.work)}
 
-    def deployed(self, settings: PriceSettings, params: Params, learnt: Prices) -> Prices:
-        return learnt
-
     def policy(self) -> Policy:
         return PRICED
 

@@ -178,6 +178,10 @@ class StudyArguments(MetricsArguments, OutputArguments):
     execution: Execution = dataclasses.field(default_factory=Execution)
     resumes: ClassVar[bool] = True
 
+    def fields_of(self, size: type) -> dict[str, Any]:
+        """The arguments, by name, that a study takes as they are: the fields of `size`, a dataclass."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(size)}
+
     def carry_out(self, study: Study, name: str) -> StudyResult | None:
         """Run the study in a directory named after `name`, unless --out is given.
 

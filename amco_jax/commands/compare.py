@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated
 
+from amco_jax.agents.methods import PAPER_METHODS
 from amco_jax.cli.arguments import (
     ScenarioArguments,
     StudyArguments,
@@ -13,7 +14,7 @@ from amco_jax.cli.arguments import (
     physics_argument,
 )
 from amco_jax.report.terminal import print_comparison
-from amco_jax.study.compare import PAPER_METHODS, Comparison, ComparisonSize
+from amco_jax.study.compare import Comparison, ComparisonSize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +30,10 @@ class Arguments(ComparisonSize, ScenarioArguments, StudyArguments):
 def main(args: Arguments) -> None:
     study = Comparison(
         [load_method(m) for m in args.methods],
-        seeds=args.seeds,
-        first_seed=args.first_seed,
-        episodes=args.episodes,
-        last=args.last,
         physics=args.physics,
         scenario=args.load_scenario(),
         metrics=load_metrics(args.metrics),
+        **args.fields_of(ComparisonSize),
     )
     if result := args.carry_out(study, "compare"):
         print_comparison(result.summary, result.manifest)

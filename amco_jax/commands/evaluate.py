@@ -49,11 +49,10 @@ def main(args: Arguments) -> None:
     study = Evaluation(
         trained,
         methods=[load_method(m) for m in args.methods],
-        seeds=args.seeds,
-        episodes=args.episodes,
         physics=args.physics,
         scenario=scenario,
         metrics=load_metrics(args.metrics),
+        **args.fields_of(EvaluationSize),
     )
     if result := args.carry_out(study, "evaluate"):
         print_evaluation(result.summary, result.manifest)

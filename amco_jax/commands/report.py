@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from amco_jax.errors import InputError
+from amco_jax.errors import InputError, check_list
 from amco_jax.report.fleet import is_fleet, write_fleet_page
 from amco_jax.report.page import make_report, write_report
 from amco_jax.report.published import write_published
@@ -30,7 +30,8 @@ class Arguments:
 
 
 def main(args: Arguments) -> None:
-    out = args.out or args.directories[0] / "report"
+    first, *_ = check_list("run", args.directories)
+    out = args.out or first / "report"
     fleets = [directory for directory in args.directories if is_fleet(directory)]
     if len(fleets) > 1:
         raise InputError(f"run: {len(fleets)} runs of real workers; legal: one of them at a time")

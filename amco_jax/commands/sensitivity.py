@@ -30,11 +30,10 @@ def main(args: Arguments) -> None:
     study = Sensitivity(
         [load_method(m) for m in args.methods],
         of=args.of,
-        seeds=args.seeds,
-        first_seed=args.first_seed,
         physics=args.physics,
         scenario=args.load_scenario(),
         metrics=load_metrics(args.metrics),
+        **args.fields_of(SensitivitySize),
     )
     if result := args.carry_out(study, "sensitivity"):
         print_sensitivity(result.summary, result.manifest)

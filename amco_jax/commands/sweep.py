@@ -36,13 +36,10 @@ def main(args: Arguments) -> None:
         args.param,
         None if args.values is None else [parse_value(v) for v in args.values],
         methods=[load_method(m) for m in args.methods],
-        seeds=args.seeds,
-        first_seed=args.first_seed,
-        trained_seeds=args.trained_seeds,
-        episodes=args.episodes,
         physics=args.physics,
         scenario=args.load_scenario(),
         metrics=load_metrics(args.metrics),
+        **args.fields_of(SweepSize),
     )
     if result := args.carry_out(study, args.param):
         print_summary(result.summary, result.manifest)

@@ -30,12 +30,10 @@ class Arguments(TrainingSize, ScenarioArguments, StudyArguments):
 def main(args: Arguments) -> None:
     study = Training(
         load_trained_method(args.method, args.learn, args.allocator),
-        seeds=args.seeds,
-        first_seed=args.first_seed,
-        episodes=args.episodes,
         physics=args.physics,
         scenario=args.load_scenario(),
         metrics=load_metrics(args.metrics),
+        **args.fields_of(TrainingSize),
     )
     if result := args.carry_out(study, f"train-{args.method}"):
         print_training(result.rows, result.manifest)

@@ -40,16 +40,11 @@ def main(args: Arguments) -> None:
     study = Tuning(
         load_trained_method(args.method, args.learn),
         {name: [parse_value(text) for text in each] for name, each in texts.items()},
-        trials=args.trials,
-        trials_seed=args.trials_seed,
-        seeds=args.seeds,
-        first_seed=args.first_seed,
-        episodes=args.episodes,
-        within=args.within,
         physics=args.physics,
         reference=args.reference,
         scenario=args.load_scenario(),
         metrics=load_metrics(args.metrics),
+        **args.fields_of(TuningSize),
     )
     if result := args.carry_out(study, "tune"):
         print_tuning(result.summary, result.manifest)

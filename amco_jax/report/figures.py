@@ -127,7 +127,7 @@ def _draw_lines(axes: Any, lines: Mapping[str, pd.DataFrame], numbers: bool) -> 
             axes.set_xticks(x, values)
 
 
-def ranking_figure(rows: pd.DataFrame, column: Column, title: str = "") -> Figure:
+def ranking_figure(rows: pd.DataFrame, column: Column) -> Figure:
     """A metric as a point with its 95 % interval for each method, with the best at the top.
 
     Args:
@@ -147,7 +147,6 @@ def ranking_figure(rows: pd.DataFrame, column: Column, title: str = "") -> Figur
         axes.set_yticks(np.arange(len(rows)), list(map(shown_name, rows["method"])))
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(column.title(column.weightings[0]))
-        axes.set_title(title, fontsize="medium")
     return figure
 
 

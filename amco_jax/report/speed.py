@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from amco_jax.report.tables import Cell, Table
+from amco_jax.report.tables import Table
 
 _GROWTH = {"seeds": "seeds", "num_servers": "servers, per decision"}
 
@@ -19,7 +19,7 @@ def speed_tables(manifest: dict[str, Any], exponents: pd.DataFrame) -> dict[str,
     Speeds are medians over the repeats, with half their range in percent.
     """
     tables = {
-        "Million decisions per second": _table(
+        "Million decisions per second": Table.of_texts(
             ("method", "kernel", "whole sweep", "kernel / plain loop", "compile [s]", "peak memory [MiB]"),
             (
                 (
@@ -32,12 +32,14 @@ def speed_tables(manifest: dict[str, Any], exponents: pd.DataFrame) -> dict[str,
                 )
                 for row in manifest["methods"]
             ),
+            texts=1,
         ),
-        "Decisions per second of the plain loop, on one core": _table(
+        "Decisions per second of the plain loop, on one core": Table.of_texts(
             ("method", "decisions/s"),
             ((row["method"], _speed(row["decisions"], row["seconds"])) for row in manifest["plain"]),
+            texts=1,
         ),
-        "Episodes of training per second": _table(
+        "Episodes of training per second": Table.of_texts(
             ("method", "seeds", "episodes/s", "1,000 × 500 episodes [s]", "peak memory [MiB]"),
             (
                 (
@@ -49,13 +51,15 @@ def speed_tables(manifest: dict[str, Any], exponents: pd.DataFrame) -> dict[str,
                 )
                 for row in manifest["training"]
             ),
+            texts=1,
         ),
-        "Growth with n: exponents": _table(
+        "Growth with n: exponents": Table.of_texts(
             ("method", "n", "time", "memory"),
             (
                 (row["method"], _GROWTH[row["axis"]], f"{row['time']:.2f}", f"{row['memory']:.2f}")
                 for row in exponents.to_dict("records")
             ),
+            texts=1,
         ),
     }
     return {title: table for title, table in tables.items() if table.rows}
@@ -75,10 +79,6 @@ def to_markdown(manifest: dict[str, Any], tables: dict[str, Table]) -> str:
     lines += [f"{manifest['started']}, commit {manifest['git_commit']}.\n"]
     lines += [f"\n## {title}\n\n{table.to_markdown()}" for title, table in tables.items()]
     return "".join(lines)
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    return Table(columns, [[Cell(text) for text in row] for row in rows], texts=1)
 
 
 def _speed(count: float, seconds: Sequence[float], digits: int = 0) -> str:

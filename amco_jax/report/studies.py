@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.agents.methods import BOUND
-from amco_jax.errors import InputError
+from amco_jax.errors import InputError, check_list
 from amco_jax.metrics import (
     LEVELS,
     NUM_TASKS,
@@ -126,9 +126,7 @@ def load_studies(directories: list[Path]) -> list[SavedStudy]:
     Raises:
       InputError: no directory is given, one is given twice, or one holds no finished run or a damaged one.
     """
-    if not directories:
-        raise InputError("run: none; legal: at least one directory of results")
-    if len({d.resolve() for d in directories}) < len(directories):
+    if len({d.resolve() for d in check_list("run", directories)}) < len(directories):
         raise InputError("run: a directory is given twice; legal: each once")
     studies: list[SavedStudy] = []
     for directory in directories:

@@ -6,7 +6,7 @@ import dataclasses
 import html
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,11 @@ class Table:
     """The number of leading columns that hold text"""
     filters: int = 0
     """The number of leading columns that a reader can filter by value"""
+
+    @classmethod
+    def of_texts(cls, columns: Sequence[str], rows: Iterable[Iterable[str]], texts: int) -> Table:
+        """A table whose cells are nothing but texts."""
+        return cls(columns, [[Cell(text) for text in row] for row in rows], texts)
 
     def to_html(self) -> str:
         """The table as an HTML element; the page adds sorting and filters."""

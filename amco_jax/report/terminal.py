@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,13 +10,12 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.measure import Measurement
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from amco_jax.metrics import REJECT_RATE, Column, Shown, columns_in, shown_in, told
 from amco_jax.report.names import in_words, shown_name
 from amco_jax.report.speed import device_line
-from amco_jax.report.tables import Table as ReportTable
-from amco_jax.report.tables import derivatives_table, estimate_text, interval_text, seeds_text
+from amco_jax.report.tables import Table, derivatives_table, estimate_text, interval_text, seeds_text
 from amco_jax.stats.summaries import Episodes, summarise
 from amco_jax.traces import understood
 from amco_jax.traces.times import shown
@@ -26,25 +26,21 @@ _ESTIMATES = "estimates with 95 % intervals"
 def print_summary(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print the means of a sweep with 95 % intervals to stdout, a row for each method and value."""
     columns = shown_in(_columns_of(summary, manifest), Shown.TABLES)
-    table = Table(title=f"{manifest['param']}: {_ESTIMATES}, {manifest['physics']} physics")
-    table.add_column(manifest["param"])
-    table.add_column("method", overflow="fold")
-    table.add_column("seeds")
-    for title in ("tasks", *(column.title() for column in columns)):
-        table.add_column(title, justify="right")
     lookup = _estimates(summary, columns, ("value", "method"))
-    for value in manifest["values"]:
-        for method in manifest["methods"]:
-            rows = [lookup[value, method, column.name] for column in columns]
-            table.add_row(str(value), shown_name(method), *_counts(rows[0]), *map(estimate_text, rows))
-        table.add_section()
+    lines = []
+    for value, method in itertools.product(manifest["values"], manifest["methods"]):
+        rows = [lookup[value, method, column.name] for column in columns]
+        lines.append([str(value), shown_name(method), *_counts(rows[0]), *map(estimate_text, rows)])
+    title = f"{manifest['param']}: {_ESTIMATES}, {manifest['physics']} physics"
+    heads = [manifest["param"], "method", "seeds", "tasks", *(column.title() for column in columns)]
+    printed = _as_printed(title, Table.of_texts(heads, lines, texts=3), len(manifest["methods"]))
     training = manifest["training"]
     if training["settings"]:
-        table.caption = (
+        printed.caption = (
             f"{', '.join(training['settings'])}: trained for {training['episodes']} episodes at each value, "
             f"{training['num_seeds']} seeds"
         )
-    _print(table, manifest)
+    _print(printed, manifest)
 
 
 def _columns_of(summary: pd.DataFrame, manifest: dict[str, Any]) -> tuple[Column, ...]:
@@ -57,34 +53,28 @@ def print_training(curves: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print the means over seeds at selected episodes of a training to stdout."""
     columns = shown_in(columns_in(manifest), Shown.CURVES)
     seeds, episodes = manifest["num_seeds"], manifest["episodes"]
-    table = Table(
-        title=f"{manifest['method']}: {_ESTIMATES} over {seeds} seeds, {manifest['physics']} physics"
-    )
-    logged = manifest["logs"]
-    for title in ("episode", *(column.title() for column in columns), *logged):
-        table.add_column(title, justify="right")
+    logged, lines = manifest["logs"], []
     for episode in sorted({round(i * (episodes - 1) / 8) for i in range(9)}):
         rows = curves.loc[curves["episode"] == episode]
         lookup = _estimates(summarise([((), Episodes.of(rows))], (), columns), columns, ())
         intervals = (estimate_text(lookup[column.name,]) for column in columns)
         others = (np.mean(np.asarray(rows[name])) for name in logged)
-        table.add_row(str(episode), *intervals, *(f"{value:.3g}" for value in others))
-    _print(table, manifest)
+        lines.append([str(episode), *intervals, *(f"{value:.3g}" for value in others)])
+    title = f"{manifest['method']}: {_ESTIMATES} over {seeds} seeds, {manifest['physics']} physics"
+    heads = ["episode", *(column.title() for column in columns), *logged]
+    _print(_as_printed(title, Table.of_texts(heads, lines, texts=0)), manifest)
 
 
 def print_evaluation(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print the means of an evaluation with 95 % intervals to stdout, a row for each method."""
     columns = shown_in(_columns_of(summary, manifest), Shown.CURVES)
-    table = Table(
-        title=f"{_ESTIMATES}, {manifest['episodes']} unseen episodes, {manifest['physics']} physics"
-    )
-    for title in ("method", "seeds", "tasks", *(column.title() for column in columns)):
-        table.add_column(title, justify="left" if title in ("method", "seeds") else "right")
-    lookup = _estimates(summary, columns, ("method",))
+    lookup, lines = _estimates(summary, columns, ("method",)), []
     for method in dict.fromkeys(summary["method"]):
         rows = [lookup[method, column.name] for column in columns]
-        table.add_row(shown_name(method), *_counts(rows[0]), *map(estimate_text, rows))
-    _print(table, manifest)
+        lines.append([shown_name(method), *_counts(rows[0]), *map(estimate_text, rows)])
+    title = f"{_ESTIMATES}, {manifest['episodes']} unseen episodes, {manifest['physics']} physics"
+    heads = ["method", "seeds", "tasks", *(column.title() for column in columns)]
+    _print(_as_printed(title, Table.of_texts(heads, lines, texts=2)), manifest)
 
 
 def print_sensitivity(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
@@ -100,20 +90,18 @@ def print_comparison(final: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print the final means and the reductions of a comparison to stdout."""
     columns = shown_in(columns_in(manifest), Shown.EVERYWHERE)
     first, last = manifest["methods"][0], manifest["last"]
-    table = Table(title=f"last {last} of {manifest['episodes']} episodes: {_ESTIMATES}")
-    for column in ("physics", "method", "seeds"):
-        table.add_column(column)
-    for title in ("tasks", *(t for c in columns for t in (c.title(), f"reduction by {in_words(first)} [%]"))):
-        table.add_column(title, justify="right")
-    lookup = _estimates(final, columns, ("physics", "method"))
+    lookup, lines = _estimates(final, columns, ("physics", "method")), []
     for physics, method in dict.fromkeys(zip(final["physics"], final["method"], strict=True)):
         rows = [lookup[physics, method, column.name] for column in columns]
         texts = []
         for row in rows:
             reduction = [100 * row[name] for name in ("reduction", "reduction_low", "reduction_high")]
             texts += [estimate_text(row), "" if method == first else interval_text(*reduction, digits=2)]
-        table.add_row(physics, shown_name(method), *_counts(rows[0]), *texts)
-    _print(table, manifest)
+        lines.append([physics, shown_name(method), *_counts(rows[0]), *texts])
+    title = f"last {last} of {manifest['episodes']} episodes: {_ESTIMATES}"
+    measures = (t for column in columns for t in (column.title(), f"reduction by {in_words(first)} [%]"))
+    heads = ["physics", "method", "seeds", "tasks", *measures]
+    _print(_as_printed(title, Table.of_texts(heads, lines, texts=3)), manifest)
 
 
 def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
@@ -121,44 +109,48 @@ def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     columns = shown_in(columns_in(manifest), Shown.EVERYWHERE)
     episodes, reference = manifest["episodes"], manifest["reference"]
     title = f"{manifest['method']}, {episodes} episodes: gap to {in_words(reference)} in %, by tuning seed"
-    table = Table(title=title)
     shares = [name for name in summary.columns if name.startswith(("gap", "within"))]
-    for title in (
+    heads = [
         *manifest["settings"],
         "seeds",
         *(column.title() for column in columns),
         *(name.removeprefix("gap_") for name in shares),
-    ):
-        table.add_column(title, justify="right")
-    for row in summary.to_dict("records"):
-        settings = (str(row[name]) for name in manifest["settings"])
-        table.add_row(
-            *settings,
+    ]
+    lines = [
+        [
+            *(str(row[name]) for name in manifest["settings"]),
             seeds_text(row),
             *(f"{row[column.name]:.4f}" for column in columns),
             *(f"{100 * row[name]:.2f}" for name in shares),
-        )
-    _print(table, manifest)
+        ]
+        for row in summary.to_dict("records")
+    ]
+    _print(_as_printed(title, Table.of_texts(heads, lines, texts=0)), manifest)
 
 
-def _as_printed(title: str, given: ReportTable) -> Table:
-    """The table of a report as one for the terminal."""
-    table = Table(title=title)
+def _as_printed(title: str, given: Table, section: int = 0) -> RichTable:
+    """The table of a report as one for the terminal.
+
+    Args:
+      section: the number of rows after which a line is drawn; 0 for no lines.
+    """
+    table = RichTable(title=title)
     for place, column in enumerate(given.columns):
         table.add_column(column, justify="left" if place < given.texts else "right")
-    for row in given.rows:
-        table.add_row(*(cell.in_one_line(cell.text) for cell in row))
+    for number, row in enumerate(given.rows, 1):
+        ends = section > 0 and number % section == 0
+        table.add_row(*(cell.in_one_line(cell.text) for cell in row), end_section=ends)
     return table
 
 
-def _print(table: Table, manifest: dict[str, Any]) -> None:
+def _print(table: RichTable, manifest: dict[str, Any]) -> None:
     console, device = Console(markup=False), manifest["device"]
     _print_whole(console, table)
     _print_trace(console, manifest)
     console.print(f"{manifest['wall_time_s']:.1f} s on {device['count']} × {device['kind']}")
 
 
-def _print_whole(console: Console, table: Table) -> None:
+def _print_whole(console: Console, table: RichTable) -> None:
     """Print a table without truncating its numbers, even if the terminal is narrow."""
     needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
     console.width = max(console.width, needed)
@@ -192,7 +184,7 @@ def _estimates(
     return {(*(row[key] for key in keys), row["metric"]): row for row in rows}
 
 
-def print_bench(manifest: dict[str, Any], tables: Mapping[str, ReportTable]) -> None:
+def print_bench(manifest: dict[str, Any], tables: Mapping[str, Table]) -> None:
     """Print the tables of a benchmark to stdout."""
     console = Console(markup=False)
     for title, given in tables.items():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from amco_jax.agents.methods import METHODS
+from amco_jax.agents.methods import METHODS, PAPER_METHODS
 from amco_jax.metrics import MISS_RATE, SATURATION
 from amco_jax.report.analysis import change_in_training, distinct
 from amco_jax.report.names import shown_name
@@ -18,8 +18,6 @@ from amco_jax.report.studies import SavedStudy, has_uneven_windows, warmups_of
 from amco_jax.report.tables import bracket
 from amco_jax.stats import seeds_needed
 
-PUBLISHED = ("amcoedge", "smcoedge", "drlcoedge")
-"""The methods that have a published training"""
 SIGNIFICANT = 0.05
 FEW = 10
 """The number of clusters below which intervals are often too narrow"""
@@ -234,7 +232,8 @@ def trainings_of(study: SavedStudy) -> tuple[list[str], int]:
 def published_episodes(method: str) -> int | None:
     """The number of episodes in the published training of a method; None if none was published."""
     base = method.partition("+")[0].removesuffix("-stable")
-    return METHODS[base].require_training().episodes if base in PUBLISHED else None
+    training = METHODS[base].training if base in PAPER_METHODS else None
+    return None if training is None else training.episodes
 
 
 def _skewness(values: np.ndarray) -> float:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from amco_jax.errors import InputError
-from amco_jax.results.files import draft_prefix, lock, remove_abandoned
+from amco_jax.results.files import adding, lock
 from amco_jax.results.saved import is_intact, write_digests
 
 
@@ -25,26 +25,24 @@ class BusyError(InputError):
 def save_tree(directory: Path, tree: Any) -> None:
     """Write the leaves of a pytree as host arrays; the directory appears only when complete, with digests.
 
+    If another process has written it in the meantime, its directory is kept.
+
     Raises:
       OSError: the disk is full, or the file system reports another error.
     """
     import orbax.checkpoint as ocp  # takes a second to import, and rules need no checkpoints
 
     leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
-    remove_abandoned(directory.parent)
-    # On a full disk, Orbax would print pages of errors from its threads.
-    if shutil.disk_usage(directory.parent).free < sum(leaf.nbytes for leaf in leaves.values()) + 2**17:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
-    draft = directory.parent / f"{draft_prefix()}{directory.name}"
-    try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(draft.resolve(), args=ocp.args.PyTreeSave(leaves))
+    with adding(directory) as draft:
+        # On a full disk, Orbax would print pages of errors from its threads.
+        if shutil.disk_usage(directory.parent).free < sum(leaf.nbytes for leaf in leaves.values()) + 2**17:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
+        try:
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                checkpointer.save(draft.resolve(), args=ocp.args.PyTreeSave(leaves))
+        except ValueError as error:  # libraries below Orbax report file system errors this way
+            raise OSError(errno.EIO, str(error), str(directory)) from error
         write_digests(draft)
-        draft.rename(directory)
-    except ValueError as error:  # libraries below Orbax report file system errors this way
-        raise OSError(errno.EIO, str(error), str(directory)) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def load_tree(directory: Path, like: Any) -> Any:

@@ -1,12 +1,13 @@
 """Files that are written whole or not at all, safe file names, and reading text files from users.
 
-A file is first written as a draft under a hidden name, and renamed when it is complete.
+A file or directory is first written as a draft under a hidden name, and renamed when it is complete.
 """
 
 from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
@@ -139,6 +140,29 @@ def made(directory: Path) -> Path:
     except OSError as error:
         raise InputError(f"out: {directory} cannot be written: {error.strerror}") from error
     return directory
+
+
+@contextlib.contextmanager
+def adding(directory: Path) -> Iterator[Path]:
+    """A temporary path next to `directory`, where the block makes a directory that gets its name at the end.
+
+    If another process has made `directory` by then, that one is kept.
+
+    Raises:
+      OSError: the file system reports an error.
+    """
+    remove_abandoned(directory.parent)
+    draft = directory.parent / f"{draft_prefix()}{directory.name}"
+    try:
+        yield draft
+        try:
+            draft.rename(directory)
+        except OSError as error:
+            # Systems report either of these for a directory that is not empty.
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -79,7 +79,8 @@ class Output:
         try:
             if self._lock is None:
                 self._lock = lock(self._final, wait=True)  # shards may finish at the same time
-            # The manifest is moved last: once it is there, everything else is too.
+            # A manifest vouches for all other files: an old one goes first, the new one comes last.
+            (self._final / MANIFEST).unlink(missing_ok=True)
             for name in sorted(os.listdir(self._staging), key=lambda n: n == MANIFEST):
                 target = self._final / name
                 if target.is_dir():

@@ -23,6 +23,7 @@ from amco_jax.errors import InputError
 from amco_jax.params import Shape
 from amco_jax.random import Stream, stream
 from amco_jax.results.checkpoints import journal_of, load_tree, save_tree
+from amco_jax.results.files import adding
 from amco_jax.results.saved import is_intact
 from amco_jax.scenario import Scenario
 from amco_jax.study.blocks import Block, blocks_of, padded, padded_shapes
@@ -68,9 +69,8 @@ class AgentStore:
     def commit(self, name: str, trained: Trained) -> None:
         """Store a block, unless another process already has."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            if not self.has(name):
-                save_tree(self.directory / name, trained)
+        if not self.has(name):
+            save_tree(self.directory / name, trained)
 
     def discard_damaged(self, cells: Sequence[Cell]) -> None:
         """Remove damaged blocks with agents of these cells, so that they are trained again."""
@@ -80,11 +80,12 @@ class AgentStore:
                     shutil.rmtree(self.directory / name)
 
     def copy_from(self, other: AgentStore, names: Sequence[str]) -> None:
-        """Copy blocks from another store."""
+        """Copy blocks from another store, unless another process already has."""
         self.directory.mkdir(parents=True, exist_ok=True)
         for name in names:
             if not self.has(name):
-                shutil.copytree(other.directory / name, self.directory / name)
+                with adding(self.directory / name) as draft:
+                    shutil.copytree(other.directory / name, draft)
 
 
 @functools.lru_cache(64)

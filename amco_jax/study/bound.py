@@ -23,7 +23,7 @@ from amco_jax.params import Shape
 from amco_jax.random import check_seeds
 from amco_jax.scenario import Scenario
 from amco_jax.study.blocks import over_blocks
-from amco_jax.study.differentiate import check_known_warmup
+from amco_jax.study.grid import check_known_warmup
 from amco_jax.workload import tables_of
 
 _GRID = 4

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from amco_jax.agents.methods import PHYSICS, Method, get_methods
+from amco_jax.agents.methods import PAPER_METHODS, PHYSICS, Method, get_methods
 from amco_jax.errors import check_choice, check_list, check_whole
 from amco_jax.kernel.training import FIRST_TRAINING_EPISODE
 from amco_jax.metrics import Column, Metrics, Shown, of_curves, shown_in
@@ -18,8 +18,6 @@ from amco_jax.stats.summaries import Pairs, grouped, summarise
 from amco_jax.study.base import Reduced, Study, check_size
 from amco_jax.study.grid import Cell
 from amco_jax.study.trainer import curve_names, logs_of, settings_of
-
-PAPER_METHODS = ("amcoedge", "smcoedge", "drlcoedge", "randcoedge", "optimal")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,16 +13,16 @@ import numpy as np
 from amco_jax.agents.methods import Method, get_method
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.env import Physics
-from amco_jax.errors import InputError
 from amco_jax.identity import program_cache
 from amco_jax.kernel.gradient import Gradient, check_differentiable, gradient
 from amco_jax.metrics import MAKESPAN, Column, Metric, Shown
 from amco_jax.params import Shape
 from amco_jax.random import Stream, check_seeds, fold_in, stream
-from amco_jax.scenario import AUTO, Scenario
+from amco_jax.scenario import Scenario
 from amco_jax.stats import Interval, mean_interval
 from amco_jax.study.blocks import host_blocks, over_blocks
 from amco_jax.study.chunks import Chunk, over_chunks
+from amco_jax.study.grid import check_known_warmup
 from amco_jax.workload import workload_of
 
 PARAMETERS = {
@@ -146,12 +146,6 @@ def _places(parameter: str, num_servers: int) -> list[tuple[int, ...]]:
     if parameter == "link_rate":
         return list(itertools.permutations(range(num_servers), 2))
     return [(i,) for i in range(num_servers)] if parameter == "capacity" else [()]
-
-
-def check_known_warmup(scenario: Scenario) -> None:
-    """Raise InputError if the warm-up is one that a pilot run would have to find."""
-    if scenario.warmup == AUTO:
-        raise InputError(f"warmup: {AUTO}; legal for gradients and bounds: a number of slots")
 
 
 @program_cache(

@@ -56,6 +56,11 @@ class TrainedRun:
         )
         return jax.tree.map(lambda leaf: leaf[: self.num_seeds], blocks.agents)
 
+    def unseen(self, number: int) -> tuple[int, ...]:
+        """The numbers of so many episodes that the agents were not trained on, beginning with episode 0."""
+        # Training uses neither episode 0 nor the episodes after its last one.
+        return tuple(episode and self.episodes + episode for episode in range(number))
+
 
 @own_numerics()
 def load_run(
@@ -206,8 +211,6 @@ class Evaluation(EvaluationSize, Study):
 
     def cells(self) -> list[Cell]:
         """One cell for the agents, and one per rule on the same arrivals."""
-        # Training uses neither episode 0 nor the episodes after its last one.
-        numbers = tuple(e and self.run.episodes + e for e in range(self.episodes))
         return [
             Cell(
                 labels={"method": method.name},
@@ -218,7 +221,7 @@ class Evaluation(EvaluationSize, Study):
                 num_seeds=self.num_seeds,
                 metrics=self.measured,
                 columns=columns_of_rows([self.base], self.measured),
-                plays=numbers,
+                plays=self.run.unseen(self.episodes),
                 agents=self.run.agents if method is self.run.method else None,
             )
             for method in (self.run.method, *self.others)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from amco_jax.agents.methods import PAPER_METHODS
 from amco_jax.errors import InputError
 from amco_jax.metrics import Metric
 from amco_jax.report.claims import claims_table
 from amco_jax.report.page import Report, make_report
 from amco_jax.report.studies import load_studies
 from amco_jax.study.base import Study
-from amco_jax.study.compare import PAPER_METHODS, Comparison
+from amco_jax.study.compare import Comparison
 from amco_jax.study.engines import Execution
 from amco_jax.study.run import run_studies
 from amco_jax.study.sweep import Sweep

@@ -29,7 +29,7 @@ from amco_jax.study.agents import AgentStore, trained_seeds, training_names
 from amco_jax.study.base import Reduced, Study, StudyResult
 from amco_jax.study.diagnostics import Diagnostics, place_of
 from amco_jax.study.engines import Execution, Work
-from amco_jax.study.grid import check_users, without_paths
+from amco_jax.study.grid import Cell, check_users, without_paths
 from amco_jax.study.pilot import check_warmup
 from amco_jax.study.trainer import check_training
 from amco_jax.study.units import Unit, units_of
@@ -62,11 +62,12 @@ def run_study(
       study: a `Sweep`, `Training`, `Comparison`, `Tuning`, `Evaluation` or `Sensitivity`.
       out: a directory for the results, see docs/files.md; by default, they are only returned.
       execution: the engine, the shard, and whether to resume.
-      overwrite: replace the results in `out`.
+      overwrite: replace the results in `out`; not with resume or a shard, which keep what is there.
       progress: show a progress bar with the remaining time on stderr.
 
     Raises:
-      InputError: `out` cannot be written, or contains other results, an unfinished study, or damaged files.
+      InputError: `out` cannot be written, or contains other results, an unfinished study, or damaged files,
+        or `overwrite` is set with resume or a shard.
 
     Example:
       >>> from amco_jax import Scenario, Sweep, run_study
@@ -77,6 +78,8 @@ def run_study(
       30  optimal    1.0     6
       31  optimal    1.0     7
     """
+    if overwrite and execution.joins:
+        raise InputError("overwrite: true; legal: without resume and shard, which keep what others have done")
     with contextlib.ExitStack() as stack:
         home = Path(out) if out is not None else None
         if home is None:
@@ -130,7 +133,7 @@ class _Run:
             check_warmup(cell)
             check_users(cell)
         self.store = Store(home / UNITS, home / study.file)
-        self.agents = AgentStore(execution.store or agents)
+        self.agents, self._kept = AgentStore(execution.store or agents), AgentStore(home / AGENTS)
         self._unit_seconds = execution.seconds_per_unit(self.store.planned("unit_seconds"))
         self.units: list[Unit] = units_of(self.cells, self._unit_seconds)
 
@@ -140,6 +143,7 @@ class _Run:
         study, execution = self._study, self._execution
         with Output(self._home, self._overwrite or execution.joins, execution.joins) as self._output:
             if self._overwrite:
+                (self._home / MANIFEST).unlink(missing_ok=True)  # first, as it vouches for the rows
                 self.store.remove()
             elif self.store.begun and not execution.joins:
                 raise InputError(
@@ -193,7 +197,11 @@ class _Run:
         if self._execution.recompute:
             for unit in mine:
                 self.store.discard_damaged(unit.id)
-                self.agents.discard_damaged(unit.cells)
+                for agents in (self.agents, self._kept):
+                    agents.discard_damaged(unit.cells)
+                # Their rows are of no use without the agents, which only a new training restores.
+                if self._study.keeps_agents and not all(map(self.agents.has, _agents_of(unit.cells))):
+                    self.store.discard(unit.id)
         todo = [Work(unit, self.store, self.agents) for unit in mine if not self.store.committed(unit.id)]
         self._idle = self._idle and not todo
         return todo
@@ -241,9 +249,8 @@ class _Run:
         } | diagnostics.described()
         standing = [study.file]
         if study.keeps_agents:
-            names = [name for cell in self.cells for name in training_names(cell)]
-            manifest["agents"] = names
-            AgentStore(self._home / AGENTS).copy_from(self.agents, names)
+            manifest["agents"] = names = _agents_of(self.cells)
+            self._kept.copy_from(self.agents, names)
             standing.append(AGENTS)
         swept = {id(cell.scenario): cell.scenario for cell in self.cells}
         manifest |= provenance(self._started, study.base, list(swept.values()))
@@ -262,6 +269,11 @@ def _without_code(scenario: dict[str, Any]) -> dict[str, Any]:
     if isinstance(arrivals, dict):
         arrivals = {name: value for name, value in arrivals.items() if name != "digest"}
     return scenario | {"arrivals": arrivals}
+
+
+def _agents_of(cells: Sequence[Cell]) -> list[str]:
+    """The names of the blocks with the agents of these cells."""
+    return [name for cell in cells for name in training_names(cell)]
 
 
 def _compute(runs: Sequence[_Run], execution: Execution, progress: bool) -> None:

@@ -16,8 +16,8 @@ from amco_jax.metrics import Column, Metrics, Reduction, Shown, choose, columns_
 from amco_jax.random import check_seeds
 from amco_jax.stats.summaries import grouped, summarise
 from amco_jax.study.base import Reduced, Study
-from amco_jax.study.differentiate import PARAMETERS, check_known_warmup, derivative_columns
-from amco_jax.study.grid import Cell
+from amco_jax.study.differentiate import PARAMETERS, derivative_columns
+from amco_jax.study.grid import Cell, check_known_warmup
 
 DEFAULT_METHODS = ("optimal", "all-servers")
 ALWAYS = ("capacity", "link_rate")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,8 +30,6 @@ from amco_jax.scenario import Scenario
 from amco_jax.study.blocks import ACCELERATOR_BLOCKS, host_blocks, over_blocks
 from amco_jax.study.chunks import CHUNK_BYTES, AgentSource, Chunk, for_this_device, over_chunks
 from amco_jax.workload import Segment, carried_by, workload_of
-
-log = logging.getLogger(__name__)
 
 LANES = FUSED_LANES
 """Seeds per block. 128 is best on CPUs, too: with fewer, LLVM considers some loops too short for overlap

@@ -112,7 +112,7 @@ class Tuning(TuningSize, Study):
     @functools.cached_property
     def grid(self) -> list[dict[str, Any]]:
         """The combinations of the settings to try; the values of the last setting change first."""
-        choices = [check_list(name, values) for name, values in self.settings.items()]
+        choices = [check_list(name, self.settings[name]) for name in check_list("settings", self.settings)]
         number = math.prod(map(len, choices))
         check_whole("settings: number of combinations", number, 1, MAX_COMBINATIONS)
         tried = np.ones(number, bool)

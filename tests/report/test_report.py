@@ -238,6 +238,7 @@ def test_the_command_writes_next_to_the_results_and_refuses_in_a_line(
         ((tmp_path,), "holds no finished results"),
         ((saved[0], "--format", "docx"), "format: 'docx'"),
         ((saved[0], saved[0]), "given twice"),
+        ((), "run: (); legal: a list of at least one entry"),
     ):
         script.assert_refused([words], "report", *arguments)
 

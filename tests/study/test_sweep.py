@@ -163,6 +163,18 @@ def test_results_are_not_overwritten_unasked(tmp_path):
     assert content(tmp_path / "results.parquet") != before
 
 
+def test_results_that_are_being_overwritten_have_no_manifest(tmp_path: Path):
+    """It would vouch for rows that are gone if the run were stopped."""
+
+    def broken(view: Any) -> Any:
+        raise RuntimeError("user error")
+
+    run(out=tmp_path)
+    with pytest.raises(RuntimeError, match="user error"):
+        run(out=tmp_path, methods=[Method("broken", per_task(broken))], overwrite=True)
+    assert not (tmp_path / "manifest.json").exists()
+
+
 def test_unwritable_destinations_are_refused_before_the_work(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"out: .*cannot be written"):

@@ -187,6 +187,15 @@ def test_resuming_needs_a_directory():
         run(None, execution=Execution(resume=True))
 
 
+@pytest.mark.parametrize("execution", [Execution(resume=True), Execution(shard="1/2")])
+def test_overwriting_is_refused_where_others_may_have_committed_units(tmp_path: Path, execution: Execution):
+    run(tmp_path, execution=Execution(shard="0/2"), methods=["local"])
+    before = committed(tmp_path)
+    with pytest.raises(InputError, match=r"^overwrite: true; legal: without resume and shard"):
+        run(tmp_path, execution=execution, methods=["local"], overwrite=True)
+    assert committed(tmp_path) == before
+
+
 def test_a_store_of_other_arguments_or_code_is_refused(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
