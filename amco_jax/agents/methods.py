@@ -98,7 +98,7 @@ class Method:
 
     @property
     def takes_long(self) -> bool:
-        """Whether a seed takes so long that a sweep has fewer of them: for agents to train, or a reference."""
+        """Whether a seed takes so long that sweeps have fewer of them: to train agents, or of a reference."""
         return self.training is not None or self.name in REFERENCES
 
     def require_training(self) -> BaseLearner:

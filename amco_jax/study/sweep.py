@@ -46,7 +46,7 @@ class SweepSize:
     first_seed: int = 0
     """The seeds are first_seed, first_seed + 1, ..."""
     trained_seeds: int = 32
-    """Maximum number of seeds for trained methods, and for `bound` and `planner`, which use the first ones."""
+    """Maximum number of seeds for trained methods, `bound` and `planner`, which use the first ones."""
     episodes: int = 50
     """Number of training episodes for each value and seed."""
 
