@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from amco_jax.stats import t_interval
+from amco_jax.stats import mean_interval
 from edge_fleet.decisions import Arrival, Simulated
 from edge_fleet.pictures import Pictures
 from edge_fleet.scheduler import TIMES
@@ -171,6 +171,7 @@ def summary_table(requests: pd.DataFrame) -> pd.DataFrame:
 
     Requests of an episode wait for one another, so that only episodes count as independent; a single one
     gives no interval. Rejected and disturbed requests are left out, and so are those without a prediction.
+    Errors are absolute, so the intervals of their means end at 0.
     """
     rows = []
     counted = requests.loc[~requests["rejected"] & ~requests["disturbed"]]
@@ -186,14 +187,12 @@ def summary_table(requests: pd.DataFrame) -> pd.DataFrame:
             )
         values = np.array(by_episode).reshape(-1, 3)
         for number, measure_name in enumerate(("mean_ratio", "median_error", "p95_error")):
-            found = values[:, number]
-            low = high = np.nan
-            if len(found) > 1:
-                interval = t_interval(found)
-                low, high = float(interval.low), float(interval.high)
+            estimate = low = high = np.nan
+            if len(values):
+                estimate, low, high = mean_interval(values[:, number])
             rows.append({
-                "prediction": words, "measure": measure_name,
-                "estimate": float(found.mean()) if len(found) else np.nan, "low": low, "high": high,
-                "episodes": len(found), "requests": len(compared),
+                "prediction": words, "measure": measure_name, "estimate": float(estimate),
+                "low": float(low if measure_name == "mean_ratio" else np.maximum(low, 0)),
+                "high": float(high), "episodes": len(values), "requests": len(compared),
             })  # fmt: skip
     return pd.DataFrame(rows)
