@@ -29,10 +29,11 @@ from amco_jax.results.saved import open_run
 from amco_jax.scenario import Scenario
 from amco_jax.stats import Interval, mean_interval, rate_interval, reduction_interval
 from amco_jax.study.engines import Execution
+from edge_fleet.columns import KIND
 from edge_fleet.configuration import FleetSettings, in_fleet
 from edge_fleet.launching import local_workers
 from edge_fleet.results import summary_table
-from edge_fleet.run import KIND, Plan, run_fleet
+from edge_fleet.run import Plan, run_fleet
 from edge_fleet.virtual import virtual_requests
 
 AGENT_SEED = 1000

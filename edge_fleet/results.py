@@ -10,31 +10,12 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.stats import mean_interval
+from edge_fleet.columns import IMAGE_COLUMNS, PREDICTIONS, REQUEST_COLUMNS
 from edge_fleet.decisions import Arrival, Simulated
 from edge_fleet.pictures import Pictures
-from edge_fleet.scheduler import TIMES
 from edge_fleet.troubles import Trouble, disturbed
 from sd_repair.quality import measure
 from sd_repair.reading import load_image
-
-PREDICTIONS = {
-    "simulated": "simulator alone",
-    "predicted": "at decision, from the ledger",
-    "simulated_published": "simulator alone, published links",
-    "predicted_published": "at decision, published links",
-}
-"""Columns of predictions, and what they are"""
-
-REQUEST_COLUMNS = [
-    "episode", "request", "slot", "station", "arrival_s", "size", "images", "measured_s", "simulated_s",
-    "predicted_s", "simulated_published_s", "predicted_published_s", "missed", "rejected", "servers",
-    "simulated_servers", "attempts", "disturbed", "overruns",
-]  # fmt: skip
-IMAGE_COLUMNS = [
-    "episode", "request", "image", "station", "attempt", "server", "worker", "file", "sent", "received",
-    "ended", "target_s", *TIMES, "item_images", "there_began", "there_ended", "back_began", "back_ended",
-    "psnr_db", "ssim",
-]  # fmt: skip
 
 
 class Committed:

@@ -20,6 +20,7 @@ import numpy as np
 from amco_jax.errors import InputError
 from edge_fleet.client import Client
 from edge_fleet.clock import Clock
+from edge_fleet.columns import TIMES
 from edge_fleet.configuration import FleetSettings
 from edge_fleet.decisions import Arrival, Choice, Decider, SlotKnowledge
 from edge_fleet.journal import Journal
@@ -33,8 +34,6 @@ from edge_fleet.wire import Message
 from sd_repair.images import save_image
 
 IMAGES = "images"
-TIMES = ("waited_s", "took_s", "computed_s", "overrun_s")
-"""What a worker tells of an item, in s of the run"""
 MAX_ATTEMPTS = 20
 """Decisions of the same images, after which something else than a worker must be wrong"""
 UNKNOWN_SECONDS = 60.0

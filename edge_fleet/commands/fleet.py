@@ -246,6 +246,17 @@ def main(args: Run | Profile | Worker | Status | MakeKeys) -> None:
     args.carry_out()
 
 
+def write_page(directory: Path, out: Path) -> Path:
+    """Write the page of a run, as the command `report` does, and return its path.
+
+    Raises:
+      InputError: the run is not finished or damaged, or `out` cannot be written.
+    """
+    from edge_fleet import page
+
+    return page.write_page(directory, out)
+
+
 async def _status(address: Address, keys: Keys | None) -> dict[str, Any]:
     from edge_fleet.client import CallError, Client
 

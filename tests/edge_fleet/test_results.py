@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from amco_jax.stats import mean_interval
+from edge_fleet.columns import PREDICTIONS
 from edge_fleet.display import print_results
 from edge_fleet.journal import Journal
-from edge_fleet.results import PREDICTIONS, summary_table
+from edge_fleet.results import summary_table
 from edge_fleet.run import intact
 from sd_repair.images import save_image
 
