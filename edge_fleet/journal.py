@@ -67,7 +67,9 @@ def read_journal(directory: Path) -> Iterator[dict[str, Any]]:
                 record = json.loads(line)
                 record["kind"]
             except (ValueError, TypeError, KeyError) as error:
-                raise InputError(f"journal: {path}, line {number} is damaged; legal: as written") from error
+                raise InputError(
+                    f"journal: {path}, line {number} is damaged; restore it, or use --overwrite"
+                ) from error
             yield record
 
 

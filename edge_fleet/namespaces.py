@@ -50,9 +50,11 @@ def check_tools() -> None:
     """Raise InputError unless root has what namespaces with token buckets need."""
     for tool in ("ip", "tc"):
         if shutil.which(tool) is None:
-            raise InputError(f"netns: the command {tool} is not installed; legal: iproute2, or no --netns")
+            raise InputError(
+                f"netns: the command {tool} is not installed; install iproute2, or leave out --netns"
+            )
     if os.geteuid() != 0:
-        raise InputError("netns: network namespaces need root; legal: root, or no --netns")
+        raise InputError("netns: network namespaces need root; run as root, or leave out --netns")
 
 
 @contextlib.contextmanager
@@ -101,7 +103,7 @@ def _begin() -> Iterator[None]:
         _LOCK.touch()
     except OSError as error:
         reason = f"{_LOCK} cannot be written: {error.strerror or error}"
-        raise InputError(f"netns: {reason}; legal: root, or no --netns") from error
+        raise InputError(f"netns: {reason}; run as root, or leave out --netns") from error
     with _held(_LOCK, wait=True):
         yield
 
@@ -151,6 +153,7 @@ def _run(*words: str) -> str:
         reason = next(iter(done.stderr.strip().splitlines()), f"exit code {done.returncode}")
         raise InputError(
             f"netns: this machine does not allow network namespaces with token buckets "
-            f"({' '.join(words[:5])}: {reason}); legal: root with the capability NET_ADMIN, or no --netns"
+            f"({' '.join(words[:5])}: {reason}); run as root with the capability NET_ADMIN, or leave out "
+            "--netns"
         )
     return done.stdout

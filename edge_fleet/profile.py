@@ -67,7 +67,7 @@ async def _measure(
             finally:
                 _cancel(measuring)
     except CallError as error:
-        raise InputError(f"workers: {error.reason}; legal: workers that answer and can repair") from error
+        raise InputError(f"workers: {error.reason}; mend the workers, and profile them again") from error
     return [row for rows in found for row in rows]
 
 

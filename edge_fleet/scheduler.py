@@ -155,7 +155,7 @@ class Scheduler:
             await asyncio.sleep(0.05)
         absent = [member for member in self._members if not member.alive]
         named = ", ".join(f"{member.name} ({member.trouble})" for member in absent)
-        raise InputError(f"workers: no answer from {named}; legal: workers that are running")
+        raise InputError(f"workers: no answer from {named}; start them, or check their addresses")
 
     def _restart_clock(self, offset: float) -> None:
         scenario, settings = self._decider.scenario, self._settings
@@ -189,7 +189,7 @@ class Scheduler:
             trouble = "; ".join(member.trouble for member in self._members)
             raise InputError(
                 f"request {request.arrival.request}: not repaired in {attempt} attempts ({trouble}); "
-                "legal: workers that can repair it"
+                "mend the workers, and go on with --resume"
             )
         while not any(member.alive for member in self._members):
             self._someone.clear()

@@ -162,5 +162,5 @@ def read_keys(directory: Path, server: bool) -> Keys:
             "legal: a directory made by `fleet.py keys`"
         ) from error
     if not token:
-        raise InputError(f"keys: {directory / TOKEN} is empty; legal: as made by `fleet.py keys`")
+        raise InputError(f"keys: {directory / TOKEN} is empty; make new keys with `fleet.py keys`")
     return Keys(token, certificate, key)
