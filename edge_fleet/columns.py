@@ -12,7 +12,7 @@ PREDICTIONS = {
 }
 """Predictions, whose columns are `NAME_s`, and what they are"""
 TIMES = ("waited_s", "took_s", "computed_s", "overrun_s")
-"""What a worker tells of an item, in s of the run"""
+"""What a worker reports of an item, in s of the run"""
 REQUEST_COLUMNS = [
     "episode", "request", "slot", "station", "arrival_s", "size", "images", "measured_s",
     *(f"{name}_s" for name in PREDICTIONS), "missed", "rejected", "servers", "simulated_servers", "attempts",

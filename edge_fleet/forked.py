@@ -98,7 +98,7 @@ def _fork(
     place: tuple[str, list[str | None]],
     lifeline: tuple[int, int],
 ) -> int:
-    """Start a worker, and return the pipe on which it tells its `port` or an `error`, in one line of JSON."""
+    """Start a worker, and return the pipe for its `port` or an `error`, in one line of JSON."""
     answer = os.pipe()
     child.born, child.pid = time.monotonic(), os.fork()
     if child.pid == 0:
@@ -126,7 +126,7 @@ def _tell(pipe: int, line: dict[str, Any]) -> None:
 
 
 def _port(child: _Child, answer: int) -> int:
-    """The port that a worker tells; InputError if it has not started."""
+    """The port that a worker reports; InputError if it has not started."""
     with os.fdopen(answer) as lines:
         line = lines.readline()
     if not line:

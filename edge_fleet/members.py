@@ -74,7 +74,7 @@ class Member:
         self._process, self._before = "", (0, 0.0)
         self.report: dict[str, Any] = {}
         self.seconds_per_item: float | None = None
-        """What its items of this run have taken it to compute, s on average; None before the first one"""
+        """How long it has computed for an item of this run, s on average; None before the first one"""
         self.trouble = "not seen yet"
         """Why it is not alive"""
 

@@ -31,7 +31,7 @@ def profile_fleet(
 ) -> list[dict[str, Any]]:
     """The rows of a latency table, measured on all workers at the same time.
 
-    The time of an item is that between two results of a worker that always has another one to go on with, by
+    The time of an item is that between two results of a worker that always has another item to go on with, by
     the clock of this process.
 
     Raises:
@@ -120,7 +120,7 @@ async def _of_worker(
             await client.call("Repair", fields, arrays, timeout=_PATIENCE)
             return time.monotonic()
 
-        # Two at a time, as in a run; the first result has waited for nobody, and is left out.
+        # Two at a time, as in a run; the first one, which has not waited for another, is left out.
         pending, ends = [], []
         try:
             for _ in range(repeats + 1):

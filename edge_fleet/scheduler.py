@@ -35,9 +35,9 @@ from sd_repair.images import save_image
 
 IMAGES = "images"
 MAX_ATTEMPTS = 20
-"""Decisions of the same images, after which something else than a worker must be wrong"""
+"""How often the same images are decided before something other than a worker must be wrong"""
 UNKNOWN_SECONDS = 60.0
-"""What an item is expected to take a worker that has not done one yet, s, unless its table says more"""
+"""How long an item is expected to take a worker that has not done one yet, s, unless its table says more"""
 
 
 @dataclasses.dataclass(eq=False)
@@ -293,7 +293,7 @@ class Scheduler:
         self._group.create_task(self._receive(member, item, answer, received))
 
     async def _receive(self, member: Member, item: Item, answer: Message, received: float) -> None:
-        """Bring a result back over its link, and commit what of it is new."""
+        """Bring a result back over its link, and commit the images that are new."""
         service, request = self._decider.scenario.service, self._requests[item.episode, item.request]
         assert service is not None
         there, back = item.there, None
@@ -337,7 +337,7 @@ class Scheduler:
 
     def _lost(self, member: Member) -> None:
         """Decide again what a lost worker had."""
-        # Whatever is wrong with it may have been so since it began what it has not finished.
+        # It may have been faulty since it began what it has not finished.
         running, now = self._ledger.running(member.index), self._clock.now()
         self._tell(member, "down", why=member.trouble, since=now if running is None else running[1])
         lost: dict[tuple[int, int], list[Item]] = {}

@@ -43,7 +43,7 @@ class Message(NamedTuple):
         """A text of at most `MAX_TEXT` printable characters.
 
         Raises:
-          InputError: the field is missing, or is none.
+          InputError: the field is missing, or is no such text.
         """
         value = self._get(name)
         if not isinstance(value, str) or len(value) > MAX_TEXT or not value.isprintable():
@@ -102,7 +102,7 @@ def decode(data: bytes) -> Message:
     """The message in bytes that may come from anyone.
 
     Raises:
-      InputError: they are not a message, whatever they are.
+      InputError: they are not a message.
     """
     if not _PREFIX.size <= len(data) <= MAX_BYTES:
         raise InputError(f"message: {len(data)} bytes; legal: from {_PREFIX.size} to {MAX_BYTES}")
@@ -133,7 +133,7 @@ def _array(described: Any, data: bytes, start: int, room: int) -> tuple[str, np.
     """The array that begins at a byte, with its name, and the byte at which it ends.
 
     Args:
-      room: how many bytes packed bits may become, each of which becomes one.
+      room: how many bytes the bits may take when they are unpacked, a byte each.
     """
     if not isinstance(described, dict) or described.keys() != {"name", "dtype", "shape"}:
         raise InputError("message: an array; legal: name, dtype and shape")

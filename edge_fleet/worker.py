@@ -265,7 +265,7 @@ def _answering(handler: Handler) -> Any:
 
 
 class _Door(grpc.aio.ServerInterceptor):
-    """Refuses calls without the token before anything of them is read."""
+    """Refuses calls without the token before any of their content is read."""
 
     def __init__(self, keys: Keys):
         self._keys = keys
