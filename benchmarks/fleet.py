@@ -27,12 +27,13 @@ from amco_jax.errors import InputError
 from amco_jax.results.files import FileNames, replacing
 from amco_jax.results.saved import open_run
 from amco_jax.scenario import Scenario
-from amco_jax.stats import Interval, rate_interval, reduction_interval, t_interval
+from amco_jax.stats import Interval, mean_interval, rate_interval, reduction_interval
 from amco_jax.study.engines import Execution
+from edge_fleet.columns import KIND
 from edge_fleet.configuration import FleetSettings, in_fleet
 from edge_fleet.launching import local_workers
 from edge_fleet.results import summary_table
-from edge_fleet.run import KIND, Plan, run_fleet
+from edge_fleet.run import Plan, run_fleet
 from edge_fleet.virtual import virtual_requests
 
 AGENT_SEED = 1000
@@ -127,9 +128,12 @@ def error_rows(requests: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for row in summary_table(requests).to_dict("records"):
         found = {name: row[name] for name in ("estimate", "low", "high")}
         yield {"measure": f"{row['measure']}, {row['prediction']}"} | found
-    for name in ("measured_s", "simulated_s", "predicted_s", "missed"):
-        means = np.asarray(requests.groupby("episode")[name].mean(), float)
-        yield {"measure": f"mean {name}"} | _columns(t_interval(means))
+    by_episode = requests.groupby("episode")
+    for name in ("measured_s", "simulated_s", "predicted_s"):
+        means = np.asarray(by_episode[name].mean(), float)
+        yield {"measure": f"mean {name}"} | _columns(mean_interval(means))
+    missed, count = (np.asarray(found, float) for found in (by_episode["missed"].sum(), by_episode.size()))
+    yield {"measure": "mean missed"} | _columns(rate_interval(missed, count))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -220,7 +224,7 @@ def means_table(
     def interval(measure: str, of_runs: np.ndarray, count: np.ndarray) -> Interval:
         if measure == "failure_rate":
             return rate_interval(np.rint(of_runs * count), count)
-        return t_interval(of_runs)
+        return mean_interval(of_runs)
 
     return pd.DataFrame([
         {"method": name, "requests": requests[name].sum(), "valid": valid[name], "measure": measure}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
@@ -24,6 +25,10 @@ _OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
 ]
+_PARTS = 10
+"""Parts in which the time for an answer passes, see `_within`"""
+
+_T = TypeVar("_T")
 
 
 class CallError(Exception):
@@ -72,7 +77,7 @@ class Client:
         """Call a method of the worker.
 
         Args:
-          timeout: s.
+          timeout: s for which to wait for an answer, not counting a time in which this process is held up.
 
         Raises:
           CallError: the call failed, or did not end in time.
@@ -80,7 +85,7 @@ class Client:
         run = self._channel.unary_unary(f"/{SERVICE}/{method}")
         metadata = None if self._keys is None else self._keys.metadata
         try:
-            return decode(await run(encode(fields, arrays), timeout=timeout, metadata=metadata))
+            return decode(await _within(timeout, run(encode(fields, arrays), metadata=metadata)))
         except grpc.aio.AioRpcError as error:
             details = next(iter((error.details() or error.code().name).splitlines()), "")
             raise CallError(error.code(), details) from error
@@ -90,3 +95,44 @@ class Client:
     async def close(self) -> None:
         """Close the connection."""
         await self._channel.close(None)
+
+
+async def beat(
+    client: Client,
+    session: str,
+    every: float,
+    timeout: float,
+    hear: Callable[[Message], None] = lambda _: None,
+) -> NoReturn:
+    """Show the worker of a session that its scheduler is alive, without end.
+
+    Args:
+      every: s between two signs of life.
+      timeout: s for which to wait for each answer.
+      hear: called with each answer.
+
+    Raises:
+      CallError: there was no answer.
+    """
+    while True:
+        await asyncio.sleep(every)
+        hear(await client.call("Beat", {"session": session}, timeout=timeout))
+
+
+async def _within(seconds: float, answer: Awaitable[_T]) -> _T:
+    """Wait for an answer; CallError if it takes too long.
+
+    The time passes in a few parts, each of which counts as what it should have taken. If this process is
+    held up meanwhile, by a busy machine or a signal, its standstill is therefore not taken for the worker's
+    silence, as it would be by a deadline that gRPC watches.
+    """
+    waiting = asyncio.ensure_future(answer)
+    # An error that comes when nobody waits any more is no news.
+    waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
+    try:
+        for _ in range(_PARTS):
+            if (await asyncio.wait([waiting], timeout=seconds / _PARTS))[0]:
+                return waiting.result()
+    finally:
+        waiting.cancel()
+    raise CallError(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {seconds:.3g} s")

@@ -9,8 +9,8 @@ import time
 class Clock:
     """Seconds of the scenario since the start of an episode.
 
-    With a speed of 20, twenty of them pass in a second: paces, links and arrivals are as much faster, and the
-    time that messages take appears as much longer.
+    With a speed of 20, twenty of them pass in a second: paces, links and arrivals are twenty times faster,
+    and messages seem to take twenty times longer.
     """
 
     def __init__(self, speed: float = 1.0, offset: float = 0.0):

@@ -29,7 +29,7 @@ class FleetSettings(EngineSettings):
 
     pace: bool = True
     """Whether a worker waits, after each repair, until the time that the scenario's latency tables give its
-    device is over; otherwise it is as fast as it is"""
+    device is over; otherwise it works as fast as it can"""
     links: bool = True
     """Whether what goes to and from another server than the request's own takes the time of its link"""
     netns: bool = False
@@ -50,7 +50,7 @@ class FleetSettings(EngineSettings):
     patience: float = 2.0
     """s without a sign of life after which a worker counts as dead"""
     late: float = 4.0
-    """How much longer than expected an item may take before it is given to another worker"""
+    """How many times longer than expected an item may take before it is given to another worker"""
     restart: bool = True
     """Whether workers on this machine that die are started again"""
 
@@ -108,7 +108,7 @@ def kernel_rates(scenario: Scenario, settings: FleetSettings) -> list[float]:
     """The real rate of each base station's link, Mbit/s, at which images take the time of the scenario.
 
     Workers get raw pixels, 32 bits of each to them and 24 back. If images are smaller than those of the
-    scenario, or time passes faster, links are as much slower or faster.
+    scenario, or time passes faster, links are slower or faster in proportion.
 
     Raises:
       InputError: the rate of a link depends on the server, or the sizes of the scenario are in another ratio.

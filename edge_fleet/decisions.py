@@ -191,14 +191,14 @@ class SlotKnowledge:
     """What a scheduler keeps for policies that plan a slot, or that see the load."""
 
     def __init__(self, scenario: Scenario):
-        """Before the first slot."""
+        """Start before the first slot."""
         self._places = scenario.num_servers, scenario.num_positions
         none: Any = np.zeros(scenario.num_servers, np.float32)
         self._slot, self._arrived = 0, Arrived(none, none[0], none[0])
         self._clear(none)
 
     def begin(self, backlog: np.ndarray) -> None:
-        """The next slot begins.
+        """Begin the next slot.
 
         Args:
           backlog: `[num_servers]`, what waits on the servers.
@@ -216,7 +216,7 @@ class SlotKnowledge:
         self._size, self._work = np.ones(self._places), np.ones(self._places)
 
     def add(self, arrival: Arrival) -> None:
-        """A request has arrived."""
+        """Note a request that has arrived."""
         place = arrival.station, arrival.position
         self._present[place], self._size[place], self._work[place] = True, arrival.size, arrival.work
 

@@ -71,7 +71,7 @@ def print_results(requests: pd.DataFrame, images: pd.DataFrame, summary: pd.Data
     if facts["overruns"]:
         print(
             f"invalid: {facts['overruns']} of {len(images)} images took their worker longer than its pace; "
-            "what was measured is then no fleet of these devices"
+            "what was measured is not a fleet of these devices"
         )
 
 

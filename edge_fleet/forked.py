@@ -25,6 +25,8 @@ from typing import Any
 from amco_jax.errors import InputError
 from edge_fleet.engines import Engine, EngineSettings, load_engine
 
+ALONE = "start one alone with `fleet.py worker` to see why"
+"""What to do if workers do not start"""
 _RESTART_AFTER, _LONGEST_WAIT = 0.5, 30.0
 _YOUNG = 60.0
 """After a worker has died at this age, s, or before, the next wait is twice as long"""
@@ -53,7 +55,7 @@ def main() -> None:
         settings = EngineSettings(**order["engine"])
         engine = load_engine(settings) if settings.shareable else None
         for child in children:
-            child.port = _port(child.name, _fork(child, engine, settings, place, lifeline))
+            child.port = _port(child, _fork(child, engine, settings, place, lifeline))
         _tell(1, {"ports": [child.port for child in children]})
         while not _closed():
             _bury(children, order["restart"])
@@ -96,7 +98,7 @@ def _fork(
     place: tuple[str, list[str | None]],
     lifeline: tuple[int, int],
 ) -> int:
-    """Start a worker, and return the pipe on which it tells its `port` or an `error`, in one line of JSON."""
+    """Start a worker, and return the pipe for its `port` or an `error`, in one line of JSON."""
     answer = os.pipe()
     child.born, child.pid = time.monotonic(), os.fork()
     if child.pid == 0:
@@ -111,7 +113,7 @@ def _fork(
             _tell(answer[1], {"error": str(error)})
         except Exception as error:  # of a library; the user must hear of it, whatever it is
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-            _tell(answer[1], {"error": f"worker {child.name}: {reason}; legal: an engine that loads"})
+            _tell(answer[1], {"error": f"worker {child.name}: {reason}; {ALONE}"})
         finally:
             os._exit(1)
     os.close(answer[1])
@@ -123,12 +125,16 @@ def _tell(pipe: int, line: dict[str, Any]) -> None:
         os.write(pipe, json.dumps(line).encode() + b"\n")
 
 
-def _port(name: str, answer: int) -> int:
-    """The port that a worker tells; InputError if it has not started."""
+def _port(child: _Child, answer: int) -> int:
+    """The port that a worker reports; InputError if it has not started."""
     with os.fdopen(answer) as lines:
         line = lines.readline()
     if not line:
-        raise InputError(f"worker {name}: died at its start; legal: see above")
+        assert child.pid is not None
+        code = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+        child.pid = None
+        how = signal.strsignal(-code) if code < 0 else f"exit code {code}"
+        raise InputError(f"worker {child.name}: died at its start ({how}); {ALONE}")
     told = json.loads(line)
     if "error" in told:
         raise InputError(told["error"])

@@ -1,7 +1,7 @@
 """The journal of a run: lines of JSON that are on disk before they count.
 
 A result counts once its line is written, and only the first one of an image. A run that was killed continues
-from what its journal holds; a last line that was cut short is as if it had never been begun.
+from what its journal holds; a last line that was cut short is ignored.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def read_journal(directory: Path) -> Iterator[dict[str, Any]]:
                 record = json.loads(line)
                 record["kind"]
             except (ValueError, TypeError, KeyError) as error:
-                raise InputError(f"journal: {path}, line {number} is damaged; legal: as written") from error
+                raise InputError(
+                    f"journal: {path}, line {number} is damaged; restore it, or use --overwrite"
+                ) from error
             yield record
 
 

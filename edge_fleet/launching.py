@@ -15,11 +15,13 @@ from typing import IO, Any, NamedTuple
 from amco_jax.errors import InputError
 from amco_jax.study.engines import connect_to_ray
 from edge_fleet.engines import EngineSettings
+from edge_fleet.forked import ALONE
 from edge_fleet.namespaces import Cables, cables
 from edge_fleet.security import Address, Keys, check_exposure, new_keys, new_token, parse_address
 
 START_SECONDS = 180.0
 """How long workers may take to load their model, s"""
+_LOGS = "`ray logs` shows more"
 
 
 class Crew(NamedTuple):
@@ -86,7 +88,8 @@ def _ports(answer: IO[str]) -> list[int]:
     with contextlib.suppress(ValueError):
         found = json.loads(answer.readline() if ready else "")
     if not isinstance(found, dict):
-        found = {"error": "workers: none has started; legal: see above"}
+        why = "their process has ended" if ready else f"their engine has not loaded after {START_SECONDS:g} s"
+        found = {"error": f"workers: none has started, as {why}; {ALONE}"}
     if "error" in found:
         raise InputError(found["error"])
     return found["ports"]
@@ -144,7 +147,7 @@ def ray_workers(
             places = ray.get([each.address.remote() for each in actors], timeout=START_SECONDS)
         except Exception as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise InputError(f"ray: a worker has not started: {reason}; legal: see above") from error
+            raise InputError(f"ray: a worker has not started: {reason}; {_LOGS}") from error
         yield Crew([Address(*place) for place in places], keys)
     finally:
         ray.shutdown()
@@ -175,7 +178,7 @@ class _Actor:
         self._host = host
         threading.Thread(target=lambda: asyncio.run(run()), daemon=True).start()
         if not started.wait(60):
-            raise InputError(f"worker {name}: does not listen on {host} after 60 s; legal: see above")
+            raise InputError(f"worker {name}: does not listen on {host} after 60 s; {_LOGS}")
 
     def address(self) -> tuple[Any, int]:
         """Where the worker listens."""

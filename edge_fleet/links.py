@@ -10,7 +10,7 @@ from edge_fleet.clock import Clock
 
 
 class Transfer(NamedTuple):
-    """When something takes a link, s."""
+    """The time in which something takes a link, s."""
 
     began: float
     ended: float

@@ -14,12 +14,12 @@ import grpc
 import numpy as np
 
 from amco_jax.errors import InputError
-from edge_fleet.client import CallError, Client
+from edge_fleet.client import CallError, Client, beat
 from edge_fleet.links import Transfer
 from edge_fleet.wire import Message
 
-LANES = 2
-"""Items that a worker has at a time: one that it does, and one that it can go on with"""
+ITEMS_IN_FLIGHT = 2
+"""How many items a worker has at a time: one that it does, and one that it can go on with"""
 
 
 @dataclasses.dataclass(eq=False)
@@ -74,7 +74,7 @@ class Member:
         self._process, self._before = "", (0, 0.0)
         self.report: dict[str, Any] = {}
         self.seconds_per_item: float | None = None
-        """What its items of this run have taken it to compute, s on average; None before the first one"""
+        """How long it has computed for an item of this run, s on average; None before the first one"""
         self.trouble = "not seen yet"
         """Why it is not alive"""
 
@@ -182,14 +182,9 @@ class Member:
     async def _keep(self, do: Callable[[Member, Item], Awaitable[None]]) -> None:
         """Show signs of life and send items, until a call fails."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._beats())
-            for _ in range(LANES):
-                group.create_task(self._lane(do))
-
-    async def _beats(self) -> None:
-        while True:
-            await asyncio.sleep(self._heartbeat)
-            self._hear(await self._client.call("Beat", {"session": self._session}, timeout=self._patience))
+            group.create_task(beat(self._client, self._session, self._heartbeat, self._patience, self._hear))
+            for _ in range(ITEMS_IN_FLIGHT):
+                group.create_task(self._send(do))
 
     def _hear(self, answer: Message) -> None:
         """Keep the worker's report; CallError if it is none."""
@@ -205,7 +200,7 @@ class Member:
             self.seconds_per_item = (computed - self._before[1]) / items
         self.report = dict(answer.fields)
 
-    async def _lane(self, do: Callable[[Member, Item], Awaitable[None]]) -> None:
+    async def _send(self, do: Callable[[Member, Item], Awaitable[None]]) -> None:
         while True:
             while not self._queue:
                 self._news.clear()

@@ -1,7 +1,7 @@
 """Links of base stations as links of the kernel: a network namespace, virtual cables, and token buckets.
 
 The workers live in a namespace of their own. Each base station has a cable (veth) into it, and a token bucket
-(`tc tbf`) at both ends, through which go the images and results of its requests. One more cable without a
+(`tc tbf`) at both ends, through which the images and results of its requests go. One more cable without a
 bucket carries signs of life, and what a station sends to its own server. It needs Linux, root and iproute2.
 
 A namespace outlives a process that is killed. Each process therefore holds a lock on its own one, which ends
@@ -47,12 +47,14 @@ class Cables(NamedTuple):
 
 
 def check_tools() -> None:
-    """Raise InputError unless root has what namespaces with token buckets need."""
+    """Raise InputError unless this is root, and the commands for namespaces with token buckets are there."""
     for tool in ("ip", "tc"):
         if shutil.which(tool) is None:
-            raise InputError(f"netns: the command {tool} is not installed; legal: iproute2, or no --netns")
+            raise InputError(
+                f"netns: the command {tool} is not installed; install iproute2, or leave out --netns"
+            )
     if os.geteuid() != 0:
-        raise InputError("netns: network namespaces need root; legal: root, or no --netns")
+        raise InputError("netns: network namespaces need root; run as root, or leave out --netns")
 
 
 @contextlib.contextmanager
@@ -92,7 +94,7 @@ def cables(rates: Sequence[float]) -> Iterator[Cables]:
 
 @contextlib.contextmanager
 def _begin() -> Iterator[None]:
-    """A time in which no other process begins or removes namespaces.
+    """A block during which no other process begins or removes namespaces.
 
     Raises:
       InputError: there is no place for a lock.
@@ -101,7 +103,7 @@ def _begin() -> Iterator[None]:
         _LOCK.touch()
     except OSError as error:
         reason = f"{_LOCK} cannot be written: {error.strerror or error}"
-        raise InputError(f"netns: {reason}; legal: root, or no --netns") from error
+        raise InputError(f"netns: {reason}; run as root, or leave out --netns") from error
     with _held(_LOCK, wait=True):
         yield
 
@@ -118,7 +120,7 @@ def _held(path: Path, wait: bool = False) -> Iterator[None]:
 
 
 def _remove_abandoned() -> None:
-    """Remove what processes have left that were killed."""
+    """Remove what killed processes have left behind."""
     for path in sorted(_NAMED.glob("amco-*")):
         if re.fullmatch(r"amco-\d+", path.name):
             with contextlib.suppress(OSError), _held(path):  # else its process lives, or has just ended
@@ -151,6 +153,7 @@ def _run(*words: str) -> str:
         reason = next(iter(done.stderr.strip().splitlines()), f"exit code {done.returncode}")
         raise InputError(
             f"netns: this machine does not allow network namespaces with token buckets "
-            f"({' '.join(words[:5])}: {reason}); legal: root with the capability NET_ADMIN, or no --netns"
+            f"({' '.join(words[:5])}: {reason}); run as root with the capability NET_ADMIN, or leave out "
+            "--netns"
         )
     return done.stdout

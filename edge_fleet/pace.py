@@ -8,17 +8,17 @@ from typing import NamedTuple
 
 
 class Paced(NamedTuple):
-    """What became of the pace of an item, s."""
+    """The times of a paced item, s."""
 
     took: float
     """The time from the start of the item to the end of the wait"""
     computed: float
     overrun: float
-    """What the work took longer than its target; 0 if there was none"""
+    """By how much the work exceeded its target; 0 if it did not, or there was none"""
 
 
 class Pace:
-    """The pace of one worker after another item.
+    """The pace of a worker, item after item.
 
     If an item was waiting when the one before it ended, it starts at the exact end of that, and not when this
     process was woken up, so that delays of some ms do not add up over a queue.

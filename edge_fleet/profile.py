@@ -17,7 +17,7 @@ import numpy as np
 from amco_jax.errors import InputError
 from amco_jax.scenario import Scenario
 from amco_jax.service.latency import VERSION
-from edge_fleet.client import CallError, Client
+from edge_fleet.client import CallError, Client, beat
 from edge_fleet.configuration import FleetSettings
 from edge_fleet.launching import Crew
 from edge_fleet.pictures import Pictures
@@ -31,7 +31,7 @@ def profile_fleet(
 ) -> list[dict[str, Any]]:
     """The rows of a latency table, measured on all workers at the same time.
 
-    The time of an item is that between two results of a worker that always has another one to go on with, by
+    The time of an item is that between two results of a worker that always has another item to go on with, by
     the clock of this process.
 
     Raises:
@@ -52,7 +52,7 @@ async def _measure(
     try:
         async with contextlib.AsyncExitStack() as stack:
             opened = [
-                await stack.enter_async_context(_session(Client(address, crew.keys)))
+                await stack.enter_async_context(_session(Client(address, crew.keys), settings.heartbeat))
                 for address in crew.addresses
             ]
             names = [hello.text("name") for _, hello in opened]
@@ -67,7 +67,7 @@ async def _measure(
             finally:
                 _cancel(measuring)
     except CallError as error:
-        raise InputError(f"workers: {error.reason}; legal: workers that answer and can repair") from error
+        raise InputError(f"workers: {error.reason}; mend the workers, and profile them again") from error
     return [row for rows in found for row in rows]
 
 
@@ -77,15 +77,20 @@ def _cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _session(client: Client) -> AsyncIterator[tuple[Client, Message]]:
+async def _session(client: Client, heartbeat: float) -> AsyncIterator[tuple[Client, Message]]:
     """A session with a worker, which ends with the block, and the worker's first answer."""
     try:
         hello = await client.call("Hello", {"run": uuid.uuid4().hex}, timeout=_PATIENCE)
+        session = hello.text("session")
+        # An item may take longer than the lease, after which another run would get the worker.
+        beating = asyncio.ensure_future(beat(client, session, heartbeat, _PATIENCE))
         try:
             yield client, hello
         finally:
+            _cancel([beating])
+            await asyncio.gather(beating, return_exceptions=True)
             with contextlib.suppress(CallError):  # the lease ends by itself
-                await client.call("Bye", {"session": hello.text("session")}, timeout=LEASE)
+                await client.call("Bye", {"session": session}, timeout=LEASE)
     finally:
         await client.close()
 
@@ -115,7 +120,7 @@ async def _of_worker(
             await client.call("Repair", fields, arrays, timeout=_PATIENCE)
             return time.monotonic()
 
-        # Two at a time, as in a run; the first result has waited for nobody, and is left out.
+        # Two at a time, as in a run; the first one, which has not waited for another, is left out.
         pending, ends = [], []
         try:
             for _ in range(repeats + 1):

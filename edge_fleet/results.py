@@ -9,32 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from amco_jax.stats import t_interval
+from amco_jax.stats import mean_interval
+from edge_fleet.columns import IMAGE_COLUMNS, PREDICTIONS, REQUEST_COLUMNS
 from edge_fleet.decisions import Arrival, Simulated
 from edge_fleet.pictures import Pictures
-from edge_fleet.scheduler import TIMES
 from edge_fleet.troubles import Trouble, disturbed
 from sd_repair.quality import measure
 from sd_repair.reading import load_image
-
-PREDICTIONS = {
-    "simulated": "simulator alone",
-    "predicted": "at decision, from the ledger",
-    "simulated_published": "simulator alone, published links",
-    "predicted_published": "at decision, published links",
-}
-"""Columns of predictions, and what they are"""
-
-REQUEST_COLUMNS = [
-    "episode", "request", "slot", "station", "arrival_s", "size", "images", "measured_s", "simulated_s",
-    "predicted_s", "simulated_published_s", "predicted_published_s", "missed", "rejected", "servers",
-    "simulated_servers", "attempts", "disturbed", "overruns",
-]  # fmt: skip
-IMAGE_COLUMNS = [
-    "episode", "request", "image", "station", "attempt", "server", "worker", "file", "sent", "received",
-    "ended", "target_s", *TIMES, "item_images", "there_began", "there_ended", "back_began", "back_ended",
-    "psnr_db", "ssim",
-]  # fmt: skip
 
 
 class Committed:
@@ -171,6 +152,7 @@ def summary_table(requests: pd.DataFrame) -> pd.DataFrame:
 
     Requests of an episode wait for one another, so that only episodes count as independent; a single one
     gives no interval. Rejected and disturbed requests are left out, and so are those without a prediction.
+    Errors are absolute, so the intervals of their means end at 0.
     """
     rows = []
     counted = requests.loc[~requests["rejected"] & ~requests["disturbed"]]
@@ -186,14 +168,12 @@ def summary_table(requests: pd.DataFrame) -> pd.DataFrame:
             )
         values = np.array(by_episode).reshape(-1, 3)
         for number, measure_name in enumerate(("mean_ratio", "median_error", "p95_error")):
-            found = values[:, number]
-            low = high = np.nan
-            if len(found) > 1:
-                interval = t_interval(found)
-                low, high = float(interval.low), float(interval.high)
+            estimate = low = high = np.nan
+            if len(values):
+                estimate, low, high = mean_interval(values[:, number])
             rows.append({
-                "prediction": words, "measure": measure_name,
-                "estimate": float(found.mean()) if len(found) else np.nan, "low": low, "high": high,
-                "episodes": len(found), "requests": len(compared),
+                "prediction": words, "measure": measure_name, "estimate": float(estimate),
+                "low": float(low if measure_name == "mean_ratio" else np.maximum(low, 0)),
+                "high": float(high), "episodes": len(values), "requests": len(compared),
             })  # fmt: skip
     return pd.DataFrame(rows)

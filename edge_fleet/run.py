@@ -22,12 +22,12 @@ from amco_jax.agents.methods import Method
 from amco_jax.env import UNIFIED
 from amco_jax.errors import InputError, check_whole
 from amco_jax.random import check_seed
-from amco_jax.report.fleet import KIND
 from amco_jax.results.files import remove_abandoned
 from amco_jax.results.output import Output
 from amco_jax.results.provenance import provenance
 from amco_jax.scenario import Scenario
 from amco_jax.study.evaluate import load_run
+from edge_fleet.columns import KIND
 from edge_fleet.configuration import FleetSettings, in_fleet
 from edge_fleet.decisions import Arrival, Decider, Simulated, SlotKnowledge
 from edge_fleet.display import show_progress
@@ -79,7 +79,7 @@ class Plan:
           agent_seed: the seed of the agents; by default, the first that was trained.
 
         Raises:
-          InputError: the training is not finished or damaged, or has not these agents for this scenario.
+          InputError: the training is unfinished or damaged, or has no such agents for this scenario.
         """
         trained = load_run(directory, scenario=in_fleet(scenario))
         trained.scenario.process.check_unseen(trained.scenario, trained.trained)
@@ -240,7 +240,7 @@ async def _play(
 
 
 def _opened(journal: Journal, plan: Plan) -> str:
-    """The name of the run; a journal that has not been begun is begun with it.
+    """The name of the run; a new journal begins with it.
 
     Raises:
       InputError: the journal is of another plan.
@@ -256,7 +256,7 @@ def _opened(journal: Journal, plan: Plan) -> str:
 
 
 def intact(journal: Journal, out: Path) -> Committed:
-    """What a journal holds, after results have been taken back whose image cannot be read any more."""
+    """What a journal holds, after results whose image can no longer be read have been taken back."""
     committed = Committed(journal.records())
     for (episode, request, image), record in committed.results.items():
         try:

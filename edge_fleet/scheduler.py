@@ -20,6 +20,7 @@ import numpy as np
 from amco_jax.errors import InputError
 from edge_fleet.client import Client
 from edge_fleet.clock import Clock
+from edge_fleet.columns import TIMES
 from edge_fleet.configuration import FleetSettings
 from edge_fleet.decisions import Arrival, Choice, Decider, SlotKnowledge
 from edge_fleet.journal import Journal
@@ -33,12 +34,10 @@ from edge_fleet.wire import Message
 from sd_repair.images import save_image
 
 IMAGES = "images"
-TIMES = ("waited_s", "took_s", "computed_s", "overrun_s")
-"""What a worker tells of an item, in s of the run"""
 MAX_ATTEMPTS = 20
-"""Decisions of the same images, after which something else than a worker must be wrong"""
+"""How often the same images are decided before something other than a worker must be wrong"""
 UNKNOWN_SECONDS = 60.0
-"""What an item is expected to take a worker that has not done one yet, s, unless its table says more"""
+"""How long an item is expected to take a worker that has not done one yet, s, unless its table says more"""
 
 
 @dataclasses.dataclass(eq=False)
@@ -156,7 +155,7 @@ class Scheduler:
             await asyncio.sleep(0.05)
         absent = [member for member in self._members if not member.alive]
         named = ", ".join(f"{member.name} ({member.trouble})" for member in absent)
-        raise InputError(f"workers: no answer from {named}; legal: workers that are running")
+        raise InputError(f"workers: no answer from {named}; start them, or check their addresses")
 
     def _restart_clock(self, offset: float) -> None:
         scenario, settings = self._decider.scenario, self._settings
@@ -190,7 +189,7 @@ class Scheduler:
             trouble = "; ".join(member.trouble for member in self._members)
             raise InputError(
                 f"request {request.arrival.request}: not repaired in {attempt} attempts ({trouble}); "
-                "legal: workers that can repair it"
+                "mend the workers, and go on with --resume"
             )
         while not any(member.alive for member in self._members):
             self._someone.clear()
@@ -294,7 +293,7 @@ class Scheduler:
         self._group.create_task(self._receive(member, item, answer, received))
 
     async def _receive(self, member: Member, item: Item, answer: Message, received: float) -> None:
-        """Bring a result back over its link, and commit what of it is new."""
+        """Bring a result back over its link, and commit the images that are new."""
         service, request = self._decider.scenario.service, self._requests[item.episode, item.request]
         assert service is not None
         there, back = item.there, None
@@ -338,7 +337,7 @@ class Scheduler:
 
     def _lost(self, member: Member) -> None:
         """Decide again what a lost worker had."""
-        # Whatever is wrong with it may have been so since it began what it has not finished.
+        # It may have been faulty since it began what it has not finished.
         running, now = self._ledger.running(member.index), self._clock.now()
         self._tell(member, "down", why=member.trouble, since=now if running is None else running[1])
         lost: dict[tuple[int, int], list[Item]] = {}

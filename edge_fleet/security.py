@@ -1,4 +1,4 @@
-"""Who may use a worker: a token, and TLS wherever a network is between.
+"""Who may use a worker: a token, and TLS wherever there is a network in between.
 
 A server on the loopback address is reached by this machine only. On any other address it needs both a token
 and a certificate, which `fleet.py keys` makes. The scheduler trusts exactly that certificate.
@@ -40,7 +40,7 @@ class Keys(NamedTuple):
         return (("authorization", f"Bearer {self.token}"),)
 
     def admits(self, metadata: Sequence[tuple[str, str | bytes]]) -> bool:
-        """Whether a call's metadata present the token; the time that this takes tells nothing about it."""
+        """Whether a call's metadata present the token; the time that this takes reveals nothing about it."""
         presented = dict(metadata).get("authorization", "")
         presented = presented if isinstance(presented, bytes) else presented.encode()
         return hmac.compare_digest(presented, f"Bearer {self.token}".encode())
@@ -85,7 +85,7 @@ def parse_address(text: str) -> Address:
 
 
 def check_exposure(address: Address, keys: Keys | None) -> None:
-    """Raise InputError if others than this machine would reach the address without token and TLS."""
+    """Raise InputError if other machines could reach the address without a token and TLS."""
     if not address.loopback and (keys is None or keys.certificate is None):
         raise InputError(
             f"address: {address} without keys; legal: 127.0.0.1, or --keys DIR from `fleet.py keys DIR`"
@@ -162,5 +162,5 @@ def read_keys(directory: Path, server: bool) -> Keys:
             "legal: a directory made by `fleet.py keys`"
         ) from error
     if not token:
-        raise InputError(f"keys: {directory / TOKEN} is empty; legal: as made by `fleet.py keys`")
+        raise InputError(f"keys: {directory / TOKEN} is empty; make new keys with `fleet.py keys`")
     return Keys(token, certificate, key)

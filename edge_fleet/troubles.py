@@ -11,7 +11,7 @@ import pandas as pd
 
 
 class Trouble(NamedTuple):
-    """A time of which no prediction knows, s: a worker is missing, or the run is interrupted."""
+    """A period that no prediction accounts for, s: a worker is missing, or the run is interrupted."""
 
     began: float
     ended: float

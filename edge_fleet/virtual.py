@@ -54,7 +54,7 @@ def run_virtually(
     """Play an episode, decided as a scheduler does.
 
     Args:
-      absences: losses of workers, of which some other is always there.
+      absences: losses of workers; at least one worker is there at any time.
       late: called for each item; s by which it takes longer than its pace.
 
     Returns:
@@ -135,7 +135,7 @@ def run_virtually(
 
 
 def virtual_requests(plan: Plan, absences: Sequence[Absence] = ()) -> pd.DataFrame:
-    """The requests of a plan that is played in virtual time, as of a run of workers.
+    """The requests of a plan that is played in virtual time, as in the results of a run of workers.
 
     Args:
       absences: losses of workers, the same in each episode.

@@ -43,7 +43,7 @@ class Message(NamedTuple):
         """A text of at most `MAX_TEXT` printable characters.
 
         Raises:
-          InputError: the field is missing, or is none.
+          InputError: the field is missing, or is no such text.
         """
         value = self._get(name)
         if not isinstance(value, str) or len(value) > MAX_TEXT or not value.isprintable():
@@ -74,7 +74,7 @@ class Message(NamedTuple):
 
     def _get(self, name: str) -> Any:
         if name not in self.fields:
-            raise InputError(f"message: no {name}; legal: a message with it")
+            raise InputError(f"message: no {name}; use the same version of amco-jax on both sides")
         return self.fields[name]
 
 
@@ -102,13 +102,13 @@ def decode(data: bytes) -> Message:
     """The message in bytes that may come from anyone.
 
     Raises:
-      InputError: they are not a message, whatever they are.
+      InputError: they are not a message.
     """
     if not _PREFIX.size <= len(data) <= MAX_BYTES:
         raise InputError(f"message: {len(data)} bytes; legal: from {_PREFIX.size} to {MAX_BYTES}")
     magic, length = _PREFIX.unpack_from(data)
     if magic != _MAGIC or length > min(MAX_HEADER, len(data) - _PREFIX.size):
-        raise InputError("message: not of this format; legal: one of the same version")
+        raise InputError("message: not of this format; use the same version of amco-jax on both sides")
     start = _PREFIX.size + length
     try:
         header = json.loads(data[_PREFIX.size : start], parse_constant=_refuse)
@@ -133,7 +133,7 @@ def _array(described: Any, data: bytes, start: int, room: int) -> tuple[str, np.
     """The array that begins at a byte, with its name, and the byte at which it ends.
 
     Args:
-      room: how many bytes packed bits may become, each of which becomes one.
+      room: how many bytes the bits may take when they are unpacked, a byte each.
     """
     if not isinstance(described, dict) or described.keys() != {"name", "dtype", "shape"}:
         raise InputError("message: an array; legal: name, dtype and shape")
@@ -145,7 +145,9 @@ def _array(described: Any, data: bytes, start: int, room: int) -> tuple[str, np.
     count = math.prod(shape)
     size = -(-count // 8) if dtype == "bool" else count
     if size > len(data) - start:
-        raise InputError(f"message: {name[:MAX_TEXT]!r} needs {size} bytes; legal: as many as it needs")
+        raise InputError(
+            f"message: {name[:MAX_TEXT]!r} needs {size} bytes; legal: at most {len(data) - start}"
+        )
     if dtype == "bool" and count > room:
         raise InputError(f"message: {name[:MAX_TEXT]!r} has {count} bits; legal: at most {room}")
     raw = np.frombuffer(data, np.uint8, size, start)

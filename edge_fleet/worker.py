@@ -106,7 +106,7 @@ class Worker:
         run = message.text("run")
         held = self._session
         if held is not None and held.run != run and time.monotonic() - held.seen < LEASE:
-            reason = f"worker: {self.name} is used by another run; legal: another worker, or later"
+            reason = f"worker: {self.name} is used by another run; use another worker, or wait for its end"
             raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, reason)
         self._end()
         self._session = _Session(run, uuid.uuid4().hex, time.monotonic())
@@ -154,7 +154,7 @@ class Worker:
     def _check_session(self, message: Message) -> _Session:
         found = self._session
         if found is None or message.text("session") != found.name:
-            raise Refusal(grpc.StatusCode.ABORTED, "session: not the current one; legal: Hello first")
+            raise Refusal(grpc.StatusCode.ABORTED, "session: not the current one; call Hello first")
         found.seen = time.monotonic()
         return found
 
@@ -258,14 +258,14 @@ def _answering(handler: Handler) -> Any:
         except asyncio.CancelledError:
             if context.cancelled():
                 raise
-            await context.abort(grpc.StatusCode.ABORTED, "session: ended; legal: Hello again")
+            await context.abort(grpc.StatusCode.ABORTED, "session: ended; call Hello again")
         raise AssertionError("unreachable")
 
     return grpc.unary_unary_rpc_method_handler(answer)
 
 
 class _Door(grpc.aio.ServerInterceptor):
-    """Refuses calls without the token before anything of them is read."""
+    """Refuses calls without the token before any of their content is read."""
 
     def __init__(self, keys: Keys):
         self._keys = keys

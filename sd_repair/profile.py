@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from rich.table import Table
 
 from amco_jax.errors import InputError, check_whole
 from amco_jax.extras import load_package
+from amco_jax.machine import peak_memory, processor
 from amco_jax.service.latency import MIN_REPEATS_OF_P95, VERSION, fit_steps
 from sd_repair.masks import box
 from sd_repair.pipeline import Model
@@ -107,7 +106,8 @@ def describe_device(device: Any) -> str:
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return f"{platform.machine()} {device.type}"
-    return f"{_processor()}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
+    name = " ".join(processor().replace(",", " ").split())  # a comma ends it in the device's name
+    return f"{name}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
 
 
 def describe_software() -> str:
@@ -169,7 +169,7 @@ def _profile_one(
         readings = measure(f"total, steps {of.steps}", whole(of), plan.repeats)
         rows += _rows(shared, "total", readings, of.steps)
         totals.append(float(np.median([wall for wall, _ in readings])))
-    rows.append(_row(shared, "peak", "memory", "max", _peak_memory(model.device), repeats=1))
+    rows.append(_row(shared, "peak", "memory", "max", _peak_memory(model.device) / 1e6, repeats=1))
     if len(settings) > 1:
         rows += _fit_rows(shared, [of.steps for of in settings], totals, report)
     return rows
@@ -245,19 +245,7 @@ def _row(
 
 
 def _peak_memory(device: Any) -> float:
-    """Peak memory, MB: of tensors for this size and batch on a GPU, else of the process since its start."""
+    """Peak memory, bytes: of the tensors for this size and batch on a GPU, else of the process so far."""
     if device.type == "cuda":
-        return load_package("torch").cuda.max_memory_allocated(device) / 1e6
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return " ".join(line.partition(":")[2].replace(",", " ").split())
-    return platform.processor() or platform.machine()
+        return load_package("torch").cuda.max_memory_allocated(device)
+    return peak_memory()

@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 
 from amco_jax.errors import InputError, check_list
-from amco_jax.report.fleet import is_fleet, write_fleet_page
+from amco_jax.report.others import page_writer
 from amco_jax.report.page import make_report, write_report
 from amco_jax.report.published import write_published
 from amco_jax.report.studies import load_studies
@@ -32,14 +32,15 @@ class Arguments:
 def main(args: Arguments) -> None:
     first, *_ = check_list("run", args.directories)
     out = args.out or first / "report"
-    fleets = [directory for directory in args.directories if is_fleet(directory)]
-    if len(fleets) > 1:
-        raise InputError(f"run: {len(fleets)} runs of real workers; legal: one of them at a time")
-    paths = [write_fleet_page(directory, out) for directory in fleets]
-    if fleets and len(args.directories) == 1:
+    found = [(directory, page_writer(directory)) for directory in args.directories]
+    others = [(directory, write) for directory, write in found if write is not None]
+    if len(others) > 1:
+        raise InputError(f"run: {len(others)} runs with a page of their own; legal: one of them at a time")
+    paths = [write(directory, out) for directory, write in others]
+    if others and len(args.directories) == 1:
         print(paths[0])
         return
-    studies = load_studies([directory for directory in args.directories if directory not in fleets])
+    studies = load_studies([directory for directory, write in found if write is None])
     paths += write_report(make_report(studies, args.baseline), out, args.format)
     if args.published_csv:
         paths.append(write_published(studies, out)[0].parent)

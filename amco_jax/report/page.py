@@ -32,7 +32,7 @@ from amco_jax.report.tables import (
     means_table,
     overview_tables,
 )
-from amco_jax.report.templates import rendered
+from amco_jax.report.templates import HERE, rendered
 from amco_jax.report.warnings import Caveat, by_kind, warnings_of
 from amco_jax.results.files import FileNames, made, replacing
 
@@ -159,7 +159,7 @@ def _write_html(report: Report, out: Path) -> Path:
             }
         )
     page = rendered(
-        "page.html.jinja",
+        HERE / "page.html.jinja",
         title=report.title,
         note=report.note,
         studies=studies,

@@ -1,4 +1,4 @@
-"""The pages of reports, from the templates beside this module."""
+"""Pages from templates, which may include those beside this module."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from typing import Any
 
 import jinja2
 
+HERE = Path(__file__).parent
+"""The directory of the templates of reports, and of the style that all pages share"""
 
-def rendered(template: str, **values: Any) -> str:
+
+def rendered(template: Path, **values: Any) -> str:
     """The page that a template gives with some values; a value that is missing is an error."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([template.parent, HERE]),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template(template).render(**values)
+    return environment.get_template(template.name).render(**values)

@@ -7,7 +7,6 @@ import functools
 import importlib.metadata
 import os
 import platform
-import re
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 import jax
 
+from amco_jax.machine import processor
 from amco_jax.scenario import Scenario
 from amco_jax.workload import ArrivalProcess
 
@@ -57,7 +57,7 @@ def provenance(started: float, scenario: Scenario, swept: Sequence[Scenario] = (
                 "kind": device.device_kind,
                 "count": jax.local_device_count(),
             },
-            "host": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
+            "host": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()},
             "git_commit": _git_commit(),
             "command": sys.argv,
             "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
@@ -79,15 +79,6 @@ def package_versions() -> dict[str, str]:
     """The versions of Python and of all packages that results may depend on."""
     packages = {p: importlib.metadata.version(p) for p in _PACKAGES}
     return {"python": platform.python_version()} | packages
-
-
-def _processor() -> str:
-    """The processor's name if the system reports it, else its architecture."""
-    try:
-        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _git_commit() -> str | None:

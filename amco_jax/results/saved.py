@@ -57,6 +57,16 @@ class SavedRun:
         return pa.concat_tables([read_rows(_checked(self.directory, p, self.digests)) for p in parts])
 
 
+def kind_of(directory: Path) -> str | None:
+    """The kind of a run by its manifest, which `open_run` checks; None if there is none that can be read."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    kind = manifest.get("kind") if isinstance(manifest, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
 def open_run(directory: str | Path, kinds: Collection[str]) -> SavedRun:
     """Open a finished run of one of these kinds.
 

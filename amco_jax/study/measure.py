@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +17,7 @@ from amco_jax.env import UNIFIED
 from amco_jax.kernel import tasks_of_slot
 from amco_jax.kernel.reference import best_sets, cwa_by_solve, random_pairs
 from amco_jax.kernel.reference import simulate as simulate_plainly
+from amco_jax.machine import peak_memory
 from amco_jax.metrics import EPISODE_METRICS, NUM_TASKS
 from amco_jax.scenario import Scenario
 from amco_jax.study.blocks import ACCELERATOR_BLOCKS, blocks_of, inputs_of
@@ -70,7 +67,7 @@ def measure(job: Job, load: Callable[[str], Method]) -> dict[str, Any]:
     method = load(job.method)
     figures = (_rule if method.training is None else _training)(job, method)
     size = {"method": method.name, "num_servers": job.scenario.num_servers}
-    return size | figures | {"peak_memory_mb": peak_memory_mb()}
+    return size | figures | {"peak_memory_mb": _peak_memory() / 2**20}
 
 
 def _rule(job: Job, method: Method) -> dict[str, Any]:
@@ -191,13 +188,8 @@ def _timed(run: Callable[[], Any], repeats: int) -> tuple[Any, list[float]]:
     return result, seconds
 
 
-def peak_memory_mb() -> float:
-    """Peak memory of the process, or of the device on accelerators, MiB."""
+def _peak_memory() -> int:
+    """Peak memory of the process, or of the device on accelerators, bytes."""
     if jax.default_backend() != "cpu" and (usage := jax.local_devices()[0].memory_stats()):
-        return usage["peak_bytes_in_use"] / 2**20
-    status = Path("/proc/self/status")
-    # On Linux, getrusage also counts the memory that the parent held when it started this process.
-    if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
-        return int(found[1]) / 2**10
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, others KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        return usage["peak_bytes_in_use"]
+    return peak_memory()

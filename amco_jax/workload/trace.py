@@ -171,10 +171,10 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         for name, column in (("size", self.log.size), ("density", self.log.density)):
             if setting.service is None or column is None:
                 continue
-            if np.any(column % 1) or column.max() > MAX_ITEMS:
+            bad = column[(column % 1 != 0) | (column > MAX_ITEMS)]
+            if len(bad):
                 raise InputError(
-                    f"trace.{name}: some are no whole numbers up to {MAX_ITEMS}; "
-                    "legal with a service: these alone"
+                    f"trace.{name}: {bad[0]:g}; legal with a service: whole numbers up to {MAX_ITEMS}"
                 )
 
     def check_training(self, setting: Setting) -> None:

@@ -33,8 +33,8 @@ class CrewArguments(ScenarioArguments):
     fleet: tuple[str, ...] = ()
     """Changes to that table, as field=value ..., such as engine=tiny speed=20 size=64; see docs/fleet.md."""
     workers: tuple[str, ...] = ()
-    """Addresses of workers that run already, as host:port ..., one for each server. By default, all of them
-    are started on this machine, and end with the command."""
+    """Addresses of workers that are already running, as host:port ..., one for each server. By default, all
+    of them are started on this machine, and end with the command."""
     keys: Path | None = None
     """The directory of keys, which workers on other machines need; see the command keys."""
     ray: str | None = None
@@ -84,7 +84,8 @@ class Run(CrewArguments, OutputArguments):
     physics: Annotated[
         str,
         physics_argument(
-            ". By it a method decides, and times are predicted; the links of a fleet are serial"
+            ". This is the model by which the method decides and times are predicted; the links of the fleet "
+            "do not depend on it"
         ),
     ] = "serial"
     seed: int = 0
@@ -246,6 +247,17 @@ def main(args: Run | Profile | Worker | Status | MakeKeys) -> None:
     args.carry_out()
 
 
+def write_page(directory: Path, out: Path) -> Path:
+    """Write the page of a run, as the command `report` does, and return its path.
+
+    Raises:
+      InputError: the run is not finished or damaged, or `out` cannot be written.
+    """
+    from edge_fleet import page
+
+    return page.write_page(directory, out)
+
+
 async def _status(address: Address, keys: Keys | None) -> dict[str, Any]:
     from edge_fleet.client import CallError, Client
 
@@ -267,5 +279,5 @@ async def _status(address: Address, keys: Keys | None) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    """The value of a setting, where true and false are no texts."""
+    """The value of a setting, where true and false are not texts."""
     return {"true": True, "false": False}.get(text, parse_value(text))

@@ -10,6 +10,8 @@ import pytest
 from helpers.fleets import QUICK, SCENARIO, Served, served
 
 from amco_jax.errors import InputError
+from edge_fleet import worker
+from edge_fleet.client import CallError, Client
 from edge_fleet.launching import Crew
 from edge_fleet.pictures import Pictures
 from edge_fleet.profile import _measure
@@ -34,3 +36,25 @@ def test_workers_need_names_of_their_own():
 
 def test_workers_are_free_after_a_failure():
     asyncio.run(refused_profile(["one", "two", "three"], "ZeroDivisionError", broken=True))
+
+
+def test_a_worker_stays_held_while_an_item_takes_longer_than_the_lease(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(worker, "LEASE", 0.5)
+
+    async def run() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            there = [await stack.enter_async_context(served(name=name)) for name in ("one", "two", "three")]
+            there[0].engine.seconds = 1.0
+            crew, other = Crew([each.address for each in there], None), Client(there[0].address, None)
+            stack.push_async_callback(other.close)
+            measuring = asyncio.create_task(
+                _measure(SCENARIO, QUICK, crew, Pictures(QUICK, 64, 0), [1], 1)
+            )  # fmt: skip
+            while not there[0].engine.calls:
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.8)
+            with pytest.raises(CallError, match="used by another run"):
+                await other.call("Hello", {"run": "other"}, timeout=5)
+            assert {row["device"] for row in await measuring} == {"one", "two", "three"}
+
+    asyncio.run(run())

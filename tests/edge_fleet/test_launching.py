@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,19 @@ def test_a_process_that_dies_or_says_something_else_is_told_in_one_line(
     program: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(sys, "executable", shutil.which(program))
-    refused(lambda: local_workers(EngineSettings(), ["one"], True).__enter__(), "none has started")
+    words = "none has started, as their process has ended", "`fleet.py worker`"
+    refused(lambda: local_workers(EngineSettings(), ["one"], True).__enter__(), *words)
+
+
+@pytest.mark.parametrize(("program", "how"), [("exit 3", "exit code 3"), ("kill -9 $$", "Killed")])
+def test_how_a_worker_died_at_its_start_is_told(program: str, how: str):
+    process, (reading, writing) = subprocess.Popen(["sh", "-c", program]), os.pipe()
+    os.close(writing)
+    child = forked._Child("one", pid=process.pid)
+    refused(
+        lambda: forked._port(child, reading), f"worker one: died at its start ({how})", "`fleet.py worker`"
+    )
+    assert child.pid is None
 
 
 def test_a_worker_that_keeps_dying_is_started_ever_more_slowly():

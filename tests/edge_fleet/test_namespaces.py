@@ -173,6 +173,6 @@ def test_a_machine_that_does_not_allow_them_is_told_in_a_line(monkeypatch: pytes
             pass
 
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    refused(start, "netns: network namespaces need root", "legal: root, or no --netns")
+    refused(start, "netns: network namespaces need root", "run as root, or leave out --netns")
     monkeypatch.setenv("PATH", "")
-    refused(start, "netns: the command ip is not installed", "legal: iproute2")
+    refused(start, "netns: the command ip is not installed", "install iproute2")

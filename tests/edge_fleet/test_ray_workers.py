@@ -67,4 +67,4 @@ def test_a_worker_that_cannot_start_is_told(cluster: Any, keys: Keys):
         with launching.ray_workers(settings, ["one"], cluster.address, keys):
             pass
 
-    refused(start, "ray: a worker has not started", "legal: ")
+    refused(start, "ray: a worker has not started", "`ray logs`")

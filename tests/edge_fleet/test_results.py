@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from amco_jax.stats import mean_interval
+from edge_fleet.columns import PREDICTIONS
 from edge_fleet.display import print_results
 from edge_fleet.journal import Journal
-from edge_fleet.results import PREDICTIONS, summary_table
+from edge_fleet.results import summary_table
 from edge_fleet.run import intact
 from sd_repair.images import save_image
 
@@ -54,6 +56,23 @@ def test_requests_without_a_prediction_are_left_out_of_its_errors():
     nothing = summary_table(requests.assign(simulated_s=0.0)).set_index("prediction")
     assert np.isnan(nothing.loc[PREDICTIONS["simulated"], "estimate"]).all()
     assert np.isfinite(nothing.loc[PREDICTIONS["predicted"], "estimate"]).all()
+
+
+def test_intervals_of_errors_are_those_of_means_and_end_at_zero():
+    # One of five episodes has a large error, so that the interval of the mean error begins below 0.
+    measured = np.array([1.01, 1.01, 1.02, 1.02, 1.8])
+    requests = pd.DataFrame({
+        "episode": range(5), "measured_s": measured, "rejected": False, "disturbed": False,
+    } | {f"{name}_s": 1.0 for name in PREDICTIONS})  # fmt: skip
+    table = summary_table(requests).set_index(["prediction", "measure"]).loc[PREDICTIONS["predicted"]]
+    of_mean = mean_interval(measured)
+    assert table.loc["mean_ratio", ["low", "high"]].tolist() == pytest.approx([of_mean.low, of_mean.high])
+    assert mean_interval(measured - 1).low < 0
+    for measure in ("median_error", "p95_error"):
+        assert table.loc[measure, ["low", "high"]].tolist() == pytest.approx([0.0, of_mean.high - 1])
+    one = summary_table(requests.loc[requests["episode"] == 0])
+    assert np.isfinite(one["estimate"]).all()
+    assert np.isnan(np.asarray(one[["low", "high"]], float)).all()
 
 
 def test_a_run_with_overruns_is_called_invalid(capsys: pytest.CaptureFixture[str]):

@@ -38,6 +38,8 @@ from edge_fleet.pictures import Pictures
 from edge_fleet.results import Committed
 from edge_fleet.scheduler import Scheduler
 from edge_fleet.security import Address, Keys
+from edge_fleet.wire import Message
+from edge_fleet.worker import Worker
 from sd_repair.images import Image
 from sd_repair.reading import load_image
 
@@ -272,6 +274,27 @@ def test_workers_that_are_slower_than_their_tables_are_not_lost(tmp_path: Path):
     asyncio.run(run())
     committed = assert_each_image_once(tmp_path, came)
     assert not committed.losses
+    assert all(len(decisions) == 1 for decisions in committed.decisions.values())
+
+
+def test_a_scheduler_that_is_held_up_loses_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    came, beats, beat = arrivals(6), itertools.count(), Worker.beat
+
+    async def holding(self: Worker, message: Message) -> bytes:
+        if next(beats) in (5, 10, 15):
+            time.sleep(1.5)  # while signs of life and items are under way
+        return await beat(self, message)
+
+    async def run() -> None:
+        async with crew_here() as (crew, _):
+            await play(crew, tmp_path, came, dataclasses.replace(QUICK, patience=0.5))
+
+    monkeypatch.setattr(Worker, "beat", holding)
+    asyncio.run(run())
+    committed = assert_each_image_once(tmp_path, came)
+    assert next(beats) > 15
+    assert not committed.losses
+    assert not committed.troubles
     assert all(len(decisions) == 1 for decisions in committed.decisions.values())
 
 

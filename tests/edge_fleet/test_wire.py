@@ -95,7 +95,7 @@ def test_any_header_is_refused_or_harmless(header: object, payload: bytes):
     ids=["huge", "object", "longer", "header", "header size", "nested", "NaN", "pickle"],
 )
 def test_hostile_messages_are_refused(data: bytes):
-    refused(lambda: decode(data), "legal: ")
+    refused(lambda: decode(data))
 
 
 def test_packed_bits_have_a_largest_size():

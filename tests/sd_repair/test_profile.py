@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers.paths import ROOT
 from helpers.tiny_training import Script
@@ -124,6 +125,16 @@ def test_sizes_that_the_model_cannot_take_are_refused(model):
 def test_device_and_software_are_named():
     assert describe_device(CPU).endswith(", 1 thread")
     assert f"torch {torch.__version__}" in describe_software()
+
+
+def test_peak_memory_is_not_that_of_the_parent():
+    held = np.ones(10**8)
+    program = (
+        "from types import SimpleNamespace; from sd_repair.profile import _peak_memory\n"
+        "print(_peak_memory(SimpleNamespace(type='cpu')))"  # of the device, only the type matters
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 10**7 < int(done.stdout) < 5 * 10**8 < held.nbytes
 
 
 def script(*arguments: str) -> subprocess.CompletedProcess[str]:

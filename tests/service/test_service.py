@@ -310,5 +310,5 @@ def test_sweeps_of_the_prototype_and_of_a_trace(script: Script, tmp_path: Path):
     assert len(pd.read_csv(tmp_path / "t" / "summary.csv"))
     log["num_images_per_prompt"] = 1.5
     log.to_csv(tmp_path / "log.csv", index=False)
-    with pytest.raises(InputError, match=r"trace.size: some are no whole numbers"):
+    with pytest.raises(InputError, match=r"trace.size: 1.5; legal with a service: whole numbers up to"):
         load_scenario("jetson-sd15", trace=str(tmp_path / "log.csv"))

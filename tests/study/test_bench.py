@@ -17,10 +17,11 @@ from amco_jax.agents.methods import METHODS
 from amco_jax.env import UNIFIED
 from amco_jax.kernel.reference import best_sets, cwa_by_solve
 from amco_jax.kernel.reference import simulate as simulate_plainly
+from amco_jax.machine import peak_memory
 from amco_jax.report.figures import growth_figure
 from amco_jax.scenario import Scenario
 from amco_jax.study.bench import alone, exponents, growth_rows
-from amco_jax.study.measure import Job, arrivals, can_play, peak_memory_mb
+from amco_jax.study.measure import Job, arrivals, can_play
 from amco_jax.study.simulate import simulate
 
 TINY = [
@@ -70,7 +71,7 @@ def test_where_there_is_a_plain_loop():
 def hog(job: Job, megabytes: int) -> float:
     """Peak memory after so much has been held for a moment, MiB."""
     np.ones(megabytes * 2**17).sum()
-    return peak_memory_mb()
+    return peak_memory() / 2**20
 
 
 def test_each_measurement_has_its_own_peak_memory():

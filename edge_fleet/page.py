@@ -26,27 +26,19 @@ from amco_jax.report.tables import Cell, Table
 from amco_jax.report.templates import rendered
 from amco_jax.results.files import made, replacing
 from amco_jax.results.saved import SavedRun, open_run
+from edge_fleet.columns import KIND, PREDICTIONS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KIND = "fleet"
-PREDICTIONS = {
-    "simulated_s": ("simulator alone", BLUE, "o"),
-    "predicted_s": ("at decision, from the ledger", VERMILION, "^"),
-}
-"""Columns of predictions, what they are, and how they are drawn"""
+_DRAWN = {"simulated": (BLUE, "o"), "predicted": (VERMILION, "^")}
+"""The predictions on the page, with colour and marker"""
 _STATIONS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, GREY)
 _SHEET = 12
 """The number of repaired images on the page"""
 
 
-def is_fleet(directory: Path) -> bool:
-    """Whether a directory holds a finished run of real workers."""
-    return (directory / "requests.parquet").is_dir()
-
-
-def write_fleet_page(directory: Path, out: Path) -> Path:
+def write_page(directory: Path, out: Path) -> Path:
     """Write the page of a run as one self-contained HTML file, and return its path.
 
     Raises:
@@ -67,7 +59,7 @@ def write_fleet_page(directory: Path, out: Path) -> Path:
         ),
     }  # fmt: skip
     page = rendered(
-        "fleet.html.jinja",
+        Path(__file__).with_name("page.html.jinja"),
         title=f"AMCo-JAX: {directory.resolve().name}",
         manifest=run.manifest,
         facts=run.manifest["facts"],
@@ -94,27 +86,27 @@ def answer(requests: pd.DataFrame, counted: pd.DataFrame) -> str:
     if not len(counted):
         return f"{len(requests)} requests, none of which was served undisturbed."
     parts = []
-    for column, (words, *_) in PREDICTIONS.items():
-        measured, predicted = compared(counted, column)
+    for name in _DRAWN:
+        measured, predicted = compared(counted, name)
         if len(measured):
-            error = np.median(relative_errors(counted, column))
+            error = np.median(relative_errors(counted, name))
             ratio = measured.mean() / predicted.mean()
-            parts.append(f"{words} {ratio:.3f} (median error {100 * error:.1f} %)")
+            parts.append(f"{PREDICTIONS[name]} {ratio:.3f} (median error {100 * error:.1f} %)")
     return (
         f"{len(counted)} requests took {np.mean(np.asarray(counted['measured_s'], float)):.3g} s on average. "
         f"Measured over predicted: {'; '.join(parts)}."
     )
 
 
-def compared(counted: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
+def compared(counted: pd.DataFrame, prediction: str) -> tuple[np.ndarray, np.ndarray]:
     """Measured and predicted times, without requests that the simulator rejects, which have no prediction."""
-    measured, predicted = (np.asarray(counted[name], float) for name in ("measured_s", column))
+    measured, predicted = (np.asarray(counted[f"{name}_s"], float) for name in ("measured", prediction))
     return measured[predicted > 0], predicted[predicted > 0]
 
 
-def relative_errors(counted: pd.DataFrame, column: str) -> np.ndarray:
+def relative_errors(counted: pd.DataFrame, prediction: str) -> np.ndarray:
     """|measured / predicted - 1| of each request that has a prediction."""
-    measured, predicted = compared(counted, column)
+    measured, predicted = compared(counted, prediction)
     return np.abs(measured / predicted - 1)
 
 
@@ -122,10 +114,12 @@ def errors_table(counted: pd.DataFrame) -> Table:
     """Quantiles of the errors of each prediction, in percent."""
     levels = (0.5, 0.75, 0.9, 0.95, 1.0)
     rows = []
-    for column, (words, *_) in PREDICTIONS.items():
-        errors = relative_errors(counted, column)
+    for name in _DRAWN:
+        errors = relative_errors(counted, name)
         found = np.quantile(errors, levels) if len(errors) else np.full(len(levels), np.nan)
-        rows.append([Cell(words), *(Cell(f"{100 * value:.1f} %", float(value)) for value in found)])
+        rows.append(
+            [Cell(PREDICTIONS[name]), *(Cell(f"{100 * value:.1f} %", float(value)) for value in found)]
+        )
     return Table(["prediction", "median", "75th percentile", "90th", "95th", "largest"], rows, texts=1)
 
 
@@ -178,10 +172,11 @@ def scatter_figure(counted: pd.DataFrame) -> Figure:
     """Measured over predicted time of each request, for both predictions."""
     with canvas(5.0, 4.2) as figure:
         axes = figure.add_subplot()
-        for column, (words, colour, marker) in PREDICTIONS.items():
-            measured, predicted = compared(counted, column)
-            axes.scatter(predicted, measured, s=14, color=colour, marker=marker, alpha=0.6, label=words)
-        names = "measured_s", *PREDICTIONS
+        for name, (colour, marker) in _DRAWN.items():
+            measured, predicted = compared(counted, name)
+            label = PREDICTIONS[name]
+            axes.scatter(predicted, measured, s=14, color=colour, marker=marker, alpha=0.6, label=label)
+        names = "measured_s", *(f"{name}_s" for name in _DRAWN)
         limit = 1.05 * max((value for name in names for value in counted[name]), default=1.0)
         axes.plot([0, limit], [0, limit], color=GREY, linewidth=1)
         axes.set(xlabel="predicted time [s]", ylabel="measured time [s]", xlim=(0, limit), ylim=(0, limit))
@@ -193,10 +188,10 @@ def errors_figure(counted: pd.DataFrame) -> Figure:
     """The distribution of the relative errors of both predictions."""
     with canvas(5.0, 4.2) as figure:
         axes = figure.add_subplot()
-        for column, (words, colour, _) in PREDICTIONS.items():
-            errors = np.sort(relative_errors(counted, column))
+        for name, (colour, _) in _DRAWN.items():
+            errors = np.sort(relative_errors(counted, name))
             shares = np.arange(1, len(errors) + 1) / max(len(errors), 1)
-            axes.step(100 * errors, shares, where="post", color=colour, label=words)
+            axes.step(100 * errors, shares, where="post", color=colour, label=PREDICTIONS[name])
         axes.set(xlabel="relative error [%]", ylabel="share of requests", ylim=(0, 1.02))
         axes.set_xlim(left=0)
         axes.legend()

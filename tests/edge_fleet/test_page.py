@@ -1,14 +1,21 @@
-"""The tables of the page of real workers; the command's test writes a whole page."""
+"""The page of a run: its tables, and how `report` finds it; the command's test writes a whole page."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from amco_jax.report.fleet import answer, errors_table, failures_table, gantt_figure, workers_table
+from amco_jax.commands import report
+from amco_jax.errors import InputError
+from amco_jax.report.others import page_writer
+from edge_fleet.page import answer, errors_table, failures_table, gantt_figure, workers_table
 
 REQUESTS = pd.DataFrame({
     "measured_s": [2.0, 3.0, 5.0, 30.0], "simulated_s": [1.0, 3.0, 4.0, 5.0],
@@ -80,3 +87,23 @@ def test_the_chart_has_items_and_both_ways_of_the_links():
     found = [(bar.get_y() + bar.get_height() / 2, bar.get_x(), bar.get_width()) for bar in bars]
     # Results are below the images of their link, and times of workers are in seconds of the run.
     np.testing.assert_allclose(found, [(0, 10, 10), (2.82, 2, 3), (3.18, 20, 2), (0, 25, 5)], atol=1e-9)
+
+
+def test_report_finds_the_page_of_a_run_by_its_kind(tmp_path: Path):
+    contents = {"fleet": '{"kind": "fleet"}', "sweep": '{"kind": "sweep"}', "repair": '{"kind": "repair"}'}
+    contents |= {"list": '{"kind": []}', "cut": "{"}
+    for name, content in contents.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(content)
+    found = [name for name in (*contents, "missing") if page_writer(tmp_path / name) is not None]
+    assert found == ["fleet"]
+    with pytest.raises(InputError, match="run: 2 runs with a page of their own; legal: one of them"):
+        report.main(report.Arguments((tmp_path / "fleet", tmp_path / "fleet")))
+
+
+def test_a_page_needs_no_grpc():
+    program = (
+        "import edge_fleet.commands.fleet, edge_fleet.page, json, sys; print(json.dumps([*sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"grpc", "torch"} & set(json.loads(done.stdout))
