@@ -25,6 +25,7 @@ from amco_jax.random import check_seed
 from amco_jax.results.files import remove_abandoned
 from amco_jax.results.output import Output
 from amco_jax.results.provenance import provenance
+from amco_jax.results.saved import MANIFEST
 from amco_jax.scenario import Scenario
 from amco_jax.study.evaluate import load_run
 from edge_fleet.columns import KIND
@@ -176,15 +177,20 @@ def run_fleet(
 
     Args:
       workers: starts the workers, which end with the block.
+      overwrite: replace what `out` holds; not with `resume`, which keeps it.
       progress: show the workers and a progress bar on stderr.
 
     Raises:
-      InputError: `out` holds other results or another plan, or the workers do not answer.
+      InputError: `out` holds other results or another plan, the workers do not answer, or `overwrite` is set
+        with `resume`.
     """
+    if overwrite and resume:
+        raise InputError("overwrite: true; legal: without resume, which keeps what has been done")
     started = time.time()
     with Output(out, overwrite) as output, contextlib.ExitStack() as stack:
         begun = (out / FILE).exists()
         if begun and overwrite:
+            (out / MANIFEST).unlink(missing_ok=True)  # first, as it vouches for the rows
             (out / FILE).unlink()
             shutil.rmtree(out / IMAGES, ignore_errors=True)
         elif begun and not resume:

@@ -73,7 +73,7 @@ def wait_for_a_result(scheduler: subprocess.Popen[str], out: Path, moment: rando
         assert scheduler.poll() is None, scheduler.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    time.sleep(moment.uniform(0, 0.3))
+    time.sleep(moment.uniform(0, 0.15))  # short, as little is left to do in a run that was resumed
 
 
 def kill_after_a_result(scheduler: subprocess.Popen[str], out: Path, moment: random.Random) -> Committed:
@@ -104,6 +104,15 @@ def assert_each_image_once(out: Path, before: Committed) -> pd.DataFrame:
     assert sorted(zip(images["request"], images["image"], strict=True)) == sorted(wanted)
     assert {path.name for path in (out / "images").iterdir()} == {Path(name).name for name in images["file"]}
     return images
+
+
+def test_overwriting_and_resuming_exclude_each_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    code, _, error = fleet(capsys, monkeypatch, "run", *SMALL, "--out", tmp_path, "--overwrite", "--resume")
+    assert code == 2
+    assert error.startswith("error: overwrite: true; legal: without resume")
+    assert error.count("\n") == 1
 
 
 def test_a_run_that_is_killed_and_interrupted_is_resumed(
