@@ -78,7 +78,7 @@ class Kind:
     def scores(self, known: Prices) -> np.ndarray:
         """The score of each scenario, in percent.
 
-        It is the reduction of the makespan, which counts half beyond 2 % and fourfold where it is negative,
+        It is the reduction of the makespan, which counts half beyond 2 % and fivefold where it is negative,
         and three tenths of the reduction of misses up to 3 points; a point of more misses costs 30.
         """
         agent = jax.tree.map(lambda x: np.broadcast_to(x, self.shape.num_servers), known)
