@@ -37,9 +37,9 @@ from amco_jax.metrics import (
     Sums,
     TaskOutcome,
     add_task,
-    none_of_tasks,
-    of_each_task,
-    of_slot,
+    values_of_slot,
+    values_per_task,
+    zero_task_sums,
 )
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key, fold_in
@@ -130,7 +130,7 @@ def serve_slot(
         some lane; None for all.
     """
     num_servers, counted = shape.num_servers, t >= params.warmup
-    no_totals = none_of_tasks(metrics, num_servers, backlog.servers.dtype)
+    no_totals = zero_task_sums(metrics, num_servers, backlog.servers.dtype)
 
     def serve(site_b, key_b, servers, queues, totals, turn):
         task, link_delay = turn.task, queues.link_delay
@@ -158,7 +158,7 @@ def serve_slot(
         )  # fmt: skip
         here = task.present & counted
         totals = add_task(metrics, totals, here, outcome)
-        return queues, totals, (of_each_task(metrics, here, outcome), record(decision, seen))
+        return queues, totals, (values_per_task(metrics, here, outcome), record(decision, seen))
 
     def station_by_station() -> _Served:
         """Serve in the published order; the outer loop computes the coefficients of a station once."""
@@ -290,7 +290,9 @@ def slot_step(
         closed = SlotOutcome(
             params, t, backlog.servers, served.slot_load, served.link_delay, left.servers, busy
         )
-        of_slots = jax.tree.map(lambda x: jnp.where(t >= params.warmup, x, 0), of_slot(metrics, closed))
+        of_slots = jax.tree.map(
+            lambda x: jnp.where(t >= params.warmup, x, 0), values_of_slot(metrics, closed)
+        )
         totals = served.totals | of_slots
         kept = by_position(served.kept, places)
         return left, Slot(served.slot_load, served.link_delay, busy, totals, *kept)

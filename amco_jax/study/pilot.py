@@ -125,7 +125,7 @@ def pilots_in(cells: Sequence[Cell], rows: pd.DataFrame) -> list[tuple[Cell, Pil
     ]
 
 
-def described(pilots: Sequence[tuple[Cell, Pilot]]) -> list[dict[str, Any]]:
+def pilot_entries(pilots: Sequence[tuple[Cell, Pilot]]) -> list[dict[str, Any]]:
     """The results of pilot runs, for a manifest."""
     return [
         dict(cell.labels)

@@ -19,7 +19,7 @@ import pandas as pd
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.errors import InputError
 from amco_jax.identity import Identity, code_version, identify
-from amco_jax.metrics import accuracy, described
+from amco_jax.metrics import accuracy, column_entries
 from amco_jax.progress import progress_bar
 from amco_jax.results.output import Output
 from amco_jax.results.provenance import package_versions, provenance
@@ -165,7 +165,7 @@ class _Run:
             yield
 
     def _described(self) -> dict[str, Any]:
-        return self._study.describe() | {"metrics": described(self._study.columns)}
+        return self._study.describe() | {"metrics": column_entries(self._study.columns)}
 
     def _discard_others(self) -> None:
         """Remove units with outdated names, which are computed anew, and the results derived from them."""
@@ -238,7 +238,7 @@ class _Run:
             "units": len(self.units),
             "percentiles": accuracy(c.scenario.episode_positions for c in self.cells if c.has_quantiles),
             "warnings": self._warnings + found,
-        } | diagnostics.described()
+        } | diagnostics.manifest_entries()
         standing = [study.file]
         if study.keeps_agents:
             names = [name for cell in self.cells for name in training_names(cell)]
