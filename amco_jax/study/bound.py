@@ -30,9 +30,9 @@ _GRID = 4
 """The grid of the bound, see `relaxation.dual`"""
 _CELLS = 2**23
 """Cells of dynamic programmes that a block keeps for its way back"""
-_LANES = 64
+_MOST_SLOTS_PER_BLOCK = 64
 """The largest number of slots in a block"""
-_SEEDS = 32
+_SEEDS_PER_CALL = 32
 """Seeds that are computed together"""
 _ROUND = 16
 """Work of servers, in tasks, is counted up to a multiple of this, so that scenarios share programs"""
@@ -116,8 +116,8 @@ def bounds(
     shape = scenario.shape()
     draw = _draw_program(shape)
     tables = tables_of([scenario], shape).of(0)
-    for start in range(first_seed, first_seed + num_seeds, _SEEDS):
-        seeds = np.arange(start, min(start + _SEEDS, first_seed + num_seeds), dtype=np.uint32)
+    for start in range(first_seed, first_seed + num_seeds, _SEEDS_PER_CALL):
+        seeds = np.arange(start, min(start + _SEEDS_PER_CALL, first_seed + num_seeds), dtype=np.uint32)
         slots = Drawn(*map(np.asarray, draw(seeds, scenario.params(), tables, np.int32(episode))))
         slots = Drawn(*(x[:, scenario.num_slots - scenario.counted_slots :] for x in slots))
         yield _of_seeds(scenario, seeds.astype(np.int64), slots, steps)
@@ -150,8 +150,8 @@ def _of_places(
     relaxed = least
     if scenario.timing == "slotted":
         most = _most(scenario, places)
-        lanes = max(1, min(_LANES, _CELLS // (places.tasks * scenario.num_servers * most)))
-        blocked = _blocks(tasks, lanes)
+        most_slots = _CELLS // (places.tasks * scenario.num_servers * most)
+        blocked = _blocks(tasks, max(1, min(_MOST_SLOTS_PER_BLOCK, most_slots)))
         multipliers, fraction = _ascent_program(most, steps)(_single(blocked), None, None)
         value, relaxed = _in_double(_dual_program(most), (blocked, multipliers, fraction))
         value, relaxed = (np.asarray(x).reshape(-1)[: len(least)] for x in (value, relaxed))
@@ -178,12 +178,14 @@ def _most(scenario: Scenario, places: Places) -> int:
     return min(places.tasks, math.ceil(usual / _ROUND) * _ROUND)
 
 
-def _blocks(tasks: SlotTasks, lanes: int) -> SlotTasks:
-    """Leaves `[blocks, lanes, ...]`, padded with copies of the last slot; blocks divide among the devices."""
-    count = len(tasks.present)
-    size = -(-count // (lanes * jax.local_device_count())) * lanes * jax.local_device_count()
-    places = np.minimum(np.arange(size), count - 1)
-    return jax.tree.map(lambda x: x[places].reshape(-1, lanes, *x.shape[1:]), tasks)
+def _blocks(tasks: SlotTasks, slots_per_block: int) -> SlotTasks:
+    """Slots in blocks that divide among the devices: leaves `[blocks, slots_per_block, ...]`.
+
+    The last block is padded with copies of the last slot.
+    """
+    count, slots_at_once = len(tasks.present), slots_per_block * jax.local_device_count()
+    places = np.minimum(np.arange(-(-count // slots_at_once) * slots_at_once), count - 1)
+    return jax.tree.map(lambda x: x[places].reshape(-1, slots_per_block, *x.shape[1:]), tasks)
 
 
 def _single(tree: Any) -> Any:

@@ -25,8 +25,8 @@ from amco_jax.metrics import EPISODE_METRICS, NUM_TASKS
 from amco_jax.scenario import Scenario
 from amco_jax.study.blocks import ACCELERATOR_BLOCKS, blocks_of, inputs_of
 from amco_jax.study.grid import Cell
-from amco_jax.study.simulate import LANES, block_program, simulate, start_state
-from amco_jax.study.trainer import LANES as TRAINING_LANES
+from amco_jax.study.simulate import SEEDS_PER_BLOCK, block_program, simulate, start_state
+from amco_jax.study.trainer import SEEDS_PER_BLOCK as TRAINING_SEEDS_PER_BLOCK
 from amco_jax.study.trainer import SEGMENT, Trainer
 from amco_jax.workload import tables_of, workload_of
 
@@ -77,10 +77,10 @@ def _rule(job: Job, method: Method) -> dict[str, Any]:
     """Measure a rule: `rollout` is the kernel with running totals, `sweep` adds metrics with percentiles."""
     scenario, num_devices = job.scenario, jax.local_device_count()
     busy = 1 if jax.default_backend() == "cpu" else ACCELERATOR_BLOCKS
-    blocks = num_devices * (busy if job.seeds is None else -(-job.seeds // (LANES * num_devices)))
+    blocks = num_devices * (busy if job.seeds is None else -(-job.seeds // (SEEDS_PER_BLOCK * num_devices)))
     given = inputs_of([scenario], [0], scenario.shape())
     params = jax.tree.map(lambda leaf: np.stack([leaf] * blocks), given.cells[0])
-    numbers = np.arange(blocks * LANES, dtype=np.uint32).reshape(blocks, LANES)
+    numbers = np.arange(blocks * SEEDS_PER_BLOCK, dtype=np.uint32).reshape(blocks, SEEDS_PER_BLOCK)
 
     start = time.perf_counter()
     inputs = (params, numbers, None), (UNIFIED, np.int32(0), given.tables, np.int32(0))
@@ -110,7 +110,7 @@ def _rule(job: Job, method: Method) -> dict[str, Any]:
 
 def _training(job: Job, method: Method) -> dict[str, Any]:
     """Measure whole training episodes (acting, simulation, memory and learning) after learning has begun."""
-    blocks = blocks_of(1, 0, job.seeds or 1, TRAINING_LANES)
+    blocks = blocks_of(1, 0, job.seeds or 1, TRAINING_SEEDS_PER_BLOCK)
     blocks += [blocks[-1]] * (-len(blocks) % jax.local_device_count())
     first = method.require_training().warm_up(job.scenario.num_slots)
     start = time.perf_counter()
@@ -125,10 +125,10 @@ def _training(job: Job, method: Method) -> dict[str, Any]:
         curve = trainer.advance(job.episodes)
         seconds.append(time.perf_counter() - start)
         decisions.append(int(np.sum(on_host(curve.totals[NUM_TASKS.name]))))
-    lanes = len(blocks) * TRAINING_LANES
-    speed = lanes * job.episodes / statistics.median(seconds)
+    num_seeds = len(blocks) * TRAINING_SEEDS_PER_BLOCK
+    speed = num_seeds * job.episodes / statistics.median(seconds)
     return {
-        "seeds": lanes,
+        "seeds": num_seeds,
         "episodes": job.episodes,
         "decisions": statistics.mean(decisions),
         "first_episodes": first,

@@ -24,7 +24,7 @@ from amco_jax.study.differentiate import derivatives, differentiate
 from amco_jax.study.grid import Cell, digest_of
 from amco_jax.study.pilot import Pilot, batch_columns, pilots_of
 from amco_jax.study.planner import Planned
-from amco_jax.study.simulate import LANES, simulate
+from amco_jax.study.simulate import SEEDS_PER_BLOCK, simulate
 from amco_jax.study.trainer import curve_names
 
 # Throughput of two cores (benchmarks/): task positions that a rule simulates per second, and the cost of one
@@ -80,7 +80,7 @@ def _parts(cells: Sequence[Cell], unit_seconds: float) -> Iterator[list[Cell]]:
             group, spent = [*group, cell], spent + seconds
             continue
         # The cell is too large for a unit. Its parts are whole blocks of seeds, so that no lane stays idle.
-        most = max(int(unit_seconds / per_seed) // LANES, 1) * LANES
+        most = max(int(unit_seconds / per_seed) // SEEDS_PER_BLOCK, 1) * SEEDS_PER_BLOCK
         for start in range(0, cell.num_seeds, most):
             yield [cell.of_seeds(cell.first_seed + start, min(most, cell.num_seeds - start))]
     if group:
