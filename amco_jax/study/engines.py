@@ -11,9 +11,10 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import tyro
 
 from amco_jax.compile.runtime import configure
 from amco_jax.errors import InputError, check_choice, check_number, check_whole
@@ -74,7 +75,7 @@ class Execution:
     """Nominal duration of a unit on two CPU cores, which is the most work that a killed process loses. By
     default, it is that of the study that the output directory holds, or else 120, and 3600 on a GPU, which
     is many times as fast."""
-    store: Path | None = None
+    shared_agents: Annotated[Path | None, tyro.conf.arg(name="store")] = None
     """Directory of trained agents that several runs share; by default, each run has its own."""
 
     def __post_init__(self):

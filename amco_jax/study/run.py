@@ -130,7 +130,7 @@ class _Run:
             check_warmup(cell)
             check_users(cell)
         self.store = Store(home / UNITS, home / study.file)
-        self.agents = AgentStore(execution.store or agents)
+        self.agents = AgentStore(execution.shared_agents or agents)
         self._unit_seconds = execution.seconds_per_unit(self.store.planned("unit_seconds"))
         self.units: list[Unit] = units_of(self.cells, self._unit_seconds)
 
