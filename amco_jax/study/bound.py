@@ -63,7 +63,7 @@ def bound(
     """Lower bounds on the mean makespan and on the misses of any method, on the arrivals of each seed.
 
     They hold under any row of the physics table but that of serial links, and for methods that know all
-    arrivals in advance (docs/bounds.md). The two are bounds of their own: one method need not come close to
+    arrivals in advance (docs/bounds.md). The two bounds are separate: no one method need come close to
     both.
 
     Args:
@@ -81,7 +81,7 @@ def bound(
     check_whole("steps", steps)
     scenario = scenario or Scenario()
     check_known_warmup(scenario)
-    parts = [*bounds(scenario, first_seed, seeds, episode=episode, steps=steps)]
+    parts = [*bounds_of_seeds(scenario, first_seed, seeds, episode=episode, steps=steps)]
     return Bound(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
 
 
@@ -109,7 +109,7 @@ def bound_columns(metrics: Metrics, found: Bound, scenario: Scenario) -> dict[st
     return columns | known
 
 
-def bounds(
+def bounds_of_seeds(
     scenario: Scenario, first_seed: int, num_seeds: int, *, episode: int = 0, steps: int = STEPS
 ) -> Iterator[Bound]:
     """Yield the bounds of consecutive seeds, some at a time."""
@@ -120,10 +120,10 @@ def bounds(
         seeds = np.arange(start, min(start + _SEEDS_PER_CALL, first_seed + num_seeds), dtype=np.uint32)
         slots = Drawn(*map(np.asarray, draw(seeds, scenario.params(), tables, np.int32(episode))))
         slots = Drawn(*(x[:, scenario.num_slots - scenario.counted_slots :] for x in slots))
-        yield _of_seeds(scenario, seeds.astype(np.int64), slots, steps)
+        yield _bound_from_slots(scenario, seeds.astype(np.int64), slots, steps)
 
 
-def _of_seeds(scenario: Scenario, seeds: np.ndarray, slots: Drawn, steps: int) -> Bound:
+def _bound_from_slots(scenario: Scenario, seeds: np.ndarray, slots: Drawn, steps: int) -> Bound:
     """The bounds of seeds from their slots, leaves `[seeds, slots, positions]`."""
     usual, every = usual_places(scenario), all_places(scenario)
     rare = np.array([not fits(Drawn(*(x[i] for x in slots)), usual) for i in range(len(seeds))])
@@ -131,13 +131,13 @@ def _of_seeds(scenario: Scenario, seeds: np.ndarray, slots: Drawn, steps: int) -
     for of, places in ((~rare, usual), (rare, every)):
         if np.any(of):
             chosen = Drawn(*(x[of] for x in slots))
-            total[of], relaxed[of], misses[of] = _of_places(scenario, chosen, places, steps)
+            total[of], relaxed[of], misses[of] = _sums_by_seed(scenario, chosen, places, steps)
     count = slots.present.sum(axis=(1, 2))
     some = np.where(count > 0, count, np.nan)
     return Bound(seeds, count, total / some, (relaxed - total) / some, misses.astype(np.int64))
 
 
-def _of_places(
+def _sums_by_seed(
     scenario: Scenario, slots: Drawn, places: Places, steps: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Summed makespans of each seed, s: their bound and an upper limit on it; and the misses of each seed."""
@@ -227,10 +227,10 @@ def _dual_program(most: int) -> Any:
     def block(blocked: Any, shared: None, state: None) -> Any:
         del shared, state
 
-        def of_slot(slot: SlotTasks, multipliers: Any, fraction: Any) -> Any:
+        def bound_slot(slot: SlotTasks, multipliers: Any, fraction: Any) -> Any:
             return dual(slot, multipliers, _GRID, most)[0], costs(slot, fraction)
 
-        return jax.vmap(of_slot)(*blocked)
+        return jax.vmap(bound_slot)(*blocked)
 
     return over_blocks(block)
 

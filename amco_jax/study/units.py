@@ -18,7 +18,7 @@ from amco_jax.compile.runtime import own_numerics
 from amco_jax.metrics import as_columns
 from amco_jax.scenario import Scenario
 from amco_jax.study.agents import AgentStore, StoredAgents, train_missing, trained_seeds
-from amco_jax.study.bound import bound_columns, bounds
+from amco_jax.study.bound import bound_columns, bounds_of_seeds
 from amco_jax.study.chunks import AgentSource
 from amco_jax.study.differentiate import derivatives, differentiate
 from amco_jax.study.grid import Cell, digest_of
@@ -113,7 +113,7 @@ def run_unit(
     if first.derivatives:
         return _derivatives(unit, tell)
     if first.method.is_bound:
-        return pd.concat([_bounds(cell, tell) for cell in unit.cells], ignore_index=True)
+        return pd.concat([_bound_rows(cell, tell) for cell in unit.cells], ignore_index=True)
     scenarios, told = [cell.scenario for cell in unit.cells], [{} for _ in unit.cells]
     if first.has_pilot:
         pilots = _pilots(unit, store, checkpoints)
@@ -171,10 +171,10 @@ def _derivatives(unit: Unit, tell: Callable[[int], None]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _bounds(cell: Cell, tell: Callable[[int], None]) -> pd.DataFrame:
+def _bound_rows(cell: Cell, tell: Callable[[int], None]) -> pd.DataFrame:
     """The rows of lower bounds."""
     frames = []
-    for found in bounds(cell.scenario, cell.first_seed, cell.num_seeds):
+    for found in bounds_of_seeds(cell.scenario, cell.first_seed, cell.num_seeds):
         metrics = bound_columns(cell.metrics, found, cell.scenario) | {"stretch": _played(cell, found.seeds)}
         if cell.scenario.warmup is not None:
             metrics["warmup"] = np.full(len(found.seeds), cell.scenario.warmup)
