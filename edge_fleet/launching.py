@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
-from amco_jax.errors import InputError
+from amco_jax.errors import InputError, first_line
 from amco_jax.study.engines import connect_to_ray
 from edge_fleet.engines import EngineSettings
 from edge_fleet.namespaces import Cables, cables
@@ -143,7 +143,7 @@ def ray_workers(
         try:
             places = ray.get([each.address.remote() for each in actors], timeout=START_SECONDS)
         except Exception as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = first_line(error)
             raise InputError(f"ray: a worker has not started: {reason}; legal: see above") from error
         yield Crew([Address(*place) for place in places], keys)
     finally:

@@ -17,7 +17,7 @@ import jax
 import tyro
 
 from amco_jax.compile.runtime import configure
-from amco_jax.errors import InputError, check_choice, check_number, check_whole
+from amco_jax.errors import InputError, check_choice, check_number, check_whole, first_line
 from amco_jax.extras import load_package
 from amco_jax.identity import code_version
 from amco_jax.results.provenance import package_versions
@@ -210,8 +210,7 @@ def connect_to_ray(address: str | None) -> Any:
             # Without an address, Ray would join a running local cluster, or the one in RAY_ADDRESS.
             ray.init(address=address or "local", runtime_env={"env_vars": environment}, log_to_driver=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"address: {address!r} gives no Ray cluster: {reason}") from error
+            raise InputError(f"address: {address!r} gives no Ray cluster: {first_line(error)}") from error
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray replaces the handler
     return ray

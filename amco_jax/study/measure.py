@@ -78,24 +78,18 @@ def _rule(job: Job, method: Method) -> dict[str, Any]:
     scenario, num_devices = job.scenario, jax.local_device_count()
     busy = 1 if jax.default_backend() == "cpu" else ACCELERATOR_BLOCKS
     blocks = num_devices * (busy if job.seeds is None else -(-job.seeds // (SEEDS_PER_BLOCK * num_devices)))
-    given = inputs_of([scenario], [0], scenario.shape())
-    params = jax.tree.map(lambda leaf: np.stack([leaf] * blocks), given.cells[0])
-    numbers = np.arange(blocks * SEEDS_PER_BLOCK, dtype=np.uint32).reshape(blocks, SEEDS_PER_BLOCK)
-
     start = time.perf_counter()
-    inputs = (params, numbers, None), (UNIFIED, np.int32(0), given.tables, np.int32(0))
-    sums = tuple(metric for metric in EPISODE_METRICS if metric.is_sum)
-    state = start_state(scenario.shape(), numbers.shape, sums, method)
-    compiled = block_program(scenario.shape(), method, sums, True, False).lower(*inputs, state).compile()
+    compiled, arguments = compiled_rollout(scenario, method, blocks)
     compile_s = time.perf_counter() - start
-    ((end, _), _), rollout_s = _timed(lambda: jax.block_until_ready(compiled(*inputs, state)), job.repeats)
+    ((end, _), _), rollout_s = _timed(lambda: jax.block_until_ready(compiled(*arguments)), job.repeats)
     totals = {name: float(np.sum(total, dtype=float)) for name, total in on_host(end.totals).items()}
     decisions = int(totals[NUM_TASKS.name])
-    _, sweep_s = _timed(lambda: list(simulate([scenario], method, UNIFIED, 0, numbers.size)), job.repeats)
+    num_seeds = blocks * SEEDS_PER_BLOCK
+    _, sweep_s = _timed(lambda: list(simulate([scenario], method, UNIFIED, 0, num_seeds)), job.repeats)
 
-    positions = numbers.size * scenario.num_servers * scenario.num_positions * scenario.num_slots
+    positions = num_seeds * scenario.num_servers * scenario.num_positions * scenario.num_slots
     return {
-        "seeds": numbers.size,
+        "seeds": num_seeds,
         "decisions": decisions,
         "totals": totals,
         "compile_s": compile_s,
@@ -106,6 +100,21 @@ def _rule(job: Job, method: Method) -> dict[str, Any]:
         "sweep_s": sweep_s,
         "sweep_decisions_per_s": decisions / statistics.median(sweep_s),
     }
+
+
+def compiled_rollout(scenario: Scenario, method: Method, num_blocks: int) -> tuple[Any, tuple[Any, ...]]:
+    """The compiled kernel of a rule with running totals, and its arguments for whole blocks of seeds from 0.
+
+    It returns what `simulate.block_program` returns.
+    """
+    given = inputs_of([scenario], [0], scenario.shape())
+    params = jax.tree.map(lambda leaf: np.stack([leaf] * num_blocks), given.cells[0])
+    seeds = np.arange(num_blocks * SEEDS_PER_BLOCK, dtype=np.uint32).reshape(num_blocks, SEEDS_PER_BLOCK)
+    sums = tuple(metric for metric in EPISODE_METRICS if metric.is_sum)
+    state = start_state(scenario.shape(), seeds.shape, sums, method)
+    arguments = (params, seeds, None), (UNIFIED, np.int32(0), given.tables, np.int32(0)), state
+    program = block_program(scenario.shape(), method, sums, True, False)
+    return program.lower(*arguments).compile(), arguments
 
 
 def _training(job: Job, method: Method) -> dict[str, Any]:

@@ -209,7 +209,7 @@ def test_settings_are_read_and_applied_in_order():
     assert scenario.link_rates[0].tolist() == [1, 2, 3]
     with pytest.raises(InputError):
         parse_settings(["deadline"])
-    with pytest.raises(InputError, match=r"unknown field 'speed'; legal fields: .*deadline"):
+    with pytest.raises(InputError, match=r"unknown field 'speed'; legal: .*deadline"):
         apply_settings(Scenario(), parse_settings(["speed=1"]))
     with pytest.raises(InputError, match="twice"):
         parse_settings(["deadline=1", "deadline=2"])
