@@ -23,9 +23,9 @@ from amco_jax.agents.methods import PHYSICS, Method, get_allocator, get_method
 from amco_jax.alloc import ALLOCATORS
 from amco_jax.compile.runtime import check_devices, check_xla_flags, configure
 from amco_jax.errors import InputError
+from amco_jax.files import FileNames, new_directory
 from amco_jax.identity import attribute_of
 from amco_jax.metrics import Metric
-from amco_jax.results.files import FileNames, new_directory
 from amco_jax.scenario import Scenario
 from amco_jax.scenario.axes import load_with_settings, parse_assignments, parse_settings, parse_value
 from amco_jax.study.base import Study, StudyResult

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from amco_jax.errors import InputError
-from amco_jax.results.files import draft_prefix, lock, remove_abandoned
+from amco_jax.files import draft_prefix, lock, remove_abandoned
 from amco_jax.results.saved import is_intact, write_digests
 
 

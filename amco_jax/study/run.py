@@ -21,7 +21,6 @@ from amco_jax.errors import InputError
 from amco_jax.identity import Identity, code_version, identify
 from amco_jax.metrics import accuracy, column_entries
 from amco_jax.progress import progress_bar
-from amco_jax.results.output import Output
 from amco_jax.results.provenance import package_versions, provenance
 from amco_jax.results.saved import MANIFEST, open_run
 from amco_jax.results.store import Store
@@ -30,6 +29,7 @@ from amco_jax.study.base import Reduced, Study, StudyResult
 from amco_jax.study.diagnostics import Diagnostics, place_of
 from amco_jax.study.engines import Execution, Work
 from amco_jax.study.grid import check_users, without_paths
+from amco_jax.study.output import Output
 from amco_jax.study.pilot import check_warmup
 from amco_jax.study.trainer import check_training
 from amco_jax.study.units import Unit, units_of

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from amco_jax.errors import InputError, first_line
-from amco_jax.results.files import text_of
+from amco_jax.files import text_of
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 """The delimiters that are detected, and their names"""

@@ -14,6 +14,7 @@ from helpers.command_lines import command
 from helpers.tiny_training import Script
 
 from amco_jax.errors import InputError
+from amco_jax.files import FileNames
 from amco_jax.metrics import METRICS, column_entries
 from amco_jax.report.analysis import baselines_of, comparisons, means, medians
 from amco_jax.report.page import Report, make_report, write_report
@@ -22,7 +23,6 @@ from amco_jax.report.studies import SavedStudy, load_studies
 from amco_jax.report.style import method_styles
 from amco_jax.report.terminal import print_summary
 from amco_jax.report.warnings import warnings_of
-from amco_jax.results.files import FileNames
 from amco_jax.results.saved import write_digests
 from amco_jax.scenario import Scenario
 from amco_jax.stats import (

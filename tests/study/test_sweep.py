@@ -15,9 +15,9 @@ from scipy import stats
 
 from amco_jax import Execution, InputError, Method, Scenario, Sweep, per_task
 from amco_jax.params import ORDERS, TIMINGS
-from amco_jax.results.output import Output
 from amco_jax.scenario.axes import apply_settings, parse_settings, parse_value
 from amco_jax.stats import mean_interval, rate_interval, ratio_interval
+from amco_jax.study.output import Output
 
 SMALL = Scenario(num_servers=2, num_tasks=5, num_slots=4)
 FIGURES = ("makespan", "miss_rate", "goodput_per_s", "response_mean_s")

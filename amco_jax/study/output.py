@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from amco_jax.errors import InputError, first_line
+from amco_jax.files import draft_prefix, lock, remove_abandoned
 from amco_jax.report.style import save_figure
-from amco_jax.results.files import draft_prefix, lock, remove_abandoned
 from amco_jax.results.saved import MANIFEST, write_digests
 
 log = logging.getLogger(__name__)
