@@ -102,8 +102,8 @@ class SettingsArguments:
     """Changes to the scenario, as field=value ..."""
     warmup: str | None = None
     """The number of slots at the beginning of each episode that are simulated but that no metric counts, or
-    auto for what MSER-5 finds in a pilot run of each method. If given, also as 0, a warning is given if
-    episodes are not stationary after it."""
+    auto for what MSER-5 finds in a pilot run of each method. Whenever it is given, even as 0, you are warned
+    if episodes are still not stationary after it."""
 
     def settings(self) -> dict[str, Any]:
         """The changes as values by name."""

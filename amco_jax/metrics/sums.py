@@ -19,7 +19,7 @@ Sums = dict[str, Any]
 """An int32 or float within a slot, `Wide` over slots, and a 64-bit NumPy array on the host"""
 
 MAX_USERS = 2**24
-"""The most users that float32, in which their numbers go beside the values of metrics, tells apart"""
+"""The largest number of users that float32 tells apart; their numbers accompany the values of metrics"""
 
 
 def zero_task_sums(metrics: Metrics, num_servers: int, dtype: Any) -> Sums:
