@@ -22,6 +22,14 @@ def check_choice(field: str, value: object, legal: Iterable[str]) -> None:
         raise InputError(f"{field}: {value!r}; legal: {', '.join(legal)}")
 
 
+def check_fields(field: str, names: Iterable[object], legal: Iterable[str]) -> None:
+    """Raise InputError if one of the names is not that of a legal field."""
+    legal = list(legal)
+    for name in names:
+        if name not in legal:
+            raise InputError(f"{field}: unknown field {name!r}; legal: {', '.join(legal)}")
+
+
 # Far beyond any real deployment, while the product of three such numbers still fits into float32.
 _SMALLEST, _LARGEST = 1e-9, 1e9
 
@@ -65,12 +73,16 @@ def from_table(field: str, value: Any, kind: type[T], required: str, hint: str) 
     legal = [f.name for f in dataclasses.fields(kind)]  # pyright: ignore[reportArgumentType]
     if not isinstance(value, Mapping):
         raise InputError(f"{field}: {_shown(value)}; legal: a table of {', '.join(legal)}")
-    for name in value:
-        if name not in legal:
-            raise InputError(f"{field}: unknown field {name!r}; legal: {', '.join(legal)}")
+    check_fields(field, value, legal)
     if required not in value:
         raise InputError(f"{field}: no {required}; legal: {hint}")
     return kind(**value)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that is not blank; the error's type if there is none."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
 
 
 def _shown(value: Any) -> str:

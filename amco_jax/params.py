@@ -107,7 +107,7 @@ class Params:
     energy_per_mbit: Float[Array, ""]
     """J/Mbit of what is sent over links"""
     power_idle: Float[Array, " num_servers"] | None = None
-    """W of an idle server; None if it is not known, as of the next two"""
+    """W of an idle server; None if it is not known; likewise the next two"""
     power_busy: Float[Array, " num_servers"] | None = None
     """W of a busy server"""
     price_per_hour: Float[Array, " num_servers"] | None = None

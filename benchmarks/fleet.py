@@ -24,7 +24,7 @@ import tyro
 from amco_jax import Training, get_method, load_scenario, run_study
 from amco_jax.cli.arguments import ProgramArguments, run
 from amco_jax.errors import InputError
-from amco_jax.results.files import FileNames, replacing
+from amco_jax.files import FileNames, replacing
 from amco_jax.results.saved import open_run
 from amco_jax.scenario import Scenario
 from amco_jax.stats import Interval, mean_interval, rate_interval, reduction_interval

@@ -111,6 +111,7 @@ def _worker(job: dict[str, Any]) -> None:
 
     from amco_jax.agents.methods import get_method
     from amco_jax.compile.runtime import configure
+    from amco_jax.errors import first_line
     from amco_jax.kernel import slot
     from amco_jax.scenario import Scenario
     from amco_jax.study.measure import Job, measure
@@ -143,7 +144,7 @@ def _worker(job: dict[str, Any]) -> None:
             try:
                 row |= measure(Job(name, scenario, count, job["repeats"], EPISODES), get_method)
             except Exception as error:  # the others are still worth measuring
-                row["error"] = str(error).splitlines()[0]
+                row["error"] = first_line(error)
             rows.append(row | {"seeds": count, "warnings": list(warnings), "measured": time.time()})
             warnings.clear()
     print(json.dumps(rows))

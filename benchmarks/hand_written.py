@@ -33,10 +33,8 @@ import numpy as np
 from amco_jax import Scenario, configure, get_method
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.compile.wide import on_host
-from amco_jax.env import UNIFIED
-from amco_jax.metrics import EPISODE_METRICS
-from amco_jax.study.blocks import inputs_of
-from amco_jax.study.simulate import LANES, block_program, start_state
+from amco_jax.study.measure import compiled_rollout
+from amco_jax.study.simulate import SEEDS_PER_BLOCK
 
 RULES = ("all-servers", "local", "randcoedge", "optimal")
 """In the order of `Rule` in episode.cpp"""
@@ -105,16 +103,10 @@ class Loop:
 
 def kernel(scenario: Scenario, rule: str, seeds: int) -> tuple[Callable[[], np.ndarray], Counter[str]]:
     """A function that returns the same sums from the package's kernel, and the operations for a position."""
-    method, sums = get_method(rule), tuple(metric for metric in EPISODE_METRICS if metric.is_sum)
-    given = inputs_of([scenario], [0], scenario.shape())
-    numbers = np.arange(seeds, dtype=np.uint32).reshape(-1, LANES)
-    params = jax.tree.map(lambda leaf: np.stack([leaf] * len(numbers)), given.cells[0])
-    inputs = (params, numbers, None), (UNIFIED, np.int32(0), given.tables, np.int32(0))
-    state = start_state(scenario.shape(), numbers.shape, sums, method)
-    compiled = block_program(scenario.shape(), method, sums, True, False).lower(*inputs, state).compile()
+    compiled, arguments = compiled_rollout(scenario, get_method(rule), seeds // SEEDS_PER_BLOCK)
 
     def run() -> np.ndarray:
-        (end, _), _ = jax.block_until_ready(compiled(*inputs, state))
+        (end, _), _ = jax.block_until_ready(compiled(*arguments))
         totals = on_host(end.totals)
         return np.array([np.sum(totals[name], dtype=float) for name in SUMS])
 
@@ -138,7 +130,8 @@ def operations(program: str) -> Counter[str]:
 
     def count(name: str) -> Counter[str]:
         vectors = (
-            re.match(rf"\s*(?:ROOT )?\S+ = \w+\[{LANES}\]\S* ([\w-]+)\(", line) for line in lines[name]
+            re.match(rf"\s*(?:ROOT )?\S+ = \w+\[{SEEDS_PER_BLOCK}\]\S* ([\w-]+)\(", line)
+            for line in lines[name]
         )
         found = Counter(vector[1] for vector in vectors if vector)
         return sum(map(count, called(name, "calls")), found)

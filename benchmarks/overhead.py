@@ -25,7 +25,7 @@ from amco_jax.study.blocks import blocks_of
 from amco_jax.study.engines import Execution, LocalEngine, Work
 from amco_jax.study.simulate import simulate
 from amco_jax.study.sweep import Sweep
-from amco_jax.study.trainer import LANES as TRAINING_LANES
+from amco_jax.study.trainer import SEEDS_PER_BLOCK as TRAINING_SEEDS_PER_BLOCK
 from amco_jax.study.trainer import Trainer
 from amco_jax.study.units import Unit, units_of
 
@@ -49,7 +49,7 @@ def bare(unit: Unit) -> None:
     """Run only the training, episodes and metrics of a unit."""
     first = unit.cells[0]
     if first.train_episodes:
-        blocks = blocks_of(len(unit.cells), first.first_seed, first.num_seeds, TRAINING_LANES)
+        blocks = blocks_of(len(unit.cells), first.first_seed, first.num_seeds, TRAINING_SEEDS_PER_BLOCK)
         Trainer(first.scenario.shape(), unit.cells, blocks, len(blocks)).run()
     else:
         scenarios = [cell.scenario for cell in unit.cells]

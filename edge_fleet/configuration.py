@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from amco_jax.errors import InputError, check_choice, check_number, check_whole
-from amco_jax.results.files import text_of
+from amco_jax.files import text_of
 from amco_jax.scenario import Scenario
 from amco_jax.scenario.presets import PRESETS
 from edge_fleet.engines import EngineSettings

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
-from amco_jax.errors import InputError
+from amco_jax.errors import InputError, first_line
 from amco_jax.study.engines import connect_to_ray
 from edge_fleet.engines import EngineSettings
 from edge_fleet.forked import ALONE
@@ -146,8 +146,7 @@ def ray_workers(
         try:
             places = ray.get([each.address.remote() for each in actors], timeout=START_SECONDS)
         except Exception as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise InputError(f"ray: a worker has not started: {reason}; {_LOGS}") from error
+            raise InputError(f"ray: a worker has not started: {first_line(error)}; {_LOGS}") from error
         yield Crew([Address(*place) for place in places], keys)
     finally:
         ray.shutdown()

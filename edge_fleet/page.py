@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from amco_jax.files import made, replacing
 from amco_jax.report.style import (
     BLUE,
     GREEN,
@@ -24,7 +25,6 @@ from amco_jax.report.style import (
 )
 from amco_jax.report.tables import Cell, Table
 from amco_jax.report.templates import rendered
-from amco_jax.results.files import made, replacing
 from amco_jax.results.saved import SavedRun, open_run
 from edge_fleet.columns import KIND, PREDICTIONS
 

@@ -21,13 +21,13 @@ import pandas as pd
 from amco_jax.agents.methods import Method
 from amco_jax.env import UNIFIED
 from amco_jax.errors import InputError, check_whole
+from amco_jax.files import remove_abandoned
 from amco_jax.random import check_seed
-from amco_jax.results.files import remove_abandoned
-from amco_jax.results.output import Output
 from amco_jax.results.provenance import provenance
 from amco_jax.results.saved import MANIFEST
 from amco_jax.scenario import Scenario
 from amco_jax.study.evaluate import load_run
+from amco_jax.study.output import Output
 from edge_fleet.columns import KIND
 from edge_fleet.configuration import FleetSettings, in_fleet
 from edge_fleet.decisions import Arrival, Decider, Simulated, SlotKnowledge

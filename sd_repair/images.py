@@ -15,7 +15,7 @@ from jaxtyping import Bool, UInt8
 
 from amco_jax.errors import InputError
 from amco_jax.extras import load_package
-from amco_jax.results.files import replacing
+from amco_jax.files import replacing
 
 Image = UInt8[np.ndarray, "height width 3"]
 Mask = Bool[np.ndarray, "height width"]

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from amco_jax.errors import InputError, check_choice
+from amco_jax.errors import InputError, check_choice, first_line
 from amco_jax.extras import load_package
 
 HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -101,10 +101,7 @@ def load_model(
     except InputError:
         raise
     except Exception as error:  # the loaders raise many kinds, some defined in their own packages
-        reason = next(
-            (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
-        )
-        raise InputError(f"model: {source} cannot be loaded: {reason[:200]}") from error
+        raise InputError(f"model: {source} cannot be loaded: {first_line(error)[:200]}") from error
     return dataclasses.replace(prepare(pipeline, where), variant=variant)
 
 
@@ -194,8 +191,7 @@ def check_device(device: str) -> str:
     try:
         torch.zeros(1, device=device)
     except Exception as error:  # AssertionError, RuntimeError or NotImplementedError, by backend
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device: '{device}' cannot be used: {reason}") from error
+        raise InputError(f"device: '{device}' cannot be used: {first_line(error)}") from error
     return device
 
 

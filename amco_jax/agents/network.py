@@ -91,7 +91,7 @@ class Network(nn.Module):
         return _Layer(self.num_outputs)(x, shared)
 
 
-def of_slot(
+def outputs_of_slot(
     network: Network, weights: Weights, size: Float[Array, " tasks"], backlog: Float[Array, " servers"]
 ) -> Float[Array, "outputs padded"]:
     """The outputs for the tasks of one slot, followed by meaningless outputs for padding.

@@ -20,7 +20,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from amco_jax.agents.learner import Context, Experience, Learner, Observation
-from amco_jax.agents.network import Network, Weights, fold_scale, input_scale, of_slot
+from amco_jax.agents.network import Network, Weights, fold_scale, input_scale, outputs_of_slot
 from amco_jax.agents.settings import Settings, setting
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key, fold_in, uniform
@@ -228,7 +228,7 @@ class PPO(Learner):
         return _bounded(outputs)
 
     def _logits_of_slot(self, weights: Weights, seen: Observation) -> Array:
-        outputs = of_slot(self._policy(seen.backlog.shape[0]), weights, seen.size, seen.backlog)
+        outputs = outputs_of_slot(self._policy(seen.backlog.shape[0]), weights, seen.size, seen.backlog)
         return _bounded(outputs[:, : seen.size.shape[0]])
 
     def _values(self, weights: Weights, size: Array, backlog: Array) -> Array:

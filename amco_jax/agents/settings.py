@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from amco_jax.errors import InputError, check_choice, check_number, check_whole
+from amco_jax.errors import InputError, check_choice, check_fields, check_number, check_whole
 
 Own = TypeVar("Own", bound="Settings")
 
@@ -60,10 +60,7 @@ class Settings:
         Raises:
           InputError: a setting is unknown, or a value is not legal.
         """
-        legal = [field.name for field in dataclasses.fields(self)]
-        for name in changes:
-            if name not in legal:
-                raise InputError(f"settings: unknown field '{name}'; legal fields: {', '.join(legal)}")
+        check_fields("settings", changes, (field.name for field in dataclasses.fields(self)))
         return dataclasses.replace(self, **changes)
 
     def traced(self: Own) -> Own:

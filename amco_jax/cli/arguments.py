@@ -23,9 +23,9 @@ from amco_jax.agents.methods import PHYSICS, Method, get_allocator, get_method
 from amco_jax.alloc import ALLOCATORS
 from amco_jax.compile.runtime import check_devices, check_xla_flags, configure
 from amco_jax.errors import InputError
+from amco_jax.files import FileNames, new_directory
 from amco_jax.identity import attribute_of
 from amco_jax.metrics import Metric
-from amco_jax.results.files import FileNames, new_directory
 from amco_jax.scenario import Scenario
 from amco_jax.scenario.axes import load_with_settings, parse_assignments, parse_settings, parse_value
 from amco_jax.study.base import Study, StudyResult
@@ -102,8 +102,8 @@ class SettingsArguments:
     """Changes to the scenario, as field=value ..."""
     warmup: str | None = None
     """The number of slots at the beginning of each episode that are simulated but that no metric counts, or
-    auto for what MSER-5 finds in a pilot run of each method. If given, also as 0, a warning is given if
-    episodes are not stationary after it."""
+    auto for what MSER-5 finds in a pilot run of each method. Whenever it is given, even as 0, you are warned
+    if episodes are still not stationary after it."""
 
     def settings(self) -> dict[str, Any]:
         """The changes as values by name."""

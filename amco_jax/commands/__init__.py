@@ -53,10 +53,10 @@ def start(module: str, words: Sequence[str] | None = None, prog: str | None = No
 
 @contextlib.contextmanager
 def _importing() -> Iterator[None]:
-    """Imports that the garbage collector does not look through, then or later; after them, it looks rarely.
+    """Import with the garbage collector off, freeze what was imported, and collect rarely afterwards.
 
-    Hardly any of what is imported or traced is garbage. Looking through the former took a sixth of the time
-    of a sweep of 128 seeds on two cores, and looking through the latter another tenth.
+    Hardly any of what is imported or traced is garbage. Searching the former took a sixth of the time of a
+    sweep of 128 seeds on two cores, and searching the latter another tenth.
     """
     first = gc.isenabled() and "jax" not in sys.modules
     if first:

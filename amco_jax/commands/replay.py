@@ -10,8 +10,8 @@ import numpy as np
 import tyro
 
 from amco_jax.cli.arguments import ProgramArguments, allocator_argument, load_method, physics_argument
+from amco_jax.files import replacing
 from amco_jax.kernel.recording import load_recording, replay
-from amco_jax.results.files import replacing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+from amco_jax.errors import first_line
+
 log = logging.getLogger(__name__)
 
 
@@ -32,7 +34,7 @@ class _FirstThatCompiles:
             except Exception as error:  # an experimental compiler may raise anything
                 if "RESOURCE_EXHAUSTED" in str(error):
                     raise
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                reason = first_line(error)
                 del self._programs[0]
                 level = logging.INFO if len(self._programs) > 1 else logging.WARNING
                 log.log(level, "%s runs as a scan, as it cannot be one kernel: %s", self._name, reason)

@@ -47,12 +47,11 @@ class _Split:
         return cls(_object_array(leaves, shape))
 
 
-def unroll(fn: Callable, max_size: int = MAX_SIZE) -> Callable:
+def unroll(fn: Callable) -> Callable:
     """Return a function that computes what `fn` computes, scalar by scalar.
 
     Args:
       fn: a function of pytrees of arrays, traceable by JAX.
-      max_size: the most elements that an array may have to be split.
 
     Results can differ from those of `fn` in the last bits, since reductions run in index order, and if
     arrays with NaNs are sorted or searched for an extremum. Custom derivative rules inside `fn` are
@@ -63,7 +62,7 @@ def unroll(fn: Callable, max_size: int = MAX_SIZE) -> Callable:
     def unrolled(*args):
         closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(*args)
         flat = [jnp.asarray(leaf) for leaf in jax.tree.leaves(args)]
-        outs = _evaluate(closed.jaxpr, closed.consts, [_split(x, max_size) for x in flat], max_size)
+        outs = _evaluate(closed.jaxpr, closed.consts, [_split(x) for x in flat])
         return jax.tree.unflatten(jax.tree.structure(out_shape), [_whole(out) for out in outs])
 
     return unrolled
@@ -76,9 +75,9 @@ def _object_array(items: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
     return out.reshape(shape)
 
 
-def _split(x: Any, max_size: int) -> Any:
-    """An array of 1 to `max_size` elements as a `_Split`; any other array unchanged."""
-    if isinstance(x, _Split) or not 0 < x.size <= max_size:
+def _split(x: Any) -> Any:
+    """An array of 1 to `MAX_SIZE` elements as a `_Split`; any other array unchanged."""
+    if isinstance(x, _Split) or not 0 < x.size <= MAX_SIZE:
         return x
     if x.shape == ():
         return _Split(_object_array([x], ()), x)
@@ -100,33 +99,33 @@ def _whole(x: Any) -> Any:
     return jnp.stack([jnp.asarray(s) for s in x.scalars.flat]).reshape(x.scalars.shape)
 
 
-def _evaluate(jaxpr, consts: Sequence[Any], args: Sequence[Any], max_size: int) -> list[Any]:
+def _evaluate(jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
     env: dict[Any, Any] = {}
 
     def read(var):
         if isinstance(var, jex.Literal):
-            return _split(np.asarray(var.val, var.aval.dtype), max_size)  # pyright: ignore
+            return _split(np.asarray(var.val, var.aval.dtype))  # pyright: ignore
         return env[var]
 
-    env.update(zip(jaxpr.constvars, (_split(c, max_size) for c in consts), strict=True))
+    env.update(zip(jaxpr.constvars, (_split(c) for c in consts), strict=True))
     env.update(zip(jaxpr.invars, args, strict=True))
     for eqn in jaxpr.eqns:
-        outs = _apply(eqn, [read(v) for v in eqn.invars], max_size)
+        outs = _apply(eqn, [read(v) for v in eqn.invars])
         env.update(zip(eqn.outvars, outs, strict=True))
     return [read(v) for v in jaxpr.outvars]
 
 
-def _apply(eqn, args: list[Any], max_size: int) -> list[Any]:
+def _apply(eqn, args: list[Any]) -> list[Any]:
     name, params = eqn.primitive.name, eqn.params
     if name == "scan":
-        return _scan(eqn, args, max_size)
+        return _scan(eqn, args)
     if name == "while":
-        return _while(params, args, max_size)
+        return _while(params, args)
     if name == "cond":
-        return _cond(params, args, max_size)
+        return _cond(params, args)
     if (inner := inner_program(eqn)) is not None:
-        return _evaluate(inner.jaxpr, inner.consts, args, max_size)
-    small = all(0 < v.aval.size <= max_size for v in eqn.outvars)
+        return _evaluate(inner.jaxpr, inner.consts, args)
+    small = all(0 < v.aval.size <= MAX_SIZE for v in eqn.outvars)
     if small and all(isinstance(a, _Split) for a in args):
         arrays = [a.scalars for a in args]
         if name in _ELEMENTWISE:
@@ -135,7 +134,7 @@ def _apply(eqn, args: list[Any], max_size: int) -> list[Any]:
             return [_Split(o) for o in outs]
     outs = eqn.primitive.bind(*map(_whole, args), **params)
     outs = outs if eqn.primitive.multiple_results else [outs]
-    return [_split(o, max_size) for o in outs]
+    return [_split(o) for o in outs]
 
 
 def _elementwise(eqn, arrays: list[np.ndarray]) -> np.ndarray:
@@ -169,7 +168,7 @@ def scan_arity(eqn) -> tuple[int, int]:
     return len(eqn.invars) - n_carry - n_xs, n_carry
 
 
-def _scan(eqn, args: list[Any], max_size: int) -> list[Any]:
+def _scan(eqn, args: list[Any]) -> list[Any]:
     """A scan whose carry, inputs and outputs are split within a step; the scanned axis stays an axis."""
     params, inner = eqn.params, inner_program(eqn)
     assert inner is not None
@@ -184,7 +183,7 @@ def _scan(eqn, args: list[Any], max_size: int) -> list[Any]:
         else:
             x = _whole(x)
             rest = x.shape[1:]
-            if np.prod(rest) > max_size:
+            if np.prod(rest) > MAX_SIZE:
                 return x
             columns = [x[:, *i] for i in np.ndindex(rest)]
         return _Split(_object_array(columns, rest))
@@ -197,7 +196,7 @@ def _scan(eqn, args: list[Any], max_size: int) -> list[Any]:
         return jnp.stack(list(y.scalars.flat), axis=1).reshape(params["length"], *y.scalars.shape)
 
     def body(carry, x):
-        outs = _evaluate(inner.jaxpr, inner.consts, [*consts, *carry, *x], max_size)
+        outs = _evaluate(inner.jaxpr, inner.consts, [*consts, *carry, *x])
         return outs[:n_carry], outs[n_carry:]
 
     options = {k: params[k] for k in ("length", "reverse", "unroll")}
@@ -205,35 +204,35 @@ def _scan(eqn, args: list[Any], max_size: int) -> list[Any]:
     return [*carry, *map(column_join, ys)]
 
 
-def _while(params, args: list[Any], max_size: int) -> list[Any]:
+def _while(params, args: list[Any]) -> list[Any]:
     """A loop whose carry is split."""
     condition, body = _closed(params["cond_jaxpr"]), _closed(params["body_jaxpr"])
     n_condition, n_consts = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
     side_by_side = bool(condition.out_avals[0].shape)
 
     def unfinished(carry):
-        (out,) = _evaluate(condition.jaxpr, condition.consts, [*args[:n_condition], *carry], max_size)
+        (out,) = _evaluate(condition.jaxpr, condition.consts, [*args[:n_condition], *carry])
         return _whole(out)
 
     def step(carry):
-        later = _evaluate(body.jaxpr, body.consts, [*args[n_condition:n_consts], *carry], max_size)
+        later = _evaluate(body.jaxpr, body.consts, [*args[n_condition:n_consts], *carry])
         if side_by_side:  # of a `vmap`: each element stays as it is once its own condition is false
             on = unfinished(carry)
             pairs = [(_whole(new), _whole(old)) for new, old in zip(later, carry, strict=True)]
             kept = [jnp.where(lax.expand_dims(on, range(on.ndim, a.ndim)), a, b) for a, b in pairs]
-            later = [_split(x, max_size) for x in kept]
+            later = [_split(x) for x in kept]
         return later
 
     return lax.while_loop(lambda carry: jnp.any(unfinished(carry)), step, args[n_consts:])
 
 
-def _cond(params, args: list[Any], max_size: int) -> list[Any]:
+def _cond(params, args: list[Any]) -> list[Any]:
     """A conditional whose operands and results are split."""
 
     def branch(program) -> Callable:
         def run(operands):
-            outs = _evaluate(program.jaxpr, program.consts, operands, max_size)
-            return [_split(out, max_size) for out in outs]  # alike in all branches
+            outs = _evaluate(program.jaxpr, program.consts, operands)
+            return [_split(out) for out in outs]  # alike in all branches
 
         return run
 

@@ -28,8 +28,8 @@ from amco_jax.metrics import (
     Metrics,
     Sums,
     add_slot,
-    none_of_slots,
-    of_each_slot,
+    sums_per_slot,
+    zero_slot_sums,
 )
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key, fold_in
@@ -57,7 +57,7 @@ class Progress:
         backlog = Backlog.empty(num_servers, dtype)
         none = jnp.zeros(num_servers, dtype)
         arrived = Arrived(none, none[0], none[0]) if sees_load else None
-        return cls(backlog, none_of_slots(metrics, num_servers, dtype), arrived)
+        return cls(backlog, zero_slot_sums(metrics, num_servers, dtype), arrived)
 
 
 @jax.tree_util.register_dataclass
@@ -144,7 +144,7 @@ def rollout(
         backlog, served = step(key_t, t, now.backlog, planned, now.arrived)
         queues = (now.backlog.servers, served.slot_load, served.link_delay) if keep_queues else (None,) * 3
         later = Progress(backlog, add_slot(now.totals, served.totals), arrived)
-        by_slot = of_each_slot(metrics, served.totals)
+        by_slot = sums_per_slot(metrics, served.totals)
         return later, (served.of_tasks, by_slot, served.decisions, *queues)
 
     if start is None:

@@ -22,7 +22,7 @@ from amco_jax.agents.policy import Policy, per_slot
 from amco_jax.alloc import Allocator
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.env import Decision, Physics
-from amco_jax.errors import InputError, check_choice
+from amco_jax.errors import InputError, check_choice, first_line
 from amco_jax.identity import program_cache
 from amco_jax.kernel import Episode, rollout
 from amco_jax.params import Params, Shape
@@ -119,7 +119,7 @@ def load_recording(path: str | Path) -> dict[str, np.ndarray]:
                 raise ValueError("not an .npz archive")
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # numpy and zipfile raise a dozen types on malformed files
-        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise InputError(f"recording: {path} is not a readable .npz file: {reason}") from error
 
 

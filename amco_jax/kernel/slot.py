@@ -1,12 +1,13 @@
 """One slot: it decides the tasks in the order of service, and closes.
 
-Every method, physics row and workload runs through `serve_slot`. `unroll.py` explains why plain array code
+Every method, physics row and workload runs through `slot_step`. `unroll.py` explains why plain array code
 is fast here.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -37,9 +38,9 @@ from amco_jax.metrics import (
     Sums,
     TaskOutcome,
     add_task,
-    none_of_tasks,
-    of_each_task,
-    of_slot,
+    values_of_slot,
+    values_per_task,
+    zero_task_sums,
 )
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key, fold_in
@@ -98,11 +99,13 @@ class _Served(NamedTuple):
     the time for which each server has been busy, s"""
 
 
-def serve_slot(
+def _serve_slot(
     shape: Shape,
+    method: Method,
+    record: Record,
+    metrics: Metrics,
     params: Params,
     physics: Physics,
-    method: Method,
     workload: Workload,
     key: Key,
     t: Int[Array, ""],
@@ -110,27 +113,27 @@ def serve_slot(
     planned: Any,
     queue: Turn | None,
     most: Int[Array, ""] | None,
-    record: Record,
-    metrics: Metrics,
     agent: Any,
     arrived: Any,
     probe: Probe | None,
 ) -> _Served:
     """Decide all tasks of slot `t` in the scenario's order of service.
 
+    The first four arguments are static, and all others are traced.
+
     Args:
       key: random key of the policy in this slot.
       backlog: the backlog at the start of the slot.
-      agent: the agents of a per-task policy, or None.
-      arrived: see `TaskView.arrived`.
       planned: the sets of a per-slot policy, `[num_servers, max_tasks, num_servers]` booleans; or what agents
         hold for each position of the slot; or None.
       queue: all positions in the order of service, `[turns]`; None if stations are served one by one.
       most: the number of the first positions of a base station, or turns of the queue, that hold a task in
         some lane; None for all.
+      agent: the agents of a per-task policy, or None.
+      arrived: see `TaskView.arrived`.
     """
     num_servers, counted = shape.num_servers, t >= params.warmup
-    no_totals = none_of_tasks(metrics, num_servers, backlog.servers.dtype)
+    no_totals = zero_task_sums(metrics, num_servers, backlog.servers.dtype)
 
     def serve(site_b, key_b, servers, queues, totals, turn):
         task, link_delay = turn.task, queues.link_delay
@@ -158,7 +161,7 @@ def serve_slot(
         )  # fmt: skip
         here = task.present & counted
         totals = add_task(metrics, totals, here, outcome)
-        return queues, totals, (of_each_task(metrics, here, outcome), record(decision, seen))
+        return queues, totals, (values_per_task(metrics, here, outcome), record(decision, seen))
 
     def station_by_station() -> _Served:
         """Serve in the published order; the outer loop computes the coefficients of a station once."""
@@ -269,12 +272,7 @@ def slot_step(
 ) -> SlotStep:
     """The function that computes one slot, shared by all rollouts and trainings."""
 
-    def serve(params, physics, workload, key, t, backlog, planned, queue, most, agent, arrived, probe):
-        return serve_slot(
-            shape, params, physics, method, workload, key, t, backlog, planned, queue, most, record,
-            metrics, agent, arrived, probe,
-        )  # fmt: skip
-
+    serve = functools.partial(_serve_slot, shape, method, record, metrics)
     if shape.num_servers <= MAX_UNROLLED_SERVERS:
         serve = scalarise(serve)
 
@@ -290,7 +288,9 @@ def slot_step(
         closed = SlotOutcome(
             params, t, backlog.servers, served.slot_load, served.link_delay, left.servers, busy
         )
-        of_slots = jax.tree.map(lambda x: jnp.where(t >= params.warmup, x, 0), of_slot(metrics, closed))
+        of_slots = jax.tree.map(
+            lambda x: jnp.where(t >= params.warmup, x, 0), values_of_slot(metrics, closed)
+        )
         totals = served.totals | of_slots
         kept = by_position(served.kept, places)
         return left, Slot(served.slot_load, served.link_delay, busy, totals, *kept)

@@ -26,7 +26,7 @@ from amco_jax.env import Backlog, Physics
 from amco_jax.kernel import Episode, rollout, slot_step, tasks_of_slot
 from amco_jax.kernel.gradient import held_fixed
 from amco_jax.kernel.slot import Scalarise
-from amco_jax.metrics import CURVE_METRICS, MAKESPAN, Metrics, Sums, add_slot, none_of_slots
+from amco_jax.metrics import CURVE_METRICS, MAKESPAN, Metrics, Sums, add_slot, zero_slot_sums
 from amco_jax.params import Params, Shape
 from amco_jax.random import Stream, fold_in, stream
 from amco_jax.workload import Tables, Workload, workload_of
@@ -67,7 +67,7 @@ class Curve:
     def zero(cls, num_servers: int, dtype: Any, metrics: Metrics, logs: tuple[str, ...]) -> Curve:
         """The curve of an episode before its first slot."""
         none = jnp.zeros((), dtype)
-        return cls(none_of_slots(metrics, num_servers, dtype), dict.fromkeys(logs, none))
+        return cls(zero_slot_sums(metrics, num_servers, dtype), dict.fromkeys(logs, none))
 
 
 def start_training(
@@ -169,7 +169,7 @@ def train_episode(
     none = jnp.zeros_like(params.capacity)
     sums = {name: Wide.zero(jnp.zeros((), none.dtype)) for name in learner.step_logs}
     logged = sums, Wide.zero(jnp.int32(0))
-    totals = none_of_slots(metrics, num_servers, none.dtype)
+    totals = zero_slot_sums(metrics, num_servers, none.dtype)
     carry = Backlog.empty(num_servers, none.dtype), totals, logged, acting_of(state.learnt), state
     (_, totals, (sums, steps), _, state), _ = lax.scan(slot, carry, jnp.arange(shape.num_slots))
     logs = {name: total.rounded(none.dtype) / steps.rounded(none.dtype) for name, total in sums.items()}

@@ -15,10 +15,10 @@ from amco_jax.metrics.metric import (
     Metrics,
     Reduction,
     Shown,
+    column_entries,
     columns_in,
     columns_of,
-    described,
-    estimated,
+    estimated_columns,
     row_names,
     shown_in,
 )
@@ -31,11 +31,11 @@ from amco_jax.metrics.sums import (
     Sums,
     add_slot,
     add_task,
-    none_of_slots,
-    none_of_tasks,
-    of_each_slot,
-    of_each_task,
-    of_slot,
+    sums_per_slot,
+    values_of_slot,
+    values_per_task,
+    zero_slot_sums,
+    zero_task_sums,
 )
 
 __all__ = [
@@ -67,21 +67,21 @@ __all__ = [
     "add_task",
     "as_columns",
     "choose",
+    "column_entries",
     "columns",
+    "columns_for_tables",
     "columns_in",
     "columns_of",
-    "described",
-    "estimated",
+    "curve_metrics",
+    "estimated_columns",
     "is_usual",
-    "none_of_slots",
-    "none_of_tasks",
-    "of_curves",
-    "of_each_slot",
-    "of_each_task",
-    "of_slot",
     "row_names",
     "shown_in",
-    "told",
+    "sums_per_slot",
+    "values_of_slot",
+    "values_per_task",
+    "zero_slot_sums",
+    "zero_task_sums",
 ]
 
 KEYS = (
@@ -132,7 +132,7 @@ def is_usual(column: Column) -> bool:
     return usual or column.name == REJECT_RATE.name
 
 
-def told(columns: Iterable[Column], some_rejected: bool) -> tuple[Column, ...]:
+def columns_for_tables(columns: Iterable[Column], some_rejected: bool) -> tuple[Column, ...]:
     """The columns of a finished study as its tables show them.
 
     If any task was rejected, the share of such tasks is in all tables, since the response time is that of the
@@ -146,7 +146,7 @@ def told(columns: Iterable[Column], some_rejected: bool) -> tuple[Column, ...]:
     )
 
 
-def of_curves(asked: Sequence[str | Metric] = ()) -> Metrics:
+def curve_metrics(asked: Sequence[str | Metric] = ()) -> Metrics:
     """The metrics of training episodes, for which quantiles are not available.
 
     Raises:
@@ -167,5 +167,5 @@ def _metric(asked: str | Metric) -> Metric:
 EPISODE_METRICS = choose()
 """The default metrics of sweeps and evaluations"""
 
-CURVE_METRICS = of_curves()
+CURVE_METRICS = curve_metrics()
 """The default metrics of trainings"""

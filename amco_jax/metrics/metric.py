@@ -308,7 +308,7 @@ def row_names(columns: Iterable[Column], num_servers: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-def estimated(columns: Iterable[Column], num_servers: int = 0) -> list[Column]:
+def estimated_columns(columns: Iterable[Column], num_servers: int = 0) -> list[Column]:
     """The columns for which estimates are made.
 
     Args:
@@ -330,7 +330,7 @@ def shown_in(columns: Iterable[Column], least: Shown) -> list[Column]:
     return [column for column in columns if column.shown >= least and not column.is_list]
 
 
-def described(columns: Iterable[Column]) -> list[dict[str, Any]]:
+def column_entries(columns: Iterable[Column]) -> list[dict[str, Any]]:
     """Columns as plain data, for a manifest."""
     return [column.to_dict() for column in columns]
 

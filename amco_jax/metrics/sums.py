@@ -19,15 +19,15 @@ Sums = dict[str, Any]
 """An int32 or float within a slot, `Wide` over slots, and a 64-bit NumPy array on the host"""
 
 MAX_USERS = 2**24
-"""The most users that float32, in which their numbers go beside the values of metrics, tells apart"""
+"""The largest number of users that float32 tells apart; their numbers accompany the values of metrics"""
 
 
-def none_of_tasks(metrics: Metrics, num_servers: int, dtype: Any) -> Sums:
+def zero_task_sums(metrics: Metrics, num_servers: int, dtype: Any) -> Sums:
     """The sums over the tasks of a slot, before its first task."""
     return {m.name: _zero(m, num_servers, dtype) for m in metrics if m.is_summed_in_slots and m.of_task}
 
 
-def none_of_slots(metrics: Metrics, num_servers: int, dtype: Any) -> Sums:
+def zero_slot_sums(metrics: Metrics, num_servers: int, dtype: Any) -> Sums:
     """The sums over the slots of an episode, before its first slot."""
     return {m.name: Wide.zero(_zero(m, num_servers, dtype)) for m in metrics if m.is_sum}
 
@@ -45,7 +45,7 @@ def add_task(metrics: Metrics, sums: Sums, here: Bool[Array, ""], task: TaskOutc
     return {name: add(by_name[name]) for name in sums}
 
 
-def of_slot(metrics: Metrics, slot: SlotOutcome) -> Sums:
+def values_of_slot(metrics: Metrics, slot: SlotOutcome) -> Sums:
     """The values of the metrics with `of_slot` in one slot."""
     values = {m.name: value_of(m, slot) for m in metrics if m.is_summed_in_slots and m.of_slot}
     return {name: x.astype(jnp.int32) if x.dtype == bool else x for name, x in values.items()}
@@ -56,12 +56,12 @@ def add_slot(sums: Sums, slot: Sums) -> Sums:
     return {name: total.add(slot[name]) for name, total in sums.items()}
 
 
-def of_each_slot(metrics: Metrics, slot: Sums) -> Sums:
+def sums_per_slot(metrics: Metrics, slot: Sums) -> Sums:
     """Those sums of a slot that are reported for each slot."""
     return {m.name: slot[m.name] for m in metrics if m.is_over_slots}
 
 
-def of_each_task(metrics: Metrics, here: Bool[Array, ""], task: TaskOutcome) -> dict[str, Array]:
+def values_per_task(metrics: Metrics, here: Bool[Array, ""], task: TaskOutcome) -> dict[str, Array]:
     """The values of which the host takes quantiles, by the name of the metric; inf if no task counts.
 
     For quantiles over users, `[2]`: the value and the user's number, see `MAX_USERS`.

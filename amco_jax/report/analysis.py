@@ -57,8 +57,8 @@ def means(study: SavedStudy) -> pd.DataFrame:
     Returns:
       Columns condition, method, metric, per, statistic, `summaries.COUNTS`, estimate, ci_low, ci_high (95 %).
     """
-    found = summarise(study.groups.items(), ("method", "condition"), study.estimated)
-    levels = [column.name for column in study.estimated if column.level is not None]
+    found = summarise(study.groups.items(), ("method", "condition"), study.estimated_columns)
+    levels = [column.name for column in study.estimated_columns if column.level is not None]
     pooled = (found["per"] == TASK) & found["metric"].isin(levels)
     found = found.rename(columns={"mean": "estimate"})
     return _in_order(study, found.assign(statistic=np.where(pooled, "percentile", "mean")))

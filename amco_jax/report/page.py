@@ -14,6 +14,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from amco_jax.errors import check_choice, check_list
+from amco_jax.files import FileNames, made, replacing
 from amco_jax.metrics import Shown, shown_in
 from amco_jax.report.analysis import comparisons, distinct, means, medians
 from amco_jax.report.answers import answer_of, question_of
@@ -34,7 +35,6 @@ from amco_jax.report.tables import (
 )
 from amco_jax.report.templates import HERE, rendered
 from amco_jax.report.warnings import Caveat, by_kind, warnings_of
-from amco_jax.results.files import FileNames, made, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

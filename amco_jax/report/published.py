@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from amco_jax.errors import InputError
+from amco_jax.files import FileNames, made, replacing
 from amco_jax.metrics import MAKESPAN
 from amco_jax.report.studies import SavedStudy
-from amco_jax.results.files import FileNames, made, replacing
 from amco_jax.stats.summaries import learning_curve
 
 _NAMES = {

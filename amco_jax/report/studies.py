@@ -19,10 +19,10 @@ from amco_jax.metrics import (
     Column,
     Reduction,
     Shown,
+    columns_for_tables,
     columns_in,
-    estimated,
+    estimated_columns,
     shown_in,
-    told,
 )
 from amco_jax.results.saved import SavedRun, open_run
 from amco_jax.stats.summaries import Episodes
@@ -79,9 +79,9 @@ class SavedStudy:
         return self.methods != self.every
 
     @property
-    def estimated(self) -> list[Column]:
+    def estimated_columns(self) -> list[Column]:
         """The metrics that have estimates, except those of single servers."""
-        return estimated(self.columns)
+        return estimated_columns(self.columns)
 
     @property
     def first(self) -> Column:
@@ -164,7 +164,7 @@ def _study(run: SavedRun) -> SavedStudy:
         )
     name = run.directory.resolve().name
     some_rejected = REJECT_RATE.name in results and bool(np.any(results[REJECT_RATE.name] > 0))
-    columns = told(columns, some_rejected)
+    columns = columns_for_tables(columns, some_rejected)
     if has_uneven_windows(manifest):
         columns = tuple(
             dataclasses.replace(column, better=None) if column.reduction is Reduction.SUM else column

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 
-from amco_jax.metrics import REJECT_RATE, Column, Shown, columns_in, shown_in, told
+from amco_jax.metrics import REJECT_RATE, Column, Shown, columns_for_tables, columns_in, shown_in
 from amco_jax.report.names import in_words, shown_name
 from amco_jax.report.speed import device_line
 from amco_jax.report.tables import Table, derivatives_table, estimate_text, interval_text, seeds_text
@@ -46,7 +46,7 @@ def print_summary(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
 def _columns_of(summary: pd.DataFrame, manifest: dict[str, Any]) -> tuple[Column, ...]:
     """The columns of a study, given its summary."""
     rejected = summary.loc[summary["metric"] == REJECT_RATE.name, "mean"]
-    return told(columns_in(manifest), bool(np.any(rejected > 0)))
+    return columns_for_tables(columns_in(manifest), bool(np.any(rejected > 0)))
 
 
 def print_training(curves: pd.DataFrame, manifest: dict[str, Any]) -> None:

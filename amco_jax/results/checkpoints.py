@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from amco_jax.errors import InputError
-from amco_jax.results.files import adding, lock
+from amco_jax.files import adding, lock
 from amco_jax.results.saved import is_intact, write_digests
 
 

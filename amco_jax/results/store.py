@@ -30,8 +30,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from amco_jax.errors import InputError
+from amco_jax.files import draft_prefix, remove_abandoned, replacing, sync
 from amco_jax.results.checkpoints import remove_damaged, remove_journal
-from amco_jax.results.files import draft_prefix, remove_abandoned, replacing, sync
 from amco_jax.results.saved import read_rows
 
 PLAN = "plan.json"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from amco_jax.errors import InputError, check_choice, check_number, check_whole
+from amco_jax.errors import InputError, check_choice, check_fields, check_number, check_whole
 from amco_jax.params import ORDERS, TIMINGS, Params, ServiceParams, Shape, Starts
 from amco_jax.scenario.fleet import (
     ENERGY_PER_MBIT,
@@ -356,9 +356,7 @@ def as_fields(given: Mapping[str, Any], arrivals: Any = None) -> dict[str, Any]:
         parameters = {name: fields.pop(name) for name in _names(process) & fields.keys()}
         if parameters or "arrivals" in fields:
             fields["arrivals"] = dataclasses.replace(process, **parameters)
-    for name in fields:
-        if name not in legal:
-            raise InputError(f"scenario: unknown field '{name}'; legal fields: {', '.join(legal)}")
+    check_fields("scenario", fields, legal)
     return fields
 
 

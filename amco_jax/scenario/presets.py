@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from amco_jax.errors import InputError
-from amco_jax.results.files import text_of
+from amco_jax.files import text_of
 from amco_jax.scenario import Scenario, as_fields
 from amco_jax.service import ALL
 from amco_jax.service.latency import is_shipped

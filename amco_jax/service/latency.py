@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.errors import InputError, check_choice, check_number, check_whole
-from amco_jax.results.files import text_of
+from amco_jax.files import text_of
 
 VERSION = 1
 SHIPPED = Path(__file__).parents[1] / "data" / "latency"

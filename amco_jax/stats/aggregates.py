@@ -17,7 +17,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
-from amco_jax.errors import InputError, check_number, check_whole
+from amco_jax.errors import InputError, check_whole
 from amco_jax.stats.intervals import CONFIDENCE, Interval
 
 Aggregate = Callable[..., np.ndarray]
@@ -107,7 +107,6 @@ def aggregate_interval(
     rng: np.random.Generator,
     common_seeds: bool = True,
     resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
 ) -> Interval:
     """An aggregate with its percentile bootstrap interval.
 
@@ -121,7 +120,6 @@ def aggregate_interval(
     Raises:
       InputError: no seeds or scenarios, a cost that is no number, or costs of different shapes.
     """
-    check_number("confidence", confidence, 1e-9, 1 - 1e-9)
     check_whole("resamples", resamples)
     arrays = [np.asarray(cost, np.float64) for cost in costs]
     shapes = [cost.shape for cost in arrays]
@@ -152,6 +150,6 @@ def aggregate_interval(
         drawn = _OF_COUNTS[aggregate](cost, np.stack([counts_of_seeds() for _ in range(resamples)]))
     else:
         drawn = np.stack([resampled() for _ in range(resamples)])
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
     return Interval(estimate, low, high)

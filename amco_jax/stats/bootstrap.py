@@ -27,7 +27,6 @@ def bootstrap_interval(
     values: np.ndarray,
     rng: np.random.Generator,
     statistic: str = "mean",
-    confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     expand: bool = True,
 ) -> Interval:
@@ -39,14 +38,14 @@ def bootstrap_interval(
         normal data. Without this, as in `scipy.stats.bootstrap`, intervals from few seeds are too narrow.
 
     Raises:
-      InputError: the statistic is unknown, or the confidence is out of range.
+      InputError: the statistic is unknown.
 
     Source: Efron, "Better bootstrap confidence intervals" (1987); expanded percentiles from Hesterberg, "What
     teachers should know about the bootstrap" (2015).
     """
     if statistic not in STATISTICS:
         raise InputError(f"statistic: {statistic!r}; legal: {', '.join(STATISTICS)}")
-    values = np.sort(seeds_first(values, confidence), axis=0)
+    values = np.sort(seeds_first(values), axis=0)
     columns, n, left_out = values.reshape(len(values), -1), len(values), STATISTICS[statistic]
     estimate = columns[left_out(n) : n - left_out(n)].mean(axis=0)
     low = high = np.full_like(estimate, np.nan)
@@ -58,7 +57,7 @@ def bootstrap_interval(
         end = left_out(n - 1)
         influence = np.clip(columns, columns[end], columns[n - 1 - end])
         influence -= influence.mean(axis=0)
-        tail = (1 - confidence) / 2
+        tail = (1 - CONFIDENCE) / 2
         z = np.sqrt(n / (n - 1)) * scipy.special.stdtrit(n - 1, tail) if expand else scipy.special.ndtri(tail)
         with np.errstate(divide="ignore", invalid="ignore"):
             bias = scipy.special.ndtri(below / (2 * resamples))

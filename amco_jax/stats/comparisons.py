@@ -11,24 +11,22 @@ import scipy
 from amco_jax.stats.intervals import CONFIDENCE, Interval, ratio_interval, same_shape
 
 
-def reduction_interval(method: np.ndarray, baseline: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
+def reduction_interval(method: np.ndarray, baseline: np.ndarray) -> Interval:
     """Relative reduction of a method's sum against a baseline's on the same clusters, with a paired interval.
 
     1 - ρ with ρ = sum(method) / sum(baseline), `[clusters, ...]` each → `[...]`. The interval of ρ is that of
     `ratio_interval`. If no value is negative, ρ is not either, and the interval is cut at 1.
 
     Raises:
-      InputError: shapes differ, there are no clusters, or the confidence is outside (0, 1).
+      InputError: shapes differ, or there are no clusters.
     """
-    method, baseline = same_shape(method, baseline, confidence)
-    ratio, low, high = ratio_interval(method, baseline, confidence)
+    method, baseline = same_shape(method, baseline)
+    ratio, low, high = ratio_interval(method, baseline)
     positive = ~np.any((method < 0) | (baseline < 0), axis=0)
     return Interval(1 - ratio, 1 - high, 1 - np.where(positive, np.maximum(low, 0.0), low))
 
 
-def probability_of_improvement(
-    method: np.ndarray, baseline: np.ndarray, confidence: float = CONFIDENCE
-) -> Interval:
+def probability_of_improvement(method: np.ndarray, baseline: np.ndarray) -> Interval:
     """Probability that a method is below a baseline on the same cluster, `[clusters, ...]` each → `[...]`.
 
     A tie counts as one half. The interval is Wilson's, which stays inside [0, 1] and has a positive width
@@ -37,10 +35,10 @@ def probability_of_improvement(
     Source: Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice" (2021),
     here for pairs; Wilson, "Probable inference, the law of succession, and statistical inference" (1927).
     """
-    method, baseline = same_shape(method, baseline, confidence)
+    method, baseline = same_shape(method, baseline)
     n = _count(method, baseline)
     wins = np.count_nonzero(method < baseline, axis=0) + 0.5 * np.count_nonzero(method == baseline, axis=0)
-    z = scipy.special.ndtri((1 + confidence) / 2)
+    z = scipy.special.ndtri((1 + CONFIDENCE) / 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = wins / n
         centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)

@@ -9,9 +9,10 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
-from amco_jax.errors import InputError, check_number
+from amco_jax.errors import InputError
 
 CONFIDENCE = 0.95
+"""The confidence level of all intervals"""
 
 _DISTRUST = 12
 """The number of seeds at which the sample skewness is halved: its variance is 6/n if the true skewness is 0,
@@ -67,10 +68,10 @@ class RatioMoments(NamedTuple):
         """Stack moments of equal shape along a new first axis."""
         return cls(*map(np.stack, zip(*moments, strict=True)))
 
-    def interval(self, confidence: float = CONFIDENCE) -> Interval:
+    def interval(self) -> Interval:
         """The interval of `ratio_interval`."""
         n = np.maximum(self.clusters, 2)
-        bound = scipy.special.stdtrit(n - 1, (1 + confidence) / 2) / np.sqrt(n)
+        bound = scipy.special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) / np.sqrt(n)
         with np.errstate(divide="ignore", invalid="ignore"):
             scale = np.sqrt(self.ee / n) / np.abs(self.mean_d)
 
@@ -102,9 +103,7 @@ class RatioMoments(NamedTuple):
         return Interval(np.asarray(self.ratio)[()], low[()], high[()])
 
 
-def ratio_interval(
-    numerator: np.ndarray, denominator: np.ndarray, confidence: float = CONFIDENCE
-) -> Interval:
+def ratio_interval(numerator: np.ndarray, denominator: np.ndarray) -> Interval:
     """Interval of sum(numerator) / sum(denominator), `[clusters, ...]` each → `[...]`.
 
     It contains the ρ for which Student's interval of the mean of numerator - ρ·denominator over independent
@@ -116,36 +115,36 @@ def ratio_interval(
     interval contains 0, since any ρ is then possible; the estimate is NaN too if the denominators sum to 0.
 
     Raises:
-      InputError: shapes differ, there are no clusters, or the confidence is outside (0, 1).
+      InputError: shapes differ, or there are no clusters.
 
     Source: Fieller, "Some problems in interval estimation" (1954); Hall, "On the removal of skewness by
     transformation" (1992); the shrinkage is ours.
     """
-    numerator, denominator = same_shape(numerator, denominator, confidence)
-    return RatioMoments.of(numerator, denominator).interval(confidence)
+    numerator, denominator = same_shape(numerator, denominator)
+    return RatioMoments.of(numerator, denominator).interval()
 
 
-def mean_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
+def mean_interval(values: np.ndarray) -> Interval:
     """Interval of the mean, `[seeds, ...]` → `[...]`: `ratio_interval` with a denominator of 1.
 
     It is Student's t interval adjusted for skewness. Applied to the differences `a - b` of two methods on the
     same seeds, it is the paired interval.
     """
-    values = seeds_first(values, confidence)
-    return ratio_interval(values, np.ones_like(values), confidence)
+    values = seeds_first(values)
+    return ratio_interval(values, np.ones_like(values))
 
 
-def t_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
+def t_interval(values: np.ndarray) -> Interval:
     """Student's t interval of the mean, `[seeds, ...]` → `[...]`; NaN bounds for a single seed."""
-    values = seeds_first(values, confidence)
+    values = seeds_first(values)
     mean = values.mean(axis=0)
     if len(values) == 1:
         return Interval(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
-    half = _half_width(values.var(axis=0, ddof=1), len(values), confidence)
+    half = _half_width(values.var(axis=0, ddof=1), len(values))
     return Interval(mean, mean - half, mean + half)
 
 
-def seeds_needed(values: np.ndarray, half_width: Any, confidence: float = CONFIDENCE) -> np.ndarray:
+def seeds_needed(values: np.ndarray, half_width: Any) -> np.ndarray:
     """Number of seeds for a t interval of the mean of ± `half_width`, at the variance of these seeds.
 
     `[seeds, ...]` → `[...]`, at least 2. `half_width` is a number, or an array that broadcasts to `[...]`.
@@ -153,43 +152,40 @@ def seeds_needed(values: np.ndarray, half_width: Any, confidence: float = CONFID
     Raises:
       InputError: there is only one seed, or a half width is not above 0.
     """
-    values = seeds_first(values, confidence)
+    values = seeds_first(values)
     if len(values) < 2:
         raise InputError(f"values: {len(values)} seed; legal: at least 2")
     if not np.all(np.asarray(half_width) > 0):
         raise InputError("half_width: not above 0; legal: a number > 0")
     variance, half_width = np.broadcast_arrays(values.var(axis=0, ddof=1), half_width)
     # The number for a normal quantile, with room for Student's, which is larger for few seeds.
-    normal = variance * (scipy.special.ndtri((1 + confidence) / 2) / half_width) ** 2
+    normal = variance * (scipy.special.ndtri((1 + CONFIDENCE) / 2) / half_width) ** 2
     low, high = np.ones(variance.shape, np.int64), (np.minimum(2 * normal, 1e15) + 1000).astype(np.int64)
     while np.any(high - low > 1):
         middle = (low + high) // 2
-        enough = _half_width(variance, middle, confidence) <= half_width
+        enough = _half_width(variance, middle) <= half_width
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
     return high
 
 
-def seeds_first(values: ArrayLike, confidence: float = CONFIDENCE) -> np.ndarray:
+def seeds_first(values: ArrayLike) -> np.ndarray:
     """The values in float64; InputError unless there is at least one seed on the first axis."""
-    check_number("confidence", confidence, 1e-9, 1 - 1e-9)
     values = np.asarray(values, np.float64)
     if values.ndim == 0 or len(values) == 0:
         raise InputError(f"values: shape {values.shape}; legal: at least one seed")
     return values
 
 
-def same_shape(
-    first: ArrayLike, second: ArrayLike, confidence: float = CONFIDENCE
-) -> tuple[np.ndarray, np.ndarray]:
+def same_shape(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Both arrays in float64; InputError unless they have the same shape, with clusters on the first axis."""
-    first, second = seeds_first(first, confidence), seeds_first(second, confidence)
+    first, second = seeds_first(first), seeds_first(second)
     if first.shape != second.shape:
         raise InputError(f"values: shapes {first.shape} and {second.shape}; legal: the same for both")
     return first, second
 
 
-def _half_width(variance: Any, count: Any, confidence: float) -> Any:
-    return scipy.special.stdtrit(count - 1, (1 + confidence) / 2) * np.sqrt(variance / count)
+def _half_width(variance: Any, count: Any) -> Any:
+    return scipy.special.stdtrit(count - 1, (1 + CONFIDENCE) / 2) * np.sqrt(variance / count)
 
 
 def _shrunk_skewness(squares: Any, cubes: Any, count: Any) -> Any:

@@ -26,7 +26,7 @@ class _Sample(NamedTuple):
     rate: np.ndarray
 
 
-def rate_interval(events: ArrayLike, tasks: ArrayLike, confidence: float = CONFIDENCE) -> Interval:
+def rate_interval(events: ArrayLike, tasks: ArrayLike) -> Interval:
     """Interval of sum(events) / sum(tasks), `[clusters, ...]` each → `[...]`, in [0, 1].
 
     It is Clopper and Pearson's exact interval for the effective number of independent tasks, which would have
@@ -43,8 +43,7 @@ def rate_interval(events: ArrayLike, tasks: ArrayLike, confidence: float = CONFI
     The bounds are NaN for a single cluster; the estimate is NaN too without tasks.
 
     Raises:
-      InputError: shapes differ, there are no clusters, the confidence is outside (0, 1), or
-        0 ≤ events ≤ tasks does not hold.
+      InputError: shapes differ, there are no clusters, or 0 ≤ events ≤ tasks does not hold.
 
     Source: Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the
     binomial" (1934); Korn and Graubard, "Confidence intervals for proportions with small expected number of
@@ -52,11 +51,11 @@ def rate_interval(events: ArrayLike, tasks: ArrayLike, confidence: float = CONFI
     approximate distribution of estimates of variance components" (1946). The unseen event is ours;
     docs/statistics.md reports how well it works.
     """
-    sample = _sample(events, tasks, confidence)
+    sample = _sample(events, tasks)
     others = sample._replace(
         events=sample.tasks - sample.events, excess=-sample.excess, rate=1 - sample.rate
     )  # fmt: skip
-    low, high = 1 - _upper(others, confidence), _upper(sample, confidence)
+    low, high = 1 - _upper(others), _upper(sample)
     known = sample.clusters > 1
     return Interval(
         sample.rate[()],
@@ -65,9 +64,7 @@ def rate_interval(events: ArrayLike, tasks: ArrayLike, confidence: float = CONFI
     )
 
 
-def rate_difference_interval(
-    method: np.ndarray, baseline: np.ndarray, tasks: np.ndarray, confidence: float = CONFIDENCE
-) -> Interval:
+def rate_difference_interval(method: np.ndarray, baseline: np.ndarray, tasks: np.ndarray) -> Interval:
     """Interval of a method's rate minus a baseline's on the same tasks, `[clusters, ...]` → `[...]`.
 
     On each side it takes the wider of two bounds: that of `ratio_interval` for the paired differences, which
@@ -78,13 +75,13 @@ def rate_difference_interval(
     paired data" (1998); Zou and Donner, "Construction of confidence limits about effect measures: a general
     approach" (2008).
     """
-    ours, theirs = _sample(method, tasks, confidence), _sample(baseline, tasks, confidence)
-    p, l1, u1 = rate_interval(method, tasks, confidence)
-    q, l2, u2 = rate_interval(baseline, tasks, confidence)
+    ours, theirs = _sample(method, tasks), _sample(baseline, tasks)
+    p, l1, u1 = rate_interval(method, tasks)
+    q, l2, u2 = rate_interval(baseline, tasks)
     r = _correlation(ours, theirs)
     below = _combined(p - l1, u2 - q, r)
     above = _combined(u1 - p, q - l2, r)
-    paired = ratio_interval(np.asarray(method) - baseline, tasks, confidence)
+    paired = ratio_interval(np.asarray(method) - baseline, tasks)
     estimate = p - q
     return Interval(
         estimate,
@@ -93,9 +90,7 @@ def rate_difference_interval(
     )
 
 
-def rate_reduction_interval(
-    method: np.ndarray, baseline: np.ndarray, tasks: np.ndarray, confidence: float = CONFIDENCE
-) -> Interval:
+def rate_reduction_interval(method: np.ndarray, baseline: np.ndarray, tasks: np.ndarray) -> Interval:
     """Relative reduction of a method's rate against a baseline's, on the same tasks.
 
     1 - p/q for the rates p of the method and q of the baseline, `[clusters, ...]` → `[...]`.
@@ -107,9 +102,9 @@ def rate_reduction_interval(
     Source: Donner and Zou, "Closed-form confidence intervals for functions of the normal mean and standard
     deviation" (2012), here for rates.
     """
-    r = _correlation(_sample(method, tasks, confidence), _sample(baseline, tasks, confidence))
-    p, l1, u1 = rate_interval(method, tasks, confidence)
-    q, l2, u2 = rate_interval(baseline, tasks, confidence)
+    r = _correlation(_sample(method, tasks), _sample(baseline, tasks))
+    p, l1, u1 = rate_interval(method, tasks)
+    q, l2, u2 = rate_interval(baseline, tasks)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(q > 0, p / q, np.nan)
         a = p * q - r * (p - l1) * (u2 - q)
@@ -126,8 +121,8 @@ def rate_reduction_interval(
     )
 
 
-def _sample(events: ArrayLike, tasks: ArrayLike, confidence: float) -> _Sample:
-    events, tasks = same_shape(events, tasks, confidence)
+def _sample(events: ArrayLike, tasks: ArrayLike) -> _Sample:
+    events, tasks = same_shape(events, tasks)
     absent = np.isnan(events) | ~(tasks > 0)
     events, tasks = np.where(absent, 0.0, events), np.where(absent, 0.0, tasks)
     if np.any((events < 0) | (events > tasks * (1 + 1e-12))):
@@ -138,10 +133,10 @@ def _sample(events: ArrayLike, tasks: ArrayLike, confidence: float) -> _Sample:
     return _Sample(events, tasks, excess, np.count_nonzero(~absent, axis=0), rate)
 
 
-def _upper(sample: _Sample, confidence: float) -> np.ndarray:
+def _upper(sample: _Sample) -> np.ndarray:
     """The upper bound of the rate."""
     events, tasks, excess, n, rate = sample
-    total, all_tasks, tail = events.sum(axis=0), tasks.sum(axis=0), (1 - confidence) / 2
+    total, all_tasks, tail = events.sum(axis=0), tasks.sum(axis=0), (1 - CONFIDENCE) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
         each = excess * excess
         squares, fourths = each.sum(axis=0), (each * each).sum(axis=0)
@@ -151,9 +146,7 @@ def _upper(sample: _Sample, confidence: float) -> np.ndarray:
         variance = variance * (scipy.special.stdtrit(freedom, tail) / scipy.special.ndtri(tail)) ** 2
         # One more event: as many tasks as act like a single one, or the size that the data do not exclude.
         cluster = (tasks * tasks).sum(axis=0) / all_tasks
-        extra = np.maximum(
-            variance / (all_tasks * rate * (1 - rate)), _unseen(events, excess, n, cluster, confidence)
-        )
+        extra = np.maximum(variance / (all_tasks * rate * (1 - rate)), _unseen(events, excess, n, cluster))
         mean = np.minimum((total + np.minimum(extra, all_tasks - total)) / all_tasks, 1 - 1e-12)
         effective = mean * (1 - mean) * all_tasks**2 / (variance + extra**2)
         upper = scipy.special.betaincinv(effective * mean, effective * (1 - mean), 1 - tail)
@@ -161,11 +154,11 @@ def _upper(sample: _Sample, confidence: float) -> np.ndarray:
     return np.where(total == 0, none, np.where(rate >= 1, 1.0, upper))
 
 
-def _unseen(events: Any, excess: Any, n: Any, cluster: Any, confidence: float) -> np.ndarray:
+def _unseen(events: Any, excess: Any, n: Any, cluster: Any) -> np.ndarray:
     """The number of events in a possible cluster that has more than any observed cluster."""
     k = np.count_nonzero(events > 0, axis=0)
     largest = np.log1p(np.maximum(excess.max(axis=0), 0.0))
-    exponent = (1 - confidence) ** (-1 / np.maximum(k, 1))
+    exponent = (1 - CONFIDENCE) ** (-1 / np.maximum(k, 1))
     return (1 - k / n) * np.minimum(np.expm1(np.minimum(largest * exponent, 50.0)), cluster)
 
 

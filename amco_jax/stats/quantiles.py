@@ -6,7 +6,7 @@ import numpy as np
 
 from amco_jax.errors import InputError
 from amco_jax.stats.clusters import cluster_totals
-from amco_jax.stats.intervals import CONFIDENCE, Interval
+from amco_jax.stats.intervals import Interval
 from amco_jax.stats.proportions import rate_interval
 
 
@@ -16,7 +16,6 @@ def pooled_quantiles(
     tasks: np.ndarray,
     clusters: np.ndarray,
     at: np.ndarray,
-    confidence: float = CONFIDENCE,
 ) -> Interval:
     """Quantiles over all tasks, with intervals, `[len(at)]`.
 
@@ -58,7 +57,7 @@ def pooled_quantiles(
     def share(side: str) -> Interval:
         """The share of tasks below the quantiles, or at or below them, since many makespans may be equal."""
         below = np.stack([_share_below(values, shares, q, side) for q in estimate], axis=1)
-        return rate_interval(cluster_totals(below * weights[:, None], own), of_all, confidence)
+        return rate_interval(cluster_totals(below * weights[:, None], own), of_all)
 
     under, until = share("left"), share("right")
     reach = under.low + np.maximum(at - under.estimate, 0), until.high - np.maximum(until.estimate - at, 0)

@@ -26,7 +26,6 @@ def beyond_bounds(
     num_clusters: ArrayLike,
     least: ArrayLike,
     most: ArrayLike,
-    confidence: float = CONFIDENCE,
 ) -> Interval:
     """The interval of a mean over clusters, extended if all have the least or all the largest possible value.
 
@@ -45,7 +44,7 @@ def beyond_bounds(
     estimate, low, high = interval
     least, most = np.asarray(least, np.float64), np.asarray(most, np.float64)
     span = np.where(np.isfinite(most - least), most - least, 0.0)
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     away = span * (1 - tail ** (1 / np.maximum(num_clusters, 1)))
     alike = low == high
     high = np.where(alike & (estimate == least), np.maximum(high, estimate + away), high)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from amco_jax.errors import InputError, check_whole
 from amco_jax.stats.comparisons import paired_p_value
-from amco_jax.stats.intervals import CONFIDENCE, Interval, ratio_interval
+from amco_jax.stats.intervals import Interval, ratio_interval
 
 MSER_BATCH = 5
 """Slots whose mean counts as one observation"""
@@ -66,9 +66,7 @@ def mser_truncation(series: ArrayLike, batch: int = MSER_BATCH) -> int:
     return int(np.argmin(error)) * batch
 
 
-def batch_means_interval(
-    numerator: ArrayLike, denominator: ArrayLike, batches: int = 30, confidence: float = CONFIDENCE
-) -> Interval:
+def batch_means_interval(numerator: ArrayLike, denominator: ArrayLike, batches: int = 30) -> Interval:
     """Interval of a long-run mean from one long episode: its batches of slots are the clusters.
 
     Args:
@@ -90,7 +88,7 @@ def batch_means_interval(
         x[len(x) - batches * length :].reshape(batches, length, *x.shape[1:]).sum(axis=1)
         for x in (numerator, denominator)
     )
-    return ratio_interval(top, bottom, confidence)
+    return ratio_interval(top, bottom)
 
 
 def lag_one_correlation(series: ArrayLike) -> float:

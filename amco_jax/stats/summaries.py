@@ -222,7 +222,7 @@ def summarise(
     Args:
       groups: what tells a group, a value for each of `keys`, and its episodes.
       keys: names of columns that tell groups apart.
-      columns: what to estimate, see `metrics.estimated`.
+      columns: what to estimate, see `metrics.estimated_columns`.
 
     Returns:
       Columns `keys` and `SUMMARY`; per task before per episode. A metric that is a mean over tasks has a row

@@ -20,25 +20,25 @@ import numpy as np
 
 from amco_jax.agents.methods import Method
 from amco_jax.errors import InputError
+from amco_jax.files import adding
 from amco_jax.params import Shape
 from amco_jax.random import Stream, stream
 from amco_jax.results.checkpoints import journal_of, load_tree, save_tree
-from amco_jax.results.files import adding
 from amco_jax.results.saved import is_intact
 from amco_jax.scenario import Scenario
 from amco_jax.study.blocks import Block, blocks_of, padded, padded_shapes
 from amco_jax.study.chunks import chunks_of, within_memory
 from amco_jax.study.grid import Cell, TrainedAgents, digest_of
-from amco_jax.study.trainer import LANES, TRAINING_BYTES, Trainer, state_bytes
+from amco_jax.study.trainer import SEEDS_PER_BLOCK, TRAINING_BYTES, Trainer, state_bytes
 
 
 class Trained(NamedTuple):
     """The outcome of a training for one block of seeds."""
 
     agents: Any
-    """The agents, as returned by `Learner.deployed`, with leaves `[LANES, num_servers, ...]`"""
+    """The agents, as returned by `Learner.deployed`, with leaves `[lanes, num_servers, ...]`"""
     curves: np.ndarray
-    """The learning curves, `[LANES, train_episodes, columns]`, with the columns `trainer.curve_names`"""
+    """The learning curves, `[lanes, train_episodes, columns]`, with the columns `trainer.curve_names`"""
 
 
 class AgentStore:
@@ -109,7 +109,7 @@ def training_names(cell: Cell) -> list[str]:
 
 
 def _starts(cell: Cell) -> range:
-    return range(cell.first_seed, cell.first_seed + cell.num_seeds, LANES)
+    return range(cell.first_seed, cell.first_seed + cell.num_seeds, SEEDS_PER_BLOCK)
 
 
 def train_missing(
@@ -127,14 +127,16 @@ def train_missing(
     first = cells[0]
     if first.agents is not None or first.train_episodes == 0:
         return
-    blocks = blocks_of(len(cells), first.first_seed, first.num_seeds, LANES)
+    blocks = blocks_of(len(cells), first.first_seed, first.num_seeds, SEEDS_PER_BLOCK)
     names = {block: cells[block.cell].training_name(block.start) for block in blocks}
     shapes = padded_shapes([cell.scenario for cell in cells])
-    chunks = list(chunks_of(blocks, shapes, LANES, lambda shape: state_bytes(cells, shape), TRAINING_BYTES))
+    chunks = list(
+        chunks_of(blocks, shapes, SEEDS_PER_BLOCK, lambda shape: state_bytes(cells, shape), TRAINING_BYTES)
+    )
     end, missing = first.first_seed + first.num_seeds, []
 
     def num_seeds(blocks: Sequence[Block]) -> int:
-        return sum(min(LANES, end - block.start) for block in blocks)
+        return sum(min(SEEDS_PER_BLOCK, end - block.start) for block in blocks)
 
     for shape, chunk, size in chunks:
         left = [block for block in chunk if not store.has(names[block])]
@@ -165,7 +167,7 @@ def train_missing(
 class StoredAgents:
     """An `AgentSource` that reads the agents of cells from a store."""
 
-    lanes = LANES
+    seeds_per_block = SEEDS_PER_BLOCK
 
     def __init__(self, cells: Sequence[Cell], store: AgentStore):
         self._cells, self._store = cells, store
@@ -176,7 +178,7 @@ class StoredAgents:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like)) * shape.num_servers
 
     def agents(self, shape: Shape, chunk: Sequence[Block], size: int) -> Any:
-        """Leaves `[blocks, LANES, num_servers, ...]`, `padded` to `size`."""
+        """Leaves `[blocks, lanes, num_servers, ...]`, `padded` to `size`."""
         blocks = [self._load(self._cells[block.cell], block.start, shape) for block in chunk]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *padded(blocks, size))
 
@@ -184,7 +186,7 @@ class StoredAgents:
         given = cell.agents
         if given is None:
             return self._store.load(cell.training_name(start), cell.method, shape.num_servers).agents
-        place = (start - given.first_seed) // LANES
+        place = (start - given.first_seed) // SEEDS_PER_BLOCK
         return AgentStore(given.directory).load(given.names[place], cell.method, shape.num_servers).agents
 
 

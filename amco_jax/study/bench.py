@@ -25,10 +25,10 @@ from amco_jax.progress import progress_bar
 from amco_jax.report.figures import growth_figure
 from amco_jax.report.speed import speed_tables, to_markdown
 from amco_jax.report.tables import Table
-from amco_jax.results.output import Output
 from amco_jax.results.provenance import provenance
 from amco_jax.scenario import Scenario
 from amco_jax.study.measure import Job, can_play, measure, measure_plain
+from amco_jax.study.output import Output
 
 GROWTH_SEEDS = (1, 10, 100, 1_000, 10_000, 100_000)
 GROWTH_SERVERS = (5, 8, 16, 32, 64, 128, 256)

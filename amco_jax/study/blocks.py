@@ -35,9 +35,9 @@ class Block(NamedTuple):
     """The first seed"""
 
 
-def blocks_of(num_cells: int, first_seed: int, num_seeds: int, lanes: int) -> list[Block]:
+def blocks_of(num_cells: int, first_seed: int, num_seeds: int, seeds_per_block: int) -> list[Block]:
     """All blocks, cell by cell; the last block of a cell may extend beyond the last seed."""
-    starts = range(first_seed, first_seed + num_seeds, lanes)
+    starts = range(first_seed, first_seed + num_seeds, seeds_per_block)
     return [Block(cell, start) for cell in range(num_cells) for start in starts]
 
 
@@ -79,7 +79,9 @@ def padded(items: Sequence[T], size: int) -> list[T]:
     return [*items, *[items[-1]] * (size - len(items))]
 
 
-def stack_blocks(chunk: Sequence[Block], size: int, lanes: int, cells: Mapping[int, Any]) -> tuple[Any, Any]:
+def stack_blocks(
+    chunk: Sequence[Block], size: int, seeds_per_block: int, cells: Mapping[int, Any]
+) -> tuple[Any, Any]:
     """The inputs of a chunk, `padded` to `size`.
 
     Returns:
@@ -88,7 +90,7 @@ def stack_blocks(chunk: Sequence[Block], size: int, lanes: int, cells: Mapping[i
     blocks = padded(chunk, size)
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(cells[block.cell] for block in blocks))
     starts = np.asarray([block.start for block in blocks], np.uint32)
-    return stacked, starts[:, None] + np.arange(lanes, dtype=np.uint32)
+    return stacked, starts[:, None] + np.arange(seeds_per_block, dtype=np.uint32)
 
 
 def over_blocks(function: Callable[..., Any], accelerator_blocks: int = ACCELERATOR_BLOCKS) -> Any:

@@ -30,9 +30,9 @@ _GRID = 4
 """The grid of the bound, see `relaxation.dual`"""
 _CELLS = 2**23
 """Cells of dynamic programmes that a block keeps for its way back"""
-_LANES = 64
+_MOST_SLOTS_PER_BLOCK = 64
 """The largest number of slots in a block"""
-_SEEDS = 32
+_SEEDS_PER_CALL = 32
 """Seeds that are computed together"""
 _ROUND = 16
 """Work of servers, in tasks, is counted up to a multiple of this, so that scenarios share programs"""
@@ -63,7 +63,7 @@ def bound(
     """Lower bounds on the mean makespan and on the misses of any method, on the arrivals of each seed.
 
     They hold under any row of the physics table but that of serial links, and for methods that know all
-    arrivals in advance (docs/bounds.md). The two are bounds of their own: one method need not come close to
+    arrivals in advance (docs/bounds.md). The two bounds are separate: no one method need come close to
     both.
 
     Args:
@@ -81,7 +81,7 @@ def bound(
     check_whole("steps", steps)
     scenario = scenario or Scenario()
     check_known_warmup(scenario)
-    parts = [*bounds(scenario, first_seed, seeds, episode=episode, steps=steps)]
+    parts = [*bounds_of_seeds(scenario, first_seed, seeds, episode=episode, steps=steps)]
     return Bound(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
 
 
@@ -109,21 +109,21 @@ def bound_columns(metrics: Metrics, found: Bound, scenario: Scenario) -> dict[st
     return columns | known
 
 
-def bounds(
+def bounds_of_seeds(
     scenario: Scenario, first_seed: int, num_seeds: int, *, episode: int = 0, steps: int = STEPS
 ) -> Iterator[Bound]:
     """Yield the bounds of consecutive seeds, some at a time."""
     shape = scenario.shape()
     draw = _draw_program(shape)
     tables = tables_of([scenario], shape).of(0)
-    for start in range(first_seed, first_seed + num_seeds, _SEEDS):
-        seeds = np.arange(start, min(start + _SEEDS, first_seed + num_seeds), dtype=np.uint32)
+    for start in range(first_seed, first_seed + num_seeds, _SEEDS_PER_CALL):
+        seeds = np.arange(start, min(start + _SEEDS_PER_CALL, first_seed + num_seeds), dtype=np.uint32)
         slots = Drawn(*map(np.asarray, draw(seeds, scenario.params(), tables, np.int32(episode))))
         slots = Drawn(*(x[:, scenario.num_slots - scenario.counted_slots :] for x in slots))
-        yield _of_seeds(scenario, seeds.astype(np.int64), slots, steps)
+        yield _bound_from_slots(scenario, seeds.astype(np.int64), slots, steps)
 
 
-def _of_seeds(scenario: Scenario, seeds: np.ndarray, slots: Drawn, steps: int) -> Bound:
+def _bound_from_slots(scenario: Scenario, seeds: np.ndarray, slots: Drawn, steps: int) -> Bound:
     """The bounds of seeds from their slots, leaves `[seeds, slots, positions]`."""
     usual, every = usual_places(scenario), all_places(scenario)
     rare = np.array([not fits(Drawn(*(x[i] for x in slots)), usual) for i in range(len(seeds))])
@@ -131,13 +131,13 @@ def _of_seeds(scenario: Scenario, seeds: np.ndarray, slots: Drawn, steps: int) -
     for of, places in ((~rare, usual), (rare, every)):
         if np.any(of):
             chosen = Drawn(*(x[of] for x in slots))
-            total[of], relaxed[of], misses[of] = _of_places(scenario, chosen, places, steps)
+            total[of], relaxed[of], misses[of] = _sums_by_seed(scenario, chosen, places, steps)
     count = slots.present.sum(axis=(1, 2))
     some = np.where(count > 0, count, np.nan)
     return Bound(seeds, count, total / some, (relaxed - total) / some, misses.astype(np.int64))
 
 
-def _of_places(
+def _sums_by_seed(
     scenario: Scenario, slots: Drawn, places: Places, steps: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Summed makespans of each seed, s: their bound and an upper limit on it; and the misses of each seed."""
@@ -150,8 +150,8 @@ def _of_places(
     relaxed = least
     if scenario.timing == "slotted":
         most = _most(scenario, places)
-        lanes = max(1, min(_LANES, _CELLS // (places.tasks * scenario.num_servers * most)))
-        blocked = _blocks(tasks, lanes)
+        most_slots = _CELLS // (places.tasks * scenario.num_servers * most)
+        blocked = _blocks(tasks, max(1, min(_MOST_SLOTS_PER_BLOCK, most_slots)))
         multipliers, fraction = _ascent_program(most, steps)(_single(blocked), None, None)
         value, relaxed = _in_double(_dual_program(most), (blocked, multipliers, fraction))
         value, relaxed = (np.asarray(x).reshape(-1)[: len(least)] for x in (value, relaxed))
@@ -178,12 +178,14 @@ def _most(scenario: Scenario, places: Places) -> int:
     return min(places.tasks, math.ceil(usual / _ROUND) * _ROUND)
 
 
-def _blocks(tasks: SlotTasks, lanes: int) -> SlotTasks:
-    """Leaves `[blocks, lanes, ...]`, padded with copies of the last slot; blocks divide among the devices."""
-    count = len(tasks.present)
-    size = -(-count // (lanes * jax.local_device_count())) * lanes * jax.local_device_count()
-    places = np.minimum(np.arange(size), count - 1)
-    return jax.tree.map(lambda x: x[places].reshape(-1, lanes, *x.shape[1:]), tasks)
+def _blocks(tasks: SlotTasks, slots_per_block: int) -> SlotTasks:
+    """Slots in blocks that divide among the devices: leaves `[blocks, slots_per_block, ...]`.
+
+    The last block is padded with copies of the last slot.
+    """
+    count, slots_at_once = len(tasks.present), slots_per_block * jax.local_device_count()
+    places = np.minimum(np.arange(-(-count // slots_at_once) * slots_at_once), count - 1)
+    return jax.tree.map(lambda x: x[places].reshape(-1, slots_per_block, *x.shape[1:]), tasks)
 
 
 def _single(tree: Any) -> Any:
@@ -225,10 +227,10 @@ def _dual_program(most: int) -> Any:
     def block(blocked: Any, shared: None, state: None) -> Any:
         del shared, state
 
-        def of_slot(slot: SlotTasks, multipliers: Any, fraction: Any) -> Any:
+        def bound_slot(slot: SlotTasks, multipliers: Any, fraction: Any) -> Any:
             return dual(slot, multipliers, _GRID, most)[0], costs(slot, fraction)
 
-        return jax.vmap(of_slot)(*blocked)
+        return jax.vmap(bound_slot)(*blocked)
 
     return over_blocks(block)
 

@@ -31,7 +31,7 @@ class AgentSource(Protocol):
     """The source of the agents of a trained method."""
 
     @property
-    def lanes(self) -> int:
+    def seeds_per_block(self) -> int:
         """The number of seeds per block."""
         ...
 
@@ -85,18 +85,18 @@ def over_chunks(
     scenarios: Sequence[Scenario],
     first_seed: int,
     num_seeds: int,
-    lanes: int,
+    seeds_per_block: int,
     bytes_per_lane: Callable[[Shape], int],
     source: AgentSource | None = None,
 ) -> Iterator[Any]:
     """Yield what `compute` returns for each chunk, with the scenarios in turn and their seeds in order.
 
     Args:
-      lanes: the number of seeds per block, unless a source of agents has another one.
+      seeds_per_block: the number of seeds per block, unless a source of agents has another one.
       bytes_per_lane: the size of what is computed for one seed.
     """
     shapes, end = padded_shapes(scenarios), first_seed + num_seeds
-    lanes = lanes if source is None else source.lanes
+    seeds_per_block = seeds_per_block if source is None else source.seeds_per_block
 
     def lane_bytes(shape: Shape) -> int:
         return bytes_per_lane(shape) + (0 if source is None else source.bytes_per_lane(shape))
@@ -107,13 +107,13 @@ def over_chunks(
 
     def launch(shape: Shape, blocks: Sequence[Block], size: int) -> Any:
         cells, tables = inputs(shape)
-        stacked, seeds = stack_blocks(blocks, size, lanes, cells)
+        stacked, seeds = stack_blocks(blocks, size, seeds_per_block, cells)
         agents = None if source is None else source.agents(shape, blocks, size)
-        members = [(cell, np.arange(start, min(start + lanes, end))) for cell, start in blocks]
+        members = [(cell, np.arange(start, min(start + seeds_per_block, end))) for cell, start in blocks]
         return compute(Chunk(shape, members, (stacked, seeds, agents), tables))
 
-    blocks = blocks_of(len(scenarios), first_seed, num_seeds, lanes)
-    chunks = chunks_of(blocks, shapes, lanes, lane_bytes, CHUNK_BYTES)
+    blocks = blocks_of(len(scenarios), first_seed, num_seeds, seeds_per_block)
+    chunks = chunks_of(blocks, shapes, seeds_per_block, lane_bytes, CHUNK_BYTES)
     return (found for _, found in within_memory(launch, chunks))
 
 
@@ -125,7 +125,7 @@ def for_this_device(values: Mapping[str, Any]) -> Any:
 def chunks_of(
     blocks: Sequence[Block],
     shapes: Sequence[Shape],
-    lanes: int,
+    seeds_per_block: int,
     bytes_per_lane: Callable[[Shape], int],
     limits: Mapping[str, int],
 ) -> Iterator[tuple[Shape, list[Block], int]]:
@@ -140,7 +140,7 @@ def chunks_of(
     """
     memory = for_this_device(limits)
     for shape, members in itertools.groupby(blocks, key=lambda block: shapes[block.cell]):
-        most = min(memory // bytes_per_lane(shape), _MAX_LANES) // lanes
+        most = min(memory // bytes_per_lane(shape), _MAX_LANES) // seeds_per_block
         most = max(most, jax.local_device_count())  # chunks are padded to at least this size
         group = list(members)
         size = -(-len(group) // -(-len(group) // most))

@@ -12,7 +12,7 @@ import pandas as pd
 from amco_jax.agents.methods import PAPER_METHODS, PHYSICS, Method, get_methods
 from amco_jax.errors import check_choice, check_list, check_whole
 from amco_jax.kernel.training import FIRST_TRAINING_EPISODE
-from amco_jax.metrics import Column, Metrics, Shown, of_curves, shown_in
+from amco_jax.metrics import Column, Metrics, Shown, curve_metrics, shown_in
 from amco_jax.report.figures import convergence_figures
 from amco_jax.stats.summaries import Pairs, grouped, summarise
 from amco_jax.study.base import Reduced, Study, check_size
@@ -75,7 +75,7 @@ class Comparison(ComparisonSize, Study):
     @functools.cached_property
     def measured(self) -> Metrics:
         """The metrics."""
-        return of_curves(self.metrics)
+        return curve_metrics(self.metrics)
 
     def cells(self) -> list[Cell]:
         """One cell per physics variant and method; rules run on the episodes that the others train on."""

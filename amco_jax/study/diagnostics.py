@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from amco_jax.study.grid import Cell
-from amco_jax.study.pilot import Pilot, described, drifting, pilots_in
+from amco_jax.study.pilot import Pilot, drifting, pilot_entries, pilots_in
 from amco_jax.study.units import Unit
 
 MAX_NAMED = 5
@@ -74,6 +74,6 @@ class Diagnostics:
         ]
         return unlearned + unforeseen + ([_not_stationary(found, len(pilots))] if found else [])
 
-    def described(self) -> dict[str, Any]:
-        """The pilot runs, for the manifest."""
-        return {"pilots": described([*self._pilots.values()])} if self._pilots else {}
+    def manifest_entries(self) -> dict[str, Any]:
+        """The entries of the manifest that hold the pilot runs, if there were any."""
+        return {"pilots": pilot_entries([*self._pilots.values()])} if self._pilots else {}

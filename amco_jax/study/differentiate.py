@@ -38,7 +38,7 @@ PARAMETERS = {
 """The parameters of a scenario in which an episode has derivatives: label and unit by name. The arrival
 probability has none, as a sample path changes only in jumps with it"""
 
-LANES = 32
+SEEDS_PER_BLOCK = 32
 """Seeds per block; a gradient keeps much more of each seed than a simulation"""
 
 
@@ -90,7 +90,7 @@ def differentiate(
         found = program(chunk.blocked, (physics, np.int32(episode), chunk.tables), None)
         return [GradientBatch(*each) for each in chunk.by_scenario(host_blocks(found))]
 
-    found = over_chunks(batches, scenarios, first_seed, num_seeds, LANES, lane_bytes)
+    found = over_chunks(batches, scenarios, first_seed, num_seeds, SEEDS_PER_BLOCK, lane_bytes)
     return itertools.chain.from_iterable(found)
 
 

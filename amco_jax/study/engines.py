@@ -11,12 +11,13 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import tyro
 
 from amco_jax.compile.runtime import configure
-from amco_jax.errors import InputError, check_choice, check_number, check_whole
+from amco_jax.errors import InputError, check_choice, check_number, check_whole, first_line
 from amco_jax.extras import load_package
 from amco_jax.identity import code_version
 from amco_jax.results.provenance import package_versions
@@ -74,7 +75,7 @@ class Execution:
     """Nominal duration of a unit on two CPU cores, which is the most work that a killed process loses. By
     default, it is that of the study that the output directory holds, or else 120, and 3600 on a GPU, which
     is many times as fast."""
-    store: Path | None = None
+    shared_agents: Annotated[Path | None, tyro.conf.arg(name="store")] = None
     """Directory of trained agents that several runs share; by default, each run has its own."""
 
     def __post_init__(self):
@@ -209,8 +210,7 @@ def connect_to_ray(address: str | None) -> Any:
             # Without an address, Ray would join a running local cluster, or the one in RAY_ADDRESS.
             ray.init(address=address or "local", runtime_env={"env_vars": environment}, log_to_driver=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"address: {address!r} gives no Ray cluster: {reason}") from error
+            raise InputError(f"address: {address!r} gives no Ray cluster: {first_line(error)}") from error
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray replaces the handler
     return ray

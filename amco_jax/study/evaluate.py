@@ -17,7 +17,7 @@ from amco_jax.alloc import ALLOCATORS
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.errors import InputError, check_whole
 from amco_jax.identity import name_of
-from amco_jax.metrics import estimated
+from amco_jax.metrics import estimated_columns
 from amco_jax.results.saved import open_run
 from amco_jax.scenario import Scenario
 from amco_jax.service.latency import is_shipped
@@ -246,6 +246,6 @@ class Evaluation(EvaluationSize, Study):
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
         """The means over seeds, with intervals."""
         results = pd.concat(list(frames), ignore_index=True)
-        columns = estimated(self.columns, self.base.num_servers)
+        columns = estimated_columns(self.columns, self.base.num_servers)
         summary = summarise(grouped([results], ("method",)), ("method",), columns)
         return Reduced({"summary.csv": summary})

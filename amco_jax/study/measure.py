@@ -22,8 +22,8 @@ from amco_jax.metrics import EPISODE_METRICS, NUM_TASKS
 from amco_jax.scenario import Scenario
 from amco_jax.study.blocks import ACCELERATOR_BLOCKS, blocks_of, inputs_of
 from amco_jax.study.grid import Cell
-from amco_jax.study.simulate import LANES, block_program, simulate, start_state
-from amco_jax.study.trainer import LANES as TRAINING_LANES
+from amco_jax.study.simulate import SEEDS_PER_BLOCK, block_program, simulate, start_state
+from amco_jax.study.trainer import SEEDS_PER_BLOCK as TRAINING_SEEDS_PER_BLOCK
 from amco_jax.study.trainer import SEGMENT, Trainer
 from amco_jax.workload import tables_of, workload_of
 
@@ -74,25 +74,19 @@ def _rule(job: Job, method: Method) -> dict[str, Any]:
     """Measure a rule: `rollout` is the kernel with running totals, `sweep` adds metrics with percentiles."""
     scenario, num_devices = job.scenario, jax.local_device_count()
     busy = 1 if jax.default_backend() == "cpu" else ACCELERATOR_BLOCKS
-    blocks = num_devices * (busy if job.seeds is None else -(-job.seeds // (LANES * num_devices)))
-    given = inputs_of([scenario], [0], scenario.shape())
-    params = jax.tree.map(lambda leaf: np.stack([leaf] * blocks), given.cells[0])
-    numbers = np.arange(blocks * LANES, dtype=np.uint32).reshape(blocks, LANES)
-
+    blocks = num_devices * (busy if job.seeds is None else -(-job.seeds // (SEEDS_PER_BLOCK * num_devices)))
     start = time.perf_counter()
-    inputs = (params, numbers, None), (UNIFIED, np.int32(0), given.tables, np.int32(0))
-    sums = tuple(metric for metric in EPISODE_METRICS if metric.is_sum)
-    state = start_state(scenario.shape(), numbers.shape, sums, method)
-    compiled = block_program(scenario.shape(), method, sums, True, False).lower(*inputs, state).compile()
+    compiled, arguments = compiled_rollout(scenario, method, blocks)
     compile_s = time.perf_counter() - start
-    ((end, _), _), rollout_s = _timed(lambda: jax.block_until_ready(compiled(*inputs, state)), job.repeats)
+    ((end, _), _), rollout_s = _timed(lambda: jax.block_until_ready(compiled(*arguments)), job.repeats)
     totals = {name: float(np.sum(total, dtype=float)) for name, total in on_host(end.totals).items()}
     decisions = int(totals[NUM_TASKS.name])
-    _, sweep_s = _timed(lambda: list(simulate([scenario], method, UNIFIED, 0, numbers.size)), job.repeats)
+    num_seeds = blocks * SEEDS_PER_BLOCK
+    _, sweep_s = _timed(lambda: list(simulate([scenario], method, UNIFIED, 0, num_seeds)), job.repeats)
 
-    positions = numbers.size * scenario.num_servers * scenario.num_positions * scenario.num_slots
+    positions = num_seeds * scenario.num_servers * scenario.num_positions * scenario.num_slots
     return {
-        "seeds": numbers.size,
+        "seeds": num_seeds,
         "decisions": decisions,
         "totals": totals,
         "compile_s": compile_s,
@@ -105,9 +99,24 @@ def _rule(job: Job, method: Method) -> dict[str, Any]:
     }
 
 
+def compiled_rollout(scenario: Scenario, method: Method, num_blocks: int) -> tuple[Any, tuple[Any, ...]]:
+    """The compiled kernel of a rule with running totals, and its arguments for whole blocks of seeds from 0.
+
+    It returns what `simulate.block_program` returns.
+    """
+    given = inputs_of([scenario], [0], scenario.shape())
+    params = jax.tree.map(lambda leaf: np.stack([leaf] * num_blocks), given.cells[0])
+    seeds = np.arange(num_blocks * SEEDS_PER_BLOCK, dtype=np.uint32).reshape(num_blocks, SEEDS_PER_BLOCK)
+    sums = tuple(metric for metric in EPISODE_METRICS if metric.is_sum)
+    state = start_state(scenario.shape(), seeds.shape, sums, method)
+    arguments = (params, seeds, None), (UNIFIED, np.int32(0), given.tables, np.int32(0)), state
+    program = block_program(scenario.shape(), method, sums, True, False)
+    return program.lower(*arguments).compile(), arguments
+
+
 def _training(job: Job, method: Method) -> dict[str, Any]:
     """Measure whole training episodes (acting, simulation, memory and learning) after learning has begun."""
-    blocks = blocks_of(1, 0, job.seeds or 1, TRAINING_LANES)
+    blocks = blocks_of(1, 0, job.seeds or 1, TRAINING_SEEDS_PER_BLOCK)
     blocks += [blocks[-1]] * (-len(blocks) % jax.local_device_count())
     first = method.require_training().warm_up(job.scenario.num_slots)
     start = time.perf_counter()
@@ -122,10 +131,10 @@ def _training(job: Job, method: Method) -> dict[str, Any]:
         curve = trainer.advance(job.episodes)
         seconds.append(time.perf_counter() - start)
         decisions.append(int(np.sum(on_host(curve.totals[NUM_TASKS.name]))))
-    lanes = len(blocks) * TRAINING_LANES
-    speed = lanes * job.episodes / statistics.median(seconds)
+    num_seeds = len(blocks) * TRAINING_SEEDS_PER_BLOCK
+    speed = num_seeds * job.episodes / statistics.median(seconds)
     return {
-        "seeds": lanes,
+        "seeds": num_seeds,
         "episodes": job.episodes,
         "decisions": statistics.mean(decisions),
         "first_episodes": first,

@@ -26,7 +26,7 @@ from amco_jax.stats.stationarity import MSER_BATCH, mser_truncation, trend_p_val
 from amco_jax.study.blocks import host_blocks
 from amco_jax.study.chunks import AgentSource, Chunk, over_chunks
 from amco_jax.study.grid import Cell
-from amco_jax.study.simulate import LANES, play, start_state
+from amco_jax.study.simulate import SEEDS_PER_BLOCK, play, start_state
 
 TREND = 0.001
 """The probability of a false warning in a study; the level of each test is this over the number of cells"""
@@ -125,7 +125,7 @@ def pilots_in(cells: Sequence[Cell], rows: pd.DataFrame) -> list[tuple[Cell, Pil
     ]
 
 
-def described(pilots: Sequence[tuple[Cell, Pilot]]) -> list[dict[str, Any]]:
+def pilot_entries(pilots: Sequence[tuple[Cell, Pilot]]) -> list[dict[str, Any]]:
     """The results of pilot runs, for a manifest."""
     return [
         dict(cell.labels)
@@ -201,7 +201,7 @@ def _played(cells: Sequence[Cell], source: AgentSource | None, metrics: Metrics)
         return list(chunk.by_scenario(host_blocks(played)))
 
     parts: list[list[_Played]] = [[] for _ in scenarios]
-    for found in over_chunks(play_all, scenarios, start, num_seeds, LANES, lane_bytes, source):
+    for found in over_chunks(play_all, scenarios, start, num_seeds, SEEDS_PER_BLOCK, lane_bytes, source):
         for index, _, played in found:
             parts[index].append(played)
     return [jax.tree.map(lambda *leaves: np.concatenate(leaves), *each) for each in parts]

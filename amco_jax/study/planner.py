@@ -26,7 +26,7 @@ from amco_jax.scenario import Scenario
 from amco_jax.study.blocks import Block, inputs_of, over_blocks, stack_blocks
 from amco_jax.workload import workload_of
 
-LANES = 32
+SEEDS_PER_BLOCK = 32
 """Seeds per block"""
 ROUNDS = 60
 """How often an episode is played to improve its plan"""
@@ -37,7 +37,7 @@ _FIRST, _HALVED = 0.5, 20
 class Planned:
     """An `AgentSource` that plans the episodes of the seeds that it is asked for."""
 
-    lanes = LANES
+    seeds_per_block = SEEDS_PER_BLOCK
 
     def __init__(
         self,
@@ -60,9 +60,9 @@ class Planned:
         return 4 * 4 * shape.num_slots * shape.num_servers * shape.max_tasks * (shape.num_servers + 1)
 
     def agents(self, shape: Shape, chunk: Sequence[Block], size: int) -> Plan:
-        """The plans of a chunk: leaves `[blocks, LANES, ...]`, padded with copies of the last block."""
+        """The plans of a chunk: leaves `[blocks, lanes, ...]`, padded with copies of the last block."""
         cells, tables = inputs_of(self._scenarios, (block.cell for block in chunk), shape)
-        stacked, seeds = stack_blocks(chunk, size, LANES, cells)
+        stacked, seeds = stack_blocks(chunk, size, SEEDS_PER_BLOCK, cells)
         shared = self._physics, np.int32(self._episode), tables
         return _plan_program(shape, self._method, self._training)((stacked, seeds), shared, None)
 

@@ -19,9 +19,8 @@ import pandas as pd
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.errors import InputError
 from amco_jax.identity import Identity, code_version, identify
-from amco_jax.metrics import accuracy, described
+from amco_jax.metrics import accuracy, column_entries
 from amco_jax.progress import progress_bar
-from amco_jax.results.output import Output
 from amco_jax.results.provenance import package_versions, provenance
 from amco_jax.results.saved import MANIFEST, open_run
 from amco_jax.results.store import Store
@@ -30,6 +29,7 @@ from amco_jax.study.base import Reduced, Study, StudyResult
 from amco_jax.study.diagnostics import Diagnostics, place_of
 from amco_jax.study.engines import Execution, Work
 from amco_jax.study.grid import Cell, check_users, without_paths
+from amco_jax.study.output import Output
 from amco_jax.study.pilot import check_warmup
 from amco_jax.study.trainer import check_training
 from amco_jax.study.units import Unit, units_of
@@ -133,7 +133,7 @@ class _Run:
             check_warmup(cell)
             check_users(cell)
         self.store = Store(home / UNITS, home / study.file)
-        self.agents, self._kept = AgentStore(execution.store or agents), AgentStore(home / AGENTS)
+        self.agents, self._kept = AgentStore(execution.shared_agents or agents), AgentStore(home / AGENTS)
         self._unit_seconds = execution.seconds_per_unit(self.store.planned("unit_seconds"))
         self.units: list[Unit] = units_of(self.cells, self._unit_seconds)
 
@@ -169,7 +169,7 @@ class _Run:
             yield
 
     def _described(self) -> dict[str, Any]:
-        return self._study.describe() | {"metrics": described(self._study.columns)}
+        return self._study.describe() | {"metrics": column_entries(self._study.columns)}
 
     def _discard_others(self) -> None:
         """Remove units with outdated names, which are computed anew, and the results derived from them."""
@@ -246,7 +246,7 @@ class _Run:
             "units": len(self.units),
             "percentiles": accuracy(c.scenario.episode_positions for c in self.cells if c.has_quantiles),
             "warnings": self._warnings + found,
-        } | diagnostics.described()
+        } | diagnostics.manifest_entries()
         standing = [study.file]
         if study.keeps_agents:
             manifest["agents"] = names = _agents_of(self.cells)

@@ -12,7 +12,7 @@ import pandas as pd
 from amco_jax.agents.methods import Method, get_methods
 from amco_jax.errors import InputError, check_choice
 from amco_jax.kernel.gradient import check_differentiable
-from amco_jax.metrics import Column, Metrics, Reduction, Shown, choose, columns_of, estimated
+from amco_jax.metrics import Column, Metrics, Reduction, Shown, choose, columns_of, estimated_columns
 from amco_jax.random import check_seeds
 from amco_jax.stats.summaries import grouped, summarise
 from amco_jax.study.base import Reduced, Study
@@ -144,5 +144,5 @@ class Sensitivity(SensitivitySize, Study):
 
     def reduce(self, frames: Iterable[pd.DataFrame]) -> Reduced:
         """The means and their derivatives over seeds, with intervals."""
-        summary = summarise(grouped(frames, ("method",)), ("method",), estimated(self.columns))
+        summary = summarise(grouped(frames, ("method",)), ("method",), estimated_columns(self.columns))
         return Reduced({"summary.csv": summary})

@@ -13,8 +13,7 @@ import numpy as np
 
 from amco_jax.agents.methods import Method
 from amco_jax.compile.fallback import first_that_compiles
-from amco_jax.compile.fused import LANES as FUSED_LANES
-from amco_jax.compile.fused import fuse_under_vmap, fusing
+from amco_jax.compile.fused import LANES, fuse_under_vmap, fusing
 from amco_jax.compile.unroll import unroll
 from amco_jax.compile.wide import on_host
 from amco_jax.env import Physics
@@ -31,7 +30,7 @@ from amco_jax.study.blocks import ACCELERATOR_BLOCKS, host_blocks, over_blocks
 from amco_jax.study.chunks import CHUNK_BYTES, AgentSource, Chunk, for_this_device, over_chunks
 from amco_jax.workload import Segment, carried_by, workload_of
 
-LANES = FUSED_LANES
+SEEDS_PER_BLOCK = LANES
 """Seeds per block. 128 is best on CPUs, too: with fewer, LLVM considers some loops too short for overlap
 checks to pay off, and with more, the working set exceeds a core's L1 cache (benchmarks/README.md)."""
 
@@ -94,7 +93,9 @@ def simulate(
 
     with ThreadPoolExecutor(max_workers=1) as host:
         pending = None
-        for collecting in over_chunks(launch, scenarios, first_seed, num_seeds, LANES, lane_bytes, source):
+        for collecting in over_chunks(
+            launch, scenarios, first_seed, num_seeds, SEEDS_PER_BLOCK, lane_bytes, source
+        ):
             # The host sorts the values of one chunk while the devices compute the next.
             if pending is not None:
                 yield from pending.result()

@@ -11,7 +11,7 @@ import pandas as pd
 
 from amco_jax.agents.methods import Method, get_methods
 from amco_jax.errors import InputError, check_list, check_whole
-from amco_jax.metrics import Shown, estimated, shown_in
+from amco_jax.metrics import Shown, estimated_columns, shown_in
 from amco_jax.report.figures import sweep_figure
 from amco_jax.scenario import AUTO, Scenario
 from amco_jax.scenario.axes import Axis, default_values, get_axis, value_labels
@@ -178,7 +178,7 @@ class Sweep(SweepSize, Study):
         """The means with intervals, and figures of them."""
         columns = self.columns
         servers = max(scenario.num_servers for scenario in self.scenarios)
-        summary = summarise(grouped(frames, _LABELS), _LABELS, estimated(columns, servers))
+        summary = summarise(grouped(frames, _LABELS), _LABELS, estimated_columns(columns, servers))
         label = self.axis.label_for(self.base)
         figures = {
             column.figure or column.name: functools.partial(sweep_figure, summary, column, label)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from amco_jax.agents.methods import Method, get_method
 from amco_jax.identity import name_of
-from amco_jax.metrics import Metrics, of_curves
+from amco_jax.metrics import Metrics, curve_metrics
 from amco_jax.report.figures import convergence_figures
 from amco_jax.study.base import Reduced, Study, check_size
 from amco_jax.study.grid import Cell, identity_of
@@ -73,7 +73,7 @@ class Training(TrainingSize, Study):
     @functools.cached_property
     def measured(self) -> Metrics:
         """The metrics."""
-        return of_curves(self.metrics)
+        return curve_metrics(self.metrics)
 
     def cells(self) -> list[Cell]:
         """One cell."""

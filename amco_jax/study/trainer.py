@@ -27,7 +27,7 @@ from amco_jax.results.checkpoints import Journal, Saved
 from amco_jax.study.blocks import Block, host_blocks, inputs_of, over_blocks, stack_blocks
 from amco_jax.study.grid import Cell
 
-LANES = 32
+SEEDS_PER_BLOCK = 32
 """Seeds per block"""
 
 SEGMENT = 25
@@ -98,11 +98,11 @@ class Trainer:
         self._episodes, self._chunk = first.train_episodes, chunk
         self._programs = _programs(shape, first.method, rows, first.trained_metrics)
         self._physics, self._tables = first.row, inputs.tables
-        (self._params, self._hyper), self._seeds = stack_blocks(chunk, size, LANES, traced)
+        (self._params, self._hyper), self._seeds = stack_blocks(chunk, size, SEEDS_PER_BLOCK, traced)
         self.state = self._programs.start((self._params, self._hyper, self._seeds), None, None)
 
     def advance(self, episodes: int) -> Curve:
-        """Train for at most `SEGMENT` more episodes; return NumPy leaves `[blocks, LANES, episodes]`."""
+        """Train for at most `SEGMENT` more episodes; return NumPy leaves `[blocks, lanes, episodes]`."""
         assert episodes <= SEGMENT
         self.state, curves = self._programs.advance(
             (self._params, self._hyper, self._seeds),
@@ -110,7 +110,7 @@ class Trainer:
             self.state,
         )
         self.episode += episodes
-        # The leaves are [blocks, SEGMENT, LANES, ...], of which the first `episodes` entries are filled.
+        # The leaves are [blocks, SEGMENT, lanes, ...], of which the first `episodes` entries are filled.
         return jax.tree.map(
             lambda x: np.stack(
                 [b[:episodes].swapaxes(0, 1) for b, _ in zip(host_blocks(x), self._chunk, strict=False)]
@@ -132,9 +132,9 @@ class Trainer:
           journal: the journal that stores the checkpoints.
 
         Returns:
-          The columns in the order of `curve_names`, each `[blocks, LANES, episodes]` on the host.
+          The columns in the order of `curve_names`, each `[blocks, lanes, episodes]` on the host.
         """
-        curves = {name: np.zeros((len(self._chunk), LANES, 0)) for name in self._columns}
+        curves = {name: np.zeros((len(self._chunk), SEEDS_PER_BLOCK, 0)) for name in self._columns}
         if journal is not None and (saved := journal.load(name, (self.state, curves))) is not None:
             self.state, self.episode, curves = saved.state, saved.episode, saved.curves
             tell(self.episode)
@@ -151,7 +151,7 @@ class Trainer:
         return curves
 
     def host_agents(self) -> Any:
-        """The trained agents, for their policies, on the host: leaves `[blocks, LANES, num_servers, ...]`."""
+        """The trained agents, for their policies, on the host: leaves `[blocks, lanes, num_servers, ...]`."""
         agents = self._programs.agents((self._params, self._hyper, self.state), None, None)
         return jax.tree.map(lambda x: np.asarray(x)[: len(self._chunk)], agents)
 

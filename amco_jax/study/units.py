@@ -18,13 +18,13 @@ from amco_jax.compile.runtime import own_numerics
 from amco_jax.metrics import as_columns
 from amco_jax.scenario import Scenario
 from amco_jax.study.agents import AgentStore, StoredAgents, train_missing, trained_seeds
-from amco_jax.study.bound import bound_columns, bounds
+from amco_jax.study.bound import bound_columns, bounds_of_seeds
 from amco_jax.study.chunks import AgentSource
 from amco_jax.study.differentiate import derivatives, differentiate
 from amco_jax.study.grid import Cell, digest_of
 from amco_jax.study.pilot import Pilot, batch_columns, pilots_of
 from amco_jax.study.planner import Planned
-from amco_jax.study.simulate import LANES, simulate
+from amco_jax.study.simulate import SEEDS_PER_BLOCK, simulate
 from amco_jax.study.trainer import curve_names
 
 # Throughput of two cores (benchmarks/): task positions that a rule simulates per second, and the cost of one
@@ -80,7 +80,7 @@ def _parts(cells: Sequence[Cell], unit_seconds: float) -> Iterator[list[Cell]]:
             group, spent = [*group, cell], spent + seconds
             continue
         # The cell is too large for a unit. Its parts are whole blocks of seeds, so that no lane stays idle.
-        most = max(int(unit_seconds / per_seed) // LANES, 1) * LANES
+        most = max(int(unit_seconds / per_seed) // SEEDS_PER_BLOCK, 1) * SEEDS_PER_BLOCK
         for start in range(0, cell.num_seeds, most):
             yield [cell.of_seeds(cell.first_seed + start, min(most, cell.num_seeds - start))]
     if group:
@@ -113,7 +113,7 @@ def run_unit(
     if first.derivatives:
         return _derivatives(unit, tell)
     if first.method.is_bound:
-        return pd.concat([_bounds(cell, tell) for cell in unit.cells], ignore_index=True)
+        return pd.concat([_bound_rows(cell, tell) for cell in unit.cells], ignore_index=True)
     scenarios, told = [cell.scenario for cell in unit.cells], [{} for _ in unit.cells]
     if first.has_pilot:
         pilots = _pilots(unit, store, checkpoints)
@@ -171,10 +171,10 @@ def _derivatives(unit: Unit, tell: Callable[[int], None]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _bounds(cell: Cell, tell: Callable[[int], None]) -> pd.DataFrame:
+def _bound_rows(cell: Cell, tell: Callable[[int], None]) -> pd.DataFrame:
     """The rows of lower bounds."""
     frames = []
-    for found in bounds(cell.scenario, cell.first_seed, cell.num_seeds):
+    for found in bounds_of_seeds(cell.scenario, cell.first_seed, cell.num_seeds):
         metrics = bound_columns(cell.metrics, found, cell.scenario) | {"stretch": _played(cell, found.seeds)}
         if cell.scenario.warmup is not None:
             metrics["warmup"] = np.full(len(found.seeds), cell.scenario.warmup)

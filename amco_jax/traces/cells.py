@@ -11,8 +11,8 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
-from amco_jax.errors import InputError
-from amco_jax.results.files import text_of
+from amco_jax.errors import InputError, first_line
+from amco_jax.files import text_of
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 """The delimiters that are detected, and their names"""
@@ -70,7 +70,7 @@ def read_cells(
             return _json(text, file, fields, optional)
         return _delimited(text, file, fields, optional, delimiter)
     except (pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise InputError(f"trace: {file} is not a table, neither CSV nor JSON: {reason}") from error
 
 

@@ -25,8 +25,8 @@ from amco_jax.workload.process import (
     CountedWorkload,
     MeanTask,
     Quantity,
+    ScenarioFields,
     Segment,
-    Setting,
     Tables,
     TimedWorkload,
     Workload,
@@ -64,14 +64,14 @@ def process_of(arrivals: Any) -> str | ArrivalProcess:
 
 
 @runtime_checkable
-class Posed(Setting, Protocol):
-    """A scenario: a setting with its arrival process."""
+class ScenarioWithProcess(ScenarioFields, Protocol):
+    """These fields of a scenario together with its arrival process."""
 
     @property
     def process(self) -> ArrivalProcess: ...
 
 
-def tables_of(scenarios: Sequence[Posed], shape: Shape) -> Tables:
+def tables_of(scenarios: Sequence[ScenarioWithProcess], shape: Shape) -> Tables:
     """The tables of scenarios of one shape, as NumPy arrays.
 
     Raises:
@@ -135,8 +135,8 @@ __all__ = [
     "PoissonArrivals",
     "Quantity",
     "Recorded",
+    "ScenarioFields",
     "Segment",
-    "Setting",
     "Tables",
     "Timed",
     "TimedWorkload",

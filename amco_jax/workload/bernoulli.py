@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, UInt32
 from amco_jax.env import Task
 from amco_jax.params import Params
 from amco_jax.random import Key, Stream, bits, fold_in, stream, unit
-from amco_jax.workload.process import ARRIVAL_PROB, ArrivalProcess, Quantity, Setting
+from amco_jax.workload.process import ARRIVAL_PROB, ArrivalProcess, Quantity, ScenarioFields
 from amco_jax.workload.tasks import drawn_density, drawn_size
 
 
@@ -25,14 +25,14 @@ class BernoulliArrivals(ArrivalProcess):
     varied: ClassVar[Mapping[str, Quantity]] = {"arrival_prob": ARRIVAL_PROB}
     recordable = True
 
-    def num_positions(self, setting: Setting) -> int:
+    def num_positions(self, scenario: ScenarioFields) -> int:
         """N."""
-        return setting.num_tasks
+        return scenario.num_tasks
 
-    def moments(self, setting: Setting) -> tuple[float, float]:
+    def moments(self, scenario: ScenarioFields) -> tuple[float, float]:
         """The moments of a binomial distribution."""
-        mean = setting.num_tasks * setting.arrival_prob
-        return mean, mean * (1 - setting.arrival_prob)
+        mean = scenario.num_tasks * scenario.arrival_prob
+        return mean, mean * (1 - scenario.arrival_prob)
 
     @staticmethod
     def workload(shape, params, tables, seed, episode, segment, training) -> Bernoulli:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from amco_jax.errors import check_number
 from amco_jax.random import Key, Stream, fold_in, stream, uniform
 from amco_jax.workload.counts import Counted, CountTables, count_tables, positions_for
-from amco_jax.workload.process import ARRIVAL_PROB, MAX_RATE, ArrivalProcess, Quantity, Setting
+from amco_jax.workload.process import ARRIVAL_PROB, MAX_RATE, ArrivalProcess, Quantity, ScenarioFields
 
 
 class Chain(NamedTuple):
@@ -76,28 +76,28 @@ class BurstyArrivals(BurstyParameters, ArrivalProcess):
         """π, the share of slots in a burst."""
         return self.burst_slots / (self.burst_slots + self.calm_slots)
 
-    def rates(self, setting: Setting) -> tuple[float, float]:
+    def rates(self, scenario: ScenarioFields) -> tuple[float, float]:
         """(λ₀, λ₁) in calm and in burst: λ₁ = κ·λ₀ and (1 − π)·λ₀ + π·λ₁ = N·p."""
-        mean = setting.num_tasks * setting.arrival_prob
+        mean = scenario.num_tasks * scenario.arrival_prob
         calm = mean / (1 - self.share + self.share * self.burst_intensity)
         return calm, self.burst_intensity * calm
 
-    def num_positions(self, setting: Setting) -> int:
+    def num_positions(self, scenario: ScenarioFields) -> int:
         """The largest count that a 32-bit draw can give in a burst."""
-        return positions_for(max(self.rates(setting)))
+        return positions_for(max(self.rates(scenario)))
 
-    def moments(self, setting: Setting) -> tuple[float, float]:
+    def moments(self, scenario: ScenarioFields) -> tuple[float, float]:
         """N·p, and the variance of Poisson counts plus that of their varying rate."""
-        mean = setting.num_tasks * setting.arrival_prob
-        calm, burst = self.rates(setting)
+        mean = scenario.num_tasks * scenario.arrival_prob
+        calm, burst = self.rates(scenario)
         switches = 1 / self.burst_slots + 1 / self.calm_slots
         spread = self.share * (1 - self.share) * (burst - calm) ** 2
         return mean, mean + spread * (2 - switches) / switches
 
-    def own(self, setting: Setting, max_tasks: int) -> BurstyTables:
+    def own(self, scenario: ScenarioFields, max_tasks: int) -> BurstyTables:
         """The distributions of the counts, and the chain."""
         chain = (np.float32(p) for p in (self.share, 1 / self.calm_slots, 1 / self.burst_slots))
-        return BurstyTables(count_tables(self.rates(setting), max_tasks), Chain(*chain))  # pyright: ignore[reportArgumentType]
+        return BurstyTables(count_tables(self.rates(scenario), max_tasks), Chain(*chain))  # pyright: ignore[reportArgumentType]
 
     @staticmethod
     def workload(shape, params, tables, seed, episode, segment, training) -> Counted:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from amco_jax.workload.counts import Counted, CountTables, count_tables, positions_for
-from amco_jax.workload.process import ARRIVAL_PROB, MAX_RATE, ArrivalProcess, Quantity, Setting
+from amco_jax.workload.process import ARRIVAL_PROB, MAX_RATE, ArrivalProcess, Quantity, ScenarioFields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,18 +18,18 @@ class PoissonArrivals(ArrivalProcess):
     max_arrival_prob = MAX_RATE
     varied: ClassVar[Mapping[str, Quantity]] = {"arrival_prob": ARRIVAL_PROB}
 
-    def num_positions(self, setting: Setting) -> int:
+    def num_positions(self, scenario: ScenarioFields) -> int:
         """The largest count that a 32-bit draw can give."""
-        return positions_for(setting.num_tasks * setting.arrival_prob)
+        return positions_for(scenario.num_tasks * scenario.arrival_prob)
 
-    def moments(self, setting: Setting) -> tuple[float, float]:
+    def moments(self, scenario: ScenarioFields) -> tuple[float, float]:
         """The rate, which is both the mean and the variance."""
-        rate = setting.num_tasks * setting.arrival_prob
+        rate = scenario.num_tasks * scenario.arrival_prob
         return rate, rate
 
-    def own(self, setting: Setting, max_tasks: int) -> CountTables:
+    def own(self, scenario: ScenarioFields, max_tasks: int) -> CountTables:
         """The distribution of the counts."""
-        return count_tables([setting.num_tasks * setting.arrival_prob], max_tasks)
+        return count_tables([scenario.num_tasks * scenario.arrival_prob], max_tasks)
 
     @staticmethod
     def workload(shape, params, tables, seed, episode, segment, training) -> Counted:

@@ -108,7 +108,7 @@ class Segment(NamedTuple):
 
 
 @runtime_checkable
-class Setting(Protocol):
+class ScenarioFields(Protocol):
     """The fields of a scenario that its arrival process may use."""
 
     @property
@@ -151,9 +151,9 @@ class Quantity:
     def __post_init__(self):
         check_choice("tasks_per", self.tasks_per, ("", "slot", "second"))
 
-    def values_for(self, process: ArrivalProcess, setting: Setting) -> Sequence[Any]:
+    def values_for(self, process: ArrivalProcess, scenario: ScenarioFields) -> Sequence[Any]:
         """The values swept by default around a scenario."""
-        return self.values(process, setting) if callable(self.values) else self.values
+        return self.values(process, scenario) if callable(self.values) else self.values
 
 
 MAX_RATE = 1e3
@@ -205,44 +205,44 @@ class ArrivalProcess:
         """The number of users that tasks have, see `Task.user`; 0 if they have none."""
         return 0
 
-    def num_positions(self, setting: Setting) -> int:
+    def num_positions(self, scenario: ScenarioFields) -> int:
         """The largest possible number of tasks per base station and slot."""
         raise NotImplementedError
 
-    def moments(self, setting: Setting) -> tuple[float, float]:
+    def moments(self, scenario: ScenarioFields) -> tuple[float, float]:
         """Mean and variance of the number of tasks per base station and slot; the variance is that of the sum
         over many slots, divided by their number."""
         raise NotImplementedError
 
-    def mean_task(self, setting: Setting) -> MeanTask:
+    def mean_task(self, scenario: ScenarioFields) -> MeanTask:
         """The mean task that arrives; by default from the sizes and densities of the scenario."""
-        size = (setting.task_size_min + setting.task_size_max) / 2
-        return MeanTask(size, size * ((setting.density_min + setting.density_max) / 2))
+        size = (scenario.task_size_min + scenario.task_size_max) / 2
+        return MeanTask(size, size * ((scenario.density_min + scenario.density_max) / 2))
 
     @property
     def implied(self) -> bool:
         """Whether these parameters imply this process in a scenario that names none."""
         return False
 
-    def settled(self, setting: Setting) -> ArrivalProcess:
+    def settled(self, scenario: ScenarioFields) -> ArrivalProcess:
         """The process, with parameters that follow from the scenario filled in."""
-        del setting
+        del scenario
         return self
 
-    def check(self, setting: Setting) -> None:
+    def check(self, scenario: ScenarioFields) -> None:
         """Raise InputError if the scenario cannot be simulated with this process."""
 
-    def check_training(self, setting: Setting) -> None:
+    def check_training(self, scenario: ScenarioFields) -> None:
         """Raise InputError if agents cannot be trained on it."""
 
-    def check_unseen(self, setting: Setting, trained: Mapping[str, Any]) -> None:
+    def check_unseen(self, scenario: ScenarioFields, trained: Mapping[str, Any]) -> None:
         """Raise InputError if agents would be evaluated on arrivals that they were trained on.
 
         Args:
           trained: the scenario of their training, as a table.
         """
 
-    def own(self, setting: Setting, max_tasks: int) -> Any:
+    def own(self, scenario: ScenarioFields, max_tasks: int) -> Any:
         """This scenario's part of `Tables.own`: a pytree of arrays whose shapes depend on no parameter.
 
         Args:
@@ -250,7 +250,7 @@ class ArrivalProcess:
         """
 
     @classmethod
-    def common(cls, processes: Sequence[Any], settings: Sequence[Setting], max_tasks: int) -> Any:
+    def common(cls, processes: Sequence[Any], scenarios: Sequence[ScenarioFields], max_tasks: int) -> Any:
         """`Tables.common` for scenarios that are simulated together."""
 
     @staticmethod
@@ -280,20 +280,20 @@ class ArrivalProcess:
     def after(workload: Any) -> Any:
         """The state that the workload of a segment carries into the next one."""
 
-    def stretches(self, setting: Setting, seeds: np.ndarray, episode: int) -> np.ndarray:
+    def stretches(self, scenario: ScenarioFields, seeds: np.ndarray, episode: int) -> np.ndarray:
         """`[seeds]`, numbers from 0: seeds with equal numbers are evaluated on the same arrivals."""
         raise NotImplementedError
 
     @classmethod
-    def provenance(cls, processes: Sequence[Any], settings: Sequence[Setting]) -> dict[str, Any]:
+    def provenance(cls, processes: Sequence[Any], scenarios: Sequence[ScenarioFields]) -> dict[str, Any]:
         """The entries of a manifest about the files behind the scenarios of a study."""
-        del processes, settings
+        del processes, scenarios
         return {}
 
-    def words(self, setting: Setting) -> str:
+    def words(self, scenario: ScenarioFields) -> str:
         """The arrivals of a scenario, as a part of a sentence."""
-        load = f", probability {setting.arrival_prob:g}" if "arrival_prob" in self.varied else ""
-        return f"{self.title or self.name} arrivals at {setting.num_tasks} positions per base station{load}"
+        load = f", probability {scenario.arrival_prob:g}" if "arrival_prob" in self.varied else ""
+        return f"{self.title or self.name} arrivals at {scenario.num_tasks} positions per base station{load}"
 
     def to_dict(self) -> dict[str, Any]:
         """The class, its parameters and the digest of its code, as plain data."""
@@ -324,20 +324,20 @@ def _plain(value: Any) -> Any:
     return name_of(value)
 
 
-def offered_load(process: ArrivalProcess, setting: Setting) -> float:
+def offered_load(process: ArrivalProcess, scenario: ScenarioFields) -> float:
     """The offered load ρ: the mean work that arrives per second, divided by the capacity of the whole fleet.
 
     Work is in Gcycles. With an image service, it is in seconds of device time, including the overhead of each
     image batch, and what one server does to start a task: each further member of a set starts too. Above 1,
     backlogs grow without bound, however tasks are distributed over the servers.
     """
-    task, capacities = process.mean_task(setting), setting.capacities
-    if setting.service is not None:  # the overhead of an image batch takes the time of some steps
-        steps, starts = task.work / task.size, setting.service.starts
-        whole = steps + setting.service.overhead
+    task, capacities = process.mean_task(scenario), scenario.capacities
+    if scenario.service is not None:  # the overhead of an image batch takes the time of some steps
+        steps, starts = task.work / task.size, scenario.service.starts
+        whole = steps + scenario.service.overhead
         if starts is not None:
             load, fixed, per_step = starts
             whole = whole + (load + fixed + steps * per_step) / task.size
         capacities = capacities * steps / whole
-    arriving = process.moments(setting)[0] * setting.num_servers / setting.slot_duration
+    arriving = process.moments(scenario)[0] * scenario.num_servers / scenario.slot_duration
     return arriving * task.work / float(np.sum(capacities))

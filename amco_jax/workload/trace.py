@@ -25,7 +25,7 @@ from amco_jax.service import MAX_ITEMS
 from amco_jax.traces import RequestLog, Trace, as_trace
 from amco_jax.traces.stretches import Stretches, longest_slot
 from amco_jax.workload.counts import expected_beyond
-from amco_jax.workload.process import ArrivalProcess, MeanTask, Quantity, Setting, offered_load
+from amco_jax.workload.process import ArrivalProcess, MeanTask, Quantity, ScenarioFields, offered_load
 from amco_jax.workload.tasks import DrawnTasks
 
 _MAX_LOAD = 0.8
@@ -66,10 +66,10 @@ class Slots(NamedTuple):
     as there are positions"""
 
 
-def _time_scales(process: TraceArrivals, setting: Setting) -> Sequence[float]:
+def _time_scales(process: TraceArrivals, scenario: ScenarioFields) -> Sequence[float]:
     """Time scales up to an offered load of 0.8, or up to the largest one that the log's length allows."""
-    top = _MAX_LOAD * process.time_scale / offered_load(process, setting)
-    top = min(top, process.largest_time_scale(setting, _MIN_STRETCHES))
+    top = _MAX_LOAD * process.time_scale / offered_load(process, scenario)
+    top = min(top, process.largest_time_scale(scenario, _MIN_STRETCHES))
     return [float(f"{top * share:.3g}") for share in (0.125, 0.25, 0.5, 0.75, 1.0)]
 
 
@@ -118,58 +118,58 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         """The number of users in the log."""
         return int(np.max(self.log.user, initial=-1)) + 1
 
-    def settled(self, setting: Setting) -> TraceArrivals:
+    def settled(self, scenario: ScenarioFields) -> TraceArrivals:
         """The process with a time scale of 1, or the largest one that the log allows."""
         if self.time_scale is not None:
             return self
-        largest = math.inf if self.trace is None else self.largest_time_scale(setting)
+        largest = math.inf if self.trace is None else self.largest_time_scale(scenario)
         return dataclasses.replace(self, time_scale=min(1.0, largest or 1.0))
 
-    def largest_time_scale(self, setting: Setting, num_stretches: int = 1) -> float:
+    def largest_time_scale(self, scenario: ScenarioFields, num_stretches: int = 1) -> float:
         """The largest that fits a training episode and `num_stretches` test stretches, to 3 digits."""
         assert self.trace is not None
         slot = longest_slot(
-            self.log.span, setting.num_slots, self.trace.train_share, self.trace.gap, num_stretches
+            self.log.span, scenario.num_slots, self.trace.train_share, self.trace.gap, num_stretches
         )
-        scale = slot / setting.slot_duration
+        scale = slot / scenario.slot_duration
         digits = 10.0 ** (math.floor(math.log10(scale)) - 2) if scale else 1.0
         return math.floor(scale / digits) * digits
 
-    def slot_seconds(self, setting: Setting) -> float:
+    def slot_seconds(self, scenario: ScenarioFields) -> float:
         """The duration of a slot in seconds of the log."""
-        return setting.slot_duration * self.time_scale
+        return scenario.slot_duration * self.time_scale
 
-    def cuts(self, setting: Setting) -> Stretches:
+    def cuts(self, scenario: ScenarioFields) -> Stretches:
         """The stretches of the log for training and for testing."""
         assert self.trace is not None
-        return self.trace.stretches(self.slot_seconds(setting), setting.num_slots)
+        return self.trace.stretches(self.slot_seconds(scenario), scenario.num_slots)
 
-    def split(self, setting: Setting) -> dict[str, Any]:
+    def split(self, scenario: ScenarioFields) -> dict[str, Any]:
         """The stretches as plain data, for a manifest."""
         assert self.trace is not None
-        return self.trace.split(self.slot_seconds(setting), setting.num_slots)
+        return self.trace.split(self.slot_seconds(scenario), scenario.num_slots)
 
-    def check(self, setting: Setting) -> None:
+    def check(self, scenario: ScenarioFields) -> None:
         """Raise InputError unless the log holds an episode, fewer than 2³⁰ slots, and whole items."""
         if self.trace is None:
             raise InputError(
                 "arrivals: 'trace'; legal with a trace: --trace FILE, or a table [trace] with its file"
             )
-        length, span = self.slot_seconds(setting), self.log.seconds[-1]
+        length, span = self.slot_seconds(scenario), self.log.seconds[-1]
         if span / length >= 2**30:
             raise InputError(
                 f"time_scale: {self.time_scale:g}; legal for this trace: from {span / 2**30 / length:g}"
             )
-        if not self.cuts(setting).num_stretches:
-            trace, scale = self.trace, self.largest_time_scale(setting)
+        if not self.cuts(scenario).num_stretches:
+            trace, scale = self.trace, self.largest_time_scale(scenario)
             share = f", of which {1 - trace.train_share:g} is for testing" if trace.train_share else ""
             raise InputError(
-                f"num_slots: {setting.num_slots} of {length:g} s of the trace, which covers {span:g} s{share}"
-                f"; legal: fewer, {f'a time_scale up to {scale:g}' if scale else 'a longer trace'}, or "
-                "another train_share"
+                f"num_slots: {scenario.num_slots} of {length:g} s of the trace, which covers {span:g} s"
+                f"{share}; legal: fewer, "
+                f"{f'a time_scale up to {scale:g}' if scale else 'a longer trace'}, or another train_share"
             )
         for name, column in (("size", self.log.size), ("density", self.log.density)):
-            if setting.service is None or column is None:
+            if scenario.service is None or column is None:
                 continue
             bad = column[(column % 1 != 0) | (column > MAX_ITEMS)]
             if len(bad):
@@ -177,24 +177,24 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
                     f"trace.{name}: {bad[0]:g}; legal with a service: whole numbers up to {MAX_ITEMS}"
                 )
 
-    def check_training(self, setting: Setting) -> None:
+    def check_training(self, scenario: ScenarioFields) -> None:
         """Raise InputError unless the training part of the log holds an episode."""
         assert self.trace is not None
-        if not self.cuts(setting).starts(setting.num_slots):
+        if not self.cuts(scenario).starts(scenario.num_slots):
             raise InputError(
                 f"trace.train_share: {self.trace.train_share:g} of {self.log.span:g} s holds no episode of "
-                f"{setting.num_slots} slots of {self.slot_seconds(setting):g} s; legal for training: "
+                f"{scenario.num_slots} slots of {self.slot_seconds(scenario):g} s; legal for training: "
                 "a larger share, fewer slots, or a smaller time_scale"
             )
 
-    def check_unseen(self, setting: Setting, trained: Mapping[str, Any]) -> None:
+    def check_unseen(self, scenario: ScenarioFields, trained: Mapping[str, Any]) -> None:
         """Raise InputError if agents would be evaluated on requests that they were trained on."""
         table = trained.get("trace")
         assert self.trace is not None
         if trained["arrivals"] != self.name or not table or table["sha256"] != self.trace.sha256:
             return
         before = as_trace(table | {"file": self.trace.file})
-        first = self.log.origin + self.cuts(setting).first * self.slot_seconds(setting)
+        first = self.log.origin + self.cuts(scenario).first * self.slot_seconds(scenario)
         if first < before.training_end:
             raise InputError(
                 f"trace.train_share: {self.trace.train_share:g}, and episodes would begin in what these "
@@ -202,39 +202,41 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
                 "training"
             )
 
-    def num_positions(self, setting: Setting) -> int:
+    def num_positions(self, scenario: ScenarioFields) -> int:
         """The largest number of requests in a slot of the log, over all base stations together."""
-        return int(self._counts(setting).max())
+        return int(self._counts(scenario).max())
 
-    def moments(self, setting: Setting) -> tuple[float, float]:
+    def moments(self, scenario: ScenarioFields) -> tuple[float, float]:
         """The moments over the slots of the whole log, with all base stations equally likely per request."""
-        counts, slots = self._counts(setting), float(self._slots(setting)[-1]) + 1
+        counts, slots = self._counts(scenario), float(self._slots(scenario)[-1]) + 1
         total = float(counts.sum()) / slots
         spread = float(np.square(counts).sum()) / slots - total**2
-        share = 1 / setting.num_servers
+        share = 1 / scenario.num_servers
         return total * share, total * share * (1 - share) + spread * share**2
 
-    def mean_task(self, setting: Setting) -> MeanTask:
+    def mean_task(self, scenario: ScenarioFields) -> MeanTask:
         """The mean over the log; sizes or densities that it lacks have the mean of the scenario."""
         log = self.log
-        size: Any = (setting.task_size_min + setting.task_size_max) / 2 if log.size is None else log.size
-        density: Any = (setting.density_min + setting.density_max) / 2 if log.density is None else log.density
+        size: Any = (scenario.task_size_min + scenario.task_size_max) / 2 if log.size is None else log.size
+        density: Any = (
+            (scenario.density_min + scenario.density_max) / 2 if log.density is None else log.density
+        )
         work = size * density if log.work is None else log.work
         return MeanTask(float(np.mean(size)), float(np.mean(work)))
 
-    def _slots(self, setting: Setting) -> np.ndarray:
+    def _slots(self, scenario: ScenarioFields) -> np.ndarray:
         """`[requests]`, integral floats: the slot of each request, from 0."""
-        return self.log.slots(self.slot_seconds(setting))
+        return self.log.slots(self.slot_seconds(scenario))
 
-    def _counts(self, setting: Setting) -> np.ndarray:
+    def _counts(self, scenario: ScenarioFields) -> np.ndarray:
         """The number of requests in each slot of the log that has any."""
-        slots = self._slots(setting)
+        slots = self._slots(scenario)
         starts = np.flatnonzero(np.diff(slots, prepend=-1.0))
         return np.diff(starts, append=len(slots)).astype(float)
 
     @classmethod
     def common(
-        cls, processes: Sequence[TraceArrivals], settings: Sequence[Setting], max_tasks: int
+        cls, processes: Sequence[TraceArrivals], scenarios: Sequence[ScenarioFields], max_tasks: int
     ) -> Requests:
         """The log; InputError if the scenarios have different ones."""
         log = processes[0].log
@@ -247,14 +249,14 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
         numbers = (padded(column, np.float32) for column in (log.size, log.density, log.work))
         return Requests(padded(log.user, np.int32), *numbers)
 
-    def own(self, setting: Setting, max_tasks: int) -> Slots:
+    def own(self, scenario: ScenarioFields, max_tasks: int) -> Slots:
         """The division of the log into slots."""
-        cuts, slot = self.cuts(setting), self._slots(setting)
+        cuts, slot = self.cuts(scenario), self._slots(scenario)
         # In float32, the end of a slot could otherwise round up to the start of the next one.
-        share = np.minimum(self.log.seconds / self.slot_seconds(setting) - slot, 1 - 2.0**-24)
+        share = np.minimum(self.log.seconds / self.slot_seconds(scenario) - slot, 1 - 2.0**-24)
         share = np.pad(share.astype(np.float32), (0, max_tasks), mode="edge")
-        places = (cuts.starts(setting.num_slots), cuts.first, cuts.num_stretches, cuts.spacing, cuts.stride)
-        num_positions = np.int32(self.num_positions(setting))
+        places = (cuts.starts(scenario.num_slots), cuts.first, cuts.num_stretches, cuts.spacing, cuts.stride)
+        num_positions = np.int32(self.num_positions(scenario))
         return Slots(num_positions, *map(np.int32, places), slot.astype(np.int32), share)  # pyright: ignore
 
     @staticmethod
@@ -283,19 +285,21 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
             max_tasks=shape.max_tasks,
         )
 
-    def stretches(self, setting: Setting, seeds: np.ndarray, episode: int) -> np.ndarray:
+    def stretches(self, scenario: ScenarioFields, seeds: np.ndarray, episode: int) -> np.ndarray:
         """The stretch of the log that each seed plays in an evaluated episode."""
-        cuts = self.cuts(setting)
+        cuts = self.cuts(scenario)
         played = stretch_at(cuts.num_stretches, cuts.stride, seeds.astype(np.uint32), episode)
         return np.asarray(played).astype(np.int64)
 
     @classmethod
-    def provenance(cls, processes: Sequence[TraceArrivals], settings: Sequence[Setting]) -> dict[str, Any]:
+    def provenance(
+        cls, processes: Sequence[TraceArrivals], scenarios: Sequence[ScenarioFields]
+    ) -> dict[str, Any]:
         """How the log was read, and how it is split for each scenario."""
-        splits = [p.split(setting) for p, setting in zip(processes, settings, strict=True)]
+        splits = [p.split(scenario) for p, scenario in zip(processes, scenarios, strict=True)]
         return {"trace": processes[0].log.report | {"splits": splits}}
 
-    def words(self, setting: Setting) -> str:
+    def words(self, scenario: ScenarioFields) -> str:
         """The arrivals of a scenario, as a part of a sentence."""
         return f"arrivals of a request log, {self.time_scale:g} s of it in a second"
 

@@ -16,7 +16,7 @@ import tyro
 from amco_jax.cli.arguments import OutputArguments, ScenarioArguments, load_method, physics_argument
 from amco_jax.errors import InputError, check_whole
 from amco_jax.extras import check_package, load_package
-from amco_jax.results.files import replacing
+from amco_jax.files import replacing
 from amco_jax.scenario.axes import parse_assignments, parse_value
 from amco_jax.service.latency import write_table
 from edge_fleet.configuration import FleetSettings, in_fleet, kernel_rates, load_settings

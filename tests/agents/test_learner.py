@@ -63,7 +63,7 @@ class Own(Settings):
         ({"switch": 1}, "switch: 1; legal: true or false"),
         ({"rule": "max"}, "rule: 'max'; legal: mean, sum"),
         ({"rule": 1}, "rule: 1; legal: mean, sum"),
-        ({"other": 1}, "settings: unknown field 'other'; legal fields: width, rate, count, switch, rule"),
+        ({"other": 1}, "settings: unknown field 'other'; legal: width, rate, count, switch, rule"),
     ],
 )
 def test_settings_of_one_s_own_are_checked(changes: dict[str, Any], words: str):

@@ -133,7 +133,7 @@ def test_trained_agents_beat_the_prices_that_they_start_from():
     trainer.advance(6)
 
     class Trained:
-        lanes = 32
+        seeds_per_block = 32
 
         def bytes_per_lane(self, shape: Any) -> int:
             return 1

@@ -180,7 +180,7 @@ def test_what_stands_at_empty_positions_does_not_count():
     [
         ({"clip": -1}, "clip: -1; legal: a number from 0"),
         ({"rollout_slots": 0}, "rollout_slots: 0; legal: a whole number from 1"),
-        ({"nonsense": 1}, "settings: unknown field 'nonsense'; legal fields: hidden, leak"),
+        ({"nonsense": 1}, "settings: unknown field 'nonsense'; legal: hidden, leak"),
     ],
 )
 def test_bad_settings_are_refused(changes: dict[str, Any], words: str):

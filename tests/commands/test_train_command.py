@@ -26,7 +26,7 @@ from amco_jax.study import trainer as trainer_module
 from amco_jax.study.base import StudyResult
 from amco_jax.study.engines import Execution
 from amco_jax.study.evaluate import load_run
-from amco_jax.study.trainer import LANES, Trainer
+from amco_jax.study.trainer import SEEDS_PER_BLOCK, Trainer
 
 RESUME = Execution(resume=True)
 PROGRAMS_OFTEN: Any = functools.cache(trainer_module._programs.__wrapped__)
@@ -57,7 +57,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def whole() -> StudyResult:
     """An unbroken training of more seeds than a chunk needs, which has a block for each device at least."""
-    return run(seeds=jax.local_device_count() * LANES + 3)
+    return run(seeds=jax.local_device_count() * SEEDS_PER_BLOCK + 3)
 
 
 def test_a_training_writes_curves_figure_agents_and_manifest(finished: Path, result: StudyResult):
@@ -145,7 +145,7 @@ def test_the_newest_checkpoint_counts(tmp_path: Path):
 def test_out_of_device_memory_trains_fewer_at_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    seeds, advance, tries = 3 * LANES, Trainer.advance, []
+    seeds, advance, tries = 3 * SEEDS_PER_BLOCK, Trainer.advance, []
     whole = run(seeds=seeds)
 
     def limited(self: Trainer, episodes: int) -> Any:

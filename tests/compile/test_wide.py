@@ -19,7 +19,7 @@ from amco_jax.compile.wide import Wide, on_host
 from amco_jax.env import UNIFIED
 from amco_jax.errors import InputError
 from amco_jax.kernel import Progress, episode, rollout, training
-from amco_jax.metrics import CURVE_METRICS, EPISODE_METRICS, Metrics, Sums, none_of_slots
+from amco_jax.metrics import CURVE_METRICS, EPISODE_METRICS, Metrics, Sums, zero_slot_sums
 from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario
 from amco_jax.study.simulate import simulate
@@ -96,13 +96,13 @@ def assert_ahead(found: Sums, expected: Sums, metrics: Metrics) -> None:
 
 
 def old_totals(metrics: Metrics, num_servers: int, dtype: type) -> Sums:
-    return far_along(none_of_slots(metrics, num_servers, dtype))
+    return far_along(zero_slot_sums(metrics, num_servers, dtype))
 
 
 @pytest.fixture
 def old_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     """Episodes begin with the sums of long ones."""
-    monkeypatch.setattr(episode, "none_of_slots", old_totals)
+    monkeypatch.setattr(episode, "zero_slot_sums", old_totals)
 
 
 def test_rollout_sums_beyond_32_bits():
@@ -142,7 +142,7 @@ def test_sweeps_and_evaluations_sum_beyond_32_bits(old_sums):
 def test_curves_of_training_sum_beyond_32_bits(monkeypatch: pytest.MonkeyPatch):
     hyper = hyper_of(METHOD)
     fresh = compiled_training(METHOD, TINY, EPISODES, 2)(hyper, np.uint32(0))[2]
-    monkeypatch.setattr(training, "none_of_slots", old_totals)
+    monkeypatch.setattr(training, "zero_slot_sums", old_totals)
     found = compiled_training(METHOD, TINY, EPISODES, 2)(hyper, np.uint32(0))[2]
     assert_ahead(found.totals, fresh.totals, CURVE_METRICS)
     assert found.logs == fresh.logs

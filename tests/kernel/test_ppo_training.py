@@ -23,7 +23,7 @@ from amco_jax.study.grid import Cell
 from amco_jax.study.run import run_study
 from amco_jax.study.simulate import simulate
 from amco_jax.study.train import Training
-from amco_jax.study.trainer import LANES, Trainer, curve_columns
+from amco_jax.study.trainer import SEEDS_PER_BLOCK, Trainer, curve_columns
 from amco_jax.study.units import run_unit, units_of
 
 SETTINGS = PPOSettings(
@@ -36,13 +36,13 @@ EPISODES = 7
 
 def cell_of(scenario: Scenario = TINY, episodes: int = EPISODES, **changes: Any) -> Cell:
     return Cell(
-        scenario=scenario, method=METHOD.with_settings(**changes), num_seeds=LANES,
+        scenario=scenario, method=METHOD.with_settings(**changes), num_seeds=SEEDS_PER_BLOCK,
         columns=row_names(columns_of(EPISODE_METRICS), 2), plays=(0,), train_episodes=episodes,
     )  # fmt: skip
 
 
 def trainer_of(cells: list[Cell], first_seed: int = 0) -> Trainer:
-    blocks = blocks_of(len(cells), first_seed, LANES, LANES)
+    blocks = blocks_of(len(cells), first_seed, SEEDS_PER_BLOCK, SEEDS_PER_BLOCK)
     return Trainer(padded_shapes([cell.scenario for cell in cells])[0], cells, blocks, len(blocks))
 
 
@@ -69,14 +69,16 @@ def test_learning_steps_come_after_each_rollout(base: Any):
     _, curves = base
     ends = {slot // 6 for slot in range(7, EPISODES * 6, 8)}
     learnt = np.isfinite(curves.logs["value_loss"])
-    np.testing.assert_array_equal(learnt, np.tile(np.isin(np.arange(EPISODES), list(ends)), (LANES, 1)))
+    np.testing.assert_array_equal(
+        learnt, np.tile(np.isin(np.arange(EPISODES), list(ends)), (SEEDS_PER_BLOCK, 1))
+    )
     assert (curves.logs["entropy"][learnt] > 0).all()
 
 
 def test_cuts_between_calls_and_other_seeds_change_no_bit(base: Any):
     assert_same_bits(trained([cell_of()], cuts=(1, 4, 2))[0], base)
     shifted = trained([cell_of()], first_seed=5)[0]
-    common = jax.tree.map(lambda x: x[: LANES - 5], shifted), jax.tree.map(lambda x: x[5:], base)
+    common = jax.tree.map(lambda x: x[: SEEDS_PER_BLOCK - 5], shifted), jax.tree.map(lambda x: x[5:], base)
     assert_same_bits(*common)
     kernels = base[0]["_Layer_0"]["kernel"]
     assert len(np.unique(kernels)) == kernels.size  # all agents of all seeds differ
@@ -112,7 +114,7 @@ def test_training_finds_the_fast_server(tmp_path: Path):
     (unit,) = units_of(cells, 60)
     found = run_unit(unit, AgentStore(tmp_path / "agents"), tmp_path)
     before, after = np.split(np.asarray(found["makespan_mean_s"]), 2)
-    (best,) = (b.metrics for b in simulate([uneven], get_method("optimal"), UNIFIED, 0, LANES))
+    (best,) = (b.metrics for b in simulate([uneven], get_method("optimal"), UNIFIED, 0, SEEDS_PER_BLOCK))
     assert after.mean() < 0.8 * before.mean()
     assert after.mean() < 1.5 * best["makespan_mean_s"].mean()
 

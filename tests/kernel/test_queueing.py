@@ -20,12 +20,15 @@ from amco_jax.env import CONSERVING
 from amco_jax.kernel import rollout
 from amco_jax.metrics import MAKESPAN, NUM_TASKS
 from amco_jax.random import Stream, stream
-from amco_jax.stats import ratio_interval
+from amco_jax.stats import intervals, ratio_interval
 from amco_jax.study.simulate import simulate
 from amco_jax.workload import tables_of, workload_of
 
-CONFIDENCE = 0.9999
-"""The confidence of the intervals in which theory must lie; seeds are fixed, and so are the outcomes"""
+
+@pytest.fixture(autouse=True)
+def high_confidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Theory must lie in intervals of 99.99 %, since there are many; seeds are fixed, and so are outcomes."""
+    monkeypatch.setattr(intervals, "CONFIDENCE", 0.9999)
 
 
 def queue(**changes: Any) -> Scenario:
@@ -39,7 +42,7 @@ def queue(**changes: Any) -> Scenario:
 
 def assert_mean(sums: Any, tasks: Any, theory: float, precision: float) -> None:
     """The mean per task agrees with theory, and is known to a relative precision."""
-    mean, low, high = ratio_interval(np.asarray(sums), np.asarray(tasks), CONFIDENCE)
+    mean, low, high = ratio_interval(np.asarray(sums), np.asarray(tasks))
     print(f"{mean:.4f} [{low:.4f}, {high:.4f}], theory {theory:.4f}")
     assert low < theory < high
     assert high - low < 2 * precision * theory

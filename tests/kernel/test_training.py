@@ -38,7 +38,7 @@ from amco_jax.study.run import run_study
 from amco_jax.study.simulate import simulate
 from amco_jax.study.sweep import Sweep
 from amco_jax.study.train import Training
-from amco_jax.study.trainer import LANES, SEGMENT, Trainer
+from amco_jax.study.trainer import SEEDS_PER_BLOCK, SEGMENT, Trainer
 from amco_jax.study.units import run_unit, units_of
 from amco_jax.workload import bernoulli
 
@@ -56,7 +56,7 @@ TINY = Scenario(
 def cell_of(scenario: Scenario, settings: Settings) -> Cell:
     method = METHOD.with_settings(**settings.to_dict())
     return Cell(
-        scenario=scenario, method=method, num_seeds=LANES, metrics=EPISODE_METRICS,
+        scenario=scenario, method=method, num_seeds=SEEDS_PER_BLOCK, metrics=EPISODE_METRICS,
         columns=row_names(columns_of(EPISODE_METRICS), 2), plays=(0,),
         train_episodes=EPISODES,
     )  # fmt: skip
@@ -80,10 +80,10 @@ class Trained(NamedTuple):
 
 
 def train_cells(
-    cells: Sequence[Cell], first_seed: int = 0, num_seeds: int = LANES, cuts: Sequence[int] = (7,)
+    cells: Sequence[Cell], first_seed: int = 0, num_seeds: int = SEEDS_PER_BLOCK, cuts: Sequence[int] = (7,)
 ) -> list[Trained]:
     """The outcome of each cell; with `BASE` and its like among them, all use the same program."""
-    blocks = blocks_of(len(cells), first_seed, num_seeds, LANES)
+    blocks = blocks_of(len(cells), first_seed, num_seeds, SEEDS_PER_BLOCK)
     shape = padded_shapes([cell.scenario for cell in cells])[0]
     trainer = Trainer(shape, cells, blocks, len(blocks))
     parts = [trainer.advance(episodes) for episodes in cuts]
@@ -109,7 +109,7 @@ def base() -> Trained:
 def test_all_agents_of_all_seeds_learn(base: Trained):
     assert np.isfinite(base.curves.logs["loss"][:, 1:]).all()
     due = sum(c > 8 and c % 2 == 0 for c in range(1, 7 * TINY.num_slots + 1))
-    np.testing.assert_array_equal(base.state.learnt.steps, np.full((LANES, 2), due))
+    np.testing.assert_array_equal(base.state.learnt.steps, np.full((SEEDS_PER_BLOCK, 2), due))
     np.testing.assert_allclose(base.curves.logs["epsilon"][:, -1], 0.01 * due, rtol=1e-6)
 
 
@@ -121,10 +121,13 @@ def test_cuts_between_calls_change_no_bit(base: Trained, cuts: tuple[int, ...]):
 def test_neighbouring_seeds_change_no_bit(base: Trained):
     """Another place in a block, another block, fewer seeds."""
     shifted = train_cells([BASE], first_seed=5)[0]
-    assert_same_bits(shifted.seeds(0, LANES - 5), base.seeds(5, LANES))
-    more = train_cells([BASE], num_seeds=LANES + 3)[0]
-    assert_same_bits(more.seeds(0, LANES), base)
-    assert_same_bits(more.seeds(LANES, LANES + 3), shifted.seeds(LANES - 5, LANES - 2))
+    assert_same_bits(shifted.seeds(0, SEEDS_PER_BLOCK - 5), base.seeds(5, SEEDS_PER_BLOCK))
+    more = train_cells([BASE], num_seeds=SEEDS_PER_BLOCK + 3)[0]
+    assert_same_bits(more.seeds(0, SEEDS_PER_BLOCK), base)
+    assert_same_bits(
+        more.seeds(SEEDS_PER_BLOCK, SEEDS_PER_BLOCK + 3),
+        shifted.seeds(SEEDS_PER_BLOCK - 5, SEEDS_PER_BLOCK - 2),
+    )
 
 
 def test_neighbouring_cells_change_no_bit(base: Trained):
@@ -205,8 +208,10 @@ def test_learning_follows_the_count_of_slots_over_the_whole_run(
     due = (slots > learn_after) & (slots % learn_interval == 0) & (slots > 1)
     steps = learn_repeats * due.sum(axis=1)
     logs = trained.curves.logs
-    np.testing.assert_allclose(logs["epsilon"], np.tile(1e-3 * steps.cumsum(), (LANES, 1)), rtol=1e-5)
-    np.testing.assert_array_equal(np.isfinite(logs["loss"]), np.tile(steps > 0, (LANES, 1)))
+    np.testing.assert_allclose(
+        logs["epsilon"], np.tile(1e-3 * steps.cumsum(), (SEEDS_PER_BLOCK, 1)), rtol=1e-5
+    )
+    np.testing.assert_array_equal(np.isfinite(logs["loss"]), np.tile(steps > 0, (SEEDS_PER_BLOCK, 1)))
     np.testing.assert_array_equal(trained.state.learnt.steps, steps.sum())
 
 
@@ -385,8 +390,8 @@ def test_training_finds_the_fast_server(tmp_path: Path, reward: str):
     (unit,) = units_of(cells, 60)
     found = run_unit(unit, AgentStore(tmp_path / "agents"), tmp_path)
     before, after = np.split(np.asarray(found["makespan_mean_s"]), 2)
-    (best,) = (b.metrics for b in simulate([uneven], get_method("optimal"), UNIFIED, 0, LANES))
-    assert np.array_equal(found["num_tasks"][:LANES], best["num_tasks"])
+    (best,) = (b.metrics for b in simulate([uneven], get_method("optimal"), UNIFIED, 0, SEEDS_PER_BLOCK))
+    assert np.array_equal(found["num_tasks"][:SEEDS_PER_BLOCK], best["num_tasks"])
     assert after.mean() < 0.8 * before.mean()
     assert after.mean() < 1.5 * best["makespan_mean_s"].mean()
 
@@ -422,7 +427,7 @@ def test_training_meets_the_arrivals_that_rules_meet(base: Trained):
     """Episode e of training is episode 1 + e of `simulate`, whose episode 0 no training sees."""
     local = get_method("local")
     for e in range(3):
-        (batch,) = simulate([TINY], local, UNIFIED, 0, LANES, episode=FIRST_TRAINING_EPISODE + e)
+        (batch,) = simulate([TINY], local, UNIFIED, 0, SEEDS_PER_BLOCK, episode=FIRST_TRAINING_EPISODE + e)
         np.testing.assert_array_equal(base.curves.totals["num_tasks"][:, e], batch.metrics["num_tasks"])
     assert FIRST_TRAINING_EPISODE == 1
 

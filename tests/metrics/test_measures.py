@@ -14,7 +14,7 @@ from helpers.episodes import SMALL, arrivals, run
 from amco_jax.agents.methods import get_method
 from amco_jax.env import UNIFIED, Physics
 from amco_jax.errors import InputError
-from amco_jax.metrics import LEVELS, METRICS, Metric, Reduction, choose, columns_of, estimated
+from amco_jax.metrics import LEVELS, METRICS, Metric, Reduction, choose, columns_of, estimated_columns
 from amco_jax.stats.summaries import Episodes, summarise
 from amco_jax.study.simulate import simulate
 
@@ -166,7 +166,9 @@ def test_percentiles_weigh_episodes_by_the_tasks_that_count():
     for column in metric.also:
         rows[column.name] = [1.0, 3.0]
     table = np.array([1.0, 3.0])[:, None] * np.ones(len(LEVELS))
-    found = summarise([((), Episodes.of(rows, {metric.name: table}))], (), estimated(columns_of([metric]), 0))
+    found = summarise(
+        [((), Episodes.of(rows, {metric.name: table}))], (), estimated_columns(columns_of([metric]), 0)
+    )
     median = found.query("metric == 'response_p50_s' and per == 'task'")["mean"]
     assert median.tolist() == [3.0]
 

@@ -14,7 +14,7 @@ from helpers.episodes import SMALL, run
 from amco_jax.agents.methods import get_method
 from amco_jax.env import UNIFIED
 from amco_jax.errors import InputError
-from amco_jax.metrics import METRICS, Metric, Reduction, choose, columns_in, columns_of, described
+from amco_jax.metrics import METRICS, Metric, Reduction, choose, column_entries, columns_in, columns_of
 from amco_jax.report.analysis import means, over_slots
 from amco_jax.report.pictures import all_figures
 from amco_jax.report.studies import SavedStudy, load_studies
@@ -94,7 +94,7 @@ def test_a_sweep_over_the_number_of_slots_has_lists_of_each_length(tmp_path: Pat
     )
     (study,) = load_studies([tmp_path / "run"])
     (column,) = (c for c in study.columns if c.name == "utilisation_over_slots")
-    assert columns_in({"metrics": described([column])}) == (column,)
+    assert columns_in({"metrics": column_entries([column])}) == (column,)
     for value in (2, 3):
         rows = result.rows.query("value == @value")
         found = over_slots(study, column, value)

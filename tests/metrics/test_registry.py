@@ -31,7 +31,7 @@ from amco_jax import (
 from amco_jax.agents.methods import get_method
 from amco_jax.env import UNIFIED
 from amco_jax.errors import InputError
-from amco_jax.metrics import choose, columns_in, columns_of, described
+from amco_jax.metrics import choose, column_entries, columns_in, columns_of
 from amco_jax.report.page import make_report, write_report
 from amco_jax.report.studies import load_studies
 from amco_jax.stats.summaries import Episodes, Pairs
@@ -126,8 +126,8 @@ def test_finish_goes_on_beyond_the_deadline():
 
 def test_columns_survive_a_manifest():
     columns = columns_of(choose(OWN))
-    assert columns_in({"metrics": described(columns)}) == columns
-    for metrics in (None, [{}], [{"name": "x"}], [described(columns)[0] | {"shown": "nowhere"}], [1]):
+    assert columns_in({"metrics": column_entries(columns)}) == columns
+    for metrics in (None, [{}], [{"name": "x"}], [column_entries(columns)[0] | {"shown": "nowhere"}], [1]):
         with pytest.raises((InputError, TypeError), match=r"legal: results of this version|NoneType"):
             columns_in({"metrics": metrics})
 

@@ -21,9 +21,9 @@ from helpers.paths import ROOT
 from helpers.tiny_training import TINY, run
 
 from amco_jax import Comparison, InputError, Sweep, run_study
-from amco_jax.results.files import new_directory
-from amco_jax.results.output import Output
+from amco_jax.files import new_directory
 from amco_jax.study.base import StudyResult
+from amco_jax.study.output import Output
 
 SWEEP = [
     str(ROOT / "scripts" / "sweep.py"), "--param", "deadline", "--values", "0.3", "--methods", "local",

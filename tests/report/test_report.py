@@ -14,7 +14,8 @@ from helpers.command_lines import command
 from helpers.tiny_training import Script
 
 from amco_jax.errors import InputError
-from amco_jax.metrics import METRICS, described
+from amco_jax.files import FileNames
+from amco_jax.metrics import METRICS, column_entries
 from amco_jax.report.analysis import baselines_of, comparisons, means, medians
 from amco_jax.report.page import Report, make_report, write_report
 from amco_jax.report.published import write_published
@@ -22,7 +23,6 @@ from amco_jax.report.studies import SavedStudy, load_studies
 from amco_jax.report.style import method_styles
 from amco_jax.report.terminal import print_summary
 from amco_jax.report.warnings import warnings_of
-from amco_jax.results.files import FileNames
 from amco_jax.results.saved import write_digests
 from amco_jax.scenario import Scenario
 from amco_jax.stats import (
@@ -329,7 +329,7 @@ def test_the_terminal_tells_bounds_seeds_and_tasks(capsys: pytest.CaptureFixture
     manifest = {
         "param": "arrival_prob", "physics": "unified", "values": [0.3], "methods": ["local", "optimal"],
         "training": {"settings": {}}, "device": {"count": 1, "kind": "cpu"}, "wall_time_s": 1.0,
-        "metrics": described(METRICS[name] for name in ("makespan_mean_s", "miss_rate")),
+        "metrics": column_entries(METRICS[name] for name in ("makespan_mean_s", "miss_rate")),
     }  # fmt: skip
     print_summary(pd.DataFrame(rows, columns=columns), manifest)
     out = capsys.readouterr().out

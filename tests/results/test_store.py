@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from amco_jax import InputError
+from amco_jax.files import draft_prefix, remove_abandoned
 from amco_jax.results.checkpoints import Journal
-from amco_jax.results.files import draft_prefix, remove_abandoned
 from amco_jax.results.store import Store
 
 FRAME = pd.DataFrame({"seed": np.arange(5), "makespan_mean_s": np.linspace(0, 1, 5), "method": "local"})
@@ -199,7 +199,7 @@ def test_what_a_kill_left_beside_a_commit_is_removed(store: Store):
 
 def test_drafts_of_ended_processes_are_removed_and_no_others(store: Store):
     ended = subprocess.run(
-        [sys.executable, "-c", "from amco_jax.results.files import draft_prefix; print(draft_prefix())"],
+        [sys.executable, "-c", "from amco_jax.files import draft_prefix; print(draft_prefix())"],
         capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
     for name in (ended + "a", draft_prefix() + "a", ".unfinished-otherhost-1-a", ".unfinished-x"):

@@ -33,11 +33,11 @@ class Metered(ArrivalProcess):
         if self.rate > 8:
             raise InputError(f"rate: {self.rate:g}; legal: at most 8")
 
-    def num_positions(self, setting: Any) -> int:
+    def num_positions(self, scenario: Any) -> int:
         return 100
 
-    def moments(self, setting: Any) -> tuple[float, float]:
-        return self.rate * setting.slot_duration, 0.0
+    def moments(self, scenario: Any) -> tuple[float, float]:
+        return self.rate * scenario.slot_duration, 0.0
 
 
 def test_the_load_of_the_default_scenario_is_that_of_pen_and_paper():

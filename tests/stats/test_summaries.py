@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 
 from amco_jax.errors import InputError
-from amco_jax.metrics import LEVELS, METRICS, columns_of, estimated
+from amco_jax.metrics import LEVELS, METRICS, columns_of, estimated_columns
 from amco_jax.stats import mean_interval, pooled_quantiles, ratio_interval, reduction_interval
 from amco_jax.stats.summaries import Episodes, Pairs, summarise
 
 QUANTILES = "makespan_quantiles_s"
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 CHOSEN = ("makespan_mean_s", "miss_rate", "num_tasks", "utilisation", QUANTILES)
-COLUMNS = estimated(columns_of(METRICS[name] for name in CHOSEN), 1)
+COLUMNS = estimated_columns(columns_of(METRICS[name] for name in CHOSEN), 1)
 
 
 def episodes_of(

@@ -57,7 +57,7 @@ def test_damaged_agents_of_a_finished_training_are_recomputed(tmp_path: Path, sh
 
     def run(**execution: Any) -> Any:
         study = Training(QUICK, seeds=3, episodes=3, scenario=TINY)
-        return run_study(study, out, execution=Execution(store=store, **execution)).agents
+        return run_study(study, out, execution=Execution(shared_agents=store, **execution)).agents
 
     first = run()
     path = min((out / AGENTS).rglob("*.ocdbt"))

@@ -13,7 +13,7 @@ from amco_jax.study.chunks import CHUNK_BYTES, Chunk, over_chunks
 
 SMALL = Scenario(num_tasks=3, num_slots=2)
 SCENARIOS = [SMALL, SMALL.replace(deadline=0.5), SMALL.replace(num_slots=3)]
-LANES = 4
+SEEDS_PER_BLOCK = 4
 
 
 def test_results_of_seeds_come_back_in_order_without_padding(monkeypatch: pytest.MonkeyPatch):
@@ -23,11 +23,11 @@ def test_results_of_seeds_come_back_in_order_without_padding(monkeypatch: pytest
         (params, _), seeds, agents = chunk.blocked
         assert agents is None
         assert chunk.lanes == seeds.shape
-        assert seeds.shape[1] == LANES
+        assert seeds.shape[1] == SEEDS_PER_BLOCK
         wide = np.broadcast_to(params.deadline[:, None], seeds.shape)
         return list(chunk.by_scenario(zip(seeds, wide, strict=True)))
 
-    found = list(over_chunks(deadlines, SCENARIOS, 7, 30, LANES, lambda shape: 1))
+    found = list(over_chunks(deadlines, SCENARIOS, 7, 30, SEEDS_PER_BLOCK, lambda shape: 1))
     assert len(found) > len(SCENARIOS)
     parts = [part for of_chunk in found for part in of_chunk]
     assert [index for index, *_ in parts] == sorted(index for index, *_ in parts)
@@ -50,6 +50,6 @@ def test_the_inputs_of_a_shape_are_computed_once(monkeypatch: pytest.MonkeyPatch
         return real(*arguments)
 
     monkeypatch.setattr(module, "inputs_of", counted)
-    chunks = list(over_chunks(lambda chunk: chunk.shape, SCENARIOS, 0, 30, LANES, lambda shape: 1))
+    chunks = list(over_chunks(lambda chunk: chunk.shape, SCENARIOS, 0, 30, SEEDS_PER_BLOCK, lambda shape: 1))
     assert len(chunks) > len({*chunks}) == 2
     assert shapes == list(dict.fromkeys(chunks))

@@ -31,8 +31,8 @@ from helpers.kills import (
 )
 from helpers.tiny_training import Script
 
-from amco_jax.results.output import Output
 from amco_jax.study import reproduce
+from amco_jax.study.output import Output
 
 
 @pytest.fixture(scope="module")

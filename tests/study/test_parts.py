@@ -39,13 +39,13 @@ def test_shards_of_a_command_make_one_result(
 
 
 def test_studies_of_all_kinds_share_their_agents(trained: list[int], tmp_path: Path):
-    store = Execution(store=tmp_path / "agents")
-    run(out=tmp_path / "train", execution=store)
+    sharing = Execution(shared_agents=tmp_path / "agents")
+    run(out=tmp_path / "train", execution=sharing)
     assert sum(trained) == 1
-    size: dict[str, Any] = {"seeds": SEEDS, "episodes": EPISODES, "scenario": TINY, "execution": store}
+    size: dict[str, Any] = {"seeds": SEEDS, "episodes": EPISODES, "scenario": TINY, "execution": sharing}
     carry_out(Comparison, [METHOD, "local"], last=2, physics=["unified"], **size)
     carry_out(Sweep, "deadline", values=[TINY.deadline], methods=[METHOD], **size)
-    run_study(Evaluation(tmp_path / "train", methods=[]), execution=store)
+    run_study(Evaluation(tmp_path / "train", methods=[]), execution=sharing)
     assert sum(trained) == 1
     settings: Any = METHOD.require_training().settings
     carry_out(Tuning, METHOD, {"discount": [settings.discount]}, reference="local", **size)

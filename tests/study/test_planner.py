@@ -31,7 +31,7 @@ SEEDS = 3
 def plans() -> Plan:
     """The plans of some seeds, leaves `[seeds, ...]`."""
     source = Planned([MANY], PLANNER, UNIFIED, 0)
-    found = source.agents(MANY.shape(), blocks_of(1, 0, SEEDS, source.lanes), 1)
+    found = source.agents(MANY.shape(), blocks_of(1, 0, SEEDS, source.seeds_per_block), 1)
     return jax.tree.map(lambda leaf: np.asarray(leaf)[0, :SEEDS], found)
 
 

@@ -22,7 +22,7 @@ from amco_jax.study.agents import AgentStore, StoredAgents, train_missing
 from amco_jax.study.blocks import padded_shapes
 from amco_jax.study.chunks import CHUNK_BYTES
 from amco_jax.study.grid import Cell
-from amco_jax.study.simulate import LANES, simulate
+from amco_jax.study.simulate import SEEDS_PER_BLOCK, simulate
 
 SMALL = Scenario(num_servers=3, num_tasks=7, num_slots=5)
 
@@ -60,7 +60,7 @@ def test_segments_of_slots_change_no_bit(arrivals, slots, monkeypatch, tmp_path)
     whole = metrics_of([scenario], num_seeds=5)
     assert (whole["num_tasks"] > 20).all()
     assert len(module.segments_of(8, slots)) > 2
-    per_slot = 4 * scenario.num_servers * scenario.num_positions * LANES * jax.local_device_count()
+    per_slot = 4 * scenario.num_servers * scenario.num_positions * SEEDS_PER_BLOCK * jax.local_device_count()
     monkeypatch.setitem(CHUNK_BYTES, "cpu", slots * per_slot)
     assert_same_bits(whole, metrics_of([scenario], num_seeds=5))
 
@@ -126,9 +126,9 @@ def test_number_of_devices_changes_no_bit():
 
 
 def test_batches_come_in_order_and_complete():
-    batches = list(simulate([SMALL, SMALL], get_method("local"), UNIFIED, 5, LANES + 1))
+    batches = list(simulate([SMALL, SMALL], get_method("local"), UNIFIED, 5, SEEDS_PER_BLOCK + 1))
     assert [b.index for b in batches] == [0, 1]
-    assert np.concatenate([b.seeds for b in batches[:1]]).tolist() == list(range(5, 5 + LANES + 1))
+    assert np.concatenate([b.seeds for b in batches[:1]]).tolist() == list(range(5, 5 + SEEDS_PER_BLOCK + 1))
 
 
 def test_no_task_means_nan_not_zero():

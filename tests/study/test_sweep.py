@@ -15,9 +15,9 @@ from scipy import stats
 
 from amco_jax import Execution, InputError, Method, Scenario, Sweep, per_task
 from amco_jax.params import ORDERS, TIMINGS
-from amco_jax.results.output import Output
 from amco_jax.scenario.axes import apply_settings, parse_settings, parse_value
 from amco_jax.stats import mean_interval, rate_interval, ratio_interval
+from amco_jax.study.output import Output
 
 SMALL = Scenario(num_servers=2, num_tasks=5, num_slots=4)
 FIGURES = ("makespan", "miss_rate", "goodput_per_s", "response_mean_s")
@@ -221,7 +221,7 @@ def test_settings_are_read_and_applied_in_order():
     assert scenario.link_rates[0].tolist() == [1, 2, 3]
     with pytest.raises(InputError):
         parse_settings(["deadline"])
-    with pytest.raises(InputError, match=r"unknown field 'speed'; legal fields: .*deadline"):
+    with pytest.raises(InputError, match=r"unknown field 'speed'; legal: .*deadline"):
         apply_settings(Scenario(), parse_settings(["speed=1"]))
     with pytest.raises(InputError, match="twice"):
         parse_settings(["deadline=1", "deadline=2"])

@@ -300,17 +300,17 @@ def test_agents_are_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         trainer_module.Trainer, "advance", lambda self, n: counted.append(len(self._chunk)) or real(self, n)
     )
-    store = Execution(store=tmp_path / "store")
-    first = run(tmp_path / "one", execution=store, methods=[QUICK], trained_seeds=20)
+    sharing = Execution(shared_agents=tmp_path / "agents")
+    first = run(tmp_path / "one", execution=sharing, methods=[QUICK], trained_seeds=20)
     assert sum(counted) == 3  # one block for each value
     counted.clear()
-    again = run(tmp_path / "two", execution=store, methods=[QUICK, "local"], trained_seeds=40)
+    again = run(tmp_path / "two", execution=sharing, methods=[QUICK, "local"], trained_seeds=40)
     assert sum(counted) == 3  # the second block of each
     common = again.rows.query("method == @QUICK.name and seed < 20").reset_index(drop=True)
     pd.testing.assert_frame_equal(common, first.rows)
     counted.clear()
     trained = run_study(
-        Training(QUICK, seeds=40, episodes=3, scenario=SMALL.replace(deadline=0.5)), execution=store
+        Training(QUICK, seeds=40, episodes=3, scenario=SMALL.replace(deadline=0.5)), execution=sharing
     )
     assert not counted
     assert len(trained.rows) == 40 * 3
@@ -318,7 +318,7 @@ def test_agents_are_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         Training(
             QUICK.with_settings(discount=0.3), seeds=1, episodes=3, scenario=SMALL.replace(deadline=0.5)
         ),
-        execution=store,
+        execution=sharing,
     )
     assert sum(counted) == 1
 

@@ -153,7 +153,7 @@ def test_results_name_the_stretch_of_each_row(small: Path, tmp_path: Path):
     assert splits[0]["training"]["last"] < splits[0]["test"]["first"]
     assert splits[0]["training"]["requests"] + splits[0]["test"]["requests"] <= 400
     assert splits[0]["gap_s"] >= 6 * 10
-    assert "stretch" not in {c.name for c in load_studies([tmp_path / "s"])[0].estimated}
+    assert "stretch" not in {c.name for c in load_studies([tmp_path / "s"])[0].estimated_columns}
     plain = run_study(
         Sweep(
             "deadline",

@@ -126,7 +126,7 @@ CLASHING = SOURCE.replace("period", "deadline")
     ("settings", "words"),
     [
         (["arrivals=diurnal:PROCESS", "amplitude=2"], "amplitude: 2; legal: a number from 0 to 1"),
-        (["arrivals=diurnal:PROCESS", "depth=2"], "unknown field 'depth'; legal fields: .*amplitude, period"),
+        (["arrivals=diurnal:PROCESS", "depth=2"], "unknown field 'depth'; legal: .*amplitude, period"),
         (["amplitude=0.5"], "unknown field 'amplitude'"),
         (["arrivals=diurnal:NONE"], "arrivals: 'diurnal:NONE' cannot be imported: AttributeError"),
         (["arrivals=nowhere:PROCESS"], "arrivals: 'nowhere:PROCESS' cannot be imported: ModuleNotFoundError"),

@@ -113,7 +113,7 @@ def greedy(dqn: DQN, weights: Weights, size: Float[Array, " tasks"], backlog: Ar
       backlog: `[num_servers]`, Gcycles.
     """
     num_tasks = size.shape[0]
-    values = network.of_slot(dqn.network(backlog.shape[0]), weights, size, backlog)
+    values = network.outputs_of_slot(dqn.network(backlog.shape[0]), weights, size, backlog)
     action = dqn.actions(backlog.shape[0]).greedy(values)
     return jax.tree.map(lambda a: a[:num_tasks], action)
 

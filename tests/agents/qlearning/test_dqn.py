@@ -401,7 +401,7 @@ def test_trained_policies_decide_by_each_station_s_own_agent():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"nonsense": 1}, "settings: unknown field 'nonsense'; legal fields: hidden, batch_size"),
+        ({"nonsense": 1}, "settings: unknown field 'nonsense'; legal: hidden, batch_size"),
         ({"hidden": (20, 0)}, "hidden: 0; legal: a whole number from 1"),
         ({"hidden": (2.5,)}, "hidden: 2.5"),
         ({"hidden": "wide"}, "hidden: 'wide'"),

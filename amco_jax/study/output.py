@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from amco_jax.errors import InputError
+from amco_jax.errors import InputError, first_line
+from amco_jax.files import draft_prefix, lock, remove_abandoned
 from amco_jax.report.style import save_figure
-from amco_jax.results.files import draft_prefix, lock, remove_abandoned
 from amco_jax.results.saved import MANIFEST, write_digests
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Output:
         except Exception as error:  # no failed figure is worth losing the results
             for suffix in (".png", ".pdf"):
                 self.path(name).with_suffix(suffix).unlink(missing_ok=True)
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = first_line(error)
             log.warning("%s could not be drawn and is left out of the results: %s", name, reason)
 
     def finish(self, manifest: dict[str, Any], standing: Sequence[str] = ()) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from amco_jax.results.output import Output
 from amco_jax.results.saved import MANIFEST
+from amco_jax.study.output import Output
 
 
 def test_a_manifest_never_stands_beside_files_that_are_not_its_own(
