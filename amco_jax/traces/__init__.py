@@ -107,7 +107,7 @@ class Trace:
     train_share: float = 0.5
     """The share of the log, from its start, that agents are trained on; nothing is evaluated there"""
     gap: float | None = None
-    """The minimum time between training stretch and test stretch, s of the log; one episode if None"""
+    """The minimum time between training and test part, s of the log; one episode if None"""
     sha256: str = ""
     """Digest of the file; filled in if empty"""
 
@@ -143,7 +143,7 @@ class Trace:
 
     @property
     def training_end(self) -> float:
-        """The time at which the training stretch ends, s, counted like `RequestLog.origin`."""
+        """The time at which the training part ends, s, counted like `RequestLog.origin`."""
         return self.log.origin + self.train_share * self.log.span
 
     def stretches(self, slot_seconds: float, num_slots: int) -> Stretches:

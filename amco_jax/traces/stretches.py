@@ -18,7 +18,7 @@ class Stretches(NamedTuple):
     """The positions of a scenario's episodes on a log, in slots from its start."""
 
     training: int
-    """Number of slots in the training stretch, which starts with slot 0"""
+    """Number of slots in the training part, which starts with slot 0"""
     first: int
     """The first slot for testing"""
     num_stretches: int
@@ -31,7 +31,7 @@ class Stretches(NamedTuple):
     def starts(self, num_slots: int) -> int:
         """Number of slots in which a training episode may start.
 
-        The slot after its end, which the last learning step uses, is in the training stretch too.
+        The slot after its end, which the last learning step uses, is in the training part too.
         """
         return max(self.training - num_slots, 0)
 
