@@ -2,7 +2,7 @@
 
 The tuning seeds are the seeds from `FIRST_TUNING_SEED` on, which no other study accepts. Combinations are
 compared in an episode that none of them was trained on, with arrivals of the kind that agents train on: in a
-request log, it is in the training stretch. A search therefore never sees an episode on which another study
+request log, it is in the training part. A search therefore never sees an episode on which another study
 evaluates.
 """
 
