@@ -33,7 +33,7 @@ import numpy as np
 from amco_jax import Scenario, configure, get_method
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.compile.wide import on_host
-from amco_jax.study.measure import compiled_rollout
+from amco_jax.study.measure import rollout_program
 from amco_jax.study.simulate import SEEDS_PER_BLOCK
 
 RULES = ("all-servers", "local", "randcoedge", "optimal")
@@ -103,7 +103,8 @@ class Loop:
 
 def kernel(scenario: Scenario, rule: str, seeds: int) -> tuple[Callable[[], np.ndarray], Counter[str]]:
     """A function that returns the same sums from the package's kernel, and the operations for a position."""
-    compiled, arguments = compiled_rollout(scenario, get_method(rule), seeds // SEEDS_PER_BLOCK)
+    program, arguments = rollout_program(scenario, get_method(rule), seeds // SEEDS_PER_BLOCK)
+    compiled = program.lower(*arguments).compile()
 
     def run() -> np.ndarray:
         (end, _), _ = jax.block_until_ready(compiled(*arguments))

@@ -75,8 +75,9 @@ def _rule(job: Job, method: Method) -> dict[str, Any]:
     scenario, num_devices = job.scenario, jax.local_device_count()
     busy = 1 if jax.default_backend() == "cpu" else ACCELERATOR_BLOCKS
     blocks = num_devices * (busy if job.seeds is None else -(-job.seeds // (SEEDS_PER_BLOCK * num_devices)))
+    program, arguments = rollout_program(scenario, method, blocks)
     start = time.perf_counter()
-    compiled, arguments = compiled_rollout(scenario, method, blocks)
+    compiled = program.lower(*arguments).compile()
     compile_s = time.perf_counter() - start
     ((end, _), _), rollout_s = _timed(lambda: jax.block_until_ready(compiled(*arguments)), job.repeats)
     totals = {name: float(np.sum(total, dtype=float)) for name, total in on_host(end.totals).items()}
@@ -99,10 +100,11 @@ def _rule(job: Job, method: Method) -> dict[str, Any]:
     }
 
 
-def compiled_rollout(scenario: Scenario, method: Method, num_blocks: int) -> tuple[Any, tuple[Any, ...]]:
-    """The compiled kernel of a rule with running totals, and its arguments for whole blocks of seeds from 0.
+def rollout_program(scenario: Scenario, method: Method, num_blocks: int) -> tuple[Any, tuple[Any, ...]]:
+    """The kernel of a rule with running totals, see `simulate.block_program`, and its arguments.
 
-    It returns what `simulate.block_program` returns.
+    Args:
+      num_blocks: the number of whole blocks of seeds, from seed 0 on.
     """
     given = inputs_of([scenario], [0], scenario.shape())
     params = jax.tree.map(lambda leaf: np.stack([leaf] * num_blocks), given.cells[0])
@@ -110,8 +112,7 @@ def compiled_rollout(scenario: Scenario, method: Method, num_blocks: int) -> tup
     sums = tuple(metric for metric in EPISODE_METRICS if metric.is_sum)
     state = start_state(scenario.shape(), seeds.shape, sums, method)
     arguments = (params, seeds, None), (UNIFIED, np.int32(0), given.tables, np.int32(0)), state
-    program = block_program(scenario.shape(), method, sums, True, False)
-    return program.lower(*arguments).compile(), arguments
+    return block_program(scenario.shape(), method, sums, True, False), arguments
 
 
 def _training(job: Job, method: Method) -> dict[str, Any]:
