@@ -4,9 +4,9 @@ The adapters for Gymnasium, PettingZoo, gymnax and Stable-Baselines3 are separat
 packages are optional.
 """
 
-from amco_jax.environment.autoreset import AutoReset
-from amco_jax.environment.base import EnvParams, episode_key
-from amco_jax.environment.decisions import DecisionEnv, DecisionState
-from amco_jax.environment.slots import SlotEnv, SlotState
+from amco_jax.rl.autoreset import AutoReset
+from amco_jax.rl.base import EnvParams, episode_key
+from amco_jax.rl.decisions import DecisionEnv, DecisionState
+from amco_jax.rl.slots import SlotEnv, SlotState
 
 __all__ = ["AutoReset", "DecisionEnv", "DecisionState", "EnvParams", "SlotEnv", "SlotState", "episode_key"]

@@ -19,10 +19,10 @@ from amco_jax.agents.methods import METHODS, PUBLISHED_PHYSICS
 from amco_jax.agents.policy import per_slot
 from amco_jax.compile.wide import on_host
 from amco_jax.env import UNIFIED, Physics
-from amco_jax.environment.base import Environment, seed_and_episode
 from amco_jax.kernel import Episode, rollout, tasks_of_slot
 from amco_jax.kernel.training import FIRST_TRAINING_EPISODE
 from amco_jax.random import Stream, stream
+from amco_jax.rl.base import Environment, seed_and_episode
 from amco_jax.workload import workload_of
 
 SEEDS = np.arange(5, dtype=np.uint32)

@@ -13,11 +13,11 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from amco_jax.environment.base import EnvParams, episode_key
-from amco_jax.environment.decisions import DecisionEnv, DecisionState
-from amco_jax.environment.spaces import Box, Discrete, Space
 from amco_jax.errors import InputError, check_list, check_whole
 from amco_jax.random import MAX_SEED, check_seed
+from amco_jax.rl.base import EnvParams, episode_key
+from amco_jax.rl.decisions import DecisionEnv, DecisionState
+from amco_jax.rl.spaces import Box, Discrete, Space
 
 
 def to_gymnasium(space: Space) -> gymnasium.Space[Any]:

@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from amco_jax.compile.unroll import unroll
 from amco_jax.env import Backlog, Decision, Queues, Task, close_slot, site, waits
-from amco_jax.environment.base import Environment, EnvParams, Origin
-from amco_jax.environment.observation import Situation, observation, width
-from amco_jax.environment.spaces import Box, Discrete, MultiBinary
 from amco_jax.kernel import MAX_UNROLLED_SERVERS, serve_task
+from amco_jax.rl.base import Environment, EnvParams, Origin
+from amco_jax.rl.observation import Situation, observation, width
+from amco_jax.rl.spaces import Box, Discrete, MultiBinary
 from amco_jax.workload import Workload
 
 

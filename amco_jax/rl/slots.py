@@ -13,11 +13,11 @@ from jaxtyping import Array, Int
 from amco_jax.agents.methods import Method
 from amco_jax.agents.policy import TaskView, per_slot
 from amco_jax.env import Backlog, Decision, Queues, Task, site
-from amco_jax.environment.base import Environment, EnvParams, Origin
-from amco_jax.environment.observation import Situation, observation, width
-from amco_jax.environment.spaces import Box, Discrete, MultiBinary
 from amco_jax.kernel import slot_step, tasks_of_slot
 from amco_jax.random import Stream, stream
+from amco_jax.rl.base import Environment, EnvParams, Origin
+from amco_jax.rl.observation import Situation, observation, width
+from amco_jax.rl.spaces import Box, Discrete, MultiBinary
 from amco_jax.workload import Workload
 
 

@@ -15,11 +15,11 @@ from amco_jax.agents.actions import ActionSpace, Enumerated
 from amco_jax.agents.methods import get_allocator
 from amco_jax.alloc import Allocator
 from amco_jax.env import UNIFIED, Physics
-from amco_jax.environment.observation import PUBLISHED, check_features
-from amco_jax.environment.spaces import Discrete, MultiBinary
 from amco_jax.errors import InputError
 from amco_jax.params import ORDERS, TIMINGS, Params
 from amco_jax.random import check_seed
+from amco_jax.rl.observation import PUBLISHED, check_features
+from amco_jax.rl.spaces import Discrete, MultiBinary
 from amco_jax.scenario import Scenario
 from amco_jax.workload import Tables, Workload, tables_of, workload_of
 

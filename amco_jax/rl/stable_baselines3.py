@@ -9,9 +9,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env import VecEnv
 
-from amco_jax.environment.base import EnvParams
-from amco_jax.environment.decisions import DecisionEnv
-from amco_jax.environment.gymnasium import GymnasiumVectorEnv
+from amco_jax.rl.base import EnvParams
+from amco_jax.rl.decisions import DecisionEnv
+from amco_jax.rl.gymnasium import GymnasiumVectorEnv
 
 
 class StableBaselinesEnv(VecEnv):

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from amco_jax.environment.base import EnvParams
-from amco_jax.environment.decisions import DecisionEnv
-from amco_jax.environment.slots import SlotEnv
+from amco_jax.rl.base import EnvParams
+from amco_jax.rl.decisions import DecisionEnv
+from amco_jax.rl.slots import SlotEnv
 
 
 class AutoReset:

@@ -9,10 +9,10 @@ from gymnax.environments import environment, spaces
 from jax import Array
 
 from amco_jax.agents.actions import nonempty_sets
-from amco_jax.environment.base import EnvParams
-from amco_jax.environment.decisions import DecisionEnv, DecisionState
-from amco_jax.environment.spaces import Discrete
 from amco_jax.errors import InputError
+from amco_jax.rl.base import EnvParams
+from amco_jax.rl.decisions import DecisionEnv, DecisionState
+from amco_jax.rl.spaces import Discrete
 
 
 class GymnaxEnv(environment.Environment[Any, Any]):

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from pettingzoo import ParallelEnv
 
-from amco_jax.environment.base import EnvParams, episode_key
-from amco_jax.environment.gymnasium import check_action, episode_of, to_gymnasium
-from amco_jax.environment.slots import SlotEnv, SlotState
 from amco_jax.errors import InputError, check_whole
 from amco_jax.random import MAX_SEED, check_seed
+from amco_jax.rl.base import EnvParams, episode_key
+from amco_jax.rl.gymnasium import check_action, episode_of, to_gymnasium
+from amco_jax.rl.slots import SlotEnv, SlotState
 
 
 class PettingZooEnv(ParallelEnv[str, np.ndarray, Any]):
