@@ -57,6 +57,9 @@ NOT_RUN = {
         "needs a package that nothing else needs",
     "python benchmarks/paired.py --against v0.1.0 --methods optimal randcoedge least-wait amcoedge":
         "takes minutes of a machine that does nothing else, and a release",
+    "python benchmarks/peers.py --edgesimpy edgesimpy/bin/python EdgeSimPy edgesimpy-tutorials"
+    " --raycloudsim raycloudsim/bin/python RayCloudSim --edgecloudsim java EdgeCloudSim"
+    " --xlron xlron/bin/python XLRON --out benchmarks/peers.csv": "needs other simulators",
     "python benchmarks/gpu.py --out h100.json": "needs a GPU",
     "python benchmarks/fleet.py compare --out results/fleet-compare":
         "takes an hour; tests/edge_fleet/test_virtual.py does the same in virtual time",
