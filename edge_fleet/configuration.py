@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from amco_jax.errors import InputError, check_choice, check_number, check_whole
+from amco_jax.errors import InputError, check_choice, check_fields, check_number, check_whole
 from amco_jax.files import text_of
 from amco_jax.scenario import Scenario
 from amco_jax.scenario.presets import PRESETS
@@ -97,10 +97,7 @@ def load_settings(source: str, changes: Mapping[str, Any]) -> FleetSettings:
             raise InputError(f"fleet: {table!r}; legal: a table")
         if isinstance(table.get("images"), str) and table["images"]:
             table["images"] = str(path.parent / table["images"])
-    legal = [field.name for field in dataclasses.fields(FleetSettings)]
-    for name in (*table, *changes):
-        if name not in legal:
-            raise InputError(f"fleet: unknown field {name!r}; legal: {', '.join(legal)}")
+    check_fields("fleet", (*table, *changes), (field.name for field in dataclasses.fields(FleetSettings)))
     return FleetSettings(**{**table, **changes})
 
 

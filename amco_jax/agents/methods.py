@@ -98,7 +98,7 @@ class Method:
 
     @property
     def takes_long(self) -> bool:
-        """Whether a seed takes so long that sweeps have fewer of them: to train agents, or of a reference."""
+        """Whether a seed takes long: agents are trained, or it is a reference. Sweeps then have fewer."""
         return self.training is not None or self.name in REFERENCES
 
     def require_training(self) -> BaseLearner:
