@@ -18,6 +18,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -73,9 +74,8 @@ class Enumerated:
         return argmax_first(outputs)
 
     def value(self, outputs: Float[Array, "sets tasks"], action: Int[Array, " tasks"]) -> Array:
-        """The value of each action, as a masked sum, whose gradient is a product; a gather's is a scatter."""
-        chosen = jnp.arange(self.num_outputs, dtype=jnp.int32)[:, None] == action
-        return jnp.sum(jnp.where(chosen, outputs, 0), axis=0)
+        """The value of each action."""
+        return _row_of_each(outputs, action)
 
     def draw(self, uniforms: Float[Array, "1 tasks"]) -> Int[Array, " tasks"]:
         """A uniformly drawn set for each task."""
@@ -129,6 +129,25 @@ class Factorised:
         """The actions themselves."""
         del local
         return action
+
+
+@jax.custom_vjp
+def _row_of_each(values: Float[Array, "rows columns"], row: Int[Array, " columns"]) -> Array:
+    """The entry of each column in its given row; its gradient is a select, where a gather's is a scatter."""
+    return jnp.take_along_axis(values, row[None], axis=0)[0]
+
+
+def _row_of_each_forward(values: Array, row: Array) -> tuple[Array, tuple[int, Array]]:
+    return _row_of_each(values, row), (values.shape[0], row)
+
+
+def _row_of_each_backward(saved: tuple[int, Array], gradient: Array) -> tuple[Array, None]:
+    num_rows, row = saved
+    chosen = jnp.arange(num_rows, dtype=jnp.int32)[:, None] == row
+    return jnp.where(chosen, gradient, 0), None
+
+
+_row_of_each.defvjp(_row_of_each_forward, _row_of_each_backward)
 
 
 def argmax_first(values: Float[Array, "rows columns"]) -> Int[Array, " columns"]:

@@ -39,6 +39,25 @@ def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Arra
 _product.defvjp(_product_forward, _product_backward)
 
 
+@jax.custom_vjp
+def _rectified(leak: float | Array, x: Array) -> Array:
+    """(Leaky) ReLU, whose gradient needs only its result, so that the inputs are never written to memory."""
+    return jnp.where(x <= 0, leak * x, x)
+
+
+def _rectified_forward(leak: float | Array, x: Array) -> tuple[Array, tuple[float | Array, Array]]:
+    result = _rectified(leak, x)
+    return result, (leak, result)
+
+
+def _rectified_backward(saved: tuple[float | Array, Array], gradient: Array) -> tuple[None, Array]:
+    leak, result = saved
+    return None, jnp.where(result > 0, gradient, leak * gradient)
+
+
+_rectified.defvjp(_rectified_forward, _rectified_backward)
+
+
 class _Layer(nn.Module):
     """W·x + b on arrays `[features, tasks]`, with W `[outputs, features]`.
 
@@ -86,8 +105,7 @@ class Network(nn.Module):
         """
         x, shared = (size[None], backlog) if backlog.ndim == 1 else (jnp.vstack([size, backlog]), None)
         for width in self.hidden:
-            x, shared = _Layer(width)(x, shared), None
-            x = nn.leaky_relu(x, self.leak) if self.leak else nn.relu(x)
+            x, shared = _rectified(self.leak, _Layer(width)(x, shared)), None
         return _Layer(self.num_outputs)(x, shared)
 
 

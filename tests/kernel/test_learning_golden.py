@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers.paths import TESTS
 
 from amco_jax.agents.methods import METHODS
 from amco_jax.agents.qlearning import QLearning, QSettings
-from amco_jax.agents.qlearning import dqn as agents
 from amco_jax.agents.qlearning.dqn import DQN, Learnt, greedy_probability, learn, q_values
 from amco_jax.agents.qlearning.replay import Batch
 
@@ -67,7 +67,7 @@ def relearnt(name: str) -> tuple[DQN, Learnt, np.ndarray]:
     before = weights(name, "before")
     # Step 0 copies the network to the target network, so that it does not matter what stands there.
     nothing = jax.tree.map(jnp.zeros_like, before)
-    learner = Learnt(before, nothing, agents._adam(jnp.int32(0)).init(before), jnp.int32(0))
+    learner = Learnt(before, nothing, optax.scale_by_adam().init(before), jnp.int32(0))
     scale = jnp.ones(1 + golden["action_sets"].shape[1])
     step = jax.jit(lambda learner, rows: learn(dqn, hyper, scale, learner, rows, jnp.asarray(True)))
     losses = []

@@ -63,12 +63,25 @@ def init(dqn: DQN, hyper: QSettings, num_servers: int, key: Key, dtype: Any = jn
         layer: {name: (value * scales[name]).astype(dtype) for name, value in values.items()}
         for layer, values in unit.items()
     }
-    return Learnt(weights, weights, _adam(jnp.int32(0)).init(weights), jnp.int32(0))
+    return Learnt(weights, weights, optax.scale_by_adam().init(weights), jnp.int32(0))
 
 
-def _adam(steps: Int[Array, ""]) -> optax.GradientTransformation:
-    """Adam as in the framework of the published code, which adds ε to the root of the uncorrected moment."""
-    return optax.scale_by_adam(_BETA1, _BETA2, eps=_EPSILON / jnp.sqrt(1 - _BETA2 ** (steps + 1)))  # pyright: ignore[reportArgumentType]
+def _adam(
+    gradient: Weights, moments: optax.OptState, steps: Int[Array, ""], ready: Bool[Array, ""]
+) -> tuple[Weights, optax.OptState]:
+    """Adam as in the framework of the published code, which adds ε to the root of the uncorrected moment.
+
+    Returns:
+      The direction, which is meaningless unless `ready`, and the moments, which are then unchanged.
+    """
+    assert isinstance(moments, optax.ScaleByAdamState)
+    # A rate of decay of 1 keeps the moments. To choose between old and new ones instead would write and read
+    # all of them once more.
+    beta1, beta2 = (jnp.where(ready, beta, 1) for beta in (_BETA1, _BETA2))
+    epsilon = _EPSILON / jnp.sqrt(1 - _BETA2 ** (steps + 1))
+    direction, new = optax.scale_by_adam(beta1, beta2, epsilon).update(gradient, moments)  # pyright: ignore[reportArgumentType]
+    assert isinstance(new, optax.ScaleByAdamState)
+    return direction, new._replace(count=jnp.where(ready, new.count, moments.count))
 
 
 def input_scale(hyper: QSettings, params: Params) -> Float[Array, " inputs"]:
@@ -153,12 +166,14 @@ def learn(
     Source: published code; double Q-learning: van Hasselt, Guez and Silver (2016).
     """
     space = dqn.actions(batch.backlog.shape[0])
+    # Whatever a meaningless batch contains, its gradient is a number, which then has the weight 0.
+    batch = jax.tree.map(lambda entry: jnp.where(ready, entry, jnp.zeros_like(entry)), batch)
 
     def values(weights: Weights, size: Array, backlog: Array) -> Array:
         return q_values(dqn, fold_scale(weights, scale), size, backlog)
 
     due = learner.steps % hyper.target_interval == 0
-    rate = jnp.where(due, hyper.target_rate, 0)
+    rate = jnp.where(due & ready, hyper.target_rate, 0)
     target = jax.tree.map(lambda old, new: (1 - rate) * old + rate * new, learner.target, learner.weights)
 
     def next_value() -> Array:
@@ -178,9 +193,7 @@ def learn(
         return jnp.sum(bounded * (2 * error - bounded)) / (goal.shape[0] * space.num_outputs)
 
     loss, gradient = jax.value_and_grad(loss_of)(learner.weights)
-    direction, optimiser = _adam(learner.steps).update(gradient, learner.optimiser)
+    direction, optimiser = _adam(gradient, learner.optimiser, learner.steps, ready)
     step_size = hyper.learning_rate / (1 + hyper.learning_rate_decay * learner.steps)
-    weights = jax.tree.map(lambda w, d: w - step_size * d, learner.weights, direction)
-    learned = Learnt(weights, target, optimiser, learner.steps + 1)
-    kept = jax.tree.map(lambda new, old: jnp.where(ready, new, old), learned, learner)
-    return kept, jnp.where(ready, loss, 0)
+    weights = jax.tree.map(lambda w, d: w - jnp.where(ready, step_size * d, 0), learner.weights, direction)
+    return Learnt(weights, target, optimiser, learner.steps + ready), jnp.where(ready, loss, 0)

@@ -185,13 +185,15 @@ def _count(words: UInt32[Array, "... words"]) -> Int[Array, "..."]:
 
 
 def _kth_bit(words: UInt32[Array, "batch words"], k: Int[Array, " batch"]) -> Int[Array, " batch"]:
-    """The position of the k-th set bit, counted from 0, by binary search."""
-    counts = lax.population_count(words).astype(jnp.int32)
-    before = jnp.cumsum(counts, axis=1) - counts
-    here = (before <= k[:, None]) & (k[:, None] < before + counts)
-    position = jnp.sum(jnp.where(here, _WORD * jnp.arange(words.shape[1]), 0), axis=1, dtype=jnp.int32)
-    word = jnp.sum(jnp.where(here, words, 0), axis=1, dtype=jnp.uint32)
-    k = k - jnp.sum(jnp.where(here, before, 0), axis=1, dtype=jnp.int32)
+    """The position of the k-th set bit, counted from 0: word by word, then by binary search."""
+    word, position, before = words[:, 0], jnp.zeros_like(k), jnp.zeros_like(k)
+    total = before
+    for i in range(1, words.shape[1]):
+        total = total + lax.population_count(words[:, i - 1]).astype(jnp.int32)
+        later = k >= total
+        word, before = jnp.where(later, words[:, i], word), jnp.where(later, total, before)
+        position = jnp.where(later, _WORD * i, position)
+    k = k - before
     half = _WORD // 2
     while half:
         low = lax.population_count(word & jnp.uint32((1 << half) - 1)).astype(jnp.int32)
