@@ -26,7 +26,7 @@ from amco_jax.stats.stationarity import MSER_BATCH, mser_truncation, trend_p_val
 from amco_jax.study.blocks import host_blocks
 from amco_jax.study.chunks import AgentSource, Chunk, over_chunks
 from amco_jax.study.grid import Cell
-from amco_jax.study.simulate import SEEDS_PER_BLOCK, play, start_state
+from amco_jax.study.simulate import SEEDS_PER_BLOCK, player, start_state
 
 TREND = 0.001
 """The probability of a false warning in a study; the level of each test is this over the number of cells"""
@@ -181,6 +181,7 @@ def _played(cells: Sequence[Cell], source: AgentSource | None, metrics: Metrics)
     first, scenarios = cells[0], [cell.scenario.replace(warmup=0) for cell in cells]
     start, num_seeds = first.pilot_seeds
     lists = [metric.name for metric in metrics if not metric.is_sum]
+    play = player(first.method, first.row, first.plays[0], metrics)
 
     def lane_bytes(shape: Shape) -> int:
         return 4 * shape.num_servers * shape.max_tasks * MSER_BATCH * max(len(lists), 1)
@@ -190,7 +191,7 @@ def _played(cells: Sequence[Cell], source: AgentSource | None, metrics: Metrics)
         segments = [(slot, MSER_BATCH) for slot in slots]
         state, _ = start_state(chunk.shape, chunk.lanes, metrics, first.method)
         totals, values = [on_host(state.totals)], []
-        for state, of_tasks in play(chunk, first.method, first.row, first.plays[0], metrics, segments):
+        for state, of_tasks in play(chunk, segments):
             totals.append(on_host(state.totals))
             # Copies, or a few seeds would hold the values of all lanes.
             values.append({name: np.array(of_tasks[name][:, :num_seeds]) for name in lists})

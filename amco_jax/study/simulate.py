@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -70,6 +71,7 @@ def simulate(
       metrics: the metrics to compute.
     """
     lists = tuple(metric for metric in metrics if metric.is_list)
+    play = player(method, physics, episode, metrics, training)
 
     def slot_bytes(shape: Shape) -> int:
         # At least one number per task, so that the chunks are the same for metrics without quantiles.
@@ -83,7 +85,7 @@ def simulate(
         most = for_this_device(CHUNK_BYTES) // (slot_bytes(chunk.shape) * math.prod(chunk.lanes))
         segments = segments_of(chunk.shape.num_slots, most)
         taking, ends = None, []
-        for progress, values in play(chunk, method, physics, episode, metrics, segments, training):
+        for progress, values in play(chunk, segments):
             # The host processes the values of one segment while the devices compute the next.
             if taking is not None:
                 taking.result()
@@ -116,32 +118,37 @@ def segments_of(num_slots: int, most: int) -> list[tuple[int, int]]:
     return [(first, min(length, num_slots - first)) for first in range(0, num_slots, length)]
 
 
-def play(
-    chunk: Chunk,
-    method: Method,
-    physics: Physics,
-    episode: int,
-    metrics: Metrics,
-    segments: Sequence[tuple[int, int]],
-    training: bool = False,
-) -> Iterator[tuple[Progress, dict[str, jax.Array]]]:
-    """Simulate the episodes of a chunk, and yield after each segment what `block_program` returns.
+def player(
+    method: Method, physics: Physics, episode: int, metrics: Metrics, training: bool = False
+) -> Callable[[Chunk, Sequence[tuple[int, int]]], Iterator[tuple[Progress, dict[str, jax.Array]]]]:
+    """A function that simulates the episodes of chunks, and that prepares each shape of chunk only once.
 
-    A `Progress` is valid until the next one is asked for, whose computation reuses its memory.
-
-    Args:
-      segments: the first slot and the number of slots of each.
+    Returns:
+      A function of a chunk and of the first slot and the number of slots of each segment. It yields after
+      each segment what `block_program` returns. A `Progress` is valid until the next one is asked for, whose
+      computation reuses its memory.
     """
-    whole = [*segments] == [(0, chunk.shape.num_slots)]
-    state = start_state(chunk.shape, chunk.lanes, metrics, method)
-    programs = {
-        length: block_program(chunk.shape._replace(num_slots=length), method, metrics, whole, training)
-        for length in {length for _, length in segments}
-    }
-    for first, length in segments:
-        shared = physics, np.int32(episode), chunk.tables, np.int32(first)
-        state, values = jax.block_until_ready(programs[length](chunk.blocked, shared, state))
-        yield state[0], values
+
+    @functools.cache
+    def program(shape: Shape, whole: bool) -> Any:
+        return block_program(shape, method, metrics, whole, training)
+
+    @functools.cache
+    def start(shape: Shape) -> Any:
+        return start_state(shape, (), metrics, method)
+
+    def play(chunk: Chunk, segments: Sequence[tuple[int, int]]) -> Iterator[Any]:
+        whole = [*segments] == [(0, chunk.shape.num_slots)]
+        state = jax.tree.map(
+            lambda leaf: np.broadcast_to(leaf, (*chunk.lanes, *leaf.shape)), start(chunk.shape)
+        )
+        for first, length in segments:
+            shared = physics, np.int32(episode), chunk.tables, np.int32(first)
+            of_segment = program(chunk.shape._replace(num_slots=length), whole)
+            state, values = jax.block_until_ready(of_segment(chunk.blocked, shared, state))
+            yield state[0], values
+
+    return play
 
 
 def start_state(shape: Shape, lanes: tuple[int, ...], metrics: Metrics, method: Method) -> Any:
