@@ -135,16 +135,17 @@ def sample(
     # The drawn task lies after all rows that end at or before it. Here and below, the barrier keeps XLA from
     # repeating the computation for each gather.
     row = lax.optimization_barrier((newest + 1 + _rows_up_to(replay.stored, newest % rows, number)) % rows)
-    present = replay.present[row]
-    position = lax.optimization_barrier(_kth_bit(present, number - (replay.stored[row] - _count(present))))
-    backlog = replay.backlog[row]
+    present = _at(replay.present, row)
+    before = _at(replay.stored, row) - _count(present)
+    position = lax.optimization_barrier(_kth_bit(present, number - before))
+    backlog = _at(replay.backlog, row)
     now, then = backlog[:, 0].T, backlog[:, 1].T
     batch = Batch(
-        size=replay.size[row, position],
+        size=_at(replay.size, row, position),
         backlog=now,
-        action=jax.tree.map(lambda a: a[row, position], replay.action),
-        reward=replay.reward[row, position],
-        next_size=replay.size[row, position + 1],
+        action=jax.tree.map(lambda a: _at(a, row, position), replay.action),
+        reward=_at(replay.reward, row, position),
+        next_size=_at(replay.size, row, position + 1),
         next_backlog=jnp.where(position == num_positions - 1, then, now),
     )
     return batch, filled
@@ -161,16 +162,23 @@ def _rows_up_to(
     """
     shelves = stored.reshape(-1, _SHELF)
     own = newest // _SHELF
-    others = jnp.arange(shelves.shape[0]) != own
-    whole = jnp.sum((shelves[:, -1] <= number[:, None]) & others, axis=1, dtype=jnp.int32)
+    # The barrier keeps the ends of the shelves together in memory. Without it, every draw collects them anew.
+    others = jnp.where(jnp.arange(shelves.shape[0]) == own, _MAX_COUNT, shelves[:, -1])
+    whole = jnp.sum(lax.optimization_barrier(others) <= number[:, None], axis=1, dtype=jnp.int32)
     partly = (own + 1 + whole) % shelves.shape[0]
-    in_partly = jnp.sum(shelves[partly] <= number[:, None], axis=1, dtype=jnp.int32)
-    in_own = jnp.sum(shelves[own] <= number[:, None], axis=1, dtype=jnp.int32)
+    in_partly = jnp.sum(_at(shelves, partly) <= number[:, None], axis=1, dtype=jnp.int32)
+    in_own = jnp.sum(_at(shelves, own) <= number[:, None], axis=1, dtype=jnp.int32)
     return whole * _SHELF + in_own + jnp.where(partly == own, 0, in_partly)
+
+
+def _at(array: Array, *indices: Array) -> Array:
+    """The entries at indices, which are clipped; JAX otherwise selects between each entry and NaN."""
+    return array.at[indices].get(mode="clip")
 
 
 _SHELF = 16
 _WORD = 32
+_MAX_COUNT = 2**31 - 1
 _MAX_ROWS = 2**30
 
 
