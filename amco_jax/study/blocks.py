@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -99,12 +100,27 @@ def over_blocks(function: Callable[..., Any], accelerator_blocks: int = ACCELERA
     A CPU device runs its blocks one at a time, an accelerator `accelerator_blocks` in parallel.
 
     Blocked inputs, states and all outputs have leaves `[blocks, ...]`, where blocks is a multiple of the
-    number of devices. The state, which may be None, is donated.
+    number of devices. The state is donated. It may be None, or else the function returns (state, values).
     """
 
     def device(blocked, shared, state):
-        side_by_side = None if jax.default_backend() == "cpu" else accelerator_blocks
-        return lax.map(lambda b: function(b[0], shared, b[1]), (blocked, state), batch_size=side_by_side)
+        if jax.default_backend() != "cpu":
+            return lax.map(
+                lambda b: function(b[0], shared, b[1]), (blocked, state), batch_size=accelerator_blocks
+            )
+        if state is None:
+            return lax.map(lambda of_block: function(of_block, shared, None), blocked)
+
+        def in_place(state, one):
+            # A map would write the states to new memory, whose pages the system would have to provide first.
+            number, of_block = one
+            own = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, number, keepdims=False), state)
+            own, values = function(of_block, shared, own)
+            put = lambda x, new: lax.dynamic_update_index_in_dim(x, new, number, 0)  # noqa: E731
+            return jax.tree.map(put, state, own), values
+
+        num_blocks = jax.tree.leaves(state)[0].shape[0]
+        return lax.scan(in_place, state, (jnp.arange(num_blocks), blocked))
 
     mesh, spec = _mesh(), PartitionSpec("blocks")
     sharded = jax.shard_map(
