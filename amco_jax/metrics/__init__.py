@@ -94,19 +94,23 @@ _RESERVED = (*KEYS, "gap", "loss", "epsilon")
 """Names of columns that no metric may have"""
 
 
-def choose(asked: Sequence[str | Metric] = (), least: Shown = Shown.ROWS) -> Metrics:
+def choose(
+    asked: Sequence[str | Metric] = (), least: Shown = Shown.ROWS, percentiles: bool = True
+) -> Metrics:
     """The metrics of a study: those that it shows by default, and those that a user asks for.
 
     Args:
       asked: names in `METRICS`, or user-defined metrics; they are shown everywhere.
       least: the lowest level at which the study shows metrics by default.
+      percentiles: whether those that it shows by default include quantiles of tasks.
 
     Raises:
       InputError: an unknown name, an object that is not a metric, or column names that are already taken.
     """
     if isinstance(asked, str) or not hasattr(asked, "__len__"):
         raise InputError(f"metrics: {asked!r:.80}; legal: a list of names and metrics")
-    chosen = {metric.name: metric for metric in METRICS.values() if metric.shown >= least}
+    usual = (metric for metric in METRICS.values() if metric.shown >= least)
+    chosen = {metric.name: metric for metric in usual if percentiles or metric.is_sum}
     for each in asked:
         metric = _metric(each)
         if metric.name in METRICS and metric != METRICS[metric.name]:

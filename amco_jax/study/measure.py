@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from amco_jax.kernel import tasks_of_slot
 from amco_jax.kernel.reference import best_sets, cwa_by_solve, random_pairs
 from amco_jax.kernel.reference import simulate as simulate_plainly
 from amco_jax.machine import peak_memory
-from amco_jax.metrics import EPISODE_METRICS, NUM_TASKS
+from amco_jax.metrics import EPISODE_METRICS, NUM_TASKS, Metrics, choose
 from amco_jax.scenario import Scenario
 from amco_jax.study.blocks import ACCELERATOR_BLOCKS, blocks_of, inputs_of
 from amco_jax.study.grid import Cell
@@ -71,7 +72,10 @@ def measure(job: Job, load: Callable[[str], Method]) -> dict[str, Any]:
 
 
 def _rule(job: Job, method: Method) -> dict[str, Any]:
-    """Measure a rule: `rollout` is the kernel with running totals, `sweep` adds metrics with percentiles."""
+    """Measure a rule: `rollout` is the kernel with running totals, `sweep` includes the metrics.
+
+    `means` is the sweep without percentiles.
+    """
     scenario, num_devices = job.scenario, jax.local_device_count()
     busy = 1 if jax.default_backend() == "cpu" else ACCELERATOR_BLOCKS
     blocks = num_devices * (busy if job.seeds is None else -(-job.seeds // (SEEDS_PER_BLOCK * num_devices)))
@@ -83,8 +87,12 @@ def _rule(job: Job, method: Method) -> dict[str, Any]:
     totals = {name: float(np.sum(total, dtype=float)) for name, total in on_host(end.totals).items()}
     decisions = int(totals[NUM_TASKS.name])
     num_seeds = blocks * SEEDS_PER_BLOCK
-    _, sweep_s = _timed(lambda: list(simulate([scenario], method, UNIFIED, 0, num_seeds)), job.repeats)
 
+    def sweep(metrics: Metrics) -> list[float]:
+        play = functools.partial(simulate, [scenario], method, UNIFIED, 0, num_seeds, metrics=metrics)
+        return _timed(lambda: list(play()), job.repeats)[1]
+
+    means_s, sweep_s = sweep(choose(percentiles=False)), sweep(EPISODE_METRICS)
     positions = num_seeds * scenario.num_servers * scenario.num_positions * scenario.num_slots
     return {
         "seeds": num_seeds,
@@ -95,6 +103,8 @@ def _rule(job: Job, method: Method) -> dict[str, Any]:
         "rollout_s": rollout_s,
         "rollout_decisions_per_s": decisions / statistics.median(rollout_s),
         "rollout_positions_per_s": positions / statistics.median(rollout_s),
+        "means_s": means_s,
+        "means_decisions_per_s": decisions / statistics.median(means_s),
         "sweep_s": sweep_s,
         "sweep_decisions_per_s": decisions / statistics.median(sweep_s),
     }

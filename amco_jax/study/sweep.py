@@ -11,7 +11,7 @@ import pandas as pd
 
 from amco_jax.agents.methods import Method, get_methods
 from amco_jax.errors import InputError, check_list, check_whole
-from amco_jax.metrics import Shown, estimated_columns, shown_in
+from amco_jax.metrics import Metrics, Shown, choose, estimated_columns, shown_in
 from amco_jax.report.figures import sweep_figure
 from amco_jax.scenario import AUTO, Scenario
 from amco_jax.scenario.axes import Axis, default_values, get_axis, value_labels
@@ -49,6 +49,9 @@ class SweepSize:
     """Maximum number of seeds for trained methods, `bound` and `planner`, which use the first ones."""
     episodes: int = 50
     """Number of training episodes for each value and seed."""
+    percentiles: bool = True
+    """Measure percentiles of the makespan. To sort the makespans of an episode takes as long as to simulate
+    it, so that a sweep of rules without percentiles is twice as fast on CPUs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +106,11 @@ class Sweep(SweepSize, Study):
     def _in_batches(self, scenario: Scenario) -> bool:
         """Whether the rows are batches of a single episode."""
         return self.seeds == 1 and bool(scenario.warmup)
+
+    @functools.cached_property
+    def measured(self) -> Metrics:
+        """The metrics in the rows."""
+        return choose(self.metrics, percentiles=self.percentiles)
 
     @functools.cached_property
     def axis(self) -> Axis:

@@ -15,6 +15,8 @@ from scipy import stats
 
 from amco_jax import Execution, InputError, Method, Scenario, Sweep, per_task
 from amco_jax.params import ORDERS, TIMINGS
+from amco_jax.report.page import make_report, write_report
+from amco_jax.report.studies import load_studies
 from amco_jax.scenario.axes import apply_settings, parse_settings, parse_value
 from amco_jax.stats import mean_interval, rate_interval, ratio_interval
 from amco_jax.study.output import Output
@@ -38,6 +40,19 @@ def test_results_are_tidy_and_complete():
     assert len(results) == 2 * 2 * 12
     assert not results.duplicated(KEYS).any()
     assert results["miss_rate"].between(0, 1).all()
+
+
+def test_without_percentiles_everything_else_is_the_same(tmp_path):
+    whole, short = run(), run(percentiles=False, out=tmp_path / "out")
+    left_out = set(whole.rows.columns) - set(short.rows.columns)
+    assert "makespan_p99_s" in left_out
+    assert all(name.startswith(("makespan_p", "makespan_quantiles")) for name in left_out)
+    pd.testing.assert_frame_equal(short.rows, whole.rows.drop(columns=sorted(left_out)))
+    kept = whole.summary.query("metric not in @left_out")
+    pd.testing.assert_frame_equal(short.summary, kept.reset_index(drop=True))
+    (page,) = write_report(make_report(load_studies([tmp_path / "out"])), tmp_path / "report", ["md"])
+    assert "makespan" in page.read_text("utf-8")
+    assert "response_p99_s" in run(percentiles=False, metrics=["response_quantiles_s"]).rows
 
 
 def test_summary_holds_intervals_of_the_results():
