@@ -71,6 +71,12 @@ def _adam(
 ) -> tuple[Weights, optax.OptState]:
     """Adam as in the framework of the published code, which adds ε to the root of the uncorrected moment.
 
+    Args:
+      gradient: a pytree like the weights.
+      moments: the state of `optax.scale_by_adam`.
+      steps: the number of learning steps made before.
+      ready: whether to make this one.
+
     Returns:
       The direction, which is meaningless unless `ready`, and the moments, which are then unchanged.
     """
