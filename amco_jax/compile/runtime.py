@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 # operation, and sibling operations are fused so that nothing is computed twice. The options for LLVM let it
 # vectorise the resulting wide loops, which need more overlap checks than it allows by default, and short
 # loops, such as one over 32 transitions, which it would unroll completely instead.
-# Together they make CPUs about 5 times faster (docs/architecture.md); other platforms ignore them.
+# Together they make CPUs about 5 times faster (docs/architecture.md). On a GPU they make no difference.
 _XLA_CPU_OPTIONS = (
     "xla_cpu_small_while_loop_byte_threshold=1000000000",
     "xla_cpu_use_multi_output_fusion",

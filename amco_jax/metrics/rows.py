@@ -53,14 +53,17 @@ def as_columns(metrics: dict[str, np.ndarray]) -> dict[str, Any]:
     return {name: list(values) if values.ndim > 1 else values for name, values in metrics.items()}
 
 
-def accuracy(positions: Iterable[int]) -> dict[str, Any]:
-    """The accuracy of the percentiles of results, for a manifest.
+def accuracy(positions: Iterable[int]) -> dict[str, Any] | None:
+    """The accuracy of the percentiles of results, for a manifest; None if there are none.
 
     Args:
-      positions: the number of task positions of an episode, for each scenario.
+      positions: the number of task positions of an episode, for each scenario with percentiles.
     """
+    exact = [is_exact(number) for number in positions]
+    if not exact:
+        return None
     return {
-        "exact": all(map(is_exact, positions)),
+        "exact": all(exact),
         "exact_up_to_positions": EXACT_POSITIONS,
         "relative_error_beyond": RELATIVE_ERROR,
     }

@@ -107,7 +107,10 @@ def test_what_is_exact_depends_on_the_scenario_alone(monkeypatch: pytest.MonkeyP
         "exact_up_to_positions": EXACT_POSITIONS,
         "relative_error_beyond": RELATIVE_ERROR,
     }
-    assert accuracy(s.episode_positions for s in scenarios[:2])["exact"]
+    exact = accuracy(s.episode_positions for s in scenarios[:2])
+    assert exact is not None
+    assert exact["exact"]
+    assert accuracy([]) is None
 
 
 @pytest.mark.parametrize("num_seeds", [1, 130])

@@ -46,6 +46,8 @@ def test_without_percentiles_everything_else_is_the_same(tmp_path):
     whole, short = run(), run(percentiles=False, out=tmp_path / "out")
     left_out = set(whole.rows.columns) - set(short.rows.columns)
     assert "makespan_p99_s" in left_out
+    assert whole.manifest["percentiles"]["exact"]
+    assert short.manifest["percentiles"] is None
     assert all(name.startswith(("makespan_p", "makespan_quantiles")) for name in left_out)
     pd.testing.assert_frame_equal(short.rows, whole.rows.drop(columns=sorted(left_out)))
     kept = whole.summary.query("metric not in @left_out")
