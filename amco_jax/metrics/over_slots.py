@@ -81,8 +81,8 @@ class Series:
         self._segments: list[np.ndarray] = []
 
     def add(self, values: np.ndarray) -> None:
-        """Append `[episodes, slots]`, the next segment."""
-        self._segments.append(values)
+        """Append `[episodes, ...]`, the slots of the next segment."""
+        self._segments.append(values.reshape(len(values), -1))
 
     def values(self) -> np.ndarray:
         """`[episodes, slots]`, the whole episodes."""

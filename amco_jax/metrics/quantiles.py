@@ -35,6 +35,9 @@ _SPARSE = 0.1
 """The share of positions with a task in the first episode below which the others are left out before values
 are sorted, which costs more than to sort them, too, unless nearly all are empty"""
 
+_CACHED_BYTES = 2**20
+"""Bytes of values that are sorted at a time, which fit into the second-level cache of a core"""
+
 _SHIFT = 23 - _DIGITS
 """Number of low bits of a float32 that a histogram ignores"""
 
@@ -44,7 +47,7 @@ class Values(Protocol):
     """One number per task for a batch of episodes, collected piece by piece."""
 
     def add(self, values: np.ndarray) -> None:
-        """Add `[episodes, positions]`: float32, at least 0, and inf at empty positions."""
+        """Add `[episodes, ...]`: float32, at least 0, and inf at empty positions."""
         ...
 
     def quantiles(self) -> np.ndarray:
@@ -78,16 +81,24 @@ class Kept:
         self._pieces.append(values)
 
     def quantiles(self) -> np.ndarray:
-        pieces = self._pieces
-        values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
+        num_episodes = len(self._pieces[0])
+        row_bytes = sum(piece.nbytes for piece in self._pieces) // num_episodes
+        most = max(_CACHED_BYTES // row_bytes, 1)
+        return np.concatenate([self._some(slice(i, i + most)) for i in range(0, num_episodes, most)])
+
+    def _some(self, episodes: slice) -> np.ndarray:
+        """The quantiles of a few episodes, whose values are sorted in the processor's cache."""
+        pieces = [np.array(p[episodes], order="C") for p in self._pieces]
+        rows = [piece.reshape(len(piece), -1) for piece in pieces]
+        values = rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
         beyond = values.dtype.type(np.inf)  # of the same type, or each row would be converted
         if np.count_nonzero(values[0] < beyond) < _SPARSE * values.shape[1]:
             rows = [np.sort(row[row < beyond]) for row in values]
             count = np.array(list(map(len, rows)))
             return _interpolated(count, lambda rank: np.stack(list(map(_at, rows, rank))))
-        ordered = np.sort(values, axis=1)
-        count = np.array([np.searchsorted(row, beyond) for row in ordered])
-        return _interpolated(count, lambda rank: np.take_along_axis(ordered, rank, axis=1))
+        values.sort(axis=1)
+        count = np.array([np.searchsorted(row, beyond) for row in values])
+        return _interpolated(count, lambda rank: np.take_along_axis(values, rank, axis=1))
 
 
 def _at(ordered: np.ndarray, rank: np.ndarray) -> np.ndarray:
@@ -96,17 +107,17 @@ def _at(ordered: np.ndarray, rank: np.ndarray) -> np.ndarray:
 
 
 class KeptOnDevice:
-    """A collector like `Kept`, for values that stay on an accelerator."""
+    """A collector like `Kept`, for values of blocks of episodes that stay on an accelerator."""
 
     def __init__(self):
         self._pieces: list[Any] = []
 
     def add(self, values: Any) -> None:
-        """Add `[..., positions]`, as `Values.add` does for one axis of episodes."""
+        """Add `[blocks, steps, episodes, positions]`, see `Values.add`."""
         self._pieces.append(values)
 
     def quantiles(self) -> np.ndarray:
-        """`[..., K]`, as `Values.quantiles` returns them for one axis of episodes."""
+        """`[blocks, episodes, K]`, see `Values.quantiles`."""
         ordered, count = _in_order(self._pieces)
         return _interpolated(
             np.asarray(count), lambda rank: np.asarray(_at_ranks(ordered, rank.astype(np.int32)))
@@ -115,7 +126,8 @@ class KeptOnDevice:
 
 @jax.jit
 def _in_order(pieces: list[Any]) -> tuple[jax.Array, jax.Array]:
-    values = jnp.concatenate(pieces, axis=-1)
+    each = [jnp.moveaxis(piece, -3, -2) for piece in pieces]
+    values = jnp.concatenate([x.reshape(*x.shape[:-2], -1) for x in each], axis=-1)
     return jnp.sort(values, axis=-1), jnp.sum(jnp.isfinite(values), axis=-1, dtype=jnp.int32)
 
 
@@ -131,7 +143,7 @@ class OfUsers:
         self._pieces: list[list[np.ndarray]] = []
 
     def add(self, values: np.ndarray) -> None:
-        """Add `[episodes, 2 * positions]`, in which each value is followed by its user; inf where empty."""
+        """Add `[episodes, ...]`, in which each value is followed by its user; inf where empty."""
         pairs = values.reshape(len(values), -1, 2)
         self._pieces.append([each[np.isfinite(each[:, 0])] for each in pairs])
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -94,33 +93,37 @@ def stack_blocks(
     return stacked, starts[:, None] + np.arange(seeds_per_block, dtype=np.uint32)
 
 
-def over_blocks(function: Callable[..., Any], accelerator_blocks: int = ACCELERATOR_BLOCKS) -> Any:
+def over_blocks(
+    function: Callable[..., Any], accelerator_blocks: int = ACCELERATOR_BLOCKS, steps: int | None = None
+) -> Any:
     """Map `function(blocked, shared, state)`, written for one block, over blocks on all devices, and jit it.
 
     A CPU device runs its blocks one at a time, an accelerator `accelerator_blocks` in parallel.
 
     Blocked inputs, states and all outputs have leaves `[blocks, ...]`, where blocks is a multiple of the
     number of devices. The state is donated. It may be None, or else the function returns (state, values).
+
+    Args:
+      steps: how often to call the function for each block, with the number of the step as a fourth argument;
+        the values then have leaves `[blocks, steps, ...]`. Needs a state, and on accelerators only 1 is
+        supported.
     """
 
     def device(blocked, shared, state):
-        if jax.default_backend() != "cpu":
-            return lax.map(
-                lambda b: function(b[0], shared, b[1]), (blocked, state), batch_size=accelerator_blocks
-            )
-        if state is None:
-            return lax.map(lambda of_block: function(of_block, shared, None), blocked)
+        if jax.default_backend() == "cpu":
+            if state is None:
+                return lax.map(lambda of_block: function(of_block, shared, None), blocked)
+            return _in_place(function, blocked, shared, state, steps)
+        assert steps in (None, 1)
 
-        def in_place(state, one):
-            # A map would write the states to new memory, whose pages the system would have to provide first.
-            number, of_block = one
-            own = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, number, keepdims=False), state)
-            own, values = function(of_block, shared, own)
-            put = lambda x, new: lax.dynamic_update_index_in_dim(x, new, number, 0)  # noqa: E731
-            return jax.tree.map(put, state, own), values
+        def alone(block):
+            of_block, own = block
+            if steps is None:
+                return function(of_block, shared, own)
+            own, values = function(of_block, shared, own, 0)
+            return own, jax.tree.map(lambda x: x[None], values)
 
-        num_blocks = jax.tree.leaves(state)[0].shape[0]
-        return lax.scan(in_place, state, (jnp.arange(num_blocks), blocked))
+        return lax.map(alone, (blocked, state), batch_size=accelerator_blocks)
 
     mesh, spec = _mesh(), PartitionSpec("blocks")
     sharded = jax.shard_map(
@@ -128,6 +131,42 @@ def over_blocks(function: Callable[..., Any], accelerator_blocks: int = ACCELERA
     )
     split, whole = NamedSharding(mesh, spec), NamedSharding(mesh, PartitionSpec())
     return jax.jit(sharded, in_shardings=(split, whole, split), donate_argnums=2)
+
+
+def _in_place(function: Callable[..., Any], blocked: Any, shared: Any, state: Any, steps: int | None) -> Any:
+    """Call the function for each block and step in turn; write states and values straight to their places.
+
+    A map or a scan would fill new memory with zeros first, and copy the values of a block once more.
+    """
+
+    def call(of_block: Any, own: Any, step: Any) -> Any:
+        return function(of_block, shared, own, *(() if steps is None else (step,)))
+
+    def at(tree: Any, number: Any) -> Any:
+        return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, number, keepdims=False), tree)
+
+    def put(tree: Any, number: Any, new: Any) -> Any:
+        return jax.tree.map(lambda x, one: lax.dynamic_update_index_in_dim(x, one, number, 0), tree, new)
+
+    count, num_blocks = steps or 1, jax.tree.leaves(state)[0].shape[0]
+    _, like = jax.eval_shape(lambda: call(at(blocked, 0), at(state, 0), 0))
+    places = jax.tree.map(lambda x: lax.empty((num_blocks * count, *x.shape), x.dtype), like)
+
+    def of_block(number: Any, carried: Any) -> Any:
+        state, values = carried
+        given = at(blocked, number)
+
+        def of_step(step: Any, carried: Any) -> Any:
+            own, values = carried
+            own, new = call(given, own, step)
+            return own, put(values, number * count + step, new)
+
+        own, values = lax.fori_loop(0, count, of_step, (at(state, number), values))
+        return put(state, number, own), values
+
+    state, values = lax.fori_loop(0, num_blocks, of_block, (state, places))
+    axes = (num_blocks,) if steps is None else (num_blocks, steps)
+    return state, jax.tree.map(lambda x: x.reshape(*axes, *x.shape[1:]), values)
 
 
 def host_blocks(tree: Any) -> Iterator[Any]:

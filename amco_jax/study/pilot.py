@@ -26,7 +26,7 @@ from amco_jax.stats.stationarity import MSER_BATCH, mser_truncation, trend_p_val
 from amco_jax.study.blocks import host_blocks
 from amco_jax.study.chunks import AgentSource, Chunk, over_chunks
 from amco_jax.study.grid import Cell
-from amco_jax.study.simulate import SEEDS_PER_BLOCK, player, start_state
+from amco_jax.study.simulate import SEEDS_PER_BLOCK, of_episodes, player, start_state
 
 TREND = 0.001
 """The probability of a false warning in a study; the level of each test is this over the number of cells"""
@@ -176,6 +176,12 @@ class _Played(NamedTuple):
     """The values of tasks by the name of the metric, `[seeds, batches, positions]`, inf where empty"""
 
 
+def _of_first_seeds(values: Any, num_seeds: int) -> np.ndarray:
+    """The values of a segment, `[blocks, seeds, n]`; a copy, or a few seeds would hold those of all lanes."""
+    found = np.array(of_episodes(np.asarray(values))[:, :num_seeds])
+    return found.reshape(*found.shape[:2], -1)
+
+
 def _played(cells: Sequence[Cell], source: AgentSource | None, metrics: Metrics) -> list[_Played]:
     """Simulate the pilot seeds of cells from the first slot on, without an incomplete last batch."""
     first, scenarios = cells[0], [cell.scenario.replace(warmup=0) for cell in cells]
@@ -193,8 +199,7 @@ def _played(cells: Sequence[Cell], source: AgentSource | None, metrics: Metrics)
         totals, values = [on_host(state.totals)], []
         for state, of_tasks in play(chunk, segments):
             totals.append(on_host(state.totals))
-            # Copies, or a few seeds would hold the values of all lanes.
-            values.append({name: np.array(of_tasks[name][:, :num_seeds]) for name in lists})
+            values.append({name: _of_first_seeds(of_tasks[name], num_seeds) for name in lists})
         played = _Played(
             {name: np.diff(np.stack([each[name] for each in totals], axis=2), axis=2) for name in totals[0]},
             {name: np.stack([each[name] for each in values], axis=2) for name in lists},

@@ -36,6 +36,10 @@ SEEDS_PER_BLOCK = LANES
 checks to pay off, and with more, the working set exceeds a core's L1 cache (benchmarks/README.md)."""
 
 
+_STEP_POSITIONS = 200
+"""The least number of task positions of a step, see `_steps_of`"""
+
+
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """Results of consecutive seeds of one scenario."""
@@ -125,9 +129,11 @@ def player(
 
     Returns:
       A function of a chunk and of the first slot and the number of slots of each segment. It yields after
-      each segment what `block_program` returns. A `Progress` is valid until the next one is asked for, whose
-      computation reuses its memory.
+      each segment what `block_program` returns, on CPUs before it has been computed. A `Progress` is valid
+      until the next one is asked for, whose computation reuses its memory.
     """
+
+    on_cpu = jax.default_backend() == "cpu"
 
     @functools.cache
     def program(shape: Shape, whole: bool) -> Any:
@@ -145,7 +151,9 @@ def player(
         for first, length in segments:
             shared = physics, np.int32(episode), chunk.tables, np.int32(first)
             of_segment = program(chunk.shape._replace(num_slots=length), whole)
-            state, values = jax.block_until_ready(of_segment(chunk.blocked, shared, state))
+            state, values = of_segment(chunk.blocked, shared, state)
+            if not on_cpu:
+                jax.block_until_ready(values)  # `within_memory` has to know if there was too little
             yield state[0], values
 
     return play
@@ -172,8 +180,8 @@ def block_program(shape: Shape, method: Method, metrics: Metrics, whole: bool, t
       A function `(blocked, shared, state) -> (state, values)`. `blocked` is ((params, place), seeds, agents)
       with leaves `[blocks, ...]`, where seeds and agents have a second axis over lanes; `shared` is (physics,
       episode, tables, first slot). The state is a `Progress` and the state of the arrivals, initially
-      `start_state`. State and per-task values have leaves `[blocks, lanes, ...]`, with the tasks of an
-      episode on one axis.
+      `start_state`, with leaves `[blocks, lanes, ...]`. The values are those of metrics that are lists,
+      `[blocks, steps, lanes, ...]`, where the steps are consecutive parts of the episode; see `of_episodes`.
     """
     ways = [_SCAN]
     if fusing():
@@ -209,14 +217,18 @@ def _is_one_kernel(shape: Shape, method: Method, whole: bool) -> bool:
 def _block_program(
     shape: Shape, method: Method, metrics: Metrics, whole: bool, training: bool, way: _Way
 ) -> Any:
-    def block(blocked, shared, state):
+    steps = _steps_of(shape, metrics)
+    whole = whole and steps == 1
+    part = shape._replace(num_slots=shape.num_slots // steps)
+
+    def block(blocked, shared, state, step):
         (params, place), seeds, agents = blocked
         physics, number, tables, first = shared
-        own = tables.of(place)
+        own, first = tables.of(place), first + step * part.num_slots
 
         def episode(params, physics, first, workload, key, agent, progress):
             out = rollout(
-                shape, params, physics, method=method, workload=workload, key=key, metrics=metrics,
+                part, params, physics, method=method, workload=workload, key=key, metrics=metrics,
                 agent=agent, first=first, start=progress, scalarise=way.slot,
             )  # fmt: skip
             return out.end, out.of_tasks | out.over_slots
@@ -226,17 +238,36 @@ def _block_program(
 
         def one(seed, carried, agent, progress):
             segment = None if whole else Segment(first, carried)
-            workload = workload_of(shape, params, own, seed, number, segment, training=training)
+            workload = workload_of(part, params, own, seed, number, segment, training=training)
             key = fold_in(stream(seed, Stream.POLICY), number)
             end, kept = episode(params, physics, 0 if whole else first, workload, key, agent, progress)
-            return end, kept, carried_by(shape, workload)
+            return end, kept, carried_by(part, workload)
 
         progress, carried = state
         end, kept, after = jax.vmap(one)(seeds, carried, agents, progress)
         values = jax.tree.map(lambda x: x.reshape(x.shape[0], -1), kept)
         return (end, after), values
 
-    return over_blocks(block, way.blocks)
+    return over_blocks(block, way.blocks, steps)
+
+
+def _steps_of(shape: Shape, metrics: Metrics) -> int:
+    """The number of steps in which a CPU simulates an episode, so that their values are still in its cache
+    when they are brought into the order of the output.
+
+    Source: benchmarks/README.md.
+    """
+    if jax.default_backend() != "cpu" or not any(m.is_list and not m.is_over_slots for m in metrics):
+        return 1
+    positions = shape.num_servers * shape.max_tasks
+    divisors = (n for n in range(1, shape.num_slots) if shape.num_slots % n == 0)
+    slots = next((n for n in divisors if n * positions >= _STEP_POSITIONS), shape.num_slots)
+    return shape.num_slots // slots
+
+
+def of_episodes(values: np.ndarray) -> np.ndarray:
+    """A view with seeds first, `[..., lanes, steps, n]`, of values of a program, `[..., steps, lanes, n]`."""
+    return np.swapaxes(values, -2, -3)
 
 
 class _Lists:
@@ -264,7 +295,7 @@ class _Lists:
         ]
 
     def take(self, values: dict[str, jax.Array], whole: bool) -> None:
-        """Add the values of a segment, `[blocks, lanes, ...]` by name; padding is dropped.
+        """Add the values of a segment, `[blocks, steps, lanes, n]` by name; padding is dropped.
 
         Args:
           whole: whether it is the whole episode.
@@ -275,8 +306,8 @@ class _Lists:
                 continue
             # Block by block and without copying the whole, so that the values to sort stay in CPU caches.
             blocks = zip(self._of_blocks, self._num_seeds, host_blocks(sharded), strict=False)
-            for block, num_seeds, of_lanes in blocks:
-                of_seeds = of_lanes[:num_seeds]
+            for block, num_seeds, of_block in blocks:
+                of_seeds = of_episodes(of_block)[:num_seeds]
                 block[name].add(of_seeds if whole else of_seeds.copy())
 
     def by_block(self) -> Iterator[dict[str, np.ndarray]]:

@@ -42,8 +42,8 @@ def filled(kind: type[Kept | KeptOnDevice | Counted], pieces: int) -> np.ndarray
         row[random.choice(width, len(values), replace=False)] = values
     taken = kind()
     for piece in np.array_split(makespans, pieces, axis=1):
-        taken.add(piece)
-    return taken.quantiles()
+        taken.add(piece[None, None] if kind is KeptOnDevice else piece)
+    return taken.quantiles()[0] if kind is KeptOnDevice else taken.quantiles()
 
 
 def exact() -> np.ndarray:

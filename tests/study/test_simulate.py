@@ -15,7 +15,7 @@ from helpers.tiny_training import METHOD, TINY
 
 from amco_jax.agents.methods import get_method
 from amco_jax.env import UNIFIED
-from amco_jax.metrics import EPISODE_METRICS
+from amco_jax.metrics import EPISODE_METRICS, choose
 from amco_jax.scenario import Scenario
 from amco_jax.study import simulate as module
 from amco_jax.study.agents import AgentStore, StoredAgents, train_missing
@@ -77,6 +77,32 @@ def test_segments_change_no_bit_of_trained_methods(monkeypatch: pytest.MonkeyPat
     whole = found()
     monkeypatch.setitem(CHUNK_BYTES, "cpu", 1)
     assert_same_bits(whole, found())
+
+
+@pytest.mark.parametrize("method", ["amco-priced", "least-wait"])
+@pytest.mark.parametrize("arrivals", ["bernoulli", "bursty"])
+def test_steps_change_no_bit(method, arrivals, monkeypatch):
+    """An episode is simulated in steps of a few slots, so that the values of a step stay in the cache."""
+    scenarios = [SMALL.replace(num_slots=n, arrivals=arrivals, warmup=2) for n in (12, 13)]
+    metrics = choose(["response_quantiles_s", "backlog_over_slots_gcycles"])
+
+    def in_steps(positions: int) -> list[dict[str, np.ndarray]]:
+        monkeypatch.setattr(module, "_STEP_POSITIONS", positions)
+        module.block_program.cache_clear()
+        found = simulate(scenarios, get_method(method), UNIFIED, 0, 140, metrics=metrics)
+        return [batch.metrics for batch in found]
+
+    def counts() -> list[int]:
+        return [module._steps_of(scenario.shape(), metrics) for scenario in scenarios]
+
+    whole = in_steps(10**6)
+    assert counts() == [1, 1]
+    for positions in (60, 1):
+        for one, other in zip(whole, in_steps(positions), strict=True):
+            assert_same_bits(one, other)
+        assert max(counts()) > 1
+    assert counts() == [12, 13]
+    module.block_program.cache_clear()
 
 
 @pytest.mark.parametrize(
