@@ -50,8 +50,8 @@ class SweepSize:
     episodes: int = 50
     """Number of training episodes for each value and seed."""
     percentiles: bool = True
-    """Measure percentiles of the makespan. To record and sort the makespans of an episode takes nearly as long
-    as to simulate it, so that a sweep of rules without percentiles is 1.6 to 2 times as fast on CPUs."""
+    """Measure percentiles of the makespan. To record and sort the makespans of an episode takes nearly as
+    long as to simulate it, so that a sweep of rules without percentiles is 1.6 to 2 times as fast on CPUs."""
 
 
 @dataclasses.dataclass(frozen=True)
