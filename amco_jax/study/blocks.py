@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.extend.core as jex
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -149,8 +150,10 @@ def _in_place(function: Callable[..., Any], blocked: Any, shared: Any, state: An
         return jax.tree.map(lambda x, one: lax.dynamic_update_index_in_dim(x, one, number, 0), tree, new)
 
     count, num_blocks = steps or 1, jax.tree.leaves(state)[0].shape[0]
-    _, like = jax.eval_shape(lambda: call(at(blocked, 0), at(state, 0), 0))
-    places = jax.tree.map(lambda x: lax.empty((num_blocks * count, *x.shape), x.dtype), like)
+    # Tracing takes seconds, so that the program which tells the shapes is also the one that runs.
+    closed, shapes = jax.make_jaxpr(call, return_shape=True)(at(blocked, 0), at(state, 0), np.int32(0))
+    traced, form = jex.jaxpr_as_fun(closed), jax.tree.structure(shapes)
+    places = jax.tree.map(lambda x: lax.empty((num_blocks * count, *x.shape), x.dtype), shapes[1])
 
     def of_block(number: Any, carried: Any) -> Any:
         state, values = carried
@@ -158,13 +161,13 @@ def _in_place(function: Callable[..., Any], blocked: Any, shared: Any, state: An
 
         def of_step(step: Any, carried: Any) -> Any:
             own, values = carried
-            own, new = call(given, own, step)
+            own, new = jax.tree.unflatten(form, traced(*jax.tree.leaves((given, own, step))))
             return own, put(values, number * count + step, new)
 
-        own, values = lax.fori_loop(0, count, of_step, (at(state, number), values))
+        own, values = lax.fori_loop(np.int32(0), np.int32(count), of_step, (at(state, number), values))
         return put(state, number, own), values
 
-    state, values = lax.fori_loop(0, num_blocks, of_block, (state, places))
+    state, values = lax.fori_loop(np.int32(0), np.int32(num_blocks), of_block, (state, places))
     axes = (num_blocks,) if steps is None else (num_blocks, steps)
     return state, jax.tree.map(lambda x: x.reshape(*axes, *x.shape[1:]), values)
 

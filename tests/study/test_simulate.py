@@ -15,6 +15,7 @@ from helpers.tiny_training import METHOD, TINY
 
 from amco_jax.agents.methods import get_method
 from amco_jax.env import UNIFIED
+from amco_jax.kernel import rollout
 from amco_jax.metrics import EPISODE_METRICS, choose
 from amco_jax.scenario import Scenario
 from amco_jax.study import simulate as module
@@ -103,6 +104,16 @@ def test_steps_change_no_bit(method, arrivals, monkeypatch):
         assert max(counts()) > 1
     assert counts() == [12, 13]
     module.block_program.cache_clear()
+
+
+def test_an_episode_is_traced_once(monkeypatch):
+    """Tracing takes half a second for a rule, and seconds for a training."""
+    calls = []
+    monkeypatch.setattr(module, "rollout", lambda *a, **k: calls.append(a) or rollout(*a, **k))
+    module.block_program.cache_clear()
+    metrics_of([SMALL.replace(num_slots=60)])
+    module.block_program.cache_clear()
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize(
