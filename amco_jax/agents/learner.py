@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from amco_jax.agents.policy import Policy, SlotView, TaskView, per_slot
 from amco_jax.agents.settings import Settings
-from amco_jax.env import Decision
+from amco_jax.env import Background, Decision
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key
 from amco_jax.scenario import Scenario
@@ -170,7 +170,8 @@ class BaseLearner(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EpisodeLearner(BaseLearner):
-    """The base class of learners that learn after each episode from derivatives of its summed makespan.
+    """The base class of learners that learn after each episode from the exact prices along it, which are
+    derivatives of its summed makespan.
 
     During an episode, agents decide without exploration, by `policy`.
     """
@@ -184,26 +185,30 @@ class EpisodeLearner(BaseLearner):
         return params
 
     @abc.abstractmethod
-    def unknown(self, num_servers: int) -> Any:
-        """What the derivatives are taken in, a pytree of zeros for which `probe` adds nothing."""
-
-    @abc.abstractmethod
-    def probe(self, unknown: Any, view: TaskView) -> tuple[Array, Array]:
-        """Background load after a decision, see `kernel.slot.Probe`."""
-
-    @abc.abstractmethod
     def keep(self, decision: Decision, view: TaskView) -> Any:
         """What to keep of a decision, a pytree of arrays."""
 
     @abc.abstractmethod
+    def moments(self, params: Params, kept: Any, price: Background) -> Any:
+        """What to sum over the decisions of an episode, such as products of inputs and prices.
+
+        Args:
+          kept: the result of `keep` for a decision.
+          price: its exact prices: what background load right after it adds to the summed makespan, in s per
+            unit of the load.
+
+        Returns:
+          A pytree of real arrays, which should be small: the sums are computed number by number.
+        """
+
+    @abc.abstractmethod
     def learn(
-        self, settings: Any, learnt: Any, memory: Any, kept: Any, costates: Any
+        self, settings: Any, learnt: Any, memory: Any, moments: Any
     ) -> tuple[Any, Any, dict[str, Float[Array, ""]]]:
         """Learn from an episode.
 
         Args:
-          kept: the results of `keep`, with leading axes `[num_slots, num_servers, max_tasks]`.
-          costates: the derivatives, with the structure of `unknown`.
+          moments: the sums of `moments` over the decisions of each base station, leaves `[num_servers, ...]`.
 
         Returns:
           The new learnt state, the new memory, and the values to log, by the names in `episode_logs`.

@@ -27,8 +27,8 @@ from amco_jax.agents.learner import EpisodeLearner
 from amco_jax.agents.policy import Policy, TaskView, per_task
 from amco_jax.agents.pricing import SHIPPED, Fluid, fluid_of, set_at, weight
 from amco_jax.agents.settings import Settings, setting
-from amco_jax.env import Decision
-from amco_jax.params import Shape
+from amco_jax.env import Background, Decision
+from amco_jax.params import Params, Shape
 from amco_jax.random import Key
 
 _TINY = 1e-6
@@ -69,10 +69,9 @@ class Heads(NamedTuple):
 
 
 def inputs_of(view: TaskView, fluid: Fluid) -> tuple[Inputs, LinkInputs]:
-    """The inputs of the heads for a decision: leaves `[num_servers]`, and numbers."""
-    one = jnp.ones_like(view.wait)
+    """The inputs of the heads for a decision: leaves `[num_servers]`, and numbers that all servers share."""
     here = jnp.sum(jnp.where(view.local, view.coming, 0))
-    inputs = Inputs(one, fluid.total * one, fluid.pace * fluid.left, fluid.pace * fluid.wait)
+    inputs = Inputs(jnp.ones_like(here), fluid.total, fluid.pace * fluid.left, fluid.pace * fluid.wait)
     return inputs, LinkInputs(fluid.waiting, here)
 
 
@@ -126,14 +125,22 @@ class PlusSettings(Settings):
     """Ridge penalty for leaving the initial weights, relative to the mean square of the input"""
 
 
-class Memory(NamedTuple):
-    """Sums over decisions, in which earlier episodes count less and less, and the number of episodes."""
+class Moments(NamedTuple):
+    """Sums of products over decisions, for the regressions of all heads."""
 
-    work_squares: Float[Array, "num_servers num_servers inputs inputs"]
-    work_prices: Float[Array, "num_servers num_servers inputs"]
-    link_squares: Float[Array, "num_servers inputs inputs"]
-    link_prices: Float[Array, "num_servers inputs"]
+    work_squares: Float[Array, "*stations inputs inputs num_servers"]
+    work_prices: Float[Array, "*stations inputs num_servers"]
+    link_squares: Float[Array, "*stations inputs inputs"]
+    link_prices: Float[Array, "*stations inputs"]
+
+
+class Memory(NamedTuple):
+    """What is remembered of earlier episodes, of which each counts less than the next."""
+
+    moments: Moments
+    """`[num_servers, ...]`"""
     episodes: Float[Array, ""]
+    """Their number"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,48 +154,40 @@ class PlusLearner(EpisodeLearner):
 
     def init(self, settings: PlusSettings, shape: Shape, rows: int, key: Key) -> tuple[Heads, Memory]:
         """The prices of `amco-priced`."""
-        num_servers = shape.num_servers
-        empty = Memory(
-            jnp.zeros((num_servers, num_servers, len(Inputs._fields), len(Inputs._fields))),
-            jnp.zeros((num_servers, num_servers, len(Inputs._fields))),
-            jnp.zeros((num_servers, len(LinkInputs._fields), len(LinkInputs._fields))),
-            jnp.zeros((num_servers, len(LinkInputs._fields))),
-            jnp.zeros(()),
-        )
+        num_servers, k, j = shape.num_servers, len(Inputs._fields), len(LinkInputs._fields)
+        sizes = (k, k, num_servers), (k, num_servers), (j, j), (j,)
+        empty = Memory(Moments(*(jnp.zeros((num_servers, *size)) for size in sizes)), jnp.zeros(()))
         work, link = _initial(num_servers)
         return Heads(work, link, jnp.asarray(settings.miss_price)), empty
 
-    def unknown(self, num_servers: int) -> tuple[Inputs, LinkInputs]:
-        """Weights of zero, in which `probe` has derivatives."""
-        return jax.tree.map(jnp.zeros_like, _initial(num_servers))
-
-    def probe(self, unknown: tuple[Inputs, LinkInputs], view: TaskView) -> tuple[Array, Array]:
-        """Load in proportion to the inputs: its derivatives are sums of inputs times exact prices."""
-        fluid, here = jax.lax.stop_gradient((fluid_of(view, SHIPPED), _share(view)))
-        delayed, by_link = outputs_of(*unknown, view, fluid)
-        return delayed * view.params.capacity * here, by_link * here
-
     def keep(self, decision: Decision, view: TaskView) -> Any:
         """The inputs of a decision, and its weight."""
-        return inputs_of(view, fluid_of(view, SHIPPED)), _share(view)
+        fluid = fluid_of(view, SHIPPED)
+        return inputs_of(view, fluid), jnp.where(fluid.total > 0, weight(view), 0)
+
+    def moments(self, params: Params, kept: Any, price: Background) -> Moments:
+        """The products of a decision's inputs and exact prices."""
+        (work, link), share = kept
+        x = jnp.stack([jnp.broadcast_to(each, price.work.shape) for each in work])
+        y = jnp.stack(link)
+        return Moments(
+            share * x[:, None] * x,
+            share * x * (price.work * params.capacity),
+            share * y[:, None] * y,
+            share * y * price.delay,
+        )
 
     def learn(
-        self, settings: PlusSettings, learnt: Heads, memory: Memory, kept: Any, costates: Any
+        self, settings: PlusSettings, learnt: Heads, memory: Memory, moments: Moments
     ) -> tuple[Heads, Memory, dict[str, Array]]:
         """Regress the exact prices of the last episodes on the inputs, and go a part of the way there."""
-        (work, link), share = kept
-        x, y = jnp.stack(work, axis=-1), jnp.stack(link, axis=-1)  # [slots, stations, positions, ...]
-        prices, of_link = (jnp.stack(of, axis=-1) for of in costates)
-        new = Memory(
-            jnp.einsum("tbn,tbnik,tbnij->bikj", share, x, x), prices,
-            jnp.einsum("tbn,tbnk,tbnj->bkj", share, y, y), of_link, memory.episodes + 1,
-        )  # fmt: skip
-        memory = jax.tree.map(lambda a, b: settings.forgetting * a + b, memory, new)
-        memory = memory._replace(episodes=new.episodes)
-        start, before = _initial(x.shape[1]), (learnt.work, learnt.link)
+        sums = jax.tree.map(lambda a, b: settings.forgetting * a + b, memory.moments, moments)
+        memory = Memory(sums, memory.episodes + 1)
+        start, before = _initial(sums.work_squares.shape[0]), (learnt.work, learnt.link)
+        of_servers = jnp.moveaxis(sums.work_squares, -1, 1), jnp.moveaxis(sums.work_prices, -1, 1)
         goals = (
-            _regressed(memory.work_squares, memory.work_prices, start[0], settings.ridge),
-            _regressed(memory.link_squares, memory.link_prices, start[1], settings.ridge),
+            _regressed(*of_servers, start[0], settings.ridge),
+            _regressed(sums.link_squares, sums.link_prices, start[1], settings.ridge),
         )
         work, link = jax.tree.map(lambda a, b: a + (b - a) / memory.episodes, before, goals)
         change = jnp.mean(jnp.abs(work.fluid - learnt.work.fluid))
@@ -202,11 +201,6 @@ def _initial(num_servers: int) -> tuple[Inputs, LinkInputs]:
     none, single = jnp.zeros((num_servers, num_servers)), jnp.zeros(num_servers)
     work = Inputs(none, none, jnp.full_like(none, SHIPPED.work), none)
     return work, LinkInputs(jnp.full_like(single, SHIPPED.link), single)
-
-
-def _share(view: TaskView) -> Array:
-    """A decision's weight in the regression; 0 without a task, and where nothing has a price."""
-    return jnp.where(jnp.sum(view.coming) > 0, weight(view) ** 2, 0)
 
 
 def _regressed(squares: Array, products: Array, start: Any, ridge: Any) -> Any:

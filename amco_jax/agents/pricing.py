@@ -38,7 +38,7 @@ from amco_jax.agents.settings import Settings, setting
 from amco_jax.alloc import priced_support
 from amco_jax.alloc.cwa import positive
 from amco_jax.alloc.waterfill import water_level
-from amco_jax.env import Decision
+from amco_jax.env import Background, Decision
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key, uniform
 
@@ -242,28 +242,25 @@ class PriceLearner(EpisodeLearner):
         )  # fmt: skip
         return varied
 
-    def unknown(self, num_servers: int) -> Moments:
-        """Zeros, in two of which `probe` has derivatives."""
-        return Moments(*[jnp.zeros(())] * 4)
+    def keep(self, decision: Decision, view: TaskView) -> tuple[Array, Array, Array]:
+        """The features of a decision, and its weight."""
+        return work_feature(view), link_feature(view), weight(view)
 
-    def probe(self, unknown: Moments, view: TaskView) -> tuple[Array, Array]:
-        """Load in proportion to the features: its derivatives are sums of features times exact prices."""
-        work, link = jax.lax.stop_gradient((work_feature(view), link_feature(view)))
-        here = weight(view) ** 2
-        return unknown.work_price * work * view.params.capacity * here, unknown.link_price * link * here
-
-    def keep(self, decision: Decision, view: TaskView) -> tuple[Array, Array]:
-        """The features of a decision, weighted; 0 without a task."""
-        here = weight(view)
-        return work_feature(view) * here, link_feature(view) * here
+    def moments(self, params: Params, kept: tuple[Array, Array, Array], price: Background) -> Moments:
+        """The products of a decision's features and exact prices."""
+        work, link, share = kept
+        return Moments(
+            share * jnp.sum(work * work),
+            share * jnp.sum(work * price.work * params.capacity),
+            share * link * link,
+            share * link * price.delay,
+        )
 
     def learn(
-        self, settings: PriceSettings, learnt: Prices, memory: Moments, kept: Any, costates: Moments
+        self, settings: PriceSettings, learnt: Prices, memory: Moments, moments: Moments
     ) -> tuple[Prices, Moments, dict[str, Array]]:
         """Regress the exact prices of all episodes so far on the features, and forget a part of them."""
-        work, link = kept
-        new = costates._replace(work_work=jnp.sum(work * work), link_link=jnp.sum(link * link))
-        memory = jax.tree.map(lambda old, new: settings.forgetting * old + new, memory, new)
+        memory = jax.tree.map(lambda old, new: settings.forgetting * old + jnp.sum(new), memory, moments)
         more = 1 + settings.ridge
         found = learnt._replace(
             work=memory.work_price / positive(memory.work_work * more),
@@ -276,11 +273,11 @@ class PriceLearner(EpisodeLearner):
 
 
 def weight(view: TaskView) -> Array:
-    """The square root of a decision's weight in the regression; 0 without a task.
+    """A decision's weight in the regression; 0 without a task.
 
     Prices grow with the number of tasks to come. Without weights, only those of high loads would be right.
     """
-    return jnp.where(view.task.present, 1 / (1 + jnp.sum(view.coming)), 0)
+    return jnp.where(view.task.present, 1 / (1 + jnp.sum(view.coming)) ** 2, 0)
 
 
 PRICED = per_task(priced, sees_load=True)

@@ -13,13 +13,14 @@ from amco_jax.env.physics import (
     waits,
 )
 from amco_jax.env.split import split
-from amco_jax.env.step import Backlog, Decision, Queues, advance, close_slot, decide
+from amco_jax.env.step import Background, Backlog, Decision, Queues, advance, close_slot, decide
 from amco_jax.env.task import Task
 
 __all__ = [
     "CONSERVING",
     "SERIAL",
     "UNIFIED",
+    "Background",
     "Backlog",
     "Decision",
     "Physics",

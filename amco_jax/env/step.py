@@ -29,6 +29,18 @@ class Queues:
     """L_b, s that a task waits for the base station's outgoing link"""
 
 
+class Background(NamedTuple):
+    """Load that belongs to no task and comes right after a decision, or the price of each unit of it.
+
+    That of all decisions has leading axes `[num_slots, num_servers, max_tasks]`.
+    """
+
+    work: Float[Array, "*positions num_servers"]
+    """Gcycles on each server; a price in s/Gcycle"""
+    delay: Float[Array, "*positions"]
+    """s on the link of the base station; a price in s/s"""
+
+
 class Backlog(NamedTuple):
     """What waits at the start of a slot."""
 

@@ -16,13 +16,9 @@ from jaxtyping import Array, Int
 from amco_jax.agents.methods import Method
 from amco_jax.agents.policy import Arrived, SlotView
 from amco_jax.compile.unroll import unroll
-from amco_jax.env import (
-    Backlog,
-    Physics,
-    Task,
-)
+from amco_jax.env import Background, Backlog, Physics, Task
 from amco_jax.kernel.order import tasks_of_slot
-from amco_jax.kernel.slot import Probe, Record, Scalarise, keep_nothing, slot_step
+from amco_jax.kernel.slot import Record, Scalarise, keep_nothing, slot_step
 from amco_jax.metrics import (
     EPISODE_METRICS,
     Metrics,
@@ -102,7 +98,7 @@ def rollout(
     first: Int[Array, ""] | int = 0,
     start: Progress | None = None,
     checkpointed: bool = False,
-    probe: Probe | None = None,
+    background: Background | None = None,
     scalarise: Scalarise = unroll,
 ) -> Episode:
     """Run one episode, or a segment of one; a pure, traceable function without a batch axis.
@@ -124,13 +120,14 @@ def rollout(
       start: the progress before that slot, which is `Episode.end` of the previous segment; None at slot 0.
       checkpointed: whether reverse-mode differentiation keeps only the state between slots, and computes each
         slot again on its way back; without differentiation, it changes nothing.
-      probe: a `jax.tree_util.Partial` that is called after each decision; derivatives in what it adds to the
-        queues are shadow prices.
+      background: load that belongs to no task, with leaves `[num_slots, ...]`; derivatives in it are shadow
+        prices.
       scalarise: see `Scalarise`; kernels cannot be differentiated.
     """
-    step = slot_step(shape, params, physics, method, workload, record, metrics, agent, probe, scalarise)
+    step = slot_step(shape, params, physics, method, workload, record, metrics, agent, scalarise)
 
-    def slot(now, i):
+    def slot(now, x):
+        i, background = x
         t = first + i
         key_t, planned, arrived = fold_in(key, t), None, now.arrived
         if method.policy.by_position:
@@ -141,7 +138,7 @@ def rollout(
                 planned = method.policy.select(SlotView(t, now.backlog.servers, tasks, params, key_t, agent))
             if method.policy.sees_load:
                 arrived = _with(arrived, t, tasks)
-        backlog, served = step(key_t, t, now.backlog, planned, now.arrived)
+        backlog, served = step(key_t, t, now.backlog, planned, now.arrived, background)
         queues = (now.backlog.servers, served.slot_load, served.link_delay) if keep_queues else (None,) * 3
         later = Progress(backlog, add_slot(now.totals, served.totals), arrived)
         by_slot = sums_per_slot(metrics, served.totals)
@@ -151,7 +148,7 @@ def rollout(
         start = Progress.start(shape.num_servers, params.capacity.dtype, metrics, method.policy.sees_load)
     if checkpointed:
         slot = jax.checkpoint(slot, prevent_cse=False)  # a scan separates the two computations anyway
-    end, kept = lax.scan(slot, start, jnp.arange(shape.num_slots))
+    end, kept = lax.scan(slot, start, (jnp.arange(shape.num_slots), background))
     return Episode(end, *kept)
 
 

@@ -1,27 +1,28 @@
 """Exact gradients of what an episode sums up, by reverse-mode differentiation of `rollout`.
 
 The sets of servers are held fixed: a gradient is that of one sample path, with the decisions that it takes.
-docs/gradients.md says where this is the derivative of the mean, and where it is not.
+Hence an episode is played first, and then differentiated with the sets that it has selected, so that nothing
+of the policy is in the program that is differentiated. docs/gradients.md says where this is the derivative
+of the mean, and where it is not.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from amco_jax.agents.methods import Method
-from amco_jax.agents.policy import Policy, TaskView
-from amco_jax.env import Physics
+from amco_jax.agents.policy import TaskView, per_slot
+from amco_jax.env import Background, Decision, Physics
 from amco_jax.errors import InputError, check_choice
-from amco_jax.kernel import rollout
-from amco_jax.metrics import MAKESPAN, NUM_TASKS, Metric
+from amco_jax.kernel import Episode, Record, keep_nothing, rollout
+from amco_jax.metrics import MAKESPAN, NUM_TASKS, Metric, Metrics
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key
 from amco_jax.workload import Workload
@@ -79,25 +80,27 @@ def gradient(
     if params.service is not None and params.service.whole:
         raise InputError("service: split = whole; legal for gradients: fluid")
     counted = metric.over or NUM_TASKS
-    deciding = Method(method.name, held_fixed(method.policy), method.allocator)
+    play = partial(rollout, shape, physics=physics, key=key)
+    sets = play(params, workload=workload(params), method=method, metrics=(), record=_set_of).decisions
     real, whole = _split(params)
 
-    def total(real: Params, background: tuple[Array, Array] | None) -> tuple[Array, Array]:
+    def total(real: Params, background: Background | None) -> tuple[Array, Array]:
         given = _merged(real, whole)
-        totals = rollout(
-            shape, given, physics, method=deciding, workload=workload(given), key=key,
-            metrics=(metric, counted), checkpointed=True,
-            probe=None if background is None else Partial(background_load, *background),
+        if prices == "summed":
+            background = jax.tree.map(lambda x: jnp.broadcast_to(x, (shape.num_slots, *x.shape)), background)
+        totals = play(
+            given, workload=workload(given), method=_repeated(method, sets), metrics=(metric, counted),
+            background=background, checkpointed=True,
         ).totals  # fmt: skip
         dtype = given.capacity.dtype
         return totals[metric.name].rounded(dtype), totals[counted.name].rounded(dtype)
 
-    none = None if prices == "none" else _no_background(shape, prices == "by_slot", params.capacity.dtype)
+    none = None if prices == "none" else _no_load(shape, prices == "by_slot", params.capacity.dtype)
     (value, weight), (of_params, of_load) = jax.value_and_grad(total, (0, 1), has_aux=True)(real, none)
     return Gradient(value, weight, of_params, *(of_load or (None, None)))
 
 
-def planned_prices(
+def with_prices(
     shape: Shape,
     params: Params,
     physics: Physics,
@@ -105,35 +108,35 @@ def planned_prices(
     method: Method,
     workload: Workload,
     key: Key,
-    plan: Any,
-) -> tuple[Float[Array, ""], Any]:
-    """The summed makespan of an episode under a plan, and the shadow prices along it, in the form of a plan.
+    agent: Any = None,
+    record: Record = keep_nothing,
+    metrics: Metrics = (),
+) -> tuple[Episode, Background]:
+    """Play an episode, and find the shadow prices along it: the derivatives of its summed makespan.
 
     Args:
-      method: a method whose policy is `by_position`, static.
-      plan: what its agents hold: prices of work and of delay by position.
-    """
-    fixed = held_fixed(method.policy)
-    policy = dataclasses.replace(
-        fixed, function=lambda view: fixed.select(dataclasses.replace(view, agent=view.agent[0]))
-    )
-    deciding = Method(method.name, policy, method.allocator)
+      agent, record, metrics: as of `rollout`.
 
-    def total(background: Any) -> Array:
-        totals = rollout(
-            shape, params, physics, method=deciding, workload=workload, key=key, agent=(plan, background),
-            metrics=(MAKESPAN,), checkpointed=True, probe=Partial(lambda view: tuple(view.agent[1])),
-        ).totals  # fmt: skip
+    Returns:
+      The episode, whose totals contain `MAKESPAN`, and the prices of background load after each decision.
+    """
+    play = partial(rollout, shape, params, physics, workload=workload, key=key)
+    metrics = tuple(dict.fromkeys((*metrics, MAKESPAN)))
+
+    def both(decision: Decision, view: TaskView) -> tuple[Array, Any]:
+        return _set_of(decision, view), record(decision, view)
+
+    out = play(method=method, agent=agent, record=both, metrics=metrics)
+    sets, kept = out.decisions
+
+    def total(background: Background) -> Array:
+        totals = play(
+            method=_repeated(method, sets), metrics=(MAKESPAN,), background=background, checkpointed=True
+        ).totals
         return totals[MAKESPAN.name].rounded(params.capacity.dtype)
 
-    return jax.value_and_grad(total)(jax.tree.map(jnp.zeros_like, plan))
-
-
-def background_load(work: Array, delay: Array, view: TaskView) -> tuple[Array, Array]:
-    """A probe: background load by position, `[(t,) b, n, i]` in Gcycles and `[(t,) b, n]` in s."""
-    place = (jnp.argmax(view.local), view.n)
-    place = (view.t, *place) if work.ndim == 4 else place
-    return work[place], delay[place]
+    prices = jax.grad(total)(_no_load(shape, by_slot=True, dtype=params.capacity.dtype))
+    return dataclasses.replace(out, decisions=kept), prices
 
 
 def check_differentiable(method: Method, metric: Metric) -> None:
@@ -146,9 +149,13 @@ def check_differentiable(method: Method, metric: Metric) -> None:
         )
 
 
-def held_fixed(policy: Policy) -> Policy:
-    """The policy without derivatives; sets have none, and loops that search for them cannot be reversed."""
-    return dataclasses.replace(policy, function=lambda view: policy.select(lax.stop_gradient(view)))
+def _set_of(decision: Decision, view: TaskView) -> Array:
+    return decision.selected
+
+
+def _repeated(method: Method, sets: Array) -> Method:
+    """A method that selects the sets of an episode again, which are then not differentiated."""
+    return Method(method.name, per_slot(lambda view: sets[view.t]), method.allocator)
 
 
 def _split(params: Params) -> tuple[Params, Params]:
@@ -166,7 +173,7 @@ def _merged(real: Params, whole: Params) -> Params:
     return jax.tree.map(lambda a, b: b if a is None else a, real, whole, is_leaf=lambda leaf: leaf is None)
 
 
-def _no_background(shape: Shape, by_slot: bool, dtype: Any) -> tuple[Array, Array]:
-    """Background work and delay of 0 at each position, in which the prices are derivatives."""
+def _no_load(shape: Shape, by_slot: bool, dtype: Any) -> Background:
+    """Background load of 0 at each position, in which prices are derivatives."""
     positions = (shape.num_slots,) * by_slot + (shape.num_servers, shape.max_tasks)
-    return jnp.zeros((*positions, shape.num_servers), dtype), jnp.zeros(positions, dtype)
+    return Background(jnp.zeros((*positions, shape.num_servers), dtype), jnp.zeros(positions, dtype))

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from amco_jax.compile.bounded import most_of_lanes
-from amco_jax.env import Task
+from amco_jax.env import Background, Task
 from amco_jax.params import Params, Shape
 from amco_jax.workload import TimedWorkload, Workload, count_of, expected_after
 
@@ -28,6 +28,8 @@ class Turn(NamedTuple):
     planned: Any
     """The set that a per-slot policy selected for it, `[num_servers]` booleans, what agents hold for it, or
     None"""
+    background: Background | None = None
+    """Load that comes right after it"""
 
 
 def tasks_of_slot(params: Params, workload: Workload, t: Int[Array, ""], num_servers: int) -> Task:
@@ -66,12 +68,17 @@ def still_to_come(
 
 
 def queue_of_slot(
-    shape: Shape, params: Params, workload: Workload, t: Int[Array, ""], planned: Any
+    shape: Shape,
+    params: Params,
+    workload: Workload,
+    t: Int[Array, ""],
+    planned: Any,
+    background: Background | None = None,
 ) -> tuple[Turn | None, Int[Array, "num_servers max_tasks"] | None]:
     """All positions of slot `t` in the order of service, `[turns]`, if that is not station by station.
 
     Args:
-      planned: leaves `[num_servers, max_tasks, ...]`, such as the sets of a per-slot policy, or None.
+      planned, background: leaves `[num_servers, max_tasks, ...]`, see `Turn`, or None.
 
     Returns:
       The queue, and the index of each position in it; None and None if stations are served one by one.
@@ -94,9 +101,9 @@ def queue_of_slot(
     drawn = times
     if shape.timing == "slotted":
         times = jnp.zeros_like(times)
-    tasks, planned = jax.tree.map(lambda x: x.reshape(count, *x.shape[2:])[order], (tasks, planned))
+    of_turns = jax.tree.map(lambda x: x.reshape(count, *x.shape[2:])[order], (tasks, planned, background))
     times = times * params.slot_duration
-    queue = Turn(order // max_tasks, order % max_tasks, drawn, times, tasks, planned)
+    queue = Turn(order // max_tasks, order % max_tasks, drawn, times, *of_turns)
     _, places = lax.sort((order, jnp.arange(count)), num_keys=1)
     return queue, places.reshape(num_servers, max_tasks)
 

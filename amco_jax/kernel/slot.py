@@ -21,6 +21,7 @@ from amco_jax.agents.policy import TaskView
 from amco_jax.compile.bounded import scan_first
 from amco_jax.compile.unroll import unroll
 from amco_jax.env import (
+    Background,
     Backlog,
     Decision,
     Physics,
@@ -55,10 +56,6 @@ Record = Callable[[Decision, TaskView], Any]
 
 Scalarise = Callable[[Callable], Callable]
 """How the service of a slot becomes scalar code: by `unroll`, or by `fuse_under_vmap` as a kernel"""
-
-Probe = Callable[[TaskView], tuple[Array, Array]]
-"""A function from the view of a decision to background load that comes right after it: Gcycles on each
-server, `[num_servers]`, and s on the link of the base station"""
 
 
 def keep_nothing(decision: Decision, view: TaskView) -> None:
@@ -115,7 +112,7 @@ def _serve_slot(
     most: Int[Array, ""] | None,
     agent: Any,
     arrived: Any,
-    probe: Probe | None,
+    background: Background | None,
 ) -> _Served:
     """Decide all tasks of slot `t` in the scenario's order of service.
 
@@ -131,6 +128,7 @@ def _serve_slot(
         some lane; None for all.
       agent: the agents of a per-task policy, or None.
       arrived: see `TaskView.arrived`.
+      background: of the slot, unless the turns of the queue have it.
     """
     num_servers, counted = shape.num_servers, t >= params.warmup
     no_totals = zero_task_sums(metrics, num_servers, backlog.servers.dtype)
@@ -151,8 +149,8 @@ def _serve_slot(
         queues, decision, seen = decide_task(
             params, physics, method, site_b, servers, task, queues, view, turn.planned
         )
-        if probe is not None:
-            work, delay = probe(seen)
+        if turn.background is not None:
+            work, delay = turn.background
             queues = Queues(queues.slot_load + work, queues.link_delay + delay)
         outcome = TaskOutcome(
             params, t, turn.station, site_b.local, task.size, task.work, seen.wait, seen.cost,
@@ -170,19 +168,20 @@ def _serve_slot(
 
         def serve_base_station(carry, row):
             links, slot_load, totals = carry
-            b, link, planned_b = row
+            b, link, planned_b, background_b = row
             site_b, key_b = site(params, physics, b), fold_in(key, b)
             entries, task_at = workload.row(params, t, b)
 
             def serve_position(carry, position):
-                n, entry, planned_n = position
+                n, entry, planned_n, background_n = position
                 now = jnp.zeros_like(link)
-                turn = Turn(b, n, now, now, task_at(entry), planned_n)
+                turn = Turn(b, n, now, now, task_at(entry), planned_n, background_n)
                 queues, totals = carry
                 queues, totals, kept = serve(site_b, key_b, backlog.servers, queues, totals, turn)
                 return (queues, totals), kept
 
-            positions = jnp.arange(jax.tree.leaves(entries)[0].shape[0]), entries, planned_b
+            numbers = jnp.arange(jax.tree.leaves(entries)[0].shape[0])
+            positions = numbers, entries, planned_b, background_b
             (queues, totals), kept = scan_first(
                 serve_position, (Queues(slot_load, link), totals), positions, most, _not_served
             )
@@ -190,7 +189,7 @@ def _serve_slot(
             return (links, queues.slot_load, totals), kept
 
         none = jnp.zeros_like(backlog.servers)
-        rows = stations, backlog.links, planned
+        rows = stations, backlog.links, planned, background
         carry = none, none, no_totals
         (links, slot_load, totals), kept = lax.scan(serve_base_station, carry, rows)
         return _Served(slot_load, links, totals, kept)
@@ -255,7 +254,7 @@ def _pass_slot(
 
 
 SlotStep = Callable[..., tuple[Backlog, Slot]]
-"""`(key, t, backlog, planned, arrived=None) -> (next backlog, results of the slot)`"""
+"""`(key, t, backlog, planned, arrived=None, background=None) -> (next backlog, results of the slot)`"""
 
 
 def slot_step(
@@ -267,7 +266,6 @@ def slot_step(
     record: Record,
     metrics: Metrics = (),
     agent: Any = None,
-    probe: Probe | None = None,
     scalarise: Scalarise = unroll,
 ) -> SlotStep:
     """The function that computes one slot, shared by all rollouts and trainings."""
@@ -276,14 +274,16 @@ def slot_step(
     if shape.num_servers <= MAX_UNROLLED_SERVERS:
         serve = scalarise(serve)
 
-    def step(key, t, backlog, planned, arrived=None):
+    def step(key, t, backlog, planned, arrived=None, background=None):
         # The queue is sorted outside `serve`, because unrolling would turn a sort into a large network.
-        queue, places = queue_of_slot(shape, params, workload, t, planned)
+        queue, places = queue_of_slot(shape, params, workload, t, planned, background)
         own = None if method.policy.sees_slot or method.policy.by_position else agent
-        # A probe adds load at all positions, and a kernel has no conditionals.
-        skips = probe is None and scalarise is unroll
+        # There is background load at all positions, and a kernel has no conditionals.
+        skips = background is None and scalarise is unroll
         most = most_positions(shape, workload, t) if skips else None
-        served = serve(params, physics, workload, key, t, backlog, planned, queue, most, own, arrived, probe)
+        served = serve(
+            params, physics, workload, key, t, backlog, planned, queue, most, own, arrived, background
+        )
         left, busy = _pass_slot(params, physics, backlog, served)
         closed = SlotOutcome(
             params, t, backlog.servers, served.slot_load, served.link_delay, left.servers, busy

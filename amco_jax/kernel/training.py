@@ -1,5 +1,5 @@
 """The training of agents. In each slot, they act, the slot is simulated, and they observe and learn; or they
-learn from the derivatives of a whole episode.
+learn from the exact prices along a whole episode.
 
 It is written for one seed, and callers vmap it. Counters of slots and rows come from the loops themselves and
 are the same for all seeds. With a batched counter, every slot would compute a learning step and discard it.
@@ -15,18 +15,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, UInt32
 
 from amco_jax.agents.learner import Context, EpisodeLearner, Experience, Learner, over_stations
 from amco_jax.agents.methods import Method
 from amco_jax.compile.unroll import unroll
 from amco_jax.compile.wide import Wide
-from amco_jax.env import Backlog, Physics
-from amco_jax.kernel import Episode, rollout, slot_step, tasks_of_slot
-from amco_jax.kernel.gradient import held_fixed
+from amco_jax.env import Background, Backlog, Physics
+from amco_jax.kernel import MAX_UNROLLED_SERVERS, Episode, slot_step, tasks_of_slot
+from amco_jax.kernel.gradient import with_prices
 from amco_jax.kernel.slot import Scalarise
-from amco_jax.metrics import CURVE_METRICS, MAKESPAN, Metrics, Sums, add_slot, zero_slot_sums
+from amco_jax.metrics import CURVE_METRICS, Metrics, Sums, add_slot, zero_slot_sums
 from amco_jax.params import Params, Shape
 from amco_jax.random import Stream, fold_in, stream
 from amco_jax.workload import Tables, Workload, workload_of
@@ -111,8 +110,10 @@ def train_episode(
     workload = workload_of(shape, params, tables, seed, number, training=True)
     if isinstance(learner, EpisodeLearner):
         key = fold_in(stream(seed, Stream.POLICY), number)
-        play = partial(rollout, shape, params, physics, workload=workload, key=key)
-        return _learn_from_episode(learner, hyper.settings, params, method, play, state, metrics)
+        play = partial(
+            with_prices, shape, params, physics, method=method, workload=workload, key=key, metrics=metrics
+        )
+        return _learn_from_episode(learner, hyper.settings, params, play, state, metrics)
     assert isinstance(learner, Learner)
     step = slot_step(shape, params, physics, method, workload, learner.reward, metrics, scalarise=scalarise)
     exploration, draws = (
@@ -181,32 +182,50 @@ def _learn_from_episode(
     learner: EpisodeLearner,
     settings: Any,
     params: Params,
-    method: Method,
-    play: Callable[..., Episode],
+    play: Callable[..., tuple[Episode, Background]],
     state: TrainingState,
     metrics: Metrics,
 ) -> tuple[TrainingState, Curve]:
-    """Play an episode, and learn from the derivatives of its summed makespan.
+    """Play an episode, and learn from the exact prices along it.
 
     Args:
-      play: `rollout` of that episode.
+      play: `with_prices` of that episode.
     """
     learnt, memory = jax.tree.map(lambda leaf: leaf[0], state)
     num_servers = params.capacity.shape[0]
     agent = _on_all_stations(num_servers, learner.deployed(settings, params, learnt))
-    deciding = Method(method.name, held_fixed(method.policy), method.allocator)
-
-    def total(unknown: Any) -> tuple[Array, Any]:
-        out = play(
-            method=deciding, record=learner.keep, metrics=tuple(dict.fromkeys((*metrics, MAKESPAN))),
-            agent=agent, checkpointed=True, probe=Partial(learner.probe, unknown),
-        )  # fmt: skip
-        return out.totals[MAKESPAN.name].rounded(params.capacity.dtype), (out.totals, out.decisions)
-
-    costates, (totals, kept) = jax.grad(total, has_aux=True)(learner.unknown(num_servers))
-    learnt, memory, logs = learner.learn(settings, learnt, memory, kept, costates)
+    played, prices = play(agent=agent, record=learner.keep)
+    moments = sum_by_station(partial(learner.moments, params), played.decisions, prices)
+    learnt, memory, logs = learner.learn(settings, learnt, memory, moments)
     state = _on_all_stations(num_servers, TrainingState(learnt, memory))
-    return state, Curve({metric.name: totals[metric.name] for metric in metrics}, logs)
+    return state, Curve({metric.name: played.totals[metric.name] for metric in metrics}, logs)
+
+
+def sum_by_station(function: Callable[..., Any], *decisions: Any) -> Any:
+    """Sums of `function(*decision)` over the decisions of each base station, leaves `[num_servers, ...]`.
+
+    Args:
+      decisions: leaves `[num_slots, num_servers, max_tasks, ...]`.
+    """
+    num_servers = jax.tree.leaves(decisions)[0].shape[1]
+    one = jax.eval_shape(function, *jax.tree.map(lambda leaf: leaf[0, 0, 0], decisions))
+    none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), one)
+
+    def of_slot(decisions: Any) -> Any:
+        def of_station(_, decisions: Any) -> Any:
+            def add(sums: Any, decision: Any) -> Any:
+                return jax.tree.map(jnp.add, sums, function(*decision)), None
+
+            return None, lax.scan(add, none, decisions)[0]
+
+        return lax.scan(of_station, None, decisions)[1]
+
+    scalar = unroll(of_slot) if num_servers <= MAX_UNROLLED_SERVERS else of_slot
+
+    def with_slot(sums: Any, decisions: Any) -> Any:
+        return jax.tree.map(jnp.add, sums, scalar(decisions)), None
+
+    return lax.scan(with_slot, _on_all_stations(num_servers, none), decisions)[0]
 
 
 def _on_all_stations(num_servers: int, shared: Any) -> Any:

@@ -19,7 +19,8 @@ from amco_jax.agents.methods import Method
 from amco_jax.agents.reference import Plan
 from amco_jax.env import Physics
 from amco_jax.identity import program_cache
-from amco_jax.kernel.gradient import planned_prices
+from amco_jax.kernel.gradient import with_prices
+from amco_jax.metrics import MAKESPAN
 from amco_jax.params import Shape
 from amco_jax.random import Stream, fold_in, stream
 from amco_jax.scenario import Scenario
@@ -88,9 +89,10 @@ def _plan_program(shape: Shape, method: Method, training: bool) -> Any:
             key = fold_in(stream(seed, Stream.POLICY), number)
 
             def improve(now: _Best, k: Any) -> tuple[_Best, None]:
-                total, found = planned_prices(
-                    shape, params, physics, method=method, workload=workload, key=key, plan=now.plan
+                played, prices = with_prices(
+                    shape, params, physics, method=method, workload=workload, key=key, agent=now.plan
                 )
+                total, found = played.totals[MAKESPAN.name].rounded(params.capacity.dtype), Plan(*prices)
                 better = total < now.total
                 best = jax.tree.map(lambda new, old: jnp.where(better, new, old), now.plan, now.best)
                 weight = _FIRST / (1 + k / _HALVED)

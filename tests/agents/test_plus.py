@@ -9,18 +9,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from amco_jax.agents.methods import METHODS, Method
-from amco_jax.agents.plus import LEARNT, PlusLearner
+from amco_jax.agents.plus import LEARNT, Moments, PlusLearner
 from amco_jax.agents.policy import per_task
 from amco_jax.agents.pricing import PRICED, SHIPPED
 from amco_jax.alloc import waterfill
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.env import UNIFIED
 from amco_jax.kernel import rollout
-from amco_jax.kernel.gradient import gradient, held_fixed
-from amco_jax.metrics import MAKESPAN
+from amco_jax.kernel.gradient import gradient, with_prices
+from amco_jax.kernel.training import sum_by_station
 from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario
 from amco_jax.study.blocks import Block
@@ -66,56 +65,57 @@ def test_it_starts_as_amco_priced():
     assert 0 < np.mean(learnt) < 0.6
 
 
-def test_derivatives_are_inputs_times_exact_prices():
+def test_moments_are_sums_of_inputs_times_exact_prices():
     scenario = FLEET.replace(order="turns")
     _, _, agent = agents_of(scenario)
     with jax.enable_x64(True):
         given = episode_of(scenario, np.float64)
+        params = given.pop("params")
         agent = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), agent)
-        zero = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), LEARNER.unknown(3))
+        knowing = per_task(
+            lambda view: LEARNT.function(dataclasses.replace(view, agent=agent)), sees_load=True
+        )
 
-        def total(unknown: Any) -> tuple[Any, Any]:
-            out = rollout(
-                **given, method=Method("held", held_fixed(LEARNT)), agent=agent, metrics=(MAKESPAN,),
-                record=LEARNER.keep, probe=Partial(LEARNER.probe, unknown),
-            )  # fmt: skip
-            return out.totals[MAKESPAN.name].rounded(jnp.float64), out.decisions
-
-        (work, link), ((x, y), share) = jax.jit(jax.grad(total, has_aux=True))(zero)
-        own = held_fixed(LEARNT).function
-        knowing = per_task(lambda view: own(dataclasses.replace(view, agent=agent)), sees_load=True)
-        playing = Method("held", knowing)
-        play = {name: value for name, value in given.items() if name not in ("params", "workload")}
-        exact = jax.jit(
-            lambda params: gradient(
-                params=params, method=playing, workload=lambda _: given["workload"], prices="by_slot", **play
+        @jax.jit
+        def both(params: Any) -> Any:
+            played, prices = with_prices(
+                params=params, **given, method=Method("plus", LEARNT), agent=agent, record=LEARNER.keep
             )
-        )(given["params"])
-    capacity = given["params"].capacity
-    for of, inputs in zip(work, x, strict=True):
-        expected = np.einsum("tbn,tbni,tbni,i->bi", share, inputs, exact.work, capacity)
+            sums = sum_by_station(partial(LEARNER.moments, params), played.decisions, prices)
+            drawn = {**given, "workload": lambda _: given["workload"]}
+            exact = gradient(params=params, method=Method("plus", knowing), prices="by_slot", **drawn)
+            return sums, played.decisions, exact
+
+        found, ((x, y), share), exact = both(params)
+    x = np.stack([np.broadcast_to(np.asarray(each).T, exact.work.T.shape).T for each in x])
+    y = np.stack(y)
+    for of, expected in (
+        (found.work_squares, np.einsum("tbn,jtbni,ktbni->bjki", share, x, x)),
+        (found.work_prices, np.einsum("tbn,ktbni,tbni,i->bki", share, x, exact.work, params.capacity)),
+        (found.link_squares, np.einsum("tbn,jtbn,ktbn->bjk", share, y, y)),
+        (found.link_prices, np.einsum("tbn,ktbn,tbn->bk", share, y, exact.delay)),
+    ):
         np.testing.assert_allclose(of, expected, atol=1e-9)
-    for of, inputs in zip(link, y, strict=True):
-        np.testing.assert_allclose(of, np.einsum("tbn,tbn,tbn->b", share, inputs, exact.delay), atol=1e-9)
-    assert np.all(np.abs(work.fluid).max(axis=1) > 0)
+    assert np.all(np.abs(found.work_prices[:, 2]).max(axis=1) > 0)
+    assert not np.any(share[0])  # nothing is known in the first slot
+    assert np.any(share[1])
 
 
 def test_a_learner_finds_the_weights_that_made_the_prices():
     (settings, memory), learnt, _ = agents_of(FLEET)
     draw = np.random.default_rng(0)
     true = jax.tree.map(lambda x: draw.normal(size=x.shape).astype(np.float32), (learnt.work, learnt.link))
-    x = type(learnt.work)(*draw.normal(size=(4, 6, 3, 5, 3)).astype(np.float32))
-    y = type(learnt.link)(*draw.normal(size=(2, 6, 3, 5)).astype(np.float32))
-    share = draw.uniform(size=(6, 3, 5)).astype(np.float32)
-    price = sum(w[None, :, None] * each for w, each in zip(true[0], x, strict=True))
-    delay = sum(w[None, :, None] * each for w, each in zip(true[1], y, strict=True))
-    costates = (
-        type(x)(*(np.einsum("tbn,tbni,tbni->bi", share, each, price) for each in x)),
-        type(y)(*(np.einsum("tbn,tbn,tbn->b", share, each, delay) for each in y)),
-    )
+    x, y = draw.normal(size=(4, 90, 3, 3)), draw.normal(size=(2, 90, 3))  # [input, decision, station, ...]
+    share = draw.uniform(size=(90, 3))
+    price, delay = np.einsum("kbi,knbi->nbi", true[0], x), np.einsum("kb,knb->nb", true[1], y)
+    moments = Moments(
+        np.einsum("nb,jnbi,knbi->bjki", share, x, x), np.einsum("nb,knbi,nbi->bki", share, x, price),
+        np.einsum("nb,jnb,knb->bjk", share, y, y), np.einsum("nb,knb,nb->bk", share, y, delay),
+    )  # fmt: skip
+    moments = jax.tree.map(lambda each: jnp.asarray(each, jnp.float32), moments)
     logs = {}
     for number in range(60):
-        learnt, memory, logs = LEARNER.learn(settings, learnt, memory, ((x, y), share), costates)
+        learnt, memory, logs = LEARNER.learn(settings, learnt, memory, moments)
         if number == 0:  # a whole step
             np.testing.assert_allclose(learnt.work.waiting, true[0].waiting, atol=0.2)
     jax.tree.map(partial(np.testing.assert_allclose, atol=0.05), (learnt.work, learnt.link), true)

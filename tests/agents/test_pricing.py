@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.tree_util import Partial
 
 from amco_jax.agents.methods import METHODS, Method
 from amco_jax.agents.policy import Arrived, TaskView
@@ -23,14 +22,12 @@ from amco_jax.agents.pricing import (
     fluid_of,
     link_feature,
     priced,
-    weight,
     work_feature,
 )  # fmt: skip
 from amco_jax.agents.rules import optimal
 from amco_jax.env import UNIFIED, Task
-from amco_jax.kernel import rollout
-from amco_jax.kernel.gradient import gradient, held_fixed
-from amco_jax.metrics import MAKESPAN
+from amco_jax.kernel.gradient import gradient, with_prices
+from amco_jax.kernel.training import sum_by_station
 from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario
 from amco_jax.workload import tables_of, workload_of
@@ -117,54 +114,47 @@ def test_a_task_displaces_as_many_others_as_find_no_room():
 
 
 @pytest.mark.parametrize("changes", [{"order": "turns"}, {"timing": "continuous"}])
-def test_derivatives_are_features_times_exact_prices(changes: dict[str, Any]):
+def test_moments_are_sums_of_features_times_exact_prices(changes: dict[str, Any]):
     scenario = FLEET.replace(**changes)
     shape, learner = scenario.shape(), METHODS["amco-priced-trained"].require_training()
     assert isinstance(learner, PriceLearner)
     tables = jax.tree.map(jnp.asarray, tables_of([scenario], shape).of(0))
-    key = stream(jnp.uint32(1), Stream.POLICY)
+    key, method = stream(jnp.uint32(1), Stream.POLICY), Method("priced", PRICED)
     with jax.enable_x64(True):
         params = jax.tree.map(jnp.asarray, scenario.params(np.float64))
-        given = {
-            "workload": workload_of(shape, params, tables, jnp.uint32(1), training=False), "key": key,
-            "method": Method("held", held_fixed(PRICED)),
-        }  # fmt: skip
+        workload = workload_of(shape, params, tables, jnp.uint32(1), training=False)
 
-        def total(unknown: Moments) -> tuple[Any, Any]:
-            out = rollout(
-                shape, params, UNIFIED, **given, metrics=(MAKESPAN,),
-                record=lambda decision, view: (*learner.keep(decision, view), weight(view)),
-                probe=Partial(learner.probe, unknown),
-            )  # fmt: skip
-            return out.totals[MAKESPAN.name].rounded(jnp.float64), out.decisions
-
-        zero = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), learner.unknown(2))
-        found, (work, link, weights) = jax.jit(jax.grad(total, has_aux=True))(zero)
-        exact = jax.jit(
-            partial(
-                gradient, shape, physics=UNIFIED, key=key, prices="by_slot", method=Method("priced", PRICED),
-                workload=lambda _: given["workload"],
+        @jax.jit
+        def both(params: Any) -> Any:
+            played, prices = with_prices(
+                shape, params, UNIFIED, method=method, workload=workload, key=key, record=learner.keep
             )
-        )(params)  # fmt: skip
-        of_work = np.einsum("tbn,tbni,tbni,i->", weights, work, exact.work, params.capacity)
-        np.testing.assert_allclose(found.work_price, of_work, atol=1e-9)
-        np.testing.assert_allclose(
-            found.link_price, np.einsum("tbn,tbn,tbn->", weights, link, exact.delay), atol=1e-9
-        )
-    assert (found.work_price > 0) == (scenario.timing == "slotted")
+            sums = sum_by_station(partial(learner.moments, params), played.decisions, prices)
+            exact = gradient(
+                shape, params, UNIFIED, method=method, workload=lambda _: workload, key=key, prices="by_slot"
+            )
+            return sums, played.decisions, exact
+
+        found, (work, link, share), exact = both(params)
+    work, link, share, capacity = map(np.asarray, (work, link, share, params.capacity))
+    for of, expected in (
+        (found.work_work, np.einsum("tbn,tbni,tbni->b", share, work, work)),
+        (found.work_price, np.einsum("tbn,tbni,tbni,i->b", share, work, np.asarray(exact.work), capacity)),
+        (found.link_link, np.einsum("tbn,tbn,tbn->b", share, link, link)),
+        (found.link_price, np.einsum("tbn,tbn,tbn->b", share, link, np.asarray(exact.delay))),
+    ):
+        np.testing.assert_allclose(of, expected, atol=1e-9)
+    assert (np.asarray(found.work_price).sum() > 0) == (scenario.timing == "slotted")
 
 
 def test_a_learner_finds_the_coefficients_that_made_the_prices():
     learner, draw = PriceLearner(), np.random.default_rng(0)
     settings = learner.settings.replace(ridge=0).traced()
     learnt, memory = learner.init(settings, FLEET.shape(), 1, stream(jnp.uint32(0), Stream.INIT))
-    work, link = draw.normal(size=(3, 2, 4, 2)), draw.normal(size=(3, 2, 4))
-    none = np.zeros(())
-    targets = (none, 0.9 * np.sum(work**2), none, 0.4 * np.sum(link**2))
-    kept, sums = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), ((work, link), targets))
-    costates = Moments(*sums)
-    learnt, memory, _ = learner.learn(settings, learnt, memory, kept, costates)
-    learnt, memory, logs = learner.learn(settings, learnt, memory, kept, costates)
+    work, link = draw.uniform(1, 2, size=(2, 2))  # sums of squares at two base stations
+    moments = Moments(*(jnp.asarray(each, jnp.float32) for each in (work, 0.9 * work, link, 0.4 * link)))
+    learnt, memory, _ = learner.learn(settings, learnt, memory, moments)
+    learnt, memory, logs = learner.learn(settings, learnt, memory, moments)
     np.testing.assert_allclose([learnt.work, learnt.link], [0.9, 0.4], rtol=1e-5)
     assert float(learnt.miss) == settings.miss_price
     assert float(logs["price_change"]) < 1e-5

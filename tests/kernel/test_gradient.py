@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from jax.tree_util import Partial
 
 from amco_jax.agents.methods import METHODS, Method, get_method
 from amco_jax.agents.policy import per_slot
-from amco_jax.env import UNIFIED
+from amco_jax.env import UNIFIED, Background
 from amco_jax.errors import InputError
 from amco_jax.kernel import rollout
-from amco_jax.kernel.gradient import Gradient, background_load, gradient
+from amco_jax.kernel.gradient import Gradient, gradient
 from amco_jax.metrics import METRICS, Metric
 from amco_jax.params import Params
 from amco_jax.random import Stream, stream
@@ -61,7 +60,7 @@ def differences(
     key = stream(jnp.uint32(KEY_SEED), Stream.POLICY)
     names = [*RATES, *DRAWN]
     positions = (scenario.num_slots, scenario.num_servers, scenario.num_positions)
-    none = jnp.zeros((*positions, scenario.num_servers)), jnp.zeros(positions)
+    none = Background(jnp.zeros((*positions, scenario.num_servers)), jnp.zeros(positions))
     flat, restored = ravel_pytree(({name: getattr(params, name) for name in names}, none))
 
     def total(inputs: Any) -> Any:
@@ -69,7 +68,7 @@ def differences(
         given = Params(**(vars(params) | changed))
         sums = rollout(
             shape, given, UNIFIED, method=method, workload=workload(given), key=key,
-            metrics=(METRICS["makespan_mean_s"],), probe=Partial(background_load, *background),
+            metrics=(METRICS["makespan_mean_s"],), background=background,
         ).totals  # fmt: skip
         return sums["makespan_mean_s"].rounded(flat.dtype)
 

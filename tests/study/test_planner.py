@@ -12,9 +12,10 @@ from helpers.request_logs import scenario_of, small_rows, write
 
 from amco_jax import Comparison, Scenario, Sweep, get_method, gradient, replay, rollout, run_study
 from amco_jax.agents.reference import Plan
-from amco_jax.env import UNIFIED
+from amco_jax.env import UNIFIED, Background
 from amco_jax.errors import InputError
-from amco_jax.kernel.gradient import planned_prices
+from amco_jax.kernel.gradient import with_prices
+from amco_jax.metrics import MAKESPAN
 from amco_jax.random import Stream, stream
 from amco_jax.study.blocks import blocks_of
 from amco_jax.study.planner import Planned
@@ -88,14 +89,15 @@ def test_its_prices_are_those_of_another_derivation():
 
     def both(params: Any, seed: Any, plan: Plan) -> Any:
         workload, key = _inputs(params, seed)
-        ours = planned_prices(
-            scenario.shape(), params, UNIFIED, method=PLANNER, workload=workload, key=key, plan=plan
+        played, prices = with_prices(
+            scenario.shape(), params, UNIFIED, method=PLANNER, workload=workload, key=key, agent=plan
         )
         theirs = gradient(
             scenario.shape(), params, UNIFIED, method=get_method("optimal+waterfill"), prices="by_slot",
             workload=lambda given: _inputs(given, seed)[0], key=key,
         )  # fmt: skip
-        return ours, (theirs.total, Plan(theirs.work, theirs.delay))
+        ours = played.totals[MAKESPAN.name].rounded(np.float32), prices
+        return ours, (theirs.total, Background(theirs.work, theirs.delay))
 
     ours, theirs = jax.jit(both)(scenario.params(), np.uint32(0), none)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
