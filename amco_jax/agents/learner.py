@@ -14,7 +14,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -168,6 +168,15 @@ class BaseLearner(abc.ABC):
         """The policy of trained agents; `agent` in its view has leaves `[num_servers, ...]`."""
 
 
+class Outcome(NamedTuple):
+    """The result of an episode, a leaf for each of the candidates that have played it."""
+
+    makespan: Float[Array, " candidates"]
+    """The sum over all tasks, s"""
+    misses: Float[Array, " candidates"]
+    """The number of tasks that have missed their deadline"""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EpisodeLearner(BaseLearner):
     """The base class of learners that learn after each episode from the exact prices along it, which are
@@ -179,6 +188,13 @@ class EpisodeLearner(BaseLearner):
     def deployed(self, settings: Any, params: Params, learnt: Any) -> Any:
         """The trained agent; by default, all that is learnt."""
         return learnt
+
+    def candidates(self, settings: Any, params: Params, learnt: Any) -> Any:
+        """The agents that play a training episode, all on the same arrivals, leaves `[candidates, ...]`.
+
+        Learning is from the prices along the episode of the first. By default, the trained agent is alone.
+        """
+        return jax.tree.map(lambda leaf: leaf[None], self.deployed(settings, params, learnt))
 
     def practice(self, settings: Any, params: Params, key: Key) -> Params:
         """The params of a training episode, which may differ from those of the scenario."""
@@ -203,12 +219,14 @@ class EpisodeLearner(BaseLearner):
 
     @abc.abstractmethod
     def learn(
-        self, settings: Any, learnt: Any, memory: Any, moments: Any
+        self, settings: Any, params: Params, learnt: Any, memory: Any, moments: Any, outcome: Outcome
     ) -> tuple[Any, Any, dict[str, Float[Array, ""]]]:
         """Learn from an episode.
 
         Args:
+          params: those of the episode.
           moments: the sums of `moments` over the decisions of each base station, leaves `[num_servers, ...]`.
+          outcome: what the candidates reached.
 
         Returns:
           The new learnt state, the new memory, and the values to log, by the names in `episode_logs`.

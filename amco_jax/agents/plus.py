@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from amco_jax.agents.learner import EpisodeLearner
+from amco_jax.agents.learner import EpisodeLearner, Outcome
 from amco_jax.agents.policy import Policy, TaskView, per_task
 from amco_jax.agents.pricing import SHIPPED, Fluid, fluid_of, set_at, weight
 from amco_jax.agents.settings import Settings, setting
@@ -31,6 +31,8 @@ from amco_jax.env import Background, Decision
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key
 
+_STEPS = (1.0, 0.5, 0.0)
+"""How far candidates go from the prices of `amco-priced` to the learnt ones"""
 _TINY = 1e-6
 """What keeps a regression without any data solvable"""
 
@@ -134,6 +136,14 @@ class Moments(NamedTuple):
     link_prices: Float[Array, "*stations inputs"]
 
 
+class Learnt(NamedTuple):
+    """What is learnt: prices, and how far to go there."""
+
+    heads: Heads
+    costs: Float[Array, " candidates"]
+    """What makespans and misses have cost the candidates, s"""
+
+
 class Memory(NamedTuple):
     """What is remembered of earlier episodes, of which each counts less than the next."""
 
@@ -152,13 +162,23 @@ class PlusLearner(EpisodeLearner):
 
     episode_logs: ClassVar[tuple[str, ...]] = ("price_change",)
 
-    def init(self, settings: PlusSettings, shape: Shape, rows: int, key: Key) -> tuple[Heads, Memory]:
+    def init(self, settings: PlusSettings, shape: Shape, rows: int, key: Key) -> tuple[Learnt, Memory]:
         """The prices of `amco-priced`."""
         num_servers, k, j = shape.num_servers, len(Inputs._fields), len(LinkInputs._fields)
         sizes = (k, k, num_servers), (k, num_servers), (j, j), (j,)
         empty = Memory(Moments(*(jnp.zeros((num_servers, *size)) for size in sizes)), jnp.zeros(()))
         work, link = _initial(num_servers)
-        return Heads(work, link, jnp.asarray(settings.miss_price)), empty
+        heads = Heads(work, link, jnp.asarray(settings.miss_price))
+        return Learnt(heads, jnp.zeros(len(_STEPS))), empty
+
+    def candidates(self, settings: PlusSettings, params: Params, learnt: Learnt) -> Heads:
+        """The learnt prices, and steps towards them."""
+        return _on_the_way(learnt.heads, jnp.asarray(_STEPS))
+
+    def deployed(self, settings: PlusSettings, params: Params, learnt: Learnt) -> Heads:
+        """The prices of the candidate that has cost least."""
+        best = jnp.asarray(_STEPS)[jnp.argmin(learnt.costs)]
+        return jax.tree.map(lambda leaf: leaf[0], _on_the_way(learnt.heads, best[None]))
 
     def keep(self, decision: Decision, view: TaskView) -> Any:
         """The inputs of a decision, and its weight."""
@@ -178,20 +198,27 @@ class PlusLearner(EpisodeLearner):
         )
 
     def learn(
-        self, settings: PlusSettings, learnt: Heads, memory: Memory, moments: Moments
-    ) -> tuple[Heads, Memory, dict[str, Array]]:
+        self,
+        settings: PlusSettings,
+        params: Params,
+        learnt: Learnt,
+        memory: Memory,
+        moments: Moments,
+        outcome: Outcome,
+    ) -> tuple[Learnt, Memory, dict[str, Array]]:
         """Regress the exact prices of the last episodes on the inputs, and go a part of the way there."""
         sums = jax.tree.map(lambda a, b: settings.forgetting * a + b, memory.moments, moments)
         memory = Memory(sums, memory.episodes + 1)
-        start, before = _initial(sums.work_squares.shape[0]), (learnt.work, learnt.link)
+        start, heads = _initial(sums.work_squares.shape[0]), learnt.heads
         of_servers = jnp.moveaxis(sums.work_squares, -1, 1), jnp.moveaxis(sums.work_prices, -1, 1)
         goals = (
             _regressed(*of_servers, start[0], settings.ridge),
             _regressed(sums.link_squares, sums.link_prices, start[1], settings.ridge),
         )
-        work, link = jax.tree.map(lambda a, b: a + (b - a) / memory.episodes, before, goals)
-        change = jnp.mean(jnp.abs(work.fluid - learnt.work.fluid))
-        return learnt._replace(work=work, link=link), memory, {"price_change": change}
+        work, link = jax.tree.map(lambda a, b: a + (b - a) / memory.episodes, (heads.work, heads.link), goals)
+        cost = outcome.makespan + settings.miss_price * params.deadline * outcome.misses
+        later = Learnt(heads._replace(work=work, link=link), settings.forgetting * learnt.costs + cost)
+        return later, memory, {"price_change": jnp.mean(jnp.abs(work.fluid - heads.work.fluid))}
 
     def policy(self) -> Policy:
         return LEARNT
@@ -201,6 +228,12 @@ def _initial(num_servers: int) -> tuple[Inputs, LinkInputs]:
     none, single = jnp.zeros((num_servers, num_servers)), jnp.zeros(num_servers)
     work = Inputs(none, none, jnp.full_like(none, SHIPPED.work), none)
     return work, LinkInputs(jnp.full_like(single, SHIPPED.link), single)
+
+
+def _on_the_way(heads: Heads, steps: Float[Array, " candidates"]) -> Heads:
+    """Heads between the prices of `amco-priced` and those given, leaves `[candidates, ...]`."""
+    start = Heads(*_initial(heads.work.one.shape[0]), heads.miss)
+    return jax.tree.map(lambda a, b: jax.vmap(lambda step: a + step * (b - a))(steps), start, heads)
 
 
 def _regressed(squares: Array, products: Array, start: Any, ridge: Any) -> Any:

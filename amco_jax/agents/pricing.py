@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from amco_jax.agents.learner import EpisodeLearner
+from amco_jax.agents.learner import EpisodeLearner, Outcome
 from amco_jax.agents.policy import Policy, TaskView, per_task
 from amco_jax.agents.settings import Settings, setting
 from amco_jax.alloc import priced_support
@@ -257,7 +257,13 @@ class PriceLearner(EpisodeLearner):
         )
 
     def learn(
-        self, settings: PriceSettings, learnt: Prices, memory: Moments, moments: Moments
+        self,
+        settings: PriceSettings,
+        params: Params,
+        learnt: Prices,
+        memory: Moments,
+        moments: Moments,
+        outcome: Outcome,
     ) -> tuple[Prices, Moments, dict[str, Array]]:
         """Regress the exact prices of all episodes so far on the features, and forget a part of them."""
         memory = jax.tree.map(lambda old, new: settings.forgetting * old + jnp.sum(new), memory, moments)

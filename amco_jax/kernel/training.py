@@ -17,21 +17,34 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt32
 
-from amco_jax.agents.learner import Context, EpisodeLearner, Experience, Learner, over_stations
+from amco_jax.agents.learner import Context, EpisodeLearner, Experience, Learner, Outcome, over_stations
 from amco_jax.agents.methods import Method
 from amco_jax.compile.unroll import unroll
 from amco_jax.compile.wide import Wide
-from amco_jax.env import Background, Backlog, Physics
-from amco_jax.kernel import MAX_UNROLLED_SERVERS, Episode, slot_step, tasks_of_slot
+from amco_jax.env import Backlog, Physics
+from amco_jax.kernel import MAX_UNROLLED_SERVERS, rollout, slot_step, tasks_of_slot
 from amco_jax.kernel.gradient import with_prices
 from amco_jax.kernel.slot import Scalarise
-from amco_jax.metrics import CURVE_METRICS, Metrics, Sums, add_slot, zero_slot_sums
+from amco_jax.metrics import (
+    CURVE_METRICS,
+    MAKESPAN,
+    MISS_RATE,
+    Metric,
+    Metrics,
+    Sums,
+    add_slot,
+    zero_slot_sums,
+)
 from amco_jax.params import Params, Shape
 from amco_jax.random import Stream, fold_in, stream
 from amco_jax.workload import Tables, Workload, workload_of
 
 FIRST_TRAINING_EPISODE = 1
 """Episode 0 of a seed is reserved for evaluation, with draws that no training sees."""
+
+
+_OUTCOME = (MAKESPAN, MISS_RATE)
+"""The metrics of an `Outcome`"""
 
 
 class TrainingState(NamedTuple):
@@ -110,9 +123,10 @@ def train_episode(
     workload = workload_of(shape, params, tables, seed, number, training=True)
     if isinstance(learner, EpisodeLearner):
         key = fold_in(stream(seed, Stream.POLICY), number)
-        play = partial(
-            with_prices, shape, params, physics, method=method, workload=workload, key=key, metrics=metrics
-        )
+
+        def play(function: Callable[..., Any], **options: Any) -> Any:
+            return function(shape, params, physics, method=method, workload=workload, key=key, **options)
+
         return _learn_from_episode(learner, hyper.settings, params, play, state, metrics)
     assert isinstance(learner, Learner)
     step = slot_step(shape, params, physics, method, workload, learner.reward, metrics, scalarise=scalarise)
@@ -182,21 +196,32 @@ def _learn_from_episode(
     learner: EpisodeLearner,
     settings: Any,
     params: Params,
-    play: Callable[..., tuple[Episode, Background]],
+    play: Callable[..., Any],
     state: TrainingState,
     metrics: Metrics,
 ) -> tuple[TrainingState, Curve]:
-    """Play an episode, and learn from the exact prices along it.
+    """Let the candidates play an episode, and learn from the exact prices along that of the first.
 
     Args:
-      play: `with_prices` of that episode.
+      play: plays the episode by `rollout` or `with_prices`.
     """
     learnt, memory = jax.tree.map(lambda leaf: leaf[0], state)
     num_servers = params.capacity.shape[0]
-    agent = _on_all_stations(num_servers, learner.deployed(settings, params, learnt))
-    played, prices = play(agent=agent, record=learner.keep)
+    agents = jax.vmap(partial(_on_all_stations, num_servers))(learner.candidates(settings, params, learnt))
+    first, others = jax.tree.map(lambda leaf: leaf[0], agents), jax.tree.map(lambda leaf: leaf[1:], agents)
+    played, prices = play(
+        with_prices, agent=first, record=learner.keep, metrics=tuple(dict.fromkeys((*metrics, *_OUTCOME)))
+    )
+    # One after the other, so that the seeds remain the last axis of all arrays.
+    beside = lax.map(lambda agent: play(rollout, agent=agent, metrics=_OUTCOME).totals, others)
+
+    def of_all(metric: Metric) -> Array:
+        both = played.totals[metric.name], beside[metric.name]
+        return jnp.concatenate([jnp.atleast_1d(total.rounded(params.capacity.dtype)) for total in both])
+
     moments = sum_by_station(partial(learner.moments, params), played.decisions, prices)
-    learnt, memory, logs = learner.learn(settings, learnt, memory, moments)
+    outcome = Outcome(*map(of_all, _OUTCOME))
+    learnt, memory, logs = learner.learn(settings, params, learnt, memory, moments, outcome)
     state = _on_all_stations(num_servers, TrainingState(learnt, memory))
     return state, Curve({metric.name: played.totals[metric.name] for metric in metrics}, logs)
 
