@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from amco_jax.agents.learner import Outcome
 from amco_jax.agents.methods import METHODS, Method
 from amco_jax.agents.plus import LEARNT, Moments, PlusLearner
 from amco_jax.agents.policy import per_task
@@ -46,7 +47,8 @@ def agents_of(scenario: Scenario) -> tuple[Any, Any, Any]:
     settings = LEARNER.settings.traced()
     key = stream(jnp.uint32(0), Stream.INIT)
     learnt, memory = LEARNER.init(settings, scenario.shape(), 1, key)
-    copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (scenario.num_servers, *x.shape)), learnt)
+    heads = learnt.heads
+    copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (scenario.num_servers, *x.shape)), heads)
     return (settings, memory), learnt, copies
 
 
@@ -104,7 +106,8 @@ def test_moments_are_sums_of_inputs_times_exact_prices():
 def test_a_learner_finds_the_weights_that_made_the_prices():
     (settings, memory), learnt, _ = agents_of(FLEET)
     draw = np.random.default_rng(0)
-    true = jax.tree.map(lambda x: draw.normal(size=x.shape).astype(np.float32), (learnt.work, learnt.link))
+    start = learnt.heads.work, learnt.heads.link
+    true = jax.tree.map(lambda x: draw.normal(size=x.shape).astype(np.float32), start)
     x, y = draw.normal(size=(4, 90, 3, 3)), draw.normal(size=(2, 90, 3))  # [input, decision, station, ...]
     share = draw.uniform(size=(90, 3))
     price, delay = np.einsum("kbi,knbi->nbi", true[0], x), np.einsum("kb,knb->nb", true[1], y)
@@ -113,14 +116,45 @@ def test_a_learner_finds_the_weights_that_made_the_prices():
         np.einsum("nb,jnb,knb->bjk", share, y, y), np.einsum("nb,knb,nb->bk", share, y, delay),
     )  # fmt: skip
     moments = jax.tree.map(lambda each: jnp.asarray(each, jnp.float32), moments)
-    logs = {}
+    params, logs, played = FLEET.params(), {}, outcome([1, 2, 3], [0, 0, 0])
     for number in range(60):
-        learnt, memory, logs = LEARNER.learn(settings, learnt, memory, moments)
+        learnt, memory, logs = LEARNER.learn(settings, params, learnt, memory, moments, played)
         if number == 0:  # a whole step
-            np.testing.assert_allclose(learnt.work.waiting, true[0].waiting, atol=0.2)
-    jax.tree.map(partial(np.testing.assert_allclose, atol=0.05), (learnt.work, learnt.link), true)
-    assert float(learnt.miss) == np.float32(settings.miss_price)
+            np.testing.assert_allclose(learnt.heads.work.waiting, true[0].waiting, atol=0.2)
+    found = learnt.heads.work, learnt.heads.link
+    jax.tree.map(partial(np.testing.assert_allclose, atol=0.05), found, true)
+    assert float(learnt.heads.miss) == np.float32(settings.miss_price)
     assert float(logs["price_change"]) < 1e-3
+
+
+def test_agents_go_as_far_towards_the_learnt_prices_as_has_cost_least():
+    (settings, memory), learnt, _ = agents_of(FLEET)
+    params = FLEET.params()
+    start = learnt.heads.work.fluid
+    there = learnt.heads._replace(work=learnt.heads.work._replace(fluid=start + 1))
+    learnt = learnt._replace(heads=there)
+    candidates = LEARNER.candidates(settings, params, learnt)
+    np.testing.assert_allclose(candidates.work.fluid - start, np.ones(start.shape) * [[[1]], [[0.5]], [[0]]])
+    price = float(settings.miss_price) * FLEET.deadline
+    for makespans, misses, step in (
+        ([1, 2, 3], [0, 0, 0], 1),
+        ([3, 1, 2], [0, 0, 0], 0.5),
+        ([1, 2, 3], [4, 4, 0], 0),
+    ):
+        costs = np.array(makespans) + price * np.array(misses)
+        deployed = LEARNER.deployed(settings, params, learnt._replace(costs=jnp.asarray(costs)))
+        np.testing.assert_allclose(deployed.work.fluid, start + step)
+    moments = jax.tree.map(jnp.zeros_like, memory.moments)
+    after, memory, _ = LEARNER.learn(settings, params, learnt, memory, moments, outcome([1, 2, 3], [5, 0, 0]))
+    np.testing.assert_allclose(after.costs, [1 + 5 * price, 2, 3], rtol=1e-6)
+    last = outcome([0, 0, 1], [0, 0, 0])
+    after, _, _ = LEARNER.learn(settings, params, after, memory, moments, last)
+    expected = settings.forgetting * np.array([1 + 5 * price, 2, 3]) + [0, 0, 1]
+    np.testing.assert_allclose(after.costs, expected, rtol=1e-6)
+
+
+def outcome(makespan: list[float], misses: list[float]) -> Outcome:
+    return Outcome(jnp.asarray(makespan, jnp.float32), jnp.asarray(misses, jnp.float32))
 
 
 @own_numerics()

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from amco_jax.agents.learner import Outcome
 from amco_jax.agents.methods import METHODS, Method
 from amco_jax.agents.policy import Arrived, TaskView
 from amco_jax.agents.pricing import (
@@ -153,8 +154,9 @@ def test_a_learner_finds_the_coefficients_that_made_the_prices():
     learnt, memory = learner.init(settings, FLEET.shape(), 1, stream(jnp.uint32(0), Stream.INIT))
     work, link = draw.uniform(1, 2, size=(2, 2))  # sums of squares at two base stations
     moments = Moments(*(jnp.asarray(each, jnp.float32) for each in (work, 0.9 * work, link, 0.4 * link)))
-    learnt, memory, _ = learner.learn(settings, learnt, memory, moments)
-    learnt, memory, logs = learner.learn(settings, learnt, memory, moments)
+    given = FLEET.params(), Outcome(jnp.zeros(1), jnp.zeros(1))
+    learnt, memory, _ = learner.learn(settings, given[0], learnt, memory, moments, given[1])
+    learnt, memory, logs = learner.learn(settings, given[0], learnt, memory, moments, given[1])
     np.testing.assert_allclose([learnt.work, learnt.link], [0.9, 0.4], rtol=1e-5)
     assert float(learnt.miss) == settings.miss_price
     assert float(logs["price_change"]) < 1e-5
