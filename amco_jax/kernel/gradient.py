@@ -60,7 +60,7 @@ def gradient(
 ) -> Gradient:
     """Differentiate the sum of a metric over one episode; a pure, traceable function without a batch axis.
 
-    The slots are checkpointed, so memory is that of one slot and of the queues between all slots.
+    The slots are checkpointed, so memory is that of one slot, of the queues between slots, and of the sets.
 
     Args:
       shape: static sizes.

@@ -71,8 +71,7 @@ def differentiate(
 
     Args:
       metric: the metric whose sum over the episode is differentiated.
-      prices: `none`, `summed` over slots, or `by_slot`; the last needs memory and time that grow with the
-        square of the number of slots.
+      prices: `none`, `summed` over slots, or `by_slot`.
       episode: the number of the episode of each seed.
 
     Raises:
@@ -81,9 +80,9 @@ def differentiate(
     check_differentiable(method, metric)
 
     def lane_bytes(shape: Shape) -> int:
-        slots = {"none": 0, "summed": 1, "by_slot": shape.num_slots}[prices]
-        num_servers = shape.num_servers
-        return 4 * (num_servers**2 + slots * num_servers * shape.max_tasks * (num_servers + 1))
+        num_servers, positions = shape.num_servers, shape.num_slots * shape.num_servers * shape.max_tasks
+        sets, numbers = positions * num_servers, 0 if prices == "none" else positions * (num_servers + 1)
+        return sets + 4 * (num_servers**2 + numbers)
 
     def batches(chunk: Chunk) -> list[GradientBatch]:
         program = _block_program(chunk.shape, method, metric, prices)
