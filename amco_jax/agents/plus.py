@@ -9,7 +9,8 @@ makespan of a set follows from the live waits, and the best of all sets has a cl
 The outputs are trained end to end, by regression on the exact prices along the agents' own episodes: on
 derivatives of the summed makespan through the simulator (`kernel.gradient`). New prices change the decisions
 and with them the exact prices, so steps become smaller from episode to episode. Training starts from the
-prices of `amco-priced`.
+prices of `amco-priced`. Exact prices are too high where many tasks miss, so candidates between these and the
+learnt prices play each episode, too, and the one that has cost least is deployed.
 
 Source: AMCoEdge (ICDCS 2024), AEQN, for the agents; Werbos (1992), dual heuristic programming, for training.
 """
