@@ -217,13 +217,17 @@ _REGRET = _STABLE | {
     "reward": "regret",
     "reward_offset": 0.0,
     "reward_scale": 3.0,
+    "learning_rate": 6e-3,
     "learning_rate_decay": 1e-3,
     "learn_interval": 1,
     "greedy_growth": 1e-3,
+    "target_interval": 1,
+    "target_rate": 3e-3,
+    "deploy_target": True,
 }
 """Likewise, for trainings of 50 episodes at any load."""
 
-_AEQN_REGRET = {"leak": 0.0, "reward_scale": 1.0}
+_AEQN_REGRET = {"leak": 0.0, "reward_scale": 1.0, "learning_rate": 3e-3, "learning_rate_decay": 0.0}
 """What differs for `amcoedge-regret`; the other two did not gain by it in the same search."""
 
 METHODS: dict[str, Method] = {

@@ -165,7 +165,7 @@ def test_a_sweep_over_traced_settings_compiles_nothing(base: Trained):
                 double_q=True,
                 target_interval=3,
                 target_rate=0.5,
-                act_with_target=True,
+                deploy_target=True,
                 greedy_growth=0.1,
                 greedy_max=0.5,
                 learn_after=0,

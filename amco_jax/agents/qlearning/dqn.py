@@ -106,11 +106,16 @@ class Acting(NamedTuple):
 
 def acting(hyper: QSettings, params: Params, learner: Learnt) -> Acting:
     """The weights and the ε to act with, given the learnt state."""
-    weights = jax.tree.map(
-        lambda w, target: jnp.where(hyper.act_with_target, target, w), learner.weights, learner.target
-    )
     epsilon = greedy_probability(hyper, learner.steps)
-    return Acting(fold_scale(weights, input_scale(hyper, params)), epsilon)
+    return Acting(fold_scale(learner.weights, input_scale(hyper, params)), epsilon)
+
+
+def deployed(hyper: QSettings, params: Params, learner: Learnt) -> Weights:
+    """The weights of a trained agent, for unscaled observations."""
+    weights = jax.tree.map(
+        lambda w, target: jnp.where(hyper.deploy_target, target, w), learner.weights, learner.target
+    )
+    return fold_scale(weights, input_scale(hyper, params))
 
 
 def greedy_probability(hyper: QSettings, steps: Int[Array, "*agents"]) -> Float[Array, "*agents"]:

@@ -146,7 +146,7 @@ class QLearning(Learner):
         return {"epsilon": dqn.greedy_probability(settings, learnt.steps)}
 
     def deployed(self, settings: QSettings, params: Params, learnt: Learnt) -> Weights:
-        return self.acting(settings, params, learnt).weights
+        return dqn.deployed(settings, params, learnt)
 
     def decide(self, agent: Weights, seen: Observation) -> Array:
         return self.sets(dqn.greedy(self.dqn, agent, seen.size, seen.backlog), seen)

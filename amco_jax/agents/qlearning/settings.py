@@ -47,8 +47,9 @@ class QSettings(Settings):
     """Learning steps between updates of the target network"""
     target_rate: float = setting(1.0, 0, 1)
     """Weight of the network in an update of the target network; 1 copies it"""
-    act_with_target: bool = setting(False)
-    """The target network decides the tasks; with a small target_rate it is a running average."""
+    deploy_target: bool = setting(False)
+    """Trained agents decide by the target network, which a small target_rate makes a running average of the
+    network; in training, the network itself decides."""
     greedy_growth: float = setting(1e-3, 0, 1)
     """Increase of ε, the probability of the greedy action, per learning step, starting from 0"""
     greedy_max: float = setting(0.99, 0, 1)

@@ -20,6 +20,7 @@ from amco_jax.agents.qlearning import dqn as dqn_module
 from amco_jax.agents.qlearning.dqn import (
     DQN,
     Learnt,
+    deployed,
     greedy_probability,
     input_scale,
     learn,
@@ -311,14 +312,18 @@ def test_tasks_of_a_slot_share_their_backlog():
     np.testing.assert_allclose(shared, each, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("act_with_target", [False, True])
-def test_acting_weights_are_the_network_s_or_the_target_s(act_with_target: bool):
+@pytest.mark.parametrize("deploy_target", [False, True])
+def test_only_trained_agents_decide_by_the_target_network(deploy_target: bool):
     params: Any = Scenario(num_servers=SERVERS).params()
-    learner = new_learner(QSettings())._replace(target=new_learner(QSettings(), number=1).weights)
-    hyper = QSettings(act_with_target=act_with_target, greedy_growth=0.01).traced()
-    found = acting(hyper, params, learner._replace(steps=jnp.int32(7)))
-    assert_same(found.weights, learner.target if act_with_target else learner.weights)
-    np.testing.assert_allclose(found.epsilon, 0.07, rtol=1e-6)
+    learner = new_learner(QSettings())._replace(
+        target=new_learner(QSettings(), number=1).weights, steps=jnp.int32(7)
+    )
+    hyper = QSettings(deploy_target=deploy_target, greedy_growth=0.01, scale_inputs=True).traced()
+    training, trained = acting(hyper, params, learner), deployed(hyper, params, learner)
+    scale = input_scale(hyper, params)
+    assert_same(training.weights, fold_scale(learner.weights, scale))
+    assert_same(trained, fold_scale(learner.target if deploy_target else learner.weights, scale))
+    np.testing.assert_allclose(training.epsilon, 0.07, rtol=1e-6)
 
 
 def test_acting_weights_take_observations_as_they_are():
