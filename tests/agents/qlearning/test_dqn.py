@@ -20,7 +20,6 @@ from amco_jax.agents.qlearning import dqn as dqn_module
 from amco_jax.agents.qlearning.dqn import (
     DQN,
     Learnt,
-    deployed,
     greedy_probability,
     input_scale,
     learn,
@@ -319,7 +318,8 @@ def test_only_trained_agents_decide_by_the_target_network(deploy_target: bool):
         target=new_learner(QSettings(), number=1).weights, steps=jnp.int32(7)
     )
     hyper = QSettings(deploy_target=deploy_target, greedy_growth=0.01, scale_inputs=True).traced()
-    training, trained = acting(hyper, params, learner), deployed(hyper, params, learner)
+    training = acting(hyper, params, learner)
+    trained = QLearning(actions=nonempty_sets).deployed(hyper, params, learner)
     scale = input_scale(hyper, params)
     assert_same(training.weights, fold_scale(learner.weights, scale))
     assert_same(trained, fold_scale(learner.target if deploy_target else learner.weights, scale))
