@@ -210,6 +210,9 @@ _STABLE = {
     "reward_offset": 0.2,
     "reward_scale": 30.0,
     "scale_inputs": True,
+    "target_interval": 1,
+    "target_rate": 3e-3,
+    "deploy_target": True,
 }
 """Found by the search over settings in docs/methods.md."""
 
@@ -221,9 +224,6 @@ _REGRET = _STABLE | {
     "learning_rate_decay": 1e-3,
     "learn_interval": 1,
     "greedy_growth": 1e-3,
-    "target_interval": 1,
-    "target_rate": 3e-3,
-    "deploy_target": True,
 }
 """Likewise, for trainings of 50 episodes at any load."""
 
