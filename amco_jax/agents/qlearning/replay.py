@@ -58,7 +58,10 @@ class Batch:
 
 def empty_replay(rows: int, max_tasks: int, num_servers: int, action: Any, dtype: Any) -> Replay:
     """An empty replay of at least `rows` rows; `action` is an example of an action, without leading axes."""
-    rows = -(-rows // _SHELF) * _SHELF
+    shelf = 1  # the largest ones, see `_rows_up_to`
+    while rows > shelf * _MAX_COUNTED:
+        shelf *= _SHELF
+    rows = -(-rows // shelf) * shelf
     return Replay(
         size=jnp.zeros((rows, max_tasks + 1), dtype),
         backlog=jnp.zeros((rows, 2, num_servers), dtype),
@@ -154,17 +157,20 @@ def sample(
 def _rows_up_to(
     stored: Int[Array, " rows"], newest: Int[Array, ""], number: Int[Array, " batch"]
 ) -> Int[Array, " batch"]:
-    """The number of rows that end at or before task `number`, counted by shelves of `_SHELF` rows.
+    """The number of rows that end at or before task `number`.
 
-    Starting after the shelf of the newest row, shelves are in order of age. Rows are counted one by one in
-    only two shelves: the one that contains the task, and that of the newest row, which also holds the oldest
-    rows.
+    Many rows are counted by shelves of `_SHELF` rows, and many shelves, of which the end of each is like a
+    row, likewise. Starting after the shelf of the newest row, shelves are in order of age. Rows are counted
+    one by one in only two shelves: the one that contains the task, and that of the newest row, which also
+    holds the oldest rows.
     """
+    if stored.shape[0] <= _MAX_COUNTED:
+        return jnp.sum(stored <= number[:, None], axis=1, dtype=jnp.int32)
     shelves = stored.reshape(-1, _SHELF)
     own = newest // _SHELF
     # The barrier keeps the ends of the shelves together in memory. Without it, every draw collects them anew.
-    others = jnp.where(jnp.arange(shelves.shape[0]) == own, _MAX_COUNT, shelves[:, -1])
-    whole = jnp.sum(lax.optimization_barrier(others) <= number[:, None], axis=1, dtype=jnp.int32)
+    others = lax.optimization_barrier(jnp.where(jnp.arange(shelves.shape[0]) == own, _MAX, shelves[:, -1]))
+    whole = _rows_up_to(others, own, number)
     partly = (own + 1 + whole) % shelves.shape[0]
     in_partly = jnp.sum(_at(shelves, partly) <= number[:, None], axis=1, dtype=jnp.int32)
     in_own = jnp.sum(_at(shelves, own) <= number[:, None], axis=1, dtype=jnp.int32)
@@ -177,8 +183,10 @@ def _at(array: Array, *indices: Array) -> Array:
 
 
 _SHELF = 16
+_MAX_COUNTED = 64
+"""Rows or shelves that are counted one by one"""
 _WORD = 32
-_MAX_COUNT = 2**31 - 1
+_MAX = 2**31 - 1
 _MAX_ROWS = 2**30
 
 

@@ -12,7 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from amco_jax.agents.qlearning.replay import Batch, Replay, empty_replay, rows_for, sample, store
+from amco_jax.agents.qlearning.replay import (
+    Batch,
+    Replay,
+    _rows_up_to,
+    empty_replay,
+    rows_for,
+    sample,
+    store,
+)
 from amco_jax.scenario import Scenario
 
 SERVERS = 2
@@ -135,6 +143,8 @@ def assert_draws_from(replay: Replay, newest: int, window: int, num_tasks: int, 
         (3, 70, 31, 0.05),
         (40, 6, 6, 0.7),
         (60, 6, 6, 0.2),
+        (70, 6, 6, 0.2),
+        (100, 3, 3, 0.7),
     ],
 )
 def test_draws_are_those_of_a_ring_buffer_of_tasks(rows: int, max_tasks: int, num_tasks: int, busy: float):
@@ -150,6 +160,20 @@ def test_draws_are_those_of_a_ring_buffer_of_tasks(rows: int, max_tasks: int, nu
             assert_draws_from(replay, t, rows, num_tasks, capacity, tasks[-capacity:])
 
 
+@pytest.mark.parametrize(("rows", "room"), [(64, 64), (65, 80), (1024, 1024), (1025, 1280), (20_000, 20_480)])
+def test_many_rows_are_counted_by_shelves_of_shelves(rows: int, room: int):
+    assert new_replay(rows, 1).stored.size == room
+    rng = np.random.default_rng(rows)
+    for written in (1, room // 2 + 1, room, room + 7, 3 * room + 11):
+        ends = np.cumsum(rng.integers(0, 4, written))
+        held = np.arange(max(written - room, 0), written)
+        stored = np.zeros(room, np.int32)
+        stored[held % room] = ends[held]
+        numbers = rng.integers(0, max(ends[-1], 1), 32).astype(np.int32)
+        found = _rows_up_to(jnp.asarray(stored), jnp.int32((written - 1) % room), jnp.asarray(numbers))
+        np.testing.assert_array_equal(found, (stored <= numbers[:, None]).sum(axis=1))
+
+
 def test_a_history_is_counted_across_slots_without_tasks():
     replay, busy = new_replay(5, 6), [1, 0, 0, 1, 0, 0, 0, 0, 0, 0.9, 0]
     recent: deque[list[np.ndarray]] = deque(maxlen=5)
@@ -159,16 +183,16 @@ def test_a_history_is_counted_across_slots_without_tasks():
         assert_draws_from(replay, t, 5, 4, 100, [task for slot in recent for task in slot])
 
 
-@pytest.mark.parametrize("window", [1, 2, 15, 16, 17, 31, 32, 50])
+@pytest.mark.parametrize("window", [1, 2, 15, 16, 17, 63, 64, 79, 80, 100])
 def test_a_window_limits_the_rows_that_are_drawn_from(window: int):
-    replay, num_tasks = new_replay(20, 6), 3
+    replay, num_tasks = new_replay(70, 6), 3
     rows = replay.stored.size
-    assert rows == 32  # room is made in shelves of 16 rows
+    assert rows == 80  # more than 64 are in shelves of 16 rows
     recent: deque[list[np.ndarray]] = deque(maxlen=min(window, rows))
     for t, slot in enumerate(history(1, 2 * rows + 20, 6, num_tasks, 0.6)):
         replay = stored(replay, True, t, num_tasks, slot)
         recent.append(transitions(slot, num_tasks))
-        assert_draws_from(replay, t, window, num_tasks, 100, [task for slot in recent for task in slot])
+        assert_draws_from(replay, t, window, num_tasks, 1000, [task for slot in recent for task in slot])
 
 
 def test_what_is_not_wanted_is_not_written():
