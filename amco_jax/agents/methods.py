@@ -228,7 +228,7 @@ _REGRET = _STABLE | {
 """Likewise, for trainings of 50 episodes at any load."""
 
 _AEQN_REGRET = {"leak": 0.0, "reward_scale": 1.0, "learning_rate": 3e-3, "learning_rate_decay": 0.0}
-"""What differs for `amcoedge-regret`; the other two did not gain by it in the same search."""
+"""What differs for `amcoedge-regret`; the other two did not gain by it in the same searches."""
 
 METHODS: dict[str, Method] = {
     method.name: method

@@ -159,10 +159,14 @@ def _rows_up_to(
 ) -> Int[Array, " batch"]:
     """The number of rows that end at or before task `number`.
 
-    Many rows are counted by shelves of `_SHELF` rows, and many shelves, of which the end of each is like a
-    row, likewise. Starting after the shelf of the newest row, shelves are in order of age. Rows are counted
-    one by one in only two shelves: the one that contains the task, and that of the newest row, which also
-    holds the oldest rows.
+    If there are many rows, whole shelves of `_SHELF` rows are counted by their last rows, which are again
+    rows in order of age, starting after the shelf of the newest row. Rows are counted one by one in only two
+    shelves: the one that contains the task, and that of the newest row, which also holds the oldest rows.
+
+    Args:
+      stored: see `Replay`; as many rows as `empty_replay` makes.
+      newest: index of the row written last.
+      number: `[batch]`, indices of tasks in the whole history.
     """
     if stored.shape[0] <= _MAX_COUNTED:
         return jnp.sum(stored <= number[:, None], axis=1, dtype=jnp.int32)

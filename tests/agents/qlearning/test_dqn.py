@@ -322,16 +322,9 @@ def test_only_trained_agents_decide_by_the_target_network(deploy_target: bool):
     trained = QLearning(actions=nonempty_sets).deployed(hyper, params, learner)
     scale = input_scale(hyper, params)
     assert_same(training.weights, fold_scale(learner.weights, scale))
+    assert (training.weights["_Layer_0"]["kernel"] != learner.weights["_Layer_0"]["kernel"]).all()
     assert_same(trained, fold_scale(learner.target if deploy_target else learner.weights, scale))
     np.testing.assert_allclose(training.epsilon, 0.07, rtol=1e-6)
-
-
-def test_acting_weights_take_observations_as_they_are():
-    params: Any = Scenario(num_servers=SERVERS).params()
-    hyper, learner = QSettings(scale_inputs=True).traced(), new_learner(QSettings())
-    found = acting(hyper, params, learner)
-    assert_same(found.weights, fold_scale(learner.weights, input_scale(hyper, params)))
-    assert (found.weights["_Layer_0"]["kernel"] != learner.weights["_Layer_0"]["kernel"]).all()
 
 
 def test_greedy_probability_grows_from_nothing_to_its_limit():
