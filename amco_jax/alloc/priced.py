@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import NamedTuple
+
 import chex
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
@@ -10,9 +14,12 @@ from jaxtyping import Array, Bool, Float
 
 from amco_jax.alloc.cwa import positive
 from amco_jax.alloc.waterfill import MAX_INLINE
+from amco_jax.compile.wide import Wide
 
-_MAX_SUMMED = 32
-"""Servers up to which cumulative sums are unrolled; elsewhere, their time is quadratic in their length"""
+MAX_SUMMED = 16
+"""Servers up to which unrolled sums over all prefixes are faster than steps from prefix to prefix"""
+_MAX_COUNTED = 512
+"""Servers up to which counting is faster than sorting on CPUs"""
 
 
 def priced_support(
@@ -51,19 +58,18 @@ def priced_support(
     """
     chex.assert_equal_shape([wait, cost, price])
     least = jnp.min(wait)
-    prefixes = _short_prefixes if wait.shape[0] <= _MAX_SUMMED else _long_prefixes
-    each, levels, totals = prefixes(wait - least, 1 / cost, price)
-    totals = jnp.where(levels + least <= limit, totals, jnp.inf)
-    best = jnp.arange(totals.shape[0]) == jnp.argmin(totals)
-    level, dearest = (jnp.sum(jnp.where(best, values, 0)) for values in (levels, each))
-    total = jnp.min(totals)
+    cheapest = _cheapest_of_few if wait.shape[0] <= MAX_SUMMED else _cheapest_of_many
+    dearest, level, total = cheapest(wait - least, 1 / cost, price, jnp.asarray(limit) - least)
     return (wait - least < level) & (price <= dearest) & jnp.isfinite(total), total + least
 
 
-def _short_prefixes(lead: Array, rate: Array, price: Array) -> tuple[Array, Array, Array]:
-    """The dearest price of each prefix, in any order, its water level above the least wait, and its total, s.
+def _cheapest_of_few(lead: Array, rate: Array, price: Array, limit: Array) -> tuple[Array, Array, Array]:
+    """The dearest price of the cheapest prefix, its water level above the least wait, and its total, s.
 
     Levels come from cumulative sums, which are cheap if they are unrolled.
+
+    Args:
+      limit: the highest level.
     """
     # In order of wait, each server stays dry that waits longer than the level of those up to it.
     lead, rate, price = lax.sort((lead, rate, price), num_keys=1, is_stable=False)
@@ -80,34 +86,113 @@ def _short_prefixes(lead: Array, rate: Array, price: Array) -> tuple[Array, Arra
         levels, totals = map(jnp.stack, zip(*(filled(dearest) for dearest in price), strict=True))
     else:
         levels, totals = lax.map(filled, price)
-    return price, levels, totals
+    totals = jnp.where(levels <= limit, totals, jnp.inf)
+    best = jnp.arange(totals.shape[0]) == jnp.argmin(totals)
+    dearest, level = (jnp.sum(jnp.where(best, values, 0)) for values in (price, levels))
+    return dearest, level, jnp.min(totals)
 
 
-def _long_prefixes(lead: Array, rate: Array, price: Array) -> tuple[Array, Array, Array]:
-    """The same. Each further server lowers the level a little, which Newton's method finds in a few steps."""
-    price, lead, rate = lax.sort((price, lead, rate), num_keys=1, is_stable=False)
-    places = jnp.arange(price.shape[0])
-    # Which servers stay dry is piecewise constant, so it has no gradient.
-    fixed_lead, fixed_rate = lax.stop_gradient((lead, rate))
+class _Prefix(NamedTuple):
+    """The cheapest servers, filled to their level; the sums are over those that get work."""
 
-    def level_of(wet: Array, lead: Array, rate: Array) -> Array:
-        return (1 + jnp.sum(jnp.where(wet, lead * rate, 0))) / jnp.sum(jnp.where(wet, rate, 0))
+    length: Array
+    """The number of servers, dry ones included"""
+    in_reach: Array
+    """The number of servers of the fleet that wait less than the level"""
+    level: Array
+    dearest: Array
+    rate: Wide
+    filling: Wide
+    """1 + Σ lead·rate, so that the level is this divided by the sum of rates"""
+    priced_rate: Wide
+    priced_filling: Wide
 
-    def add(above: Array, last: Array) -> tuple[Array, tuple[Array, Array]]:
-        within = places <= last
-        above = jnp.minimum(above, fixed_lead[last] + 1 / fixed_rate[last])
+    @property
+    def total(self) -> Array:
+        """What `_total` is."""
+        return self.level * (1 + self.priced_rate.high) - self.priced_filling.high
 
-        def lower(levels: tuple[Array, Array]) -> tuple[Array, Array]:
-            level, _ = levels
-            wet = within & (fixed_lead < level)
-            return jnp.minimum(level_of(wet, fixed_lead, fixed_rate), level), level
+    def plus(self, rate: Array, lead: Array, price: Array) -> _Prefix:
+        """The sums and the level with a server of this rate, or without it if the rate is negative."""
+        rates, filling = self.rate.add(rate), self.filling.add(rate * lead)
+        return self._replace(
+            # Rounding must not raise it again, since servers that are dry do not come back.
+            level=jnp.minimum(self.level, filling.high / rates.high),
+            rate=rates,
+            filling=filling,
+            priced_rate=self.priced_rate.add(rate * price),
+            priced_filling=self.priced_filling.add(rate * lead * price),
+        )
 
-        limit, _ = lax.while_loop(lambda levels: levels[0] < levels[1], lower, lower((above, above)))
-        level = level_of(within & (fixed_lead < limit), lead, rate)
-        return limit, (level, _total(level, lead, jnp.where(within, rate, 0), price))
 
-    _, (levels, totals) = lax.scan(add, jnp.full((), jnp.inf, lead.dtype), places)
-    return price, levels, totals
+def _cheapest_of_many(lead: Array, rate: Array, price: Array, limit: Array) -> tuple[Array, Array, Array]:
+    """The same, in 2·B + 1 steps, each of which does the next of these:
+
+    - Of the servers within reach of the level, the one that waits longest is dry, and leaves. Levels fall
+      from prefix to prefix, so that it will not come back.
+    - If it is not dry, the prefix is filled, and the next server in order of price joins.
+
+    The sums that servers join and leave are in two words, and so do not drift.
+    """
+    num_servers = price.shape[0]
+    # Which prefix is the cheapest is piecewise constant, so it has no gradient.
+    *fixed, limit = lax.stop_gradient((price, lead, rate, limit))
+    by_price = _in_order(*fixed)
+    by_wait = _in_order(by_price[1], by_price[2], by_price[0], jnp.arange(num_servers))
+
+    def step(_: Array, state: tuple[_Prefix, tuple[Array, ...]]) -> tuple[_Prefix, tuple[Array, ...]]:
+        prefix, best = state
+        last_lead, last_rate, last_price, place = (_at(values, prefix.in_reach - 1) for values in by_wait)
+        next_price, next_lead, next_rate = (_at(values, prefix.length) for values in by_price)
+        dry = (last_lead >= prefix.level) & (prefix.in_reach > 1)
+        better = ~dry & (prefix.level <= limit) & (prefix.total < best[0])
+        found = prefix.total, prefix.dearest, prefix.level
+        best = jax.tree.map(partial(jnp.where, better), found, best)
+        more = ~dry & (prefix.length < num_servers)
+        left, joined = dry & (place < prefix.length), more & (next_lead < prefix.level)
+        changed = prefix.plus(
+            jnp.where(left, -last_rate, jnp.where(joined, next_rate, 0)),
+            jnp.where(dry, last_lead, next_lead),
+            jnp.where(dry, last_price, next_price),
+        )
+        return changed._replace(
+            length=prefix.length + more,
+            in_reach=prefix.in_reach - dry,
+            dearest=jnp.where(more, next_price, prefix.dearest),
+        ), best
+
+    infinite, none = jnp.full((), jnp.inf, lead.dtype), Wide.zero(jnp.zeros((), lead.dtype))
+    empty = _Prefix(
+        length=jnp.int32(0), in_reach=jnp.int32(num_servers), level=infinite, dearest=infinite,
+        rate=none, filling=none.add(jnp.ones_like(infinite)), priced_rate=none, priced_filling=none,
+    )  # fmt: skip
+    start = empty, (infinite, infinite, infinite)
+    _, (total, dearest, level) = lax.fori_loop(0, 2 * num_servers + 1, step, start)
+    taken = jnp.where((price <= dearest) & (lead < level), rate, 0)
+    level = (1 + jnp.sum(taken * lead)) / positive(jnp.sum(taken))
+    return dearest, level, jnp.where(jnp.isfinite(total), _total(level, lead, taken, price), jnp.inf)
+
+
+def _at(values: Array, index: Array) -> Array:
+    return values.at[index].get(mode="clip")
+
+
+def _in_order(keys: Array, *others: Array) -> tuple[Array, ...]:
+    """Arrays of equal length in the order of the first.
+
+    XLA sorts number by number on CPUs. To count how many keys are less than each takes more steps, but steps
+    of whole arrays: with 64 keys it is seven times as fast.
+    """
+    if keys.shape[0] > _MAX_COUNTED:
+        return lax.sort((keys, *others), num_keys=1, is_stable=False)
+    places = jnp.arange(keys.shape[0])
+
+    def count(place: Array, before: Array) -> Array:
+        return before + ((keys[place] < keys) | ((keys[place] == keys) & (place < places)))
+
+    target = lax.fori_loop(0, keys.shape[0], count, jnp.zeros_like(places))
+    source = jnp.zeros_like(places).at[target].set(places, mode="promise_in_bounds", unique_indices=True)
+    return tuple(values.at[source].get(mode="promise_in_bounds") for values in (keys, *others))
 
 
 def _total(level: Array, lead: Array, taken: Array, price: Array) -> Array:

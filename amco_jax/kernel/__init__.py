@@ -3,10 +3,9 @@
 from amco_jax.kernel.decision import decide_task, serve_task
 from amco_jax.kernel.episode import Episode, Progress, rollout
 from amco_jax.kernel.order import tasks_of_slot
-from amco_jax.kernel.slot import MAX_UNROLLED_SERVERS, Record, keep_nothing, slot_step
+from amco_jax.kernel.slot import Record, keep_nothing, slot_step
 
 __all__ = [
-    "MAX_UNROLLED_SERVERS",
     "Episode",
     "Progress",
     "Record",

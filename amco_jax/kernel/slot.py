@@ -47,9 +47,6 @@ from amco_jax.params import Params, Shape
 from amco_jax.random import Key, fold_in
 from amco_jax.workload import Workload
 
-MAX_UNROLLED_SERVERS = 32
-"""The largest fleet to unroll; for larger ones, unrolled code compiles slowly and gains little."""
-
 Record = Callable[[Decision, TaskView], Any]
 """A function from a decision and its view to what is kept of it, a pytree of arrays."""
 
@@ -271,7 +268,7 @@ def slot_step(
     """The function that computes one slot, shared by all rollouts and trainings."""
 
     serve = functools.partial(_serve_slot, shape, method, record, metrics)
-    if shape.num_servers <= MAX_UNROLLED_SERVERS:
+    if shape.num_servers <= method.policy.max_unrolled:
         serve = scalarise(serve)
 
     def step(key, t, backlog, planned, arrived=None, background=None):

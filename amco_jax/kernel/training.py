@@ -19,10 +19,10 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from amco_jax.agents.learner import Context, EpisodeLearner, Experience, Learner, Outcome, over_stations
 from amco_jax.agents.methods import Method
-from amco_jax.compile.unroll import unroll
+from amco_jax.compile.unroll import MAX_SIZE, unroll
 from amco_jax.compile.wide import Wide
 from amco_jax.env import Backlog, Physics
-from amco_jax.kernel import MAX_UNROLLED_SERVERS, rollout, slot_step, tasks_of_slot
+from amco_jax.kernel import rollout, slot_step, tasks_of_slot
 from amco_jax.kernel.gradient import with_prices
 from amco_jax.kernel.slot import Scalarise
 from amco_jax.metrics import (
@@ -245,7 +245,7 @@ def sum_by_station(function: Callable[..., Any], *decisions: Any) -> Any:
 
         return lax.scan(of_station, None, decisions)[1]
 
-    scalar = unroll(of_slot) if num_servers <= MAX_UNROLLED_SERVERS else of_slot
+    scalar = unroll(of_slot) if num_servers <= MAX_SIZE else of_slot
 
     def with_slot(sums: Any, decisions: Any) -> Any:
         return jax.tree.map(jnp.add, sums, scalar(decisions)), None

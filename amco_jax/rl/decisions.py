@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from amco_jax.compile.unroll import unroll
+from amco_jax.compile.unroll import MAX_SIZE, unroll
 from amco_jax.env import Backlog, Decision, Queues, Task, close_slot, site, waits
-from amco_jax.kernel import MAX_UNROLLED_SERVERS, serve_task
+from amco_jax.kernel import serve_task
 from amco_jax.rl.base import Environment, EnvParams, Origin
 from amco_jax.rl.observation import Situation, observation, width
 from amco_jax.rl.spaces import Box, Discrete, MultiBinary
@@ -191,7 +191,7 @@ class DecisionEnv(Environment):
             return queues, decision
 
         # Unrolled as in the kernel, so that the order of summation is the same.
-        run = unroll(serve) if self.num_servers <= MAX_UNROLLED_SERVERS else serve
+        run = unroll(serve) if self.num_servers <= MAX_SIZE else serve
         return run(params, at, selected)
 
     def _seek(self, params: EnvParams, workload: Workload, start: Place) -> Place:

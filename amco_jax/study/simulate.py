@@ -20,7 +20,7 @@ from amco_jax.compile.wide import on_host
 from amco_jax.env import Physics
 from amco_jax.identity import program_cache
 from amco_jax.kernel import Progress, rollout
-from amco_jax.kernel.slot import MAX_UNROLLED_SERVERS, Scalarise
+from amco_jax.kernel.slot import Scalarise
 from amco_jax.metrics import EPISODE_METRICS, Metrics, columns
 from amco_jax.metrics.over_slots import Series
 from amco_jax.metrics.quantiles import KeptOnDevice, Values, is_exact, values_of
@@ -185,7 +185,7 @@ def block_program(shape: Shape, method: Method, metrics: Metrics, whole: bool, t
     """
     ways = [_SCAN]
     if fusing():
-        if shape.num_servers <= MAX_UNROLLED_SERVERS:
+        if shape.num_servers <= method.policy.max_unrolled:
             ways.insert(0, _SLOTS)
         if _is_one_kernel(shape, method, whole):
             ways.insert(0, _EPISODE)

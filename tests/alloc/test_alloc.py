@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.optimize import linprog
 
 from amco_jax.alloc import ALLOCATORS, Allocator, cwa, priced, priced_support, waterfill, waterfill_support
+from amco_jax.alloc.waterfill import water_level
 
 Problem = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -208,28 +208,28 @@ def test_the_priced_set_is_the_cheapest_of_all(problem: Problem):
     np.testing.assert_allclose(finish((wait, cost, selected), x, selected) + x @ price, total, rtol=1e-9)
 
 
+@pytest.mark.parametrize("size", [1, 2, 17, 40, priced._MAX_COUNTED + 1])
 @pytest.mark.parametrize("scale", [0, 0.1, 3])
-def test_levels_of_large_fleets_are_those_of_small_ones(scale):
-    """Newton's method finds what cumulative sums give, with dear and cheap waits and with equal prices."""
+def test_large_fleets_get_the_set_that_small_ones_get(size: int, scale: float):
+    """Steps from prefix to prefix find what sums over each find, whatever waits and prices are."""
     random = np.random.default_rng(3)
-    lead, cost = scale * random.exponential(size=40), random.uniform(0.1, 3, 40)
-    lead -= lead.min()
-    price = random.exponential(size=40) * (random.random(40) < 0.8)
-    with jax.enable_x64(True):
-        found, expected = (
-            [np.asarray(x) for x in compiled(way)(lead, 1 / cost, price)]
-            for way in (priced._long_prefixes, priced._short_prefixes)
-        )
-        gradients = [
-            jax.jit(jax.grad(lambda *operands, way=way: jnp.min(way(*operands)[2]), (0, 1, 2)))(
-                lead, 1 / cost, price
-            )
-            for way in (priced._long_prefixes, priced._short_prefixes)
-        ]
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-12), *gradients)
-    last = np.searchsorted(found[0], expected[0], side="right") - 1  # the longest prefix of equal prices
-    np.testing.assert_allclose(found[1][last], expected[1], rtol=1e-12)
-    np.testing.assert_allclose(found[2][last], expected[2], rtol=1e-12)
+    for highest in (np.inf, 1.2, 1e-3):
+        lead, cost = scale * random.exponential(size=size), random.uniform(0.1, 3, size)
+        lead -= lead.min()
+        price = random.exponential(size=size) * (random.random(size) < 0.8)
+        with jax.enable_x64(True):
+            operands = lead, 1 / cost, price, highest * np.asarray(compiled(water_level)(lead, 1 / cost))
+            ways = priced._cheapest_of_many, priced._cheapest_of_few
+            found, expected = ([np.asarray(x) for x in compiled(way)(*operands)] for way in ways)
+            gradients = [
+                jax.jit(jax.grad(lambda *x, way=way: way(*x)[2], (0, 1, 2)))(*operands) for way in ways
+            ]
+        np.testing.assert_allclose(found[2], expected[2], rtol=1e-12)
+        assert np.isinf(expected[2]) == (highest < 1)
+        if highest > 1:
+            np.testing.assert_allclose(found[1], expected[1], rtol=1e-12)
+            np.testing.assert_array_equal(price <= found[0], price <= expected[0])
+            jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-12), *gradients)
 
 
 def test_a_limit_leaves_the_cheapest_set_within_it():
