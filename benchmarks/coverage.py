@@ -127,7 +127,7 @@ def shares(samples: dict[int, int]) -> None:
                 found = np.where(rng.random(shape) < q, rng.beta(a, b, shape), 1.0)
                 usual = mean_interval(found)
                 clipped = Interval(usual.estimate, usual.low, np.minimum(usual.high, 1.0))
-                extended = beyond_bounds(clipped, n, 0.0, 1.0)
+                extended = beyond_bounds(clipped, n, least=0.0, most=1.0)
                 alike = 100 * np.mean(np.all(found == 1.0, axis=0))
                 cells.append(f"**{covers(extended, truth):.1f}** {covers(clipped, truth):.1f} {alike:.0f}")
             row(f"{100 * q:g} %", name, *cells)
@@ -156,7 +156,9 @@ def quantiles(samples: dict[int, int]) -> None:
                 drawn = seeds(rng, n)
                 table = np.array([quantiles_of(x) for x in drawn])
                 counts = np.array([len(x) for x in drawn])
-                found = pooled_quantiles(table.astype(np.float32), LEVELS, counts, np.arange(n), at)
+                found = pooled_quantiles(
+                    table.astype(np.float32), LEVELS, counts, clusters=np.arange(n), at=at
+                )
                 hits += (found.low <= truth) & (truth <= found.high)
                 error.append(np.abs(found.estimate / np.quantile(np.concatenate(drawn), at) - 1))
             shares = " ".join(f"{100 * x / repeats:.1f}" for x in hits)

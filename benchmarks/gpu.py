@@ -1,7 +1,7 @@
 """Measure several ways to simulate and to train on a GPU, each in a separate process.
 
-`python benchmarks/gpu.py --out h100.json` measures the plain scan, the unrolled scan over tasks, XLA's
-command buffers around loops, and the kernels of `amco_jax/compile/fused.py`, for each number of seeds. Each
+`python benchmarks/gpu.py --out h100.json` measures the plain scan, XLA's command
+buffers around loops, and the kernels of `amco_jax/compile/fused.py`, for each number of seeds. Each
 line of a rule also gives the difference of the totals from those of the first variant.
 """
 
@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,7 +30,6 @@ SCAN = {"AMCO_JAX_FUSED": "0"}
 
 VARIANTS: dict[str, dict[str, str]] = {
     "scan": SCAN,
-    "scan-unroll-5": SCAN | {"UNROLL": "5"},
     "scan-command-buffers": SCAN | {"XLA_FLAGS": COMMAND_BUFFERS},
     "kernel": {},
     "kernel-command-buffers": {"XLA_FLAGS": COMMAND_BUFFERS},
@@ -52,7 +50,7 @@ def main(
     Args:
       seeds: numbers of seeds to simulate in parallel.
       methods: names of rules, which are simulated, and of trained methods, which are trained.
-      variants: some of scan, scan-unroll-5, scan-command-buffers, kernel, kernel-command-buffers.
+      variants: some of scan, scan-command-buffers, kernel, kernel-command-buffers.
       repeats: number of repeats of each measurement, after a warm-up.
       out: a JSON file to write all results to.
       anywhere: run even without a GPU, to try this script; the results then say nothing about GPUs.
@@ -112,7 +110,6 @@ def _worker(job: dict[str, Any]) -> None:
     from amco_jax.agents.methods import get_method
     from amco_jax.compile.runtime import configure
     from amco_jax.errors import first_line
-    from amco_jax.kernel import slot
     from amco_jax.scenario import Scenario
     from amco_jax.study.measure import Job, measure
 
@@ -125,13 +122,6 @@ def _worker(job: dict[str, Any]) -> None:
         )
         sys.exit(_NO_GPU)
     scenario = Scenario()
-
-    def scan(body, init, xs):
-        length = jax.tree.leaves(xs)[0].shape[0]
-        unroll = int(os.environ.get("UNROLL", "1")) if length == scenario.num_positions else 1
-        return jax.lax.scan(body, init, xs, unroll=unroll)
-
-    slot.lax = types.SimpleNamespace(scan=scan)  # pyright: ignore
     warnings: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: warnings.append(record.getMessage())

@@ -18,25 +18,23 @@ from typing import Any
 import pandas as pd
 import tyro
 
+from amco_jax.agents.methods import get_method
 from amco_jax.cli.arguments import run
+from amco_jax.errors import InputError
 from amco_jax.results.store import LOG, Store
 from amco_jax.study.agents import AgentStore
-from amco_jax.study.blocks import blocks_of
 from amco_jax.study.engines import Execution, LocalEngine, Work
 from amco_jax.study.simulate import simulate
 from amco_jax.study.sweep import Sweep
-from amco_jax.study.trainer import SEEDS_PER_BLOCK as TRAINING_SEEDS_PER_BLOCK
-from amco_jax.study.trainer import Trainer
 from amco_jax.study.units import Unit, units_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     method: tyro.conf.Positional[str] = "optimal"
+    """Name of a rule."""
     seeds: int = 260_000
     """Total number of seeds over all units."""
-    episodes: int = 300
-    """Number of training episodes."""
     unit_seconds: float = 60.0
     """Approximate duration of a unit, s."""
     repeats: int = 2
@@ -46,15 +44,10 @@ class Arguments:
 
 
 def bare(unit: Unit) -> None:
-    """Run only the training, episodes and metrics of a unit."""
-    first = unit.cells[0]
-    if first.train_episodes:
-        blocks = blocks_of(len(unit.cells), first.first_seed, first.num_seeds, TRAINING_SEEDS_PER_BLOCK)
-        Trainer(first.scenario.shape(), unit.cells, blocks, len(blocks)).run()
-    else:
-        scenarios = [cell.scenario for cell in unit.cells]
-        for _ in simulate(scenarios, first.method, first.row, first.first_seed, first.num_seeds):
-            pass
+    """Run only the episodes and metrics of a unit."""
+    first, scenarios = unit.cells[0], [cell.scenario for cell in unit.cells]
+    for _ in simulate(scenarios, first.method, first.row, first.first_seed, first.num_seeds):
+        pass
 
 
 class TimedStore(Store):
@@ -85,10 +78,9 @@ def seconds(side: Callable[[], Any]) -> tuple[float, float]:
 
 
 def main(args: Arguments) -> None:
-    study = Sweep(
-        param="arrival_prob", values=[0.3], methods=[args.method], seeds=args.seeds,
-        trained_seeds=args.seeds, episodes=args.episodes,
-    )  # fmt: skip
+    if get_method(args.method).takes_long:
+        raise InputError(f"method: {args.method}; legal: a rule")
+    study = Sweep(param="arrival_prob", values=[0.3], methods=[args.method], seeds=args.seeds)
     units = units_of(study.cells(), args.unit_seconds)
     with tempfile.TemporaryDirectory(prefix="overhead-", dir=".") as home:
         if args.engine == "ray":

@@ -14,6 +14,7 @@ from amco_jax.errors import InputError, check_choice, check_fields, check_number
 from amco_jax.files import text_of
 from amco_jax.scenario import Scenario
 from amco_jax.scenario.presets import PRESETS
+from amco_jax.service.images import INPUT_BITS, RESULT_BITS
 from edge_fleet.engines import EngineSettings
 from edge_fleet.wire import LEASE
 from sd_repair.masks import MASKS
@@ -113,7 +114,7 @@ def kernel_rates(scenario: Scenario, settings: FleetSettings) -> list[float]:
     service = scenario.service
     assert service is not None
     pixels = (settings.size or service.resolution) ** 2 / 1e6
-    there, back = pixels * 32 / service.input_mbit, pixels * 24 / service.result_mbit
+    there, back = pixels * INPUT_BITS / service.input_mbit, pixels * RESULT_BITS / service.result_mbit
     if not 0.99 < there / back < 1.01:
         raise InputError(
             f"service.input_mbit: {service.input_mbit:g} with a result_mbit of {service.result_mbit:g}; "

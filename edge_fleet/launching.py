@@ -145,7 +145,7 @@ def ray_workers(
         actors = [actor.remote(settings, name, keys) for name in names]
         try:
             places = ray.get([each.address.remote() for each in actors], timeout=START_SECONDS)
-        except Exception as error:
+        except ray.exceptions.RayError as error:
             raise InputError(f"ray: a worker has not started: {first_line(error)}; {_LOGS}") from error
         yield Crew([Address(*place) for place in places], keys)
     finally:

@@ -65,6 +65,7 @@ class Plan:
         check_seed("seed", self.seed)
         for episode in self.episodes:
             check_whole("episodes", episode, 0, 2**31)
+        self.method.check_usable()
         self.method.check(self.scenario.num_servers)
         if self.method.training is not None and self.agent is None:
             raise InputError(f"method: {self.method.name} is trained; legal: --agents DIR, or a rule")

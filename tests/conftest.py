@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import settings
 
 from amco_jax.commands import COLLECTIONS
 from amco_jax.compile.runtime import configure
+from amco_jax.study import trainer
 from amco_jax.study.base import StudyResult
 from amco_jax.study.trainer import Trainer
 
@@ -86,6 +88,14 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         monkeypatch.setattr(Trainer, "advance", killed)
 
     return at
+
+
+@pytest.fixture
+def often_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let trainings advance by single episodes, with a checkpoint after each."""
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(trainer, "SEGMENT", 1)
+    monkeypatch.setattr(trainer, "_programs", functools.cache(trainer._programs.__wrapped__))
 
 
 @pytest.fixture(scope="module")

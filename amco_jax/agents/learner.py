@@ -37,8 +37,8 @@ class Context:
 
     settings: Any
     """The learner's `Settings`, in their traced form"""
-    memory: Int[Array, ""]
-    """Number of rows of memory that each agent of this training uses, see `Learner.memory`"""
+    memory_rows: Int[Array, ""]
+    """Number of rows of memory that each agent of this training uses, see `Learner.memory_rows`"""
     params: Params
     num_positions: Int[Array, ""]
     """Number of task positions of a base station that may hold a task; positions after them are padding"""
@@ -137,7 +137,7 @@ class BaseLearner(abc.ABC):
         """
         return []
 
-    def memory(self, scenario: Scenario, episodes: int) -> int:
+    def memory_rows(self, scenario: Scenario, episodes: int) -> int:
         """The number of rows of memory that an agent needs in such a training."""
         return 1
 
@@ -151,7 +151,7 @@ class BaseLearner(abc.ABC):
 
         Args:
           settings: in their traced form.
-          rows: number of rows of the memory, at least the result of `memory`.
+          rows: number of rows of the memory, at least the result of `memory_rows`.
           key: random key of the agent.
         """
 
@@ -195,10 +195,6 @@ class EpisodeLearner(BaseLearner):
         Learning is from the prices along the episode of the first. By default, the trained agent is alone.
         """
         return jax.tree.map(lambda leaf: leaf[None], self.deployed(settings, params, learnt))
-
-    def practice(self, settings: Any, params: Params, key: Key) -> Params:
-        """The params of a training episode, which may differ from those of the scenario."""
-        return params
 
     @abc.abstractmethod
     def keep(self, decision: Decision, view: TaskView) -> Any:

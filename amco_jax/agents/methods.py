@@ -99,7 +99,12 @@ class Method:
     @property
     def takes_long(self) -> bool:
         """Whether a seed takes long: agents are trained, or it is a reference. Sweeps then have fewer."""
-        return self.training is not None or self.name in REFERENCES
+        return self.training is not None or self.is_reference
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is one of `REFERENCES`: a lower bound, or a plan of what no one could know."""
+        return self.is_bound or self.policy.by_position
 
     def require_training(self) -> BaseLearner:
         """The learner of a trained method.
@@ -116,6 +121,12 @@ class Method:
         if self.is_bound:
             raise InputError(f"method: {self.name} is a lower bound and decides nothing; legal: in a sweep")
 
+    def check_usable(self) -> None:
+        """Raise InputError if it is a reference, which no one could use in operation."""
+        self.check_decides()
+        if self.is_reference:
+            raise InputError(f"method: {self.name} knows all arrivals in advance; legal: in a sweep")
+
     def with_settings(self, **changes: Any) -> Method:
         """The method with some settings of its learner changed.
 
@@ -130,9 +141,11 @@ class Method:
         """The method with another allocator, whose name is appended to the method's name.
 
         Raises:
-          InputError: there is no such allocator.
+          InputError: there is no such allocator, or the method is a reference, which has its own.
         """
         chosen = get_allocator(allocator)
+        if self.is_reference:
+            raise InputError(f"method: {self.name}+{allocator}; legal: {self.name}")
         own_name, plus, last = self.name.rpartition("+")
         own_name = own_name if plus and last in ALLOCATORS else self.name
         return dataclasses.replace(self, name=f"{own_name}+{allocator}", allocator=chosen)

@@ -107,7 +107,7 @@ class PPO(Learner):
             f"{name} makes no learning step: its training has {slots} slots, and rollout_slots is {rollout}."
         ]
 
-    def memory(self, scenario: Scenario, episodes: int) -> int:
+    def memory_rows(self, scenario: Scenario, episodes: int) -> int:
         """The number of slots of a rollout."""
         return self.settings.rollout_slots
 

@@ -41,7 +41,7 @@ from amco_jax.alloc.priced import MAX_SUMMED
 from amco_jax.alloc.waterfill import water_level
 from amco_jax.env import Background, Decision
 from amco_jax.params import Params, Shape
-from amco_jax.random import Key, uniform
+from amco_jax.random import Key
 
 _FEWEST = 1e-3
 """Tasks that are counted on at least, so that the level of the fluid is defined"""
@@ -194,10 +194,6 @@ class PriceSettings(Settings):
     """The weight of all earlier episodes in the regression after each episode"""
     ridge: float = setting(1e-3, 0, 1e3)
     """Ridge penalty of the regression, relative to the mean square of the feature"""
-    variation: float = setting(0.0, 0, 10)
-    """How much the scenario varies between training episodes: each capacity is multiplied by exp(v·u), u
-    drawn from [-1, 1), and the arrival probability is drawn from p·exp(-v) to 1; 0 for the scenario as it
-    is"""
 
 
 class Moments(NamedTuple):
@@ -229,19 +225,6 @@ class PriceLearner(EpisodeLearner):
         none, shape_of = jnp.zeros(()), jax.tree.map(jnp.asarray, SHIPPED)
         learnt = shape_of._replace(work=none, link=none, miss=jnp.asarray(settings.miss_price))
         return learnt, Moments(none, none, none, none)
-
-    def practice(self, settings: PriceSettings, params: Params, key: Key) -> Params:
-        """The scenario of an episode, varied by random factors."""
-        num_servers = params.capacity.shape[0]
-        draws = uniform(key, jnp.arange(num_servers + 1), params.capacity.dtype)
-        factors = jnp.exp(settings.variation * (2 * draws[1:] - 1))
-        low = params.arrival_prob * jnp.exp(-settings.variation)
-        drawn = low + (jnp.maximum(params.arrival_prob, 1) - low) * draws[0]
-        varied = dataclasses.replace(
-            params, capacity=params.capacity * factors,
-            arrival_prob=jnp.where(settings.variation > 0, drawn, params.arrival_prob),
-        )  # fmt: skip
-        return varied
 
     def keep(self, decision: Decision, view: TaskView) -> tuple[Array, Array, Array]:
         """The features of a decision, and its weight."""

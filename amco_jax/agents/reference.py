@@ -41,10 +41,11 @@ def planned(view: TaskView) -> Bool[Array, " num_servers"]:
     return selected & (total <= view.params.deadline)
 
 
-def _undecided(view: TaskView) -> Array:
+def undecided(view: TaskView) -> Array:
+    """Raise InputError."""
     raise InputError("method: bound is a lower bound and decides nothing; legal: in a sweep")
 
 
 PLANNED = Policy(planned, sees_slot=False, by_position=True, max_unrolled=MAX_SUMMED)
-UNDECIDED = per_task(_undecided)
+UNDECIDED = per_task(undecided)
 """Stands for a policy where there is none"""

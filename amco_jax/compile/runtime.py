@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import platformdirs
 
-from amco_jax.errors import InputError
+from amco_jax.errors import InputError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +101,9 @@ def check_devices() -> None:
     except Exception as error:  # of any kind, including assertions
         names = [name for name in ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES") if name in os.environ]
         asked = ", ".join(f"{name}={os.environ[name]}" for name in names)
-        reason = next(iter(str(error).splitlines()), "") or "there is no such device"
         raise InputError(
-            f"environment: {asked or 'no variable of JAX'}: {reason}; legal: what this machine has, such as "
-            "JAX_PLATFORMS=cpu"
+            f"environment: {asked or 'no variable of JAX'}: {first_line(error)}; legal: what this machine "
+            "has, such as JAX_PLATFORMS=cpu"
         ) from error
 
 

@@ -24,7 +24,7 @@ from amco_jax.compile.wide import Wide
 from amco_jax.env import Backlog, Physics
 from amco_jax.kernel import rollout, slot_step, tasks_of_slot
 from amco_jax.kernel.gradient import with_prices
-from amco_jax.kernel.slot import Scalarise
+from amco_jax.kernel.slot import Scalarise, SlotStep
 from amco_jax.metrics import (
     CURVE_METRICS,
     MAKESPAN,
@@ -36,7 +36,7 @@ from amco_jax.metrics import (
     zero_slot_sums,
 )
 from amco_jax.params import Params, Shape
-from amco_jax.random import Stream, fold_in, stream
+from amco_jax.random import Key, Stream, fold_in, stream
 from amco_jax.workload import Tables, Workload, workload_of
 
 FIRST_TRAINING_EPISODE = 1
@@ -61,8 +61,8 @@ class Hyper(NamedTuple):
 
     settings: Any
     """The result of `Settings.traced`"""
-    memory: Any
-    """The result of `Learner.memory`, int32"""
+    memory_rows: Any
+    """The result of `Learner.memory_rows`, int32"""
 
 
 @jax.tree_util.register_dataclass
@@ -115,10 +115,7 @@ def train_episode(
       tables: data of the workload from the host, see `amco_jax.workload`.
       scalarise: see `Scalarise`; learners of whole episodes, which differentiate them, do without.
     """
-    learner, num_servers = method.require_training().static(), shape.num_servers
-    if isinstance(learner, EpisodeLearner):
-        practised = fold_in(stream(seed, Stream.LEARNING), episode)
-        params = learner.practice(hyper.settings, params, practised)
+    learner = method.require_training().static()
     number = FIRST_TRAINING_EPISODE + episode
     workload = workload_of(shape, params, tables, seed, number, training=True)
     if isinstance(learner, EpisodeLearner):
@@ -130,18 +127,37 @@ def train_episode(
         return _learn_from_episode(learner, hyper.settings, params, play, state, metrics)
     assert isinstance(learner, Learner)
     step = slot_step(shape, params, physics, method, workload, learner.reward, metrics, scalarise=scalarise)
-    exploration, draws = (
+    exploration, learning = (
         fold_in(stream(seed, purpose), episode) for purpose in (Stream.EXPLORATION, Stream.LEARNING)
     )
-    stations = jnp.arange(num_servers)
     start = Context(
-        settings=hyper.settings, memory=hyper.memory, params=params,
+        settings=hyper.settings, memory_rows=hyper.memory_rows, params=params,
         num_positions=workload.num_positions(params), episode=jnp.asarray(episode), t=jnp.int32(0),
         num_slots=shape.num_slots, max_tasks=shape.max_tasks,
     )  # fmt: skip
+    return _learn_slot_by_slot(learner, start, workload, step, exploration, learning, state, metrics)
+
+
+def _learn_slot_by_slot(
+    learner: Learner,
+    start: Context,
+    workload: Workload,
+    step: SlotStep,
+    exploration: Key,
+    learning: Key,
+    state: TrainingState,
+    metrics: Metrics,
+) -> tuple[TrainingState, Curve]:
+    """Let the agents act, observe and learn in each slot of an episode.
+
+    Args:
+      start: the context of the first slot.
+    """
+    settings, params, num_servers = start.settings, start.params, start.num_servers
+    stations = jnp.arange(num_servers)
 
     def acting_of(learnt: Any) -> Any:
-        return jax.vmap(partial(learner.acting, hyper.settings, params))(learnt)
+        return jax.vmap(partial(learner.acting, settings, params))(learnt)
 
     def slot(carry, t):
         backlog, totals, logged, acting, state = carry
@@ -166,7 +182,7 @@ def train_episode(
 
         def learn_once(repeat, changed):
             learnt, _, (sums, steps) = changed
-            keys = fold_in(fold_in(fold_in(draws, t), repeat), stations)
+            keys = fold_in(fold_in(fold_in(learning, t), repeat), stations)
             # Without the barrier, XLA hoists what depends only on the memory out of the loop, and so computes
             # it in every slot. With PPO, that took more time than everything else.
             kept, _ = lax.optimization_barrier((memory, repeat))
@@ -186,9 +202,9 @@ def train_episode(
     logged = sums, Wide.zero(jnp.int32(0))
     totals = zero_slot_sums(metrics, num_servers, none.dtype)
     carry = Backlog.empty(num_servers, none.dtype), totals, logged, acting_of(state.learnt), state
-    (_, totals, (sums, steps), _, state), _ = lax.scan(slot, carry, jnp.arange(shape.num_slots))
+    (_, totals, (sums, steps), _, state), _ = lax.scan(slot, carry, jnp.arange(start.num_slots))
     logs = {name: total.rounded(none.dtype) / steps.rounded(none.dtype) for name, total in sums.items()}
-    reports = jax.vmap(partial(learner.report, hyper.settings))(state.learnt)
+    reports = jax.vmap(partial(learner.report, settings))(state.learnt)
     return state, Curve(totals, logs | {name: jnp.mean(reports[name]) for name in learner.episode_logs})
 
 

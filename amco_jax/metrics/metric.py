@@ -341,4 +341,6 @@ def columns_in(manifest: Mapping[str, Any]) -> tuple[Column, ...]:
     Raises:
       InputError: the manifest does not describe metrics.
     """
-    return tuple(Column.from_dict(data) for data in manifest["metrics"])
+    if not isinstance(entries := manifest["metrics"], list):
+        raise InputError("run: the manifest describes no metrics; legal: results of this version")
+    return tuple(map(Column.from_dict, entries))

@@ -12,10 +12,11 @@ import numpy as np
 from jaxtyping import Array, Bool, UInt32
 
 from amco_jax.agents.actions import ActionSpace, Enumerated
-from amco_jax.agents.methods import get_allocator
+from amco_jax.agents.methods import COMMON_PHYSICS, get_allocator
 from amco_jax.alloc import Allocator
-from amco_jax.env import UNIFIED, Physics
-from amco_jax.errors import InputError
+from amco_jax.env import Physics
+from amco_jax.errors import InputError, check_choice
+from amco_jax.identity import hashable
 from amco_jax.params import ORDERS, TIMINGS, Params
 from amco_jax.random import check_seed
 from amco_jax.rl.observation import PUBLISHED, check_features
@@ -81,13 +82,20 @@ def seed_and_episode(key: Array) -> tuple[UInt32[Array, ""], UInt32[Array, ""]]:
     return data[1], data[0]
 
 
+def _row(physics: str | Physics) -> Physics:
+    if isinstance(physics, Physics):
+        return physics
+    check_choice("physics", physics, COMMON_PHYSICS)
+    return COMMON_PHYSICS[physics]
+
+
 class Environment:
     """The part of an environment that is fixed when its programs are compiled.
 
     Args:
       scenario: the published setting by default. Its values are in `default_params`; those of other scenarios
         with the same shape come from `params_of`.
-      physics: a row of the physics table.
+      physics: `unified`, `conserving` or `serial`, or a row of the physics table.
       allocator: how a task is split over the selected servers, by name or as a function.
       observe: names of features, see `observation.FEATURES`.
       actions: a function from the number of servers to a list of sets (`nonempty_sets`, `sets_of(k)` and
@@ -107,7 +115,7 @@ class Environment:
         self,
         scenario: Scenario | None = None,
         *,
-        physics: Physics = UNIFIED,
+        physics: str | Physics = "unified",
         allocator: str | Allocator = "cwa",
         observe: Sequence[str] = PUBLISHED,
         actions: Callable[[int], ActionSpace] | None = None,
@@ -120,7 +128,9 @@ class Environment:
                 f"scenario: order = {self.shape.order}, timing = {self.shape.timing}; "
                 f"legal in {self.name}: {ORDERS[0]}, {TIMINGS[0]}"
             )
-        self.allocator = get_allocator(allocator) if isinstance(allocator, str) else allocator
+        self.allocator = (
+            get_allocator(allocator) if isinstance(allocator, str) else hashable("allocator", allocator)
+        )
         self.observe = check_features(observe)
         self.sets = None if actions is None else actions(self.shape.num_servers)
         if self.sets is not None and not isinstance(self.sets, Enumerated):
@@ -128,7 +138,7 @@ class Environment:
                 f"actions: {type(self.sets).__name__}; legal: a list of sets such as nonempty_sets, or none"
             )
         self.reject = reject
-        self.physics = physics
+        self.physics = _row(physics)
         self.default_params = self.params_of(scenario)
 
     @property
@@ -146,7 +156,7 @@ class Environment:
         """The number of actions for one task."""
         return 2**self.num_servers if self.sets is None else self.sets.num_outputs
 
-    def params_of(self, scenario: Scenario, physics: Physics | None = None) -> EnvParams:
+    def params_of(self, scenario: Scenario, physics: str | Physics | None = None) -> EnvParams:
         """The parameters of a scenario as NumPy arrays.
 
         Args:
@@ -161,7 +171,7 @@ class Environment:
                 f"scenario: {shape.words()}; legal in this environment: {self.shape.words()} "
                 "(num_servers, positions, num_slots, arrivals, order, timing)"
             )
-        physics = self.physics if physics is None else physics
+        physics = self.physics if physics is None else _row(physics)
         row = jax.tree.map(lambda x: np.asarray(x, bool if isinstance(x, bool) else np.float32), physics)
         tables = tables_of([scenario], shape).of(0)  # pyright: ignore[reportArgumentType]
         return EnvParams(scenario.params(), row, tables)

@@ -279,6 +279,11 @@ class Scenario(Parameters):
         """Raise InputError if agents cannot be trained in this scenario."""
         self.process.check_training(self)
 
+    def check_warmup(self) -> None:
+        """Raise InputError if the warm-up is one that a pilot run would have to find."""
+        if self.warmup == AUTO:
+            raise InputError(f"warmup: {AUTO}; legal for gradients and bounds: a number of slots")
+
     def shape(self, max_tasks: int | None = None) -> Shape:
         """The static part; `max_tasks` pads the task positions, so that scenarios can share one program."""
         max_tasks = max(self.num_positions, max_tasks or 0)

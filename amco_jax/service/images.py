@@ -39,7 +39,7 @@ ALL = "all"
 MAX_ITEMS = 1_000_000
 """Image batches of a task, and denoising steps of a batch, at most"""
 
-_INPUT_BITS, _RESULT_BITS = 32, 24
+INPUT_BITS, RESULT_BITS = 32, 24
 """Uncompressed bits of a pixel: of an RGB image with its mask, and of an RGB image"""
 _CHOSEN = tuple(name for name in CONFIGURATION if name not in ("device", "resolution"))
 
@@ -127,7 +127,7 @@ class ImageService:
         if self.batch == ALL and self.split != "whole":
             raise InputError(f"service.split: {self.split}; legal with service.batch = {ALL}: whole")
         pixels = self.resolution**2 / 1e6
-        for name, bits in (("input_mbit", _INPUT_BITS), ("result_mbit", _RESULT_BITS)):
+        for name, bits in (("input_mbit", INPUT_BITS), ("result_mbit", RESULT_BITS)):
             value = pixels * bits if getattr(self, name) is None else getattr(self, name)
             clean(name, check_number(f"service.{name}", value))
         clean(

@@ -27,6 +27,7 @@ def bootstrap_interval(
     values: np.ndarray,
     rng: np.random.Generator,
     statistic: str = "mean",
+    *,
     resamples: int = RESAMPLES,
     expand: bool = True,
 ) -> Interval:

@@ -14,6 +14,7 @@ def pooled_quantiles(
     quantiles: np.ndarray,
     levels: np.ndarray,
     tasks: np.ndarray,
+    *,
     clusters: np.ndarray,
     at: np.ndarray,
 ) -> Interval:

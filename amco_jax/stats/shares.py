@@ -24,6 +24,7 @@ def jain_index(shares: np.ndarray) -> np.ndarray:
 def beyond_bounds(
     interval: Interval,
     num_clusters: ArrayLike,
+    *,
     least: ArrayLike,
     most: ArrayLike,
 ) -> Interval:

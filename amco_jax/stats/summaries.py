@@ -250,7 +250,7 @@ def summarise(
     numbers[..., 2] = np.minimum(numbers[..., 2], most)
     frame = pd.DataFrame(names, columns=[*keys, *SUMMARY[:-3]])
     clusters = frame["n_clusters"].to_numpy().reshape(numbers.shape[:2])
-    interval = beyond_bounds(Interval(*np.moveaxis(numbers, -1, 0)), clusters, least, most)
+    interval = beyond_bounds(Interval(*np.moveaxis(numbers, -1, 0)), clusters, least=least, most=most)
     return frame.assign(**{name: each.reshape(-1) for name, each in zip(SUMMARY[-3:], interval, strict=True)})
 
 
@@ -307,7 +307,7 @@ def _direct(episodes: Episodes, columns: Sequence[tuple[Column, str]]) -> np.nda
         at = np.array([column.level for column in levels])
         table, tasks = episodes.lists[name], episodes.weight(levels[0], TASK)
         tasks = np.where(np.isnan(table[:, 0]), 0.0, tasks)
-        pooled = pooled_quantiles(table, LEVELS, tasks, episodes.cluster, at)
+        pooled = pooled_quantiles(table, LEVELS, tasks, clusters=episodes.cluster, at=at)
         found[of_name] = np.stack(pooled, axis=-1)
     return found
 

@@ -23,7 +23,6 @@ from amco_jax.params import Shape
 from amco_jax.random import check_seeds
 from amco_jax.scenario import Scenario
 from amco_jax.study.blocks import over_blocks
-from amco_jax.study.grid import check_known_warmup
 from amco_jax.workload import tables_of
 
 _GRID = 4
@@ -80,7 +79,7 @@ def bound(
     check_whole("episode", episode, 0)
     check_whole("steps", steps)
     scenario = scenario or Scenario()
-    check_known_warmup(scenario)
+    scenario.check_warmup()
     parts = [*bounds_of_seeds(scenario, first_seed, seeds, episode=episode, steps=steps)]
     return Bound(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
 

@@ -22,7 +22,6 @@ from amco_jax.scenario import Scenario
 from amco_jax.stats import Interval, mean_interval
 from amco_jax.study.blocks import host_blocks, over_blocks
 from amco_jax.study.chunks import Chunk, over_chunks
-from amco_jax.study.grid import check_known_warmup
 from amco_jax.workload import workload_of
 
 PARAMETERS = {
@@ -205,7 +204,7 @@ def shadow_prices(
     check_seeds(first_seed, seeds)
     scenario, chosen = scenario or Scenario(), get_method(method)
     chosen.check(scenario.num_servers)
-    check_known_warmup(scenario)
+    scenario.check_warmup()
     batches = differentiate(
         [scenario], chosen, chosen.physics(physics), first_seed, seeds, metric=metric, prices="summed"
     )

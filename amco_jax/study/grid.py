@@ -17,7 +17,7 @@ from amco_jax.errors import InputError
 from amco_jax.identity import Identity, code_version, identify
 from amco_jax.metrics import CURVE_METRICS, MAX_USERS, METRICS, Metrics, Reduction, columns_of, row_names
 from amco_jax.results.provenance import package_versions
-from amco_jax.scenario import AUTO, Scenario
+from amco_jax.scenario import Scenario
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,12 +223,6 @@ def digest_of(described: Any) -> str:
     """A digest of plain data and of the versions of the package's code and of its dependencies."""
     text = json.dumps([described, code_version(), package_versions()], sort_keys=True, default=float)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def check_known_warmup(scenario: Scenario) -> None:
-    """Raise InputError if the warm-up is one that a pilot run would have to find."""
-    if scenario.warmup == AUTO:
-        raise InputError(f"warmup: {AUTO}; legal for gradients and bounds: a number of slots")
 
 
 def check_users(cell: Cell) -> None:

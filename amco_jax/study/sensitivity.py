@@ -17,7 +17,7 @@ from amco_jax.random import check_seeds
 from amco_jax.stats.summaries import grouped, summarise
 from amco_jax.study.base import Reduced, Study
 from amco_jax.study.differentiate import PARAMETERS, derivative_columns
-from amco_jax.study.grid import Cell, check_known_warmup
+from amco_jax.study.grid import Cell
 
 DEFAULT_METHODS = ("optimal", "all-servers")
 ALWAYS = ("capacity", "link_rate")
@@ -63,10 +63,11 @@ class Sensitivity(SensitivitySize, Study):
         check_seeds(self.first_seed, self.seeds)
         for name in self.of:
             check_choice("of", name, PARAMETERS)
-        check_known_warmup(self.base)
+        self.base.check_warmup()
         if self.base.service is not None:
             raise InputError("service: an image service; legal for sensitivities: none")
         for method in self.chosen:
+            method.check_usable()
             method.check(self.base.num_servers)
             method.physics(self.physics)
             for metric in self.measured:

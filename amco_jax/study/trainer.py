@@ -90,7 +90,7 @@ class Trainer:
         first = cells[0]
         rows = memory_rows(cells, [block.cell for block in chunk])
         inputs = inputs_of([cell.trained_scenario for cell in cells], (block.cell for block in chunk), shape)
-        traced = {cell: (own, hyper(cells[cell])) for cell, own in inputs.cells.items()}
+        traced = {cell: (own, hyper_of(cells[cell])) for cell, own in inputs.cells.items()}
         self.episode = 0
         self._metrics = first.trained_metrics
         self._slots = np.array([cells[block.cell].trained_scenario.counted_slots for block in chunk])
@@ -179,24 +179,24 @@ def curve_columns(metrics: Metrics, curves: Curve, num_slots: int | np.ndarray) 
     return {name: np.asarray(values, np.float64) for name, values in found.items()}
 
 
-def hyper(cell: Cell) -> Hyper:
+def hyper_of(cell: Cell) -> Hyper:
     """The traced form of a cell's settings, which compiled programs take."""
-    return Hyper(cell.settings.traced(), np.int32(_memory(cell)))
+    return Hyper(cell.settings.traced(), np.int32(_rows_of(cell)))
 
 
 def memory_rows(cells: Sequence[Cell], used: Sequence[int]) -> int:
     """The number of rows of memory that suffices for all of the used cells."""
-    return max(_memory(cells[i]) for i in used)
+    return max(_rows_of(cells[i]) for i in used)
 
 
-def _memory(cell: Cell) -> int:
-    return cell.method.require_training().memory(cell.scenario, cell.train_episodes)
+def _rows_of(cell: Cell) -> int:
+    return cell.method.require_training().memory_rows(cell.scenario, cell.train_episodes)
 
 
 def state_bytes(cells: Sequence[Cell], shape: Shape) -> int:
     """The size of the training state of one seed, in bytes, for the cells of a shape."""
     used = [i for i, c in enumerate(cells) if c.scenario.num_servers == shape.num_servers]
-    rows, first = memory_rows(cells, used), hyper(cells[used[0]])
+    rows, first = memory_rows(cells, used), hyper_of(cells[used[0]])
     state = jax.eval_shape(
         lambda seed: start_training(shape, cells[0].method, first, rows, seed),
         jax.ShapeDtypeStruct((), np.uint32),

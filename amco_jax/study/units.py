@@ -34,6 +34,7 @@ _POSITIONS_PER_S = 7e7
 _TRAINING_COST = 20
 _GRADIENT_COST = 50
 _BOUND_COST = 10_000
+_PLAN_COST = 240
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +91,14 @@ def _parts(cells: Sequence[Cell], unit_seconds: float) -> Iterator[list[Cell]]:
 def _seconds_per_seed(cell: Cell) -> float:
     scenario = cell.scenario
     positions = scenario.num_servers * scenario.num_positions * scenario.num_slots
-    cost = _GRADIENT_COST * len(cell.metrics) if cell.derivatives else 1
-    plays = len(cell.plays) * (_BOUND_COST if cell.method.is_bound else cost)
-    return positions * (plays + _TRAINING_COST * cell.train_episodes) / _POSITIONS_PER_S
+    if cell.method.is_bound:
+        cost = _BOUND_COST
+    elif cell.method.policy.by_position:
+        cost = _PLAN_COST
+    else:
+        cost = _GRADIENT_COST * len(cell.metrics) if cell.derivatives else 1
+    trained = _TRAINING_COST * cell.train_episodes
+    return positions * (cost * len(cell.plays) + trained) / _POSITIONS_PER_S
 
 
 @own_numerics()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gzip
 import hashlib
 import zlib
@@ -130,16 +131,14 @@ class Trace:
         clean("file", str(Path(self.file).absolute()))
         clean("sha256", self.log.report["sha256"])
 
-    @property
+    @functools.cached_property
     def log(self) -> RequestLog:
         """The requests, read on first use.
 
         Raises:
           InputError: as for `Trace`.
         """
-        if "_log" not in self.__dict__:
-            self.__dict__["_log"] = _read(self)
-        return self.__dict__["_log"]
+        return _read(self)
 
     @property
     def training_end(self) -> float:
@@ -169,7 +168,7 @@ class Trace:
 
     def __getstate__(self) -> dict[str, Any]:
         """The state without the requests: another process reads the file itself, and checks its digest."""
-        return {k: v for k, v in self.__dict__.items() if k != "_log"}
+        return {k: v for k, v in self.__dict__.items() if k != "log"}
 
 
 def as_trace(value: Any) -> Trace:

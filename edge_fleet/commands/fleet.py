@@ -43,7 +43,7 @@ class CrewArguments(ScenarioArguments):
     def settings_of_fleet(self) -> FleetSettings:
         """The settings that the arguments describe."""
         changes = parse_assignments("fleet", self.fleet)
-        return load_settings(self.scenario, {name: _value(text) for name, text in changes.items()})
+        return load_settings(self.scenario, {name: parse_value(text) for name, text in changes.items()})
 
     def crew(
         self, settings: FleetSettings, names: list[str], rates: list[float] | None = None
@@ -267,8 +267,7 @@ async def _status(address: Address, keys: Keys | None) -> dict[str, Any]:
     except CallError as error:
         return {"address": address, "state": "–", "trouble": error.reason}
     finally:
-        with contextlib.suppress(Exception):
-            await client.close()
+        await client.close()
     each = found["computed_s"] / found["done"] if found.get("done") else None
     return {
         "address": address, "worker": f"{found.get('name', '')}, {found.get('engine', '')}",
@@ -276,8 +275,3 @@ async def _status(address: Address, keys: Keys | None) -> dict[str, Any]:
         "done": found.get("done", ""), "s per item": "" if each is None else f"{each:.3g}",
         "overruns": found.get("overruns", ""),
     }  # fmt: skip
-
-
-def _value(text: str) -> Any:
-    """The value of a setting, where true and false are not texts."""
-    return {"true": True, "false": False}.get(text, parse_value(text))

@@ -142,7 +142,7 @@ def learnt_once(reward: np.ndarray, present: np.ndarray, **changes: Any) -> Any:
         reward=jnp.asarray(reward, jnp.float32),
     )
     context = Context(
-        settings=settings, memory=jnp.int32(6), params=jax.tree.map(jnp.asarray, params),
+        settings=settings, memory_rows=jnp.int32(6), params=jax.tree.map(jnp.asarray, params),
         num_positions=jnp.int32(4), episode=jnp.int32(0), t=jnp.int32(5), num_slots=6, max_tasks=4,
     )  # fmt: skip
     return learnt, *LEARN(context, learnt, memory, key)

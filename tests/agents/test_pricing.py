@@ -160,15 +160,3 @@ def test_a_learner_finds_the_coefficients_that_made_the_prices():
     np.testing.assert_allclose([learnt.work, learnt.link], [0.9, 0.4], rtol=1e-5)
     assert float(learnt.miss) == settings.miss_price
     assert float(logs["price_change"]) < 1e-5
-
-
-def test_a_practice_scenario_varies_only_if_asked():
-    learner, params = PriceLearner(), jax.tree.map(jnp.asarray, FLEET.params())
-    key = stream(jnp.uint32(3), Stream.LEARNING)
-    same = learner.practice(learner.settings.traced(), params, key)
-    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), same, params))
-    varied = learner.practice(learner.settings.replace(variation=0.5).traced(), params, key)
-    ratio = np.log(varied.capacity / params.capacity)
-    assert np.all(np.abs(ratio) <= 0.5)
-    assert ratio[0] != ratio[1]
-    assert 0.9 * np.exp(-0.5) <= varied.arrival_prob <= 1

@@ -167,6 +167,11 @@ def test_methods_take_an_allocator_along():
     assert method.allocator is hecwa
     assert method is get_method("randcoedge+hecwa")  # so that it compiles once
     assert get_method("fastest-2+waterfill").allocator is waterfill
+    for name in REFERENCES:
+        assert METHODS[name].is_reference
+        assert METHODS[name].takes_long
+        with pytest.raises(InputError, match=rf"^method: {name}\+cwa; legal: {name}$"):
+            get_method(f"{name}+cwa")
     for name in ("randcoedge+", "randcoedge+greedy", "greedy+cwa", "+cwa", "local+cwa+cwa"):
         with pytest.raises(InputError, match=r"^(method|allocator): .*legal"):
             get_method(name)

@@ -171,7 +171,7 @@ def test_replay_refuses_bad_files_in_one_line(script, tmp_path):
     np.savez(tmp_path / "empty.npz")
     np.save(tmp_path / "array.npz", np.zeros(3))
     for name in ("junk.npz", "pickled.npz", "empty.npz", "array.npz.npy", "missing.npz"):
-        script.assert_refused([], "replay", tmp_path / name, "--out", tmp_path / "out")
+        script.assert_refused(["recording"], "replay", tmp_path / name, "--out", tmp_path / "out")
     good = GOLDEN / "optimal_overload.npz"
     script.assert_refused(["nowhere"], "replay", good, "--out", tmp_path / "nowhere" / "out")
     for option, value, word in (

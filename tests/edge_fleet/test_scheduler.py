@@ -71,7 +71,7 @@ def test_every_request_is_served(tmp_path: Path):
         assert decision["counts"][record["server"]] > 0
         # 20 steps take an AGX Orin 3 s and a Xavier NX 20 s; the pace is by the run's speed.
         assert record["target_s"] == pytest.approx(3 if record["server"] < 2 else 20)
-        assert record["took_s"] * QUICK.speed >= record["target_s"] - 1e-6 or record["waited_s"] > 0
+        assert record["took_s"] * QUICK.speed >= record["target_s"] - 1e-6
         assert decision["arrival"] <= record["sent"] <= record["received"] <= record["ended"]
     repaired: Image = load_image(tmp_path / committed.results[0, 0, 0]["file"]).pixels
     assert repaired.shape == (64, 64, 3)

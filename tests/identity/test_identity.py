@@ -302,28 +302,31 @@ def test_agents_of_a_method_that_has_changed_are_evaluated_with_a_warning(
         evaluate_with(tmp_path / "out", learner(mypack__deep="POWER = 2.0\n"), changed, caplog)
 
 
+@pytest.mark.usefixtures("often_saved")
 def test_a_training_of_other_code_begins_anew(
     own: Callable[..., Method],
     tmp_path: Path,
     interrupt: Callable[[int], None],
     caplog: pytest.LogCaptureFixture,
 ):
-    def run(**edited: str) -> Any:
+    def run(to: str = "out", **edited: str) -> Any:
         learner = dataclasses.replace(
             trained_method("mine", partners, **LEARN), allocator=own(**edited).allocator
         )
         return run_study(
             Training(learner, seeds=1, episodes=4, scenario=TINY),
-            tmp_path / "out",
+            tmp_path / to,
             execution=Execution(resume=True),
         )
 
-    interrupt(0)
+    interrupt(2)
     with pytest.raises(KeyboardInterrupt):
         run()
+    assert list((tmp_path / "out" / "units").glob("*.checkpoints"))
     interrupt(10**5)
     edited = run(mypack__deep="POWER = 2.0\n").rows
     assert not caplog.messages  # nothing had been committed
+    pd.testing.assert_frame_equal(run("other", mypack__deep="POWER = 2.0\n").rows, edited)
     assert not list((tmp_path / "out" / "units").glob("*.checkpoints"))
     assert (run().rows["makespan_mean_s"] != edited["makespan_mean_s"]).all()
     assert caplog.messages == ["resume: 1 of 1 units are computed anew, as what they depend on has changed"]

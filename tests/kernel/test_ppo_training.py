@@ -102,7 +102,9 @@ def test_a_training_goes_on_from_its_checkpoint(base: Any, tmp_path: Path):
         curves = curve_columns(CURVE_METRICS, first.advance(3), TINY.num_slots)
         journal.save("chunk", Saved(3, first.state, curves))
         second = trainer_of([cell_of()])
-        columns = second.run(name="chunk", journal=journal)
+        told: list[int] = []
+        columns = second.run(told.append, name="chunk", journal=journal)
+    assert told == [3, EPISODES - 3]  # restored, and the rest
     assert_same_bits(jax.tree.map(lambda leaf: leaf[0], second.host_agents()), base[0])
     np.testing.assert_array_equal(columns["entropy"][0], base[1].logs["entropy"].astype(np.float64))
 

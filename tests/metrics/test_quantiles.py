@@ -69,8 +69,11 @@ def test_an_accelerator_sorts_what_stays_on_it(monkeypatch: pytest.MonkeyPatch):
     expected = columns_of(both)
     block_program.cache_clear()
     with monkeypatch.context() as patch:
+        pieces, add = [], KeptOnDevice.add
+        patch.setattr(KeptOnDevice, "add", lambda self, values: pieces.append(1) or add(self, values))
         patch.setattr(jax, "default_backend", lambda: "gpu")
         np.testing.assert_array_equal(columns_of(both), expected)
+        assert pieces
         assert np.isnan(expected[1]).any()
         patch.setattr("amco_jax.metrics.quantiles.EXACT_POSITIONS", small.episode_positions - 1)
         counted = columns_of(both)

@@ -48,6 +48,8 @@ def test_damage_is_seen_and_the_file_named(out: Path, tmp_path: Path, name: str,
     with pytest.raises(InputError, match=r"^run: ") as error:
         open_run(home, ["sweep"]).table("results.parquet")
     assert str(home) in str(error.value)
+    if name != "SHA256SUMS" and (name, damage) != ("manifest.json", "removed"):
+        assert path.name in str(error.value)
     assert "\n" not in str(error.value)
 
 

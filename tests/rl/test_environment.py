@@ -18,7 +18,7 @@ from amco_jax.agents.actions import Factorised, nonempty_sets, partners, sets_of
 from amco_jax.agents.methods import METHODS, PUBLISHED_PHYSICS
 from amco_jax.agents.policy import per_slot
 from amco_jax.compile.wide import on_host
-from amco_jax.env import UNIFIED, Physics
+from amco_jax.env import SERIAL, UNIFIED, Physics
 from amco_jax.kernel import Episode, rollout, tasks_of_slot
 from amco_jax.kernel.training import FIRST_TRAINING_EPISODE
 from amco_jax.random import Stream, stream
@@ -328,8 +328,18 @@ def test_one_program_serves_many_scenarios():
     assert published.params_of(SMALL, UNIFIED).physics.miss_penalty == 10
     with pytest.raises(InputError, match=r"^scenario: .*legal in this environment"):
         env.params_of(SMALL.replace(num_slots=9))
-    with pytest.raises(InputError, match=r"^observe: 'waits'; legal: "):
-        DecisionEnv(SMALL, observe=["waits"])
+    assert DecisionEnv(SMALL, physics="serial").physics is SERIAL
+    assert published.params_of(SMALL, "unified").physics.miss_penalty == 10
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"observe": ["waits"]}, "observe: 'waits'; legal: "),
+        ({"physics": "published"}, "physics: 'published'; legal: unified, conserving, serial"),
+        ({"physics": 3}, "physics: 3; legal: unified"),
+        ({"allocator": "fair"}, "allocator: 'fair'; legal: cwa"),
+        ({"allocator": 3}, "allocator: "),
+    ]
+    for arguments, words in refused:
+        with pytest.raises(InputError, match=f"^{words}"):
+            DecisionEnv(SMALL, **arguments)
 
 
 def test_samples_lie_in_their_spaces():

@@ -61,8 +61,14 @@ def test_the_nearest_pixel_would_lose_a_thin_stroke():
 
 
 @pytest.mark.parametrize(
-    ("name", "side", "seed"), [("dots", 64, 0), ("thin", 8, 0), ("box", 64, -1), ("box", 1.5, 0)]
+    ("name", "side", "seed", "words"),
+    [
+        ("dots", 64, 0, "mask: 'dots'"),
+        ("thin", 8, 0, "size: 8"),
+        ("box", 64, -1, "seed: -1"),
+        ("box", 1.5, 0, "size: 1.5"),
+    ],
 )
-def test_bad_input_is_refused(name, side, seed):
-    with pytest.raises(InputError):
+def test_bad_input_is_refused(name, side, seed, words):
+    with pytest.raises(InputError, match=words):
         make_mask(name, side, seed)

@@ -85,15 +85,17 @@ def test_pooled_quantiles_of_episodes_of_one_size(size: int):
     tasks = rng.exponential(1, (4000 // size, size))
     table = np.quantile(tasks, LEVELS, axis=1).T.astype(np.float32)
     counts, at = np.full(len(tasks), size), np.array([0.1, 0.5, 0.95, 0.99])
-    found = pooled_quantiles(table, LEVELS, counts, np.arange(len(tasks)), at).estimate
+    found = pooled_quantiles(table, LEVELS, counts, clusters=np.arange(len(tasks)), at=at).estimate
     np.testing.assert_allclose(found, np.quantile(tasks, at), rtol=0.05)
 
 
 def test_pooled_quantiles_of_equal_makespans():
     table = np.tile(np.array([[1.0], [2.0], [np.nan]], np.float32), len(LEVELS))
-    found = pooled_quantiles(table, LEVELS, np.array([300, 100, 0]), np.arange(3), np.array([0.5, 0.9]))
+    found = pooled_quantiles(
+        table, LEVELS, np.array([300, 100, 0]), clusters=np.arange(3), at=np.array([0.5, 0.9])
+    )
     np.testing.assert_allclose(found.estimate, [1, 2])
-    empty = pooled_quantiles(table[2:], LEVELS, np.array([0]), np.arange(1), np.array([0.5]))
+    empty = pooled_quantiles(table[2:], LEVELS, np.array([0]), clusters=np.arange(1), at=np.array([0.5]))
     assert np.isnan(empty).all()
 
 
@@ -103,7 +105,7 @@ def test_quantiles_of_makespans_that_end_at_a_deadline():
     assert 0.5 < np.mean(tasks < 1.2) < 0.6
     table = np.quantile(tasks, LEVELS, axis=1).T.astype(np.float32)
     at = np.array([0.5, 0.6, 0.99])
-    found = pooled_quantiles(table, LEVELS, np.full(40, 60), np.arange(40), at)
+    found = pooled_quantiles(table, LEVELS, np.full(40, 60), clusters=np.arange(40), at=at)
     assert found.estimate[0] < 1.2
     np.testing.assert_allclose(found.high, 1.2, rtol=1e-6)  # it may be the deadline in all cases
     np.testing.assert_allclose(found.estimate[1:], 1.2, rtol=1e-6)
@@ -120,7 +122,7 @@ def test_intervals_of_pooled_quantiles_cover_them():
     truth, hits = np.quantile(draw(100_000), at), np.zeros(3)
     for _ in range(200):
         table = np.quantile(draw(n), LEVELS, axis=1).T.astype(np.float32)
-        found = pooled_quantiles(table, LEVELS, np.full(n, 60), np.arange(n), at)
+        found = pooled_quantiles(table, LEVELS, np.full(n, 60), clusters=np.arange(n), at=at)
         hits += (found.low <= truth) & (truth <= found.high)
     assert np.all(hits >= 180)  # P(fewer | 95 %) < 0.3 %
 

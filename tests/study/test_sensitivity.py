@@ -112,6 +112,8 @@ def test_reports_say_which_server_shortens_the_makespan_most(
     ("changes", "words"),
     [
         ({"methods": ["optimal", "amcoedge"]}, "method: amcoedge is trained"),
+        ({"methods": ["bound"]}, "method: bound is a lower bound and decides nothing; legal: in a sweep"),
+        ({"methods": ["planner"]}, "method: planner knows all arrivals in advance; legal: in a sweep"),
         ({"of": ["arrival_prob"]}, "of: 'arrival_prob'; legal: capacity, link_rate, slot_duration"),
         ({"metrics": ["miss_rate"]}, "metric: miss_rate; legal for gradients"),
         ({"metrics": ["goodput_gcycles_per_s"]}, "metrics: goodput_gcycles_per_s; legal for sensitivities"),

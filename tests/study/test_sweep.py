@@ -236,7 +236,7 @@ def test_settings_are_read_and_applied_in_order():
     scenario = apply_settings(Scenario(), settings)
     assert scenario.capacities.tolist() == [20, 40, 60]
     assert scenario.link_rates[0].tolist() == [1, 2, 3]
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="set: 'deadline'; legal: field=value"):
         parse_settings(["deadline"])
     with pytest.raises(InputError, match=r"unknown field 'speed'; legal: .*deadline"):
         apply_settings(Scenario(), parse_settings(["speed=1"]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import logging
 import shutil
@@ -224,6 +223,12 @@ def test_damaged_units_are_named_and_recomputed_only_when_asked(whole: Path, tmp
     assert hurt.read_bytes() != content
 
 
+def test_a_plan_of_an_episode_counts_as_hundreds_of_episodes():
+    seeds = {"seeds": 10**6, "trained_seeds": 10**6, "values": [0.5]}
+    (of_a_rule,) = units(methods=["local"], **seeds)
+    assert len(units(methods=["planner"], **seeds)) > 100 * len(of_a_rule.cells)
+
+
 def test_units_are_larger_on_accelerators_and_those_of_a_study_that_was_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -242,10 +247,8 @@ def test_units_are_larger_on_accelerators_and_those_of_a_study_that_was_begun(
     assert Execution(engine="ray").seconds_per_unit(None) == 120
 
 
+@pytest.mark.usefixtures("often_saved")
 def test_a_long_training_goes_on_within_its_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(trainer_module, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(trainer_module, "SEGMENT", 1)
-    monkeypatch.setattr(trainer_module, "_programs", functools.cache(trainer_module._programs.__wrapped__))
     (unit,) = units(methods=[QUICK], values=[0.5])
     told: list[int] = []
 
@@ -287,11 +290,19 @@ def test_a_long_training_goes_on_within_its_unit(tmp_path: Path, monkeypatch: py
     assert told[:2] == [0, 40]  # from the first episode on
 
 
-def test_a_training_that_another_process_keeps_checkpoints_of_is_computed_without_any(tmp_path: Path):
+@pytest.mark.usefixtures("often_saved")
+def test_a_training_that_another_process_keeps_checkpoints_of_is_computed_without_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    saved, save = set(), Journal.save
+    monkeypatch.setattr(
+        Journal, "save", lambda self, *what: saved.add(self._directory.name) or save(self, *what)
+    )
     (unit,) = units(methods=[QUICK], values=[0.5])
     with Journal(tmp_path / "a"):
         busy = run_unit(unit, AgentStore(tmp_path / "one"), tmp_path / "a")
     pd.testing.assert_frame_equal(busy, run_unit(unit, AgentStore(tmp_path / "two"), tmp_path / "b"))
+    assert saved == {"b"}
 
 
 def test_agents_are_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -53,12 +53,12 @@ class Learnt(NamedTuple):
     """The number of learning steps made"""
 
 
-def init(dqn: DQN, hyper: QSettings, num_servers: int, key: Key, dtype: Any = jnp.float32) -> Learnt:
+def init(dqn: DQN, settings: QSettings, num_servers: int, key: Key, dtype: Any = jnp.float32) -> Learnt:
     """A new agent: kernels from N(0, init_std²), biases of 0.1, and a copy as the target network."""
     jax_key = jax.random.wrap_key_data(jnp.stack(key))
     example = jnp.zeros(1, dtype), jnp.zeros(num_servers, dtype)
     unit = dqn.network(num_servers).init(jax_key, *example)["params"]
-    scales = {"kernel": hyper.init_std, "bias": jnp.float32(_BIAS)}
+    scales = {"kernel": settings.init_std, "bias": jnp.float32(_BIAS)}
     weights = {
         layer: {name: (value * scales[name]).astype(dtype) for name, value in values.items()}
         for layer, values in unit.items()
@@ -90,9 +90,9 @@ def _adam(
     return direction, new._replace(count=jnp.where(ready, new.count, moments.count))
 
 
-def input_scale(hyper: QSettings, params: Params) -> Float[Array, " inputs"]:
+def input_scale(settings: QSettings, params: Params) -> Float[Array, " inputs"]:
     """Factors that scale [d, Q_0..Q_{B-1}]; all 1, as published, unless `scale_inputs` is set."""
-    return jnp.where(hyper.scale_inputs, network.input_scale(params), 1)
+    return jnp.where(settings.scale_inputs, network.input_scale(params), 1)
 
 
 class Acting(NamedTuple):
@@ -104,23 +104,23 @@ class Acting(NamedTuple):
     """Probability of the greedy action"""
 
 
-def acting(hyper: QSettings, params: Params, learner: Learnt) -> Acting:
+def acting(settings: QSettings, params: Params, learnt: Learnt) -> Acting:
     """The weights and the ε to act with, given the learnt state."""
-    epsilon = greedy_probability(hyper, learner.steps)
-    return Acting(fold_scale(learner.weights, input_scale(hyper, params)), epsilon)
+    epsilon = greedy_probability(settings, learnt.steps)
+    return Acting(fold_scale(learnt.weights, input_scale(settings, params)), epsilon)
 
 
-def deployed(hyper: QSettings, params: Params, learner: Learnt) -> Weights:
+def deployed(settings: QSettings, params: Params, learnt: Learnt) -> Weights:
     """The weights of a trained agent, for unscaled observations."""
     weights = jax.tree.map(
-        lambda w, target: jnp.where(hyper.deploy_target, target, w), learner.weights, learner.target
+        lambda w, target: jnp.where(settings.deploy_target, target, w), learnt.weights, learnt.target
     )
-    return fold_scale(weights, input_scale(hyper, params))
+    return fold_scale(weights, input_scale(settings, params))
 
 
-def greedy_probability(hyper: QSettings, steps: Int[Array, "*agents"]) -> Float[Array, "*agents"]:
+def greedy_probability(settings: QSettings, steps: Int[Array, "*agents"]) -> Float[Array, "*agents"]:
     """ε, the probability of the greedy action, after a number of learning steps."""
-    return jnp.minimum(steps * hyper.greedy_growth, hyper.greedy_max)
+    return jnp.minimum(steps * settings.greedy_growth, settings.greedy_max)
 
 
 def q_values(dqn: DQN, weights: Weights, size: Float[Array, " tasks"], backlog: Array) -> Any:
@@ -159,7 +159,7 @@ def explore(dqn: DQN, num_servers: int, epsilon: Float[Array, ""], key: Key, act
 
 
 def learn(
-    dqn: DQN, hyper: QSettings, scale: Array, learner: Learnt, batch: Batch, ready: Bool[Array, ""]
+    dqn: DQN, settings: QSettings, scale: Array, learnt: Learnt, batch: Batch, ready: Bool[Array, ""]
 ) -> tuple[Learnt, Float[Array, ""]]:
     """One learning step: Adam on mean((target - Q)²) over the batch and all outputs.
 
@@ -183,28 +183,28 @@ def learn(
     def values(weights: Weights, size: Array, backlog: Array) -> Array:
         return q_values(dqn, fold_scale(weights, scale), size, backlog)
 
-    due = learner.steps % hyper.target_interval == 0
-    rate = jnp.where(due & ready, hyper.target_rate, 0)
-    target = jax.tree.map(lambda old, new: (1 - rate) * old + rate * new, learner.target, learner.weights)
+    due = learnt.steps % settings.target_interval == 0
+    rate = jnp.where(due & ready, settings.target_rate, 0)
+    target = jax.tree.map(lambda old, new: (1 - rate) * old + rate * new, learnt.target, learnt.weights)
 
     def next_value() -> Array:
         rated = values(target, batch.next_size, batch.next_backlog)
-        own = lambda: values(learner.weights, batch.next_size, batch.next_backlog)  # noqa: E731
-        return space.value(rated, space.greedy(lax.cond(hyper.double_q, own, lambda: rated)))
+        own = lambda: values(learnt.weights, batch.next_size, batch.next_backlog)  # noqa: E731
+        return space.value(rated, space.greedy(lax.cond(settings.double_q, own, lambda: rated)))
 
     # Conditionals skip the networks whose values are not needed.
-    future = lax.cond(hyper.discount > 0, next_value, lambda: jnp.zeros_like(batch.reward))
-    goal = hyper.reward_scale * (batch.reward + hyper.reward_offset) + hyper.discount * future
+    future = lax.cond(settings.discount > 0, next_value, lambda: jnp.zeros_like(batch.reward))
+    goal = settings.reward_scale * (batch.reward + settings.reward_offset) + settings.discount * future
 
     def loss_of(weights: Weights) -> Array:
         taken = space.value(values(weights, batch.size, batch.backlog), batch.action)
         error = goal - taken
-        bounded = jnp.clip(error, -hyper.error_limit, hyper.error_limit)
+        bounded = jnp.clip(error, -settings.error_limit, settings.error_limit)
         # The Huber loss, in a form whose gradient does not suffer from cancellation if the limit is large.
         return jnp.sum(bounded * (2 * error - bounded)) / (goal.shape[0] * space.num_outputs)
 
-    loss, gradient = jax.value_and_grad(loss_of)(learner.weights)
-    direction, optimiser = _adam(gradient, learner.optimiser, learner.steps, ready)
-    step_size = hyper.learning_rate / (1 + hyper.learning_rate_decay * learner.steps)
-    weights = jax.tree.map(lambda w, d: w - jnp.where(ready, step_size * d, 0), learner.weights, direction)
-    return Learnt(weights, target, optimiser, learner.steps + ready), jnp.where(ready, loss, 0)
+    loss, gradient = jax.value_and_grad(loss_of)(learnt.weights)
+    direction, optimiser = _adam(gradient, learnt.optimiser, learnt.steps, ready)
+    step_size = settings.learning_rate / (1 + settings.learning_rate_decay * learnt.steps)
+    weights = jax.tree.map(lambda w, d: w - jnp.where(ready, step_size * d, 0), learnt.weights, direction)
+    return Learnt(weights, target, optimiser, learnt.steps + ready), jnp.where(ready, loss, 0)

@@ -77,7 +77,7 @@ class QLearning(Learner):
             )
         return found
 
-    def memory(self, scenario: Scenario, episodes: int) -> int:
+    def memory_rows(self, scenario: Scenario, episodes: int) -> int:
         """The number of slots that hold `replay_capacity` tasks, but at most the number ever stored."""
         stored = max(episodes * (scenario.num_slots - 1), 1)
         return min(rows_for(self.settings.replay_capacity, scenario), stored)
@@ -134,7 +134,7 @@ class QLearning(Learner):
         settings, params = context.settings, context.params
         uniforms = uniform(key, jnp.arange(self.dqn.batch_size), params.capacity.dtype)
         batch, filled = sample(
-            memory, _row_number(context), context.memory, context.num_positions,
+            memory, _row_number(context), context.memory_rows, context.num_positions,
             settings.replay_capacity, uniforms,
         )  # fmt: skip
         scale = dqn.input_scale(settings, params)
