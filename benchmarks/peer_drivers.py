@@ -76,25 +76,20 @@ def amco(seeds: str) -> None:
     from amco_jax.env import UNIFIED
     from amco_jax.kernel.reference import cwa_by_solve
     from amco_jax.kernel.reference import simulate as simulate_plainly
-    from amco_jax.metrics import EPISODE_METRICS, NUM_TASKS
-    from amco_jax.study.blocks import inputs_of
-    from amco_jax.study.measure import PLAIN, PLAIN_SLOTS, arrivals
-    from amco_jax.study.simulate import LANES, block_program, simulate, start_state
+    from amco_jax.metrics import NUM_TASKS
+    from amco_jax.study.measure import PLAIN, PLAIN_SLOTS, arrivals, rollout_program
+    from amco_jax.study.simulate import SEEDS_PER_BLOCK, simulate
 
     configure()
     scenario, many = Scenario(), int(seeds)
-    sums = tuple(metric for metric in EPISODE_METRICS if metric.is_sum)
 
     def kernel(rule: str, seeds: int) -> Callable[[Any], int]:
-        method, given = get_method(rule), inputs_of([scenario], [0], scenario.shape())
-        numbers = np.arange(seeds, dtype=np.uint32).reshape(-1, min(seeds, LANES))
-        params = jax.tree.map(lambda leaf: np.stack([leaf] * len(numbers)), given.cells[0])
-        inputs = (params, numbers, None), (UNIFIED, np.int32(0), given.tables, np.int32(0))
-        state = start_state(scenario.shape(), numbers.shape, sums, method)
-        program = block_program(scenario.shape(), method, sums, True, False).lower(*inputs, state).compile()
+        lanes = min(seeds, SEEDS_PER_BLOCK)
+        program, arguments = rollout_program(scenario, get_method(rule), seeds // lanes, lanes)
+        compiled = program.lower(*arguments).compile()
 
         def run(_: Any) -> int:
-            (end, _), _ = jax.block_until_ready(program(*inputs, state))
+            (end, _), _ = jax.block_until_ready(compiled(*arguments))
             return int(np.sum(on_host(end.totals)[NUM_TASKS.name]))
 
         return run

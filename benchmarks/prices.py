@@ -2,7 +2,7 @@
 
 `train` finds the coefficients `SHIPPED` of `agents/pricing.py` by a direct search over simulated episodes: it
 changes one coefficient at a time by a factor, and keeps what improves the mean score over tuning scenarios.
-`unseen` compares `amco-priced` with `optimal-admission` in 20 scenarios that no training has seen, drawn from
+`unseen` compares `amco-priced` with `optimal-admission` in 20 scenarios that no choice has seen, drawn from
 another seed: fleets of other sizes, capacities, links, deadlines, numbers of positions, loads and arrival
 processes. Each takes some minutes on two cores.
 """

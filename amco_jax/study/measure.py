@@ -110,15 +110,18 @@ def _rule(job: Job, method: Method) -> dict[str, Any]:
     }
 
 
-def rollout_program(scenario: Scenario, method: Method, num_blocks: int) -> tuple[Any, tuple[Any, ...]]:
+def rollout_program(
+    scenario: Scenario, method: Method, num_blocks: int, lanes: int = SEEDS_PER_BLOCK
+) -> tuple[Any, tuple[Any, ...]]:
     """The kernel of a rule with running totals, see `simulate.block_program`, and its arguments.
 
     Args:
       num_blocks: the number of whole blocks of seeds, from seed 0 on.
+      lanes: the number of seeds of a block.
     """
     given = inputs_of([scenario], [0], scenario.shape())
     params = jax.tree.map(lambda leaf: np.stack([leaf] * num_blocks), given.cells[0])
-    seeds = np.arange(num_blocks * SEEDS_PER_BLOCK, dtype=np.uint32).reshape(num_blocks, SEEDS_PER_BLOCK)
+    seeds = np.arange(num_blocks * lanes, dtype=np.uint32).reshape(num_blocks, lanes)
     sums = tuple(metric for metric in EPISODE_METRICS if metric.is_sum)
     state = start_state(scenario.shape(), seeds.shape, sums, method)
     arguments = (params, seeds, None), (UNIFIED, np.int32(0), given.tables, np.int32(0)), state

@@ -283,7 +283,7 @@ def test_fuse_under_vmap_equals_vmap(lanes, monkeypatch):
         ),
         (
             lambda common, laned: lax.while_loop(lambda c: c < 5, lambda c: c + laned[0], 0.0),
-            "a while in a kernel",
+            "while of an array in a kernel",
         ),
         (
             lambda common, laned: jnp.sum(lax.scan(lambda c, x: (c, x + 1), 0.0, laned)[1]),

@@ -207,7 +207,7 @@ def test_an_episode_in_segments_is_the_whole_episode(
 ):
     """What links, servers and chains of bursts carry goes from one segment to the next."""
     # Links are so slow that they have something left at the end of a slot.
-    scenario = LOADED.replace(arrivals=arrivals, num_tasks=2, link_rate=2.0, **kind)
+    scenario = LOADED.replace(arrivals=arrivals, link_rate=2.0, **kind)
 
     def makespans(physics: Physics = CONSERVING) -> np.ndarray:
         (batch,) = simulate([scenario], METHODS["all-servers"], physics, 0, 8)

@@ -52,11 +52,11 @@ NOT_RUN = {
         "needs trained weights",
     "python scripts/reproduce.py": "takes hours",
     "python scripts/bench.py --growth randcoedge optimal amcoedge-factorised --out benchmarks/cpu-2-cores"
-    " --overwrite": "takes an hour of a machine that does nothing else",
+    " --overwrite": "takes twenty minutes of a machine that does nothing else",
     "pip install --no-deps flashbax==0.1.3 && JAX_NUM_CPU_DEVICES=1 taskset -c 0 python benchmarks/replay.py":
         "needs a package that nothing else needs",
-    "python benchmarks/paired.py --against v0.1.0 --methods optimal randcoedge least-wait amcoedge":
-        "takes minutes of a machine that does nothing else, and a release",
+    "python benchmarks/paired.py --against HEAD~1 --methods optimal randcoedge least-wait amcoedge":
+        "takes minutes of a machine that does nothing else",
     "python benchmarks/peers.py --edgesimpy edgesimpy/bin/python EdgeSimPy edgesimpy-tutorials"
     " --raycloudsim raycloudsim/bin/python RayCloudSim --edgecloudsim java EdgeCloudSim"
     " --xlron xlron/bin/python XLRON --out benchmarks/peers.csv": "needs other simulators",
@@ -77,6 +77,8 @@ NOT_RUN = {
     " replay_capacity=2000,8000,16000 greedy_growth=0.0002,0.0005,0.001"
     " --trials 24 --learn deploy_target=false --seeds 32 --episodes 100":
         "takes five minutes, as does the search for each other method",
+    "python scripts/sweep.py --param arrival_prob --values 0.3 --methods optimal amcoedge-stable --seeds 1000"
+    " --trained-seeds 1000 --episodes 300 --first-seed 8000000 --no-percentiles": "takes ten minutes",
 }  # fmt: skip
 """Commands that are not run, each with the reason."""
 

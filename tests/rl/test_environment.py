@@ -333,7 +333,6 @@ def test_one_program_serves_many_scenarios():
     refused: list[tuple[dict[str, Any], str]] = [
         ({"observe": ["waits"]}, "observe: 'waits'; legal: "),
         ({"physics": "published"}, "physics: 'published'; legal: unified, conserving, serial"),
-        ({"physics": 3}, "physics: 3; legal: unified"),
         ({"allocator": "fair"}, "allocator: 'fair'; legal: cwa"),
         ({"allocator": 3}, "allocator: "),
     ]
