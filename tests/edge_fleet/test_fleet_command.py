@@ -319,6 +319,7 @@ def test_trained_agents_decide(
         (["run", "--fleet", "spead=2"], ["unknown field 'spead'", "speed"]),
         (["run", "--fleet", "images=nowhere"], ["images: nowhere", "directory"]),
         (["run", "--method", "amcoedge"], ["amcoedge is trained", "--agents"]),
+        (["run", "--method", "planner"], ["planner knows all arrivals in advance"]),
         (["run", "--workers", "127.0.0.1:1"], ["workers: 1", "legal: 5"]),
         (["run", "--workers", "10.0.0.1:1"], ["10.0.0.1:1", "--keys"]),
         (["run", "--ray", "auto"], ["ray", "--keys"]),
