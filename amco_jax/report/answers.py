@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,14 +30,6 @@ from amco_jax.report.tables import bracket, estimate_text, interval_text, small_
 from amco_jax.stats import Interval
 from amco_jax.stats.summaries import Pairs
 
-_QUESTIONS = {
-    "sweep": "which method is best, and where?",
-    "compare": "how do the methods compare at the end of training?",
-    "train": "what has the method learned?",
-    "evaluate": "how good are the trained agents in unseen episodes?",
-    "tune": "which settings are best?",
-    "sensitivity": "which server or link shortens the makespan most?",
-}
 _NO_TASKS = "There are no tasks, and so nothing to compare."
 _MAX_NAMES = 3
 """The largest number of methods that a sentence names; it only counts the others"""
@@ -45,7 +37,17 @@ _MAX_NAMES = 3
 
 def question_of(study: SavedStudy) -> str:
     """The question that a study of this kind asks, without a capital letter at the start."""
-    return _QUESTIONS[study.kind]
+    return _KINDS[study.kind].question
+
+
+def summary_of(study: SavedStudy) -> str:
+    """What a study consists of, as a sentence without a capital letter at the start."""
+    manifest = study.manifest
+    physics = manifest["physics"]
+    physics = physics if isinstance(physics, str) else " and ".join(physics)
+    seeds = "tuning seeds" if study.kind == "tune" else "seeds"
+    size = f"{manifest['num_seeds']} {seeds} from {manifest['first_seed']} on"
+    return f"{_KINDS[study.kind].summary(study)}; {size}; {physics} physics."
 
 
 def answer_of(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[str] = ()) -> str:
@@ -61,7 +63,7 @@ def answer_of(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[st
     rows = [row for of in estimates_of(estimated, study.first).values() for row in of.values()]
     if all(math.isnan(row["estimate"]) for row in rows):
         return _NO_TASKS
-    sentences = _ANSWERS[study.kind](study, estimated, baselines_of(study, baselines))
+    sentences = _KINDS[study.kind].answer(study, estimated, baselines_of(study, baselines))
     return " ".join(filter(None, [*sentences, *_agreement(study, estimated), reversal_of(study)]))
 
 
@@ -188,13 +190,48 @@ def _steepness(column: Column, row: dict[str, Any]) -> str:
     return f"the {column.label.rpartition(' in the ')[2]} ({interval_text(*numbers)} {unit})"
 
 
-_ANSWERS: dict[str, Callable[[SavedStudy, pd.DataFrame, Sequence[str]], list[str]]] = {
-    "sweep": _of_sweep,
-    "compare": _of_comparison,
-    "train": _of_training,
-    "evaluate": _of_evaluation,
-    "tune": _of_tuning,
-    "sensitivity": _of_sensitivity,
+class _Kind(NamedTuple):
+    """What a report says of a kind of study."""
+
+    question: str
+    summary: Callable[[SavedStudy], str]
+    """What such a study consists of, but for seeds and physics"""
+    answer: Callable[[SavedStudy, pd.DataFrame, Sequence[str]], list[str]]
+    """Sentences, from the study, its means and the baselines"""
+
+
+def _values(study: SavedStudy) -> str:
+    count = len(study.conditions)
+    return f"{study.axis_label}, {count} value{'s' * (count > 1)}"
+
+
+_KINDS = {
+    "sweep": _Kind("which method is best, and where?", _values, _of_sweep),
+    "compare": _Kind(
+        "how do the methods compare at the end of training?",
+        lambda study: "{episodes} episodes of training, means of the last {last}".format_map(study.manifest),
+        _of_comparison,
+    ),
+    "train": _Kind(
+        "what has the method learned?",
+        lambda study: "{episodes} episodes of training, means of the last ones".format_map(study.manifest),
+        _of_training,
+    ),
+    "evaluate": _Kind(
+        "how good are the trained agents in unseen episodes?",
+        lambda study: "trained agents on {episodes} unseen episodes".format_map(study.manifest),
+        _of_evaluation,
+    ),
+    "tune": _Kind(
+        "which settings are best?",
+        lambda study: "settings of {method}, each trained for {episodes} episodes".format_map(study.manifest),
+        _of_tuning,
+    ),
+    "sensitivity": _Kind(
+        "which server or link shortens the makespan most?",
+        lambda study: f"derivatives in {', '.join(study.derivatives)}",
+        _of_sensitivity,
+    ),
 }
 
 

@@ -14,7 +14,7 @@ from amco_jax.metrics import MAKESPAN, MISS_RATE, TASK, Column
 from amco_jax.report.names import paper_name
 from amco_jax.report.studies import SavedStudy
 from amco_jax.report.tables import Cell, Table, bracket
-from amco_jax.report.warnings import published_episodes, trainings_of
+from amco_jax.report.warnings import published_episodes
 
 CONFERENCE, JOURNAL = "ICDCS 2024", "journal version"
 _JUDGED = ("amcoedge", "amcoedge-stable", "amcoedge-regret")
@@ -111,8 +111,8 @@ def _row(claim: Claim, study: SavedStudy, condition: Any, records: Sequence[dict
 
 def _episodes(study: SavedStudy, methods: Sequence[str]) -> str:
     """The number of episodes, and the methods whose published runs had a different number."""
-    trained, episodes = trainings_of(study)
-    published = {m: published_episodes(m) for m in methods if m in trained}
+    episodes = study.training_episodes
+    published = {m: published_episodes(m) for m in methods if m in study.trained}
     other = [f"{m} {n}" for m, n in published.items() if n not in (None, episodes)]
     return f"{episodes} (published: {', '.join(other)})" if other else str(episodes)
 

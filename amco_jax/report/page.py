@@ -17,7 +17,7 @@ from amco_jax.errors import check_choice, check_list
 from amco_jax.files import FileNames, made, replacing
 from amco_jax.metrics import Shown, shown_in
 from amco_jax.report.analysis import comparisons, distinct, means, medians
-from amco_jax.report.answers import answer_of, question_of
+from amco_jax.report.answers import answer_of, question_of, summary_of
 from amco_jax.report.claims import CLAIMS_NOTE
 from amco_jax.report.names import capitalised
 from amco_jax.report.overall import OVERALL_NOTE, Overall, overall_of
@@ -149,7 +149,7 @@ def _write_html(report: Report, out: Path) -> Path:
                 },
                 "clusters": study.cluster_name,
                 "anchor": anchors.take(study.name),
-                "summary": _summary(study),
+                "summary": summary_of(study),
                 "scenario": _scenario(study.manifest),
                 "means": tables["means"],
                 "comparisons": [table for name, table in tables.items() if name.startswith("comparisons")],
@@ -214,7 +214,7 @@ def _write_markdown(report: Report, out: Path) -> Path:
     for kind, caveats in by_kind(report.warnings).items():
         parts += [f"- **{kind} ({len(caveats)})**\n", *(f"  - {caveat}\n" for caveat in caveats)]
     for number, study in enumerate(report.studies):
-        parts.append(f"\n## {study.name} in full\n\n{_summary(study)} {_scenario(study.manifest)}\n")
+        parts.append(f"\n## {study.name} in full\n\n{summary_of(study)} {_scenario(study.manifest)}\n")
         for name, table in report.tables(number).items():
             parts.append(f"\n### {name.capitalize()}\n\n{table.to_markdown()}")
         parts.append(f"\n{_provenance(study.manifest)}\n")
@@ -281,22 +281,6 @@ def _write(path: Path, text: str) -> Path:
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
     return path
-
-
-def _summary(study: SavedStudy) -> str:
-    manifest, episodes = study.manifest, study.manifest.get("episodes")
-    what = {
-        "sweep": f"{study.axis_label}, {len(study.conditions)} value{'s' * (len(study.conditions) > 1)}",
-        "compare": f"{episodes} episodes of training, means of the last {manifest.get('last')}",
-        "train": f"{episodes} episodes of training, means of the last ones",
-        "evaluate": f"trained agents on {episodes} unseen episodes",
-        "sensitivity": f"derivatives in {', '.join(manifest.get('derivatives', {}))}",
-        "tune": f"settings of {manifest.get('method')}, each trained for {episodes} episodes",
-    }[study.kind]
-    physics = manifest["physics"]
-    physics = physics if isinstance(physics, str) else " and ".join(physics)
-    seeds = "tuning seeds" if study.kind == "tune" else "seeds"
-    return f"{what}; {manifest['num_seeds']} {seeds} from {manifest['first_seed']} on; {physics} physics."
 
 
 def _provenance(manifest: dict[str, Any]) -> str:

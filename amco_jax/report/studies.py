@@ -95,6 +95,28 @@ class SavedStudy:
         found = self.manifest.get("derivatives", {})
         return {parameter: [columns[name] for name in names] for parameter, names in found.items()}
 
+    @property
+    def trained(self) -> list[str]:
+        """The methods whose agents were trained, in the study or before it."""
+        if self.kind in ("tune", "evaluate"):
+            return [self.manifest["method"]]
+        if self.kind == "train":
+            return self.methods
+        return list(self._trainings.get("settings", {}))
+
+    @property
+    def training_episodes(self) -> int:
+        """The number of episodes of their training; 0 if there was none."""
+        return self._trainings.get("episodes", 0)
+
+    @property
+    def _trainings(self) -> dict[str, Any]:
+        """The part of the manifest that describes trainings."""
+        part = {"sweep": "training", "evaluate": "trained"}.get(self.kind)
+        if self.kind == "sensitivity":
+            return {}
+        return self.manifest if part is None else self.manifest[part]
+
     @functools.cached_property
     def cluster_name(self) -> str:
         """The name of the clusters, which intervals treat as independent."""

@@ -184,7 +184,7 @@ def _warmup_warnings(study: SavedStudy) -> list[str]:
 def _training_warnings(study: SavedStudy) -> list[str]:
     """Caveats about trainings that are shorter than the published ones or have not converged."""
     found = []
-    trained, episodes = trainings_of(study)
+    trained, episodes = study.trained, study.training_episodes
     if study.kind == "sweep" and trained:
         found.append("methods are trained anew at each value, and their curves are not kept.")
     longer = {m: n for m in trained if (n := published_episodes(m)) is not None and n > episodes}
@@ -213,20 +213,6 @@ def _training_warnings(study: SavedStudy) -> list[str]:
             f"the {study.first.label} changes by {', '.join(moving)}."
         )
     return found
-
-
-def trainings_of(study: SavedStudy) -> tuple[list[str], int]:
-    """The trained methods of a study, and the number of episodes of their training."""
-    manifest = study.manifest
-    if study.kind == "tune":
-        return [manifest["method"]], manifest["episodes"]
-    if study.kind == "sensitivity":
-        return [], 0
-    if study.kind == "evaluate":
-        return [manifest["method"]], manifest["trained"]["episodes"]
-    if study.kind == "sweep":
-        return list(manifest["training"]["settings"]), manifest["training"]["episodes"]
-    return list(manifest["settings"]) if study.kind == "compare" else study.methods, manifest["episodes"]
 
 
 def published_episodes(method: str) -> int | None:

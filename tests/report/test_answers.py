@@ -11,10 +11,10 @@ from helpers.drawn_studies import MANIFEST, study_of
 
 from amco_jax.metrics import METRICS, Column, Shown
 from amco_jax.report.analysis import best_of, comparable, comparisons, means, winners_of
-from amco_jax.report.answers import answer_of
+from amco_jax.report.answers import _KINDS, answer_of
 from amco_jax.report.page import make_report, write_report
 from amco_jax.report.pictures import leading_figures
-from amco_jax.report.studies import SavedStudy
+from amco_jax.report.studies import KINDS, SavedStudy
 from amco_jax.report.tables import overview_tables
 from amco_jax.report.warnings import Caveat, Kind, by_kind
 
@@ -233,3 +233,7 @@ def test_metrics_of_tables_take_part_whatever_they_are():
     assert "By gain, another method is best: local at 0.5; local at 1.0." in text
     first, *others = overview_tables(other, means(other))
     assert others == [f"{first}, also asked for", "mean makespan per task [s]", "gain"]
+
+
+def test_every_kind_of_study_has_a_question_and_an_answer():
+    assert set(_KINDS) == set(KINDS)
