@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from helpers.skips import pytest_make_collect_report, pytest_runtest_makereport 
 from helpers.tiny_training import Script, run
 from hypothesis import settings
 
+from amco_jax.cli import console
 from amco_jax.commands import COLLECTIONS
 from amco_jax.compile.runtime import configure
 from amco_jax.study import trainer
@@ -40,6 +42,12 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.freeze()
         gc.enable()
         gc.set_threshold(*COLLECTIONS)
+
+
+@pytest.fixture(autouse=True)
+def _stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that are interrupted in this process do not end it."""
+    monkeypatch.setattr(console, "leave", sys.exit)
 
 
 @pytest.fixture(scope="module", autouse=True)

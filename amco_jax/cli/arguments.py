@@ -221,6 +221,7 @@ def run(
     Bad input, or an environment in which the command cannot run, ends the process with one line on stderr and
     exit code 2; Ctrl-C, SIGTERM and SIGHUP end it with one line and exit code 128 plus the signal's number.
     """
+    interrupted = 0
     with console.surroundings() as signals:
         args: Any = _parse(arguments, description, words, prog)
         args = getattr(args, "command", args)  # of a command that consists of several
@@ -234,7 +235,9 @@ def run(
             console.fail(f"{error.filename or 'file'}: {error.strerror or error}")
         except KeyboardInterrupt as stop:
             print("; ".join(["interrupted", *getattr(stop, "__notes__", [])]), file=sys.stderr)
-            sys.exit(128 + (signals or [signal.SIGINT])[0])
+            interrupted = 128 + (signals or [signal.SIGINT])[0]
+    if interrupted:
+        console.leave(interrupted)
 
 
 def _running(args: object) -> contextlib.AbstractContextManager[Any]:
