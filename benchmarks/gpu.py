@@ -1,8 +1,8 @@
 """Measure several ways to simulate and to train on a GPU, each in a separate process.
 
-`python benchmarks/gpu.py --out h100.json` measures the plain scan, XLA's command
-buffers around loops, and the kernels of `amco_jax/compile/fused.py`, for each number of seeds. Each
-line of a rule also gives the difference of the totals from those of the first variant.
+`python benchmarks/gpu.py --out h100.json` measures the plain scan, XLA's command buffers around loops, and
+the kernels of `amco_jax/compile/fused.py`, for each number of seeds. Each line of a rule also gives the
+difference of the totals from those of the first variant.
 """
 
 from __future__ import annotations

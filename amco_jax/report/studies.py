@@ -100,21 +100,19 @@ class SavedStudy:
         """The methods whose agents were trained, in the study or before it."""
         if self.kind in ("tune", "evaluate"):
             return [self.manifest["method"]]
-        if self.kind == "train":
-            return self.methods
-        return list(self._trainings.get("settings", {}))
+        return self.methods if self.kind == "train" else list(self._training.get("settings", ()))
 
     @property
     def training_episodes(self) -> int:
         """The number of episodes of their training; 0 if there was none."""
-        return self._trainings.get("episodes", 0)
+        return self._training.get("episodes", 0)
 
     @property
-    def _trainings(self) -> dict[str, Any]:
-        """The part of the manifest that describes trainings."""
-        part = {"sweep": "training", "evaluate": "trained"}.get(self.kind)
-        if self.kind == "sensitivity":
+    def _training(self) -> dict[str, Any]:
+        """The part of the manifest that describes the training; empty if there is none."""
+        if self.kind == "sensitivity":  # whose episodes are those of rules
             return {}
+        part = {"sweep": "training", "evaluate": "trained"}.get(self.kind)
         return self.manifest if part is None else self.manifest[part]
 
     @functools.cached_property
