@@ -6,6 +6,7 @@ prediction is what the model itself leaves out.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 from collections import Counter
@@ -24,15 +25,6 @@ from edge_fleet.links import Links
 from edge_fleet.run import Plan
 from edge_fleet.scheduler import turns
 from edge_fleet.troubles import Trouble, disturbed
-
-
-class _Stopped(Clock):
-    """A clock that shows the time of the last event."""
-
-    time = 0.0
-
-    def now(self) -> float:
-        return self.time
 
 
 class Absence(NamedTuple):
@@ -64,74 +56,138 @@ def run_virtually(
     Raises:
       InputError: servers do all images of a request as one batch.
     """
-    scenario, service = decider.scenario, decider.scenario.service
-    assert service is not None
-    if not isinstance(service.batch, int):
-        raise InputError(f"service.batch: {service.batch}; legal in virtual time: a number of images")
-    clock, ledger = _Stopped(), Ledger(scenario.capacities)
-    links, known = Links(clock, scenario.link_rates), SlotKnowledge(scenario)
-    there, back = service.batch * service.input_mbit, service.batch * service.result_mbit
-    order = itertools.count()
-    events: list[Any] = [(arrival.time, next(order), "request", arrival) for arrival in arrivals]
-    waiting: list[list[Any]] = [[] for _ in scenario.capacities]
-    items: dict[int, Any] = {}
-    for absence in absences:
-        events += [(absence.began, next(order), "lost", absence.server)]
-        events += [(absence.ended, next(order), "back", absence.server)]
-    busy, alive = np.zeros(scenario.num_servers, bool), np.ones(scenario.num_servers, bool)
-    ends, choices, slot = np.full(len(arrivals), np.nan), list[Choice](), 0
+    played = _Episode(decider, seed, episode, arrivals, absences, late)
+    played.play()
+    return played.ends, played.choices
 
-    def post(time: float, kind: str, content: Any) -> None:
-        heapq.heappush(events, (time, next(order), kind, content))
 
-    def go_on(server: int) -> None:
-        if waiting[server] and not busy[server]:
-            item = heapq.heappop(waiting[server])
-            busy[server] = True
-            ledger.sent(server, str(item[0]), clock.time)
-            post(clock.time + item[3] / scenario.capacities[server] + late(), "computed", item)
+class _Stopped(Clock):
+    """A clock that shows the time of the last event."""
 
-    def assign(arrival: Arrival) -> Choice:
-        backlog = ledger.backlog(clock.time), links.backlog(clock.time)
-        choice = decider.decide(seed, episode, known.situation(arrival, *backlog, alive.copy()))
+    time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+
+class _Item(NamedTuple):
+    """An image batch of a request that a server has to do."""
+
+    number: int
+    """In the order in which items are assigned, which a server keeps to"""
+    arrival: Arrival
+    server: int
+    work: float
+    """Denoising steps"""
+
+    @property
+    def name(self) -> str:
+        """Its name in a ledger."""
+        return str(self.number)
+
+
+class _Episode:
+    """What happens in an episode, event by event, and what the fleet and its scheduler have at the time."""
+
+    def __init__(
+        self,
+        decider: Decider,
+        seed: int,
+        episode: int,
+        arrivals: Sequence[Arrival],
+        absences: Sequence[Absence],
+        late: Callable[[], float],
+    ):
+        """Begin with idle servers and links; the arguments are those of `run_virtually`."""
+        scenario, service = decider.scenario, decider.scenario.service
+        assert service is not None
+        if not isinstance(service.batch, int):
+            raise InputError(f"service.batch: {service.batch}; legal in virtual time: a number of images")
+        self.ends, self.choices = np.full(len(arrivals), np.nan), list[Choice]()
+        self._decider, self._seed, self._episode, self._late = decider, seed, episode, late
+        self._scenario, self._clock = scenario, _Stopped()
+        self._there, self._back = service.batch * service.input_mbit, service.batch * service.result_mbit
+        self._ledger, self._links = Ledger(scenario.capacities), Links(self._clock, scenario.link_rates)
+        self._known, self._slot = SlotKnowledge(scenario), 0
+        self._numbers = itertools.count()
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._items: dict[int, _Item] = {}
+        self._waiting: list[list[_Item]] = [[] for _ in scenario.capacities]
+        self._busy, self._alive = np.zeros(scenario.num_servers, bool), np.ones(scenario.num_servers, bool)
+        for arrival in arrivals:
+            self._at(arrival.time, self._request, arrival)
+        for absence in absences:
+            self._at(absence.began, self._lose, absence.server)
+            self._at(absence.ended, self._welcome, absence.server)
+
+    def play(self) -> None:
+        """Go from event to event until none is left."""
+        while self._events:
+            self._clock.time, _, happen = heapq.heappop(self._events)
+            happen()
+
+    def _at(self, time: float, happen: Callable[[Any], None], to: Any) -> None:
+        """Call `happen(to)` at a time; what is due at the same time happens in the order of these calls."""
+        heapq.heappush(self._events, (time, next(self._numbers), functools.partial(happen, to)))
+
+    def _request(self, arrival: Arrival) -> None:
+        """A request arrives at a base station."""
+        while self._slot < arrival.slot:
+            self._slot += 1
+            self._known.begin(self._ledger.backlog(self._slot * self._scenario.slot_duration))
+        self._known.add(arrival)
+        self.choices.append(self._assign(arrival))
+
+    def _lose(self, server: int) -> None:
+        """A worker is lost; what it had to do is decided again, request by request."""
+        self._alive[server], self._busy[server] = False, False
+        self._waiting[server] = []
+        lost = Counter(self._items.pop(int(name)).arrival for name in self._ledger.drop(server))
+        for arrival, count in lost.items():
+            self._assign(arrival._replace(size=count, work=arrival.work * count / arrival.size))
+
+    def _welcome(self, server: int) -> None:
+        """A worker is back."""
+        self._alive[server] = True
+
+    def _assign(self, arrival: Arrival) -> Choice:
+        now = self._clock.time
+        backlog = self._ledger.backlog(now), self._links.backlog(now)
+        situation = self._known.situation(arrival, *backlog, self._alive.copy())
+        choice = self._decider.decide(self._seed, self._episode, situation)
         for server in turns(choice.counts):
             work = float(choice.placed[server] / choice.counts[server])
-            item = next(order), arrival, server, work
-            items[item[0]] = item
-            ledger.add(server, str(item[0]), work)
-            post(links.reserve(arrival.station, server, there).ended, "sent", item)
+            item = _Item(next(self._numbers), arrival, server, work)
+            self._items[item.number] = item
+            self._ledger.add(server, item.name, work)
+            sent = self._links.reserve(arrival.station, server, self._there)
+            self._at(sent.ended, self._arrive, item)
         return choice
 
-    heapq.heapify(events)
-    while events:
-        clock.time, _, kind, content = heapq.heappop(events)
-        if kind == "request":
-            arrival: Arrival = content
-            while slot < arrival.slot:
-                slot += 1
-                known.begin(ledger.backlog(slot * scenario.slot_duration))
-            known.add(arrival)
-            choices.append(assign(arrival))
-        elif kind == "lost":
-            alive[content], busy[content], waiting[content] = False, False, []
-            lost = Counter(items.pop(int(name))[1] for name in ledger.drop(content))
-            for arrival, count in lost.items():
-                assign(arrival._replace(size=count, work=arrival.work * count / arrival.size))
-        elif kind == "back":
-            alive[content] = True
-        elif content[0] not in items:  # it was lost meanwhile
-            continue
-        elif kind == "sent":
-            heapq.heappush(waiting[content[2]], content)
-            go_on(content[2])
-        elif kind == "computed":
-            number, arrival, server, _ = items.pop(content[0])
-            ledger.done(server, str(number), clock.time)
-            busy[server] = False
-            ended = links.reserve(arrival.station, server, back).ended - arrival.time
-            ends[arrival.request] = np.fmax(ends[arrival.request], ended)
-            go_on(server)
-    return ends, choices
+    def _arrive(self, item: _Item) -> None:
+        """An item is at its server, unless that was lost meanwhile."""
+        if item.number in self._items:
+            heapq.heappush(self._waiting[item.server], item)
+            self._go_on(item.server)
+
+    def _go_on(self, server: int) -> None:
+        if self._waiting[server] and not self._busy[server]:
+            item = heapq.heappop(self._waiting[server])
+            self._busy[server] = True
+            self._ledger.sent(server, item.name, self._clock.time)
+            ended = self._clock.time + item.work / self._scenario.capacities[server] + self._late()
+            self._at(ended, self._finish, item)
+
+    def _finish(self, item: _Item) -> None:
+        """A server has done an item, unless it was lost meanwhile."""
+        if self._items.pop(item.number, None) is None:
+            return
+        self._ledger.done(item.server, item.name, self._clock.time)
+        self._busy[item.server] = False
+        arrival = item.arrival
+        took = self._links.reserve(arrival.station, item.server, self._back).ended - arrival.time
+        self.ends[arrival.request] = np.fmax(self.ends[arrival.request], took)
+        self._go_on(item.server)
 
 
 def virtual_requests(plan: Plan, absences: Sequence[Absence] = ()) -> pd.DataFrame:
