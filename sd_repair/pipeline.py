@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
 from pathlib import Path
@@ -15,6 +16,8 @@ HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 NETWORKS = ("unet", "vae", "text_encoder")
 """Subdirectories of a diffusers directory with the weights that a repair needs."""
 DTYPES = ("auto", "float32", "float16", "bfloat16")
+_ALIGNMENT = 64
+"""Bytes, those of a cache line"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +177,12 @@ def prepare(pipeline: Any, device: str = "cpu") -> Model:
         network.to(device).eval().requires_grad_(False)
         for network in (pipeline.text_encoder, pipeline.vae, pipeline.unet)
     ]
+    for network in networks:
+        for weights in itertools.chain(network.parameters(), network.buffers()):
+            # Weights that are mapped from a file may begin at any address. CPUs compute in another way with
+            # those that are not aligned, which rounds differently.
+            if weights.data_ptr() % _ALIGNMENT:
+                weights.data = weights.data.clone()
     return Model(pipeline.tokenizer, *networks)
 
 
