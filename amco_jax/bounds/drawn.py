@@ -1,8 +1,13 @@
-"""The tasks of drawn episodes slot by slot, as the bounds need them: in order, without empty positions."""
+"""The tasks of drawn episodes slot by slot, as the bounds need them: in order, without empty positions.
+
+Slots differ in the number of their tasks, those of request logs most of all. They are therefore divided into
+groups with about as many tasks, each of which has arrays of its own size.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -16,9 +21,12 @@ from amco_jax.scenario import Scenario
 from amco_jax.workload import Tables, workload_of
 
 _DEVIATIONS = 5
-"""Standard deviations of the number of tasks for which arrays have places; seeds with more are rare"""
+"""Standard deviations of the number of tasks for which arrays have places; slots with more are rare"""
 _ROUND = 8
 """Numbers of places are multiples of this, so that scenarios share programs"""
+_QUARTER = 4
+"""How many times as many places the next larger arrays have, as each size has a program, which takes
+seconds to compile"""
 
 
 class Drawn(NamedTuple):
@@ -55,25 +63,51 @@ def drawn(shape: Shape, params: Params, tables: Tables, seed: Any, episode: Any)
     return jax.vmap(of_slot)(jnp.arange(shape.num_slots))
 
 
+def by_places(scenario: Scenario, slots: Drawn) -> Iterator[tuple[np.ndarray, Places]]:
+    """Divide slots by the places that they need.
+
+    Args:
+      slots: leaves `[slots, positions]`.
+
+    Yields:
+      The indices of slots, and the number of places that suffices for them; slots without tasks are left out.
+    """
+    tasks = slots.present.sum(axis=1)
+    of_stations = [slots.present & (slots.station == b) for b in range(scenario.num_servers)]
+    most = np.max([of_station.sum(axis=1) for of_station in of_stations], axis=0)
+    left = tasks > 0
+    for places in _sizes(scenario):
+        fit = left & (tasks <= places.tasks) & (most <= places.station_tasks)
+        if np.any(fit):
+            yield np.flatnonzero(fit), places
+        left &= ~fit
+
+
+def _sizes(scenario: Scenario) -> list[Places]:
+    """Numbers of places from the fewest on: all positions, what slots usually need, a quarter of that, …, as
+    long as a good part of the slots has no more tasks."""
+    mean, variance = (scenario.num_servers * moment for moment in scenario.count_moments)
+    sizes, few = [all_places(scenario)], usual_places(scenario)
+    while True:
+        sizes.append(few)
+        few = Places(*(min(n, _rounded(n / _QUARTER)) for n in few))
+        if few.tasks == sizes[-1].tasks or few.tasks < mean - math.sqrt(variance):
+            return sizes[::-1]
+
+
+def _rounded(number: float) -> int:
+    return -(-math.ceil(number) // _ROUND) * _ROUND
+
+
 def usual_places(scenario: Scenario) -> Places:
-    """The places that nearly all seeds of a scenario need."""
+    """The places that nearly all slots of a scenario need."""
     mean, variance = scenario.count_moments
 
     def enough(stations: int) -> int:
         most = stations * scenario.num_positions
-        usual = stations * mean + _DEVIATIONS * math.sqrt(stations * variance) + 1
-        return min(most, -(-math.ceil(usual) // _ROUND) * _ROUND)
+        return min(most, _rounded(stations * mean + _DEVIATIONS * math.sqrt(stations * variance) + 1))
 
     return Places(enough(scenario.num_servers), enough(1))
-
-
-def fits(slots: Drawn, places: Places) -> bool:
-    """Whether the slots have no more tasks than places."""
-    of_station = (slots.station[..., None] == np.arange(slots.station.max() + 1)) & slots.present[..., None]
-    return bool(
-        slots.present.sum(axis=1).max() <= places.tasks
-        and of_station.sum(axis=1).max() <= places.station_tasks
-    )
 
 
 def all_places(scenario: Scenario) -> Places:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.bounds.ascent import STEPS, ascend
-from amco_jax.bounds.drawn import Drawn, Places, all_places, drawn, fits, packed, usual_places
+from amco_jax.bounds.drawn import Drawn, Places, by_places, drawn, packed
 from amco_jax.bounds.misses import SLACK, fewest_misses
 from amco_jax.bounds.relaxation import SlotTasks, alone, costs, dual
 from amco_jax.compile.runtime import own_numerics
@@ -124,28 +124,42 @@ def bounds_of_seeds(
 
 def _bound_from_slots(scenario: Scenario, seeds: np.ndarray, slots: Drawn, steps: int) -> Bound:
     """The bounds of seeds from their slots, leaves `[seeds, slots, positions]`."""
-    usual, every = usual_places(scenario), all_places(scenario)
-    rare = np.array([not fits(Drawn(*(x[i] for x in slots)), usual) for i in range(len(seeds))])
-    total, relaxed, misses = np.zeros((3, len(seeds)))
-    for of, places in ((~rare, usual), (rare, every)):
-        if np.any(of):
-            chosen = Drawn(*(x[of] for x in slots))
-            total[of], relaxed[of], misses[of] = _sums_by_seed(scenario, chosen, places, steps)
+    by_slot, positions = slots.present.shape[:2], slots.present.shape[2]
+    flat = Drawn(*(x.reshape(-1, positions) for x in slots))
+    least, relaxed = (np.zeros(len(flat.present)) for _ in range(2))
+    work, single = (np.zeros(flat.present.shape) for _ in range(2))
+    for chosen, places in by_places(scenario, flat):
+        found = _of_slots(scenario, Drawn(*(x[chosen] for x in flat)), places, steps)
+        least[chosen], relaxed[chosen] = found.least, found.relaxed
+        work[chosen, : found.work.shape[1]], single[chosen, : found.work.shape[1]] = found.work, found.single
+    capacity, deadline, within = scenario.capacities, scenario.deadline, scenario.timing != "slotted"
+    misses = [
+        fewest_misses(of_work, of_single, capacity, deadline, scenario.slot_duration, within)
+        for of_work, of_single in zip(*(x.reshape(*by_slot, -1) for x in (work, single)), strict=True)
+    ]
+    total, upper = (x.reshape(by_slot).sum(axis=1) for x in (least * (1 - SLACK), np.maximum(relaxed, least)))
     count = slots.present.sum(axis=(1, 2))
     some = np.where(count > 0, count, np.nan)
-    return Bound(seeds, count, total / some, (relaxed - total) / some, misses.astype(np.int64))
+    return Bound(seeds, count, total / some, (upper - total) / some, np.array(misses))
 
 
-def _sums_by_seed(
-    scenario: Scenario, slots: Drawn, places: Places, steps: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Summed makespans of each seed, s: their bound and an upper limit on it; and the misses of each seed."""
-    num_seeds, num_slots, positions = slots.present.shape
-    flat = Drawn(*(x.reshape(-1, positions) for x in slots))
-    tasks = packed(scenario, flat, places)
-    capacity, deadline = scenario.capacities, scenario.deadline
+class _OfSlots(NamedTuple):
+    """What is found of slots, each alone."""
+
+    least: np.ndarray
+    """`[slots]`, s, a lower bound on the summed makespans"""
+    relaxed: np.ndarray
+    """`[slots]`, s, an upper limit on what better multipliers could make of it"""
+    work: np.ndarray
+    """`[slots, tasks]`, Gcycles, the least work of each task on any server; 0 without a task"""
+    single: np.ndarray
+    """`[slots, tasks]`, s, the least makespan of each task"""
+
+
+def _of_slots(scenario: Scenario, slots: Drawn, places: Places, steps: int) -> _OfSlots:
+    tasks = packed(scenario, slots, places)
     single = np.asarray(_in_double(_alone_program(), tasks))
-    least = np.minimum(single, deadline).sum(axis=1)
+    least = np.minimum(single, scenario.deadline).sum(axis=1)
     relaxed = least
     if scenario.timing == "slotted":
         most = _most(scenario, places)
@@ -155,18 +169,7 @@ def _sums_by_seed(
         value, relaxed = _in_double(_dual_program(most), (blocked, multipliers, fraction))
         value, relaxed = (np.asarray(x).reshape(-1)[: len(least)] for x in (value, relaxed))
         least = np.maximum(least, value)
-    work = (tasks.load * capacity).min(axis=2)
-    misses = [
-        fewest_misses(
-            of_work, of_single, capacity, deadline, scenario.slot_duration, scenario.timing != "slotted"
-        )
-        for of_work, of_single in zip(
-            *(x.reshape(num_seeds, num_slots, -1) for x in (work, single)), strict=True
-        )
-    ]
-    both = least * (1 - SLACK), np.maximum(relaxed, least)
-    by_seed = (x.reshape(num_seeds, num_slots).sum(axis=1) for x in both)
-    return *by_seed, np.array(misses)
+    return _OfSlots(least, relaxed, (tasks.load * scenario.capacities).min(axis=2), single)
 
 
 def _most(scenario: Scenario, places: Places) -> int:

@@ -83,9 +83,9 @@ def test_a_warm_up_leaves_its_slots_out():
     assert np.all(late.num_tasks < every.num_tasks)
 
 
-def test_seeds_with_more_tasks_than_usual_have_room(monkeypatch: pytest.MonkeyPatch):
+def test_slots_with_more_tasks_than_usual_have_room(monkeypatch: pytest.MonkeyPatch):
     expected = bound(BUSY, seeds=3)
-    monkeypatch.setattr("amco_jax.study.bound.usual_places", lambda scenario: Places(8, 4))
+    monkeypatch.setattr("amco_jax.bounds.drawn.usual_places", lambda scenario: Places(8, 4))
     found = bound(BUSY, seeds=3)
     np.testing.assert_allclose(found.makespan_s, expected.makespan_s, rtol=1e-3)
 
