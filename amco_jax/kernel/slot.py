@@ -93,40 +93,37 @@ class _Served(NamedTuple):
     the time for which each server has been busy, s"""
 
 
-def _serve_slot(
-    shape: Shape,
-    method: Method,
-    record: Record,
-    metrics: Metrics,
-    params: Params,
-    physics: Physics,
-    workload: Workload,
-    key: Key,
-    t: Int[Array, ""],
-    backlog: Backlog,
-    planned: Any,
-    queue: Turn | None,
-    most: Int[Array, ""] | None,
-    agent: Any,
-    arrived: Any,
-    background: Background | None,
-) -> _Served:
-    """Decide all tasks of slot `t` in the scenario's order of service.
+class _Given(NamedTuple):
+    """What the service of a slot depends on, all of it traced."""
 
-    The first four arguments are static, and all others are traced.
+    params: Params
+    physics: Physics
+    workload: Workload
+    key: Key
+    """Random key of the policy in this slot"""
+    t: Int[Array, ""]
+    """Index of the slot in the episode, from 0"""
+    backlog: Backlog
+    """The backlog at the start of the slot"""
+    planned: Any
+    """The sets of a per-slot policy, `[num_servers, max_tasks, num_servers]` booleans; or what agents hold
+    for each position of the slot; or None"""
+    queue: Turn | None
+    """All positions in the order of service, `[turns]`; None if stations are served one by one"""
+    most: Int[Array, ""] | None
+    """The number of the first positions of a base station, or turns of the queue, that hold a task in some
+    lane; None for all"""
+    agent: Any
+    """The agents of a per-task policy, or None"""
+    arrived: Any
+    """See `TaskView.arrived`"""
+    background: Background | None
+    """That of the slot, unless the turns of the queue have it"""
 
-    Args:
-      key: random key of the policy in this slot.
-      backlog: the backlog at the start of the slot.
-      planned: the sets of a per-slot policy, `[num_servers, max_tasks, num_servers]` booleans; or what agents
-        hold for each position of the slot; or None.
-      queue: all positions in the order of service, `[turns]`; None if stations are served one by one.
-      most: the number of the first positions of a base station, or turns of the queue, that hold a task in
-        some lane; None for all.
-      agent: the agents of a per-task policy, or None.
-      arrived: see `TaskView.arrived`.
-      background: of the slot, unless the turns of the queue have it.
-    """
+
+def _serve_slot(shape: Shape, method: Method, record: Record, metrics: Metrics, given: _Given) -> _Served:
+    """Decide all tasks of a slot in the scenario's order of service."""
+    params, physics, workload, key, t, backlog = given[:6]
     num_servers, counted = shape.num_servers, t >= params.warmup
     no_totals = zero_task_sums(metrics, num_servers, backlog.servers.dtype)
 
@@ -136,11 +133,11 @@ def _serve_slot(
         def view(wait, cost):
             coming = None
             if method.policy.sees_load:
-                coming = still_to_come(shape, params, workload, turn, arrived.recent)
-            known = turn.planned if method.policy.by_position else agent
+                coming = still_to_come(shape, params, workload, turn, given.arrived.recent)
+            known = turn.planned if method.policy.by_position else given.agent
             return TaskView(
                 task, wait, cost, site_b.local, params, key_b, turn.position, link_delay, coming, known, t,
-                arrived,
+                given.arrived,
             )  # fmt: skip
 
         queues, decision, seen = decide_task(
@@ -180,13 +177,13 @@ def _serve_slot(
             numbers = jnp.arange(jax.tree.leaves(entries)[0].shape[0])
             positions = numbers, entries, planned_b, background_b
             (queues, totals), kept = scan_first(
-                serve_position, (Queues(slot_load, link), totals), positions, most, _not_served
+                serve_position, (Queues(slot_load, link), totals), positions, given.most, _not_served
             )
             links = jnp.where(stations == b, queues.link_delay, links)
             return (links, queues.slot_load, totals), kept
 
         none = jnp.zeros_like(backlog.servers)
-        rows = stations, backlog.links, planned, background
+        rows = stations, backlog.links, given.planned, given.background
         carry = none, none, no_totals
         (links, slot_load, totals), kept = lax.scan(serve_base_station, carry, rows)
         return _Served(slot_load, links, totals, kept)
@@ -204,7 +201,7 @@ def _serve_slot(
             return (jnp.where(here, queues.link_delay, links), queues.slot_load, totals), kept
 
         carry = backlog.links, jnp.zeros_like(backlog.servers), no_totals
-        (links, slot_load, totals), kept = scan_first(serve_turn, carry, queue, most, _not_served)
+        (links, slot_load, totals), kept = scan_first(serve_turn, carry, given.queue, given.most, _not_served)
         return _Served(slot_load, links, totals, kept)
 
     def as_they_arrive() -> _Served:
@@ -223,10 +220,10 @@ def _serve_slot(
             return (turn.time, waiting, busy, slot_load + queues.slot_load, totals), kept
 
         carry = jnp.zeros_like(params.slot_duration), backlog, idle, idle, no_totals
-        (clock, waiting, busy, slot_load, totals), kept = lax.scan(serve_turn, carry, queue)
+        (clock, waiting, busy, slot_load, totals), kept = lax.scan(serve_turn, carry, given.queue)
         return _Served(slot_load, waiting.links, totals, kept, (clock, waiting, busy))
 
-    if queue is None:
+    if given.queue is None:
         return station_by_station()
     return as_they_arrive() if shape.timing == "continuous" else turn_by_turn()
 
@@ -279,7 +276,7 @@ def slot_step(
         skips = background is None and scalarise is unroll
         most = most_positions(shape, workload, t) if skips else None
         served = serve(
-            params, physics, workload, key, t, backlog, planned, queue, most, own, arrived, background
+            _Given(params, physics, workload, key, t, backlog, planned, queue, most, own, arrived, background)
         )
         left, busy = _pass_slot(params, physics, backlog, served)
         closed = SlotOutcome(
