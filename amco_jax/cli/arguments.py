@@ -135,15 +135,16 @@ class OutputArguments:
 
     resumes: ClassVar[bool] = False
     """Whether --resume continues an interrupted run"""
+    made: list[Path] = dataclasses.field(default_factory=list, init=False, repr=False, compare=False)
+    """The directories that `destination` has created, for `running`"""
 
     def destination(self, name: str) -> Path:
         """The directory for the results: --out, or a newly created one named after `name` and the time."""
         if self.out is not None:
             return self.out
         name = f"{FileNames().take(name)}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-        made = new_directory(Path("results") / name)
-        self.__dict__["made"] = made  # as a cached property would, for `running`
-        return made
+        self.made.append(new_directory(Path("results") / name))
+        return self.made[-1]
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -151,12 +152,12 @@ class OutputArguments:
         try:
             yield
         except KeyboardInterrupt as stop:
-            home = self.out or self.__dict__.get("made")
-            if self.resumes and home is not None and any(home.glob("*")):
-                stop.add_note(to_continue(f"--out {home} --resume"))
+            for home in [self.out] if self.out is not None else self.made:
+                if self.resumes and any(home.glob("*")):
+                    stop.add_note(to_continue(f"--out {home} --resume"))
             raise
         finally:
-            if (made := self.__dict__.get("made")) is not None:
+            for made in self.made:
                 with contextlib.suppress(OSError):  # not empty
                     made.rmdir()
                     made.parent.rmdir()
