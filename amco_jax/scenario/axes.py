@@ -17,7 +17,7 @@ import numpy as np
 from amco_jax.errors import InputError, check_choice, check_number
 from amco_jax.params import ORDERS, TIMINGS
 from amco_jax.scenario import Scenario
-from amco_jax.scenario.load import default_loads, with_load, with_slot_duration
+from amco_jax.scenario.offered_load import default_loads, with_load, with_slot_duration
 from amco_jax.scenario.presets import load_scenario
 from amco_jax.workload import PROCESSES, ArrivalProcess
 

@@ -14,7 +14,7 @@ from helpers.request_logs import scenario_of, small_rows, write
 from amco_jax import ArrivalProcess, InputError, Quantity, Scenario, get_method, load_scenario
 from amco_jax.env import UNIFIED
 from amco_jax.scenario.axes import get_axis, load_with_settings, parse_settings
-from amco_jax.scenario.load import LOADS, default_loads, with_load, with_slot_duration
+from amco_jax.scenario.offered_load import LOADS, default_loads, with_load, with_slot_duration
 from amco_jax.study.simulate import simulate
 
 DRAWN = ("bernoulli", "poisson", "bursty")
