@@ -102,7 +102,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 def often_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let trainings advance by single episodes, with a checkpoint after each."""
     monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(trainer, "SEGMENT", 1)
+    monkeypatch.setattr(trainer, "EPISODES_PER_CALL", 1)
     monkeypatch.setattr(trainer, "_programs", functools.cache(trainer._programs.__wrapped__))
 
 

@@ -111,6 +111,9 @@ class BaseLearner(abc.ABC):
     """Names of the values that are logged once per episode"""
     any_fleet: ClassVar[bool] = False
     """Whether agents can be evaluated with another number of servers than that of their training"""
+    seeds_per_block: ClassVar[int] = 16
+    """Number of seeds that a core trains at a time, which only the speed depends on: few enough that their
+    agents stay in the core's cache, and enough to fill its vectors"""
 
     @property
     def logs(self) -> tuple[str, ...]:
@@ -184,6 +187,8 @@ class EpisodeLearner(BaseLearner):
 
     During an episode, agents decide without exploration, by `policy`.
     """
+
+    seeds_per_block: ClassVar[int] = 32  # there is hardly any memory, and a backward pass needs longer loops
 
     def deployed(self, settings: Any, params: Params, learnt: Any) -> Any:
         """The trained agent; by default, all that is learnt."""

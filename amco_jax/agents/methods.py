@@ -116,6 +116,12 @@ class Method:
             raise InputError(f"method: {self.name} is a rule; legal: {', '.join(TRAINED)}")
         return self.training
 
+    def train_episodes(self, episodes: int | None) -> int:
+        """The number of training episodes: those given, or by default the learner's own; 0 for a rule."""
+        if self.training is None:
+            return 0
+        return self.training.episodes if episodes is None else episodes
+
     def check_decides(self) -> None:
         """Raise InputError if it is a lower bound, which decides nothing."""
         if self.is_bound:

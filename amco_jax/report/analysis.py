@@ -60,7 +60,6 @@ def means(study: SavedStudy) -> pd.DataFrame:
     found = summarise(study.groups.items(), ("method", "condition"), study.estimated_columns)
     levels = [column.name for column in study.estimated_columns if column.level is not None]
     pooled = (found["per"] == TASK) & found["metric"].isin(levels)
-    found = found.rename(columns={"mean": "estimate"})
     return _in_order(study, found.assign(statistic=np.where(pooled, "percentile", "mean")))
 
 

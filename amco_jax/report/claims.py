@@ -110,11 +110,12 @@ def _row(claim: Claim, study: SavedStudy, condition: Any, records: Sequence[dict
 
 
 def _episodes(study: SavedStudy, methods: Sequence[str]) -> str:
-    """The number of episodes, and the methods whose published runs had a different number."""
-    episodes = study.training_episodes
-    published = {m: published_episodes(m) for m in methods if m in study.trained}
-    other = [f"{m} {n}" for m, n in published.items() if n not in (None, episodes)]
-    return f"{episodes} (published: {', '.join(other)})" if other else str(episodes)
+    """The numbers of episodes, and the methods whose published runs had a different number."""
+    trained = {m: n for m, n in study.training_episodes.items() if m in methods}
+    episodes = ", ".join(map(str, dict.fromkeys(trained.values())))
+    published = {m: published_episodes(m) for m in trained}
+    other = [f"{m} {n}" for m, n in published.items() if n not in (None, trained[m])]
+    return f"{episodes} (published: {', '.join(other)})" if other else episodes
 
 
 def _misses(study: SavedStudy, condition: Any, method: str) -> float:

@@ -44,7 +44,7 @@ def sweep_figure(
     not numbers have a point each, with the interval as a bar. What is below a lower bound is grey.
 
     Args:
-      summary: columns method, value, metric, per, mean, ci_low, ci_high.
+      summary: columns method, value, metric, per, estimate, ci_low, ci_high.
       axis_label: the label of the swept quantity, with its unit.
       among: the methods that are highlighted, by default all; the others are thin grey lines behind them.
     """
@@ -84,10 +84,10 @@ def sweep_figure(
 
 def _draw_floor(axes: Any, rows: pd.DataFrame) -> None:
     """Fill the area below a lower bound over the swept values, if it exists for the metric."""
-    rows = rows.loc[np.asarray(rows["mean"]) > 0]
+    rows = rows.loc[np.asarray(rows["estimate"]) > 0]
     if len(rows) == 0:
         return
-    values, mean = np.asarray(rows["value"]), np.asarray(rows["mean"])
+    values, mean = np.asarray(rows["value"]), np.asarray(rows["estimate"])
     style = {"color": BEHIND, "alpha": 0.4, "linewidth": 0, "zorder": 0, "label": shown_name(BOUND)}
     if values.dtype.kind in "if" and len(values) > 1:
         axes.fill_between(values, 0, mean, **style)
@@ -107,14 +107,14 @@ def _draw_behind(axes: Any, lines: Sequence[pd.DataFrame]) -> None:
         x = np.asarray(line["value"])
         x = x if x.dtype.kind in "if" else np.arange(len(x))
         label = None if place else "others"
-        axes.plot(x, np.asarray(line["mean"]), color=BEHIND, linewidth=0.8, zorder=1, label=label)
+        axes.plot(x, np.asarray(line["estimate"]), color=BEHIND, linewidth=0.8, zorder=1, label=label)
 
 
 def _draw_lines(axes: Any, lines: Mapping[str, pd.DataFrame], numbers: bool) -> None:
     """Draw methods in their colours, with their intervals."""
     for place, (method, style) in enumerate(method_styles([*lines]).items()):
         line = lines[method]
-        values, low, mean, high = (np.asarray(line[c]) for c in ("value", "ci_low", "mean", "ci_high"))
+        values, low, mean, high = (np.asarray(line[c]) for c in ("value", "ci_low", "estimate", "ci_high"))
         if numbers:
             every = max(len(values) // 10, 1)
             axes.plot(values, mean, label=shown_name(method), linewidth=1.3, markevery=every, **style)

@@ -108,10 +108,10 @@ def _standing_out(study: SavedStudy, estimated: pd.DataFrame, baseline: str) -> 
 def _over_values(
     study: SavedStudy, estimated: pd.DataFrame, column: Column, among: Sequence[str]
 ) -> tuple[Figure, str]:
-    rows = estimated.rename(columns={"condition": "value", "estimate": "mean"})
+    rows = estimated.rename(columns={"condition": "value"})
     caption = f"{_sentence(column)} {_marks(study)}: 95 % intervals over {study.cluster_name}."
     if study.has_bound and np.any(
-        rows.loc[(rows["method"] == BOUND) & (rows["metric"] == column.name), "mean"] > 0
+        rows.loc[(rows["method"] == BOUND) & (rows["metric"] == column.name), "estimate"] > 0
     ):
         caption += " Grey area: below the lower bound on all methods."
     return sweep_figure(rows, column, study.axis_label, among), caption
@@ -133,7 +133,7 @@ def _gains(study: SavedStudy, compared: pd.DataFrame, baseline: str) -> tuple[pd
     rows = chosen.rename(columns={"condition": "value"})[["method", "value"]].assign(
         metric=gain.name,
         per=gain.weightings[0],
-        mean=sign * chosen["reduction"],
+        estimate=sign * chosen["reduction"],
         ci_low=bounds.min(axis=1),
         ci_high=bounds.max(axis=1),
     )

@@ -103,9 +103,10 @@ class SavedStudy:
         return self.methods if self.kind == "train" else list(self._training.get("settings", ()))
 
     @property
-    def training_episodes(self) -> int:
-        """The number of episodes of their training; 0 if there was none."""
-        return self._training.get("episodes", 0)
+    def training_episodes(self) -> dict[str, int]:
+        """The number of episodes of the training of each of them."""
+        found: Any = self._training.get("episodes", 0)
+        return found if isinstance(found, dict) else {method: found for method in self.trained}
 
     @property
     def _training(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ _KNOWN = {
     "optimal": (BLACK, "*", "-"),
     "optimal-admission": (GREY, "X", "-"),
     "amco-priced": (_RED, "*", "--"),
+    "amcoedge-plus": (_RED, "o", "-"),
     "amco-priced-trained": (_RED, "X", ":"),
     "planner": (BLACK, "P", ":"),
     "amcoedge": (BLUE, "o", "--"),

@@ -194,7 +194,6 @@ def derivatives_table(derivatives: Sequence[Column], estimates: pd.DataFrame) ->
       derivatives: their columns.
       estimates: rows of a summary or of `analysis.means`.
     """
-    estimates = estimates.rename(columns={"mean": "estimate"})
     per_task = estimates.loc[estimates["per"] == TASK].to_dict("records")
     found = {(row["metric"], row["method"]): row for row in per_task}
     methods = list(dict.fromkeys(row["method"] for row in per_task))
@@ -299,7 +298,7 @@ def _interval_parts(
 
 def estimate_text(row: Any) -> str:
     """The estimate in a row of a summary, with its interval."""
-    value = row["estimate"] if "estimate" in row else row["mean"]
+    value = row["estimate"]
     parts = _interval_parts(value, row["ci_low"], row["ci_high"], missing=_missing(row))
     return " ".join(parts).rstrip()
 

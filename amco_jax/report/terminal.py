@@ -36,16 +36,14 @@ def print_summary(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     printed = _as_printed(title, Table.of_texts(heads, lines, texts=3), len(manifest["methods"]))
     training = manifest["training"]
     if training["settings"]:
-        printed.caption = (
-            f"{', '.join(training['settings'])}: trained for {training['episodes']} episodes at each value, "
-            f"{training['num_seeds']} seeds"
-        )
+        each = ", ".join(f"{method} for {n}" for method, n in training["episodes"].items())
+        printed.caption = f"trained at each value with {training['num_seeds']} seeds: {each} episodes"
     _print(printed, manifest)
 
 
 def _columns_of(summary: pd.DataFrame, manifest: dict[str, Any]) -> tuple[Column, ...]:
     """The columns of a study, given its summary."""
-    rejected = summary.loc[summary["metric"] == REJECT_RATE.name, "mean"]
+    rejected = summary.loc[summary["metric"] == REJECT_RATE.name, "estimate"]
     return columns_for_tables(columns_in(manifest), bool(np.any(rejected > 0)))
 
 

@@ -184,18 +184,22 @@ def _warmup_warnings(study: SavedStudy) -> list[str]:
 def _training_warnings(study: SavedStudy) -> list[str]:
     """Caveats about trainings that are shorter than the published ones or have not converged."""
     found = []
-    trained, episodes = study.trained, study.training_episodes
+    trained = study.training_episodes
     if study.kind == "sweep" and trained:
         found.append("methods are trained anew at each value, and their curves are not kept.")
-    longer = {m: n for m in trained if (n := published_episodes(m)) is not None and n > episodes}
-    if longer:
+    short = [
+        f"{m} {n} in place of {longer}"
+        for m, n in trained.items()
+        if (longer := published_episodes(m)) is not None and longer > n
+    ]
+    if short:
         found.append(
-            f"{episodes} episodes of training, where the published runs have more ({_listed(longer)}): "
-            "learning methods may do better than here."
+            f"fewer episodes of training than in the published runs ({', '.join(short)}): learning methods "
+            "may do better than here."
         )
     if study.curves is None:
         return found
-    fifth = episodes // 5
+    fifth = study.manifest["episodes"] // 5
     if fifth < 2:
         return [*found, "fewer than 10 episodes of training: convergence cannot be judged."]
     moving: list[str] = []

@@ -37,7 +37,7 @@ from amco_jax.stats import (
 COUNTS = ("n_seeds", "n_seeds_all", "n_tasks", "n_clusters")
 """Columns that say how much is behind an estimate: seeds that have such a number, all seeds, their tasks, and
 independent clusters, which are seeds, stretches of a request log, or batches of a single episode"""
-SUMMARY = ("metric", "per", *COUNTS, "mean", "ci_low", "ci_high")
+SUMMARY = ("metric", "per", *COUNTS, "estimate", "ci_low", "ci_high")
 """Columns of a summary; intervals are of 95 %"""
 
 _OVER_SERVERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {

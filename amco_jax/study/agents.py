@@ -29,7 +29,7 @@ from amco_jax.scenario import Scenario
 from amco_jax.study.blocks import Block, blocks_of, padded, padded_shapes
 from amco_jax.study.chunks import chunks_of, within_memory
 from amco_jax.study.grid import Cell, TrainedAgents, digest_of
-from amco_jax.study.trainer import SEEDS_PER_BLOCK, TRAINING_BYTES, Trainer, state_bytes
+from amco_jax.study.trainer import TRAINING_BYTES, Trainer, state_bytes
 
 
 class Trained(NamedTuple):
@@ -109,7 +109,11 @@ def training_names(cell: Cell) -> list[str]:
 
 
 def _starts(cell: Cell) -> range:
-    return range(cell.first_seed, cell.first_seed + cell.num_seeds, SEEDS_PER_BLOCK)
+    return range(cell.first_seed, cell.first_seed + cell.num_seeds, _lanes(cell))
+
+
+def _lanes(cell: Cell) -> int:
+    return cell.method.require_training().seeds_per_block
 
 
 def train_missing(
@@ -127,16 +131,15 @@ def train_missing(
     first = cells[0]
     if first.agents is not None or first.train_episodes == 0:
         return
-    blocks = blocks_of(len(cells), first.first_seed, first.num_seeds, SEEDS_PER_BLOCK)
+    lanes = _lanes(first)
+    blocks = blocks_of(len(cells), first.first_seed, first.num_seeds, lanes)
     names = {block: cells[block.cell].training_name(block.start) for block in blocks}
     shapes = padded_shapes([cell.scenario for cell in cells])
-    chunks = list(
-        chunks_of(blocks, shapes, SEEDS_PER_BLOCK, lambda shape: state_bytes(cells, shape), TRAINING_BYTES)
-    )
+    chunks = list(chunks_of(blocks, shapes, lanes, lambda shape: state_bytes(cells, shape), TRAINING_BYTES))
     end, missing = first.first_seed + first.num_seeds, []
 
     def num_seeds(blocks: Sequence[Block]) -> int:
-        return sum(min(SEEDS_PER_BLOCK, end - block.start) for block in blocks)
+        return sum(min(lanes, end - block.start) for block in blocks)
 
     for shape, chunk, size in chunks:
         left = [block for block in chunk if not store.has(names[block])]
@@ -167,10 +170,9 @@ def train_missing(
 class StoredAgents:
     """An `AgentSource` that reads the agents of cells from a store."""
 
-    seeds_per_block = SEEDS_PER_BLOCK
-
     def __init__(self, cells: Sequence[Cell], store: AgentStore):
         self._cells, self._store = cells, store
+        self.seeds_per_block = _lanes(cells[0])
 
     def bytes_per_lane(self, shape: Shape) -> int:
         """The size of the agents of one seed, in bytes."""
@@ -186,7 +188,7 @@ class StoredAgents:
         given = cell.agents
         if given is None:
             return self._store.load(cell.training_name(start), cell.method, shape.num_servers).agents
-        place = (start - given.first_seed) // SEEDS_PER_BLOCK
+        place = (start - given.first_seed) // self.seeds_per_block
         return AgentStore(given.directory).load(given.names[place], cell.method, shape.num_servers).agents
 
 

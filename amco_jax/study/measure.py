@@ -24,8 +24,7 @@ from amco_jax.scenario import Scenario
 from amco_jax.study.blocks import ACCELERATOR_BLOCKS, blocks_of, inputs_of
 from amco_jax.study.grid import Cell
 from amco_jax.study.simulate import SEEDS_PER_BLOCK, block_program, simulate, start_state
-from amco_jax.study.trainer import SEEDS_PER_BLOCK as TRAINING_SEEDS_PER_BLOCK
-from amco_jax.study.trainer import SEGMENT, Trainer
+from amco_jax.study.trainer import EPISODES_PER_CALL, Trainer
 from amco_jax.workload import tables_of, workload_of
 
 JOB_EPISODES = 1000 * 500
@@ -51,8 +50,8 @@ class Job(NamedTuple):
     devices busy with a rule, or for one in training"""
     repeats: int
     """Number of repeats of each measurement, after one that is discarded"""
-    episodes: int = SEGMENT
-    """Training episodes per repeat, at most `SEGMENT`"""
+    episodes: int = EPISODES_PER_CALL
+    """Training episodes per repeat, at most `EPISODES_PER_CALL`"""
 
 
 @own_numerics()
@@ -130,14 +129,15 @@ def rollout_program(
 
 def _training(job: Job, method: Method) -> dict[str, Any]:
     """Measure whole training episodes (acting, simulation, memory and learning) after learning has begun."""
-    blocks = blocks_of(1, 0, job.seeds or 1, TRAINING_SEEDS_PER_BLOCK)
+    learner = method.require_training()
+    blocks = blocks_of(1, 0, job.seeds or 1, learner.seeds_per_block)
     blocks += [blocks[-1]] * (-len(blocks) % jax.local_device_count())
-    first = method.require_training().warm_up(job.scenario.num_slots)
+    first = max(learner.warm_up(job.scenario.num_slots), 1)  # an episode at least, which compiles
     start = time.perf_counter()
     cell = Cell(scenario=job.scenario, method=method, train_episodes=first + job.episodes * job.repeats)
     trainer = Trainer(job.scenario.shape(), [cell], blocks, len(blocks))
     while trainer.episode < first:
-        trainer.advance(min(first - trainer.episode, SEGMENT))
+        trainer.advance(min(first - trainer.episode, EPISODES_PER_CALL))
     first_s = time.perf_counter() - start
     seconds, decisions = [], []
     for _ in range(job.repeats):
@@ -145,7 +145,7 @@ def _training(job: Job, method: Method) -> dict[str, Any]:
         curve = trainer.advance(job.episodes)
         seconds.append(time.perf_counter() - start)
         decisions.append(int(np.sum(on_host(curve.totals[NUM_TASKS.name]))))
-    num_seeds = len(blocks) * TRAINING_SEEDS_PER_BLOCK
+    num_seeds = len(blocks) * learner.seeds_per_block
     speed = num_seeds * job.episodes / statistics.median(seconds)
     return {
         "seeds": num_seeds,

@@ -68,7 +68,7 @@ class Training(TrainingSize, Study):
     @property
     def length(self) -> int:
         """The number of training episodes."""
-        return self.chosen.require_training().episodes if self.episodes is None else self.episodes
+        return self.chosen.train_episodes(self.episodes)
 
     @functools.cached_property
     def measured(self) -> Metrics:

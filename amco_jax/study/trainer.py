@@ -27,10 +27,7 @@ from amco_jax.results.checkpoints import Journal, Saved
 from amco_jax.study.blocks import Block, host_blocks, inputs_of, over_blocks, stack_blocks
 from amco_jax.study.grid import Cell
 
-SEEDS_PER_BLOCK = 32
-"""Seeds per block"""
-
-SEGMENT = 25
+EPISODES_PER_CALL = 25
 """Maximum number of episodes per call"""
 
 CHECKPOINT_SECONDS = 60.0
@@ -39,6 +36,9 @@ CHECKPOINT_SECONDS = 60.0
 TRAINING_BYTES = {"cpu": 2**31, "accelerator": 2**34}
 """Bytes for the agents that are trained in parallel"""
 
+
+_ACCELERATOR_SEEDS = 4096
+"""Number of seeds that an accelerator trains in parallel"""
 
 _COUNTERS = 2**31 - 1
 """Maximum of the counters of slots, tasks and learning steps of a whole training"""
@@ -88,6 +88,7 @@ class Trainer:
           size: the number of blocks including padding.
         """
         first = cells[0]
+        self._lanes = first.method.require_training().seeds_per_block
         rows = memory_rows(cells, [block.cell for block in chunk])
         inputs = inputs_of([cell.trained_scenario for cell in cells], (block.cell for block in chunk), shape)
         traced = {cell: (own, hyper_of(cells[cell])) for cell, own in inputs.cells.items()}
@@ -98,19 +99,19 @@ class Trainer:
         self._episodes, self._chunk = first.train_episodes, chunk
         self._programs = _programs(shape, first.method, rows, first.trained_metrics)
         self._physics, self._tables = first.row, inputs.tables
-        (self._params, self._hyper), self._seeds = stack_blocks(chunk, size, SEEDS_PER_BLOCK, traced)
+        (self._params, self._hyper), self._seeds = stack_blocks(chunk, size, self._lanes, traced)
         self.state = self._programs.start((self._params, self._hyper, self._seeds), None, None)
 
     def advance(self, episodes: int) -> Curve:
-        """Train for at most `SEGMENT` more episodes; return NumPy leaves `[blocks, lanes, episodes]`."""
-        assert episodes <= SEGMENT
+        """Train up to `EPISODES_PER_CALL` more episodes; return NumPy leaves `[blocks, lanes, episodes]`."""
+        assert episodes <= EPISODES_PER_CALL
         self.state, curves = self._programs.advance(
             (self._params, self._hyper, self._seeds),
             (self._physics, np.int32(self.episode), np.int32(episodes), self._tables),
             self.state,
         )
         self.episode += episodes
-        # The leaves are [blocks, SEGMENT, lanes, ...], of which the first `episodes` entries are filled.
+        # The leaves are [blocks, EPISODES_PER_CALL, lanes, ...]; the first `episodes` entries are filled.
         return jax.tree.map(
             lambda x: np.stack(
                 [b[:episodes].swapaxes(0, 1) for b, _ in zip(host_blocks(x), self._chunk, strict=False)]
@@ -134,13 +135,13 @@ class Trainer:
         Returns:
           The columns in the order of `curve_names`, each `[blocks, lanes, episodes]` on the host.
         """
-        curves = {name: np.zeros((len(self._chunk), SEEDS_PER_BLOCK, 0)) for name in self._columns}
+        curves = {name: np.zeros((len(self._chunk), self._lanes, 0)) for name in self._columns}
         if journal is not None and (saved := journal.load(name, (self.state, curves))) is not None:
             self.state, self.episode, curves = saved.state, saved.episode, saved.curves
             tell(self.episode)
         due = time.monotonic() + CHECKPOINT_SECONDS
         while self.episode < self._episodes:
-            episodes = min(SEGMENT, self._episodes - self.episode)
+            episodes = min(EPISODES_PER_CALL, self._episodes - self.episode)
             part = curve_columns(self._metrics, self.advance(episodes), self._slots)
             # By name, as a checkpoint returns the columns in another order.
             curves = {name: np.concatenate([curves[name], part[name]], axis=-1) for name in self._columns}
@@ -238,7 +239,7 @@ def _programs(shape: Shape, method: Method, rows: int, metrics: Metrics) -> _Pro
             return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), curves, curve)
 
         zero = Curve.zero(shape.num_servers, params.capacity.dtype, metrics, learner.logs)
-        empty = jax.tree.map(lambda x: jnp.broadcast_to(x, (SEGMENT, *seeds.shape, *x.shape)), zero)
+        empty = jax.tree.map(lambda x: jnp.broadcast_to(x, (EPISODES_PER_CALL, *seeds.shape, *x.shape)), zero)
         return lax.fori_loop(0, episodes, episode, (state, empty))
 
     def agents(blocked, _, __):
@@ -247,6 +248,8 @@ def _programs(shape: Shape, method: Method, rows: int, metrics: Metrics) -> _Pro
         return jax.vmap(jax.vmap(of_agent))(state.learnt)
 
     ways = [fuse_under_vmap, unroll] if fusing() and not isinstance(learner, EpisodeLearner) else [unroll]
-    trained = [over_blocks(partial(advance, way)) for way in ways]
-    name = f"the training of {method.name}"
-    return _Programs(over_blocks(start), first_that_compiles(name, trained), over_blocks(agents))
+    mapped = partial(over_blocks, accelerator_blocks=_ACCELERATOR_SEEDS // learner.seeds_per_block)
+    trained = first_that_compiles(
+        f"the training of {method.name}", [mapped(partial(advance, way)) for way in ways]
+    )
+    return _Programs(mapped(start), trained, mapped(agents))

@@ -201,7 +201,7 @@ def _summarise(
 ) -> dict[str, Any]:
     rows = summarise([((), Episodes.of(table))], (), columns).set_index(["metric", "per"])
     means = {
-        f"{column.name}{suffix}": rows.loc[(column.name, per), "mean"]
+        f"{column.name}{suffix}": rows.loc[(column.name, per), "estimate"]
         for column in columns
         for per, suffix in zip(column.weightings, ("", "_per_episode"), strict=False)
     }

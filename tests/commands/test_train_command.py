@@ -17,7 +17,7 @@ from helpers.tiny_training import COLUMNS, EPISODES, FILES, METHOD, SEEDS, TINY,
 
 from amco_jax.agents.actions import partners
 from amco_jax.agents.methods import trained_method
-from amco_jax.agents.qlearning import QSettings
+from amco_jax.agents.qlearning import QLearning, QSettings
 from amco_jax.alloc import hecwa
 from amco_jax.errors import InputError
 from amco_jax.results.checkpoints import Journal, Saved, load_tree, save_tree
@@ -26,9 +26,10 @@ from amco_jax.study import trainer as trainer_module
 from amco_jax.study.base import StudyResult
 from amco_jax.study.engines import Execution
 from amco_jax.study.evaluate import load_run
-from amco_jax.study.trainer import SEEDS_PER_BLOCK, Trainer
+from amco_jax.study.trainer import Trainer
 
 RESUME = Execution(resume=True)
+SEEDS_PER_BLOCK = QLearning.seeds_per_block
 PROGRAMS_OFTEN: Any = functools.cache(trainer_module._programs.__wrapped__)
 """Programs of calls of two episodes, apart from those of longer calls, as none has that number in its key"""
 
@@ -50,7 +51,7 @@ def begin(out: Path, interrupt: Callable[[int], None], call: int, **changes: Any
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings in calls of two episodes, with a checkpoint after each."""
     monkeypatch.setattr(trainer_module, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(trainer_module, "SEGMENT", 2)
+    monkeypatch.setattr(trainer_module, "EPISODES_PER_CALL", 2)
     monkeypatch.setattr(trainer_module, "_programs", PROGRAMS_OFTEN)
 
 

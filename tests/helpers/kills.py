@@ -17,7 +17,7 @@ from amco_jax.agents.methods import Method
 from amco_jax.study.compare import Comparison
 from amco_jax.study.run import Study
 from amco_jax.study.sweep import Sweep
-from amco_jax.study.trainer import SEGMENT
+from amco_jax.study.trainer import EPISODES_PER_CALL
 from helpers.paths import ROOT
 from helpers.tiny_training import LEARN_QUICK, METHOD, QUICK, TINY
 
@@ -91,7 +91,7 @@ def tiny_paper(effort: object, metrics: object = ()) -> dict[str, Study]:
     """Two studies that need the same agents, in place of the paper's studies."""
     del effort, metrics
     methods: list[str | Method] = [METHOD, "randcoedge", "optimal"]
-    size: dict[str, Any] = {"seeds": 4, "episodes": PAPER_CALLS * SEGMENT, "scenario": TINY}
+    size: dict[str, Any] = {"seeds": 4, "episodes": PAPER_CALLS * EPISODES_PER_CALL, "scenario": TINY}
     return {
         "convergence": Comparison(methods=methods, last=5, **size),
         "deadline-unified": Sweep(param="deadline", values=[0.5, 1.0], methods=methods, **size),

@@ -23,13 +23,14 @@ from amco_jax.study.grid import Cell
 from amco_jax.study.run import run_study
 from amco_jax.study.simulate import simulate
 from amco_jax.study.train import Training
-from amco_jax.study.trainer import SEEDS_PER_BLOCK, Trainer, curve_columns
+from amco_jax.study.trainer import Trainer, curve_columns
 from amco_jax.study.units import run_unit, units_of
 
 SETTINGS = PPOSettings(
     hidden=(8,), rollout_slots=8, batch_size=16, updates=4, learning_rate=0.01, discount=0.5
 )
 METHOD = Method("tiny-ppo", training=PPO(settings=SETTINGS))
+SEEDS_PER_BLOCK = PPO.seeds_per_block
 EPISODES = 7
 """Episodes of 6 slots: rollouts of 8 slots begin and end inside of episodes."""
 

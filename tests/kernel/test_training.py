@@ -17,6 +17,7 @@ import pytest
 from helpers.compiled_training import EPISODES, METHOD, compiled_training, hyper_of
 
 from amco_jax.agents.methods import Method, get_method
+from amco_jax.agents.qlearning.learner import QLearning
 from amco_jax.agents.qlearning.replay import sample
 from amco_jax.agents.settings import Settings
 from amco_jax.compile.wide import on_host
@@ -38,10 +39,11 @@ from amco_jax.study.run import run_study
 from amco_jax.study.simulate import simulate
 from amco_jax.study.sweep import Sweep
 from amco_jax.study.train import Training
-from amco_jax.study.trainer import SEEDS_PER_BLOCK, SEGMENT, Trainer
+from amco_jax.study.trainer import EPISODES_PER_CALL, Trainer
 from amco_jax.study.units import run_unit, units_of
 from amco_jax.workload import bernoulli
 
+SEEDS_PER_BLOCK = QLearning.seeds_per_block
 TINY = Scenario(
     num_servers=2,
     num_tasks=4,
@@ -201,7 +203,7 @@ def test_learning_follows_the_count_of_slots_over_the_whole_run(
         "greedy_growth": 1e-3,
     }
     cell = cell_of(TINY.replace(arrival_prob=1.0), settings_of(**schedule))
-    cuts = [SEGMENT] * (episodes // SEGMENT) + [episodes % SEGMENT]
+    cuts = [EPISODES_PER_CALL] * (episodes // EPISODES_PER_CALL) + [episodes % EPISODES_PER_CALL]
     _, trained = train_cells([BASE, cell], cuts=cuts)
     slots = np.arange(1, episodes * TINY.num_slots + 1).reshape(episodes, -1)
     # After the very first slot, of which nothing is stored, there is nothing to learn from.
@@ -417,7 +419,7 @@ def test_trained_methods_are_swept_beside_rules():
     counts = busy.pivot(index="seed", columns="method", values="num_tasks").dropna()
     np.testing.assert_array_equal(counts["amcoedge"], counts["optimal"])  # the same arrivals
     training = result.manifest["training"]
-    assert (training["episodes"], training["num_seeds"]) == (EPISODES, 3)
+    assert (training["episodes"], training["num_seeds"]) == ({"amcoedge": EPISODES}, 3)
     assert training["settings"] == {"amcoedge": BASE.settings.to_dict()}
     found = result.summary.query("metric == 'makespan_mean_s' and value == 0.6").set_index("method")
     assert found["n_seeds"].to_dict() == {"amcoedge": 3, "optimal": 5, "local": 5}

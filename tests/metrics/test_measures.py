@@ -169,7 +169,7 @@ def test_percentiles_weigh_episodes_by_the_tasks_that_count():
     found = summarise(
         [((), Episodes.of(rows, {metric.name: table}))], (), estimated_columns(columns_of([metric]), 0)
     )
-    median = found.query("metric == 'response_p50_s' and per == 'task'")["mean"]
+    median = found.query("metric == 'response_p50_s' and per == 'task'")["estimate"]
     assert median.tolist() == [3.0]
 
 

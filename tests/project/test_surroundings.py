@@ -75,7 +75,9 @@ def test_numbers_and_figures_depend_on_no_variable_and_no_configuration(plain: P
     assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "out", plain)
     assert "estimates with 95 % intervals" in " ".join(done.stdout.split())
-    mean = pd.read_csv(plain / "summary.csv").query("metric == 'makespan_mean_s' and per == 'task'")["mean"]
+    mean = pd.read_csv(plain / "summary.csv").query("metric == 'makespan_mean_s' and per == 'task'")[
+        "estimate"
+    ]
     assert f"{mean.item():.4f}" in done.stdout  # not cut off in a narrow terminal
 
 

@@ -20,7 +20,9 @@ def test_no_panel_has_more_curves_than_a_reader_can_tell_apart(count: int, panel
         for number in range(count)
         for value in (1.0, 0.5)
     ]
-    summary = pd.DataFrame(rows, columns=["method", "value", "metric", "per", "mean", "ci_low", "ci_high"])
+    summary = pd.DataFrame(
+        rows, columns=["method", "value", "metric", "per", "estimate", "ci_low", "ci_high"]
+    )
     figure = sweep_figure(summary, MAKESPAN, "load")
     grey = "#bbbbbb"
     curves = [[to_hex(line.get_color()) for line in axes.lines] for axes in figure.axes]

@@ -59,7 +59,7 @@ def test_references_are_best_only_among_themselves():
 
 
 def test_figures_fill_the_area_below_it(study: SavedStudy):
-    rows = means(study).rename(columns={"condition": "value", "estimate": "mean"})
+    rows = means(study).rename(columns={"condition": "value"})
     (axes,) = sweep_figure(rows, study.first, "deadline [s]").axes
     floor = axes.collections[0].get_paths()[0].get_extents()
     assert (floor.ymin, floor.ymax) == pytest.approx((0, 1.2 * sum(BOUNDS) / 4))
@@ -69,7 +69,7 @@ def test_figures_fill_the_area_below_it(study: SavedStudy):
 
 
 def test_a_dash_stands_for_what_it_does_not_bound():
-    none = {"mean": float("nan"), "ci_low": float("nan"), "ci_high": float("nan")}
+    none = {"estimate": float("nan"), "ci_low": float("nan"), "ci_high": float("nan")}
     assert estimate_text(pd.Series(none | {"method": "bound"})) == "–"
     assert estimate_text(pd.Series(none | {"method": "local"})) == "no tasks"
 
@@ -77,6 +77,4 @@ def test_a_dash_stands_for_what_it_does_not_bound():
 def test_a_study_of_the_bound_alone_has_an_answer():
     alone = study_of({(0.5, "bound"): BOUNDS, (0.6, "bound"): BOUNDS})
     assert "no method has a better" in answer_of(alone, means(alone))
-    sweep_figure(
-        means(alone).rename(columns={"condition": "value", "estimate": "mean"}), alone.first, "deadline [s]"
-    )
+    sweep_figure(means(alone).rename(columns={"condition": "value"}), alone.first, "deadline [s]")

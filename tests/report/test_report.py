@@ -91,8 +91,8 @@ def test_the_numbers_are_those_of_the_statistics(saved: list[Path]):
         np.testing.assert_allclose(row[["estimate", "ci_low", "ci_high"]].to_numpy(float), expected)
     summary = pd.read_csv(saved[0] / "summary.csv").set_index(["value", "method", "metric", "per"])
     row = found.loc[0.6, "local", "miss_rate", "task", "mean"]
-    for name, column in (("mean", "estimate"), ("ci_low", "ci_low"), ("ci_high", "ci_high")):
-        assert row[column] == pytest.approx(summary.loc[(0.6, "local", "miss_rate", "task"), name], rel=1e-12)
+    for name in ("estimate", "ci_low", "ci_high"):
+        assert row[name] == pytest.approx(summary.loc[(0.6, "local", "miss_rate", "task"), name], rel=1e-12)
     compared = comparisons(studies)
     row = compared.set_index(["study", "condition", "metric", "method", "baseline"]).sort_index()
     row = row.loc["load", 0.6, "makespan_mean_s", "optimal", "randcoedge"]
@@ -325,7 +325,7 @@ def test_the_terminal_tells_bounds_seeds_and_tasks(capsys: pytest.CaptureFixture
         ("optimal", 0.3, "makespan_mean_s", "task", 32, 32, 14400, 32, 0.1, 0.09, 0.11),
         ("optimal", 0.3, "miss_rate", "task", 32, 32, 14400, 32, 3e-6, 2e-6, 4e-6),
     ]
-    columns = ["method", "value", "metric", "per", *COUNTS, "mean", "ci_low", "ci_high"]
+    columns = ["method", "value", "metric", "per", *COUNTS, "estimate", "ci_low", "ci_high"]
     manifest = {
         "param": "arrival_prob", "physics": "unified", "values": [0.3], "methods": ["local", "optimal"],
         "training": {"settings": {}}, "device": {"count": 1, "kind": "cpu"}, "wall_time_s": 1.0,

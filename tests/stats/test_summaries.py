@@ -42,7 +42,7 @@ def summary_of(rows: pd.DataFrame) -> pd.DataFrame:
     return summarise([((), Episodes.of(rows))], (), COLUMNS).set_index(["metric", "per"])
 
 
-NUMBERS = ["mean", "ci_low", "ci_high"]
+NUMBERS = ["estimate", "ci_low", "ci_high"]
 COUNTS = [40, 500, 0, 120, 3, 900, 260, 60, 0, 310]
 
 
@@ -50,8 +50,8 @@ def test_per_task_is_a_ratio_of_sums_and_per_episode_a_mean():
     rows, tasks = episodes_of(COUNTS)
     found = summary_of(rows)
     pooled = np.concatenate(tasks)
-    assert found.loc[("makespan_mean_s", "task"), "mean"] == pytest.approx(pooled.mean())
-    assert found.loc[("miss_rate", "task"), "mean"] == pytest.approx((pooled > 1.5).mean())
+    assert found.loc[("makespan_mean_s", "task"), "estimate"] == pytest.approx(pooled.mean())
+    assert found.loc[("miss_rate", "task"), "estimate"] == pytest.approx((pooled > 1.5).mean())
     some = np.array(COUNTS) > 0
     sums, counts = (np.array([f(x) for x in tasks])[some] for f in (np.sum, len))
     np.testing.assert_allclose(
@@ -73,10 +73,10 @@ def test_percentiles_per_task_are_those_of_all_tasks():
     found, pooled = summary_of(rows), np.concatenate(tasks)
     for p in PERCENTILES:
         row = found.loc[f"makespan_p{p}_s", "task"]
-        assert row["mean"] == pytest.approx(np.percentile(pooled, p), rel=0.01)
-        assert row["ci_low"] < row["mean"] < row["ci_high"]
+        assert row["estimate"] == pytest.approx(np.percentile(pooled, p), rel=0.01)
+        assert row["ci_low"] < row["estimate"] < row["ci_high"]
         own = rows[f"makespan_p{p}_s"].dropna()
-        assert found.loc[(f"makespan_p{p}_s", "episode"), "mean"] == pytest.approx(own.mean())
+        assert found.loc[(f"makespan_p{p}_s", "episode"), "estimate"] == pytest.approx(own.mean())
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 400])

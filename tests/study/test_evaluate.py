@@ -53,11 +53,11 @@ def test_summaries_are_over_each_seed_s_episodes(finished: Path):
     rows = found.summary.set_index(["method", "metric", "per"]).loc["drlcoedge"]
     own = found.rows.query("method == 'drlcoedge'")
     missed, tasks = own["miss_rate"] * own["num_tasks"], own["num_tasks"]
-    np.testing.assert_allclose(rows.loc[("miss_rate", "task"), "mean"], missed.sum() / tasks.sum())
-    np.testing.assert_allclose(rows.loc[("miss_rate", "episode"), "mean"], own["miss_rate"].mean())
+    np.testing.assert_allclose(rows.loc[("miss_rate", "task"), "estimate"], missed.sum() / tasks.sum())
+    np.testing.assert_allclose(rows.loc[("miss_rate", "episode"), "estimate"], own["miss_rate"].mean())
     for _, row in rows.iterrows():
         assert row["n_clusters"] == row["n_seeds"] == SEEDS
-        assert row["ci_low"] <= row["mean"] <= row["ci_high"]
+        assert row["ci_low"] <= row["estimate"] <= row["ci_high"]
 
 
 def test_episodes_without_tasks_make_no_summary_nan(finished: Path):
@@ -68,8 +68,8 @@ def test_episodes_without_tasks_make_no_summary_nan(finished: Path):
     rows = found.summary.set_index(["method", "metric", "per"]).loc["local"]
     assert rows.loc[("makespan_mean_s", "task"), "n_tasks"] == tasks.sum()
     assert rows.loc[("makespan_mean_s", "task"), "n_seeds_all"] == SEEDS
-    assert np.isfinite(rows.loc["makespan_mean_s", "mean"]).all()
-    assert np.isfinite(rows.loc["miss_rate", "mean"]).all()
+    assert np.isfinite(rows.loc["makespan_mean_s", "estimate"]).all()
+    assert np.isfinite(rows.loc["miss_rate", "estimate"]).all()
 
 
 def test_agents_keep_the_allocator_that_they_were_trained_with(tmp_path: Path):

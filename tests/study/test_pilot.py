@@ -151,7 +151,7 @@ def test_a_single_long_episode_has_intervals_of_its_batches():
     found = result.summary.set_index(["metric", "per"]).loc["makespan_mean_s", "task"]
     assert (found["n_seeds"], found["n_clusters"]) == (1, 30)
     expected = ratio_interval(numerator.to_numpy(), denominator.to_numpy())
-    np.testing.assert_allclose(found[["mean", "ci_low", "ci_high"]].to_numpy(float), expected)
+    np.testing.assert_allclose(found[["estimate", "ci_low", "ci_high"]].to_numpy(float), expected)
     with pytest.raises(InputError, match=r"^num_slots: 300; legal for a single seed .*: 320 or more"):
         run(scenario.replace(num_slots=300), seeds=1)
     assert "batch" not in run(STEADY, seeds=1).rows

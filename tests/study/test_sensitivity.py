@@ -38,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyResul
 def of_tasks(result: StudyResult) -> dict[str, float]:
     """The estimates per task by metric."""
     rows = result.summary.loc[result.summary["per"] == "task"]
-    return dict(zip(rows["metric"].tolist(), rows["mean"].tolist(), strict=True))
+    return dict(zip(rows["metric"].tolist(), rows["estimate"].tolist(), strict=True))
 
 
 def test_estimates_are_ratios_of_sums_over_seeds(finished: tuple[Path, StudyResult]):
@@ -53,7 +53,7 @@ def test_estimates_are_ratios_of_sums_over_seeds(finished: tuple[Path, StudyResu
     ):
         row = summary.loc[(name, "task")]
         expected = ratio_interval(np.asarray(sums, np.float64), tasks)
-        np.testing.assert_allclose(row[["mean", "ci_low", "ci_high"]].astype(float), expected, rtol=1e-6)
+        np.testing.assert_allclose(row[["estimate", "ci_low", "ci_high"]].astype(float), expected, rtol=1e-6)
     # Local makespans are in inverse proportion to capacity, and in proportion to the sizes of tasks.
     means = of_tasks(result)
     by_capacity = 10 * means["makespan_mean_s_per_capacity_0"] + 20 * means["makespan_mean_s_per_capacity_1"]

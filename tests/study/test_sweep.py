@@ -63,7 +63,7 @@ def test_summary_holds_intervals_of_the_results():
     sample = result.rows.query("method == 'local' and value == 0.8")
     tasks = sample["num_tasks"].to_numpy()
     makespan = sample["makespan_mean_s"].to_numpy()
-    columns = ["mean", "ci_low", "ci_high"]
+    columns = ["estimate", "ci_low", "ci_high"]
     for per, expected in (
         ("task", ratio_interval(makespan * tasks, tasks)),
         ("episode", mean_interval(makespan)),
@@ -106,9 +106,9 @@ def test_seeds_without_tasks_count_for_nothing_and_are_told():
     for per in ("task", "episode"):
         row = rows.loc["makespan_mean_s", per]
         assert (row["n_seeds"], row["n_seeds_all"], row["n_clusters"]) == (some.sum(), 40, some.sum())
-        assert np.all(np.isfinite(row[["mean", "ci_low", "ci_high"]].to_numpy(float)))
+        assert np.all(np.isfinite(row[["estimate", "ci_low", "ci_high"]].to_numpy(float)))
     np.testing.assert_allclose(
-        rows.loc[("makespan_mean_s", "episode"), "mean"], sample["makespan_mean_s"][some].mean()
+        rows.loc[("makespan_mean_s", "episode"), "estimate"], sample["makespan_mean_s"][some].mean()
     )
     assert rows.loc[("num_tasks", "episode"), "n_seeds"] == 40
 

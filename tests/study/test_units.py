@@ -313,10 +313,10 @@ def test_agents_are_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     sharing = Execution(shared_agents=tmp_path / "agents")
     first = run(tmp_path / "one", execution=sharing, methods=[QUICK], trained_seeds=20)
-    assert sum(counted) == 3  # one block for each value
+    assert sum(counted) == 6  # two blocks for each value
     counted.clear()
     again = run(tmp_path / "two", execution=sharing, methods=[QUICK, "local"], trained_seeds=40)
-    assert sum(counted) == 3  # the second block of each
+    assert sum(counted) == 3  # the third block of each
     common = again.rows.query("method == @QUICK.name and seed < 20").reset_index(drop=True)
     pd.testing.assert_frame_equal(common, first.rows)
     counted.clear()
