@@ -225,8 +225,8 @@ def _worker(name: str, out: Path, log: Path) -> None:
         else:
             count = SEEDS if "planner" not in case.methods else TRAINED_SEEDS
             study = amco_jax.Sweep(
-                "deadline", [scenario.deadline], methods=case.methods, seeds=count, physics=case.physics,
-                scenario=scenario,
+                "deadline", [scenario.deadline], methods=case.methods, seeds=count, trained_seeds=count,
+                physics=case.physics, scenario=scenario,
             )  # fmt: skip
         rows = amco_jax.run_study(study).rows
     rows.attrs = {"warnings": warnings}

@@ -74,7 +74,7 @@ class _Item(NamedTuple):
     """An image batch of a request that a server has to do."""
 
     number: int
-    """In the order in which items are assigned, which a server keeps to"""
+    """Ascending in the order of assignment, in which servers do their items"""
     arrival: Arrival
     server: int
     work: float
@@ -126,9 +126,9 @@ class _Episode:
             self._clock.time, _, happen = heapq.heappop(self._events)
             happen()
 
-    def _at(self, time: float, happen: Callable[[Any], None], to: Any) -> None:
-        """Call `happen(to)` at a time; what is due at the same time happens in the order of these calls."""
-        heapq.heappush(self._events, (time, next(self._numbers), functools.partial(happen, to)))
+    def _at(self, time: float, happen: Callable[[Any], None], argument: Any) -> None:
+        """Call `happen(argument)` at a time; events of the same time happen in the order of these calls."""
+        heapq.heappush(self._events, (time, next(self._numbers), functools.partial(happen, argument)))
 
     def _request(self, arrival: Arrival) -> None:
         """A request arrives at a base station."""

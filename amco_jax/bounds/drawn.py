@@ -1,7 +1,7 @@
 """The tasks of drawn episodes slot by slot, as the bounds need them: in order, without empty positions.
 
 Slots differ in the number of their tasks, those of request logs most of all. They are therefore divided into
-groups with about as many tasks, each of which has arrays of its own size.
+groups with similar numbers of tasks, each of which has arrays of its own size.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _DEVIATIONS = 5
 """Standard deviations of the number of tasks for which arrays have places; slots with more are rare"""
 _ROUND = 8
 """Numbers of places are multiples of this, so that scenarios share programs"""
-_QUARTER = 4
-"""How many times as many places the next larger arrays have, as each size has a program, which takes
-seconds to compile"""
+_FACTOR = 4
+"""The ratio of one size of arrays to the next smaller one; each size has programs, which take seconds to
+compile"""
 
 
 class Drawn(NamedTuple):
@@ -84,13 +84,16 @@ def by_places(scenario: Scenario, slots: Drawn) -> Iterator[tuple[np.ndarray, Pl
 
 
 def _sizes(scenario: Scenario) -> list[Places]:
-    """Numbers of places from the fewest on: all positions, what slots usually need, a quarter of that, …, as
-    long as a good part of the slots has no more tasks."""
+    """Numbers of places, in ascending order.
+
+    They are all positions, what slots usually need, a quarter of that, and so on, as long as a good part of
+    the slots has no more tasks.
+    """
     mean, variance = (scenario.num_servers * moment for moment in scenario.count_moments)
     sizes, few = [all_places(scenario)], usual_places(scenario)
     while True:
         sizes.append(few)
-        few = Places(*(min(n, _rounded(n / _QUARTER)) for n in few))
+        few = Places(*(min(n, _rounded(n / _FACTOR)) for n in few))
         if few.tasks == sizes[-1].tasks or few.tasks < mean - math.sqrt(variance):
             return sizes[::-1]
 

@@ -123,7 +123,8 @@ class _Given(NamedTuple):
 
 def _serve_slot(shape: Shape, method: Method, record: Record, metrics: Metrics, given: _Given) -> _Served:
     """Decide all tasks of a slot in the scenario's order of service."""
-    params, physics, workload, key, t, backlog = given[:6]
+    params, physics, workload = given.params, given.physics, given.workload
+    key, t, backlog = given.key, given.t, given.backlog
     num_servers, counted = shape.num_servers, t >= params.warmup
     no_totals = zero_task_sums(metrics, num_servers, backlog.servers.dtype)
 

@@ -112,7 +112,9 @@ def _row(claim: Claim, study: SavedStudy, condition: Any, records: Sequence[dict
 def _episodes(study: SavedStudy, methods: Sequence[str]) -> str:
     """The numbers of episodes, and the methods whose published runs had a different number."""
     trained = {m: n for m, n in study.training_episodes.items() if m in methods}
-    episodes = ", ".join(map(str, dict.fromkeys(trained.values())))
+    numbers = {*trained.values()}
+    each = [f"{m} {n}" for m, n in trained.items()] if len(numbers) > 1 else map(str, numbers)
+    episodes = ", ".join(each)
     published = {m: published_episodes(m) for m in trained}
     other = [f"{m} {n}" for m, n in published.items() if n not in (None, trained[m])]
     return f"{episodes} (published: {', '.join(other)})" if other else episodes

@@ -56,10 +56,17 @@ class AgentStore:
         """Load a block.
 
         Raises:
-          InputError: the block is missing or damaged, or contains something else.
+          InputError: the block is missing or damaged, or contains something else, or another number of seeds.
         """
         like = Trained(_agent_like(method, num_servers), np.zeros(()))
-        return load_tree(self.directory / name, like)
+        found = load_tree(self.directory / name, like)
+        lanes, legal = len(found.curves), method.require_training().seeds_per_block
+        if lanes != legal:
+            raise InputError(
+                f"agents: {self.directory / name} holds {lanes} seeds; legal: {legal}, the seeds_per_block "
+                f"of the learner of {method.name}"
+            )
+        return found
 
     def load_all(self, names: Sequence[str], method: Method, num_servers: int) -> Trained:
         """Load consecutive blocks and concatenate them: leaves `[seeds, ...]`."""

@@ -23,6 +23,7 @@ from amco_jax.params import Shape
 from amco_jax.random import check_seeds
 from amco_jax.scenario import Scenario
 from amco_jax.study.blocks import over_blocks
+from amco_jax.study.chunks import for_this_device
 from amco_jax.workload import tables_of
 
 _GRID = 4
@@ -158,18 +159,38 @@ class _OfSlots(NamedTuple):
 
 def _of_slots(scenario: Scenario, slots: Drawn, places: Places, steps: int) -> _OfSlots:
     tasks = packed(scenario, slots, places)
-    single = np.asarray(_in_double(_alone_program(), tasks))
-    least = np.minimum(single, scenario.deadline).sum(axis=1)
+    most, count = _most(scenario, places), len(tasks.present)
+    most_slots = _CELLS // (places.tasks * scenario.num_servers * most)
+    blocked = _blocks(tasks, max(1, min(_MOST_SLOTS_PER_BLOCK, most_slots)))
+    parts = [_of_blocks(scenario, each, most, steps) for each in _calls(blocked)]
+    single, least, relaxed = (np.concatenate([*x])[:count] for x in zip(*parts, strict=True))
+    return _OfSlots(least, relaxed, (tasks.load * scenario.capacities).min(axis=2), single)
+
+
+def _calls(blocked: SlotTasks) -> Iterator[SlotTasks]:
+    """The blocks of each call.
+
+    On CPUs, these are one for each device, so that the same program computes any number of slots, and on
+    accelerators, which compute blocks in parallel, all of them.
+    """
+    count = len(blocked.present)
+    at_once = for_this_device({"cpu": jax.local_device_count(), "accelerator": count})
+    for start in range(0, count, at_once):
+        yield jax.tree.map(lambda x: x[start : start + at_once], blocked)  # noqa: B023
+
+
+def _of_blocks(
+    scenario: Scenario, blocked: SlotTasks, most: int, steps: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `_OfSlots` calls single, least and relaxed, of the slots of blocks, one block after the other."""
+    single = _in_double(_alone_program(), blocked)
+    least = np.minimum(single, scenario.deadline).sum(axis=2)
     relaxed = least
     if scenario.timing == "slotted":
-        most = _most(scenario, places)
-        most_slots = _CELLS // (places.tasks * scenario.num_servers * most)
-        blocked = _blocks(tasks, max(1, min(_MOST_SLOTS_PER_BLOCK, most_slots)))
         multipliers, fraction = _ascent_program(most, steps)(_single(blocked), None, None)
         value, relaxed = _in_double(_dual_program(most), (blocked, multipliers, fraction))
-        value, relaxed = (np.asarray(x).reshape(-1)[: len(least)] for x in (value, relaxed))
         least = np.maximum(least, value)
-    return _OfSlots(least, relaxed, (tasks.load * scenario.capacities).min(axis=2), single)
+    return tuple(x.reshape(-1, *x.shape[2:]) for x in (single, least, relaxed))
 
 
 def _most(scenario: Scenario, places: Places) -> int:
@@ -239,5 +260,5 @@ def _dual_program(most: int) -> Any:
 
 @functools.cache
 def _alone_program() -> Any:
-    """The jitted least makespan of each task of slots."""
-    return jax.jit(lambda slots, shared, state: jax.vmap(alone)(slots))
+    """The jitted least makespan of each task of the slots of blocks."""
+    return jax.jit(lambda slots, shared, state: jax.vmap(jax.vmap(alone))(slots))

@@ -103,7 +103,7 @@ class Trainer:
         self.state = self._programs.start((self._params, self._hyper, self._seeds), None, None)
 
     def advance(self, episodes: int) -> Curve:
-        """Train up to `EPISODES_PER_CALL` more episodes; return NumPy leaves `[blocks, lanes, episodes]`."""
+        """Train for at most `EPISODES_PER_CALL` episodes; return NumPy leaves `[blocks, lanes, episodes]`."""
         assert episodes <= EPISODES_PER_CALL
         self.state, curves = self._programs.advance(
             (self._params, self._hyper, self._seeds),

@@ -83,7 +83,7 @@ def test_sweep_writes_tables_figures_and_manifest(tmp_path):
     run = command("sweep", "--param", "deadline", "--values", "0.1", "0.5", *methods, *QUICK, "--out", out)
     assert run.returncode == 0, run.stderr
     assert "greedy optimum with admission" in " ".join(run.stdout.split())
-    assert "trained at each value with" in " ".join(run.stdout.split())
+    assert "trained at each value with 3 seeds: drlcoedge for 2 episodes" in " ".join(run.stdout.split())
     assert "eta" in run.stderr
     assert len(pd.read_parquet(out / "results.parquet")) == 2 * (8 + 8 + 3)
     assert json.loads((out / "manifest.json").read_text())["command"][0].endswith("sweep.py")

@@ -218,6 +218,18 @@ def test_loads_what_was_saved(kind, pipeline, model, image, mask, tmp_path):
     )
 
 
+def test_weights_are_aligned_wherever_they_come_from(image, mask):
+    pipeline = random_pipeline(tiny=True)
+    expected = repair(prepare(pipeline), image, mask, [0], QUICK)
+    for weights in pipeline.unet.parameters():
+        shifted = torch.empty(weights.numel() + 1)[1:].reshape(weights.shape).copy_(weights.data)
+        assert shifted.data_ptr() % 64
+        weights.data = shifted
+    model = prepare(pipeline)
+    assert all(weights.data_ptr() % 64 == 0 for weights in state(model))
+    np.testing.assert_array_equal(repair(model, image, mask, [0], QUICK), expected)
+
+
 def test_weights_of_one_variant_are_found(pipeline, model, tmp_path):
     pipeline.save_pretrained(tmp_path / "half", variant="fp16")
     for variant in (None, "fp16"):

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 from amco_jax import Scenario, Sweep, bound, load_scenario, run_study
-from amco_jax.bounds.drawn import Places
+from amco_jax.bounds import drawn
+from amco_jax.bounds.drawn import Places, all_places
+from amco_jax.bounds.relaxation import SlotTasks
 from amco_jax.errors import InputError
 
 # Slow links and little capacity, so that links reach the cap, tasks are late, and backlogs outlast slots.
@@ -83,11 +85,24 @@ def test_a_warm_up_leaves_its_slots_out():
     assert np.all(late.num_tasks < every.num_tasks)
 
 
-def test_slots_with_more_tasks_than_usual_have_room(monkeypatch: pytest.MonkeyPatch):
-    expected = bound(BUSY, seeds=3)
-    monkeypatch.setattr("amco_jax.bounds.drawn.usual_places", lambda scenario: Places(8, 4))
-    found = bound(BUSY, seeds=3)
+def test_slots_with_few_tasks_or_more_than_usual_have_arrays_of_their_own(monkeypatch: pytest.MonkeyPatch):
+    scenario = BUSY.replace(arrivals="bursty", num_slots=20, arrival_prob=0.3)
+    expected, used = bound(scenario, seeds=3), set()
+    sizes = [Places(2, 2), Places(4, 2), Places(8, 4), all_places(scenario)]
+    monkeypatch.setattr(drawn, "_sizes", lambda scenario: sizes)
+    packed = drawn.packed
+
+    def overheard(scenario: Scenario, slots: drawn.Drawn, places: Places) -> SlotTasks:
+        used.add(places.tasks)
+        return packed(scenario, slots, places)
+
+    monkeypatch.setattr("amco_jax.study.bound.packed", overheard)
+    found = bound(scenario, seeds=3)
+    assert used == {places.tasks for places in sizes}
     np.testing.assert_allclose(found.makespan_s, expected.makespan_s, rtol=1e-3)
+    assert found.num_tasks.tolist() == expected.num_tasks.tolist()
+    assert found.misses.tolist() == expected.misses.tolist()
+    assert np.any(found.misses > 0)
 
 
 def test_of_no_tasks_there_is_no_bound():

@@ -16,6 +16,7 @@ from helpers.tiny_training import EPISODES, LEARN, METHOD, SEEDS, TINY, local_me
 
 from amco_jax.agents.actions import partners
 from amco_jax.agents.methods import get_method, trained_method
+from amco_jax.agents.qlearning import QLearning
 from amco_jax.alloc import ALLOCATORS
 from amco_jax.errors import InputError
 from amco_jax.results.saved import write_digests
@@ -102,6 +103,23 @@ def test_each_seed_is_decided_by_its_own_agents(finished: Path, tmp_path: Path):
         assert found["seed"].tolist() == wanted["seed"][chosen].tolist()
         for name in ("makespan_mean_s", "mean_servers_used", "num_tasks"):
             np.testing.assert_array_equal(found[name], wanted[name][chosen])
+
+
+def test_agents_of_later_blocks_decide_for_their_own_seeds(tmp_path: Path):
+    seeds = QLearning.seeds_per_block + 3
+    run(out=tmp_path, seeds=seeds)
+    options: dict[str, Any] = {"seeds": seeds, "trained_seeds": seeds, "episodes": EPISODES, "scenario": TINY}
+    wanted = run_study(Sweep("deadline", values=[1.0], methods=[METHOD], **options)).rows
+    found = run_study(Evaluation(tmp_path, methods=[])).rows
+    for name in ("makespan_mean_s", "mean_servers_used"):
+        np.testing.assert_array_equal(found[name], wanted[name])
+    assert len(set(found["mean_servers_used"][QLearning.seeds_per_block :])) > 1
+
+
+def test_agents_in_blocks_of_another_size_are_refused(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(QLearning, "seeds_per_block", 8)
+    with pytest.raises(InputError, match=r"^agents: .* holds 16 seeds; legal: 8, the seeds_per_block"):
+        load_run(finished)
 
 
 def test_agents_are_evaluated_under_another_scenario_and_physics(finished: Path):

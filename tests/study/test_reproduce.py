@@ -62,7 +62,7 @@ def test_it_goes_on_where_it_stopped_and_ends_in_claims(tmp_path: Path, monkeypa
 
 
 def claims_of(
-    bounds: dict[Any, tuple[float, float]], episodes: int = 300, miss_rate: float = 0.0
+    bounds: dict[Any, tuple[float, float]], episodes: int | dict[str, int] = 300, miss_rate: float = 0.0
 ) -> dict[str, dict[str, str]]:
     """The rows of the table by claim, where AMCoEdge's reductions have these bounds."""
     names = ("amcoedge", *bounds)
@@ -115,6 +115,9 @@ def test_claims_say_which_published_runs_were_longer_or_shorter():
     assert claims_of(bounds)[ALL]["episodes of training"] == "300 (published: amcoedge 500, drlcoedge 400)"
     one = claims_of({"randcoedge": (0.2, 0.3)}, episodes=500)["28 % less makespan than RandCoEdge"]
     assert one["episodes of training"] == "500"
+    own = {"amcoedge": 500, "smcoedge": 50, "drlcoedge": 400}
+    each = "amcoedge 500, smcoedge 50, drlcoedge 400 (published: smcoedge 300)"
+    assert claims_of(bounds, episodes=own)[ALL]["episodes of training"] == each
 
 
 def test_failure_rates_are_judged_where_all_baselines_fail_at_times():

@@ -82,7 +82,7 @@ def test_units_cover_every_cell_once_in_order(seconds: float):
 
 
 def test_units_are_as_long_as_asked_and_whole_blocks():
-    default = units(scenario=Scenario(), seeds=1000, trained_seeds=32, episodes=60)
+    default = units(scenario=Scenario(), seeds=1000, trained_seeds=16, episodes=120)
     assert [len(unit.cells) for unit in default] == [3, 3]
     (first, *_, last) = units(scenario=Scenario(), values=[1.0], methods=["local"], seeds=10**6)
     assert first.cells[0].num_seeds % 64 == 0
