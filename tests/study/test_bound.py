@@ -88,7 +88,7 @@ def test_a_warm_up_leaves_its_slots_out():
 def test_slots_with_few_tasks_or_more_than_usual_have_arrays_of_their_own(monkeypatch: pytest.MonkeyPatch):
     scenario = BUSY.replace(arrivals="bursty", num_slots=20, arrival_prob=0.3)
     expected, used = bound(scenario, seeds=3), set()
-    sizes = [Places(2, 2), Places(4, 2), Places(8, 4), all_places(scenario)]
+    sizes = [Places(3, 2), Places(8, 4), all_places(scenario)]
     monkeypatch.setattr(drawn, "_sizes", lambda scenario: sizes)
     packed = drawn.packed
 

@@ -13,6 +13,7 @@ import pytest
 
 from amco_jax.errors import InputError
 from amco_jax.metrics import METRICS
+from amco_jax.report import warnings
 from amco_jax.report.claims import CLAIMS, claims_table
 from amco_jax.report.studies import SavedStudy
 from amco_jax.scenario import Scenario
@@ -118,6 +119,17 @@ def test_claims_say_which_published_runs_were_longer_or_shorter():
     own = {"amcoedge": 500, "smcoedge": 50, "drlcoedge": 400}
     each = "amcoedge 500, smcoedge 50, drlcoedge 400 (published: smcoedge 300)"
     assert claims_of(bounds, episodes=own)[ALL]["episodes of training"] == each
+
+
+def test_reports_warn_of_trainings_that_are_shorter_than_the_published_ones():
+    own = {"amcoedge": 50, "drlcoedge": 400, "drlcoedge-regret": 1}
+    manifest = {"training": {"episodes": own, "settings": {name: {} for name in own}, "num_seeds": 2}}
+    measured = (METRICS["makespan_mean_s"],)
+    study = SavedStudy("load", "sweep", manifest, "deadline", measured, pd.DataFrame())
+    _, short = warnings._training_warnings(study)
+    assert short.startswith(
+        "fewer episodes of training than in the published runs (amcoedge 50 in place of 500):"
+    )
 
 
 def test_failure_rates_are_judged_where_all_baselines_fail_at_times():

@@ -125,14 +125,6 @@ def test_each_method_trains_for_its_own_number_of_episodes_unless_told():
         Sweep("deadline", [0.5], methods=methods, episodes=0)
 
 
-def test_a_report_warns_of_trainings_that_are_shorter_than_the_published_ones(tmp_path: Path):
-    methods = ["amcoedge", "drlcoedge-regret"]
-    run(values=(0.5,), methods=methods, seeds=2, episodes=1, out=tmp_path / "out")
-    (page,) = write_report(make_report(load_studies([tmp_path / "out"])), tmp_path / "report", ["md"])
-    text = " ".join(page.read_text("utf-8").split())
-    assert "fewer episodes of training than in the published runs (amcoedge 1 in place of 500):" in text
-
-
 def test_optimal_is_never_worse_than_local_at_low_load():
     fleet = Scenario(num_tasks=5, num_slots=4)
     rows = run(values=[0.1], seeds=50, scenario=fleet).rows
