@@ -90,12 +90,12 @@ def _sizes(scenario: Scenario) -> list[Places]:
     the slots has no more tasks.
     """
     mean, variance = (scenario.num_servers * moment for moment in scenario.count_moments)
-    sizes, few = [all_places(scenario)], usual_places(scenario)
-    while True:
-        sizes.append(few)
-        few = Places(*(min(n, _rounded(n / _FACTOR)) for n in few))
-        if few.tasks == sizes[-1].tasks or few.tasks < mean - math.sqrt(variance):
-            return sizes[::-1]
+    sizes, few = [all_places(scenario), usual_places(scenario)], mean - math.sqrt(variance)
+    while (size := Places(*(min(n, _rounded(n / _FACTOR)) for n in sizes[-1]))) != sizes[-1]:
+        if size.tasks < few:
+            break
+        sizes.append(size)
+    return sizes[::-1]
 
 
 def _rounded(number: float) -> int:

@@ -248,7 +248,8 @@ def _programs(shape: Shape, method: Method, rows: int, metrics: Metrics) -> _Pro
         return jax.vmap(jax.vmap(of_agent))(state.learnt)
 
     ways = [fuse_under_vmap, unroll] if fusing() and not isinstance(learner, EpisodeLearner) else [unroll]
-    mapped = partial(over_blocks, accelerator_blocks=_ACCELERATOR_SEEDS // learner.seeds_per_block)
+    at_once = max(_ACCELERATOR_SEEDS // learner.seeds_per_block, 1)  # a user's learner may have larger blocks
+    mapped = partial(over_blocks, accelerator_blocks=at_once)
     trained = first_that_compiles(
         f"the training of {method.name}", [mapped(partial(advance, way)) for way in ways]
     )
