@@ -28,7 +28,6 @@ from amco_jax.agents.learner import EpisodeLearner, Outcome
 from amco_jax.agents.policy import Policy, TaskView, per_task
 from amco_jax.agents.pricing import SHIPPED, Fluid, fluid_of, set_at, weight
 from amco_jax.agents.settings import Settings, setting
-from amco_jax.alloc.priced import MAX_SUMMED
 from amco_jax.env import Background, Decision
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key
@@ -110,7 +109,7 @@ def learnt_set(view: TaskView) -> Bool[Array, " num_servers"]:
     return set_at(price, view, fluid, SHIPPED._replace(miss=known.miss))
 
 
-LEARNT = per_task(learnt_set, sees_load=True, max_unrolled=MAX_SUMMED)
+LEARNT = per_task(learnt_set, sees_load=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

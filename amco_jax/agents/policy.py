@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from amco_jax.compile.unroll import MAX_SIZE
 from amco_jax.env import Task
 from amco_jax.errors import InputError
 from amco_jax.identity import hashable, name_of
@@ -128,9 +127,6 @@ class Policy:
     by_position: bool = False
     """Whether agents have leaves `[num_slots, num_servers, max_tasks, ...]`, of which a `TaskView` has what
     belongs to its slot, base station and position"""
-    max_unrolled: int = MAX_SIZE
-    """The largest fleet whose decisions are compiled scalar by scalar (`compile.unroll`); for larger ones, it
-    would take long to compile them and gain little"""
 
     def __post_init__(self):
         object.__setattr__(self, "function", hashable("policy", self.function))
@@ -150,20 +146,18 @@ class Policy:
         return selected
 
 
-def per_task(
-    choose: Callable[[TaskView], Array], *, sees_load: bool = False, max_unrolled: int = MAX_SIZE
-) -> Policy:
+def per_task(choose: Callable[[TaskView], Array], *, sees_load: bool = False) -> Policy:
     """A policy that selects the set of each task, `[num_servers]` booleans, from its `TaskView`.
 
     Args:
-      sees_load, max_unrolled: see `Policy`.
+      sees_load: see `Policy`.
 
     Example:
       >>> idle = per_task(lambda view: view.wait == 0)
       >>> idle.sees_slot
       False
     """
-    return Policy(choose, sees_slot=False, sees_load=sees_load, max_unrolled=max_unrolled)
+    return Policy(choose, sees_slot=False, sees_load=sees_load)
 
 
 def per_slot(plan: Callable[[SlotView], Array]) -> Policy:

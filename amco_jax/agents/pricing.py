@@ -37,7 +37,6 @@ from amco_jax.agents.policy import Policy, TaskView, per_task
 from amco_jax.agents.settings import Settings, setting
 from amco_jax.alloc import priced_support
 from amco_jax.alloc.cwa import positive
-from amco_jax.alloc.priced import MAX_SUMMED
 from amco_jax.alloc.waterfill import water_level
 from amco_jax.env import Background, Decision
 from amco_jax.params import Params, Shape
@@ -270,7 +269,7 @@ def weight(view: TaskView) -> Array:
     return jnp.where(view.task.present, 1 / (1 + jnp.sum(view.coming)) ** 2, 0)
 
 
-PRICED = per_task(priced, sees_load=True, max_unrolled=MAX_SUMMED)
+PRICED = per_task(priced, sees_load=True)
 
 SHIPPED = Prices(
     *map(np.float32, (1.0, 0.77, 0.3, 2.0, 8.0, 0.71, 2.83)),

@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool
 from amco_jax.agents.policy import Policy, TaskView, per_task
 from amco_jax.agents.pricing import load_and_transfer
 from amco_jax.alloc import priced_support
-from amco_jax.alloc.priced import MAX_SUMMED
 from amco_jax.errors import InputError
 
 
@@ -46,6 +45,6 @@ def undecided(view: TaskView) -> Array:
     raise InputError("method: bound is a lower bound and decides nothing; legal: in a sweep")
 
 
-PLANNED = Policy(planned, sees_slot=False, by_position=True, max_unrolled=MAX_SUMMED)
+PLANNED = Policy(planned, sees_slot=False, by_position=True)
 UNDECIDED = per_task(undecided)
 """Stands for a policy where there is none"""

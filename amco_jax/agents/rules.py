@@ -152,11 +152,12 @@ def makespan_of(view: TaskView, selected: Array) -> Array:
 
 def _largest(values: Array, k: int) -> Array:
     """A mask of the k largest values; ties go to the first."""
-    if k == 0:
-        return jnp.zeros(values.shape, bool)
-    kth = jnp.sort(values)[max(values.size - k, 0)]
-    above, tied = values > kth, values == kth
-    return above | (tied & (jnp.cumsum(tied) <= k - jnp.sum(above)))
+
+    def take(_: Array, taken: Array) -> Array:
+        left = jnp.where(taken, -jnp.inf, values)
+        return taken | _one_hot(jnp.argmax(left), values.size)
+
+    return lax.fori_loop(0, min(k, values.size), take, jnp.zeros(values.shape, bool))
 
 
 def _pick(u: Array, size: int) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -14,12 +14,10 @@ from jaxtyping import Array, Bool, Float
 
 from amco_jax.alloc.cwa import positive
 from amco_jax.alloc.waterfill import MAX_INLINE
-from amco_jax.compile.wide import Wide
+from amco_jax.compile.fused import fusing
 
-MAX_SUMMED = 16
-"""Servers up to which unrolled sums over all prefixes are faster than steps from prefix to prefix"""
-_MAX_COUNTED = 512
-"""Servers up to which counting is faster than sorting on CPUs"""
+_MAX_FUSED = 16
+"""Servers up to which a kernel of a GPU, which has no loops that end early, sums up all prefixes"""
 
 
 def priced_support(
@@ -58,7 +56,8 @@ def priced_support(
     """
     chex.assert_equal_shape([wait, cost, price])
     least = jnp.min(wait)
-    cheapest = _cheapest_of_few if wait.shape[0] <= MAX_SUMMED else _cheapest_of_many
+    few = wait.shape[0] <= (_MAX_FUSED if fusing() else MAX_INLINE)
+    cheapest = _cheapest_of_few if few else _cheapest_of_many
     dearest, level, total = cheapest(wait - least, 1 / cost, price, jnp.asarray(limit) - least)
     return (wait - least < level) & (price <= dearest) & jnp.isfinite(total), total + least
 
@@ -92,107 +91,62 @@ def _cheapest_of_few(lead: Array, rate: Array, price: Array, limit: Array) -> tu
     return dearest, level, jnp.min(totals)
 
 
-class _Prefix(NamedTuple):
-    """The cheapest servers, filled to their level; the sums are over those that get work."""
+class _Sums(NamedTuple):
+    """Sums over the servers of a prefix that are not dry so far."""
 
-    length: Array
-    """The number of servers, dry ones included"""
-    in_reach: Array
-    """The number of servers of the fleet that wait less than the level"""
-    level: Array
-    dearest: Array
-    rate: Wide
-    filling: Wide
+    rate: Array
+    filling: Array
     """1 + Σ lead·rate, so that the level is this divided by the sum of rates"""
-    priced_rate: Wide
-    priced_filling: Wide
-
-    @property
-    def total(self) -> Array:
-        """What `_total` is."""
-        return self.level * (1 + self.priced_rate.high) - self.priced_filling.high
-
-    def plus(self, rate: Array, lead: Array, price: Array) -> _Prefix:
-        """The sums and the level with a server of this rate, or without it if the rate is negative."""
-        rates, filling = self.rate.add(rate), self.filling.add(rate * lead)
-        return self._replace(
-            # Rounding must not raise it again, since servers that are dry do not come back.
-            level=jnp.minimum(self.level, filling.high / rates.high),
-            rate=rates,
-            filling=filling,
-            priced_rate=self.priced_rate.add(rate * price),
-            priced_filling=self.priced_filling.add(rate * lead * price),
-        )
+    priced_rate: Array
+    priced_filling: Array
+    last: Array
+    """The longest wait of these servers"""
+    following: Array
+    """The least price beyond the prefix"""
 
 
 def _cheapest_of_many(lead: Array, rate: Array, price: Array, limit: Array) -> tuple[Array, Array, Array]:
-    """The same, in 2·B + 1 steps, each of which does the next of these:
+    """The same, from prefix to prefix, without sorting.
 
-    - Of the servers within reach of the level, the one that waits longest is dry, and leaves. Levels fall
-      from prefix to prefix, so that it will not come back.
-    - If it is not dry, the prefix is filled, and the next server in order of price joins.
-
-    The sums that servers join and leave are in two words, and so do not drift.
+    Levels fall from prefix to prefix, so that a server that is dry remains so. Each step computes the level
+    of the servers that are not dry so far. Either that leaves some of them dry, or the prefix is filled, and
+    the next one is due. There are thus fewer than 2·B steps.
     """
-    num_servers = price.shape[0]
     # Which prefix is the cheapest is piecewise constant, so it has no gradient.
-    *fixed, limit = lax.stop_gradient((price, lead, rate, limit))
-    by_price = _in_order(*fixed)
-    by_wait = _in_order(by_price[1], by_price[2], by_price[0], jnp.arange(num_servers))
+    *servers, limit = lax.stop_gradient((lead, rate, price, limit))
+    infinite, none = jnp.full((), jnp.inf, lead.dtype), jnp.zeros((), lead.dtype)
 
-    def step(_: Array, state: tuple[_Prefix, tuple[Array, ...]]) -> tuple[_Prefix, tuple[Array, ...]]:
-        prefix, best = state
-        last_lead, last_rate, last_price, place = (_at(values, prefix.in_reach - 1) for values in by_wait)
-        next_price, next_lead, next_rate = (_at(values, prefix.length) for values in by_price)
-        dry = (last_lead >= prefix.level) & (prefix.in_reach > 1)
-        better = ~dry & (prefix.level <= limit) & (prefix.total < best[0])
-        found = prefix.total, prefix.dearest, prefix.level
-        best = jax.tree.map(partial(jnp.where, better), found, best)
-        more = ~dry & (prefix.length < num_servers)
-        left, joined = dry & (place < prefix.length), more & (next_lead < prefix.level)
-        changed = prefix.plus(
-            jnp.where(left, -last_rate, jnp.where(joined, next_rate, 0)),
-            jnp.where(dry, last_lead, next_lead),
-            jnp.where(dry, last_price, next_price),
-        )
-        return changed._replace(
-            length=prefix.length + more,
-            in_reach=prefix.in_reach - dry,
-            dearest=jnp.where(more, next_price, prefix.dearest),
-        ), best
+    def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
+        dearest, bound, best = state
 
-    infinite, none = jnp.full((), jnp.inf, lead.dtype), Wide.zero(jnp.zeros((), lead.dtype))
-    empty = _Prefix(
-        length=jnp.int32(0), in_reach=jnp.int32(num_servers), level=infinite, dearest=infinite,
-        rate=none, filling=none.add(jnp.ones_like(infinite)), priced_rate=none, priced_filling=none,
-    )  # fmt: skip
-    start = empty, (infinite, infinite, infinite)
-    _, (total, dearest, level) = lax.fori_loop(0, 2 * num_servers + 1, step, start)
+        def add(sums: _Sums, server: list[Array]) -> tuple[_Sums, None]:
+            lead, rate, price = server
+            within = price <= dearest
+            wet = within & (lead < bound)
+            rate = jnp.where(wet, rate, 0)
+            return _Sums(
+                rate=sums.rate + rate,
+                filling=sums.filling + rate * lead,
+                priced_rate=sums.priced_rate + rate * price,
+                priced_filling=sums.priced_filling + rate * lead * price,
+                last=jnp.where(wet, jnp.maximum(sums.last, lead), sums.last),
+                following=jnp.where(within, sums.following, jnp.minimum(sums.following, price)),
+            ), None
+
+        # In one loop, as several sums, each with a loop of its own, would take twice as long.
+        sums, _ = lax.scan(add, _Sums(none, none + 1, none, none, none, infinite), servers)
+        level = sums.filling / positive(sums.rate)
+        filled = sums.last < level
+        total = level * (1 + sums.priced_rate) - sums.priced_filling
+        better = filled & (level <= limit) & (total < best[0])
+        best = jax.tree.map(partial(jnp.where, better), (total, dearest, level), best)
+        return jnp.where(filled, sums.following, dearest), jnp.minimum(bound, level), best
+
+    start = jnp.min(servers[2]), infinite, (infinite, infinite, infinite)
+    _, _, (total, dearest, level) = lax.while_loop(lambda state: jnp.isfinite(state[0]), step, start)
     taken = jnp.where((price <= dearest) & (lead < level), rate, 0)
     level = (1 + jnp.sum(taken * lead)) / positive(jnp.sum(taken))
     return dearest, level, jnp.where(jnp.isfinite(total), _total(level, lead, taken, price), jnp.inf)
-
-
-def _at(values: Array, index: Array) -> Array:
-    return values.at[index].get(mode="clip")
-
-
-def _in_order(keys: Array, *others: Array) -> tuple[Array, ...]:
-    """Arrays of equal length in the order of the first.
-
-    XLA sorts number by number on CPUs. To count how many keys are less than each takes more steps, but steps
-    of whole arrays: with 64 keys it is seven times as fast.
-    """
-    if keys.shape[0] > _MAX_COUNTED:
-        return lax.sort((keys, *others), num_keys=1, is_stable=False)
-    places = jnp.arange(keys.shape[0])
-
-    def count(place: Array, before: Array) -> Array:
-        return before + ((keys[place] < keys) | ((keys[place] == keys) & (place < places)))
-
-    target = lax.fori_loop(0, keys.shape[0], count, jnp.zeros_like(places))
-    source = jnp.zeros_like(places).at[target].set(places, mode="promise_in_bounds", unique_indices=True)
-    return tuple(values.at[source].get(mode="promise_in_bounds") for values in (keys, *others))
 
 
 def _total(level: Array, lead: Array, taken: Array, price: Array) -> Array:

@@ -69,19 +69,20 @@ def water_level(lead: Float[Array, " num_servers"], rate: Float[Array, " num_ser
     # Which servers stay dry is piecewise constant, so it has no gradient.
     fixed_lead, fixed_rate = lax.stop_gradient((lead, rate))
 
-    def drop(wet: Array) -> Array:
-        numerator, denominator = sums(wet, fixed_lead, fixed_rate)
-        return wet & (fixed_lead * denominator < numerator)  # lead < T, without a division
-
     wet, num_servers = jnp.ones(lead.shape, bool), lead.shape[0]
     if num_servers <= MAX_INLINE:
         for _ in range(num_servers - 1):  # each step drops at least one server, and one always remains
-            wet = drop(wet)
+            numerator, denominator = sums(wet, fixed_lead, fixed_rate)
+            wet = wet & (fixed_lead * denominator < numerator)  # lead < T, without a division
     else:
-        wet, _ = lax.while_loop(
-            lambda now_before: jnp.any(now_before[0] != now_before[1]),
-            lambda now_before: (drop(now_before[0]), now_before[0]),
-            (drop(wet), wet),
-        )
+
+        def lower(levels: tuple[Array, Array]) -> tuple[Array, Array]:
+            numerator, denominator = sums(fixed_lead < levels[0], fixed_lead, fixed_rate)
+            return numerator / positive(denominator), levels[0]
+
+        infinite = jnp.full((), jnp.inf, lead.dtype)
+        start = lower((infinite, infinite))
+        level, _ = lax.while_loop(lambda levels: levels[0] < levels[1], lower, start)
+        wet = fixed_lead < level
     numerator, denominator = sums(wet, lead, rate)
     return numerator / positive(denominator)

@@ -26,7 +26,8 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from amco_jax.compile.unroll import inner_program, scan_arity, unroll
+from amco_jax.compile.jaxprs import inner_program, scan_arity
+from amco_jax.compile.unroll import unroll
 from amco_jax.compile.views import VIEW_RULES, Row, View, is_packed, packed_words, stored_dtype
 
 LANES = 128

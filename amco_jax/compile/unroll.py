@@ -21,10 +21,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from amco_jax.compile.jaxprs import (
+    ELEMENTWISE,
+    bind,
+    closed,
+    evaluate,
+    inner_program,
+    scan_arity,
+    scan_options,
+)
 
 MAX_SIZE = 32
 """Larger arrays are not split, because code size and compile time grow with the number of elements."""
@@ -60,9 +69,9 @@ def unroll(fn: Callable) -> Callable:
 
     @functools.wraps(fn)
     def unrolled(*args):
-        closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(*args)
+        program, out_shape = jax.make_jaxpr(fn, return_shape=True)(*args)
         flat = [jnp.asarray(leaf) for leaf in jax.tree.leaves(args)]
-        outs = _evaluate(closed.jaxpr, closed.consts, [_split(x) for x in flat])
+        outs = _evaluate(program.jaxpr, program.consts, [_split(x) for x in flat])
         return jax.tree.unflatten(jax.tree.structure(out_shape), [_whole(out) for out in outs])
 
     return unrolled
@@ -100,19 +109,7 @@ def _whole(x: Any) -> Any:
 
 
 def _evaluate(jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
-    env: dict[Any, Any] = {}
-
-    def read(var):
-        if isinstance(var, jex.Literal):
-            return _split(np.asarray(var.val, var.aval.dtype))  # pyright: ignore
-        return env[var]
-
-    env.update(zip(jaxpr.constvars, (_split(c) for c in consts), strict=True))
-    env.update(zip(jaxpr.invars, args, strict=True))
-    for eqn in jaxpr.eqns:
-        outs = _apply(eqn, [read(v) for v in eqn.invars])
-        env.update(zip(eqn.outvars, outs, strict=True))
-    return [read(v) for v in jaxpr.outvars]
+    return evaluate(jaxpr, consts, args, _apply, _split)
 
 
 def _apply(eqn, args: list[Any]) -> list[Any]:
@@ -128,13 +125,11 @@ def _apply(eqn, args: list[Any]) -> list[Any]:
     small = all(0 < v.aval.size <= MAX_SIZE for v in eqn.outvars)
     if small and all(isinstance(a, _Split) for a in args):
         arrays = [a.scalars for a in args]
-        if name in _ELEMENTWISE:
+        if name in ELEMENTWISE:
             return [_Split(_elementwise(eqn, arrays))]
         if name in _RULES and (outs := _RULES[name](params, *arrays)) is not None:
             return [_Split(o) for o in outs]
-    outs = eqn.primitive.bind(*map(_whole, args), **params)
-    outs = outs if eqn.primitive.multiple_results else [outs]
-    return [_split(o) for o in outs]
+    return [_split(out) for out in bind(eqn, [_whole(a) for a in args])]
 
 
 def _elementwise(eqn, arrays: list[np.ndarray]) -> np.ndarray:
@@ -145,32 +140,9 @@ def _elementwise(eqn, arrays: list[np.ndarray]) -> np.ndarray:
     return _object_array(scalars, shape)
 
 
-def inner_program(eqn) -> jex.ClosedJaxpr | None:
-    """The jaxpr of a scan or a call, closed over its constants; JAX 0.11 stores one without constants."""
-    inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-    return None if inner is None or eqn.primitive.name not in _CALLS | {"scan"} else _closed(inner)
-
-
-def _closed(program) -> jex.ClosedJaxpr:
-    return program if isinstance(program, jex.ClosedJaxpr) else jex.ClosedJaxpr(program, ())
-
-
-def scan_arity(eqn) -> tuple[int, int]:
-    """The numbers of constants and carries of a scan; they precede the scanned inputs in this order."""
-    inner = inner_program(eqn)
-    assert inner is not None
-    # JAX 0.10 and 0.11 store these numbers differently; in both, only scanned arrays have an extra axis.
-    n_xs, n_ys = (
-        sum(outer.aval.ndim > step.aval.ndim for outer, step in zip(outside, inside, strict=True))
-        for outside, inside in ((eqn.invars, inner.jaxpr.invars), (eqn.outvars, inner.jaxpr.outvars))
-    )
-    n_carry = len(eqn.outvars) - n_ys
-    return len(eqn.invars) - n_carry - n_xs, n_carry
-
-
 def _scan(eqn, args: list[Any]) -> list[Any]:
     """A scan whose carry, inputs and outputs are split within a step; the scanned axis stays an axis."""
-    params, inner = eqn.params, inner_program(eqn)
+    inner = inner_program(eqn)
     assert inner is not None
     n_consts, n_carry = scan_arity(eqn)
     consts, carry, xs = args[:n_consts], args[n_consts : n_consts + n_carry], args[n_consts + n_carry :]
@@ -193,20 +165,19 @@ def _scan(eqn, args: list[Any]) -> list[Any]:
             return y
         if y.scalars.shape == ():
             return y.scalars.item()
-        return jnp.stack(list(y.scalars.flat), axis=1).reshape(params["length"], *y.scalars.shape)
+        return jnp.stack(list(y.scalars.flat), axis=1).reshape(eqn.params["length"], *y.scalars.shape)
 
     def body(carry, x):
         outs = _evaluate(inner.jaxpr, inner.consts, [*consts, *carry, *x])
         return outs[:n_carry], outs[n_carry:]
 
-    options = {k: params[k] for k in ("length", "reverse", "unroll")}
-    carry, ys = lax.scan(body, carry, [column_split(x) for x in xs], **options)
+    carry, ys = lax.scan(body, carry, [column_split(x) for x in xs], **scan_options(eqn))
     return [*carry, *map(column_join, ys)]
 
 
 def _while(params, args: list[Any]) -> list[Any]:
     """A loop whose carry is split."""
-    condition, body = _closed(params["cond_jaxpr"]), _closed(params["body_jaxpr"])
+    condition, body = closed(params["cond_jaxpr"]), closed(params["body_jaxpr"])
     n_condition, n_consts = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
     side_by_side = bool(condition.out_avals[0].shape)
 
@@ -236,7 +207,7 @@ def _cond(params, args: list[Any]) -> list[Any]:
 
         return run
 
-    return lax.switch(_whole(args[0]), [branch(_closed(each)) for each in params["branches"]], args[1:])
+    return lax.switch(_whole(args[0]), [branch(closed(each)) for each in params["branches"]], args[1:])
 
 
 # Rules on object arrays. ---------------------------------------------------------------------------
@@ -356,28 +327,6 @@ def _batcher_pairs(n: int) -> list[tuple[int, int]]:
         p //= 2
     return pairs
 
-
-_CALLS = {
-    "jit",
-    "pjit",
-    "closed_call",
-    "core_call",
-    "remat",
-    "checkpoint",
-    "custom_jvp_call",
-    "custom_vjp_call",
-}
-
-# fmt: off
-_ELEMENTWISE = {
-    "abs", "add", "and", "atan2", "cbrt", "ceil", "clamp", "clz", "convert_element_type", "copy",
-    "cos", "div", "eq", "erf", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow",
-    "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg",
-    "nextafter", "not", "or", "population_count", "pow", "rem", "round", "rsqrt", "select_n",
-    "shift_left", "shift_right_arithmetic", "shift_right_logical", "sign", "sin", "sqrt", "square",
-    "stop_gradient", "sub", "tan", "tanh", "xor",
-}
-# fmt: on
 
 _RULES: dict[str, Callable] = {
     "broadcast_in_dim": _broadcast_in_dim,

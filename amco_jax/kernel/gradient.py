@@ -22,6 +22,7 @@ from amco_jax.agents.policy import TaskView, per_slot
 from amco_jax.env import Background, Decision, Physics
 from amco_jax.errors import InputError, check_choice
 from amco_jax.kernel import Episode, Record, keep_nothing, rollout
+from amco_jax.kernel.slot import ways_to_scalarise
 from amco_jax.metrics import MAKESPAN, NUM_TASKS, Metric, Metrics
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key
@@ -126,7 +127,8 @@ def with_prices(
     def both(decision: Decision, view: TaskView) -> tuple[Array, Any]:
         return _set_of(decision, view), record(decision, view)
 
-    out = play(method=method, agent=agent, record=both, metrics=metrics)
+    way = ways_to_scalarise(shape.num_servers)[-1]
+    out = play(method=method, agent=agent, record=both, metrics=metrics, scalarise=way)
     sets, kept = out.decisions
 
     def total(background: Background) -> Array:

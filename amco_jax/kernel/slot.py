@@ -19,7 +19,9 @@ from jaxtyping import Array, Float, Int
 from amco_jax.agents.methods import Method
 from amco_jax.agents.policy import TaskView
 from amco_jax.compile.bounded import scan_first
-from amco_jax.compile.unroll import unroll
+from amco_jax.compile.fused import fuse_under_vmap, fusing
+from amco_jax.compile.lanes import lanes_last
+from amco_jax.compile.unroll import MAX_SIZE, unroll
 from amco_jax.env import (
     Background,
     Backlog,
@@ -52,7 +54,18 @@ Record = Callable[[Decision, TaskView], Any]
 
 
 Scalarise = Callable[[Callable], Callable]
-"""How the service of a slot becomes scalar code: by `unroll`, or by `fuse_under_vmap` as a kernel"""
+"""How the service of a slot becomes scalar code: by `unroll`; or, under a `vmap` over seeds and if it is not
+differentiated, by `lanes_last`, or by `fuse_under_vmap` as a kernel"""
+
+_MAX_UNROLLED = 8
+"""Servers up to which `unroll` is as fast as `lanes_last` on CPUs, and compiles as fast"""
+
+
+def ways_to_scalarise(num_servers: int) -> list[Scalarise]:
+    """The ways that suit the default device, the best one first; the last one always compiles."""
+    if fusing() and num_servers <= MAX_SIZE:
+        return [fuse_under_vmap, unroll]
+    return [lanes_last if jax.default_backend() == "cpu" and num_servers > _MAX_UNROLLED else unroll]
 
 
 def keep_nothing(decision: Decision, view: TaskView) -> None:
@@ -266,7 +279,8 @@ def slot_step(
     """The function that computes one slot, shared by all rollouts and trainings."""
 
     serve = functools.partial(_serve_slot, shape, method, record, metrics)
-    if shape.num_servers <= method.policy.max_unrolled:
+    # Beyond, code and compile time would grow with the number of scalars.
+    if shape.num_servers <= MAX_SIZE or scalarise is lanes_last:
         serve = scalarise(serve)
 
     def step(key, t, backlog, planned, arrived=None, background=None):

@@ -24,7 +24,7 @@ from amco_jax.compile.wide import Wide
 from amco_jax.env import Backlog, Physics
 from amco_jax.kernel import rollout, slot_step, tasks_of_slot
 from amco_jax.kernel.gradient import with_prices
-from amco_jax.kernel.slot import Scalarise, SlotStep
+from amco_jax.kernel.slot import Scalarise, SlotStep, ways_to_scalarise
 from amco_jax.metrics import (
     CURVE_METRICS,
     MAKESPAN,
@@ -229,7 +229,8 @@ def _learn_from_episode(
         with_prices, agent=first, record=learner.keep, metrics=tuple(dict.fromkeys((*metrics, *_OUTCOME)))
     )
     # One after the other, so that the seeds remain the last axis of all arrays.
-    beside = lax.map(lambda agent: play(rollout, agent=agent, metrics=_OUTCOME).totals, others)
+    way = ways_to_scalarise(num_servers)[-1]
+    beside = lax.map(lambda agent: play(rollout, agent=agent, metrics=_OUTCOME, scalarise=way).totals, others)
 
     def of_all(metric: Metric) -> Array:
         both = played.totals[metric.name], beside[metric.name]

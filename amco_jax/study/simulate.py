@@ -20,7 +20,7 @@ from amco_jax.compile.wide import on_host
 from amco_jax.env import Physics
 from amco_jax.identity import program_cache
 from amco_jax.kernel import Progress, rollout
-from amco_jax.kernel.slot import Scalarise
+from amco_jax.kernel.slot import Scalarise, ways_to_scalarise
 from amco_jax.metrics import EPISODE_METRICS, Metrics, columns
 from amco_jax.metrics.over_slots import Series
 from amco_jax.metrics.quantiles import KeptOnDevice, Values, is_exact, values_of
@@ -183,26 +183,21 @@ def block_program(shape: Shape, method: Method, metrics: Metrics, whole: bool, t
       `start_state`, with leaves `[blocks, lanes, ...]`. The values are those of metrics that are lists,
       `[blocks, steps, lanes, ...]`, where the steps are consecutive parts of the episode; see `of_episodes`.
     """
-    ways = [_SCAN]
-    if fusing():
-        if shape.num_servers <= method.policy.max_unrolled:
-            ways.insert(0, _SLOTS)
-        if _is_one_kernel(shape, method, whole):
-            ways.insert(0, _EPISODE)
+    ways = [_Way(None, way, ACCELERATOR_BLOCKS) for way in ways_to_scalarise(shape.num_servers)]
+    if fusing() and _is_one_kernel(shape, method, whole):
+        ways.insert(0, _EPISODE)
     programs = [_block_program(shape, method, metrics, whole, training, way) for way in ways]
     return first_that_compiles(method.name, programs)
 
 
 class _Way(NamedTuple):
-    """How a program runs on a GPU: what becomes one kernel, and how many blocks run in parallel."""
+    """How a program runs: what becomes scalar code, and how many blocks run in parallel on an accelerator."""
 
     episode: Scalarise | None
     slot: Scalarise
     blocks: int
 
 
-_SCAN = _Way(None, unroll, ACCELERATOR_BLOCKS)
-_SLOTS = _Way(None, fuse_under_vmap, ACCELERATOR_BLOCKS)
 # The GPU itself queues the blocks that it cannot run at the same time.
 _EPISODE = _Way(fuse_under_vmap, unroll, 2**16)
 

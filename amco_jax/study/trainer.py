@@ -15,11 +15,11 @@ from jax import lax
 from amco_jax.agents.learner import EpisodeLearner
 from amco_jax.agents.methods import Method
 from amco_jax.compile.fallback import first_that_compiles
-from amco_jax.compile.fused import fuse_under_vmap, fusing
 from amco_jax.compile.unroll import unroll
 from amco_jax.compile.wide import on_host
 from amco_jax.errors import InputError
 from amco_jax.identity import program_cache
+from amco_jax.kernel.slot import ways_to_scalarise
 from amco_jax.kernel.training import Curve, Hyper, start_training, train_episode
 from amco_jax.metrics import KEYS, Metrics, columns, columns_of, row_names
 from amco_jax.params import Shape
@@ -247,7 +247,8 @@ def _programs(shape: Shape, method: Method, rows: int, metrics: Metrics) -> _Pro
         of_agent = partial(learner.deployed, hyper.settings, params)
         return jax.vmap(jax.vmap(of_agent))(state.learnt)
 
-    ways = [fuse_under_vmap, unroll] if fusing() and not isinstance(learner, EpisodeLearner) else [unroll]
+    # Learners of whole episodes choose for each of their own programs.
+    ways = [unroll] if isinstance(learner, EpisodeLearner) else ways_to_scalarise(shape.num_servers)
     at_once = max(_ACCELERATOR_SEEDS // learner.seeds_per_block, 1)  # a user's learner may have larger blocks
     mapped = partial(over_blocks, accelerator_blocks=at_once)
     trained = first_that_compiles(

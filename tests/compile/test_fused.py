@@ -20,6 +20,7 @@ from amco_jax.agents.methods import get_method
 from amco_jax.compile import fused
 from amco_jax.compile.fused import LANES, fuse, fuse_under_vmap
 from amco_jax.env import UNIFIED
+from amco_jax.kernel import slot
 from amco_jax.metrics import EPISODE_METRICS
 from amco_jax.scenario import Scenario
 from amco_jax.scenario.presets import PRESETS
@@ -41,7 +42,7 @@ def metrics_of(scenarios, method: str, num_seeds: int) -> dict[str, np.ndarray]:
 def interpreted(monkeypatch) -> None:
     """Have episodes simulated, and agents trained, by interpreted kernels."""
     forget_programs()
-    for each in (module, trainer):
+    for each in (module, slot):
         monkeypatch.setattr(each, "fusing", lambda: True)
     monkeypatch.setattr(fused, "fuse", INTERPRETED)
 
@@ -128,7 +129,8 @@ def test_episode_is_one_kernel_on_cuda(method, changes, monkeypatch):
     ],
 )
 def test_slot_is_one_kernel_on_cuda(method, changes, monkeypatch):
-    lowered = lowered_for_cuda(Scenario(**changes), method, module._SLOTS, monkeypatch)
+    way = module._Way(None, fuse_under_vmap, module.ACCELERATOR_BLOCKS)
+    lowered = lowered_for_cuda(Scenario(**changes), method, way, monkeypatch)
     assert lowered.count("custom_call @mosaic_gpu") == 1
     assert lowered.count("stablehlo.while") == 1  # over slots
 

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from amco_jax.agents.methods import METHODS, Method
+from amco_jax.compile.unroll import unroll
 from amco_jax.compile.wide import on_host
 from amco_jax.env import UNIFIED, Physics, Task
 from amco_jax.kernel import Episode, rollout
+from amco_jax.kernel.slot import Scalarise
 from amco_jax.params import Params, Shape
 from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario
@@ -26,7 +28,13 @@ OPTIMAL = METHODS["optimal"]
 
 
 def episode(
-    shape: Shape, method: Method, params: Params, physics: Physics, seed: Any, policy_seed: Any
+    shape: Shape,
+    method: Method,
+    params: Params,
+    physics: Physics,
+    seed: Any,
+    policy_seed: Any,
+    scalarise: Scalarise = unroll,
 ) -> Episode:
     """Run one episode with everything recorded."""
     workload = bernoulli(params, shape.max_tasks, seed)
@@ -40,6 +48,7 @@ def episode(
         key=key,
         record=lambda decision, _: decision,
         keep_queues=True,
+        scalarise=scalarise,
     )
 
 

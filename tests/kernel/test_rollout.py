@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import pytest
 from helpers.episodes import OPTIMAL, SMALL, episode, run
 
 from amco_jax.agents.methods import METHODS, Method
+from amco_jax.compile.unroll import unroll
 from amco_jax.compile.wide import on_host
 from amco_jax.env import UNIFIED, Physics
 from amco_jax.kernel import Episode
@@ -66,16 +67,17 @@ def test_a_lane_does_not_see_its_neighbours():
 
 @pytest.mark.parametrize("method", ["optimal", "two-choices"])
 def test_unrolling_changes_nothing(method: str):
-    unrolled = METHODS[method]
-    policy = dataclasses.replace(unrolled.policy, max_unrolled=SMALL.num_servers - 1)
-    plain = dataclasses.replace(unrolled, policy=policy)
+    def plain(fn: Callable) -> Callable:
+        return fn
 
-    def program(method: Method) -> str:
-        return str(jax.make_jaxpr(functools.partial(episode, SMALL.shape(), method))(*arguments))
-
+    ways = [
+        functools.partial(episode, SMALL.shape(), METHODS[method], scalarise=way) for way in (plain, unroll)
+    ]
     arguments = SMALL.params(), UNIFIED, np.uint32(5), np.uint32(0)
-    assert program(plain) != program(unrolled)
-    assert_same(run(plain, seed=5), run(unrolled, seed=5), rtol=1e-5)
+    programs = [str(jax.make_jaxpr(way)(*arguments)) for way in ways]
+    assert programs[0] != programs[1]
+    found, expected = (on_host(jax.jit(way)(*arguments)) for way in ways)
+    assert_same(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["optimal", "randcoedge"])
