@@ -100,12 +100,12 @@ def comparisons(studies: Sequence[SavedStudy], baselines: Sequence[str] = ()) ->
       InputError: a study has none of `baselines`.
     """
     frames = [_compare(study, baselines_of(study, baselines)) for study in studies]
-    # The empty frame of a study with one method would turn the numbers of the others into objects.
+    # The empty frame of a study with one method would turn the counts of the others into objects.
     frame = pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
     pair = _pairs(frame)
     first = ~pair.duplicated()
     corrected = dict(zip(pair[first], holm(frame.loc[first, "p"].to_numpy(np.float64)), strict=True))
-    return frame.assign(p_holm=[corrected[p] for p in pair])
+    return frame.assign(p_holm=np.array([corrected[p] for p in pair], np.float64))
 
 
 def distinct(compared: pd.DataFrame) -> pd.DataFrame:
@@ -139,9 +139,12 @@ def _compare(study: SavedStudy, baselines: Sequence[str]) -> pd.DataFrame:
                 counts = (int(pairs.seeds[place]), int(pairs.clusters[place]))
                 rows.append((*names, *counts, *numbers[place], p[place]))
     names = ["study", "condition", "metric", "method", "baseline", "n_seeds", "n_clusters"]
+    measured = []
     for name in ("reduction", "difference", "improvement"):
-        names += [name, f"{name}_low", f"{name}_high"]
-    return _in_order(study, pd.DataFrame(rows, columns=[*names, "p"]), names)
+        measured += [name, f"{name}_low", f"{name}_high"]
+    measured += ["p"]
+    frame = pd.DataFrame(rows, columns=[*names, *measured])  # without rows, of objects
+    return _in_order(study, frame.astype(dict.fromkeys(measured, np.float64)), names)
 
 
 def pairs_of(

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.command_lines import command
+from helpers.drawn_studies import study_of
 from helpers.tiny_training import Script
 
 from amco_jax.errors import InputError
@@ -150,6 +151,20 @@ def test_p_values_are_corrected_over_all_distinct_tests_of_the_report(saved: lis
     assert all(len(rows) == 2 and rows["p_holm"].nunique(dropna=False) == 1 for _, rows in mirrored)
     single = frame.drop(index=both.index[both["method"] == "optimal"])
     np.testing.assert_array_equal(single["p_holm"], holm(single["p"].to_numpy(float)))
+
+
+@pytest.mark.parametrize(("methods", "seeds"), [(["optimal"], 12), (["optimal", "randcoedge", "local"], 1)])
+def test_sweeps_of_one_method_or_one_seed_have_reports(methods: list[str], seeds: int, tmp_path: Path):
+    makespans = {
+        (value, method): [value * (1 + place) * (1 + seed) for seed in range(seeds)]
+        for value in (0.3, 0.6)
+        for place, method in enumerate(methods)
+    }
+    report = make_report([study_of(makespans)])
+    write_report(report, tmp_path, FORMATS)
+    numbers = report.compared.drop(columns=["study", "condition", "metric", "method", "baseline"])
+    assert set(numbers.drop(columns=["n_seeds", "n_clusters"]).dtypes) == {np.dtype(np.float64)}
+    assert "nan" not in (tmp_path / "report.md").read_text()
 
 
 def test_asked_baselines_are_the_only_ones(saved: list[Path]):
