@@ -132,7 +132,9 @@ def aggregate_interval(
         raise InputError(f"costs: shapes {shapes}; legal: the same scenarios for all")
     estimate = aggregate(*arrays)
     if seeds == 1:
-        unknown = np.full_like(estimate, np.nan)[()]  # a scalar, as the estimate is, and no array without axes
+        unknown = np.full_like(estimate, np.nan)[
+            ()
+        ]  # a scalar, as the estimate is, and no array without axes
         return Interval(estimate, unknown, unknown)
 
     def counts_of_seeds() -> np.ndarray:
