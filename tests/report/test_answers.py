@@ -218,7 +218,7 @@ def test_every_format_begins_with_the_answer(tmp_path: Path):
     assert markdown.index(answer) < markdown.index("Before you believe") < markdown.index("study in full")
     (overall,) = report.overall
     for text in (page, markdown):
-        assert "Mean makespan per task over all 2 scenarios of study" in text
+        assert "Mean makespan per task over both scenarios of study" in text
         assert overall.answer in text
     assert (tmp_path / "overall.tex").exists()
     assert (tmp_path / "overall.pdf").exists()
