@@ -248,18 +248,18 @@ def comparison_table(study: SavedStudy, column: Column, compared: pd.DataFrame) 
     rows = []
     of_study = compared.loc[(compared["study"] == study.name) & (compared["metric"] == column.name)]
     unit, scale = _SMALL.get(column.unit, (column.unit, 1.0))
-    digits = 2 if unit else 4
     for r in of_study.to_dict("records"):
         share, difference, percent = (
             [factor * r[f"{name}{end}"] for end in ("", "_low", "_high")]
             for name, factor in (("improvement", 1), ("difference", scale), ("reduction", 100))
         )
+        digits = digits_of_interval(*difference, digits=2 if unit else 4)
         rows.append(
             [
                 Cell(str(r["condition"]), _number(r["condition"])),
                 Cell(shown_name(r["method"])), Cell(shown_name(r["baseline"])),
                 Cell(_clusters(r)), Cell(bracket(*percent), percent[0]),
-                Cell(bracket(*difference, digits=shown_digits(*difference, digits=digits)), difference[0]),
+                Cell(bracket(*difference, digits=digits), difference[0]),
                 Cell(bracket(*share, digits=3), share[0]), Cell(_p(r["p_holm"]), r["p_holm"]),
             ]
         )  # fmt: skip

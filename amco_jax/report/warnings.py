@@ -85,8 +85,8 @@ def _unclear(studies: Sequence[SavedStudy], compared: pd.DataFrame) -> list[str]
     found = {
         f"cannot be told from chance (corrected p of {SIGNIFICANT} or more); their intervals say how large a "
         "difference may be.": chance,
-        "found no difference at all: the two methods have the same result on every seed.": same,
-        "had a single seed, stretch or batch to go by, so that nothing says what is chance.": alone,
+        "found no difference at all: both methods have the same result on every seed.": same,
+        "could use only a single seed, or stretch of a log, which gives no interval.": alone,
     }
     number = counted(len(tests), "comparison")
     counts = {ending: int(np.count_nonzero(which)) for ending, which in found.items()}
@@ -160,8 +160,8 @@ def _seed_warnings(study: SavedStudy) -> dict[Kind, list[str]]:
         found.append(
             "the episodes of training are stretches of one log that overlap, so seeds share requests."
         )
-    short = _listed({method: f"{needed} (here {n})" for method, (needed, n) in wanted.items()})
-    precision = f"for means to ± 1 % it takes more {unit}, up to {short}."
+    short = (f"{needed} with {in_words(method)} (here {n})" for method, (needed, n) in wanted.items())
+    precision = f"for means to ± 1 % it takes more {unit}: up to {joined(short)}."
     return {Kind.SEEDS: found, Kind.PRECISION: [precision] if wanted else []}
 
 
@@ -169,7 +169,7 @@ def _workload_warnings(study: SavedStudy) -> list[str]:
     """Caveats about loads at which methods cannot differ or no steady state exists."""
     found = []
     names = [column.name for column in study.columns]
-    if MISS_RATE.name in names and (study.results[MISS_RATE.name].max() == 0):
+    if MISS_RATE.name in names and np.fmax.reduce(np.asarray(study.results[MISS_RATE.name])) == 0:
         found.append("no task missed its deadline, so the miss rate cannot separate the methods.")
     if SATURATION.name in names and (where := _saturated(study)):
         found.append(
