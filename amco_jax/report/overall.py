@@ -43,7 +43,8 @@ _LEVELS = 61
 OVERALL_NOTE = (
     "The cost of a method on a seed in a scenario is its metric relative to the reference's on the same seed "
     "in the same scenario, so that less than 1 is better. The interquartile mean is that of the middle half "
-    "of all costs. 95 % intervals by the percentile bootstrap, which resamples seeds as wholes."
+    "of all costs, and a tie counts half in a probability. 95 % intervals by the percentile bootstrap, which "
+    "resamples seeds as wholes."
 )
 
 
@@ -105,7 +106,7 @@ class Overall:
         none = f"no method has a clearly better {self.column.label} than {reference}, the reference"
         if math.isnan(best[0]["iqm_low"]):
             none = f"with fewer than two seeds there are no intervals, so that {none}"
-        if all(row["iqm_low"] == row["iqm_high"] == 1 for row in best):
+        if all(row["iqm_low"] == row["iqm_high"] == 1 and row["p"] == 0.5 for row in best):
             return f"{capitalised(none)}, which is equalled by {names}"
         return f"{capitalised(none)}. The best of the others {'is' if len(best) == 1 else 'are'} {names}"
 
