@@ -14,6 +14,7 @@ from amco_jax.agents.methods import BOUND, REFERENCES
 from amco_jax.errors import InputError
 from amco_jax.metrics import TASK, Column, Shown, shown_in
 from amco_jax.report.names import paper_name
+from amco_jax.report.rounding import shown_digits
 from amco_jax.report.studies import SavedStudy
 from amco_jax.stats import (
     Interval,
@@ -100,12 +101,12 @@ def comparisons(studies: Sequence[SavedStudy], baselines: Sequence[str] = ()) ->
       InputError: a study has none of `baselines`.
     """
     frames = [_compare(study, baselines_of(study, baselines)) for study in studies]
-    # The empty frame of a study with one method would turn the numbers of the others into objects.
+    # The empty frame of a study with one method would turn the counts of the others into objects.
     frame = pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
     pair = _pairs(frame)
     first = ~pair.duplicated()
     corrected = dict(zip(pair[first], holm(frame.loc[first, "p"].to_numpy(np.float64)), strict=True))
-    return frame.assign(p_holm=[corrected[p] for p in pair])
+    return frame.assign(p_holm=np.array([corrected[p] for p in pair], np.float64))
 
 
 def distinct(compared: pd.DataFrame) -> pd.DataFrame:
@@ -139,9 +140,12 @@ def _compare(study: SavedStudy, baselines: Sequence[str]) -> pd.DataFrame:
                 counts = (int(pairs.seeds[place]), int(pairs.clusters[place]))
                 rows.append((*names, *counts, *numbers[place], p[place]))
     names = ["study", "condition", "metric", "method", "baseline", "n_seeds", "n_clusters"]
+    measured = []
     for name in ("reduction", "difference", "improvement"):
-        names += [name, f"{name}_low", f"{name}_high"]
-    return _in_order(study, pd.DataFrame(rows, columns=[*names, "p"]), names)
+        measured += [name, f"{name}_low", f"{name}_high"]
+    measured += ["p"]
+    frame = pd.DataFrame(rows, columns=[*names, *measured])  # without rows, of objects
+    return _in_order(study, frame.astype(dict.fromkeys(measured, np.float64)), names)
 
 
 def pairs_of(
@@ -177,21 +181,20 @@ def comparable(study: SavedStudy, column: Column, estimated: pd.DataFrame) -> di
       Estimates in the unit of the metric.
     """
     return {
-        condition: _on_same_episodes(
-            study, column, condition, {method: row["estimate"] for method, row in rows.items()}
-        )
+        condition: _on_same_episodes(study, column, condition, rows)
         for condition, rows in estimates_of(estimated, column).items()
     }
 
 
 def _on_same_episodes(
-    study: SavedStudy, column: Column, condition: Any, values: dict[str, float]
+    study: SavedStudy, column: Column, condition: Any, rows: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, float]:
     """The estimates of one condition as `comparable` gives them."""
+    values = {method: row["estimate"] for method, row in rows.items()}
     known = [method for method, value in values.items() if method not in REFERENCES and not math.isnan(value)]
     sizes = {method: len(study.groups[method, condition].seed) for method in known}
     complete = [method for method in known if sizes[method] == max(sizes.values())]
-    best = (best_of(column, {method: values[method] for method in complete}) or complete)[:1]
+    best = (best_of(column, {method: values[method] for method in complete}, rows) or complete)[:1]
     changed = dict(values)
     for method, anchor in itertools.product([method for method in known if method not in complete], best):
         if found := pairs_of(study, method, anchor, [condition]):
@@ -202,29 +205,35 @@ def _on_same_episodes(
 
 def winners_of(study: SavedStudy, column: Column, estimated: pd.DataFrame) -> dict[Any, list[str]]:
     """The best methods by a metric under each condition, see `best_of`, judged on the same episodes."""
-    found = comparable(study, column, estimated)
-    return {condition: best_of(column, found.get(condition, {})) for condition in study.conditions}
+    values, rows = comparable(study, column, estimated), estimates_of(estimated, column)
+    return {c: best_of(column, values.get(c, {}), rows.get(c, {})) for c in study.conditions}
 
 
-def best_of(column: Column, estimates: Mapping[str, float]) -> list[str]:
+def best_of(
+    column: Column, estimates: Mapping[str, float], rows: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
     """The methods whose estimates are the best when rounded to what tables show of them.
 
-    That is four digits after the point, or six of a value below 0.001, such as the rate of a rare miss.
+    If tables show two of them with different numbers of digits, the larger number counts.
 
     Args:
-      estimates: the estimate of each method, see `comparable`; `REFERENCES` count only if there is nothing
-        else.
+      estimates: the estimate of each method, see `comparable`; `REFERENCES` do not count.
+      rows: the rows of `means` of the methods, whose intervals determine the digits.
 
     Returns:
       An empty list if all estimates are equal, or if the metric has no better direction.
     """
-    some = {method: value for method, value in estimates.items() if method not in REFERENCES} or estimates
-    digits = {method: 4 if abs(value) >= 1e-3 else 6 for method, value in some.items()}
-    rounded = {m: round(value, digits[m]) for m, value in some.items() if not math.isnan(value)}
-    if len(set(rounded.values())) < 2 or column.better is None:
+    some = {m: value for m, value in estimates.items() if m not in REFERENCES and not math.isnan(value)}
+    if not some or column.better is None:
         return []
-    best = (min if column.better == "lower" else max)(rounded.values())
-    return [method for method, value in rounded.items() if value == best]
+    digits = {m: shown_digits(*(rows[m][name] for name in ("estimate", "ci_low", "ci_high"))) for m in some}
+    first = (min if column.better == "lower" else max)(some, key=lambda method: some[method])
+    best = []
+    for method, value in some.items():
+        finer = max(digits[method], digits[first])
+        if round(value, finer) == round(some[first], finer):
+            best.append(method)
+    return best if len(best) < len(some) else []
 
 
 def above_bound(study: SavedStudy, column: Column) -> dict[str, dict[Any, Interval]]:

@@ -16,14 +16,13 @@ from amco_jax.metrics import Column, Shown, is_usual, shown_in
 from amco_jax.report.analysis import (
     above_bound,
     baselines_of,
-    best_of,
     change_in_training,
     comparable,
     estimates_of,
     pairs_of,
     winners_of,
 )
-from amco_jax.report.names import capitalised, in_words, joined
+from amco_jax.report.names import all_of, capitalised, counted, in_words, joined
 from amco_jax.report.rankings import reversal_of
 from amco_jax.report.studies import LAST_EPISODES, SavedStudy
 from amco_jax.report.tables import bracket, estimate_text, interval_text, small_unit
@@ -45,8 +44,9 @@ def summary_of(study: SavedStudy) -> str:
     manifest = study.manifest
     physics = manifest["physics"]
     physics = physics if isinstance(physics, str) else " and ".join(physics)
-    seeds = "tuning seeds" if study.kind == "tune" else "seeds"
-    size = f"{manifest['num_seeds']} {seeds} from {manifest['first_seed']} on"
+    seed = "tuning seed" if study.kind == "tune" else "seed"
+    number, first = manifest["num_seeds"], manifest["first_seed"]
+    size = f"{seed} {first} alone" if number == 1 else f"{counted(number, seed)} from {first} on"
     return f"{_KINDS[study.kind].summary(study)}; {size}; {physics} physics."
 
 
@@ -54,7 +54,7 @@ def answer_of(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[st
     """The paragraph that answers the question of a study.
 
     Differences between methods are paired, on the episodes that both have, and come with 95 % intervals. If
-    an interval contains 0, the methods are called not clearly different.
+    an interval contains 0, or if there is none, the methods are called not clearly different.
 
     Args:
       estimated: `analysis.means` of the study.
@@ -64,20 +64,28 @@ def answer_of(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[st
     if all(math.isnan(row["estimate"]) for row in rows):
         return _NO_TASKS
     sentences = _KINDS[study.kind].answer(study, estimated, baselines_of(study, baselines))
-    return " ".join(filter(None, [*sentences, *_agreement(study, estimated), reversal_of(study)]))
+    sentences += [*_agreement(study, estimated), reversal_of(study)]
+    if all(row["n_clusters"] < 2 for row in rows):
+        unit = study.cluster_name
+        sentences.append(
+            f"With fewer than two {unit} there are no intervals, so that no difference is clear."
+        )
+    return " ".join(filter(None, sentences))
 
 
 def _of_sweep(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
     column, condition = study.first, study.example
     winners = winners_of(study, column, estimated)
-    sentences = [f"{_at(study, condition)}, {_best(study, condition, estimated, baselines[0])}."]
+    best = _best(study, condition, estimated, winners[condition], baselines[0])
+    sentences = [f"{_at(study, condition)}, {best}."]
     sentences += _above_bound(study, column, condition, winners[condition])
     if len(winners) > 1:
         runs = [
             (names, [c for c, _ in run]) for names, run in itertools.groupby(winners.items(), lambda x: x[1])
         ]
-        if len(runs) == 1 and runs[0][0]:
-            sentences.append(f"The same is best at all {len(winners)} values.")
+        if len(runs) == 1 and (names := runs[0][0]):
+            verb = "is" if len(names) == 1 else "are"
+            sentences.append(f"The same {verb} best at {all_of(len(winners), 'value')}.")
         elif any(names for names, _ in runs):
             where = [f"{_named(names) or 'none'} {_range(places)}" for names, places in runs]
             sentences.append(f"Best over the sweep: {'; '.join(where)}.")
@@ -89,8 +97,11 @@ def _above_bound(study: SavedStudy, column: Column, condition: Any, best: Sequen
     found = above_bound(study, column).get(best[0], {}) if best else {}
     if condition not in found:
         return []
-    share = bracket(*(100 * float(bound) for bound in found[condition]), digits=1)
-    return [f"That is at most {_in_percent(share)} above the optimum, as no method is below the bound."]
+    share = _in_percent(bracket(*(100 * float(bound) for bound in found[condition]), digits=1))
+    return [
+        f"The {column.label} with {in_words(best[0])} is at most {share} above what any method could reach, "
+        "as no method is below the lower bound."
+    ]
 
 
 def _of_method(
@@ -146,8 +157,10 @@ def _of_tuning(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[s
     ]
     if others:
         unclear = [m for m in others if not _change(_paired(study, column, condition, m, best)[0])]
-        which = f"{len(unclear)} of the {len(others)} others are not"
-        if len(unclear) in (0, len(others)):
+        which = f"{len(unclear)} of the {len(others)} others {'are' if len(unclear) > 1 else 'is'} not"
+        if len(others) == 1:
+            which = f"The other is{' not' * len(unclear)}"
+        elif len(unclear) in (0, len(others)):
             which = f"{'None' if unclear else 'Each'} of the {len(others)} others is"
         sentences.append(f"{which} clearly different from it.")
         sentences.append(
@@ -201,8 +214,7 @@ class _Kind(NamedTuple):
 
 
 def _values(study: SavedStudy) -> str:
-    count = len(study.conditions)
-    return f"{study.axis_label}, {count} value{'s' * (count > 1)}"
+    return f"{study.axis_label}, {counted(len(study.conditions), 'value')}"
 
 
 _KINDS = {
@@ -235,21 +247,33 @@ _KINDS = {
 }
 
 
-def _best(study: SavedStudy, condition: Any, estimated: pd.DataFrame, baseline: str) -> str:
-    """A clause that names the best methods and compares them with the next best and with a baseline."""
+def _best(
+    study: SavedStudy, condition: Any, estimated: pd.DataFrame, best: Sequence[str], baseline: str
+) -> str:
+    """A clause that names the best methods, if any, and compares them with the next best and a baseline."""
     column = study.first
     rows = estimates_of(estimated, column).get(condition, {})
-    values = comparable(study, column, estimated).get(condition, {})
-    best = best_of(column, values)
     if not best:
-        return f"no method has a better {column.label} than another"
+        return _without_best(column, rows)
     text = f"the {column.label} is {_extreme(column)} with {_named(best)}, {_value(column, rows[best[0]])}"
+    values = comparable(study, column, estimated).get(condition, {})
     others = {m: "the next best" for m in _ranked(column, values) if m not in best}
     asked = dict(itertools.islice(others.items(), 1))
     if baseline in others and baseline not in asked:
         asked[baseline] = "the baseline"
     contrasts = [f"{_contrast(study, column, condition, best[0], m)}, {what}" for m, what in asked.items()]
     return f"{text}: {joined(contrasts, ', and ')}"
+
+
+def _without_best(column: Column, rows: Mapping[str, dict[str, Any]]) -> str:
+    """A clause about methods of which none is best: the value of the only one, or that they are equal."""
+    some = [method for method, row in rows.items() if not math.isnan(row["estimate"])]
+    some = [method for method in some if method not in REFERENCES] or some
+    if not some:
+        return f"no method has a {column.label}"
+    if len(some) == 1:
+        return f"the {column.label} with {in_words(some[0])} is {_value(column, rows[some[0]])}"
+    return f"no method has a better {column.label} than another"
 
 
 def _agreement(study: SavedStudy, estimated: pd.DataFrame) -> list[str]:
@@ -315,30 +339,29 @@ def _contrast(study: SavedStudy, column: Column, condition: Any, method: str, ot
     relative, absolute = _paired(study, column, condition, method, other)
     if relative is None or absolute is None:
         return f"no episodes in common with {named}"
-    if math.isnan(relative.estimate):  # the other's mean is 0
+    if math.isnan(relative.low):  # as where the other's mean may be 0
         if clearly := _sign(absolute):
             return f"{_sized(absolute, 1, 4)} {column.unit} {clearly} than with {named}".replace("  ", " ")
-        return f"not clearly different from that with {named}"
-    if change := _change(relative):
+    elif change := _change(relative):
         return f"{change} than with {named}"
-    if relative.low == relative.high == 0:
+    elif relative.low == relative.high == 0:
         return f"the same as with {named}"
+    unclear = f"not clearly different from that with {named}"
     value, low, high = (100 * float(bound) for bound in relative)
-    return f"not clearly different from that with {named} ({_in_percent(bracket(value, low, high, 1))})"
+    return unclear if math.isnan(value) else f"{unclear} ({_in_percent(bracket(value, low, high, 1))})"
 
 
 def _change(relative: Interval | None) -> str:
-    """A relative change in words, such as `2.5 % [2.4, 2.6] lower`; empty if its interval contains 0."""
+    """A relative change in words, such as `2.5 % [2.4, 2.6] lower`; empty unless it is clear."""
     if relative is None or not (how := _sign(relative)):
         return ""
     return f"{_in_percent(_sized(relative, 100, 1))} {how}"
 
 
 def _sign(change: Interval) -> str:
-    value, low, high = map(float, change)
-    if math.isnan(value) or value == 0 or low <= 0 <= high:
-        return ""
-    return "lower" if value < 0 else "higher"
+    """The direction of a change; empty if its interval contains 0, or if there is none."""
+    _, low, high = map(float, change)
+    return "lower" if high < 0 else "higher" if low > 0 else ""
 
 
 def _sized(change: Interval, scale: float, digits: int) -> str:
@@ -358,8 +381,7 @@ def _value(column: Column, row: dict[str, Any]) -> str:
 
 def _ranked(column: Column, estimates: Mapping[str, float]) -> list[str]:
     """The methods that have an estimate, the best first, or the lowest if no direction is better."""
-    some = {m: value for m, value in estimates.items() if not math.isnan(value)}
-    some = {m: value for m, value in some.items() if m not in REFERENCES} or some
+    some = {m: value for m, value in estimates.items() if m not in REFERENCES and not math.isnan(value)}
     return sorted(some, key=lambda method: some[method], reverse=column.better == "higher")
 
 

@@ -40,6 +40,16 @@ def joined(parts: Iterable[str], last: str = " and ") -> str:
     return f"{', '.join(some)}{last}{end}" if some else end
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, whose plural ends in s: `1 seed`, `2 seeds`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def all_of(number: int, noun: str) -> str:
+    """All of several things: `both values`, `all 3 values`."""
+    return f"both {noun}s" if number == 2 else f"all {counted(number, noun)}"
+
+
 def capitalised(text: str) -> str:
     """The text with a capital first letter and all others as they are, for the beginning of a sentence."""
     return f"{text[:1].upper()}{text[1:]}"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from amco_jax.agents.methods import REFERENCES
 from amco_jax.metrics import Column, Shown, shown_in
 from amco_jax.report.analysis import BOOTSTRAP_SEED, baselines_of, pairs_of
 from amco_jax.report.figures import profile_figure
-from amco_jax.report.names import capitalised, in_words, shown_name
+from amco_jax.report.names import all_of, capitalised, in_words, joined, shown_name
 from amco_jax.report.pictures import DISTINCT_CURVES
 from amco_jax.report.studies import SavedStudy
 from amco_jax.report.tables import Cell, Table, bracket
@@ -41,7 +43,8 @@ _LEVELS = 61
 OVERALL_NOTE = (
     "The cost of a method on a seed in a scenario is its metric relative to the reference's on the same seed "
     "in the same scenario, so that less than 1 is better. The interquartile mean is that of the middle half "
-    "of all costs. 95 % intervals by the percentile bootstrap, which resamples seeds as wholes."
+    "of all costs, and a tie counts half in a probability. 95 % intervals by the percentile bootstrap, which "
+    "resamples seeds as wholes."
 )
 
 
@@ -67,26 +70,55 @@ class Overall:
     profiles: pd.DataFrame
     """The performance profiles, with columns method, level, share (of the seeds and scenarios whose cost is
     at most the level), share_low and share_high (95 %)"""
+    left_out: tuple[str, ...] = ()
+    """The methods that have no cost, as no seed has one in every scenario"""
 
     @property
     def title(self) -> str:
         """The heading, which says what the aggregates are over."""
-        of = f"all {self.num_scenarios} scenarios of {', '.join(self.studies)}"
+        of = f"{all_of(self.num_scenarios, 'scenario')} of {', '.join(self.studies)}"
         return f"{capitalised(self.column.label)} over {of}"
 
     @property
     def answer(self) -> str:
-        """A sentence about the best method."""
-        best: dict[str, Any] = self.methods.iloc[0].to_dict()
-        iqm, p = (
-            bracket(*(best[f"{name}{end}"] for end in ("", "_low", "_high")), digits=3)
-            for name in ("iqm", "p")
+        """Sentences about the best methods, and about those that are left out."""
+        rows: list[dict[str, Any]] = self.methods.to_dict("records")
+        rows = [row for row in rows if row["method"] not in REFERENCES]
+        if not rows:
+            return f"There is no method to compare with {in_words(self.reference)}."
+        best = [
+            row
+            for row in rows
+            if _number(row, "iqm") == _number(rows[0], "iqm") and _is_better(row) == _is_better(rows[0])
+        ]
+        iqm, p = (joined(dict.fromkeys(_text(row, name) for row in best)) for name in ("iqm", "p"))
+        numbers = (
+            f"the interquartile mean of the cost is {iqm}, and the probability of being better on the same "
+            f"seed is {p}."
         )
-        return (
-            f"Relative to {in_words(self.reference)}, the {self.column.label} is best with "
-            f"{in_words(best['method'])}: its cost "
-            f"has an interquartile mean of {iqm}; it is better on the same seed with a probability of {p}."
-        )
+        return " ".join([f"{self._best(best)}: {numbers}", *self._without()])
+
+    def _best(self, best: Sequence[dict[str, Any]]) -> str:
+        """A sentence without its end: the best methods, which are better than the reference or not."""
+        reference, names = in_words(self.reference), joined(in_words(row["method"]) for row in best)
+        if _is_better(best[0]):
+            return f"Relative to {reference}, the {self.column.label} is best with {names}"
+        none = f"no method has a clearly better {self.column.label} than {reference}, the reference"
+        if math.isnan(best[0]["iqm_low"]):
+            none = f"with fewer than two seeds there are no intervals, so that {none}"
+        if all(row["iqm_low"] == row["iqm_high"] == 1 and row["p"] == 0.5 for row in best):
+            return f"{capitalised(none)}, which is equalled by {names}"
+        return f"{capitalised(none)}. The best of the others {'is' if len(best) == 1 else 'are'} {names}"
+
+    def _without(self) -> list[str]:
+        """A sentence about the methods that are left out, if there are any."""
+        if not self.left_out:
+            return []
+        names, them = joined(map(in_words, self.left_out)), "it" if len(self.left_out) == 1 else "them"
+        return [
+            f"The table leaves out {names}, as no seed has a value with {them} and with the reference in "
+            "every scenario."
+        ]
 
     @property
     def caption(self) -> str:
@@ -108,7 +140,7 @@ class Overall:
             [
                 Cell(shown_name(r["method"])),
                 Cell(str(r["n_seeds"])),
-                *(Cell(bracket(r[n], r[f"{n}_low"], r[f"{n}_high"], 3), r[n]) for n in ("iqm", "p")),
+                *(Cell(_text(r, name), r[name]) for name in ("iqm", "p")),
             ]
             for r in self.methods.to_dict("records")
         ]
@@ -172,11 +204,26 @@ def _overall(group: Sequence[SavedStudy], column: Column, reference: str, scenar
             zip(("share", "share_low", "share_high"), _interval(mean_of_seeds, of_seeds), strict=True)
         )
         profiles.append(pd.DataFrame({"method": method, "level": levels} | numbers))
+    left_out = tuple(method for method in others if method not in costs)
     names = ["method", "n_seeds", "iqm", "iqm_low", "iqm_high", "p", "p_low", "p_high"]
     methods = pd.DataFrame(rows, columns=names).sort_values("iqm", kind="stable", ignore_index=True)
-    return Overall(
-        column, reference, tuple(study.name for study in group), scenarios, methods, pd.concat(profiles)
-    )
+    studies = tuple(study.name for study in group)
+    return Overall(column, reference, studies, scenarios, methods, pd.concat(profiles), left_out)
+
+
+def _text(row: dict[str, Any], name: str) -> str:
+    """A number of a row of `Overall.methods` with its interval."""
+    return bracket(*(row[f"{name}{end}"] for end in ("", "_low", "_high")), digits=3)
+
+
+def _number(row: dict[str, Any], name: str) -> str:
+    """The number without its interval."""
+    return _text(row, name).partition(" ")[0]
+
+
+def _is_better(row: dict[str, Any]) -> bool:
+    """Whether the cost of a method is clearly less than that of the reference."""
+    return row["iqm_high"] < 1
 
 
 def _costs(group: Sequence[SavedStudy], column: Column, method: str, reference: str) -> np.ndarray:
@@ -184,7 +231,8 @@ def _costs(group: Sequence[SavedStudy], column: Column, method: str, reference: 
     scenarios = []
     for study in group:
         for both in pairs_of(study, method, reference).values():
-            ours, theirs = (_means(each, column) for each in both)
+            # Seeds that only one of them has are left out, but not those with 0 / 0, which is no cost.
+            ours, theirs = _means(both[0], column).align(_means(both[1], column), join="inner")
             scenarios.append(ours / theirs if column.better == "lower" else theirs / ours)
     return pd.concat(scenarios, axis=1, join="inner").to_numpy(np.float64) if scenarios else np.empty((0, 0))
 

@@ -19,7 +19,7 @@ from amco_jax.metrics import Shown, shown_in
 from amco_jax.report.analysis import comparisons, distinct, means, medians
 from amco_jax.report.answers import answer_of, question_of, summary_of
 from amco_jax.report.claims import CLAIMS_NOTE
-from amco_jax.report.names import capitalised
+from amco_jax.report.names import capitalised, counted
 from amco_jax.report.overall import OVERALL_NOTE, Overall, overall_of
 from amco_jax.report.pictures import Pictures, all_figures, leading_figures
 from amco_jax.report.rankings import rankings
@@ -88,10 +88,10 @@ class Report:
         """The full tables of a study by name."""
         of = self.studies[study]
         first, *others = shown_in(of.columns, Shown.EVERYWHERE)
-        return {
-            "means": means_table(of, self.estimated[study]),
-            "comparisons": comparison_table(of, first, self.compared),
-            **{f"comparisons-{each.name}": comparison_table(of, each, self.compared) for each in others},
+        named = {"comparisons": first} | {f"comparisons-{each.name}": each for each in others}
+        compared = {name: comparison_table(of, each, self.compared) for name, each in named.items()}
+        return {"means": means_table(of, self.estimated[study])} | {
+            name: table for name, table in compared.items() if table.rows
         }
 
     def figures(self, study: int) -> Pictures:
@@ -158,6 +158,8 @@ def _write_html(report: Report, out: Path) -> Path:
                 "manifest": json.dumps(study.manifest, indent=2),
             }
         )
+    tests = distinct(report.compared)
+    tests = tests.loc[~tests["p"].isna()]  # those without p do not count in the correction
     page = rendered(
         HERE / "page.html.jinja",
         title=report.title,
@@ -178,7 +180,8 @@ def _write_html(report: Report, out: Path) -> Path:
         num_caveats=len(report.warnings),
         claims=None if report.claims is None else Markup(report.claims.to_html()),
         claims_note=CLAIMS_NOTE,
-        num_tests=len(distinct(report.compared)),
+        num_tests=len(tests),
+        num_measures=counted(tests["metric"].nunique(), "metric"),
     )
     return _write(out / "report.html", page)
 

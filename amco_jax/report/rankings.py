@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from amco_jax.agents.methods import REFERENCES
 from amco_jax.metrics import Column, Shown, is_usual, shown_in
 from amco_jax.report.analysis import pairs_of
 from amco_jax.report.names import in_words, joined, shown_name
 from amco_jax.report.studies import SavedStudy
-from amco_jax.report.tables import Cell, Table
+from amco_jax.report.tables import NONE, Cell, Table
 from amco_jax.stats.summaries import Pairs
 
 Ranks = Mapping[tuple[Any, str], int]
-"""Ranks by condition and method; 1 is the best"""
+"""Ranks by condition and method, of those that have one; 1 is the best"""
 
 
 def rankings(study: SavedStudy) -> Table | None:
@@ -26,17 +27,21 @@ def rankings(study: SavedStudy) -> Table | None:
     that the 95 % interval of the paired difference excludes 0. Indistinguishable methods share a rank.
 
     Returns:
-      A table with a row for each condition and method; None with fewer than two methods or measures.
+      A table with a row for each condition and method; None with fewer than two measures, or without ranks.
     """
     columns = ranked_by(study)
-    if len(study.methods) < 2 or len(columns) < 2:
-        return None
     ranks = {column: ranks_by(study, column) for column in columns}
-    places = [(c, m) for c in study.conditions for m in study.methods if (m, c) in study.groups]
+    if len(columns) < 2 or not any(ranks.values()):
+        return None
     rows = [
-        [Cell(str(condition)), Cell(shown_name(method))]
-        + [Cell(str(r[condition, method]), best=r[condition, method] == 1) for r in ranks.values()]
-        for condition, method in places
+        [
+            Cell(str(condition)),
+            Cell(shown_name(method)),
+            *(_rank(r, condition, method) for r in ranks.values()),
+        ]
+        for condition in study.conditions
+        for method in _ranked(study)
+        if (method, condition) in study.groups
     ]
     heads = [study.axis_label or "condition", "method", *(f"rank by {column.label}" for column in columns)]
     return Table(heads, rows, texts=2)
@@ -48,19 +53,34 @@ def ranked_by(study: SavedStudy) -> list[Column]:
 
 
 def ranks_by(study: SavedStudy, column: Column) -> Ranks:
-    """The rank of each method under each condition by one metric."""
-    ranks = {(condition, method): 1 for method, condition in study.groups}
-    for ours, theirs in itertools.combinations(study.methods, 2):
+    """The rank of each method under each condition by one metric.
+
+    `REFERENCES` have no rank. Neither has a method without an interval of its difference from any other, as
+    where it has no estimate, or where there is a single seed.
+    """
+    ranks: dict[tuple[Any, str], int] = {}
+    for ours, theirs in itertools.combinations(_ranked(study), 2):
         found = pairs_of(study, ours, theirs)
         if not found:
             continue
-        difference = Pairs.of(column, list(found.values()), column.weightings[0]).difference()
-        lower, higher = np.asarray(difference.high) < 0, np.asarray(difference.low) > 0
-        better, worse = (lower, higher) if column.better == "lower" else (higher, lower)
-        for place, condition in enumerate(found):
-            ranks[condition, theirs] += int(better[place])
-            ranks[condition, ours] += int(worse[place])
+        _, low, high = map(np.asarray, Pairs.of(column, [*found.values()], column.weightings[0]).difference())
+        better, worse = (high < 0, low > 0) if column.better == "lower" else (low > 0, high < 0)
+        for place in np.flatnonzero(~np.isnan(low) & ~np.isnan(high)):
+            condition = [*found][place]
+            for method, behind in ((theirs, better[place]), (ours, worse[place])):
+                ranks[condition, method] = ranks.get((condition, method), 1) + int(behind)
     return ranks
+
+
+def _ranked(study: SavedStudy) -> list[str]:
+    """The methods that are ranked."""
+    return [method for method in study.methods if method not in REFERENCES]
+
+
+def _rank(ranks: Ranks, condition: Any, method: str) -> Cell:
+    """The rank of a method, or a dash if it has none."""
+    rank = ranks.get((condition, method))
+    return Cell(NONE) if rank is None else Cell(str(rank), best=rank == 1)
 
 
 def reversal_of(study: SavedStudy) -> str:
@@ -78,7 +98,7 @@ def reversal_of(study: SavedStudy) -> str:
     else:
         return ""
     _, condition, one, other = widest
-    sides = _grouped({c: int(np.sign(of[condition, other] - of[condition, one])) for c, of in among.items()})
+    sides = _grouped({c: int(np.sign(lead)) for c, lead in _leads(among, condition, one, other).items()})
     return (
         f"Ranks depend on the measure{_at(study, condition)}: {in_words(one)} is ahead of "
         f"{in_words(other)} {sides[1]}, and behind {sides[-1]}."
@@ -93,13 +113,21 @@ def _reversals(
     Yields:
       The smaller of the two distances and their sum; the condition; the two methods.
     """
-    for condition in study.conditions:
-        methods = [m for m in study.methods if (m, condition) in study.groups]
-        for one, other in itertools.combinations(methods, 2):
-            lead = [of[condition, other] - of[condition, one] for of in ranks.values()]
-            if lead and min(lead) < 0 < max(lead):
-                apart = min(max(lead), -min(lead)), max(lead) - min(lead)
-                yield (apart, condition, one, other)
+    for condition, (one, other) in itertools.product(
+        study.conditions, itertools.combinations(_ranked(study), 2)
+    ):
+        lead = _leads(ranks, condition, one, other).values()
+        if lead and min(lead) < 0 < max(lead):
+            apart = min(max(lead), -min(lead)), max(lead) - min(lead)
+            yield (apart, condition, one, other)
+
+
+def _leads(ranks: Mapping[Column, Ranks], condition: Any, one: str, other: str) -> dict[Column, int]:
+    """How many ranks one method is ahead of another, by each measure by which both have one."""
+    keys = (condition, one), (condition, other)
+    return {
+        column: of[keys[1]] - of[keys[0]] for column, of in ranks.items() if all(key in of for key in keys)
+    }
 
 
 def _grouped(found: Mapping[Column, Any]) -> dict[Any, str]:

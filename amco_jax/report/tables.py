@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from amco_jax.agents.methods import BOUND
 from amco_jax.metrics import EPISODE, TASK, Column, Shown, is_usual, shown_in
 from amco_jax.report.analysis import above_bound, estimates_of, winners_of
 from amco_jax.report.names import shown_name
+from amco_jax.report.rounding import digits_of_interval, shown_digits
 from amco_jax.report.studies import SavedStudy
 from amco_jax.stats import Interval
 
-_MAX_DIGITS = 9
 _MAX_CONDITIONS = 10
 """The largest number of conditions with which an overview fits a screen of 1,280 pixels"""
 _MAX_MEASURES = 5
@@ -31,6 +30,8 @@ _HEAD_WIDTH = 20
 _EVEN = 1.1
 """The largest ratio of the two sides of an interval that is written with ±"""
 _NO_TASKS = "no tasks"
+NONE = "–"
+"""The text in place of a number that does not exist, such as most of a lower bound"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,9 +124,9 @@ def means_table(study: SavedStudy, estimated: pd.DataFrame) -> Table:
             row.append(Cell(seeds_text(counted), below=f"{counted['n_tasks']:,} tasks"))
             for each in shown:
                 found, *others = (lookup[condition, method, each.name, per] for per in each.weightings)
-                below = "".join(f"per {EPISODE} {estimate_text(other)}" for other in others)
+                below = "".join(f"per {EPISODE} {estimate_text(other, counted)}" for other in others)
                 is_best = method in best[each.name][condition]
-                row.append(Cell(estimate_text(found), found["estimate"], is_best, below))
+                row.append(Cell(estimate_text(found, counted), found["estimate"], is_best, below))
             rows.append(row)
     columns = [study.axis_label or "condition", "method", "seeds", *(each.title() for each in shown)]
     return Table(columns, rows, texts=3)
@@ -155,6 +156,7 @@ def overview_tables(study: SavedStudy, estimated: pd.DataFrame) -> dict[str, Tab
     places = np.unique(np.linspace(0, len(study.conditions) - 1, count).round().astype(int))
     conditions = [study.conditions[place] for place in places]
     heads = [f"{study.axis_label} {conditions[0]}", *map(str, conditions[1:])]
+    counted = estimates_of(estimated, study.first)
     for each in shown:
         found = estimates_of(estimated, each)
         best = winners_of(study, each, estimated)
@@ -162,7 +164,9 @@ def overview_tables(study: SavedStudy, estimated: pd.DataFrame) -> dict[str, Tab
             [
                 Cell(shown_name(method)),
                 *(
-                    _mean(found[c][method], method in best[c]) if method in found.get(c, {}) else Cell("")
+                    _mean(found[c][method], method in best[c], counted[c][method])
+                    if method in found.get(c, {})
+                    else Cell("")
                     for c in conditions
                 ),
             ]
@@ -174,7 +178,7 @@ def overview_tables(study: SavedStudy, estimated: pd.DataFrame) -> dict[str, Tab
                 [Cell(shown_name(method)), *(_percent(by_condition.get(c)) for c in conditions)]
                 for method, by_condition in above_bound(study, each).items()
             ]
-            tables[f"{each.label}: at most above the optimum [%]"] = Table(["method", *heads], rows, texts=1)
+            tables[f"{each.label}: above the lower bound [%]"] = Table(["method", *heads], rows, texts=1)
     return tables
 
 
@@ -201,7 +205,7 @@ def derivatives_table(derivatives: Sequence[Column], estimates: pd.DataFrame) ->
     for column in derivatives:
         scale, unit = small_unit(column)
         cells = [
-            _mean({key: scale * row[key] for key in ("estimate", "ci_low", "ci_high")}, False)
+            _mean({key: scale * row[key] for key in ("estimate", "ci_low", "ci_high")})
             for row in (found[column.name, method] for method in methods)
         ]
         rows.append([Cell(column.label), Cell(unit), *cells])
@@ -225,16 +229,17 @@ def _side_by_side(
         [
             Cell(shown_name(method)),
             Cell(seeds_text(counted)),
-            *(_mean(found[each.name][method], method in best[each.name]) for each in shown),
+            *(_mean(found[each.name][method], method in best[each.name], counted) for each in shown),
         ]
         for method, counted in estimates_of(estimated, study.first)[condition].items()
     ]
     return Table(["method", "seeds", *(each.title() for each in shown)], rows, texts=2)
 
 
-def _mean(row: dict[str, Any], best: bool) -> Cell:
+def _mean(row: dict[str, Any], best: bool = False, counted: dict[str, Any] | None = None) -> Cell:
     """An estimate with its interval below, which takes less width than next to it."""
-    number, interval = _interval_parts(row["estimate"], row["ci_low"], row["ci_high"], missing=_missing(row))
+    text = estimate_text(row, counted)
+    number, _, interval = (text, "", "") if math.isnan(row["estimate"]) else text.partition(" ")
     return Cell(number, row["estimate"], best, interval, between=" ")
 
 
@@ -244,16 +249,18 @@ def comparison_table(study: SavedStudy, column: Column, compared: pd.DataFrame) 
     of_study = compared.loc[(compared["study"] == study.name) & (compared["metric"] == column.name)]
     unit, scale = _SMALL.get(column.unit, (column.unit, 1.0))
     for r in of_study.to_dict("records"):
-        share = f"{r['improvement']:.3f} [{abs(r['improvement_low']):.3f}, {r['improvement_high']:.3f}]"
-        difference = (scale * r["difference"], scale * r["difference_low"], scale * r["difference_high"])
-        percent = [100 * r[k] for k in ("reduction", "reduction_low", "reduction_high")]
+        share, difference, percent = (
+            [factor * r[f"{name}{end}"] for end in ("", "_low", "_high")]
+            for name, factor in (("improvement", 1), ("difference", scale), ("reduction", 100))
+        )
+        digits = digits_of_interval(*difference, digits=2 if unit else 4)
         rows.append(
             [
                 Cell(str(r["condition"]), _number(r["condition"])),
                 Cell(shown_name(r["method"])), Cell(shown_name(r["baseline"])),
                 Cell(_clusters(r)), Cell(bracket(*percent), percent[0]),
-                Cell(bracket(*difference, digits=2 if unit else 4), difference[0]),
-                Cell(share, r["improvement"]), Cell(_p(r["p_holm"]), r["p_holm"]),
+                Cell(bracket(*difference, digits=digits), difference[0]),
+                Cell(bracket(*share, digits=3), share[0]), Cell(_p(r["p_holm"]), r["p_holm"]),
             ]
         )  # fmt: skip
     columns = [
@@ -269,43 +276,28 @@ def _clusters(pair: dict[str, Any]) -> str:
 
 
 def interval_text(mean: float, low: float, high: float, digits: int = 4) -> str:
-    """The mean ± half its interval, or with both bounds if the interval is asymmetric; "no tasks" for NaN."""
-    return " ".join(_interval_parts(mean, low, high, digits)).rstrip()
+    """The mean ± half its interval, or with both bounds if the interval is asymmetric; `NONE` for NaN."""
+    if math.isnan(mean):
+        return NONE
+    digits = shown_digits(mean, low, high, digits)
+    if math.isnan(low) or math.isnan(high):
+        return f"{mean:.{digits}f}"
+    # With ±, each bound looks as if it were half the interval away, so it must be almost there.
+    sides = sorted((mean - low, high - mean))
+    if sides[1] > _EVEN * sides[0] + 10.0**-digits:
+        return bracket(mean, low, high, digits)
+    return f"{mean:.{digits}f} ± {(high - low) / 2:.{digits}f}"
 
 
-def _interval_parts(
-    mean: float, low: float, high: float, digits: int = 4, missing: str = _NO_TASKS
-) -> tuple[str, str]:
-    """The number and its interval as texts; the latter is empty if there is no interval.
+def estimate_text(row: Any, counted: Any = None) -> str:
+    """The estimate in a row of a summary, with its interval.
 
     Args:
-      missing: the text in place of NaN.
+      counted: the row of the first metric, which every task has. If there are none, the text says so.
     """
-    if math.isnan(mean):
-        return missing, ""
-    if math.isnan(low) or math.isnan(high):
-        return f"{mean:.{digits}f}", ""
-    digits = max(digits - max(math.floor(math.log10(abs(mean))) - 1, 0), 0) if mean else digits
-    sides = sorted((mean - low, high - mean))
-    if sides[1] > 0:  # rare events must not look as if they never or always happened
-        digits = max(digits, min(math.ceil(-math.log10(sides[1])), _MAX_DIGITS))
-    # With ±, each bound looks as if it were half the interval away, so it must be almost there.
-    if sides[1] > _EVEN * sides[0] + 10.0**-digits:
-        number, _, bounds = bracket(mean, low, high, digits).partition(" ")
-        return number, bounds
-    return f"{mean:.{digits}f}", f"± {(high - low) / 2:.{digits}f}"
-
-
-def estimate_text(row: Any) -> str:
-    """The estimate in a row of a summary, with its interval."""
-    value = row["estimate"]
-    parts = _interval_parts(value, row["ci_low"], row["ci_high"], missing=_missing(row))
-    return " ".join(parts).rstrip()
-
-
-def _missing(row: Any) -> str:
-    """The text in place of a number that does not exist, such as all but two of a lower bound."""
-    return "–" if row.get("method") == BOUND else _NO_TASKS
+    if math.isnan(row["estimate"]) and counted is not None and counted["n_tasks"] == 0:
+        return _NO_TASKS
+    return interval_text(row["estimate"], row["ci_low"], row["ci_high"])
 
 
 def seeds_text(row: Any) -> str:
@@ -319,7 +311,14 @@ def seeds_text(row: Any) -> str:
 
 
 def bracket(value: float, low: float, high: float, digits: int = 2) -> str:
-    """A number with its interval, if it has one, with typographic minus signs and no sign at zero."""
+    """A number with its interval, if it has one, with typographic minus signs and no sign at zero.
+
+    An interval that would have no width has more digits than asked for. The text is `NONE` for NaN.
+    """
+    if math.isnan(value):
+        return NONE
+    if round(low, digits) == round(high, digits):
+        digits = digits_of_interval(value, low, high, digits)
     number, *bounds = (f"{round(x, digits) + 0.0:.{digits}f}".replace("-", "−") for x in (value, low, high))
     return number if math.isnan(low) else f"{number} [{', '.join(bounds)}]"
 

@@ -13,7 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 
 from amco_jax.metrics import REJECT_RATE, Column, Shown, columns_for_tables, columns_in, shown_in
-from amco_jax.report.names import in_words, shown_name
+from amco_jax.report.names import counted, in_words, shown_name
 from amco_jax.report.speed import device_line
 from amco_jax.report.tables import Table, derivatives_table, estimate_text, interval_text, seeds_text
 from amco_jax.stats.summaries import Episodes, summarise
@@ -30,14 +30,15 @@ def print_summary(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     lines = []
     for value, method in itertools.product(manifest["values"], manifest["methods"]):
         rows = [lookup[value, method, column.name] for column in columns]
-        lines.append([str(value), shown_name(method), *_counts(rows[0]), *map(estimate_text, rows)])
+        lines.append([str(value), shown_name(method), *_counts(rows[0]), *_texts(rows)])
     title = f"{manifest['param']}: {_ESTIMATES}, {manifest['physics']} physics"
     heads = [manifest["param"], "method", "seeds", "tasks", *(column.title() for column in columns)]
     printed = _as_printed(title, Table.of_texts(heads, lines, texts=3), len(manifest["methods"]))
     training = manifest["training"]
     if training["settings"]:
         each = ", ".join(f"{method} for {n}" for method, n in training["episodes"].items())
-        printed.caption = f"trained at each value with {training['num_seeds']} seeds: {each} episodes"
+        seeds = counted(training["num_seeds"], "seed")
+        printed.caption = f"trained at each value with {seeds}: {each} episodes"
     _print(printed, manifest)
 
 
@@ -50,15 +51,15 @@ def _columns_of(summary: pd.DataFrame, manifest: dict[str, Any]) -> tuple[Column
 def print_training(curves: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print the means over seeds at selected episodes of a training to stdout."""
     columns = shown_in(columns_in(manifest), Shown.CURVES)
-    seeds, episodes = manifest["num_seeds"], manifest["episodes"]
+    seeds, episodes = counted(manifest["num_seeds"], "seed"), manifest["episodes"]
     logged, lines = manifest["logs"], []
     for episode in sorted({round(i * (episodes - 1) / 8) for i in range(9)}):
         rows = curves.loc[curves["episode"] == episode]
         lookup = _estimates(summarise([((), Episodes.of(rows))], (), columns), columns, ())
-        intervals = (estimate_text(lookup[column.name,]) for column in columns)
+        intervals = _texts([lookup[column.name,] for column in columns])
         others = (np.mean(np.asarray(rows[name])) for name in logged)
         lines.append([str(episode), *intervals, *(f"{value:.3g}" for value in others)])
-    title = f"{manifest['method']}: {_ESTIMATES} over {seeds} seeds, {manifest['physics']} physics"
+    title = f"{manifest['method']}: {_ESTIMATES} over {seeds}, {manifest['physics']} physics"
     heads = ["episode", *(column.title() for column in columns), *logged]
     _print(_as_printed(title, Table.of_texts(heads, lines, texts=0)), manifest)
 
@@ -69,7 +70,7 @@ def print_evaluation(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     lookup, lines = _estimates(summary, columns, ("method",)), []
     for method in dict.fromkeys(summary["method"]):
         rows = [lookup[method, column.name] for column in columns]
-        lines.append([shown_name(method), *_counts(rows[0]), *map(estimate_text, rows)])
+        lines.append([shown_name(method), *_counts(rows[0]), *_texts(rows)])
     title = f"{_ESTIMATES}, {manifest['episodes']} unseen episodes, {manifest['physics']} physics"
     heads = ["method", "seeds", "tasks", *(column.title() for column in columns)]
     _print(_as_printed(title, Table.of_texts(heads, lines, texts=2)), manifest)
@@ -80,7 +81,8 @@ def print_sensitivity(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     columns = {column.name: column for column in columns_in(manifest)}
     derivatives = [columns[name] for names in manifest["derivatives"].values() for name in names]
     given = derivatives_table(derivatives, summary)
-    title = f"{_ESTIMATES} over {manifest['num_seeds']} seeds, {manifest['physics']} physics"
+    seeds = counted(manifest["num_seeds"], "seed")
+    title = f"{_ESTIMATES} over {seeds}, {manifest['physics']} physics"
     _print(_as_printed(title, given), manifest)
 
 
@@ -92,9 +94,9 @@ def print_comparison(final: pd.DataFrame, manifest: dict[str, Any]) -> None:
     for physics, method in dict.fromkeys(zip(final["physics"], final["method"], strict=True)):
         rows = [lookup[physics, method, column.name] for column in columns]
         texts = []
-        for row in rows:
+        for row, text in zip(rows, _texts(rows), strict=True):
             reduction = [100 * row[name] for name in ("reduction", "reduction_low", "reduction_high")]
-            texts += [estimate_text(row), "" if method == first else interval_text(*reduction, digits=2)]
+            texts += [text, "" if method == first else interval_text(*reduction, digits=2)]
         lines.append([physics, shown_name(method), *_counts(rows[0]), *texts])
     title = f"last {last} of {manifest['episodes']} episodes: {_ESTIMATES}"
     measures = (t for column in columns for t in (column.title(), f"reduction by {in_words(first)} [%]"))
@@ -166,6 +168,11 @@ def _print_trace(console: Console, manifest: dict[str, Any]) -> None:
     trained = f"training before {shown(training['last'])}, " if training else ""
     tested = f"testing from {shown(splits[0]['test']['first'])} on, in {number} disjoint stretches"
     console.print(f"{understood(report)}\n{trained}{tested}", soft_wrap=True)
+
+
+def _texts(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The estimates of the metrics of one method, the first of which every task has."""
+    return [estimate_text(row, rows[0]) for row in rows]
 
 
 def _counts(row: Mapping[str, Any]) -> tuple[str, str]:

@@ -13,12 +13,14 @@ import pandas as pd
 from amco_jax.agents.methods import METHODS, PAPER_METHODS
 from amco_jax.metrics import MISS_RATE, SATURATION
 from amco_jax.report.analysis import change_in_training, distinct
-from amco_jax.report.names import shown_name
+from amco_jax.report.names import counted, in_words, joined, shown_name
 from amco_jax.report.studies import SavedStudy, has_uneven_windows, warmups_of
 from amco_jax.report.tables import bracket
 from amco_jax.stats import seeds_needed
 
 SIGNIFICANT = 0.05
+SATURATED = 0.99
+"""The utilisation above which a server counts as saturated"""
 FEW = 10
 """The number of clusters below which intervals are often too narrow"""
 
@@ -64,21 +66,31 @@ def warnings_of(studies: Sequence[SavedStudy], compared: pd.DataFrame) -> list[C
             for text in texts:
                 of.setdefault((kind, text), []).append(study.name)
     found = [Caveat(kind, text, tuple(names)) for (kind, text), names in of.items()]
-    first = {(study.name, study.first.name) for study in studies}
-    names = zip(compared["study"], compared["metric"], strict=True)
-    tests = distinct(compared.loc[[pair in first for pair in names]])
-    unclear = tests.loc[~(tests["p_holm"] < SIGNIFICANT)]
-    if len(unclear):
-        text = (
-            f"{len(unclear)} of {len(tests)} comparisons of {studies[0].first.label} "
-            "cannot be told from chance "
-            f"(corrected p of {SIGNIFICANT} or more); their intervals say how large a difference may be."
-        )
-        found.append(Caveat(Kind.CHANCE, text))
+    found += [Caveat(Kind.CHANCE, text) for text in _unclear(studies, compared)]
     for key in ("versions", "git_commit", "device"):
         if len({str(study.manifest.get(key)) for study in studies}) > 1:
             found.append(Caveat(Kind.DIFFERENT, f"The runs differ in {key.replace('_', ' ')}."))
     return found
+
+
+def _unclear(studies: Sequence[SavedStudy], compared: pd.DataFrame) -> list[str]:
+    """Caveats about comparisons by the first metric that show no difference between two methods."""
+    first = {(study.name, study.first.name) for study in studies}
+    names = zip(compared["study"], compared["metric"], strict=True)
+    tests = distinct(compared.loc[[pair in first for pair in names]])
+    alone = tests["n_clusters"] < 2
+    same = ~alone & (tests[["difference", "difference_low", "difference_high"]] == 0).all(axis=1)
+    chance = ~alone & ~same & ~(tests["p_holm"] < SIGNIFICANT)
+    label = joined(dict.fromkeys(study.first.label for study in studies))
+    found = {
+        f"cannot be told from chance (corrected p of {SIGNIFICANT} or more); their intervals say how large a "
+        "difference may be.": chance,
+        "found no difference at all: both methods have the same result on every seed.": same,
+        "could use only a single seed, or stretch of a log, which gives no interval.": alone,
+    }
+    number = counted(len(tests), "comparison")
+    counts = {ending: int(np.count_nonzero(which)) for ending, which in found.items()}
+    return [f"{count} of {number} of {label} {ending}" for ending, count in counts.items() if count]
 
 
 def by_kind(caveats: Iterable[Caveat]) -> dict[Kind, list[Caveat]]:
@@ -101,9 +113,9 @@ def _study_warnings(study: SavedStudy) -> dict[Kind, list[str]]:
 
 def _seed_warnings(study: SavedStudy) -> dict[Kind, list[str]]:
     """Caveats about the number of seeds, and about the number that the means need."""
-    found, skewed, wanted, unit = [], [], 0, study.cluster_name
+    found, skewed, unit = [], [], study.cluster_name
     first, per = study.first, study.first.weightings[0]
-    seeds, clusters, carried = {}, {}, {}
+    seeds, clusters, carried, wanted = {}, {}, {}, {}
     empty: dict[Any, str] = {}
     for (method, condition), episodes in study.groups.items():
         some, every, _, n = episodes.counts(first)
@@ -111,7 +123,7 @@ def _seed_warnings(study: SavedStudy) -> dict[Kind, list[str]]:
         clusters[method] = min(clusters.get(method, n), n)
         if some < every:
             where = f" at {condition}" if study.axis_label else ""
-            empty.setdefault(condition, f"{some} of {every} seeds had tasks{where}")
+            empty.setdefault(condition, f"{some} of {counted(every, 'seed')} had tasks{where}")
         if n < 2:
             continue
         tasks = episodes.sums([(first, per)])[1]
@@ -120,16 +132,20 @@ def _seed_warnings(study: SavedStudy) -> dict[Kind, list[str]]:
         # By Cochran's rule, Student's interval would miss the mean in more than 6 % of samples.
         if n < 100 and n < 25 * _skewness(values) ** 2 and method not in skewed:
             skewed.append(method)
-        wanted = max(wanted, int(seeds_needed(values, max(0.01 * values.mean(), 1e-12))))
+        needed = int(seeds_needed(values, max(0.01 * abs(values.mean()), 1e-12)))
+        if needed > n:
+            wanted[method] = max(wanted.get(method, (0, 0)), (needed, n))
     fewest = min(clusters.values())
     if empty:
         found.append(f"{', '.join(empty.values())}; the other seeds do not contribute.")
     if unit != "seeds" and "batch" not in study.results:
         found.append(f"its numbers come from {fewest} distinct {unit}, which seeds share.")
     few = {m: n for m, n in clusters.items() if n < FEW}
-    if few:
+    if alone := {m: n for m, n in few.items() if n < 2}:
+        found.append(f"fewer than two {unit} ({_listed(alone)}), which give no intervals.")
+    if few := {m: n for m, n in few.items() if m not in alone}:
         found.append(f"fewer than {FEW} {unit} ({_listed(few)}): intervals of so few are often too narrow.")
-    uneven = {m: round(n, 1) for m, n in carried.items() if n < FEW and m not in few}
+    uneven = {m: round(n, 1) for m, n in carried.items() if n < FEW and clusters[m] >= FEW}
     if uneven:
         found.append(
             f"few {unit} have most of the tasks, as if there were {_listed(uneven)} equal ones: intervals "
@@ -144,30 +160,36 @@ def _seed_warnings(study: SavedStudy) -> dict[Kind, list[str]]:
         found.append(
             "the episodes of training are stretches of one log that overlap, so seeds share requests."
         )
-    precision = f"for means to ± 1 % it takes up to {wanted} {unit}; the fewest here are {fewest}."
-    return {Kind.SEEDS: found, Kind.PRECISION: [precision] if wanted > fewest else []}
+    short = (f"{needed} with {in_words(method)} (here {n})" for method, (needed, n) in wanted.items())
+    precision = f"for means to ± 1 % it takes more {unit}: up to {joined(short)}."
+    return {Kind.SEEDS: found, Kind.PRECISION: [precision] if wanted else []}
 
 
 def _workload_warnings(study: SavedStudy) -> list[str]:
     """Caveats about loads at which methods cannot differ or no steady state exists."""
     found = []
     names = [column.name for column in study.columns]
-    if MISS_RATE.name in names and not np.any(study.results[MISS_RATE.name] > 0):
+    if MISS_RATE.name in names and np.fmax.reduce(np.asarray(study.results[MISS_RATE.name])) == 0:
         found.append("no task missed its deadline, so the miss rate cannot separate the methods.")
-    if SATURATION.name in names:
-        full = [
-            condition
-            for condition in study.conditions
-            if any(
-                c == condition and np.nanmean(episodes.values(SATURATION)) > 0.99
-                for (method, c), episodes in study.groups.items()
-                if method in study.methods
-            )
-        ]
-        if full:
-            where = ", ".join(map(str, full))
-            found.append(f"a server is saturated at {where}: queues grow to the end of the episode.")
+    if SATURATION.name in names and (where := _saturated(study)):
+        found.append(
+            f"a server is busy for more than {100 * SATURATED:.0f} % of the time {where}: unless these "
+            "methods reject tasks, their results depend on the length of the episode."
+        )
     return found
+
+
+def _saturated(study: SavedStudy) -> str:
+    """Where and with which methods a server is saturated; empty if none is."""
+    full: dict[str, list[Any]] = {}
+    for (method, condition), episodes in study.groups.items():
+        if method in study.methods and np.nanmean(episodes.values(SATURATION)) > SATURATED:
+            full.setdefault(method, []).append(condition)
+    alike: dict[str, list[str]] = {}
+    for method, conditions in full.items():
+        where = f"at {joined(map(str, conditions))} " if study.axis_label else ""
+        alike.setdefault(where, []).append(in_words(method))
+    return "; ".join(f"{where}with {joined(methods)}" for where, methods in alike.items())
 
 
 def _warmup_warnings(study: SavedStudy) -> list[str]:

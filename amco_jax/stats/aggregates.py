@@ -132,7 +132,10 @@ def aggregate_interval(
         raise InputError(f"costs: shapes {shapes}; legal: the same scenarios for all")
     estimate = aggregate(*arrays)
     if seeds == 1:
-        return Interval(estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan))
+        unknown = np.full_like(estimate, np.nan)[
+            ()
+        ]  # a scalar, as the estimate is, and no array without axes
+        return Interval(estimate, unknown, unknown)
 
     def counts_of_seeds() -> np.ndarray:
         return np.bincount(rng.integers(0, seeds, seeds), minlength=seeds).astype(np.float64)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 from helpers.drawn_studies import MANIFEST, study_of
 
 from amco_jax.metrics import METRICS, Column, Shown
 from amco_jax.report.analysis import best_of, comparable, comparisons, means, winners_of
-from amco_jax.report.answers import _KINDS, answer_of
+from amco_jax.report.answers import _KINDS, answer_of, summary_of
 from amco_jax.report.page import make_report, write_report
 from amco_jax.report.pictures import leading_figures
 from amco_jax.report.studies import KINDS, SavedStudy
-from amco_jax.report.tables import overview_tables
+from amco_jax.report.tables import bracket, comparison_table, estimate_text, overview_tables
 from amco_jax.report.warnings import Caveat, Kind, by_kind
 
 MAKESPAN = METRICS["makespan_mean_s"]
@@ -49,6 +52,8 @@ def test_one_winner_at_all_values_is_named_once():
     assert text.startswith("At tasks 2, the mean makespan per task is lowest with a")
     assert "The same is best at all 3 values." in text
     assert "agree" not in text  # nothing is ever missed, so the miss rate names none
+    tied = study_of({(v, m): x for v in (1, 2) for m, x in (("a", HALVED), ("b", HALVED), ("c", RISING))})
+    assert "The same are best at both values." in answer_of(tied, means(tied))
 
 
 def test_intervals_that_hold_zero_and_equal_methods_are_no_differences():
@@ -84,7 +89,7 @@ def test_the_answer_of_a_tuning_counts_settings_that_are_as_good():
     text = answer_of(study, means(study))
     assert text.startswith("Of 3 combinations of settings, discount=0 has the lowest mean makespan per task")
     assert "100.0 % [100.0, 100.0] higher than with the greedy optimum, the reference." in text
-    assert "1 of the 2 others are not clearly different from it. As it was chosen on these" in text
+    assert "1 of the 2 others is not clearly different from it. As it was chosen on these" in text
 
 
 def test_the_answer_of_a_training_compares_its_ends():
@@ -98,14 +103,37 @@ def test_the_answer_of_a_training_compares_its_ends():
     assert "it is 25.0 % [25.0, 25.0] lower than in the first fifth." in text
 
 
-def test_the_best_are_those_that_tables_cannot_tell_apart():
-    estimates = {"a": 0.12341, "b": 0.12342, "c": 0.2, "d": np.nan}
-    assert best_of(MAKESPAN, estimates) == ["a", "b"]
-    assert best_of(MAKESPAN, {"a": 3.5e-5, "b": 1.2e-6, "c": 0.9e-6}) == ["b", "c"]
+@pytest.mark.parametrize(
+    ("estimates", "half", "best"),
+    [
+        ({"a": 0.12341, "b": 0.12342, "c": 0.2, "d": np.nan}, 0.01, ["a", "b"]),
+        ({"a": 3.5e-5, "b": 1.2e-6, "c": 0.9e-6}, 4e-6, ["b", "c"]),
+        ({"a": 6.94e-6, "b": 7.02e-6}, 2e-8, ["a"]),
+        ({"a": 6.94e-6, "b": 7.02e-6}, np.nan, ["a"]),
+        ({"a": 149.9181, "b": 149.9184, "c": 150.2}, 0.4, ["a", "b"]),
+        ({"a": 0.1, "b": 0.1}, 0.01, []),
+        ({}, 0.01, []),
+    ],
+)
+def test_the_best_are_those_that_tables_cannot_tell_apart(
+    estimates: dict[str, float], half: float, best: list[str]
+):
+    rows = {
+        method: {"estimate": value, "ci_low": value - half, "ci_high": value + half}
+        for method, value in estimates.items()
+    }
+    assert best_of(MAKESPAN, estimates, rows) == best
+    texts = {estimate_text(rows[method]) for method in best}
+    assert len(texts) == min(len(best), 1)
+    assert not any(estimate_text(row) in texts for method, row in rows.items() if method not in best)
     higher = Column(name="gain", label="gain", better="higher")
-    assert best_of(higher, estimates) == ["c"]
-    assert best_of(MAKESPAN, {"a": 0.1, "b": 0.1}) == []
-    assert best_of(Column(name="size", label="size"), estimates) == []
+    upside_down = {method: -value for method, value in estimates.items()}
+    turned = {
+        method: {"estimate": -row["estimate"], "ci_low": -row["ci_high"], "ci_high": -row["ci_low"]}
+        for method, row in rows.items()
+    }
+    assert best_of(higher, upside_down, turned) == best
+    assert best_of(Column(name="size", label="size"), estimates, rows) == []
 
 
 def test_methods_with_fewer_seeds_are_judged_on_common_ones():
@@ -190,7 +218,7 @@ def test_every_format_begins_with_the_answer(tmp_path: Path):
     assert markdown.index(answer) < markdown.index("Before you believe") < markdown.index("study in full")
     (overall,) = report.overall
     for text in (page, markdown):
-        assert "Mean makespan per task over all 2 scenarios of study" in text
+        assert "Mean makespan per task over both scenarios of study" in text
         assert overall.answer in text
     assert (tmp_path / "overall.tex").exists()
     assert (tmp_path / "overall.pdf").exists()
@@ -211,6 +239,30 @@ def test_without_tasks_the_answer_says_so():
     assert answer_of(tuned, means(tuned)).startswith("There are no tasks")
 
 
+def test_the_answer_of_one_method_is_its_value():
+    study = study_of({(v, "optimal"): RISING for v in (1, 2)})
+    text = answer_of(study, means(study))
+    assert text.startswith("At deadline 1 s, the mean makespan per task with the greedy optimum is 0.5000 ")
+
+
+def test_a_single_seed_makes_no_difference_clear():
+    makespans = {(v, m): [x * v] for v in (1, 2) for m, x in (("a", 0.5), ("randcoedge", 1.0))}
+    study = study_of(makespans, num_seeds=1)
+    text = answer_of(study, means(study))
+    assert "0.5000 s: not clearly different from that with randcoedge (−50.0 %), the next best." in text
+    assert text.endswith("With fewer than two seeds there are no intervals, so that no difference is clear.")
+    assert summary_of(study) == "deadline [s], 2 values; seed 0 alone; unified physics."
+    tuned = study_of({("", "x=1"): [1.0], ("", "x=2"): [2.0], ("", "x=3"): [3.0]}, "tune", reference="x=3")
+    assert "Of 2 combinations of settings, x=1 has" in (text := answer_of(tuned, means(tuned)))
+    assert "The other is not clearly different from it." in text
+
+
+@pytest.mark.parametrize("theirs", [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.1]])
+def test_a_difference_from_what_may_be_zero_is_absolute(theirs: list[float]):
+    study = study_of({("", "a"): RISING, ("", "b"): theirs}, "evaluate", label="")
+    assert re.search(r": 0\.[45]\d+ \[.*\] s higher than with b", answer_of(study, means(study), ["b"]))
+
+
 def test_equal_methods_have_no_best():
     study = study_of({(v, m): RISING for v in (1, 2) for m in ("a", "local")})
     assert "no method has a better mean makespan per task than another" in answer_of(study, means(study))
@@ -222,6 +274,41 @@ def test_a_study_of_one_method_beside_others_changes_nothing():
     pd.testing.assert_frame_equal(report.compared, comparisons([swept()]))
     assert report.answer(1).startswith("The mean makespan per task with a is 0.5000")
     assert list(report.leading_figures(0)) == ["leading", "leading-gain"]
+
+
+def test_comparisons_show_small_differences_and_a_dash_for_what_is_unknown():
+    study = study_of({("", "a"): RISING, ("", "b"): HALVED, ("", "c"): RISING}, "evaluate", label="")
+    price = Column(name="price", label="price", unit="USD", better="lower", shown=Shown.TABLES)
+    cost = {"a": 6.94e-6, "b": 7.02e-6, "c": 6.94e-6}
+    costs = [
+        cost[method] + 1e-9 * seed * (method == "a")
+        for method, seed in zip(study.results["method"], study.results["seed"], strict=True)
+    ]
+    miss_rate = METRICS["miss_rate"].column
+    study = dataclasses.replace(
+        study, columns=(MAKESPAN, miss_rate, price), results=study.results.assign(price=costs)
+    )
+    compared = comparisons([study], ["b"])
+    (a, c) = comparison_table(study, price, compared).rows
+    assert a[5].text == "−0.000000079 [−0.000000081, −0.000000076]"
+    assert c[5].text == "−0.00000008 [−0.00000008, −0.00000008]"
+    for row in comparison_table(study, miss_rate, compared).rows:
+        assert row[4].text == "–"  # nobody misses, so that a reduction has no meaning
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ((0.0042, 0.0039, 0.0045), "0.0042 [0.0039, 0.0045]"),
+        ((50.0, 50.0 - 1e-14, 50.0 + 1e-14), "50.0 [50.0, 50.0]"),
+        ((0.0, 0.0, 0.0), "0.0 [0.0, 0.0]"),
+        ((1e-17, -1e-17, 2e-17), "0.0 [0.0, 0.0]"),
+        ((-22.94, np.nan, np.nan), "−22.9"),
+        ((np.nan, np.nan, np.nan), "–"),
+    ],
+)
+def test_an_interval_has_a_width_in_print_if_it_has_one(numbers: tuple[float, float, float], text: str):
+    assert bracket(*numbers, digits=1) == text
 
 
 def test_metrics_of_tables_take_part_whatever_they_are():

@@ -56,6 +56,80 @@ def test_seeds_that_one_scenario_lacks_count_in_none():
     assert overall.methods.set_index("method").loc["bad", "n_seeds"] == 8
 
 
+@pytest.mark.parametrize("method", ["good", "randcoedge"])
+def test_a_seed_without_a_mean_counts_as_little(method: str):
+    makespans = drawn()
+    makespans[2, method][5] = np.nan
+    (overall,) = overall_of([study_of(makespans)])
+    rows = overall.methods.set_index("method")
+    assert rows.loc["good", "n_seeds"] == 7
+    assert rows.loc["bad", "n_seeds"] == (8 if method == "good" else 7)
+    kept = {key: [*values[:5], *values[6:]] for key, values in makespans.items()}
+    assert rows.loc["good", "iqm"] == pytest.approx(float(interquartile_mean(costs_of(kept, "good"))))
+    assert "left out" not in overall.answer
+
+
+def test_a_method_without_a_seed_in_every_scenario_is_left_out_and_named():
+    makespans = drawn()
+    makespans[2, "bad"] = [np.nan] * 8
+    (overall,) = overall_of([study_of(makespans)])
+    assert list(overall.methods["method"]) == ["good"]
+    assert overall.answer.endswith(
+        "The table leaves out bad, as no seed has a value with it and with the reference in every scenario."
+    )
+
+
+def test_a_cost_of_zero_over_zero_is_none_at_all():
+    makespans = drawn()
+    for method in ("good", "randcoedge"):
+        makespans[2, method][5] = 0.0
+    assert overall_of([study_of(makespans)]) == []
+
+
+@pytest.mark.parametrize(
+    ("scales", "words"),
+    [
+        (
+            {"good": 0.5, "same": 0.5, "bad": 2},
+            "Relative to local, the mean makespan per task is best with good and same: the interquartile "
+            "mean of the cost is 0.500 [0.500, 0.500], and the probability of being better on the same seed "
+            "is 1.000 [1.000, 1.000].",
+        ),
+        (
+            {"planner": 0.5, "good": 0.9, "bad": 2},
+            "Relative to local, the mean makespan per task is best with good: the interquartile mean of the "
+            "cost is 0.900 ",
+        ),
+        (
+            {"worse": 1.5, "bad": 2},
+            "No method has a clearly better mean makespan per task than local, the reference. The best of "
+            "the others is worse: the interquartile mean of the cost is 1.500 ",
+        ),
+        (
+            {"same": 1, "too": 1, "bad": 2},
+            "No method has a clearly better mean makespan per task than local, the reference, which is "
+            "equalled by same and too: the interquartile mean of the cost is 1.000 [1.000, 1.000], and",
+        ),
+        ({"planner": 0.5}, "There is no method to compare with local."),
+    ],
+)
+def test_the_best_are_better_than_the_reference_and_no_references(scales: dict[str, float], words: str):
+    own = np.random.default_rng(5).uniform(0.9, 1.1, 8)
+    makespans = {(v, m): list(x * own) for v in (1, 2) for m, x in ({"local": 1.0} | scales).items()}
+    (overall,) = overall_of([study_of(makespans)], ["local"])
+    assert overall.answer.startswith(words)
+
+
+def test_a_single_seed_makes_no_method_better():
+    makespans = {(v, m): [x] for v in (1, 2) for m, x in (("randcoedge", 1.0), ("good", 0.5))}
+    (overall,) = overall_of([study_of(makespans)])
+    assert overall.answer == (
+        "With fewer than two seeds there are no intervals, so that no method has a clearly better mean "
+        "makespan per task than randcoedge, the reference. The best of the others is good: the interquartile "
+        "mean of the cost is 0.500, and the probability of being better on the same seed is 1.000."
+    )
+
+
 def test_runs_with_the_same_methods_are_one_and_others_apart():
     makespans = drawn()
     first, second = (dataclasses.replace(study_of(makespans), name=name) for name in ("a", "b"))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
 from amco_jax.metrics import METRICS
+from amco_jax.report.analysis import means as estimates
 from amco_jax.report.rankings import rankings, reversal_of
 from amco_jax.report.studies import SavedStudy
+from amco_jax.report.tables import overview_tables
 
 MEASURES = ("makespan_mean_s", "goodput_per_s", "response_mean_s")
 
@@ -68,6 +71,30 @@ def test_a_sentence_names_the_methods_that_measures_reverse():
         "by mean response time of accepted tasks."
     )
     assert reversal_of(study({"a": (1, 5, 1), "b": (2, 4, 5)})) == ""
+
+
+def test_a_method_without_an_estimate_has_no_rank_and_is_not_argued_from():
+    """A method that rejects every task has no response time."""
+    means = {"a": (1, 5, 1), "b": (2, 4, 2), "rejecting": (3, 3, float("nan"))}
+    of = study(means, label="")
+    assert [row[2:] for row in texts(of)] == [["1", "1", "1"], ["2", "2", "2"], ["3", "3", "–"]]
+    table = rankings(of)
+    assert table is not None
+    assert [cell.best for cell in table.rows[2][2:]] == [False] * 3
+    assert reversal_of(of) == ""
+    shown = overview_tables(of, estimates(of))["means"]
+    assert [row[-1].text for row in shown.rows][2] == "–"
+    nothing = {name: np.nan for name in MEASURES} | {"num_tasks": 0, "num_accepted": 0}
+    empty = dataclasses.replace(of, results=of.results.assign(**nothing))
+    assert {
+        cell.text for row in overview_tables(empty, estimates(empty))["means"].rows for cell in row[2:]
+    } == {"no tasks"}
+    assert rankings(empty) is None
+
+
+def test_a_single_seed_gives_no_ranks():
+    of = study({"a": (1, 5, 1), "b": (2, 4, 5)})
+    assert rankings(dataclasses.replace(of, results=of.results.loc[of.results["seed"] == 0])) is None
 
 
 def test_one_method_has_no_ranks():

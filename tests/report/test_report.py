@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -11,12 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.command_lines import command
+from helpers.drawn_studies import study_of
 from helpers.tiny_training import Script
 
 from amco_jax.errors import InputError
 from amco_jax.files import FileNames
-from amco_jax.metrics import METRICS, column_entries
-from amco_jax.report.analysis import baselines_of, comparisons, means, medians
+from amco_jax.metrics import METRICS, SATURATION, column_entries
+from amco_jax.report.analysis import baselines_of, comparisons, distinct, means, medians
 from amco_jax.report.page import Report, make_report, write_report
 from amco_jax.report.published import write_published
 from amco_jax.report.studies import SavedStudy, load_studies
@@ -152,6 +154,23 @@ def test_p_values_are_corrected_over_all_distinct_tests_of_the_report(saved: lis
     np.testing.assert_array_equal(single["p_holm"], holm(single["p"].to_numpy(float)))
 
 
+@pytest.mark.parametrize(("methods", "seeds"), [(["optimal"], 12), (["optimal", "randcoedge", "local"], 1)])
+def test_sweeps_of_one_method_or_one_seed_have_reports(methods: list[str], seeds: int, tmp_path: Path):
+    makespans = {
+        (value, method): [value * (1 + place) * (1 + seed) for seed in range(seeds)]
+        for value in (0.3, 0.6)
+        for place, method in enumerate(methods)
+    }
+    report = make_report([study_of(makespans)])
+    write_report(report, tmp_path, FORMATS)
+    numbers = report.compared.drop(columns=["study", "condition", "metric", "method", "baseline"])
+    assert set(numbers.drop(columns=["n_seeds", "n_clusters"]).dtypes) == {np.dtype(np.float64)}
+    text = (tmp_path / "report.md").read_text()
+    assert "nan" not in text
+    assert ("### Comparisons" in text) == (len(methods) > 1)
+    assert "corrected by Holm" not in (tmp_path / "report.html").read_text()  # there is no p
+
+
 def test_asked_baselines_are_the_only_ones(saved: list[Path]):
     studies = load_studies(saved[:1])
     assert set(comparisons(studies, ["local"])["baseline"]) == {"local"}
@@ -162,8 +181,42 @@ def test_asked_baselines_are_the_only_ones(saved: list[Path]):
 def test_warnings_say_what_limits_the_results(report: Report):
     text = "\n".join(map(str, report.warnings))
     assert "episodes: fewer than 10 seeds (greedy optimum 4, randcoedge 4)" in text
-    assert re.search(r"load: for means to ± 1 % it takes up to \d+ seeds; the fewest here are 12", text)
+    assert re.search(r"load: for means to ± 1 % it takes more seeds: up to \d+ with .* \(here 12\)", text)
     assert "cannot be told from chance" in text
+
+
+def caveats_of(study: SavedStudy, *baselines: str) -> str:
+    return "\n".join(map(str, warnings_of([study], comparisons([study], baselines))))
+
+
+def test_seeds_are_short_for_a_method_where_its_own_do_not_suffice():
+    wide, narrow = [0.9, 1.1] * 250, [0.99, 1.01] * 8  # ± 1 % takes 387 and 7 seeds
+    assert "± 1 %" not in caveats_of(study_of({("", "a"): wide, ("", "b"): narrow}, label=""))
+    text = caveats_of(study_of({("", "a"): wide[:50], ("", "b"): narrow}, label=""))
+    assert re.search(r"study: for means to ± 1 % it takes more seeds: up to 39\d with a \(here 50\)\.", text)
+
+
+def test_caveats_tell_chance_from_equal_results_and_from_single_seeds():
+    found = [0.2, 0.4, 0.6, 0.8]
+    makespans = {(1, "local"): found, (1, "same"): found, (1, "near"): [0.21, 0.39, 0.61, 0.8]}
+    study = study_of(makespans | {(2, "local"): [0.5], (2, "same"): [0.6]})
+    text = caveats_of(study, "local")
+    about = "1 of 3 comparisons of mean makespan per task"
+    assert (
+        f"{about} cannot be told from chance (corrected p of 0.05 or more); their intervals say how" in text
+    )
+    assert f"{about} found no difference at all: both methods have the same result on every seed." in text
+    assert f"{about} could use only a single seed, or stretch of a log, which gives no interval." in text
+    assert "fewer than two seeds (local 1, same 1), which give no intervals." in text
+    assert "fewer than 10 seeds (near 4): intervals" in text
+
+
+def test_saturated_servers_are_those_of_methods():
+    study = study_of({(v, m): [0.5, 0.6] for v in (1, 2, 3) for m in ("a", "b", "c")})
+    busy = (study.results["condition"] > 1) & (study.results["method"] != "c")
+    results = study.results.assign(utilisation_0=0.5, utilisation_1=np.where(busy, 1.0, 0.9))
+    text = caveats_of(dataclasses.replace(study, columns=(*study.columns, SATURATION), results=results))
+    assert "busy for more than 99 % of the time at 2 and 3 with a and b: unless these methods reject" in text
 
 
 def test_same_results_give_the_same_bytes_in_every_format(saved: list[Path], written: Path, tmp_path: Path):
@@ -175,6 +228,15 @@ def test_same_results_give_the_same_bytes_in_every_format(saved: list[Path], wri
     assert "episodes-convergence-published.pdf" in names
     for name in names:
         assert (tmp_path / name).read_bytes() == (written / name).read_bytes(), name
+
+
+def test_the_page_says_how_many_comparisons_p_is_corrected_for(report: Report, written: Path):
+    page = (written / "report.html").read_text()
+    count = np.count_nonzero(~distinct(report.compared)["p"].isna())
+    assert f"method over all {count} comparisons of the report (by 4 metrics;" in page
+    assert count < len(
+        pd.read_csv(written / "comparisons.csv")
+    )  # which has those of two baselines both ways round
 
 
 def test_tables_are_booktabs_and_pipes_with_the_best_in_bold(written: Path):
@@ -356,7 +418,7 @@ def test_stretches_of_a_log_are_counted_and_few_of_them_warned_of():
     row = comparisons([study], ["local"]).iloc[0]
     assert (row["n_seeds"], row["n_clusters"]) == (19, 4)
     assert row["improvement_low"] <= 0.4  # Wilson's, of four
-    text = "\n".join(map(str, warnings_of([study], comparisons([study], ["local"]))))
+    text = caveats_of(study, "local")
     assert "19 of 20 seeds had tasks at 600" in text
     assert "from 4 distinct stretches of the log" in text
     assert "fewer than 10 stretches of the log (greedy optimum 4, local 4)" in text
