@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from amco_jax.errors import InputError
@@ -279,8 +279,8 @@ class Metric(Column):
 
     @property
     def is_count(self) -> bool:
-        """Whether its column holds integers."""
-        return self.whole and self.reduction is Reduction.SUM and not self.per_server
+        """Whether its columns hold integers."""
+        return self.whole and self.reduction is Reduction.SUM
 
     @property
     def column(self) -> Column:
@@ -306,6 +306,12 @@ def row_names(columns: Iterable[Column], num_servers: int) -> tuple[str, ...]:
         elif column.in_rows:
             found.append(column.name)
     return tuple(found)
+
+
+def counts_among(names: Collection[str], metrics: Iterable[Metric]) -> set[str]:
+    """The names of the columns that hold integers, for a fleet of any size."""
+    counts = (metric.column for metric in metrics if metric.is_count)
+    return {*names} & {*row_names(counts, len(names))}  # there are no more servers than columns
 
 
 def estimated_columns(columns: Iterable[Column], num_servers: int = 0) -> list[Column]:
