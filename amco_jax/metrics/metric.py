@@ -82,6 +82,9 @@ class Column:
     shown: Shown = Shown.ASKED
     weight: str = COUNT
     """The column whose sum is the denominator of means"""
+    complement_of: str = ""
+    """If it counts tasks, the rate of those that it does not count: that of misses for the goodput. Methods
+    with the same tasks are then compared as they are by that rate"""
     per_server: bool = False
     """Rows hold a column for each server or base station, `name_0`, `name_1`, ...; `name` is their mean"""
     of: str = ""
@@ -103,8 +106,8 @@ class Column:
 
     @property
     def is_rate(self) -> bool:
-        """Whether it is a proportion of tasks."""
-        return self.reduction is Reduction.RATE and not self.of_servers
+        """Whether it is a proportion of tasks, or the mean proportion of base stations."""
+        return self.reduction is Reduction.RATE
 
     @property
     def in_rows(self) -> bool:
