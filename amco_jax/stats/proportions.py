@@ -19,7 +19,7 @@ from amco_jax.stats.intervals import CONFIDENCE, Interval, ratio_interval, same_
 _LEAST = 1e-15
 """The smallest p-value; below it, 1 minus a level is no longer exact"""
 _HALVINGS = 40
-"""Steps of the search; the relative error of a p-value is below 1e-11 then"""
+"""Steps of the search; the relative error of a p-value is below 1e-10 then"""
 
 
 class _Sample(NamedTuple):
