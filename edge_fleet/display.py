@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from amco_jax.progress import progress_bar
+from edge_fleet.results import times_in_words, undisturbed
 from edge_fleet.scheduler import Scheduler
 
 _SECONDS = 0.5
@@ -50,7 +51,6 @@ def _members(scheduler: Scheduler) -> Table:
 
 def print_results(requests: pd.DataFrame, images: pd.DataFrame, summary: pd.DataFrame, facts: Any) -> None:
     """Print what was measured beside what was predicted to stdout."""
-    served = requests.loc[~requests["rejected"]]
     table = Table(title="measured against predicted, with 95 % intervals over episodes")
     for title in ("prediction", "mean measured / predicted", "median error", "95th percentile of errors"):
         table.add_column(title)
@@ -59,14 +59,15 @@ def print_results(requests: pd.DataFrame, images: pd.DataFrame, summary: pd.Data
         table.add_row(str(words), *cells)
     console = Console()
     console.print(table)
+    rejected, missed = (np.count_nonzero(requests[name]) for name in ("rejected", "missed"))
     print(
-        f"{len(served)} requests served, {len(requests) - len(served)} rejected, "
-        f"{np.count_nonzero(requests['missed'])} of them missed or rejected; "
-        f"mean {served['measured_s'].mean():.3g} s, simulated {served['simulated_s'].mean():.3g} s"
+        f"{len(requests)} requests, {rejected} of them rejected and {missed - rejected} too late; "
+        f"{times_in_words(undisturbed(requests))}"
     )
+    quality = f"PSNR {images['psnr_db'].mean():.1f} dB, SSIM {images['ssim'].mean():.3f} over the holes; "
     print(
-        f"{len(images)} images: PSNR {images['psnr_db'].mean():.1f} dB, SSIM {images['ssim'].mean():.3f} "
-        f"over the holes; {facts['disturbed']} requests disturbed, {facts['losses']} workers lost"
+        f"{len(images)} images{': ' + quality if len(images) else '; '}"
+        f"{facts['disturbed']} requests disturbed, {facts['losses']} workers lost"
     )
     if facts["overruns"]:
         print(
@@ -76,6 +77,9 @@ def print_results(requests: pd.DataFrame, images: pd.DataFrame, summary: pd.Data
 
 
 def _estimate(row: Any, percent: bool) -> str:
+    if pd.isna(row["estimate"]):
+        return "–"
+
     def shown(value: float) -> str:
         return f"{100 * value:.1f} %" if percent else f"{value:.3f}"
 

@@ -27,6 +27,7 @@ from amco_jax.report.tables import Cell, Table
 from amco_jax.report.templates import rendered
 from amco_jax.results.saved import SavedRun, open_run
 from edge_fleet.columns import KIND, PREDICTIONS
+from edge_fleet.results import compared, errors_by_episode, summary_table, times_in_words, undisturbed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +47,7 @@ def write_page(directory: Path, out: Path) -> Path:
     """
     run = open_run(directory, [KIND])
     requests, images = run.table("requests.parquet"), run.table("images.parquet")
-    counted = requests.loc[~requests["rejected"] & ~requests["disturbed"]]
+    counted = undisturbed(requests)
     figures = {
         "scatter": (scatter_figure(counted), "Requests, measured over predicted; on the line, both agree."),
         "errors": (errors_figure(counted), "The share of requests with at most a relative error."),
@@ -63,9 +64,9 @@ def write_page(directory: Path, out: Path) -> Path:
         title=f"AMCo-JAX: {directory.resolve().name}",
         manifest=run.manifest,
         facts=run.manifest["facts"],
-        answer=answer(requests, counted),
+        answer=answer(requests),
         tables={
-            "Errors of the predictions": Markup(errors_table(counted).to_html()),
+            "Errors of the predictions, means over episodes": Markup(errors_table(counted).to_html()),
             "Who served what": Markup(workers_table(images, run.manifest).to_html()),
             "What failures cost": Markup(failures_table(requests).to_html()),
         },
@@ -81,45 +82,27 @@ def write_page(directory: Path, out: Path) -> Path:
     return out / "fleet.html"
 
 
-def answer(requests: pd.DataFrame, counted: pd.DataFrame) -> str:
-    """How far predictions and measurements differ, in a sentence."""
-    if not len(counted):
-        return f"{len(requests)} requests, none of which was served undisturbed."
+def answer(requests: pd.DataFrame) -> str:
+    """How far predictions and measurements differ, in the numbers of the summary."""
+    summary = summary_table(requests).set_index(["prediction", "measure"])["estimate"]
     parts = []
     for name in _DRAWN:
-        measured, predicted = compared(counted, name)
-        if len(measured):
-            error = np.median(relative_errors(counted, name))
-            ratio = measured.mean() / predicted.mean()
+        ratio, error = (summary[PREDICTIONS[name], measure] for measure in ("mean_ratio", "median_error"))
+        if not np.isnan(ratio):
             parts.append(f"{PREDICTIONS[name]} {ratio:.3f} (median error {100 * error:.1f} %)")
-    return (
-        f"{len(counted)} requests took {np.mean(np.asarray(counted['measured_s'], float)):.3g} s on average. "
-        f"Measured over predicted: {'; '.join(parts)}."
-    )
-
-
-def compared(counted: pd.DataFrame, prediction: str) -> tuple[np.ndarray, np.ndarray]:
-    """Measured and predicted times, without requests that the simulator rejects, which have no prediction."""
-    measured, predicted = (np.asarray(counted[f"{name}_s"], float) for name in ("measured", prediction))
-    return measured[predicted > 0], predicted[predicted > 0]
-
-
-def relative_errors(counted: pd.DataFrame, prediction: str) -> np.ndarray:
-    """|measured / predicted - 1| of each request that has a prediction."""
-    measured, predicted = compared(counted, prediction)
-    return np.abs(measured / predicted - 1)
+    found = f"Of {len(requests)} requests, {times_in_words(undisturbed(requests))}."
+    return f"{found} Measured over predicted: {'; '.join(parts)}." if parts else found
 
 
 def errors_table(counted: pd.DataFrame) -> Table:
-    """Quantiles of the errors of each prediction, in percent."""
+    """Quantiles of the errors of each prediction in percent, as means over episodes."""
     levels = (0.5, 0.75, 0.9, 0.95, 1.0)
     rows = []
     for name in _DRAWN:
-        errors = relative_errors(counted, name)
-        found = np.quantile(errors, levels) if len(errors) else np.full(len(levels), np.nan)
-        rows.append(
-            [Cell(PREDICTIONS[name]), *(Cell(f"{100 * value:.1f} %", float(value)) for value in found)]
-        )
+        errors = errors_by_episode(counted, name, levels)
+        found = errors.mean(axis=0) if len(errors) else np.full(len(levels), np.nan)
+        cells = (Cell("–" if np.isnan(each) else f"{100 * each:.1f} %", float(each)) for each in found)
+        rows.append([Cell(PREDICTIONS[name]), *cells])
     return Table(["prediction", "median", "75th percentile", "90th", "95th", "largest"], rows, texts=1)
 
 
@@ -168,12 +151,17 @@ def items(images: pd.DataFrame) -> pd.DataFrame:
     return images.drop_duplicates(["episode", "server", "received"])
 
 
+def _pooled(counted: pd.DataFrame, prediction: str) -> np.ndarray:
+    """Measured and predicted times of the requests of all episodes, `[2, requests]`."""
+    return np.concatenate([np.empty((2, 0)), *map(np.array, compared(counted, prediction))], axis=1)
+
+
 def scatter_figure(counted: pd.DataFrame) -> Figure:
     """Measured over predicted time of each request, for both predictions."""
     with canvas(5.0, 4.2) as figure:
         axes = figure.add_subplot()
         for name, (colour, marker) in _DRAWN.items():
-            measured, predicted = compared(counted, name)
+            measured, predicted = _pooled(counted, name)
             label = PREDICTIONS[name]
             axes.scatter(predicted, measured, s=14, color=colour, marker=marker, alpha=0.6, label=label)
         names = "measured_s", *(f"{name}_s" for name in _DRAWN)
@@ -189,7 +177,8 @@ def errors_figure(counted: pd.DataFrame) -> Figure:
     with canvas(5.0, 4.2) as figure:
         axes = figure.add_subplot()
         for name, (colour, _) in _DRAWN.items():
-            errors = np.sort(relative_errors(counted, name))
+            measured, predicted = _pooled(counted, name)
+            errors = np.sort(np.abs(measured / predicted - 1))
             shares = np.arange(1, len(errors) + 1) / max(len(errors), 1)
             axes.step(100 * errors, shares, where="post", color=colour, label=PREDICTIONS[name])
         axes.set(xlabel="relative error [%]", ylabel="share of requests", ylim=(0, 1.02))

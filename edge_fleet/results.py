@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,39 @@ def images_table(committed: Committed, pictures: Pictures, out: Path) -> pd.Data
     return pd.DataFrame(rows, columns=IMAGE_COLUMNS)
 
 
+def undisturbed(requests: pd.DataFrame) -> pd.DataFrame:
+    """The requests that predictions are compared with: they were served, and no failure touched them."""
+    return requests.loc[~requests["rejected"] & ~requests["disturbed"]]
+
+
+def compared(counted: pd.DataFrame, prediction: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Measured and predicted times of each episode, without requests that have no prediction.
+
+    These are the ones that the simulator rejects, for which it predicts 0. An episode of which nothing is
+    left is missing.
+    """
+    some = counted.loc[counted[f"{prediction}_s"] > 0]
+    parts = [one for _, one in some.groupby("episode")]
+    return [(np.asarray(p["measured_s"], float), np.asarray(p[f"{prediction}_s"], float)) for p in parts]
+
+
+def errors_by_episode(counted: pd.DataFrame, prediction: str, levels: Sequence[float]) -> np.ndarray:
+    """Quantiles of the relative errors |measured / predicted - 1| of each episode, `[episodes, levels]`."""
+    errors = [np.abs(measured / predicted - 1) for measured, predicted in compared(counted, prediction)]
+    return np.array([np.quantile(each, levels) for each in errors]).reshape(-1, len(levels))
+
+
+def times_in_words(counted: pd.DataFrame) -> str:
+    """How long the requests took that the simulator serves too, as measured and as simulated."""
+    if not (both := compared(counted, "simulated")):
+        return "none was served undisturbed that the simulator serves too"
+    measured, simulated = np.mean([[each.mean() for each in one] for one in both], axis=0)
+    return (
+        f"the {sum(len(one[0]) for one in both)} undisturbed ones that the simulator serves too took "
+        f"{measured:.3g} s, {simulated:.3g} s as simulated (means over episodes)"
+    )
+
+
 def summary_table(requests: pd.DataFrame) -> pd.DataFrame:
     """How far the predictions are from what was measured, with 95 % intervals over the episodes.
 
@@ -155,18 +188,11 @@ def summary_table(requests: pd.DataFrame) -> pd.DataFrame:
     Errors are absolute, so the intervals of their means end at 0.
     """
     rows = []
-    counted = requests.loc[~requests["rejected"] & ~requests["disturbed"]]
+    counted = undisturbed(requests)
     for name, words in PREDICTIONS.items():
-        by_episode = []
-        # It is 0 where the simulator rejects what the fleet has served.
-        compared = counted.loc[counted[f"{name}_s"] > 0]
-        for _, one in compared.groupby("episode"):
-            predicted, measured = np.asarray(one[f"{name}_s"]), np.asarray(one["measured_s"])
-            error = np.abs(measured / predicted - 1)
-            by_episode.append(
-                [measured.mean() / predicted.mean(), *(np.quantile(error, level) for level in (0.5, 0.95))]
-            )
-        values = np.array(by_episode).reshape(-1, 3)
+        both = compared(counted, name)
+        ratios = np.array([measured.mean() / predicted.mean() for measured, predicted in both])
+        values = np.column_stack([ratios, errors_by_episode(counted, name, (0.5, 0.95))])
         for number, measure_name in enumerate(("mean_ratio", "median_error", "p95_error")):
             estimate = low = high = np.nan
             if len(values):
@@ -174,6 +200,7 @@ def summary_table(requests: pd.DataFrame) -> pd.DataFrame:
             rows.append({
                 "prediction": words, "measure": measure_name, "estimate": float(estimate),
                 "low": float(low if measure_name == "mean_ratio" else np.maximum(low, 0)),
-                "high": float(high), "episodes": len(values), "requests": len(compared),
+                "high": float(high), "episodes": len(values),
+                "requests": sum(len(measured) for measured, _ in both),
             })  # fmt: skip
     return pd.DataFrame(rows)

@@ -85,7 +85,7 @@ class Network(nn.Module):
 
     Kernels are initialised from N(0, 1) and biases to 1; learners scale them.
 
-    Source: AMCoEdge (ICDCS 2024), AEQN; the published codes of SMCoEdge and DRLCoEdge.
+    Source: AMCoEdge (ICDCS 2024), AEQN; the published implementations of SMCoEdge and DRLCoEdge.
     """
 
     hidden: tuple[int, ...]

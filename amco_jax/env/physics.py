@@ -1,6 +1,6 @@
 """The physics of one base station: coefficients computed from a scenario and a row of the physics table.
 
-The published codes fork the environment for each method. Here their differences are a row of flags
+The published implementations fork the environment for each method. Here their differences are a row of flags
 (`Physics`), and `site` turns the row into the coefficients of one fixed set of formulas.
 """
 
@@ -19,7 +19,7 @@ from amco_jax.params import Params
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Physics:
-    """The differences between the published codes, as traced leaves; the defaults are the unified physics."""
+    """How the published implementations differ, as traced leaves; the defaults are the unified physics."""
 
     wait_capped: bool = False
     """wait_i is capped at the deadline."""

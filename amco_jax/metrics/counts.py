@@ -24,6 +24,7 @@ ACCEPTED = Metric(
     reduction=Reduction.SUM,
     bounds=(0.0, math.inf),
     shown=Shown.ROWS,
+    complement_of="reject_rate",
     of_task=lambda task: ~task.rejected,
     whole=True,
 )
@@ -36,6 +37,7 @@ IN_TIME = Metric(
     better="higher",
     bounds=(0.0, math.inf),
     shown=Shown.ASKED,
+    complement_of="miss_rate",
     of_task=lambda task: ~task.missed,
     whole=True,
 )

@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from amco_jax.errors import InputError
@@ -82,6 +82,9 @@ class Column:
     shown: Shown = Shown.ASKED
     weight: str = COUNT
     """The column whose sum is the denominator of means"""
+    complement_of: str = ""
+    """If it counts tasks, the rate of those that it does not count: that of misses for the goodput. Methods
+    with the same tasks are then compared as they are by that rate"""
     per_server: bool = False
     """Rows hold a column for each server or base station, `name_0`, `name_1`, ...; `name` is their mean"""
     of: str = ""
@@ -103,8 +106,8 @@ class Column:
 
     @property
     def is_rate(self) -> bool:
-        """Whether it is a proportion of tasks."""
-        return self.reduction is Reduction.RATE and not self.of_servers
+        """Whether it is a proportion of tasks, or the mean proportion of base stations."""
+        return self.reduction is Reduction.RATE
 
     @property
     def in_rows(self) -> bool:
@@ -279,8 +282,8 @@ class Metric(Column):
 
     @property
     def is_count(self) -> bool:
-        """Whether its column holds integers."""
-        return self.whole and self.reduction is Reduction.SUM and not self.per_server
+        """Whether its columns hold integers."""
+        return self.whole and self.reduction is Reduction.SUM
 
     @property
     def column(self) -> Column:
@@ -306,6 +309,12 @@ def row_names(columns: Iterable[Column], num_servers: int) -> tuple[str, ...]:
         elif column.in_rows:
             found.append(column.name)
     return tuple(found)
+
+
+def counts_among(names: Collection[str], metrics: Iterable[Metric]) -> set[str]:
+    """The names of the columns that hold integers, for a fleet of any size."""
+    counts = (metric.column for metric in metrics if metric.is_count)
+    return {*names} & {*row_names(counts, len(names))}  # there are no more servers than columns
 
 
 def estimated_columns(columns: Iterable[Column], num_servers: int = 0) -> list[Column]:

@@ -94,6 +94,7 @@ GOODPUT = Metric(
     better="higher",
     bounds=_POSITIVE,
     shown=Shown.TABLES,
+    complement_of=MISS_RATE.name,
     of_task=lambda task: ~task.missed / task.params.slot_duration,
 )
 

@@ -22,7 +22,6 @@ from amco_jax.stats import (
     cluster_totals,
     holm,
     mean_interval,
-    paired_p_value,
     rate_interval,
     ratio_interval,
 )
@@ -94,8 +93,9 @@ def comparisons(studies: Sequence[SavedStudy], baselines: Sequence[str] = ()) ->
       Columns study, condition, metric, method, baseline, n_seeds and n_clusters; reduction (1 − the mean per
       task / that of the baseline), difference (method − baseline, in the unit of the metric) and improvement
       (the probability that the method is better in a cluster, or lower if the metric has no better
-      direction), each with _low and _high (95 %); p of the paired t-test over clusters; and p_holm, which is
-      corrected over all rows. A pair that also appears in reverse order counts as one test.
+      direction), each with _low and _high (95 %); p, which is below 0.05 where the interval of the
+      difference excludes 0; and p_holm, which is corrected over all rows. A pair that also appears in reverse
+      order counts as one test.
 
     Raises:
       InputError: a study has none of `baselines`.
@@ -133,7 +133,7 @@ def _compare(study: SavedStudy, baselines: Sequence[str]) -> pd.DataFrame:
         pairs = Pairs.of(column, list(found.values()), column.weightings[0])
         intervals = pairs.reduction(), pairs.difference(), pairs.improvement()
         numbers = np.stack([x for interval in intervals for x in interval], axis=1)
-        p = paired_p_value(pairs.ours, pairs.theirs)
+        p = pairs.p_value()
         for place, condition in enumerate(found):
             if pairs.clusters[place]:
                 names = (study.name, condition, column.name, method, baseline)

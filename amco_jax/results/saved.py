@@ -49,12 +49,19 @@ class SavedRun:
         """The rows of a table as an Arrow table, which keeps columns of lists.
 
         Raises:
-          InputError: the table is missing, or one of its files is damaged.
+          InputError: the table is missing, one of its files is damaged, or they differ in their columns.
         """
         parts = sorted(file for file in self.digests if file.startswith(f"{name}/"))
         if not parts:
             raise InputError(f"run: {self.directory / name} cannot be read; legal: intact results")
-        return pa.concat_tables([read_rows(_checked(self.directory, p, self.digests)) for p in parts])
+        rows = [read_rows(_checked(self.directory, part, self.digests)) for part in parts]
+        try:
+            return pa.concat_tables(rows)
+        except pa.ArrowInvalid as error:
+            raise InputError(
+                f"run: the files of {self.directory / name} differ in their columns; legal: results of this "
+                "version"
+            ) from error
 
 
 def kind_of(directory: Path) -> str | None:

@@ -2,8 +2,8 @@
 
 Every estimate is a ratio of sums over independent clusters, which are seeds or, with a request log, the
 stretches that seeds share. The first axis of an array is clusters; all other axes, such as swept values, are
-batch axes. A cluster without tasks, marked by a NaN or by 0 tasks, is left out. Functions that draw random
-numbers take a generator from the caller.
+batch axes. A cluster without tasks, marked by a NaN or by 0 tasks, is left out; functions that need all of
+their values raise an InputError. Functions that draw random numbers take a generator from the caller.
 """
 
 from amco_jax.stats.aggregates import (
@@ -24,11 +24,17 @@ from amco_jax.stats.intervals import (
     Interval,
     RatioMoments,
     mean_interval,
+    mean_p_value,
     ratio_interval,
     seeds_needed,
     t_interval,
 )
-from amco_jax.stats.proportions import rate_difference_interval, rate_interval, rate_reduction_interval
+from amco_jax.stats.proportions import (
+    rate_difference_interval,
+    rate_difference_p_value,
+    rate_interval,
+    rate_reduction_interval,
+)
 from amco_jax.stats.quantiles import pooled_quantiles
 from amco_jax.stats.shares import beyond_bounds, jain_index
 from amco_jax.stats.stationarity import (
@@ -56,6 +62,7 @@ __all__ = [
     "mean_cost",
     "mean_interval",
     "mean_of_seeds",
+    "mean_p_value",
     "median_cost",
     "mser_truncation",
     "optimality_gap",
@@ -64,6 +71,7 @@ __all__ = [
     "pooled_quantiles",
     "probability_of_improvement",
     "rate_difference_interval",
+    "rate_difference_p_value",
     "rate_interval",
     "rate_reduction_interval",
     "ratio_interval",

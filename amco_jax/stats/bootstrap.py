@@ -8,7 +8,7 @@ import numpy as np
 import scipy
 
 from amco_jax.errors import InputError
-from amco_jax.stats.intervals import CONFIDENCE, Interval, seeds_first
+from amco_jax.stats.intervals import CONFIDENCE, Interval, seeds_first, without_nans
 
 RESAMPLES = 9999
 
@@ -33,6 +33,8 @@ def bootstrap_interval(
 ) -> Interval:
     """BCa bootstrap interval of a statistic, `[seeds, ...]` → `[...]`; NaN bounds for a single seed.
 
+    A seed with a NaN is left out. Columns with equally many seeds share their resamples.
+
     Args:
       statistic: a name in `STATISTICS`.
       expand: whether to widen the percentiles, so that the interval of the mean is as wide as Student's for
@@ -46,8 +48,25 @@ def bootstrap_interval(
     """
     if statistic not in STATISTICS:
         raise InputError(f"statistic: {statistic!r}; legal: {', '.join(STATISTICS)}")
-    values = np.sort(seeds_first(values), axis=0)
-    columns, n, left_out = values.reshape(len(values), -1), len(values), STATISTICS[statistic]
+    values = np.sort(seeds_first(values), axis=0)  # NaNs last
+    columns = values.reshape(len(values), -1)
+    counts = without_nans(columns)[0]
+    found = np.full((3, columns.shape[1]), np.nan)
+    for n in np.unique(counts[counts > 0]):
+        alike = counts == n
+        found[:, alike] = _bca(columns[:n, alike], rng, STATISTICS[statistic], resamples, expand)
+    return Interval(*(x.reshape(values.shape[1:])[()] for x in found))
+
+
+def _bca(
+    columns: np.ndarray,
+    rng: np.random.Generator,
+    left_out: Callable[[int], int],
+    resamples: int,
+    expand: bool,
+) -> Interval:
+    """The interval of each column of sorted values."""
+    n = len(columns)
     estimate = columns[left_out(n) : n - left_out(n)].mean(axis=0)
     low = high = np.full_like(estimate, np.nan)
     if n > 1:
@@ -68,7 +87,7 @@ def bootstrap_interval(
             ]
         constant = drawn[-1] - drawn[0] <= rounding
         low, high = (np.where(constant, estimate, _quantile(drawn, level)) for level in levels)
-    return Interval(*(x.reshape(values.shape[1:])[()] for x in (estimate, low, high)))
+    return Interval(estimate, low, high)
 
 
 def _resampled(columns: np.ndarray, rng: np.random.Generator, cut: int, resamples: int) -> np.ndarray:

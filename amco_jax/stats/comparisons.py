@@ -8,14 +8,22 @@ from __future__ import annotations
 import numpy as np
 import scipy
 
-from amco_jax.stats.intervals import CONFIDENCE, Interval, ratio_interval, same_shape
+from amco_jax.stats.intervals import (
+    CONFIDENCE,
+    Interval,
+    mean_p_value,
+    ratio_interval,
+    same_shape,
+    without_nans,
+)
 
 
 def reduction_interval(method: np.ndarray, baseline: np.ndarray) -> Interval:
     """Relative reduction of a method's sum against a baseline's on the same clusters, with a paired interval.
 
     1 - ρ with ρ = sum(method) / sum(baseline), `[clusters, ...]` each → `[...]`. The interval of ρ is that of
-    `ratio_interval`. If no value is negative, ρ is not either, and the interval is cut at 1.
+    `ratio_interval`. If no value is negative, ρ is not either, and the interval is cut at 1. All is NaN where
+    the method's sum is negative or the baseline's is not positive, as ρ is then no share of the baseline.
 
     Raises:
       InputError: shapes differ, or there are no clusters.
@@ -23,7 +31,10 @@ def reduction_interval(method: np.ndarray, baseline: np.ndarray) -> Interval:
     method, baseline = same_shape(method, baseline)
     ratio, low, high = ratio_interval(method, baseline)
     positive = ~np.any((method < 0) | (baseline < 0), axis=0)
-    return Interval(1 - ratio, 1 - high, 1 - np.where(positive, np.maximum(low, 0.0), low))
+    low = np.where(positive, np.maximum(low, 0.0), low)
+    _, _, ours, theirs = without_nans(method, baseline)
+    known = (ours.sum(axis=0) >= 0) & (theirs.sum(axis=0) > 0)
+    return Interval(*(np.where(known, 1 - bound, np.nan)[()] for bound in (ratio, high, low)))
 
 
 def probability_of_improvement(method: np.ndarray, baseline: np.ndarray) -> Interval:
@@ -36,7 +47,7 @@ def probability_of_improvement(method: np.ndarray, baseline: np.ndarray) -> Inte
     here for pairs; Wilson, "Probable inference, the law of succession, and statistical inference" (1927).
     """
     method, baseline = same_shape(method, baseline)
-    n = _count(method, baseline)
+    n, *_ = without_nans(method, baseline)
     wins = np.count_nonzero(method < baseline, axis=0) + 0.5 * np.count_nonzero(method == baseline, axis=0)
     z = scipy.special.ndtri((1 + CONFIDENCE) / 2)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -47,19 +58,13 @@ def probability_of_improvement(method: np.ndarray, baseline: np.ndarray) -> Inte
 
 
 def paired_p_value(method: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    """Two-sided p-value of the paired t-test, `[clusters, ...]` each → `[...]`.
+    """Two-sided p-value of the paired t-test, adjusted for skewness, `[clusters, ...]` each → `[...]`.
 
-    It is 1 if the two agree in every cluster, and NaN for a single cluster.
+    It is that of `mean_p_value` for the differences: below 0.05 where the 95 % interval of their mean
+    excludes 0. It is 1 if the two agree in every cluster, and NaN for a single cluster.
     """
     method, baseline = same_shape(method, baseline)
-    n = _count(method, baseline)
-    absent = np.isnan(method - baseline)
-    difference = np.where(absent, 0.0, method - baseline)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean = difference.sum(axis=0) / n
-        variance = np.where(absent, 0.0, (difference - mean) ** 2).sum(axis=0) / (n - 1)
-        p = 2 * scipy.special.stdtr(n - 1, -np.abs(mean / np.sqrt(variance / n)))
-    return np.where(n < 2, np.nan, np.where(np.all(difference == 0, axis=0), 1.0, p))
+    return mean_p_value(method - baseline)
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
@@ -73,7 +78,3 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     factors = np.arange(len(order), 0, -1)
     corrected[order] = np.minimum(np.maximum.accumulate(factors * flat[order]), 1.0)
     return corrected.reshape(p_values.shape)
-
-
-def _count(method: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    return np.count_nonzero(~np.isnan(method - baseline), axis=0)

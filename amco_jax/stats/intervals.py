@@ -50,9 +50,7 @@ class RatioMoments(NamedTuple):
     @classmethod
     def of(cls, numerator: np.ndarray, denominator: np.ndarray) -> RatioMoments:
         """The moments, `[clusters, ...]` each → `[...]`; a cluster with a NaN is left out."""
-        absent = np.isnan(numerator) | np.isnan(denominator)
-        n = np.count_nonzero(~absent, axis=0)
-        x, y = (np.where(absent, 0.0, values) for values in (numerator, denominator))
+        n, absent, x, y = without_nans(numerator, denominator)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = x.sum(axis=0) / y.sum(axis=0)
             mean_d = y.sum(axis=0) / n
@@ -82,11 +80,7 @@ class RatioMoments(NamedTuple):
             cubes = (
                 c**3 * self.eee - 3 * c * c * s * self.eed + 3 * c * s * s * self.edd - s**3 * self.ddd
             )  # fmt: skip
-            skew = _shrunk_skewness(squares, cubes, n)
-            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                t = -s * self.mean_d / np.sqrt(squares / (n - 1))
-                t = t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / (6 * n)
-            return ~(np.abs(t) <= bound)
+            return ~(np.abs(_adjusted_t(-s * self.mean_d, squares, cubes, n)) <= bound)
 
         # An infinite ratio is tested by the denominator's mean: if that may be 0, any ratio is possible.
         side = np.reshape([-1.0, 1.0], (2,) + (1,) * np.ndim(self.ratio))
@@ -134,30 +128,48 @@ def mean_interval(values: np.ndarray) -> Interval:
     return ratio_interval(values, np.ones_like(values))
 
 
+def mean_p_value(values: np.ndarray) -> np.ndarray:
+    """Two-sided p-value of the hypothesis that the mean is 0, `[seeds, ...]` → `[...]`.
+
+    It is 1 minus the highest confidence level at which `mean_interval` excludes 0: that of Student's t,
+    adjusted for skewness. It is 1 if all values are 0, and NaN for a single seed. A seed with a NaN is left
+    out.
+    """
+    n, absent, filled = without_nans(seeds_first(values))
+    mean = filled.sum(axis=0) / np.maximum(n, 1)
+    centred = np.where(absent, 0.0, filled - mean)
+    squares = (centred**2).sum(axis=0)
+    t = _adjusted_t(mean, squares, (centred**3).sum(axis=0), np.maximum(n, 2))
+    p = 2 * scipy.special.stdtr(np.maximum(n, 2) - 1, -np.abs(t) * np.sqrt(n))
+    p = np.where(squares > 0, p, np.where(mean == 0, 1.0, 0.0))
+    return np.where(n < 2, np.nan, p)[()]
+
+
 def t_interval(values: np.ndarray) -> Interval:
-    """Student's t interval of the mean, `[seeds, ...]` → `[...]`; NaN bounds for a single seed."""
-    values = seeds_first(values)
-    mean = values.mean(axis=0)
-    if len(values) == 1:
-        return Interval(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
-    half = _half_width(values.var(axis=0, ddof=1), len(values))
-    return Interval(mean, mean - half, mean + half)
+    """Student's t interval of the mean, `[seeds, ...]` → `[...]`; NaN bounds for a single seed.
+
+    A seed with a NaN is left out.
+    """
+    n, mean, variance = moments(seeds_first(values))
+    half = _half_width(variance, n)
+    return Interval(mean[()], (mean - half)[()], (mean + half)[()])
 
 
 def seeds_needed(values: np.ndarray, half_width: Any) -> np.ndarray:
     """Number of seeds for a t interval of the mean of ± `half_width`, at the variance of these seeds.
 
     `[seeds, ...]` → `[...]`, at least 2. `half_width` is a number, or an array that broadcasts to `[...]`.
+    A seed with a NaN is left out.
 
     Raises:
-      InputError: there is only one seed, or a half width is not above 0.
+      InputError: there are fewer than two seeds without a NaN, or a half width is not above 0.
     """
-    values = seeds_first(values)
-    if len(values) < 2:
-        raise InputError(f"values: {len(values)} seed; legal: at least 2")
+    n, _, variance = moments(seeds_first(values))
+    if np.any(n < 2):
+        raise InputError(f"values: {np.min(n)} of the seeds without a NaN; legal: at least 2")
     if not np.all(np.asarray(half_width) > 0):
         raise InputError("half_width: not above 0; legal: a number > 0")
-    variance, half_width = np.broadcast_arrays(values.var(axis=0, ddof=1), half_width)
+    variance, half_width = np.broadcast_arrays(variance, half_width)
     # The number for a normal quantile, with room for Student's, which is larger for few seeds.
     normal = variance * (scipy.special.ndtri((1 + CONFIDENCE) / 2) / half_width) ** 2
     low, high = np.ones(variance.shape, np.int64), (np.minimum(2 * normal, 1e15) + 1000).astype(np.int64)
@@ -184,8 +196,37 @@ def same_shape(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.ndar
     return first, second
 
 
+def without_nans(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The clusters that count: those without a NaN in any of the arrays `[clusters, ...]`.
+
+    Returns:
+      Their number, `[...]`; whether each cluster is left out, `[clusters, ...]`; and the arrays, with 0 where
+      it is.
+    """
+    absent = np.any([np.isnan(values) for values in arrays], axis=0)
+    count = np.count_nonzero(~absent, axis=0)
+    return np.asarray(count), absent, *(np.where(absent, 0.0, values) for values in arrays)
+
+
+def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The number, mean and sample variance of the clusters; NaN where there are too few."""
+    n, absent, filled = without_nans(values)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = filled.sum(axis=0) / n
+        variance = np.where(absent, 0.0, (filled - mean) ** 2).sum(axis=0) / (n - 1)
+    return n, mean, np.where(n > 1, variance, np.nan)
+
+
 def _half_width(variance: Any, count: Any) -> Any:
     return scipy.special.stdtrit(count - 1, (1 + CONFIDENCE) / 2) * np.sqrt(variance / count)
+
+
+def _adjusted_t(mean: Any, squares: Any, cubes: Any, count: Any) -> np.ndarray:
+    """t / √count, transformed so that it is not skewed, from the mean and the sums of centred powers."""
+    skew = _shrunk_skewness(squares, cubes, count)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        t = mean / np.sqrt(squares / (count - 1))
+        return t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / (6 * count)
 
 
 def _shrunk_skewness(squares: Any, cubes: Any, count: Any) -> Any:

@@ -27,7 +27,7 @@ def pooled_quantiles(
     tasks at or below the quantile.
 
     Args:
-      quantiles: `[episodes, levels]`, ascending in each episode; NaN in an episode without tasks.
+      quantiles: `[episodes, levels]`, ascending in each episode; one with a NaN is left out.
       levels: `[levels]`, increasing from 0 to 1.
       tasks: `[episodes]`, the number of tasks.
       clusters: `[episodes]`, the number of each episode's cluster.
@@ -45,7 +45,7 @@ def pooled_quantiles(
         raise InputError(
             f"quantiles: shape {np.shape(quantiles)}; legal: one row per episode, {len(levels)} columns"
         )
-    some = np.asarray(tasks) > 0
+    some = (np.asarray(tasks) > 0) & ~np.isnan(quantiles).any(axis=1)
     if not np.any(some):
         return Interval(*np.full((3, len(at)), np.nan))
     weights, values = np.asarray(tasks, np.float64)[some], np.asarray(quantiles, np.float64)[some]

@@ -17,16 +17,18 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.errors import InputError
-from amco_jax.metrics import EPISODE, KEYS, LEVELS, NUM_TASKS, TASK, Column
+from amco_jax.metrics import EPISODE, KEYS, LEVELS, NUM_TASKS, TASK, Column, Reduction
 from amco_jax.stats import (
     Interval,
     RatioMoments,
     beyond_bounds,
     cluster_totals,
     jain_index,
+    paired_p_value,
     pooled_quantiles,
     probability_of_improvement,
     rate_difference_interval,
+    rate_difference_p_value,
     rate_interval,
     rate_reduction_interval,
     ratio_interval,
@@ -283,7 +285,7 @@ def learning_curve(rows: pd.DataFrame, column: Column) -> tuple[np.ndarray, np.n
     """
     sums, weights = learning_sums(rows, column)
     weights = np.where(weights > 0, weights, np.nan)
-    interval = rate_interval if column.is_rate else ratio_interval
+    interval = rate_interval if column.is_rate and not column.of_servers else ratio_interval
     estimates = interval(np.where(np.isnan(weights), np.nan, sums), weights)
     return np.unique(np.asarray(rows["episode"])), sums / weights, estimates
 
@@ -318,7 +320,7 @@ def _events(episodes: Episodes, columns: Sequence[tuple[Column, str]]) -> tuple[
     def scale(column: Column, per: str) -> float:
         if per == TASK:
             return 1.0
-        tasks = episodes.weight(column, TASK)
+        tasks = episodes.tasks if column.of_servers else episodes.weight(column, TASK)
         return tasks[tasks > 0].mean() if np.any(tasks > 0) else 1.0
 
     events, tasks = episodes.sums(columns)
@@ -339,29 +341,37 @@ class Pairs:
     ours: np.ndarray
     theirs: np.ndarray
     tasks: np.ndarray
-    same_tasks: bool
+    scale: np.ndarray
+    """The mean of the metric over that of the values, `[pairs]`: 1 unless the values are events"""
+    of_events: bool
+    """Whether the values are numbers of events among the same tasks, in all pairs"""
     seeds: np.ndarray
     """Seeds with tasks, `[pairs]`"""
 
     @classmethod
     def of(cls, column: Column, pairs: Sequence[tuple[Episodes, Episodes]], per: str) -> Pairs:
         """The values of several pairs side by side; shorter columns are filled up with NaNs."""
-        columns, seeds, same = [], [], True
+        columns, scales, of_events, seeds = [], [], [], []
         for ours, theirs in pairs:
             a, b = common(ours, theirs)
-            b = dataclasses.replace(b, cluster=a.cluster)
-            of = _events if column.is_rate else Episodes.sums
-            (x, tasks), (y, others) = of(a, [(column, per)]), of(b, [(column, per)])
-            if not np.array_equal(tasks, others, equal_nan=True):
-                same = False
-                y = _on_tasks(y, others, np.where(np.isnan(others), np.nan, tasks))
-            columns.append(np.concatenate([x, y, tasks], axis=1))
+            values, scale, are_events = _pair(column, per, a, dataclasses.replace(b, cluster=a.cluster))
+            columns.append(values)
+            scales.append(scale)
+            of_events.append(are_events)
             seeds.append(a.counts(column)[0])
         full = np.full((max(map(len, columns)), len(pairs), 3), np.nan)
         for place, each in enumerate(columns):
             full[: len(each), place] = each
         full[np.isnan(full).any(axis=-1)] = np.nan
-        return cls(column, full[..., 0], full[..., 1], full[..., 2], same, np.array(seeds))
+        return cls(
+            column,
+            full[..., 0],
+            full[..., 1],
+            full[..., 2],
+            np.array(scales),
+            all(of_events),
+            np.array(seeds),
+        )
 
     @property
     def clusters(self) -> np.ndarray:
@@ -370,21 +380,29 @@ class Pairs:
 
     def reduction(self) -> Interval:
         """1 - mean / baseline's mean."""
-        if self._of_events:
+        if self.of_events:
             return rate_reduction_interval(self.ours, self.theirs, self.tasks)
         return reduction_interval(self.ours, self.theirs)
 
     def difference(self) -> Interval:
         """Mean - baseline's mean."""
-        if self._of_events:
-            return rate_difference_interval(self.ours, self.theirs, self.tasks)
-        return ratio_interval(self.ours - self.theirs, self.tasks)
+        if self.of_events:
+            found = rate_difference_interval(self.ours, self.theirs, self.tasks)
+        else:
+            found = ratio_interval(self.ours - self.theirs, self.tasks)
+        return Interval(*(self.scale * bound for bound in found))
+
+    def p_value(self) -> np.ndarray:
+        """Two-sided p-value of no difference: below 0.05 where the interval of `difference` excludes 0."""
+        if self.of_events:
+            return rate_difference_p_value(self.ours, self.theirs, self.tasks)
+        return paired_p_value(self.ours, self.theirs)
 
     @property
     def gap(self) -> np.ndarray:
         """The estimate of `difference` alone, `[pairs]`, without the cost of its interval."""
         with np.errstate(invalid="ignore"):
-            return np.nansum(self.ours - self.theirs, axis=0) / np.nansum(self.tasks, axis=0)
+            return self.scale * np.nansum(self.ours - self.theirs, axis=0) / np.nansum(self.tasks, axis=0)
 
     def improvement(self) -> Interval:
         """How probably the method is better than the baseline on a cluster, or lower where neither is."""
@@ -392,9 +410,28 @@ class Pairs:
             return probability_of_improvement(self.theirs, self.ours)
         return probability_of_improvement(self.ours, self.theirs)
 
-    @property
-    def _of_events(self) -> bool:
-        return self.column.is_rate and self.same_tasks
+
+def _pair(column: Column, per: str, ours: Episodes, theirs: Episodes) -> tuple[np.ndarray, float, bool]:
+    """Both values and the tasks of a pair, `[clusters, 3]`, with its `scale` and `of_events`, see `Pairs`."""
+    of = _events if column.is_rate else Episodes.sums
+    (x, tasks), (y, others) = of(ours, [(column, per)]), of(theirs, [(column, per)])
+    same = np.array_equal(tasks, others, equal_nan=True)
+    if not same:
+        y = _on_tasks(y, others, np.where(np.isnan(others), np.nan, tasks))
+    elif column.complement_of in ours.metrics and column.complement_of in theirs.metrics:
+        (p, counted), (q, beside) = _complement(ours, column), _complement(theirs, column)
+        if np.array_equal(counted, beside, equal_nan=True):
+            total, events = (np.nansum(a) + np.nansum(b) for a, b in ((x, y), (p, q)))
+            scale = total / events * np.nansum(counted) / np.nansum(tasks) if events else 0.0
+            return np.concatenate([p, q, counted], axis=1), scale, True
+    return np.concatenate([x, y, tasks], axis=1), 1.0, column.is_rate and same
+
+
+def _complement(episodes: Episodes, column: Column) -> tuple[np.ndarray, np.ndarray]:
+    """The tasks that a metric counts and all tasks, `[clusters, 1]` each, from the rate of the others."""
+    rate = Column(name=column.complement_of, label="", reduction=Reduction.RATE)
+    events, tasks = episodes.sums([(rate, TASK)])
+    return tasks - events, tasks
 
 
 def _on_tasks(sums: np.ndarray, own: np.ndarray, tasks: np.ndarray) -> np.ndarray:

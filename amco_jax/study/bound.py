@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import pandas as pd
 
 from amco_jax.bounds.ascent import STEPS, ascend
 from amco_jax.bounds.drawn import Drawn, Places, by_places, drawn, packed
@@ -18,7 +17,7 @@ from amco_jax.bounds.relaxation import SlotTasks, alone, costs, dual
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.errors import check_whole
 from amco_jax.identity import program_cache
-from amco_jax.metrics import LEVELS, MAKESPAN, MISS_RATE, NUM_TASKS, Metrics, row_names
+from amco_jax.metrics import LEVELS, MAKESPAN, MISS_RATE, NUM_TASKS, Metrics
 from amco_jax.params import Shape
 from amco_jax.random import check_seeds
 from amco_jax.scenario import Scenario
@@ -86,7 +85,7 @@ def bound(
 
 
 def bound_columns(metrics: Metrics, found: Bound, scenario: Scenario) -> dict[str, Any]:
-    """The columns of rows: what is bounded, and missing numbers in all others, in the types of a simulation.
+    """The columns of rows that hold what is bounded, and lists of missing numbers.
 
     Args:
       metrics: those of the study.
@@ -98,15 +97,14 @@ def bound_columns(metrics: Metrics, found: Bound, scenario: Scenario) -> dict[st
             found.misses, found.num_tasks, out=np.full(len(found.seeds), np.nan), where=found.num_tasks > 0
         ),
     }
-    columns: dict[str, Any] = {}
-    for metric in metrics:
-        for name in row_names((metric.column, *metric.also), scenario.num_servers):
-            if metric.is_count:
-                columns[name] = pd.array([pd.NA] * len(found.seeds), dtype="Int64")
-            elif name == metric.name and metric.is_list:
-                length = scenario.num_slots if metric.is_over_slots else len(LEVELS)
-                columns[name] = np.full((len(found.seeds), length), np.nan, np.float32)
-    return columns | known
+    lengths = {
+        metric.name: scenario.num_slots if metric.is_over_slots else len(LEVELS)
+        for metric in metrics
+        if metric.is_list
+    }
+    return known | {
+        name: np.full((len(found.seeds), length), np.nan, np.float32) for name, length in lengths.items()
+    }
 
 
 def bounds_of_seeds(

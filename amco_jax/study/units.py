@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.compile.runtime import own_numerics
-from amco_jax.metrics import as_columns
+from amco_jax.metrics import as_columns, counts_among
 from amco_jax.scenario import Scenario
 from amco_jax.study.agents import AgentStore, StoredAgents, train_missing, trained_seeds
 from amco_jax.study.bound import bound_columns, bounds_of_seeds
@@ -228,7 +228,7 @@ def _source(
 def _curves(cell: Cell, store: AgentStore) -> pd.DataFrame:
     """The rows of a training, for one seed after another."""
     names = curve_names([cell.method], cell.trained_metrics, cell.scenario.num_servers)
-    counts = {metric.name for metric in cell.trained_metrics if metric.is_count}
+    counts = counts_among(names, cell.trained_metrics)
     curves, episodes = trained_seeds(cell, store).curves, cell.train_episodes
     seeds = np.arange(cell.first_seed, cell.first_seed + cell.num_seeds)
     return _frame(
@@ -245,10 +245,16 @@ def _curves(cell: Cell, store: AgentStore) -> pd.DataFrame:
 def _frame(
     cell: Cell, seeds: np.ndarray, episodes: np.ndarray, metrics: dict[str, np.ndarray]
 ) -> pd.DataFrame:
-    """Tidy rows with all columns that the cell requests; a column that does not apply to it is NaN."""
-    metrics = as_columns(metrics)
+    """Tidy rows with all columns that the cell requests.
+
+    A column that does not apply to it has no values, in the type that it has in the rows of other cells.
+    """
+    absent = {name: np.nan for name in cell.columns}
+    counts = counts_among(cell.columns, cell.metrics)
+    absent |= {name: pd.array([pd.NA] * len(seeds), dtype="Int64") for name in counts}
+    found = absent | as_columns(metrics)
     return pd.DataFrame(
         dict(cell.labels)
         | {"seed": seeds, "episode": episodes}
-        | {name: metrics.get(name, np.nan) for name in cell.columns}
+        | {name: found[name] for name in cell.columns}
     )

@@ -15,13 +15,14 @@ import pytest
 from amco_jax.commands import report
 from amco_jax.errors import InputError
 from amco_jax.report.others import page_writer
+from edge_fleet.columns import PREDICTIONS
 from edge_fleet.page import answer, errors_table, failures_table, gantt_figure, workers_table
 
 REQUESTS = pd.DataFrame({
-    "measured_s": [2.0, 3.0, 5.0, 30.0], "simulated_s": [1.0, 3.0, 4.0, 5.0],
+    "episode": 0, "measured_s": [2.0, 3.0, 5.0, 30.0], "simulated_s": [1.0, 3.0, 4.0, 5.0],
     "predicted_s": [2.0, 3.0, 4.0, 5.0], "rejected": False, "disturbed": [False, False, False, True],
     "attempts": [1, 1, 1, 3],
-})  # fmt: skip
+} | {f"{name}_s": 1.0 for name in PREDICTIONS if name.endswith("published")})  # fmt: skip
 COUNTED = REQUESTS.loc[~REQUESTS["disturbed"]]
 
 
@@ -30,8 +31,10 @@ def test_errors_are_relative_to_the_prediction():
     # Of 2/1, 3/3 and 5/4, and of 2/2, 3/3 and 5/4.
     assert [cell.text for cell in alone[1:]] == ["25.0 %", "62.5 %", "85.0 %", "92.5 %", "100.0 %"]
     assert [cell.value for cell in decided[1:]] == pytest.approx([0, 0.125, 0.2, 0.225, 0.25])
-    words = answer(REQUESTS, COUNTED)
-    assert "3 requests took 3.33 s" in words
+    words = answer(REQUESTS)
+    assert (
+        "Of 4 requests, the 3 undisturbed ones that the simulator serves too took 3.33 s, 2.67 s as" in words
+    )
     assert "simulator alone 1.250 (median error 25.0 %)" in words
     assert "from the ledger 1.111 (median error 0.0 %)" in words
 
@@ -41,9 +44,24 @@ def test_requests_that_the_simulator_rejects_have_no_error():
     (alone, decided) = errors_table(rejected).rows
     assert alone[1].value == pytest.approx(0.125)  # of 3/3 and 5/4
     assert decided[1].value == pytest.approx(0.0)
-    assert "simulator alone 1.143 (median error 12.5 %)" in answer(REQUESTS, rejected)
-    words = answer(REQUESTS, COUNTED.assign(simulated_s=0.0))
+    words = answer(rejected)
+    assert "the 2 undisturbed ones that the simulator serves too took 4 s, 3.5 s as simulated" in words
+    assert "simulator alone 1.143 (median error 12.5 %)" in words
+    words = answer(COUNTED.assign(simulated_s=0.0))
+    assert words.startswith("Of 3 requests, none was served undisturbed that the simulator serves too. ")
     assert words.endswith("Measured over predicted: at decision, from the ledger 1.111 (median error 0.0 %).")
+
+
+def test_the_answer_has_the_numbers_of_the_summary():
+    requests = COUNTED.assign(episode=[0, 0, 1], measured_s=[2.0, 3.0, 8.0])
+    words = answer(requests)
+    # The means of 5/4 and 8/4, and of the medians 0.5 and 1, over two episodes of different sizes.
+    assert "simulator alone 1.625 (median error 75.0 %)" in words
+    assert errors_table(requests).rows[0][1].text == "75.0 %"
+    assert "took 5.25 s, 3 s as simulated (means over episodes)" in words
+    nothing = requests.assign(rejected=True)
+    assert answer(nothing) == "Of 3 requests, none was served undisturbed that the simulator serves too."
+    assert errors_table(nothing.iloc[:0]).rows[0][1].text == "–"
 
 
 def test_failures_are_told_apart():

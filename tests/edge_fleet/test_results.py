@@ -75,6 +75,27 @@ def test_intervals_of_errors_are_those_of_means_and_end_at_zero():
     assert np.isnan(np.asarray(one[["low", "high"]], float)).all()
 
 
+def printed(requests: pd.DataFrame, images: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> str:
+    facts = {"overruns": 0, "disturbed": 0, "losses": 0}
+    print_results(requests, images, summary_table(requests), facts)
+    return capsys.readouterr().out
+
+
+def test_times_are_of_requests_that_the_simulator_serves_too(capsys: pytest.CaptureFixture[str]):
+    requests = REQUESTS.assign(measured_s=10.0, simulated_s=[10.0, 0.0, 0.0, 10.0])
+    requests = pd.concat([requests, requests.iloc[:1].assign(measured_s=np.nan, rejected=True, missed=True)])
+    shown = printed(requests, pd.DataFrame({"psnr_db": [20.0], "ssim": 0.9}), capsys)
+    assert "5 requests, 1 of them rejected and 0 too late" in shown
+    assert "2 undisturbed ones that the simulator serves too took 10 s, 10 s as simulated" in shown
+
+
+def test_a_run_in_which_everything_is_rejected_is_printed(capsys: pytest.CaptureFixture[str]):
+    rejected = REQUESTS.assign(measured_s=np.nan, rejected=True, missed=True)
+    shown = printed(rejected, pd.DataFrame({"psnr_db": [], "ssim": []}), capsys)
+    assert "4 requests, 4 of them rejected and 0 too late; none was served undisturbed" in shown
+    assert "nan" not in shown
+
+
 def test_a_run_with_overruns_is_called_invalid(capsys: pytest.CaptureFixture[str]):
     images = pd.DataFrame({"psnr_db": [20.0, 21.0, 22.0], "ssim": 0.9})
     for overruns in (0, 2):

@@ -53,6 +53,16 @@ def test_damage_is_seen_and_the_file_named(out: Path, tmp_path: Path, name: str,
     assert "\n" not in str(error.value)
 
 
+def test_files_with_different_columns_are_refused(out: Path, tmp_path: Path):
+    home = tmp_path / "copy"
+    shutil.copytree(out, home)
+    rows = pd.read_parquet(home / "results.parquet")
+    rows.astype({"num_tasks": float}).to_parquet(home / "results.parquet" / "other.parquet")
+    write_digests(home)
+    with pytest.raises(InputError, match=r"results\.parquet differ in their columns; legal: results of this"):
+        open_run(home, ["sweep"]).table("results.parquet")
+
+
 def test_results_of_another_kind_are_refused(out: Path, tmp_path: Path):
     with pytest.raises(InputError, match=r"holds results of sweep; legal: the --out of train or compare"):
         open_run(out, ["train", "compare"])

@@ -9,7 +9,13 @@ import pytest
 from scipy import stats as scipy_stats
 
 from amco_jax.errors import InputError
-from amco_jax.stats import rate_difference_interval, rate_interval, rate_reduction_interval
+from amco_jax.stats import (
+    paired_p_value,
+    rate_difference_interval,
+    rate_difference_p_value,
+    rate_interval,
+    rate_reduction_interval,
+)
 
 TASKS, SAMPLES = 450, 2000
 
@@ -132,6 +138,34 @@ def test_comparisons_without_any_event_are_not_certain():
     assert 0 < low < 1
     back = rate_reduction_interval(some, none, tasks)
     assert np.isnan(back).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("rate", "correlation"), [(0.001, 0.01), (0.01, 0.5), (0.05, 0.1), (0.3, 0.1)])
+@pytest.mark.parametrize("n", [10, 32])
+def test_p_values_agree_with_intervals_of_differences(kind: str, rate: float, correlation: float, n: int):
+    rng = np.random.default_rng(n)
+    tasks = tasks_of(rng, n)[:, :500]
+    rates = beta(rate, correlation)(rng, tasks.shape)
+    theirs = rng.binomial(tasks, rates)
+    ours = KINDS[kind](rng, tasks, rates, theirs)
+    found, p = rate_difference_interval(ours, theirs, tasks), rate_difference_p_value(ours, theirs, tasks)
+    excluded = (found.low > 0) | (found.high < 0)
+    assert np.array_equal(p < 0.05, excluded)
+    np.testing.assert_allclose(rate_difference_p_value(theirs, ours, tasks), p)
+    np.testing.assert_allclose(rate_difference_p_value(tasks - ours, tasks - theirs, tasks), p, rtol=1e-6)
+    reduction = rate_reduction_interval(ours, theirs, tasks)
+    assert not np.any(~excluded & ((reduction.low > 0) | (reduction.high < 0)))
+
+
+def test_a_lack_of_misses_is_not_significant():
+    """A paired t-test rejects equality in many of these samples, though few seeds may have all the misses."""
+    rng = np.random.default_rng(1)
+    tasks = np.full((32, 1000), 900)
+    theirs = rng.binomial(tasks, beta(0.002, 0.1)(rng, tasks.shape))
+    assert np.mean(paired_p_value(0 * theirs, theirs) < 0.05) > 0.1
+    assert np.all(rate_difference_p_value(0 * theirs, theirs, tasks) > 0.05)
+    assert np.all(rate_difference_p_value(0 * theirs, 0 * theirs, tasks) == 1)
 
 
 def test_bad_totals_are_refused():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
@@ -9,14 +12,23 @@ from scipy import stats as scipy_stats
 from amco_jax.errors import InputError
 from amco_jax.stats import (
     STATISTICS,
+    batch_means_interval,
     bootstrap_interval,
     holm,
+    lag_one_correlation,
     mean_interval,
+    mean_p_value,
     paired_p_value,
     probability_of_improvement,
+    rate_difference_interval,
+    rate_difference_p_value,
+    rate_interval,
+    rate_reduction_interval,
+    ratio_interval,
     reduction_interval,
     seeds_needed,
     t_interval,
+    trend_p_value,
 )
 
 
@@ -170,14 +182,36 @@ def test_probability_of_improvement():
     np.testing.assert_allclose([found.low[1], found.high[1]], [wilson.low, wilson.high], atol=1e-12)
 
 
-def test_p_values_are_scipys():
-    method, baseline = rng(3).normal(size=(2, 12, 6))
-    baseline[:, 0] = method[:, 0]
-    expected = scipy_stats.ttest_rel(method[:, 1:], baseline[:, 1:]).pvalue
-    found = paired_p_value(method, baseline)
-    assert found[0] == 1.0
-    np.testing.assert_allclose(found[1:], expected, rtol=1e-10)
-    assert np.isnan(paired_p_value(method[:1], baseline[:1])).all()
+def test_reductions_exist_only_of_what_is_positive():
+    negative = reduction_interval(np.array([-5.9, -6.0, -5.8]), np.array([-6.1, -6.2, -6.0]))
+    below = reduction_interval(np.array([-2.0, 1.0, 0.5]), np.array([1.0, 2.0, 1.5]))
+    assert np.isnan([negative, below]).all()
+    assert reduction_interval(
+        np.array([-0.1, 1.0, 0.9]), np.array([1.0, 2.0, 1.5])
+    ).estimate == pytest.approx(0.6)
+
+
+def test_p_values_are_scipys_where_nothing_is_skewed():
+    half = rng(3).normal(size=(12, 6)) + 0.2
+    method, baseline = np.concatenate([half, 0.4 - half]), rng(4).normal(size=6) * np.ones((24, 1))
+    expected = scipy_stats.ttest_rel(method + baseline, baseline).pvalue
+    np.testing.assert_allclose(paired_p_value(method + baseline, baseline), expected, rtol=1e-9)
+
+
+def test_p_values_agree_with_intervals():
+    values = rng(3).lognormal(size=(20, 2000)) - 1.2
+    interval, p = mean_interval(values), mean_p_value(values)
+    excluded = (interval.low > 0) | (interval.high < 0)
+    assert 0.1 < np.mean(excluded) < 0.5
+    assert np.array_equal(p < 0.05, excluded)
+    np.testing.assert_array_equal(paired_p_value(values, np.zeros_like(values)), p)
+
+
+def test_p_values_at_the_edges():
+    constant = np.full((5, 2), 3.0)
+    np.testing.assert_array_equal(mean_p_value(constant), 0.0)
+    np.testing.assert_array_equal(paired_p_value(constant, constant), 1.0)
+    assert np.isnan(paired_p_value(constant[:1], constant[:1])).all()
 
 
 def test_holm():
@@ -214,6 +248,43 @@ def test_degenerate_data():
     assert np.all(seeds_needed(constant, 0.1) == 2)
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a, b: mean_interval(a),
+        lambda a, b: t_interval(a),
+        lambda a, b: mean_p_value(a),
+        *(lambda a, b, name=name: bootstrap_interval(a, rng(), name, resamples=99) for name in STATISTICS),
+        lambda a, b: seeds_needed(a, 0.1),
+        ratio_interval,
+        reduction_interval,
+        probability_of_improvement,
+        paired_p_value,
+        lambda a, b: rate_interval(a, 9 * np.ones_like(a)),
+        lambda a, b: rate_difference_interval(a, b, 9 * np.ones_like(a)),
+        lambda a, b: rate_difference_p_value(a, b, 9 * np.ones_like(a)),
+        lambda a, b: rate_reduction_interval(a, b, 9 * np.ones_like(a)),
+        lambda a, b: batch_means_interval(a, b, batches=len(a)),
+        lambda a, b: trend_p_value(np.stack([a, b], axis=1), np.ones((len(a), 2))),
+    ],
+)  # fmt: skip
+def test_clusters_with_a_nan_are_left_out(function: Callable[..., Any]):
+    values, others = rng(6).uniform(1, 2, (2, 12))
+    expected = function(values[:-2], others[:-2])
+    values[-2:], others[-1] = (np.nan, np.nan), np.nan
+    np.testing.assert_allclose(function(values, others), expected, rtol=1e-9)
+
+
+def test_columns_may_miss_different_clusters():
+    values = SAMPLE.copy()
+    values[-5:, 1], values[:, 2] = np.nan, np.nan
+    for interval in (t_interval, lambda x: bootstrap_interval(x, rng(), resamples=99)):
+        found = np.array(interval(values))
+        assert np.isfinite(found[:, :2]).all()
+        assert found[0, 1] == pytest.approx(np.mean(SAMPLE[:-5, 1]))
+        assert np.isnan(found[:, 2]).all()
+
+
 def test_bad_input_is_refused():
     with pytest.raises(InputError, match="at least one seed"):
         t_interval(np.empty((0, 3)))
@@ -223,5 +294,9 @@ def test_bad_input_is_refused():
         reduction_interval(SAMPLE, SAMPLE[:-1])
     with pytest.raises(InputError, match="at least 2"):
         seeds_needed(SAMPLE[:1], 0.1)
+    with pytest.raises(InputError, match="1 of the seeds without a NaN; legal: at least 2"):
+        seeds_needed(np.array([1.0, np.nan]), 0.1)
+    with pytest.raises(InputError, match="NaN"):
+        lag_one_correlation(np.array([1.0, np.nan, 2.0]))
     with pytest.raises(InputError, match="half_width"):
         seeds_needed(SAMPLE, 0.0)

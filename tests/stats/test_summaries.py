@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from amco_jax.errors import InputError
-from amco_jax.metrics import LEVELS, METRICS, columns_of, estimated_columns
-from amco_jax.stats import mean_interval, pooled_quantiles, ratio_interval, reduction_interval
+from amco_jax.metrics import LEVELS, METRICS, Column, columns_of, estimated_columns
+from amco_jax.metrics.counts import IN_TIME
+from amco_jax.stats import mean_interval, mean_p_value, pooled_quantiles, ratio_interval, reduction_interval
 from amco_jax.stats.summaries import Episodes, Pairs, summarise
 
 QUANTILES = "makespan_quantiles_s"
@@ -170,6 +171,48 @@ def test_pairs_are_of_common_episodes_and_clusters():
     for name in ("makespan_mean_s", "miss_rate"):
         pairs = Pairs.of(METRICS[name], [pair, (pair[1], pair[0])], "task")
         np.testing.assert_allclose(pairs.gap, pairs.difference().estimate, atol=1e-15)
+
+
+def rows_with_misses(misses: np.ndarray, warmup: int = 0) -> pd.DataFrame:
+    """Rows of 50 tasks per seed in 20 slots, half of the tasks at each of two base stations."""
+    tasks = np.full(len(misses), 50 - warmup)
+    rates = np.clip(misses / 50, 0, 1)
+    return pd.DataFrame({
+        "seed": np.arange(len(misses)), "num_tasks": tasks, "miss_rate": rates,
+        "goodput_per_s": (1 - rates) * tasks / (20 - warmup), "num_in_time": (1 - rates) * tasks,
+        "station_miss_rate_0": rates, "station_miss_rate_1": rates,
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("column", "factor"),
+    [(METRICS["goodput_per_s"], -50 / 20), (IN_TIME, -50), (METRICS["station_miss_rate"], 1)],
+    ids=lambda each: getattr(each, "name", ""),
+)
+def test_what_counts_misses_is_compared_as_they_are(column: Column, factor: float):
+    rng = np.random.default_rng(6)
+    few, none = np.zeros(32), np.zeros(32)
+    few[:2] = 9, 4
+    many = rng.binomial(50, 0.2, 32)
+    of = [Episodes.of(rows_with_misses(misses)) for misses in (few, none, many, none + 50)]
+    pairs = [(of[1], of[0]), (of[1], of[1]), (of[0], of[2]), (of[3], of[3])]
+    misses, found = (Pairs.of(each, pairs, each.weightings[0]) for each in (METRICS["miss_rate"], column))
+    wanted = np.sort(factor * np.array(misses.difference())[1:, :3], axis=0)
+    np.testing.assert_allclose(np.array(found.difference())[1:, :3], wanted, rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(found.p_value(), misses.p_value(), rtol=1e-6)
+    np.testing.assert_allclose(found.gap, found.difference().estimate, atol=1e-12)
+    assert misses.p_value()[0] > 0.05
+    assert misses.p_value()[2] < 0.01
+    assert np.all(np.array(found.difference().high - found.difference().low)[:3] > 0)
+
+
+def test_goodputs_over_different_slots_are_compared_by_themselves():
+    misses = np.random.default_rng(7).binomial(40, 0.2, (2, 32))
+    pair = Episodes.of(rows_with_misses(misses[0])), Episodes.of(rows_with_misses(misses[1], warmup=10))
+    pairs = Pairs.of(METRICS["goodput_per_s"], [pair], "episode")
+    ours, theirs = (episodes.metrics["goodput_per_s"] for episodes in pair)
+    np.testing.assert_allclose(np.array(pairs.difference())[:, 0], mean_interval(ours - theirs))
+    np.testing.assert_allclose(pairs.p_value(), mean_p_value(ours - theirs))
 
 
 def test_rows_that_do_not_say_how_many_tasks_there_were_are_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from amco_jax.bounds import drawn
 from amco_jax.bounds.drawn import Places, all_places
 from amco_jax.bounds.relaxation import SlotTasks
 from amco_jax.errors import InputError
+from amco_jax.metrics import METRICS
+from amco_jax.results.saved import open_run
 
 # Slow links and little capacity, so that links reach the cap, tasks are late, and backlogs outlast slots.
 BUSY = Scenario(
@@ -67,6 +70,16 @@ def test_rows_have_what_is_bounded_and_nothing_else(rows: pd.DataFrame):
     lists = own.pop("makespan_quantiles_s")
     assert np.all(pd.isna(own.drop(columns=["index", *known])))
     assert all(np.all(np.isnan(each)) for each in lists)
+
+
+@pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if metric.per_server])
+def test_results_with_a_metric_of_servers_and_a_bound_are_read(name: str, tmp_path: Path):
+    study = Sweep("deadline", [0.5], methods=["local", "bound"], seeds=2, scenario=BUSY, metrics=[name])
+    run_study(study, tmp_path / "out")
+    rows = open_run(tmp_path / "out", ["sweep"]).table("results.parquet")
+    bounded = rows.set_index("method").loc["bound"].filter(like=f"{name}_")
+    assert bounded.shape == (2, BUSY.num_servers)
+    assert np.all(pd.isna(bounded))
 
 
 def test_python_gives_the_numbers_of_the_rows(rows: pd.DataFrame):

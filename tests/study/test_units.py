@@ -15,9 +15,10 @@ import pandas as pd
 import pytest
 from helpers.studies import carry_out
 
-from amco_jax import Execution, InputError, Scenario, Sweep, Training, run_study
+from amco_jax import Comparison, Execution, InputError, Scenario, Sweep, Training, run_study
 from amco_jax.agents.methods import get_method
 from amco_jax.results.checkpoints import Journal, remove_damaged
+from amco_jax.results.saved import open_run
 from amco_jax.results.store import Store
 from amco_jax.study import simulate as simulate_module
 from amco_jax.study import trainer as trainer_module
@@ -405,3 +406,23 @@ def test_rows_do_not_depend_on_the_seeds_beside_them(whole: Path):
     rows = pd.read_parquet(whole / "results.parquet").query("method == 'local' and value == 0.5")
     alone = run(None, methods=["local"], values=[0.5], seeds=3, first_seed=70).rows
     np.testing.assert_array_equal(alone["makespan_mean_s"], rows.query("70 <= seed < 73")["makespan_mean_s"])
+
+
+@pytest.mark.parametrize(
+    "study",
+    [
+        Sweep("num_servers", [2, 3], methods=["local"], seeds=2, scenario=SMALL, metrics=["station_tasks"]),
+        Comparison(
+            [QUICK, "local"], seeds=2, episodes=3, last=1, scenario=SMALL, metrics=["station_tasks"],
+            physics=["unified"],
+        ),
+    ],
+    ids=["fleets of two sizes", "trained methods and rules"],
+)  # fmt: skip
+def test_counts_of_servers_have_the_same_type_in_all_units(study: Any, tmp_path: Path):
+    run_study(study, tmp_path / "out", execution=Execution(unit_seconds=1e-6))
+    run = open_run(tmp_path / "out", ["sweep", "compare"])
+    rows = run.arrow(study.file)
+    counts = [field for field in rows.schema if field.name.startswith("station_tasks_")]
+    assert counts
+    assert all(str(field.type) == "int64" for field in counts)
