@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
@@ -92,17 +93,27 @@ def _cheapest_of_few(lead: Array, rate: Array, price: Array, limit: Array) -> tu
 
 
 class _Sums(NamedTuple):
-    """Sums over the servers of a prefix that are not dry so far."""
+    """What each server adds to sums over those of a prefix that are not dry so far, and these sums."""
 
     rate: Array
     filling: Array
-    """1 + Σ lead·rate, so that the level is this divided by the sum of rates"""
+    """lead·rate"""
     priced_rate: Array
     priced_filling: Array
     last: Array
-    """The longest wait of these servers"""
+    """The longest wait"""
     following: Array
     """The least price beyond the prefix"""
+
+    def over_servers(self) -> _Sums:
+        """In one pass, which takes half of the time that a pass for each would take."""
+
+        def combine(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
+            sums = (lax.add(x, y) for x, y in zip(a[:4], b[:4], strict=True))
+            return *sums, lax.max(a[4], b[4]), lax.min(a[5], b[5])
+
+        start = (*np.zeros(5), np.inf)
+        return _Sums(*lax.reduce(tuple(self), tuple(np.asarray(start, self.rate.dtype)), combine, (0,)))
 
 
 def _cheapest_of_many(lead: Array, rate: Array, price: Array, limit: Array) -> tuple[Array, Array, Array]:
@@ -113,36 +124,31 @@ def _cheapest_of_many(lead: Array, rate: Array, price: Array, limit: Array) -> t
     the next one is due. There are thus fewer than 2·B steps.
     """
     # Which prefix is the cheapest is piecewise constant, so it has no gradient.
-    *servers, limit = lax.stop_gradient((lead, rate, price, limit))
-    infinite, none = jnp.full((), jnp.inf, lead.dtype), jnp.zeros((), lead.dtype)
+    fixed_lead, fixed_rate, fixed_price, limit = lax.stop_gradient((lead, rate, price, limit))
+    infinite = jnp.full((), jnp.inf, lead.dtype)
 
     def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
         dearest, bound, best = state
-
-        def add(sums: _Sums, server: list[Array]) -> tuple[_Sums, None]:
-            lead, rate, price = server
-            within = price <= dearest
-            wet = within & (lead < bound)
-            rate = jnp.where(wet, rate, 0)
-            return _Sums(
-                rate=sums.rate + rate,
-                filling=sums.filling + rate * lead,
-                priced_rate=sums.priced_rate + rate * price,
-                priced_filling=sums.priced_filling + rate * lead * price,
-                last=jnp.where(wet, jnp.maximum(sums.last, lead), sums.last),
-                following=jnp.where(within, sums.following, jnp.minimum(sums.following, price)),
-            ), None
-
-        # In one loop, as several sums, each with a loop of its own, would take twice as long.
-        sums, _ = lax.scan(add, _Sums(none, none + 1, none, none, none, infinite), servers)
-        level = sums.filling / positive(sums.rate)
+        within = fixed_price <= dearest
+        wet = within & (fixed_lead < bound)
+        taken = jnp.where(wet, fixed_rate, 0)
+        filling = taken * fixed_lead
+        sums = _Sums(
+            rate=taken,
+            filling=filling,
+            priced_rate=taken * fixed_price,
+            priced_filling=filling * fixed_price,
+            last=jnp.where(wet, fixed_lead, 0),
+            following=jnp.where(within, jnp.inf, fixed_price),
+        ).over_servers()
+        level = (1 + sums.filling) / positive(sums.rate)
         filled = sums.last < level
         total = level * (1 + sums.priced_rate) - sums.priced_filling
         better = filled & (level <= limit) & (total < best[0])
         best = jax.tree.map(partial(jnp.where, better), (total, dearest, level), best)
         return jnp.where(filled, sums.following, dearest), jnp.minimum(bound, level), best
 
-    start = jnp.min(servers[2]), infinite, (infinite, infinite, infinite)
+    start = jnp.min(fixed_price), infinite, (infinite, infinite, infinite)
     _, _, (total, dearest, level) = lax.while_loop(lambda state: jnp.isfinite(state[0]), step, start)
     taken = jnp.where((price <= dearest) & (lead < level), rate, 0)
     level = (1 + jnp.sum(taken * lead)) / positive(jnp.sum(taken))

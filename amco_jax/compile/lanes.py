@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.extend.core as jex
 import jax.numpy as jnp
 from jax import lax
 
@@ -101,6 +102,8 @@ class _Interpreter:
             # From the last axis on, so that the numbers of those that are left do not change.
             axes = sorted(eqn.params["axes"], reverse=True)
             return [_Lanes(functools.reduce(_REDUCTIONS[name], axes, args[0].array))]
+        if name == "reduce":
+            return self._reduce(eqn, args)
         if name in _SEARCHES:
             (axis,) = eqn.params["axes"]
             return [_Lanes(_search(_SEARCHES[name], args[0].array, axis, eqn.params["index_dtype"]))]
@@ -111,6 +114,24 @@ class _Interpreter:
         axes = [-1 if isinstance(a, _Lanes) else None for a in args]
         mapped = jax.vmap(lambda *args: bind(eqn, args), axes, -1)
         return [_Lanes(out) for out in mapped(*map(_held, args))]
+
+    def _reduce(self, eqn: Any, args: list[Any]) -> list[Any]:
+        """Reduce several arrays at once by an operation of the user's own."""
+        arrays, starts = args[: len(args) // 2], args[len(args) // 2 :]
+        function = jex.jaxpr_as_fun(closed(eqn.params["jaxpr"]))
+
+        def along(arrays: list[Any], axis: int) -> list[Any]:
+            shape = arrays[0].shape[:axis] + arrays[0].shape[axis + 1 :]
+            combine = functools.reduce(lambda fn, _: jax.vmap(fn), shape, function)
+
+            def step(i: Any, now: list[Any]) -> list[Any]:
+                return combine(*now, *(lax.dynamic_index_in_dim(x, i, axis, keepdims=False) for x in arrays))
+
+            start = [jnp.broadcast_to(self.full(x), shape) for x in starts]
+            return lax.fori_loop(0, arrays[0].shape[axis], step, start, unroll=_AT_ONCE)
+
+        axes = sorted(eqn.params["dimensions"], reverse=True)
+        return [_Lanes(x) for x in functools.reduce(along, axes, [self.full(x) for x in arrays])]
 
     def _scan(self, eqn: Any, args: list[Any]) -> list[Any]:
         inner = inner_program(eqn)

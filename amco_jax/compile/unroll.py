@@ -123,6 +123,8 @@ def _apply(eqn, args: list[Any]) -> list[Any]:
     if (inner := inner_program(eqn)) is not None:
         return _evaluate(inner.jaxpr, inner.consts, args)
     small = all(0 < v.aval.size <= MAX_SIZE for v in eqn.outvars)
+    if name == "reduce" and small and all(isinstance(a, _Split) and a.scalars.size for a in args):
+        return _reduce(eqn, args)
     if small and all(isinstance(a, _Split) for a in args):
         arrays = [a.scalars for a in args]
         if name in ELEMENTWISE:
@@ -210,6 +212,24 @@ def _cond(params, args: list[Any]) -> list[Any]:
     return lax.switch(_whole(args[0]), [branch(closed(each)) for each in params["branches"]], args[1:])
 
 
+def _reduce(eqn, args: list[Any]) -> list[Any]:
+    """A reduction of several arrays at once by an operation of the user's own."""
+    operands, starts = args[: len(args) // 2], args[len(args) // 2 :]
+    combine, axes = closed(eqn.params["jaxpr"]), eqn.params["dimensions"]
+    rows = [_rows(a.scalars, axes) for a in operands]
+    outs = []
+    for index in range(len(rows[0])):
+        now = list(starts)
+        for column in zip(*(row[index] for row in rows), strict=True):
+            now = _evaluate(combine.jaxpr, combine.consts, [*now, *map(_split, map(jnp.asarray, column))])
+        outs.append([out.scalars.item() for out in now])
+    shapes = [v.aval.shape for v in eqn.outvars]
+    return [
+        _Split(_object_array(column, shape))
+        for column, shape in zip(zip(*outs, strict=True), shapes, strict=True)
+    ]
+
+
 # Rules on object arrays. ---------------------------------------------------------------------------
 
 
@@ -250,12 +270,17 @@ def _unstack(params, operand):
 def _reduction(combine: Callable) -> Callable:
     def rule(params, operand):
         axes = params["axes"]
-        kept = [i for i in range(operand.ndim) if i not in axes]
-        shape = tuple(operand.shape[i] for i in kept)
-        rows = np.transpose(operand, (*kept, *axes)).reshape(int(np.prod(shape)), -1)
-        return [_object_array([functools.reduce(combine, row) for row in rows], shape)]
+        shape = tuple(n for axis, n in enumerate(operand.shape) if axis not in axes)
+        return [_object_array([functools.reduce(combine, row) for row in _rows(operand, axes)], shape)]
 
     return rule
+
+
+def _rows(operand: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    """What a reduction over some axes reduces to one element each."""
+    kept = [axis for axis in range(operand.ndim) if axis not in axes]
+    size = int(np.prod([operand.shape[axis] for axis in kept]))
+    return np.transpose(operand, (*kept, *axes)).reshape(size, -1)
 
 
 def _arg_reduction(better: Callable) -> Callable:

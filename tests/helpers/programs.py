@@ -41,6 +41,14 @@ def several_carries(m: jax.Array) -> Any:
     return lax.scan(body, (jnp.zeros(m.shape[1]), 0), m)
 
 
+def several_at_once(m: jax.Array, x: jax.Array) -> Any:
+    def combine(a: tuple, b: tuple) -> tuple:
+        return a[0] + b[0], lax.min(a[1], b[1])
+
+    operands, start = (m, m * x), (0.0, jnp.inf)
+    return [lax.reduce(operands, start, combine, axes) for axes in ((0,), (1,), (0, 1))]
+
+
 CASES: dict[str, tuple[Callable, tuple]] = {
     "elementwise": (lambda x: jnp.exp(-jnp.abs(x)) * 2 - x / 3 + jnp.sqrt(x * x + 1), (X,)),
     "where": (lambda x: jnp.where(x > 0, x, jnp.inf), (X,)),
@@ -48,6 +56,7 @@ CASES: dict[str, tuple[Callable, tuple]] = {
     "sums": (lambda m: (jnp.sum(m), jnp.sum(m, axis=0), jnp.sum(m, axis=1), jnp.mean(m)), (M,)),
     "extremes": (lambda m: (jnp.max(m, axis=0), jnp.min(m, axis=1), jnp.max(m), jnp.prod(m)), (M,)),
     "flags": (lambda m: (jnp.any(m > 3, axis=0), jnp.all(m > -3, axis=1), jnp.sum(m > 0)), (M,)),
+    "several-at-once": (several_at_once, (M, X[:3])),
     "argmin-ties": (lambda x: (jnp.argmin(x), jnp.argmax(x)), (TIED,)),
     "argmin-axes": (lambda m: (jnp.argmin(m, axis=0), jnp.argmax(m, axis=1)), (M,)),
     "cumulative": (lambda x: (jnp.cumsum(x), lax.cumsum(x, reverse=True), lax.cummax(x)), (X,)),
