@@ -15,10 +15,10 @@ from amco_jax.agents.actions import ActionSpace, Enumerated
 from amco_jax.agents.methods import COMMON_PHYSICS, get_allocator
 from amco_jax.alloc import Allocator
 from amco_jax.env import Physics
-from amco_jax.errors import InputError, check_choice
+from amco_jax.errors import InputError, check_choice, check_whole
 from amco_jax.identity import hashable
 from amco_jax.params import ORDERS, TIMINGS, Params
-from amco_jax.random import check_seed
+from amco_jax.random import MAX_COORDINATE, MAX_SEED
 from amco_jax.rl.observation import PUBLISHED, check_features
 from amco_jax.rl.spaces import Discrete, MultiBinary
 from amco_jax.scenario import Scenario
@@ -53,18 +53,18 @@ def episode_key(seed: Any, episode: Any = 0) -> Array:
 
     Args:
       seed: a whole number from 0 to 2³²-1.
-      episode: a whole number from 0 to 2³²-1. Episode 0 has the arrivals that sweeps simulate with the seed,
+      episode: a whole number from 0 to 2³¹-1. Episode 0 has the arrivals that sweeps simulate with the seed,
         and its key is `jax.random.key(seed)`; episodes from 1 on have the arrivals that `train` learns from.
 
     Raises:
-      InputError: a Python or NumPy number is not a whole number from 0 to 2³²-1; arrays are not checked.
+      InputError: a Python or NumPy number is not such a number; arrays are not checked.
     """
-    numbers = {"episode": episode, "seed": seed}
-    for name, number in numbers.items():
+    words = []
+    for name, number, most in (("episode", episode, MAX_COORDINATE), ("seed", seed, MAX_SEED)):
         if isinstance(number, int | float | np.number):
-            check_seed(name, number)
-    words = jnp.stack([jnp.asarray(number, jnp.uint32) for number in numbers.values()])
-    return jax.random.wrap_key_data(words, impl="threefry2x32")
+            check_whole(name, number, 0, most)
+        words.append(jnp.asarray(number, jnp.uint32))
+    return jax.random.wrap_key_data(jnp.stack(words), impl="threefry2x32")
 
 
 def seed_and_episode(key: Array) -> tuple[UInt32[Array, ""], UInt32[Array, ""]]:

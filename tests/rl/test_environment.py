@@ -162,7 +162,8 @@ def test_keys_are_seeds_and_episodes():
     for bad in (0, np.float32(1.0), jax.random.split(jax.random.key(0), 2)):
         with pytest.raises(InputError, match=r"^key: .* of shape .*; legal: one key of jax.random"):
             env.reset(bad, env.default_params)
-    for bad in (-1, 2**32, 0.5):
+    assert seed_and_episode(episode_key(0, 2**31 - 1))[1] == 2**31 - 1
+    for bad in (-1, 2**31, 2**32, 0.5):
         with pytest.raises(InputError, match=r"^episode: "):
             episode_key(0, bad)
 
