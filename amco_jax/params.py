@@ -36,7 +36,7 @@ class Shape(NamedTuple):
 
     @property
     def has_times(self) -> bool:
-        """Whether the time at which a task arrives within its slot matters."""
+        """Whether tasks have times within their slot: of their arrival, or that sort a random order."""
         return self.order == "random" or self.timing == "continuous"
 
     def words(self) -> str:

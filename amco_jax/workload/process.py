@@ -42,7 +42,7 @@ class Workload(Protocol):
 
 @runtime_checkable
 class TimedWorkload(Workload, Protocol):
-    """A workload that provides the times of its tasks within a slot, such as that of a request log.
+    """A workload that provides the arrival times of its tasks within a slot, such as that of a request log.
 
     `times(params, t, b)` is the time of each position of base station `b` in slot `t`, as a share of the slot
     in [0, 1).
