@@ -105,7 +105,8 @@ class Environment:
         base station.
 
     Raises:
-      InputError: a name is unknown, or the action space has no list of sets.
+      InputError: a name is unknown, the action space has no list of sets, or a request log has no part
+        to train on, where episodes from 1 on would be.
     """
 
     any_order: ClassVar[bool] = True
@@ -163,8 +164,10 @@ class Environment:
           physics: by default, that of the environment.
 
         Raises:
-          InputError: the shape of the scenario differs from that of the environment.
+          InputError: the shape of the scenario differs from that of the environment, or its request log has
+            no part to train on.
         """
+        scenario.check_training()
         shape = scenario.shape(self.shape.max_tasks)
         if shape != self.shape:
             raise InputError(
