@@ -56,6 +56,10 @@ class Starts:
     per_step: Float[Array, " num_servers"]
     """What starting a batch adds to each denoising step"""
 
+    def of_task(self, steps: Any) -> Any:
+        """l_i + a_i + ρ·s_i: what a server that gets items of a task with ρ steps does before the first."""
+        return self.load + self.fixed + steps * self.per_step
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

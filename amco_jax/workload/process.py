@@ -27,7 +27,7 @@ from jaxtyping import Float, Int, UInt32
 from amco_jax.env import Task
 from amco_jax.errors import check_choice
 from amco_jax.identity import identify, name_of
-from amco_jax.params import Params, Shape
+from amco_jax.params import Params, Shape, Starts
 from amco_jax.service import ImageService
 
 
@@ -336,8 +336,7 @@ def offered_load(process: ArrivalProcess, scenario: ScenarioFields) -> float:
         steps, starts = task.work / task.size, scenario.service.starts
         whole = steps + scenario.service.overhead
         if starts is not None:
-            load, fixed, per_step = starts
-            whole = whole + (load + fixed + steps * per_step) / task.size
+            whole = whole + Starts(*starts).of_task(steps) / task.size
         capacities = capacities * steps / whole
     arriving = process.moments(scenario)[0] * scenario.num_servers / scenario.slot_duration
     return arriving * task.work / float(np.sum(capacities))
