@@ -114,6 +114,9 @@ def with_prices(
 ) -> tuple[Episode, Background]:
     """Play an episode, and find the shadow prices along it: the derivatives of its summed makespan.
 
+    Where a service splits tasks into whole images, the numbers of images are held fixed along the path, like
+    the sets: prices are those of waits alone.
+
     Args:
       agent, record, metrics: as of `rollout`.
 
