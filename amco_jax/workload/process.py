@@ -333,7 +333,8 @@ def offered_load(process: ArrivalProcess, scenario: ScenarioFields) -> float:
     """
     task, capacities = process.mean_task(scenario), scenario.capacities
     if scenario.service is not None:  # the overhead of an image batch takes the time of some steps
-        steps, starts = task.work / task.size, scenario.service.starts
+        steps = task.work / task.size
+        starts: Any = scenario.service.starts
         whole = steps + scenario.service.overhead
         if starts is not None:
             whole = whole + Starts(*starts).of_task(steps) / task.size

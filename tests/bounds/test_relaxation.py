@@ -225,7 +225,7 @@ def test_a_task_alone_has_all_servers():
 
 @pytest.mark.parametrize("least", [0.0, 0.1, 5.0])
 def test_a_task_alone_ends_when_its_last_part_does(least: float):
-    """By enumeration of the sets of two servers, where starts differ; the mean end of its parts is earlier."""
+    """By enumeration of the sets of two servers whose starts differ; the mean end of its parts is earlier."""
     slot = slot_of(7)
     start = np.array([0.02, 0.15]) + least
     ends = start + slot.load + slot.transfer
