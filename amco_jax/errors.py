@@ -51,6 +51,14 @@ def check_whole(field: str, value: Any, low: int = 1, high: int | None = None) -
     return int(value)
 
 
+def check_array(field: str, value: Any) -> np.ndarray:
+    """The value as an array; InputError if it is none, such as a list of lists of different lengths."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise InputError(f"{field}: {_shown(value)}; legal: an array, with rows of equal lengths") from None
+
+
 def check_list(field: str, items: Any) -> list[Any]:
     """The items as a list; InputError if there are none, or if `items` is a string."""
     if isinstance(items, str) or not hasattr(items, "__len__") or not len(items):

@@ -36,7 +36,7 @@ class Shape(NamedTuple):
 
     @property
     def has_times(self) -> bool:
-        """Whether the time at which a task arrives within its slot matters."""
+        """Whether tasks have times within their slot: of their arrival, or that sort a random order."""
         return self.order == "random" or self.timing == "continuous"
 
     def words(self) -> str:
@@ -55,6 +55,10 @@ class Starts:
     """Starting a batch, of each server that gets items"""
     per_step: Float[Array, " num_servers"]
     """What starting a batch adds to each denoising step"""
+
+    def of_task(self, steps: Any) -> Any:
+        """l_i + a_i + ρ·s_i: what a server that gets items of a task with ρ steps does before the first."""
+        return self.load + self.fixed + steps * self.per_step
 
 
 @jax.tree_util.register_dataclass

@@ -44,6 +44,9 @@ class Key(NamedTuple):
 
 MAX_SEED = 2**32 - 1
 
+MAX_COORDINATE = 2**31 - 1
+"""The largest coordinate of `fold_in`, which takes two counters for each; larger ones would repeat keys."""
+
 FIRST_TUNING_SEED = 2**31
 """The smallest seed that settings are searched on. All other studies are restricted to smaller ones, so that
 the episodes that they report are never those on which a setting was chosen."""
@@ -67,7 +70,7 @@ def stream(seed: UInt32[Array, "*batch"], purpose: Stream) -> Key:
 
 
 def fold_in(key: Key, coordinate: jax.typing.ArrayLike) -> Key:
-    """The key of one coordinate (a slot, a base station, ...) under `key`."""
+    """The key of one coordinate (a slot, a base station, ...) under `key`, from 0 to `MAX_COORDINATE`."""
     counter = _u32(coordinate) * jnp.uint32(2)
     return Key(bits(key, counter), bits(key, counter + jnp.uint32(1)))
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,6 +29,9 @@ from amco_jax.errors import InputError
 MAX_ENUMERATED_SERVERS = 12
 """A batch of seeds has room for little more than 2^12-1 outputs for each of 12 agents."""
 
+MAX_SETS = 2**16
+"""The most sets of one size. A network with an output for each is then far larger than those that have been
+trained, and a list of more would soon fill the memory."""
 
 _MAX_CHAIN = 64
 
@@ -183,11 +187,17 @@ def nonempty_sets(num_servers: int) -> Enumerated:
 def sets_of(size: int) -> Callable[[int], Enumerated]:
     """All sets of `size` servers, in lexicographic order; the set of all servers if the fleet is smaller.
 
-    SMCoEdge uses 3.
+    SMCoEdge uses 3. The function that it returns raises InputError where there are more than `MAX_SETS` sets.
     """
 
     @functools.cache
     def actions(num_servers: int) -> Enumerated:
+        number = math.comb(num_servers, min(size, num_servers))
+        if number > MAX_SETS:
+            raise InputError(
+                f"num_servers: {num_servers}, which makes {number:,} sets of {size}; legal: at most "
+                f"{MAX_SETS:,} sets, or a method with a factorised network (amcoedge-factorised)"
+            )
         chosen = itertools.combinations(range(num_servers), min(size, num_servers))
         return Enumerated(tuple(chosen), num_servers)
 

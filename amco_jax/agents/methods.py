@@ -116,6 +116,11 @@ class Method:
             raise InputError(f"method: {self.name} is a rule; legal: {', '.join(TRAINED)}")
         return self.training
 
+    def check_rule(self, purpose: str) -> None:
+        """Raise InputError if it is a trained method, for a purpose to which no agents are given."""
+        if self.training is not None:
+            raise InputError(f"method: {self.name} is trained; legal {purpose}: a method without training")
+
     def train_episodes(self, episodes: int | None) -> int:
         """The number of training episodes: those given, or by default the learner's own; 0 for a rule."""
         if self.training is None:
@@ -299,7 +304,7 @@ def get_method(method: str | Method) -> Method:
     `best-k` and `best-k-local` for sets of at most k. A suffix such as `+hecwa` selects another allocator.
 
     Raises:
-      InputError: there is no such method or allocator.
+      InputError: it is neither a name nor a method, or there is no such method or allocator.
 
     Example:
       >>> get_method("randcoedge+hecwa").allocator.__name__
@@ -307,7 +312,11 @@ def get_method(method: str | Method) -> Method:
       >>> get_method("amcoedge").with_settings(discount=0).training.settings.discount
       0.0
     """
-    return method if isinstance(method, Method) else _named_method(method)
+    if isinstance(method, Method):
+        return method
+    if not isinstance(method, str):
+        raise InputError(f"method: a {type(method).__name__}; legal: a name, or an amco_jax.Method")
+    return _named_method(method)
 
 
 def get_methods(methods: Sequence[str | Method]) -> list[Method]:

@@ -130,7 +130,7 @@ def packed(scenario: Scenario, slots: Drawn, places: Places) -> SlotTasks:
     if params.service is not None:
         load = load + size * params.service.overhead / params.capacity
         if (each := params.service.starts) is not None:
-            per_task = each.load + each.fixed + work / np.where(size > 0, size, 1.0) * each.per_step
+            per_task = each.of_task(work / np.where(size > 0, size, 1.0))
             start = np.where(present[..., None], per_task / params.capacity, 0.0)
     transfer = np.where(remote, size / params.link_rate[station], 0.0)
     return SlotTasks(

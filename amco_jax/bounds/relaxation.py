@@ -117,10 +117,7 @@ def cheapest(
     Returns:
       The minimum of each task, and x.
     """
-    order = jnp.argsort(price, axis=1)
-    level, rate = (jnp.take_along_axis(x, order, axis=1) for x in (price, 0.5 / own))
-    filled = (1 + jnp.cumsum(level * rate, axis=1)) / jnp.cumsum(rate, axis=1)
-    level = jnp.minimum(jnp.min(filled, axis=1), deadline)
+    level = jnp.minimum(jnp.min(_levels(price, 0.5 / own), axis=1), deadline)
     fraction = jnp.maximum(level[:, None] - price, 0) * (0.5 / own)
     return level - jnp.sum(own * fraction**2, axis=1), fraction
 
@@ -128,12 +125,23 @@ def cheapest(
 def alone(slot: SlotTasks) -> Float[Array, " tasks"]:
     """The makespan of each task if it had all servers and links for itself, s; 0 without a task.
 
-    No task ends earlier, in any order and at any time of service.
+    It is the level λ at which water-filling ends: x_i = max(λ - start_i, 0) / own_i sum to 1, where own_i is
+    the time of the whole task. No task ends earlier, in any order and at any time of service.
     """
-    here = slot.present[:, None]
-    own = jnp.where(here, slot.load + slot.transfer, 1.0)
-    found, _ = cheapest(slot.start, own, jnp.full((), _NEVER))
-    return jnp.where(slot.present, found, 0)
+    own = jnp.where(slot.present[:, None], slot.load + slot.transfer, 1.0)
+    return jnp.where(slot.present, jnp.min(_levels(slot.start, 1 / own), axis=1), 0)
+
+
+def _levels(
+    price: Float[Array, "tasks num_servers"], rate: Float[Array, "tasks num_servers"]
+) -> Float[Array, "tasks num_servers"]:
+    """The λ at which Σ_i max(λ - price_i, 0)·rate_i = 1 over the k servers of least price, for each k.
+
+    The least of them is that over all servers.
+    """
+    order = jnp.argsort(price, axis=1)
+    price, rate = (jnp.take_along_axis(x, order, axis=1) for x in (price, rate))
+    return (1 + jnp.cumsum(price * rate, axis=1)) / jnp.cumsum(rate, axis=1)
 
 
 def first_multipliers(slot: SlotTasks) -> Multipliers:

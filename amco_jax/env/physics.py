@@ -154,8 +154,7 @@ def starts(
     """
     if params.service is None or params.service.starts is None:
         return None
-    each = params.service.starts
-    return (each.load + each.fixed + work / size * each.per_step) / params.capacity
+    return params.service.starts.of_task(work / size) / params.capacity
 
 
 def placed(

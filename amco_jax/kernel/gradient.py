@@ -115,6 +115,9 @@ def with_prices(
 ) -> tuple[Episode, Background]:
     """Play an episode, and find the shadow prices along it: the derivatives of its summed makespan.
 
+    Where a service splits tasks into whole images, the numbers of images are held fixed along the path, like
+    the sets: prices are those of waits alone.
+
     Args:
       agent, record, metrics: as of `rollout`.
 
@@ -143,8 +146,7 @@ def with_prices(
 
 def check_differentiable(method: Method, metric: Metric) -> None:
     """Raise InputError unless the sums of the metric have gradients with the method."""
-    if method.training is not None:
-        raise InputError(f"method: {method.name} is trained; legal for gradients: a method without training")
+    method.check_rule("for gradients")
     if not metric.is_sum or metric.whole or metric.per_server:
         raise InputError(
             f"metric: {metric.name}; legal for gradients: one sum of real numbers, such as {MAKESPAN.name}"

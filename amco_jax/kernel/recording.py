@@ -22,7 +22,7 @@ from amco_jax.agents.policy import Policy, per_slot
 from amco_jax.alloc import Allocator
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.env import Decision, Physics
-from amco_jax.errors import InputError, check_choice, first_line
+from amco_jax.errors import InputError, check_array, check_choice, first_line
 from amco_jax.identity import program_cache
 from amco_jax.kernel import Episode, rollout
 from amco_jax.params import Params, Shape
@@ -52,7 +52,7 @@ def replay(
         defaults to 1. `method` and `allocator` name the published code that selected the sets.
       physics: `unified`, `published` for that of the method's published code, `conserving` or `serial`.
       allocator: name of the allocator; by default the recording's `allocator`, or else cwa.
-      method: a method that selects new sets; by default the recorded sets are used.
+      method: a method without training that selects new sets; by default the recorded sets are used.
       precision: `float32` or `float64`.
       seed: seed of the method's random draws.
 
@@ -62,7 +62,8 @@ def replay(
       and `link_delay_s` (end of slot) `[T, B]`.
 
     Raises:
-      InputError: an array is missing, has the wrong shape or is out of range; or a name is unknown.
+      InputError: an array is missing, has the wrong shape or is out of range; a name is unknown; or the
+        method is trained.
     """
     check_choice("precision", precision, PRECISIONS)
     check_seed("seed", seed)
@@ -73,6 +74,7 @@ def replay(
     if selected is not None:
         size = _scheduled_only(size, selected)
     if chosen is not None:
+        chosen.check_rule("in a replay")
         chosen.check(scenario.num_servers)
         selected = None
     if allocator is None and chosen is not None:
@@ -179,7 +181,7 @@ def _array(
 ) -> np.ndarray:
     if name not in recording:
         raise InputError(f"{name}: missing in the recording")
-    array = np.asarray(recording[name])
+    array = check_array(name, recording[name])
     if array.dtype.kind not in "biuf":
         raise InputError(f"{name}: dtype {array.dtype}; legal: numbers")
     if (

@@ -25,6 +25,8 @@ class AutoReset:
         self.env = env
 
     def __getattr__(self, name: str) -> Any:
+        if name == "env":  # of an object that is being copied or unpickled, and has nothing yet
+            raise AttributeError(name)
         return getattr(self.env, name)
 
     @functools.partial(jax.jit, static_argnums=0)

@@ -15,10 +15,10 @@ from amco_jax.agents.actions import ActionSpace, Enumerated
 from amco_jax.agents.methods import COMMON_PHYSICS, get_allocator
 from amco_jax.alloc import Allocator
 from amco_jax.env import Physics
-from amco_jax.errors import InputError, check_choice
+from amco_jax.errors import InputError, check_choice, check_whole
 from amco_jax.identity import hashable
 from amco_jax.params import ORDERS, TIMINGS, Params
-from amco_jax.random import check_seed
+from amco_jax.random import MAX_COORDINATE, MAX_SEED
 from amco_jax.rl.observation import PUBLISHED, check_features
 from amco_jax.rl.spaces import Discrete, MultiBinary
 from amco_jax.scenario import Scenario
@@ -53,18 +53,18 @@ def episode_key(seed: Any, episode: Any = 0) -> Array:
 
     Args:
       seed: a whole number from 0 to 2³²-1.
-      episode: a whole number from 0 to 2³²-1. Episode 0 has the arrivals that sweeps simulate with the seed,
+      episode: a whole number from 0 to 2³¹-1. Episode 0 has the arrivals that sweeps simulate with the seed,
         and its key is `jax.random.key(seed)`; episodes from 1 on have the arrivals that `train` learns from.
 
     Raises:
-      InputError: a Python or NumPy number is not a whole number from 0 to 2³²-1; arrays are not checked.
+      InputError: a Python or NumPy number is not such a number; arrays are not checked.
     """
-    numbers = {"episode": episode, "seed": seed}
-    for name, number in numbers.items():
+    words = []
+    for name, number, most in (("episode", episode, MAX_COORDINATE), ("seed", seed, MAX_SEED)):
         if isinstance(number, int | float | np.number):
-            check_seed(name, number)
-    words = jnp.stack([jnp.asarray(number, jnp.uint32) for number in numbers.values()])
-    return jax.random.wrap_key_data(words, impl="threefry2x32")
+            check_whole(name, number, 0, most)
+        words.append(jnp.asarray(number, jnp.uint32))
+    return jax.random.wrap_key_data(jnp.stack(words), impl="threefry2x32")
 
 
 def seed_and_episode(key: Array) -> tuple[UInt32[Array, ""], UInt32[Array, ""]]:
@@ -105,7 +105,8 @@ class Environment:
         base station.
 
     Raises:
-      InputError: a name is unknown, or the action space has no list of sets.
+      InputError: a name is unknown, the action space has no list of sets, or a request log has no part
+        to train on, where episodes from 1 on would be.
     """
 
     any_order: ClassVar[bool] = True
@@ -163,8 +164,10 @@ class Environment:
           physics: by default, that of the environment.
 
         Raises:
-          InputError: the shape of the scenario differs from that of the environment.
+          InputError: the shape of the scenario differs from that of the environment, or its request log has
+            no part to train on.
         """
+        scenario.check_training()
         shape = scenario.shape(self.shape.max_tasks)
         if shape != self.shape:
             raise InputError(

@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from amco_jax.compile.unroll import MAX_SIZE, unroll
-from amco_jax.env import Backlog, Decision, Queues, Task, close_slot, site, waits
+from amco_jax.env import Backlog, Decision, Queues, Task, close_slot, site
 from amco_jax.kernel import serve_task
 from amco_jax.rl.base import Environment, EnvParams, Origin
 from amco_jax.rl.observation import Situation, observation, width
@@ -83,7 +83,9 @@ class DecisionEnv(Environment):
         return self._actions(())
 
     def action_mask(self, state: DecisionState, params: EnvParams) -> Bool[Array, " choices"]:
-        """Mask of the servers, or of the numbered sets, that can meet the deadline: no wait exceeds it.
+        """Mask of the servers, or of the numbered sets, that can meet the deadline.
+
+        No wait in them exceeds it, with the start of a batch and the load of a model of an image service.
 
         The wait of a selected server counts even if it gets no work, so any other set misses the deadline.
         With a service that splits into whole items, a masked server would miss the deadline or get no work.
@@ -92,14 +94,12 @@ class DecisionEnv(Environment):
         Returns:
           `[num_servers]` if actions are sets, else `[num_actions]`.
         """
-        at = state.at
-        here = site(params.scenario, params.physics, at.base_station)
-        wait = waits(here, at.backlog.servers, at.slot_load, at.queues.link_delay)
-        hopeless = wait > params.scenario.deadline
+        now = self._situation(state.at, params)
+        hopeless = now.wait + now.start > params.scenario.deadline
         if self.sets is None:
             useful = ~hopeless
         else:
-            members = self.sets.sets(jnp.arange(self.sets.num_outputs), here.local)
+            members = self.sets.sets(jnp.arange(self.sets.num_outputs), now.site.local)
             useful = ~jnp.any(members & hopeless, axis=1)
         return useful | ~jnp.any(useful)
 
@@ -160,10 +160,12 @@ class DecisionEnv(Environment):
         """Whether all tasks of the episode's slots have been decided."""
         return state.at.slot >= self.shape.num_slots
 
-    def _observe(self, at: Place, params: EnvParams) -> Array:
+    def _situation(self, at: Place, params: EnvParams) -> Situation:
         here = site(params.scenario, params.physics, at.base_station)
-        now = Situation(params.scenario, here, at.task, at.backlog.servers, at.queues)
-        return observation(self.observe, now)
+        return Situation(params.scenario, here, at.task, at.backlog.servers, at.queues)
+
+    def _observe(self, at: Place, params: EnvParams) -> Array:
+        return observation(self.observe, self._situation(at, params))
 
     def _serve(self, params: EnvParams, at: Place, selected: Array) -> tuple[Queues, Decision]:
         """Queues and outcome of the task's decision; without a task, unchanged queues and an outcome of 0."""

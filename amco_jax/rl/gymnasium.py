@@ -13,8 +13,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from amco_jax.errors import InputError, check_list, check_whole
-from amco_jax.random import MAX_SEED, check_seed
+from amco_jax.errors import InputError, check_array, check_list, check_whole
+from amco_jax.random import MAX_COORDINATE, MAX_SEED, check_seed
 from amco_jax.rl.base import EnvParams, episode_key
 from amco_jax.rl.decisions import DecisionEnv, DecisionState
 from amco_jax.rl.spaces import Box, Discrete, Space
@@ -34,7 +34,7 @@ def to_gymnasium(space: Space) -> gymnasium.Space[Any]:
 
 def check_action(space: gymnasium.Space[Any], action: Any, field: str = "action") -> np.ndarray:
     """The action as an array of the space's dtype; InputError unless it is a member of the space."""
-    array = np.asarray(action)
+    array = check_array(field, action)
     is_number = array.dtype.kind in "biuf"
     cast = array.astype(space.dtype) if is_number else array
     if not is_number or not np.array_equal(cast, array) or not space.contains(cast):
@@ -44,7 +44,7 @@ def check_action(space: gymnasium.Space[Any], action: Any, field: str = "action"
 
 def episode_of(options: dict[str, Any] | None, default: int) -> int:
     """The episode number in the options of a reset, or the default."""
-    return check_whole("episode", (options or {}).get("episode", default), 0, MAX_SEED)
+    return check_whole("episode", (options or {}).get("episode", default), 0, MAX_COORDINATE)
 
 
 class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
@@ -68,7 +68,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
     ):
         self.env = DecisionEnv() if env is None else env
         self.params = self.env.default_params if params is None else params
-        self.first_episode = check_whole("first_episode", first_episode, 0, MAX_SEED)
+        self.first_episode = check_whole("first_episode", first_episode, 0, MAX_COORDINATE)
         self.observation_space = to_gymnasium(self.env.observation_space(self.params))
         self.action_space = to_gymnasium(self.env.action_space(self.params))
         self._state: DecisionState | None = None
@@ -79,7 +79,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
         """The first observation of an episode, and an empty dictionary.
 
         Raises:
-          InputError: the seed or the episode is not a whole number from 0 to 2³²-1.
+          InputError: the seed is not a whole number from 0 to 2³²-1, or the episode none from 0 to 2³¹-1.
         """
         super().reset(seed=None if seed is None else check_seed("seed", seed))
         if seed is None and self._state is not None:
@@ -151,7 +151,7 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         self.num_envs = check_whole("num_envs", num_envs)
         self.env = DecisionEnv() if env is None else env
         self.params = self.env.default_params if params is None else params
-        self.first_episode = check_whole("first_episode", first_episode, 0, MAX_SEED)
+        self.first_episode = check_whole("first_episode", first_episode, 0, MAX_COORDINATE)
         self.metadata = {"render_modes": [], "autoreset_mode": autoreset_mode}
         self.single_observation_space = to_gymnasium(self.env.observation_space(self.params))
         self.single_action_space = to_gymnasium(self.env.action_space(self.params))
@@ -168,8 +168,8 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         """The first observations `[num_envs, numbers]`, and an empty dictionary.
 
         Raises:
-          InputError: a seed or the episode is not a whole number from 0 to 2³²-1, or the number of seeds is
-            wrong.
+          InputError: a seed is not a whole number from 0 to 2³²-1, the episode is none from 0 to 2³¹-1, or
+            the number of seeds is wrong.
         """
         seeds, episodes = self._next_episodes(seed, options)
         observed, self._state = self._programs[0](seeds, episodes, self.params)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from amco_jax.env import Queues, Site, Task, costs, waits
+from amco_jax.env import Queues, Site, Task, costs, starts, waits
 from amco_jax.errors import check_choice, check_list
 from amco_jax.params import Params
 
@@ -28,8 +28,14 @@ class Situation:
 
     @property
     def wait(self) -> Float[Array, " num_servers"]:
-        """Queueing delay before the task would start on each server, s."""
+        """Queueing delay of the task on each server, s, without its `start`."""
         return waits(self.site, self.backlog, self.queues.slot_load, self.queues.link_delay)
+
+    @property
+    def start(self) -> Float[Array, " num_servers"]:
+        """What each server of an image service does before the first item, s; 0 if nothing."""
+        start = starts(self.params, self.task.size, self.task.work)
+        return jnp.zeros_like(self.backlog) if start is None else start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +57,7 @@ FEATURES: dict[str, Feature] = {
     "size": Feature(lambda now: now.task.size, per_server=False, of_task=True),
     "work": Feature(lambda now: now.task.work, per_server=False, of_task=True),
     "cost": Feature(lambda now: costs(now.site, now.task.size, now.task.work), per_server=True, of_task=True),
+    "start": Feature(lambda now: now.start, per_server=True, of_task=True),
     "backlog": Feature(lambda now: now.backlog, per_server=True, of_task=False),
     "slot_load": Feature(lambda now: now.queues.slot_load, per_server=True, of_task=False),
     "wait": Feature(lambda now: now.wait, per_server=True, of_task=False),

@@ -10,7 +10,7 @@ import numpy as np
 from pettingzoo import ParallelEnv
 
 from amco_jax.errors import InputError, check_whole
-from amco_jax.random import MAX_SEED, check_seed
+from amco_jax.random import MAX_COORDINATE, MAX_SEED, check_seed
 from amco_jax.rl.base import EnvParams, episode_key
 from amco_jax.rl.gymnasium import check_action, episode_of, to_gymnasium
 from amco_jax.rl.slots import SlotEnv, SlotState
@@ -34,7 +34,7 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, Any]):
     ):
         self.env = SlotEnv() if env is None else env
         self.params = self.env.default_params if params is None else params
-        self.first_episode = check_whole("first_episode", first_episode, 0, MAX_SEED)
+        self.first_episode = check_whole("first_episode", first_episode, 0, MAX_COORDINATE)
         self.possible_agents = [f"base_station_{b}" for b in range(self.env.num_servers)]
         self.agents: list[str] = []
         self.render_mode = None
@@ -60,7 +60,7 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, Any]):
         """The agents' first observations, and an empty dictionary for each.
 
         Raises:
-          InputError: the seed or the episode is not a whole number from 0 to 2³²-1.
+          InputError: the seed is not a whole number from 0 to 2³²-1, or the episode none from 0 to 2³¹-1.
         """
         episode = self.first_episode
         if seed is not None:

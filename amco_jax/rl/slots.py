@@ -36,8 +36,8 @@ class SlotEnv(Environment):
 
     The agents, one per base station, observe the backlog at the start of the slot and the tasks at their own
     base station, but not the load that the slot's decisions add to the queues, as in the published agents.
-    Base stations are served in order. An episode is truncated after `num_slots` slots; its last observation
-    is that of the following slot. The reward of an agent is the sum of its tasks' rewards.
+    Tasks are served in the order of the scenario. An episode is truncated after `num_slots` slots; its last
+    observation is that of the following slot. The reward of an agent is the sum of its tasks' rewards.
 
     The constructor is that of `Environment`. All methods are pure and may be vmapped; `step` draws no random
     numbers, and takes a key only to match the common signature.

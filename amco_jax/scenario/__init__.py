@@ -4,10 +4,12 @@ from amco_jax.scenario.fields import (
     AUTO,
     Scenario,
     as_fields,
+    vary,
 )
 
 __all__ = [
     "AUTO",
     "Scenario",
     "as_fields",
+    "vary",
 ]

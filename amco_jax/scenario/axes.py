@@ -16,7 +16,7 @@ import numpy as np
 
 from amco_jax.errors import InputError, check_choice, check_number
 from amco_jax.params import ORDERS, TIMINGS
-from amco_jax.scenario import Scenario
+from amco_jax.scenario import Scenario, vary
 from amco_jax.scenario.offered_load import default_loads, with_load, with_slot_duration
 from amco_jax.scenario.presets import load_scenario
 from amco_jax.workload import PROCESSES, ArrivalProcess
@@ -109,7 +109,7 @@ def _processes(scenario: Scenario) -> Sequence[Any]:
 
 
 def _field(name: str, label: str, values: Values) -> tuple[str, Axis]:
-    return name, Axis(label, values, lambda scenario, value: scenario.replace(**{name: value}))
+    return name, Axis(label, values, lambda scenario, value: vary(scenario, **{name: value}))
 
 
 def _slot_durations(label: str, apply: Callable[[Scenario, Any], Scenario]) -> Axis:
@@ -128,7 +128,7 @@ def _scale(
 
     def apply(scenario: Scenario, value: Any) -> Scenario:
         factor = check_number(name, value)
-        return scenario.replace(**{field: np.multiply(get(scenario), factor).tolist() for field, get in read})
+        return vary(scenario, **{field: np.multiply(get(scenario), factor).tolist() for field, get in read})
 
     def values(scenario: Scenario) -> Sequence[float]:
         return (1.0, 2.0, 3.0, 4.0) if whole and scenario.service else (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
@@ -154,7 +154,7 @@ AXES: dict[str, Axis] = dict(
             "slot_duration_only",
             _slot_durations(
                 "slot duration at the same arrivals per slot [s]",
-                lambda scenario, value: scenario.replace(slot_duration=value),
+                lambda scenario, value: vary(scenario, slot_duration=value),
             ),
         ),
         _field("capacity", "capacities [Gcycles/s]", _capacities),

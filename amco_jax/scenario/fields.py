@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -116,7 +116,14 @@ class Scenario(Parameters):
     """An image service, or a table of the fields of `ImageService`. Sizes are then whole numbers of image
     batches, densities are whole numbers of denoising steps, and the capacity is counted in steps/s"""
 
+    _left_out: ClassVar[tuple[str, ...]] = ()
+    """The names of the fields that were left out, of each scenario; no field of its own"""
+
     def __post_init__(self):
+        self._name_arrivals()
+        left_out = tuple(f.name for f in dataclasses.fields(self) if getattr(self, f.name) is None)
+        object.__setattr__(self, "_left_out", left_out)  # before they are inferred, for `replace`
+
         def clean(name: str, check: Callable[..., Any], *bounds: float) -> None:
             object.__setattr__(self, name, check(name, getattr(self, name), *bounds))
 
@@ -155,7 +162,7 @@ class Scenario(Parameters):
         if self.service is not None:
             _check_items(self, self.service)
         check_powers(self.powers_idle, self.powers_busy)
-        self._choose_arrivals()
+        self._settle_arrivals()
         clean("arrival_prob", check_number, 0, self.process.max_arrival_prob)
         if self.num_positions > MAX_POSITIONS:
             raise InputError(
@@ -168,12 +175,17 @@ class Scenario(Parameters):
                 f"in a slot; legal: at most {math.isqrt(_MAX_COUNTED // self.num_positions)} servers"
             )
 
-    def _choose_arrivals(self) -> None:
-        """Check the parameters of all processes, fill them in, and check the scenario with its process."""
+    def _name_arrivals(self) -> None:
+        """Take the parameters of a shipped process that is given as an object, and refer to it by name."""
         arrivals = None if self.arrivals is None else process_of(self.arrivals)
         if isinstance(arrivals, ArrivalProcess) and PROCESSES.get(arrivals.name) is type(arrivals):
             self._take(arrivals)
             arrivals = arrivals.name
+        object.__setattr__(self, "arrivals", arrivals)
+
+    def _settle_arrivals(self) -> None:
+        """Check the parameters of all processes, fill them in, and check the scenario with its process."""
+        arrivals = self.arrivals
         if isinstance(arrivals, ArrivalProcess):
             for name in sorted((_names(self) - _names(Parameters)) & _names(arrivals)):
                 raise InputError(f"arrivals: {arrivals.name} has the parameter {name}; legal: another name")
@@ -313,12 +325,27 @@ class Scenario(Parameters):
         return Params(**leaves)
 
     def replace(self, **changes: Any) -> Scenario:
-        """A copy with some fields changed; a default fleet adapts to the number of servers.
+        """A copy with some fields changed; what was left out follows from the fields of the copy.
+
+        So a default fleet adapts to the number of servers, a request log becomes the arrivals, and its time
+        scale adapts to the number of slots.
 
         Raises:
-          InputError: an unknown field, or a value that `Scenario` refuses.
+          InputError: an unknown field, a value that `Scenario` refuses, or a request log where other arrivals
+            were given.
+
+        Example:
+          >>> Scenario(num_servers=3).replace(num_servers=2).capacities
+          array([10., 50.])
         """
-        return dataclasses.replace(self, **as_fields(changes, self.arrivals))
+        fields = as_fields(changes, self.arrivals)
+        changed = dataclasses.replace(self, **dict.fromkeys(self._left_out) | fields)
+        if fields.get("trace") is not None and "arrivals" not in fields and not changed.process.implied:
+            raise InputError(
+                f"trace: one that would not be played, as arrivals = {changed.process.name}; legal: together "
+                "with arrivals = trace"
+            )
+        return changed
 
     def to_dict(self) -> dict[str, Any]:
         """All fields with the fleet written out, as plain numbers and lists."""
@@ -341,6 +368,15 @@ class Scenario(Parameters):
             "power_busy": self.powers_busy,
             "price_per_hour": self.prices_per_hour,
         }
+
+
+def vary(scenario: Scenario, **changes: Any) -> Scenario:
+    """A copy with some fields changed and all others as they are, even those that follow from other fields.
+
+    Raises:
+      InputError: an unknown field, or a value that `Scenario` refuses.
+    """
+    return dataclasses.replace(scenario, **as_fields(changes, scenario.arrivals))
 
 
 def as_fields(given: Mapping[str, Any], arrivals: Any = None) -> dict[str, Any]:

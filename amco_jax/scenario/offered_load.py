@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from amco_jax.errors import InputError, check_number
-from amco_jax.scenario import Scenario
+from amco_jax.scenario import Scenario, vary
 
 LOADS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 """The default offered loads of a sweep, as far as the scenario can reach them"""
@@ -45,7 +45,7 @@ def with_load(scenario: Scenario, load: Any) -> Scenario:
     value, now = _value(offering, name), offering.offered_load
 
     def at(load: float) -> Scenario:
-        return offering.replace(**{name: value * (load / now)})
+        return vary(offering, **{name: value * (load / now)})
 
     more = ", or more with a larger num_tasks" if name == "arrival_prob" and load > now else ""
     return _within("load", at, now, load, more)
@@ -72,11 +72,11 @@ def with_slot_duration(scenario: Scenario, duration: Any) -> Scenario:
     duration = check_number("slot_duration", duration)
     name, tasks_per = _pace(scenario, "slot_duration")
     if tasks_per == "second":
-        return scenario.replace(slot_duration=duration)
+        return vary(scenario, slot_duration=duration)
     value, now = _value(scenario, name), scenario.slot_duration
 
     def at(duration: float) -> Scenario:
-        return scenario.replace(**{"slot_duration": duration, name: value * (duration / now)})
+        return vary(scenario, **{"slot_duration": duration, name: value * (duration / now)})
 
     return _within("slot_duration", at, now, duration, " at constant load")
 
@@ -121,7 +121,7 @@ def _offering(scenario: Scenario, name: str) -> Scenario:
     if scenario.offered_load:
         return scenario
     values = scenario.process.varied[name].values_for(scenario.process, scenario)
-    return scenario.replace(**{name: min(value for value in values if value > 0)})
+    return vary(scenario, **{name: min(value for value in values if value > 0)})
 
 
 def _within(

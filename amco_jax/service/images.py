@@ -44,6 +44,10 @@ INPUT_BITS, RESULT_BITS = 32, 24
 _CHOSEN = tuple(name for name in CONFIGURATION if name not in ("device", "resolution"))
 
 
+class _Inferred(float):
+    """A number that follows from other fields, and follows from them anew in copies with other ones."""
+
+
 class _Device(NamedTuple):
     """What the tables say of one device."""
 
@@ -128,8 +132,10 @@ class ImageService:
             raise InputError(f"service.split: {self.split}; legal with service.batch = {ALL}: whole")
         pixels = self.resolution**2 / 1e6
         for name, bits in (("input_mbit", INPUT_BITS), ("result_mbit", RESULT_BITS)):
-            value = pixels * bits if getattr(self, name) is None else getattr(self, name)
-            clean(name, check_number(f"service.{name}", value))
+            given = getattr(self, name)
+            inferred = given is None or isinstance(given, _Inferred)
+            value = check_number(f"service.{name}", pixels * bits if inferred else given)
+            clean(name, _Inferred(value) if inferred else value)
         clean(
             "tables", tuple(name if is_shipped(name) else str(Path(name).absolute()) for name in self.tables)
         )

@@ -102,7 +102,7 @@ class Trace:
     work_scale: float = 1.0
     """Gcycles per unit of that column"""
     since: str = ""
-    """Requests before this time, written as in the log, are left out"""
+    """Requests before this time, written as in the log or as a date in ISO 8601, are left out"""
     until: str = ""
     """Requests after this time are left out"""
     train_share: float = 0.5

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,8 +38,8 @@ class Times(NamedTuple):
     """How the times were interpreted"""
     assumed: bool
     """Whether that is an assumption which nothing in the log supports"""
-    unit: float
-    """The unit of numeric times, s"""
+    read: Callable[[pd.Series], np.ndarray]
+    """Reads further times that are written like these, in seconds; NaN where one cannot be read"""
 
 
 def check_unit(name: str, value: Any) -> str | float:
@@ -69,35 +71,23 @@ def read_times(
       name: the name of the column, which may end in a unit.
       decimal_comma: whether numbers may have a decimal comma.
     """
-    if isinstance(unit, str) and "%" in unit:
-        return Times(_dates(cells, unit), f"dates as {unit}", False, 1.0)
-    numbers = to_numbers(cells, decimal_comma)
-    if 2 * np.isfinite(numbers[usable]).sum() < usable.sum():
-        texts = cells.where(usable & ~np.isfinite(numbers), None).astype(object)
-        texts = texts.str.replace(r"\s*(?:UTC|GMT)$", "Z", regex=True)
-        texts = texts.str.replace(r"(\d\d),(\d+)", r"\1.\2", regex=True)
-        return Times(_dates(texts, "ISO8601"), "dates", False, 1.0)
-    assumed = False
-    if unit == "":
-        if (dates := _compact_dates(cells, usable)) is not None:
-            return Times(dates, "dates written as numbers", False, 1.0)
-        unit, assumed = _recognised(numbers[usable], name)
-    seconds = UNITS[unit] if isinstance(unit, str) else unit
-    reading = f"numbers of {unit}" if isinstance(unit, str) else f"numbers of {unit:g} s"
-    return Times(numbers * seconds, reading, assumed, seconds)
+    reading, assumed, read = _reader(cells, usable, unit, name, decimal_comma)
+    return Times(read(cells), reading, assumed, read)
 
 
 def read_time(name: str, text: str, times: Times) -> float:
-    """A single time given by the user, in seconds: a date, or a number in the log's unit.
+    """A single time given by the user, in seconds: written as in the log, or else a date in ISO 8601.
 
     Raises:
       InputError: the text is neither.
     """
-    number = to_numbers(pd.Series([text]))[0]
-    seconds = number * times.unit if np.isfinite(number) else _dates(pd.Series([text]), "ISO8601")[0]
-    if not np.isfinite(seconds):
-        raise InputError(f"{name}: {text!r}; legal: a date as 2025-03-01T12:00:00, or a number")
-    return float(seconds)
+    for read in (times.read, _iso_dates):
+        if np.isfinite(seconds := read(pd.Series([text]))[0]):
+            return float(seconds)
+    raise InputError(
+        f"{name}: {text!r}; legal: a date such as 2025-03-01T12:00:00, or a time as in the log, whose times "
+        f"are read as {times.reading}"
+    )
 
 
 def implausible(seconds: np.ndarray, times: Times) -> str:
@@ -148,6 +138,25 @@ def to_numbers(cells: pd.Series, decimal_comma: bool = False) -> np.ndarray:
     return np.array(pd.to_numeric(cells, errors="coerce"), np.float64)
 
 
+def _reader(
+    cells: pd.Series, usable: np.ndarray, unit: str | float, name: str, decimal_comma: bool
+) -> tuple[str, bool, Callable[[pd.Series], np.ndarray]]:
+    """How times are interpreted, whether that is assumed, and the function that reads them."""
+    if isinstance(unit, str) and "%" in unit:
+        return f"dates as {unit}", False, functools.partial(_dates, form=unit)
+    numbers = to_numbers(cells, decimal_comma)[usable]
+    if 2 * np.isfinite(numbers).sum() < usable.sum():
+        return "dates", False, lambda texts: _iso_dates(_without_numbers(texts, decimal_comma))
+    assumed = False
+    if unit == "":
+        if digits := _compact_digits(cells.loc[usable]):
+            return "dates written as numbers", False, functools.partial(_compact_dates, digits=digits)
+        unit, assumed = _recognised(numbers, name)
+    seconds = UNITS[unit] if isinstance(unit, str) else unit
+    reading = f"numbers of {unit}" if isinstance(unit, str) else f"numbers of {unit:g} s"
+    return reading, assumed, lambda texts: to_numbers(texts, decimal_comma) * seconds
+
+
 def _recognised(numbers: np.ndarray, name: str) -> tuple[str, bool]:
     """The unit in which most times would be clock times, else the one in the name; whether it is assumed."""
     positive = numbers[np.isfinite(numbers) & (numbers > 0)]
@@ -160,19 +169,30 @@ def _recognised(numbers: np.ndarray, name: str) -> tuple[str, bool]:
     return (named[1], False) if named else ("s", True)
 
 
-def _compact_dates(cells: pd.Series, usable: np.ndarray) -> np.ndarray | None:
-    """Times written like 20250301120000, in seconds; None unless most cells are such times."""
-    digits = cells.where(usable).str.extract(r"^(\d+)(\.\d+)?$")
-    length = digits[0].str.len()
-    common = length[usable].mode()
-    if not len(common) or int(common.iloc[0]) not in _COMPACT:
-        return None
-    form = _COMPACT[int(common.iloc[0])]
-    seconds = _dates(digits[0].where(length == common.iloc[0]), form)
-    years = (seconds / _YEAR_S + 1970)[usable]
-    if 2 * np.sum((years >= 1973) & (years <= 2128)) < usable.sum():
-        return None
-    return seconds + np.nan_to_num(np.array(pd.to_numeric(digits[1]), np.float64))
+def _compact_digits(cells: pd.Series) -> int:
+    """The number of digits of times written like 20250301120000; 0 unless most cells are such times."""
+    length = cells.str.extract(r"^(\d+)(?:\.\d+)?$")[0].str.len().mode()
+    if not len(length) or (digits := int(length.iloc[0])) not in _COMPACT:
+        return 0
+    years = _compact_dates(cells, digits) / _YEAR_S + 1970
+    return digits if 2 * np.sum((years >= 1973) & (years <= 2128)) >= len(cells) else 0
+
+
+def _compact_dates(cells: pd.Series, digits: int) -> np.ndarray:
+    """Times written like 20250301120000, in seconds; NaN where the number of digits is another one."""
+    parts = cells.str.extract(rf"^(\d{{{digits}}})(\.\d+)?$")
+    return _dates(parts[0], _COMPACT[digits]) + np.nan_to_num(np.array(pd.to_numeric(parts[1]), np.float64))
+
+
+def _without_numbers(cells: pd.Series, decimal_comma: bool) -> pd.Series:
+    """The cells with None in place of numbers: a year alone, such as 2025, is no time in a log of dates."""
+    return cells.where(np.isnan(to_numbers(cells, decimal_comma)), None)
+
+
+def _iso_dates(cells: pd.Series) -> np.ndarray:
+    """Dates in ISO 8601, also with UTC behind them or a comma before fractions, in seconds."""
+    texts = cells.astype(object).str.replace(r"\s*(?:UTC|GMT)$", "Z", regex=True)
+    return _dates(texts.str.replace(r"(\d\d),(\d+)", r"\1.\2", regex=True), "ISO8601")
 
 
 def _dates(cells: pd.Series, form: str) -> np.ndarray:

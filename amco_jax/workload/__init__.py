@@ -104,7 +104,7 @@ def workload_of(
     workload = shape.arrivals.workload(shape, params, tables, seed, episode, segment, training)
     if not shape.has_times:
         return workload
-    return Timed(workload, fold_in(stream(seed, Stream.TIME), episode), shape.max_tasks)
+    return Timed(workload, fold_in(stream(seed, Stream.TIME), episode), shape.timing, shape.max_tasks)
 
 
 def count_of(workload: Workload, t: Array) -> Array | None:

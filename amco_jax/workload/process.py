@@ -27,7 +27,7 @@ from jaxtyping import Float, Int, UInt32
 from amco_jax.env import Task
 from amco_jax.errors import check_choice
 from amco_jax.identity import identify, name_of
-from amco_jax.params import Params, Shape
+from amco_jax.params import Params, Shape, Starts
 from amco_jax.service import ImageService
 
 
@@ -42,7 +42,7 @@ class Workload(Protocol):
 
 @runtime_checkable
 class TimedWorkload(Workload, Protocol):
-    """A workload that provides the times of its tasks within a slot, such as that of a request log.
+    """A workload that provides the arrival times of its tasks within a slot, such as that of a request log.
 
     `times(params, t, b)` is the time of each position of base station `b` in slot `t`, as a share of the slot
     in [0, 1).
@@ -333,11 +333,11 @@ def offered_load(process: ArrivalProcess, scenario: ScenarioFields) -> float:
     """
     task, capacities = process.mean_task(scenario), scenario.capacities
     if scenario.service is not None:  # the overhead of an image batch takes the time of some steps
-        steps, starts = task.work / task.size, scenario.service.starts
+        steps = task.work / task.size
+        starts: Any = scenario.service.starts
         whole = steps + scenario.service.overhead
         if starts is not None:
-            load, fixed, per_step = starts
-            whole = whole + (load + fixed + steps * per_step) / task.size
+            whole = whole + Starts(*starts).of_task(steps) / task.size
         capacities = capacities * steps / whole
     arriving = process.moments(scenario)[0] * scenario.num_servers / scenario.slot_duration
     return arriving * task.work / float(np.sum(capacities))

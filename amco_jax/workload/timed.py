@@ -19,14 +19,17 @@ from amco_jax.workload.process import TimedWorkload, expected_after
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Timed:
-    """A workload whose tasks have arrival times within their slot.
+    """A workload whose tasks have times within their slot: of their arrival, or that sort a random order.
 
-    A workload with a method `times`, such as that of a request log, provides them. Otherwise they are uniform
-    and independent, which is the distribution of Poisson arrivals given their number.
+    With continuous timing, a workload with a method `times`, such as that of a request log, provides them.
+    Otherwise they are uniform and independent, which is the distribution of Poisson arrivals given their
+    number, and makes all orders equally likely.
     """
 
     workload: Any
     draws: Key
+    timing: str = dataclasses.field(metadata={"static": True})
+    """That of the scenario, one of `TIMINGS`"""
     max_tasks: int = dataclasses.field(metadata={"static": True})
 
     def row(self, params: Params, t: Array, b: Array) -> tuple[Any, Callable[[Any], Task]]:
@@ -42,8 +45,8 @@ class Timed:
         return expected_after(self.workload, params, passed, mean, known=known)
 
     def times(self, params: Params, t: Array, b: Array) -> Float[Array, " max_tasks"]:
-        """The arrival time at each position, as a share of the slot in [0, 1)."""
-        if isinstance(self.workload, TimedWorkload):
+        """The time at each position, as a share of the slot in [0, 1)."""
+        if self.timing == "continuous" and isinstance(self.workload, TimedWorkload):
             return self.workload.times(params, t, b)
         draws = fold_in(fold_in(self.draws, t), b)
         return uniform(draws, jnp.arange(self.max_tasks), params.slot_duration.dtype)

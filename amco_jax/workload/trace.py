@@ -343,9 +343,15 @@ class Traced:
         return self.most
 
     def expected_after(self, params: Params, passed: Array, mean: Array, known: bool) -> Array:
-        """An equal share for each base station of the expected rest of a Poisson count of all requests."""
-        num_servers = params.capacity.shape[0]
-        return expected_beyond(passed, num_servers * mean, known) / num_servers
+        """The share of each base station in the expected rest of a Poisson count of all requests.
+
+        All base stations share the positions of a slot. So those that have passed tell of all requests, and
+        each of the rest is at a base station with a probability in proportion to its mean.
+        """
+        del params
+        total = jnp.sum(mean)
+        share = mean / jnp.where(total > 0, total, 1)
+        return expected_beyond(passed, jnp.broadcast_to(total, mean.shape), known) * share
 
     def count(self, t: Array) -> Int[Array, ""]:
         """The number of requests of slot `t`."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.refusals import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -17,6 +19,7 @@ from scipy import stats
 
 from amco_jax.agents.actions import (
     MAX_ENUMERATED_SERVERS,
+    MAX_SETS,
     ActionSpace,
     Enumerated,
     Factorised,
@@ -25,7 +28,7 @@ from amco_jax.agents.actions import (
     partners,
     sets_of,
 )
-from amco_jax.errors import InputError
+from amco_jax.agents.methods import get_method
 
 LARGEST_DRAW = 1 - 2**-24
 ENUMERATED = [
@@ -75,9 +78,17 @@ def test_sets_of_three_are_all_servers_where_there_are_fewer():
 
 
 def test_too_many_sets_are_refused_with_a_way_out():
-    with pytest.raises(InputError, match=r"num_servers: 13.*at most 12.*amcoedge-factorised") as error:
-        nonempty_sets(MAX_ENUMERATED_SERVERS + 1)
-    assert "\n" not in str(error.value)
+    refused(
+        lambda: nonempty_sets(MAX_ENUMERATED_SERVERS + 1),
+        "num_servers: 13",
+        "at most 12",
+        "amcoedge-factorised",
+    )
+    assert sets_of(2)(362).num_outputs <= MAX_SETS < math.comb(363, 2)
+    for size, num_servers in ((2, 363), (3, 200), (20, 40), (30, 100_000)):
+        number = f"num_servers: {num_servers}, which makes {math.comb(num_servers, size):,} sets of {size};"
+        refused(lambda: sets_of(size)(num_servers), number, "at most 65,536 sets", "amcoedge-factorised")  # noqa: B023
+    refused(lambda: get_method("smcoedge").check(200), "num_servers: 200, which makes 1,313,400 sets of 3")
 
 
 @every_list

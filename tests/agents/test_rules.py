@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.refusals import refused
 from scipy import stats
 
 from amco_jax.agents import rules
@@ -159,6 +161,11 @@ def test_fastest_k_picks_the_largest_capacities(capacity: tuple[float, ...]):
 def test_unknown_methods_are_refused(name: str):
     with pytest.raises(InputError, match=r"method: .*legal: amcoedge, .*randcoedge, .*fastest-k"):
         get_method(name)
+
+
+@pytest.mark.parametrize("value", [3, None, ["local"], np.array(["local", "optimal"])])
+def test_only_names_and_methods_are_methods(value: Any, unchecked):
+    refused(lambda: get_method(value), "method: ", "legal: a name, or an amco_jax.Method")
 
 
 def test_methods_take_an_allocator_along():

@@ -221,3 +221,17 @@ def test_a_task_alone_has_all_servers():
     assert np.asarray(lonely(slot)) == pytest.approx(1 / rate.sum(axis=1), rel=1e-5)
     started = dataclasses.replace(slot, start=slot.start + np.float32(0.5))
     assert np.asarray(lonely(started)) == pytest.approx(0.5 + 1 / rate.sum(axis=1), rel=1e-5)
+
+
+@pytest.mark.parametrize("least", [0.0, 0.1, 5.0])
+def test_a_task_alone_ends_when_its_last_part_does(least: float):
+    """By enumeration of the sets of two servers whose starts differ; the mean end of its parts is earlier."""
+    slot = slot_of(7)
+    start = np.array([0.02, 0.15]) + least
+    ends = start + slot.load + slot.transfer
+    both = (1 + np.sum(start / (ends - start), axis=1)) / np.sum(1 / (ends - start), axis=1)
+    both = np.where(both > start.max(), both, np.inf)
+    latest = np.minimum(ends.min(axis=1), both)
+    found = np.asarray(lonely(single(dataclasses.replace(slot, start=np.broadcast_to(start, ends.shape)))))
+    assert np.isfinite(both).any()
+    assert found == pytest.approx(latest, rel=1e-5)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.refusals import refused
 
 from amco_jax.kernel.recording import replay
 from amco_jax.kernel.reference import (
@@ -126,6 +127,19 @@ def test_trailing_slots_without_sets_are_not_scheduled():
     found = replay(recording, precision="float64")
     for name, values in simulate(served, "unified", cwa).items():
         np.testing.assert_allclose(found[name], values, rtol=1e-9, atol=1e-11, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "method", ["amcoedge", "ppo-sets", "amcoedge-plus", "amco-priced-trained", "smcoedge-2"]
+)
+def test_trained_methods_are_refused_as_a_replay_has_no_agents(method: str):
+    recording = random_recording("optimal", 3, seed=7)
+    refused(lambda: replay(recording, method=method), f"method: {method} is trained; legal in a replay: ")
+
+
+def test_ragged_arrays_are_refused():
+    recording = random_recording("optimal", 3, seed=8) | {"task_mbit": [[[1.0, 2.0], [3.0]]]}
+    refused(lambda: replay(recording), "task_mbit: [[[1.0, 2.0], [3.0]]]; legal: an array")
 
 
 @pytest.mark.parametrize("num_servers", [1, 2, 3])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from amco_jax.agents.actions import Factorised, nonempty_sets, partners, sets_of
 from amco_jax.agents.methods import METHODS, PUBLISHED_PHYSICS
 from amco_jax.agents.policy import per_slot
 from amco_jax.compile.wide import on_host
-from amco_jax.env import SERIAL, UNIFIED, Physics
+from amco_jax.env import SERIAL, UNIFIED, Physics, starts
 from amco_jax.kernel import Episode, rollout, tasks_of_slot
 from amco_jax.kernel.training import FIRST_TRAINING_EPISODE
 from amco_jax.random import Stream, stream
@@ -162,7 +164,8 @@ def test_keys_are_seeds_and_episodes():
     for bad in (0, np.float32(1.0), jax.random.split(jax.random.key(0), 2)):
         with pytest.raises(InputError, match=r"^key: .* of shape .*; legal: one key of jax.random"):
             env.reset(bad, env.default_params)
-    for bad in (-1, 2**32, 0.5):
+    assert seed_and_episode(episode_key(0, 2**31 - 1))[1] == 2**31 - 1
+    for bad in (-1, 2**31, 2**32, 0.5):
         with pytest.raises(InputError, match=r"^episode: "):
             episode_key(0, bad)
 
@@ -204,8 +207,38 @@ def test_decisions_are_observed_as_the_published_agents_see_them():
     assert (bool(over), float(reward), bool(info["decided"])) == (True, 0, False)
 
 
+@pytest.mark.parametrize("kind", [DecisionEnv, SlotEnv])
+def test_a_request_log_without_a_training_part_is_refused(tmp_path: Path, kind: Any):
+    scenario = traced(tmp_path)
+    unseen = scenario.replace(trace=dataclasses.replace(scenario.trace, train_share=0))  # pyright: ignore
+    refused = r"^trace.train_share: 0 of .* holds no episode of 5 slots of .*; legal for training: "
+    with pytest.raises(InputError, match=refused):
+        kind(unseen)
+    env = kind(scenario)
+    with pytest.raises(InputError, match=refused):
+        env.params_of(unseen)
+
+
+@pytest.mark.parametrize("deadline", [20.0, 2.1, 1.0])
+def test_starts_are_observed_and_masked(deadline: float):
+    """In an empty system, a server that needs longer than the deadline to load the model is never in time."""
+    env = DecisionEnv(load_scenario("gpu-sd14-loading", {"deadline": deadline}), observe=["start", "wait"])
+    params = env.default_params
+    observed, state = env.reset(jax.random.key(0), params)
+    start = np.asarray(observed)[:5]
+    needed: Any = starts(params.scenario, state.at.task.size, state.at.task.work)
+    np.testing.assert_allclose(start, needed)
+    np.testing.assert_array_equal(observed[5:], 0)
+    in_time = start <= deadline
+    assert in_time.sum() == {20.0: 5, 2.1: 3, 1.0: 0}[deadline]
+    mask = np.asarray(env.action_mask(state, params))
+    np.testing.assert_array_equal(mask, in_time | ~in_time.any())
+    missed = [bool(env.step(None, state, one, params)[4]["missed"]) for one in np.eye(5, dtype=bool)]
+    assert np.all(np.asarray(missed)[~in_time])
+
+
 def test_all_features_of_a_decision():
-    names = ["local", "size", "work", "cost", "wait", "slot_load", "link_delay", "backlog"]
+    names = ["local", "size", "work", "cost", "start", "wait", "slot_load", "link_delay", "backlog"]
     env = DecisionEnv(SMALL, observe=names)
     params = env.default_params
     observed, state, step = begin(env)
@@ -217,7 +250,7 @@ def test_all_features_of_a_decision():
         remote = np.arange(3) != b
         wait = (at.backlog.servers + at.queues.slot_load) / scenario.capacity + remote * at.queues.link_delay
         cost = at.task.work / scenario.capacity + remote * at.task.size / scenario.link_rate[b]
-        parts = [~remote, [at.task.size], [at.task.work], cost, wait, at.queues.slot_load]
+        parts = [~remote, [at.task.size], [at.task.work], cost, np.zeros(3), wait, at.queues.slot_load]
         expected = np.concatenate([*parts, [at.queues.link_delay], at.backlog.servers])
         np.testing.assert_allclose(observed[lane], expected, rtol=1e-5)
         assert env.observation_space(params).shape == observed[lane].shape
@@ -358,6 +391,10 @@ def test_autoreset_begins_the_next_episode_and_keeps_the_last_observation(kind: 
     env = kind(SMALL)
     endless, params = AutoReset(env), env.default_params
     assert (endless.name, endless.num_actions) == (env.name, env.num_actions)
+    assert copy.copy(endless).env is env
+    assert copy.deepcopy(endless).num_actions == pickle.loads(pickle.dumps(endless)).num_actions
+    with pytest.raises(AttributeError):
+        _ = endless.unknown
     _, state = endless.reset(jax.random.key(1), params)
     action = jnp.ones(env.action_space(params).shape, bool)
     ended = 0

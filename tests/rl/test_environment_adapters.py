@@ -96,8 +96,9 @@ def test_bad_input_is_refused_in_one_line():
             each.step({})
         with pytest.raises(InputError, match=r"^seed: -1; legal: "):
             each.reset(seed=-1)
-        with pytest.raises(InputError, match=r"^episode: 0.5; legal: "):
-            each.reset(seed=1, options={"episode": 0.5})
+        for bad in (0.5, 2**31):
+            with pytest.raises(InputError, match=rf"^episode: {bad}; legal: "):
+                each.reset(seed=1, options={"episode": bad})
         each.reset(seed=1)
     for each in (env, vector):
         with pytest.raises(InputError, match=r"^actions?: 2; legal: a member of "):
@@ -125,6 +126,14 @@ def test_actions_are_judged_by_their_numbers():
     for bad in ([0.5, 0, 1], [1, 0], ["a", "b", "c"], None, [1, 0, -1]):
         with pytest.raises(InputError, match=r"^action: .*legal: a member of MultiBinary\(3\)"):
             env.step(bad)
+    with pytest.raises(
+        InputError, match=r"^action: \[\[1\], \[1, 0\]\]; legal: an array, with rows of equal"
+    ):
+        env.step([[1], [1, 0]])
+    agents = PettingZooEnv(SlotEnv(SMALL))
+    agents.reset(seed=1)
+    with pytest.raises(InputError, match=r"^action of base_station_0: .*; legal: an array"):
+        agents.step({agent: [[1], [1, 0]] for agent in agents.agents})
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from helpers.refusals import refused
+from helpers.request_logs import scenario_of, small_rows, write
 
 from amco_jax.errors import InputError
 from amco_jax.params import Params
-from amco_jax.scenario import Scenario
+from amco_jax.scenario import Scenario, vary
+from amco_jax.scenario.axes import get_axis
 from amco_jax.scenario.presets import PRESETS, load_scenario
 from amco_jax.workload import PROCESSES
 
@@ -179,6 +184,37 @@ def test_replace_changes_some_fields():
         Scenario().replace(speed=0.5)
     with pytest.raises(InputError, match="deadline: -1"):
         Scenario().replace(deadline=-1)
+
+
+def test_replace_infers_anew_what_was_left_out(tmp_path: Path):
+    log = {"file": str(write(tmp_path / "log.csv", small_rows()))}
+    with_log = Scenario().replace(trace=log)
+    assert with_log.arrivals == "trace"
+    assert with_log == Scenario(trace=log)  # pyright: ignore[reportArgumentType]
+    assert with_log.replace(trace=None) == Scenario()
+    for num_slots in (30, 30_000):  # the log has about an hour
+        fresh = Scenario(trace=log, num_slots=num_slots)  # pyright: ignore[reportArgumentType]
+        assert with_log.replace(deadline=0.5).replace(num_slots=num_slots, deadline=1.0) == fresh
+    assert Scenario(trace=log, num_slots=30_000).time_scale < with_log.time_scale  # pyright: ignore[reportArgumentType]
+    assert pickle.loads(pickle.dumps(with_log)).replace(num_slots=30_000).time_scale < with_log.time_scale
+    assert Scenario().replace(capacity=(10, 20)).num_servers == 2
+    process = with_log.process
+    assert Scenario(arrivals=process).replace(num_slots=30).process == process
+    # What was given stays.
+    given = Scenario(trace=log, time_scale=1, num_servers=5)  # pyright: ignore[reportArgumentType]
+    refused(lambda: given.replace(num_slots=30_000), "num_slots: 30000")
+    refused(lambda: given.replace(capacity=(10, 20)), "capacity")
+    refused(
+        lambda: Scenario(arrivals="poisson").replace(trace=log), "trace: one that would not be", "= poisson"
+    )
+    assert Scenario(arrivals="poisson").replace(trace=log, arrivals="trace") == with_log
+
+
+def test_a_sweep_changes_nothing_else(tmp_path: Path):
+    scenario = scenario_of(write(tmp_path / "log.csv", small_rows()), num_slots=30, time_scale=None)
+    assert vary(scenario, num_slots=20).time_scale == scenario.time_scale
+    refused(lambda: get_axis("num_slots", scenario).apply(scenario, 30_000), "num_slots: 30000")
+    refused(lambda: get_axis("slot_duration", scenario).apply(scenario, 3000.0), "num_slots: 30 of 3000 s")
 
 
 def test_a_dictionary_makes_the_same_scenario():

@@ -36,6 +36,7 @@ from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario
 from amco_jax.scenario.axes import default_values
 from amco_jax.scenario.presets import load_scenario
+from amco_jax.service import ImageService
 from amco_jax.service.latency import write_table
 
 MACHINES = {"slow": Machine(1.5, 0.30), "fast": Machine(0.4, 0.05), "even": Machine(0.0, 0.10)}
@@ -174,6 +175,18 @@ def test_the_fleet_of_the_paper():
     assert all(server["row_kind"] == "estimated" and server["extrapolated"] for server in report)
     assert pickle.loads(pickle.dumps(scenario)) == scenario
     assert Scenario(**json.loads(json.dumps(scenario.to_dict()))).to_dict() == scenario.to_dict()
+
+
+def test_what_an_image_sends_follows_its_resolution_unless_it_is_given(table: Path):
+    rows = pd.read_csv(table, keep_default_na=False).to_dict("records")
+    write_table([*rows, *(row | {"resolution": 1024} for row in rows)], table)  # pyright: ignore[reportArgumentType]
+    inferred = ImageService(tuple(MACHINES), (str(table),))
+    larger = dataclasses.replace(pickle.loads(pickle.dumps(inferred)), resolution=1024)
+    assert (inferred.input_mbit, inferred.result_mbit) == (512**2 * 32 / 1e6, 512**2 * 24 / 1e6)
+    assert larger == ImageService(tuple(MACHINES), (str(table),), resolution=1024)
+    assert larger.batch_mbit == 4 * inferred.batch_mbit
+    given = dataclasses.replace(inferred, input_mbit=inferred.input_mbit + 0.0)
+    assert dataclasses.replace(given, resolution=1024).batch_mbit == given.input_mbit + larger.result_mbit
 
 
 def test_a_table_says_what_lies_within_it(table: Path):

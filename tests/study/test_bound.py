@@ -56,9 +56,10 @@ def test_no_method_is_below_the_bound_in_another_order_or_timing(given: dict[str
     check_below(rows_of(BUSY.replace(**given), methods=RULES[:1]))
 
 
-def test_no_method_is_below_the_bound_with_whole_images_and_starts():
-    scenario = load_scenario("gpu-sd14-loading").replace(num_slots=3, num_tasks=4)
-    study = Sweep("arrival_prob", [0.9], methods=["optimal-admission", "bound"], seeds=4, scenario=scenario)
+@pytest.mark.parametrize(("timing", "load"), [("slotted", 0.9), ("continuous", 0.1)])
+def test_no_method_is_below_the_bound_with_whole_images_and_starts(timing: str, load: float):
+    scenario = load_scenario("gpu-sd14-loading").replace(num_slots=3, num_tasks=4, timing=timing)
+    study = Sweep("arrival_prob", [load], methods=["optimal-admission", "bound"], seeds=4, scenario=scenario)
     check_below(run_study(study).rows)
 
 

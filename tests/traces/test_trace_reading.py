@@ -47,6 +47,7 @@ def compact(form: str, digits: int | None = None) -> Form:
     return lambda t: t.strftime(form)[:digits]
 
 
+DOTTED = "%d.%m.%Y %H:%M:%S"
 RECORDS = [dict(zip(NAMES, row, strict=True)) for row in rows()]
 FORMS: dict[str, str | bytes] = {
     "ISO 8601": text(),
@@ -132,6 +133,46 @@ def test_every_form_is_read_as_what_it_is(tmp_path: Path, form: str):
 def test_what_cannot_be_recognised_can_be_told(tmp_path: Path, form: str):
     content, fields = TOLD[form]
     assert_read_rightly(read(tmp_path, content, **fields))
+
+
+@pytest.mark.parametrize(
+    ("form", "told", "earlier", "later"),
+    [
+        (str, {}, "2024-12-31", "2025-03-01 00:01:00"),
+        (str, {}, "20250228", "2025-03-01 00:01:00,000 UTC"),
+        (lambda t: f"{t.tz_localize(None)} UTC", {}, "2025-02-28 23:00:00 UTC", "2025-03-01 00:01:00 UTC"),
+        (compact("%Y%m%d%H%M%S"), {}, "20250228235959", "20250301000100"),
+        (compact("%Y%m%d%H%M%S"), {}, "20250228", "2025-03-01T00:01:00"),
+        (compact("%Y%m%d%H%M%S.%f"), {}, "20250228235959.5", "20250301000100.000000"),
+        (compact(DOTTED), {"unit": DOTTED}, "28.02.2025 23:00:00", "01.03.2025 00:01:00"),
+        (epoch(1e-3), {}, "1740787200000", "1740787260000"),
+        (epoch(1e-3), {}, "2025-03-01", "2025-03-01T00:01:00Z"),
+        (lambda t: f"{t.timestamp():.1f}".replace(".", ","), {}, "1740787200,5", "1740787260,0"),
+    ],
+)  # fmt: skip
+def test_limits_are_written_as_the_times_of_the_log(
+    tmp_path: Path, form: Form, told: dict[str, Any], earlier: str, later: str
+):
+    before = sum(t <= START.floor("min") + pd.Timedelta(minutes=1) for t in times())
+    content = text(form, ";", "gmt_create;groupId;status")
+    cut = read(tmp_path, content, **told, since=earlier, until=later).log.report
+    assert 0 < cut["used"] == before < NUMBER
+    rest = read(tmp_path, content, **told, since=later).log.report
+    assert rest["used"] == NUMBER - before
+
+
+@pytest.mark.parametrize(
+    ("form", "text_of_limit"),
+    [
+        (str, "1740787260"),
+        (compact("%Y%m%d%H%M%S"), "2025030100"),
+        (compact("%Y%m%d%H%M%S"), "202503010001"),
+        (epoch(1e-3), "01.03.2025 00:01:00"),
+    ],
+)
+def test_limits_that_the_log_could_not_contain_are_refused(tmp_path: Path, form: Form, text_of_limit: str):
+    with pytest.raises(InputError, match=r"trace\.until: '.*'; legal: a date such as .* are read as "):
+        read(tmp_path, text(form), until=text_of_limit)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from helpers.tiny_training import Script
 from amco_jax import Execution, InputError, Scenario, Sweep, load_scenario, run_study
 from amco_jax.random import Stream, bits, fold_in, stream
 from amco_jax.traces import Trace
+from amco_jax.workload import count_of, tables_of, workload_of
 
 REAL = os.environ.get("AMCO_JAX_TRACE", "")
 """A request log in the form of GenTD26, which is too large to ship"""
@@ -39,6 +40,27 @@ def test_clean_log_is_used_whole(small: Path):
     assert log.report["first"].startswith("2024-11-20T08:00")
     assert np.all(np.diff(log.seconds) >= 0)
     assert len(np.unique(log.user)) == log.report["users"] == 30
+
+
+def test_the_times_of_the_log_order_its_requests_in_continuous_time_only(small: Path):
+    def times(seed: int, **changes: Any) -> np.ndarray:
+        """Of the requests in all slots of a stretch, as shares of their slots."""
+        scenario = scenario_of(small, num_slots=4, **changes)
+        shape, params = scenario.shape(), scenario.params()
+        workload: Any = workload_of(
+            shape, params, tables_of([scenario], shape).of(0), jnp.uint32(seed), training=False
+        )
+        slots = [jnp.int32(t) for t in range(scenario.num_slots)]
+        found = [workload.times(params, t, jnp.int32(0))[: count_of(workload, t)] for t in slots]
+        assert ("timing" in changes) == all(np.all(np.diff(of_slot) >= 0) for of_slot in found)
+        return np.concatenate(found)
+
+    log, drawn = times(0, timing="continuous"), times(0, order="random")
+    assert log.size == drawn.size > 8
+    assert np.array_equal(log, times(0, timing="continuous", num_servers=5))
+    assert len(np.unique(drawn)) == drawn.size
+    assert not np.isin(drawn, log).any()
+    assert not np.array_equal(drawn, times(1, order="random"))
 
 
 def test_gzip_and_a_byte_order_mark_change_nothing(small: Path, tmp_path: Path):

@@ -20,6 +20,7 @@ from amco_jax import Execution, InputError, Scenario, Sweep, get_method, load_sc
 from amco_jax.agents.qlearning.replay import rows_for
 from amco_jax.workload import PROCESSES, Parameters, expected_after, tables_of, workload_of
 from amco_jax.workload.counts import DRAWS, expected_beyond, positions_for, thresholds
+from amco_jax.workload.trace import Traced
 
 LEVEL = 1e-3
 POISSON = Scenario(arrivals="poisson", num_servers=3, num_slots=20, num_tasks=10)
@@ -247,6 +248,24 @@ def test_the_tasks_expected_beyond_some_are_about_the_mean_excess(rate: float):
     unknown = expected_beyond(jnp.asarray(passed, jnp.float32), jnp.full(len(passed), rate), False)
     np.testing.assert_allclose(unknown, excess, atol=0.08 * np.sqrt(rate), rtol=0.05)
     assert known[0] == unknown[0] == rate
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("mean", "passed"), [((0, 0, 10, 0), 10), ((1, 2, 6), 4), ((4, 4, 4), 12), ((0, 0), 2)]
+)
+def test_requests_to_come_are_shared_by_the_means_of_base_stations(
+    mean: tuple[float, ...], passed: int, known: bool
+):
+    """Requests are drawn one by one, each with its base station; those after the first ones are counted."""
+    total, draw = float(np.sum(mean)), np.random.default_rng(passed)
+    left = np.maximum(draw.poisson(total, 100_000) - passed, -1 if known else 0)
+    left = left[left >= 0]
+    station = draw.choice(len(mean), int(left.sum()), p=np.divide(mean, total) if total else None)
+    exact = np.bincount(station, minlength=len(mean)) / max(len(left), 1)
+    workload = Traced(*(None,) * 8, max_tasks=1)  # pyright: ignore[reportArgumentType]  # unused
+    found = expected_after(workload, SMALL.params(), jnp.float32(passed), jnp.array(mean, float), known=known)
+    np.testing.assert_allclose(found, exact, rtol=0.2, atol=0.08 * np.sqrt(total))
 
 
 def test_positions_are_equally_likely_to_hold_a_task_by_default():
