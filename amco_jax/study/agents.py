@@ -7,7 +7,6 @@ therefore find them in a shared directory, and an interrupted training resumes w
 from __future__ import annotations
 
 import contextlib
-import functools
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 from amco_jax.agents.methods import Method
 from amco_jax.errors import InputError
 from amco_jax.files import adding
+from amco_jax.identity import program_cache
 from amco_jax.params import Shape
 from amco_jax.random import Stream, stream
 from amco_jax.results.checkpoints import journal_of, load_tree, save_tree
@@ -95,7 +95,7 @@ class AgentStore:
                     shutil.copytree(other.directory / name, draft)
 
 
-@functools.lru_cache(64)
+@program_cache(64, lambda method, num_servers: method.learner)
 def _agent_like(method: Method, num_servers: int) -> Any:
     """The structure of `Learner.deployed` for one agent; of a scenario, only the fleet size affects it."""
     learner, scenario = method.require_training(), Scenario(num_servers=num_servers)

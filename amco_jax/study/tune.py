@@ -152,7 +152,7 @@ class Tuning(TuningSize, Study):
                 train_episodes=self.episodes if method.training else 0,
             )
 
-        by_shape = sorted(range(len(self.grid)), key=lambda i: str(self.variants[i].policy))
+        by_shape = sorted(range(len(self.grid)), key=lambda i: str(self.variants[i].learner))
         return [cell(self.target, {}), *(cell(self.variants[i], self.grid[i]) for i in by_shape)]
 
     def describe(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 
 from amco_jax.agents.methods import METHODS, Method, get_method
 from amco_jax.agents.ppo import PPO, PPOSettings
+from amco_jax.agents.pricing import PriceLearner, PriceSettings
 from amco_jax.agents.settings import Settings, setting
 from amco_jax.errors import InputError
 
@@ -43,6 +44,31 @@ def test_methods_take_a_policy_or_a_learner(arguments: dict[str, Any], words: st
     with pytest.raises(InputError) as error:
         Method("mine", **arguments)
     assert str(error.value).startswith(words)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StaticSettings(PriceSettings):
+    order: int = setting(1, 1, 9, static=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ordered(PriceLearner):
+    settings: StaticSettings = StaticSettings()
+    table: Any = None
+
+
+def test_methods_of_learners_that_share_a_policy_share_no_program():
+    method = Method("mine", training=Ordered())
+    assert method.policy == METHODS["amco-priced-trained"].policy
+    assert method.with_settings(ridge=0.5) == method
+    for other in (method.with_settings(order=2), Method("mine", training=PriceLearner())):
+        assert other != method
+        assert other.policy == method.policy
+
+
+def test_learners_that_cannot_tell_programs_apart_are_refused():
+    with pytest.raises(InputError, match=r"^training: Ordered cannot be hashed; legal: fields of "):
+        Method("mine", training=Ordered(table=[1]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
