@@ -25,7 +25,7 @@ from amco_jax.agents.qlearning import QLearning, QSettings
 from amco_jax.agents.reference import PLANNED, UNDECIDED
 from amco_jax.alloc import ALLOCATORS, Allocator, cwa, waterfill
 from amco_jax.env import CONSERVING, SERIAL, UNIFIED, Physics
-from amco_jax.errors import InputError, check_choice, check_list
+from amco_jax.errors import InputError, check_choice, check_list, check_whole
 from amco_jax.identity import hashable, name_of
 
 _RAND = Physics(wait_capped=True, link_carries_local=True, link_capped=False, rewarded=False)
@@ -183,7 +183,8 @@ class Method:
 
 
 def _static(learner: BaseLearner) -> BaseLearner:
-    """The learner as a part of the keys of programs; InputError if it cannot be hashed."""
+    """The learner as a part of the keys of programs; InputError if it is not usable as such."""
+    check_whole("seeds_per_block", learner.seeds_per_block)
     found = learner.static()
     try:
         hash(found)

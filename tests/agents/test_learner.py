@@ -66,9 +66,22 @@ def test_methods_of_learners_that_share_a_policy_share_no_program():
         assert other.policy == method.policy
 
 
-def test_learners_that_cannot_tell_programs_apart_are_refused():
-    with pytest.raises(InputError, match=r"^training: Ordered cannot be hashed; legal: fields of "):
-        Method("mine", training=Ordered(table=[1]))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithoutSeeds(PriceLearner):
+    seeds_per_block = 0
+
+
+@pytest.mark.parametrize(
+    ("learner", "words"),
+    [
+        (Ordered(table=[1]), "training: Ordered cannot be hashed; legal: fields of "),
+        (WithoutSeeds(), "seeds_per_block: 0; legal: a whole number from 1"),
+    ],
+)
+def test_learners_that_make_no_program_are_refused(learner: Any, words: str):
+    with pytest.raises(InputError) as error:
+        Method("mine", training=learner)
+    assert str(error.value).startswith(words)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

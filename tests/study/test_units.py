@@ -15,8 +15,10 @@ import pandas as pd
 import pytest
 from helpers.studies import carry_out
 
-from amco_jax import Execution, InputError, Scenario, Sweep, Training, run_study
-from amco_jax.agents.methods import get_method
+from amco_jax import Evaluation, Execution, InputError, Scenario, Sweep, Training, load_run, run_study
+from amco_jax.agents.actions import partners
+from amco_jax.agents.methods import Method, get_method
+from amco_jax.agents.qlearning import QLearning
 from amco_jax.results.checkpoints import Journal, remove_damaged
 from amco_jax.results.store import Store
 from amco_jax.study import simulate as simulate_module
@@ -88,6 +90,29 @@ def test_units_are_as_long_as_asked_and_whole_blocks():
     assert first.cells[0].num_seeds % 64 == 0
     assert 50 < first.cells[0].num_seeds * 5 * 50 * 60 / 7e7 <= 60
     assert last.cells[0].first_seed + last.cells[0].num_seeds == 10**6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InOtherBlocks(QLearning):
+    """A learner with blocks that do not divide those of rules."""
+
+    seeds_per_block = 48
+
+
+def test_parts_of_a_cell_find_their_agents_whatever_the_size_of_blocks(tmp_path: Path):
+    learner = InOtherBlocks(actions=partners, settings=QUICK.require_training().settings)
+    method = Method("mine", training=learner)
+    run_study(Training(method, seeds=400, episodes=1, scenario=SMALL), tmp_path)
+
+    def rows(seconds: float) -> Any:
+        study = Evaluation(load_run(tmp_path, method=method), methods=[])
+        return len(units_of(study.cells(), seconds)), run_study(
+            study, execution=Execution(unit_seconds=seconds)
+        ).rows
+
+    (few, whole), (many, parts) = rows(60), rows(1e-6)
+    assert (few, many) == (1, 2)
+    pd.testing.assert_frame_equal(parts, whole)
 
 
 def test_names_tell_units_apart_and_stay():
