@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from amco_jax.errors import InputError
+from amco_jax.files import is_hidden
 
 MANIFEST = "manifest.json"
 DIGESTS = "SHA256SUMS"
@@ -51,10 +52,11 @@ class SavedRun:
         Raises:
           InputError: the table is missing, or one of its files is damaged.
         """
-        parts = sorted(file for file in self.digests if file.startswith(f"{name}/"))
+        found = (file for file in self.digests if file.startswith(f"{name}/"))
+        parts = sorted(file for file in found if not is_hidden(PurePosixPath(file)))
         if not parts:
             raise InputError(f"run: {self.directory / name} cannot be read; legal: intact results")
-        return pa.concat_tables([read_rows(_checked(self.directory, p, self.digests)) for p in parts])
+        return _joined(read_rows(_checked(self.directory, p, self.digests)) for p in parts)
 
 
 def kind_of(directory: Path) -> str | None:
@@ -112,6 +114,17 @@ def read_rows(content: bytes) -> pa.Table:
     return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)
 
 
+def read_table(directory: Path) -> pd.DataFrame:
+    """The rows of a directory of Parquet files, in the order of their names; see `read_rows`."""
+    parts = sorted(path for path in directory.iterdir() if not is_hidden(PurePath(path.name)))
+    return _joined(read_rows(path.read_bytes()) for path in parts).to_pandas(use_threads=False)
+
+
+def _joined(parts: Iterable[pa.Table]) -> pa.Table:
+    """One table of several, where a column may hold whole numbers in some of them and others elsewhere."""
+    return pa.concat_tables(list(parts), promote_options="permissive")
+
+
 def write_digests(directory: Path, beside: Iterable[Path] = ()) -> None:
     """Write the digests of all files in a directory, in the format of `sha256sum -c`.
 
@@ -135,7 +148,8 @@ def is_intact(directory: Path) -> bool:
 def _digests(directory: Path, root: Path) -> str:
     lines = []
     for path in sorted(directory.rglob("*")):
-        if path.is_file() and path.name != DIGESTS:
+        # A hidden file is the draft of another process, which may be at work or have been killed.
+        if path.is_file() and path.name != DIGESTS and not is_hidden(path.relative_to(directory)):
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             lines.append(f"{digest}  {path.relative_to(root).as_posix()}\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.compile.runtime import own_numerics
-from amco_jax.metrics import as_columns
+from amco_jax.metrics import Reduction, as_columns
 from amco_jax.scenario import Scenario
 from amco_jax.study.agents import AgentStore, StoredAgents, train_missing, trained_seeds
 from amco_jax.study.bound import bound_columns, bounds_of_seeds
@@ -232,7 +233,6 @@ def _source(
 def _curves(cell: Cell, store: AgentStore) -> pd.DataFrame:
     """The rows of a training, for one seed after another."""
     names = curve_names([cell.method], cell.trained_metrics, cell.scenario.num_servers)
-    counts = {metric.name for metric in cell.trained_metrics if metric.is_count}
     curves, episodes = trained_seeds(cell, store).curves, cell.train_episodes
     seeds = np.arange(cell.first_seed, cell.first_seed + cell.num_seeds)
     return _frame(
@@ -240,7 +240,7 @@ def _curves(cell: Cell, store: AgentStore) -> pd.DataFrame:
         np.repeat(seeds, episodes),
         np.tile(np.arange(episodes), len(seeds)),
         {
-            name: values.ravel().astype(np.int64 if name in counts else np.float64)
+            name: values.ravel().astype(np.int64 if _is_count(cell, name) else np.float64)
             for name, values in zip(names, np.moveaxis(curves, -1, 0), strict=True)
         },
     )
@@ -249,10 +249,17 @@ def _curves(cell: Cell, store: AgentStore) -> pd.DataFrame:
 def _frame(
     cell: Cell, seeds: np.ndarray, episodes: np.ndarray, metrics: dict[str, np.ndarray]
 ) -> pd.DataFrame:
-    """Tidy rows with all columns that the cell requests; a column that does not apply to it is NaN."""
-    metrics = as_columns(metrics)
-    return pd.DataFrame(
-        dict(cell.labels)
-        | {"seed": seeds, "episode": episodes}
-        | {name: metrics.get(name, np.nan) for name in cell.columns}
-    )
+    """Tidy rows with all columns that the cell requests; one that does not apply to it has missing numbers.
+
+    They are of the type that the column has in other cells, so that all files of a table have one schema.
+    """
+    unknown = {True: pd.array([pd.NA] * len(seeds), dtype="Int64"), False: np.full(len(seeds), np.nan)}
+    missing = {name: unknown[_is_count(cell, name)] for name in cell.columns}
+    found = {name: values for name, values in as_columns(metrics).items() if name in missing}
+    return pd.DataFrame(dict(cell.labels) | {"seed": seeds, "episode": episodes} | missing | found)
+
+
+def _is_count(cell: Cell, name: str) -> bool:
+    """Whether a column of the rows of a cell holds whole numbers, of the episode or of one of its servers."""
+    counts = (metric for metric in cell.metrics if metric.whole and metric.reduction is Reduction.SUM)
+    return any(re.fullmatch(rf"{m.name}_\d+" if m.per_server else m.name, name) for m in counts)

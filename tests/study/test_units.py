@@ -12,14 +12,28 @@ from typing import Any
 import jax
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from helpers.studies import carry_out
 
-from amco_jax import Evaluation, Execution, InputError, Scenario, Sweep, Training, load_run, run_study
+from amco_jax import (
+    Comparison,
+    Evaluation,
+    Execution,
+    InputError,
+    Scenario,
+    Study,
+    Sweep,
+    Training,
+    load_run,
+    run_study,
+)
 from amco_jax.agents.actions import partners
 from amco_jax.agents.methods import Method, get_method
 from amco_jax.agents.qlearning import QLearning
+from amco_jax.report.studies import load_studies
 from amco_jax.results.checkpoints import Journal, remove_damaged
+from amco_jax.results.saved import open_run
 from amco_jax.results.store import Store
 from amco_jax.study import simulate as simulate_module
 from amco_jax.study import trainer as trainer_module
@@ -30,6 +44,7 @@ from amco_jax.study.units import Unit, run_unit, units_of
 
 SMALL = Scenario(num_servers=2, num_tasks=4, num_slots=5, arrival_prob=0.6)
 QUICK = get_method("drlcoedge").with_settings(hidden=(4,), batch_size=4, learn_after=5)
+STATIONS = ["station_response_s"]
 TABLES = ("summary.csv", "makespan.png", "makespan.pdf", "miss_rate.png")
 
 
@@ -137,6 +152,31 @@ def test_the_cut_changes_no_number(whole: Path, tmp_path: Path):
     assert len(committed(tmp_path)) == 2 < len(committed(whole))
     one, other = (pd.read_parquet(out / "results.parquet") for out in (tmp_path, whole))
     pd.testing.assert_frame_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "study",
+    [
+        Sweep("num_servers", [2, 3], methods=["local", "bound"], seeds=2, scenario=SMALL, metrics=STATIONS),
+        Sweep("deadline", [0.5, 1], methods=["local"], seeds=2, scenario=SMALL),
+        Comparison(
+            [QUICK, "local"], seeds=2, episodes=2, last=1, scenario=SMALL, physics=["unified"],
+            metrics=STATIONS,
+        ),
+    ],
+    ids=["fleets", "values", "curves"],
+)  # fmt: skip
+def test_columns_have_one_type_in_all_units(study: Study, tmp_path: Path):
+    result = run_study(study, tmp_path, execution=Execution(unit_seconds=1e-6))
+    parts = sorted((tmp_path / study.file).iterdir())
+    assert len(parts) > 1
+    for part in parts[1:]:
+        assert pq.read_schema(part).equals(pq.read_schema(parts[0])), part
+    (found,) = load_studies([tmp_path])
+    assert found.manifest == result.manifest
+    pd.testing.assert_frame_equal(open_run(tmp_path, [study.kind]).table(study.file), result.rows)
+    several = run_study(study, execution=Execution(unit_seconds=60)).rows
+    pd.testing.assert_frame_equal(several, result.rows, check_dtype=False)
 
 
 def test_without_a_directory_the_rows_are_the_same(whole: Path):
