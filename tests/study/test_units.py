@@ -115,8 +115,8 @@ class InOtherBlocks(QLearning):
 
 
 def test_parts_of_a_cell_find_their_agents_whatever_the_size_of_blocks(tmp_path: Path):
-    learner = InOtherBlocks(actions=partners, settings=QUICK.require_training().settings)
-    method = Method("mine", training=learner)
+    settings: Any = QUICK.require_training().settings
+    method = Method("mine", training=InOtherBlocks(actions=partners, settings=settings))
     run_study(Training(method, seeds=400, episodes=1, scenario=SMALL), tmp_path)
 
     def rows(seconds: float) -> Any:
