@@ -78,15 +78,10 @@ def open_run(directory: str | Path, kinds: Collection[str]) -> SavedRun:
     home = Path(directory)
     legal = f"legal: the --out of {' or '.join(kinds)}"
     try:
-        lines = (home / DIGESTS).read_text(encoding="utf-8").splitlines()
+        digests = digests_in(home)
         (home / MANIFEST).stat()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"run: {home} holds no finished results; {legal}") from error
-    digests = {}
-    for line in lines:
-        if not (match := re.fullmatch(r"([0-9a-f]{64})  (.+)", line)):
-            raise _damaged(home / DIGESTS)
-        digests[match[2]] = match[1]
     try:
         manifest = json.loads(_checked(home, MANIFEST, digests))
     except (ValueError, RecursionError) as error:
@@ -95,6 +90,21 @@ def open_run(directory: str | Path, kinds: Collection[str]) -> SavedRun:
     if kind not in kinds:
         raise InputError(f"run: {home} holds results of {kind}; {legal}")
     return SavedRun(home, _Manifest(manifest), digests)
+
+
+def digests_in(directory: Path) -> dict[str, str]:
+    """The digests of a run's files, by their names, as the run has recorded them.
+
+    Raises:
+      OSError, UnicodeDecodeError: they cannot be read.
+      InputError: they are damaged.
+    """
+    digests = {}
+    for line in (directory / DIGESTS).read_text(encoding="utf-8").splitlines():
+        if not (match := re.fullmatch(r"([0-9a-f]{64})  (.+)", line)):
+            raise _damaged(directory / DIGESTS)
+        digests[match[2]] = match[1]
+    return digests
 
 
 class _Manifest(dict[str, Any]):

@@ -25,7 +25,7 @@ from amco_jax.stats.summaries import grouped, summarise
 from amco_jax.study.agents import AgentStore, agents_in
 from amco_jax.study.base import Reduced, Study
 from amco_jax.study.grid import Cell, TrainedAgents, columns_of_rows, identity_of
-from amco_jax.study.run import AGENTS
+from amco_jax.study.output import AGENTS
 from amco_jax.workload import PROCESSES
 
 log = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from amco_jax.study.base import Reduced, Study, StudyResult
 from amco_jax.study.diagnostics import Diagnostics, place_of
 from amco_jax.study.engines import Execution, Work
 from amco_jax.study.grid import Cell, check_users, without_paths
-from amco_jax.study.output import Output
+from amco_jax.study.output import AGENTS, Output
 from amco_jax.study.pilot import check_warmup
 from amco_jax.study.trainer import check_training
 from amco_jax.study.units import Unit, units_of
@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 FORMAT = 4
 """The version of the file format of a run, as recorded in its manifest"""
 
-UNITS, AGENTS = "units", "agents"
-"""Subdirectories of the results: the store of the units, and the trained agents"""
+UNITS = "units"
+"""Subdirectory of the results: the store of the units"""
 
 
 @own_numerics()
@@ -145,6 +145,7 @@ class _Run:
             if self._overwrite:
                 (self._home / MANIFEST).unlink(missing_ok=True)  # first, as it vouches for the rows
                 self.store.remove()
+                self._discard_damaged(self.cells)
             elif self.store.begun and not execution.joins:
                 raise InputError(
                     f"out: {self._home} holds an unfinished {study.kind}; legal: resume, overwrite"
@@ -183,6 +184,11 @@ class _Run:
             for unit in others:
                 self.store.discard(unit)
 
+    def _discard_damaged(self, cells: Sequence[Cell]) -> None:
+        """Remove damaged agents of these cells, which are then trained, or copied, again."""
+        for agents in (self.agents, self._kept):
+            agents.discard_damaged(cells)
+
     def _identities(self) -> dict[str, Identity]:
         """The identities of the user's code on which rows depend, by method and by user's arrival process."""
         own = [c.scenario.arrivals for c in self.cells if isinstance(c.scenario.arrivals, ArrivalProcess)]
@@ -197,8 +203,7 @@ class _Run:
         if self._execution.recompute:
             for unit in mine:
                 self.store.discard_damaged(unit.id)
-                for agents in (self.agents, self._kept):
-                    agents.discard_damaged(unit.cells)
+                self._discard_damaged(unit.cells)
                 # Their rows are of no use without the agents, which only a new training restores.
                 if self._study.keeps_agents and not all(map(self.agents.has, _agents_of(unit.cells))):
                     self.store.discard(unit.id)
