@@ -66,6 +66,8 @@ def test_where_there_is_a_plain_loop():
     assert not can_play("least-wait", SMALL)
     assert not can_play("optimal", Scenario(num_servers=20))
     assert not can_play("randcoedge", SMALL.replace(arrivals="poisson"))
+    assert not can_play("optimal", SMALL.replace(order="turns"))
+    assert not can_play("optimal", SMALL.replace(timing="continuous"))
 
 
 def hog(job: Job, megabytes: int) -> float:
@@ -161,6 +163,8 @@ def test_bench_refuses_bad_input_before_it_measures(script, tmp_path):
         (["--growth", "local", "--growth-servers", 0], ["num_servers: 0"]),
         (["--growth", "local", "--set", "capacity=1-2-3-4-5"], ["capacity"]),
         (["--repeats", 0], ["repeats: 0"]),
+        (["--warmup", 2], ["warmup: 2; legal in a benchmark: none"]),
+        (["--set", "warmup=auto"], ["warmup: auto"]),
     ):
         script.assert_refused(words, "bench", *arguments, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
