@@ -239,6 +239,8 @@ def test_a_shard_tells_what_is_missing(whole: Path, tmp_path: Path):
         ({"engine": "slurm"}, "engine: 'slurm'; legal: local, ray"),
         ({"recompute": True}, "recompute: true; legal: with resume"),
         ({"cpus_per_unit": 0}, "cpus_per_unit: 0"),
+        ({"cpus_per_unit": 2}, "cpus_per_unit: 2; legal with the engine ray alone"),
+        ({"address": "auto"}, "address: 'auto'; legal with the engine ray alone"),
     ],
 )
 def test_bad_executions_are_refused(changes: dict[str, Any], words: str):
