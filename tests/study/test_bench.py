@@ -15,6 +15,7 @@ from helpers.paths import ROOT
 
 from amco_jax.agents.methods import METHODS
 from amco_jax.env import UNIFIED
+from amco_jax.errors import InputError
 from amco_jax.kernel.reference import best_sets, cwa_by_solve
 from amco_jax.kernel.reference import simulate as simulate_plainly
 from amco_jax.machine import peak_memory
@@ -168,6 +169,12 @@ def test_bench_refuses_bad_input_before_it_measures(script, tmp_path):
     ):
         script.assert_refused(words, "bench", *arguments, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_overhead_of_unknown_engines_is_not_measured():
+    overhead = runpy.run_path(str(ROOT / "benchmarks" / "overhead.py"))
+    with pytest.raises(InputError, match=r"^engine: 'slurm'; legal: local, ray"):
+        overhead["main"](overhead["Arguments"](engine="slurm"))
 
 
 def test_speeds_of_two_commits_are_compared_pair_by_pair():
