@@ -141,6 +141,8 @@ def train_missing(
     lanes = _lanes(first)
     blocks = blocks_of(len(cells), first.first_seed, first.num_seeds, lanes)
     names = {block: cells[block.cell].training_name(block.start) for block in blocks}
+    # Cells have the same agents if they differ only in how they are labelled.
+    firsts = {name: block for block, name in reversed(names.items())}
     shapes = padded_shapes([cell.scenario for cell in cells])
     chunks = list(chunks_of(blocks, shapes, lanes, lambda shape: state_bytes(cells, shape), TRAINING_BYTES))
     end, missing = first.first_seed + first.num_seeds, []
@@ -149,7 +151,7 @@ def train_missing(
         return sum(min(lanes, end - block.start) for block in blocks)
 
     for shape, chunk, size in chunks:
-        left = [block for block in chunk if not store.has(names[block])]
+        left = [block for block in chunk if firsts[names[block]] == block and not store.has(names[block])]
         tell((num_seeds(chunk) - num_seeds(left)) * first.train_episodes)
         if left:
             missing.append((shape, left, size if len(left) == len(chunk) else len(left)))
