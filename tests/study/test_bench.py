@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from amco_jax.kernel.reference import simulate as simulate_plainly
 from amco_jax.machine import peak_memory
 from amco_jax.report.figures import growth_figure
 from amco_jax.scenario import Scenario
+from amco_jax.study.base import StudyResult
 from amco_jax.study.bench import alone, exponents, growth_rows
 from amco_jax.study.measure import Job, arrivals, can_play
 from amco_jax.study.simulate import simulate
@@ -175,6 +177,26 @@ def test_the_overhead_of_unknown_engines_is_not_measured():
     overhead = runpy.run_path(str(ROOT / "benchmarks" / "overhead.py"))
     with pytest.raises(InputError, match=r"^engine: 'slurm'; legal: local, ray"):
         overhead["main"](overhead["Arguments"](engine="slurm"))
+
+
+def test_rows_of_a_device_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The comparison of devices takes a file for all rows of its case."""
+    worker = runpy.run_path(str(ROOT / "benchmarks" / "devices.py"))["_worker"]
+    rows, out = pd.DataFrame({"seed": [0]}), tmp_path / "default-cpu.parquet"
+
+    def interrupted(self: pd.DataFrame, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("amco_jax.compile.runtime.configure", lambda **options: None)
+    monkeypatch.setattr("amco_jax.run_study", lambda study: StudyResult({}, rows, kept=rows))
+    with monkeypatch.context() as patch:
+        patch.setattr(pd.DataFrame, "to_parquet", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            worker("default", out, tmp_path / "log.csv")
+    assert not any(tmp_path.iterdir())
+    worker("default", out, tmp_path / "log.csv")
+    assert pd.read_parquet(out).attrs == {"warnings": []}
 
 
 def test_speeds_of_two_commits_are_compared_pair_by_pair():
