@@ -19,7 +19,7 @@ import socket
 import tempfile
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from amco_jax.errors import InputError
 
@@ -30,6 +30,11 @@ _MAX_BYTES = 100
 def draft_prefix() -> str:
     """The prefix of the names of this process's drafts."""
     return f".unfinished-{socket.gethostname()}-{os.getpid()}-"
+
+
+def is_hidden(path: PurePath) -> bool:
+    """Whether a relative path is, or is within, something hidden, such as a draft of any process."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def remove_abandoned(directory: Path) -> None:

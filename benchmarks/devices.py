@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.cli.arguments import run
+from amco_jax.files import replacing
 from amco_jax.metrics import MAKESPAN
 
 RULES = (
@@ -133,7 +134,8 @@ def main(args: Arguments) -> None:
             for name in args.cases
         ]
         found = pd.DataFrame([_compared(name, futures, args) for name, futures in pending])
-    found.to_csv(args.out / "differences.csv", index=False)
+    with replacing(args.out / "differences.csv") as draft:
+        found.to_csv(draft, index=False)
     states = list(found["state"])
     print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
     if "failed" in states:
@@ -204,9 +206,11 @@ def _rows(out: Path, name: str, device: str) -> Path:
 def _write_log(path: Path) -> None:
     draw = np.random.default_rng(0)
     times = np.cumsum(draw.exponential(0.5, _LOG))
-    pd.DataFrame({"gmt_create": pd.Timestamp("2026-01-01") + pd.to_timedelta(times, unit="s")}).assign(
+    log = pd.DataFrame({"gmt_create": pd.Timestamp("2026-01-01") + pd.to_timedelta(times, unit="s")}).assign(
         exec_time_seconds=draw.integers(5, 60, _LOG), num_images_per_prompt=draw.choice([1, 2, 4], _LOG)
-    ).to_csv(path, index=False)
+    )
+    with replacing(path) as draft:
+        log.to_csv(draft, index=False)
 
 
 def _worker(name: str, out: Path, log: Path) -> None:
@@ -230,7 +234,8 @@ def _worker(name: str, out: Path, log: Path) -> None:
             )  # fmt: skip
         rows = amco_jax.run_study(study).rows
     rows.attrs = {"warnings": warnings}
-    rows.to_parquet(out)
+    with replacing(out) as draft:  # a file of this name is taken for all rows of the case
+        rows.to_parquet(draft)
 
 
 @contextlib.contextmanager

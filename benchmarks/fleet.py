@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +25,7 @@ from amco_jax import Training, get_method, load_scenario, run_study
 from amco_jax.cli.arguments import ProgramArguments, run
 from amco_jax.errors import InputError
 from amco_jax.files import FileNames, replacing
-from amco_jax.results.saved import open_run
+from amco_jax.results.saved import SavedRun, open_run
 from amco_jax.scenario import Scenario
 from amco_jax.stats import Interval, mean_interval, rate_interval, reduction_interval
 from amco_jax.study.engines import Execution
@@ -69,11 +69,7 @@ class Common(ProgramArguments):
                 resume=True,
             )  # fmt: skip
         saved = open_run(out, [KIND])
-        # Tuples have become lists in the file.
-        if any(
-            saved.manifest[key] != value for key, value in json.loads(json.dumps(plan.describe())).items()
-        ):
-            raise InputError(f"out: {out} holds another run; legal: another directory")
+        check_same(saved, plan.describe())
         return saved.table("requests.parquet"), not saved.manifest["facts"]["overruns"]
 
     def write(self, table: pd.DataFrame, name: str) -> None:
@@ -82,6 +78,13 @@ class Common(ProgramArguments):
         with replacing(self.out / f"{name}{'-virtual' if self.virtual else ''}.csv") as file:
             table.to_csv(file, index=False)
         print(table.to_string(index=False, float_format="{:.4g}".format))
+
+
+def check_same(saved: SavedRun, described: Mapping[str, Any]) -> None:
+    """Raise InputError unless a finished run is the one that is described."""
+    # Tuples have become lists in the file.
+    if any(saved.manifest[key] != value for key, value in json.loads(json.dumps(described)).items()):
+        raise InputError(f"out: {saved.directory} holds another run; legal: another directory")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,14 +188,20 @@ class Compare(Common):
         if method.training is None:
             return lambda number: Plan(scenario=scenario, settings=settings, method=method, seed=number)
         agents = self.out / "agents" / name
+        # In episodes of the scenario's own length, which is longer than a run.
+        study = Training(
+            name, seeds=self.runs, first_seed=AGENT_SEED, episodes=self.episodes, physics="serial",
+            scenario=in_fleet(load_scenario(self.scenario)),
+        )  # fmt: skip
         if not (agents / "manifest.json").exists():
             print(agents, file=sys.stderr)
-            # In episodes of the scenario's own length, which is longer than a run.
-            study = Training(
-                name, seeds=self.runs, first_seed=AGENT_SEED, episodes=self.episodes, physics="serial",
-                scenario=in_fleet(load_scenario(self.scenario)),
-            )  # fmt: skip
             run_study(study, agents, execution=Execution(resume=agents.exists()))
+        # More seeds would do as well, and agents of other code are played with a warning.
+        beside = ("num_seeds", "depends_on")
+        check_same(
+            open_run(agents, [study.kind]),
+            {key: value for key, value in study.describe().items() if key not in beside},
+        )
         return lambda number: Plan.of_agents(
             agents, scenario, 1, AGENT_SEED + number, seed=number, settings=settings
         )

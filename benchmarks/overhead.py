@@ -20,10 +20,10 @@ import tyro
 
 from amco_jax.agents.methods import get_method
 from amco_jax.cli.arguments import run
-from amco_jax.errors import InputError
+from amco_jax.errors import InputError, check_choice
 from amco_jax.results.store import LOG, Store
 from amco_jax.study.agents import AgentStore
-from amco_jax.study.engines import Execution, LocalEngine, Work
+from amco_jax.study.engines import ENGINES, Execution, LocalEngine, Work
 from amco_jax.study.simulate import simulate
 from amco_jax.study.sweep import Sweep
 from amco_jax.study.units import Unit, units_of
@@ -78,6 +78,7 @@ def seconds(side: Callable[[], Any]) -> tuple[float, float]:
 
 
 def main(args: Arguments) -> None:
+    check_choice("engine", args.engine, ENGINES)
     if get_method(args.method).takes_long:
         raise InputError(f"method: {args.method}; legal: a rule")
     study = Sweep(param="arrival_prob", values=[0.3], methods=[args.method], seeds=args.seeds)

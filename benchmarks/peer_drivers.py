@@ -116,7 +116,7 @@ def amco(seeds: str) -> None:
     with own_numerics():
         for rule in ("randcoedge", "optimal"):
             report("decisions", "AMCo-JAX", f"{rule}, plain loop", 1, timed(plain(rule)))
-            for number in (1, many):
+            for number in dict.fromkeys((1, many)):
                 report("decisions", "AMCo-JAX", f"{rule}, kernel", number, timed(kernel(rule, number)))
             report("decisions", "AMCo-JAX", f"{rule}, with percentiles", many, timed(with_percentiles(rule)))
 

@@ -60,7 +60,7 @@ class Arguments:
 
 def command_lines(args: Arguments) -> list[list[str]]:
     """The interpreter of each driver, its name and its arguments."""
-    parallel = ["1", str(args.environments)]
+    parallel = [*dict.fromkeys(["1", str(args.environments)])]
     lines = [
         [sys.executable, "amco", str(args.seeds)],
         [sys.executable, "amco_environment", *parallel],

@@ -25,7 +25,7 @@ from amco_jax.agents.qlearning import QLearning, QSettings
 from amco_jax.agents.reference import PLANNED, UNDECIDED
 from amco_jax.alloc import ALLOCATORS, Allocator, cwa, waterfill
 from amco_jax.env import CONSERVING, SERIAL, UNIFIED, Physics
-from amco_jax.errors import InputError, check_choice, check_list
+from amco_jax.errors import InputError, check_choice, check_list, check_whole
 from amco_jax.identity import hashable, name_of
 
 _RAND = Physics(wait_capped=True, link_carries_local=True, link_capped=False, rewarded=False)
@@ -77,8 +77,10 @@ class Method:
     is_bound: bool = False
     """Whether it is a lower bound on all methods, of which studies have `study.bound` compute the rows"""
     training: BaseLearner | None = dataclasses.field(default=None, compare=False)
-    """The learner and its settings; None for rules. It is not compared, because the policy contains all of it
-    that affects the program: methods that differ only in traced settings share a compiled program."""
+    """The learner and its settings; None for rules. Its static form is compared instead: methods that differ
+    only in traced settings share a compiled program."""
+    learner: BaseLearner | None = dataclasses.field(default=None, init=False, repr=False)
+    """The static form of `training`, which is all of it that a program contains"""
 
     def __post_init__(self):
         if self.training is not None:
@@ -86,6 +88,7 @@ class Method:
                 raise InputError(
                     f"training: {name_of(self.training)}; legal: an amco_jax.Learner or EpisodeLearner"
                 )
+            object.__setattr__(self, "learner", _static(self.training))
             learnt = self.training.policy()
             if self.policy not in (None, learnt):
                 raise InputError("policy: one beside a learner; legal with training: none")
@@ -182,6 +185,20 @@ class Method:
             )
         if self.training is not None:
             self.training.check(num_servers)
+
+
+def _static(learner: BaseLearner) -> BaseLearner:
+    """The learner as a part of the keys of programs; InputError if it is not usable as such."""
+    check_whole("seeds_per_block", learner.seeds_per_block)
+    found = learner.static()
+    try:
+        hash(found)
+    except TypeError as error:
+        raise InputError(
+            f"training: {name_of(learner)} cannot be hashed; legal: fields of numbers, names, tuples and "
+            "functions"
+        ) from error
+    return found
 
 
 def _q_learning(

@@ -154,7 +154,8 @@ class OutputArguments:
         except KeyboardInterrupt as stop:
             for home in [self.out] if self.out is not None else self.made:
                 if self.resumes and any(home.glob("*")):
-                    stop.add_note(to_continue(f"--out {home} --resume"))
+                    but = " and without --overwrite" if self.overwrite else ""
+                    stop.add_note(to_continue(f"--out {home} --resume{but}"))
             raise
         finally:
             for made in self.made:
@@ -188,10 +189,13 @@ class StudyArguments(MetricsArguments, OutputArguments):
 
         Returns:
           The result; None if there is nothing to print, as with --quiet or before the last shard ends.
+
+        Raises:
+          InputError: see `run_study`; what resumes or is a shard gets no new directory.
         """
         result = run_study(
             study,
-            self.destination(name),
+            self.out if self.execution.joins else self.destination(name),
             execution=self.execution,
             overwrite=self.overwrite,
             progress=not self.quiet,

@@ -36,6 +36,8 @@ def main(args: Arguments) -> None:
     others = [(directory, write) for directory, write in found if write is not None]
     if len(others) > 1:
         raise InputError(f"run: {len(others)} runs with a page of their own; legal: one of them at a time")
+    if len(others) == len(found):
+        _check_of_studies(args)
     paths = [write(directory, out) for directory, write in others]
     if others and len(args.directories) == 1:
         print(paths[0])
@@ -46,3 +48,13 @@ def main(args: Arguments) -> None:
         paths.append(write_published(studies, out)[0].parent)
     for path in paths:
         print(path)
+
+
+def _check_of_studies(args: Arguments) -> None:
+    """Raise InputError if an option is given that only reports of studies have."""
+    for field in dataclasses.fields(Arguments):
+        value = getattr(args, field.name)
+        if field.name in ("format", "baseline", "published_csv") and value != field.default:
+            raise InputError(
+                f"{field.name}: {value}; legal for studies, not for runs with pages of their own"
+            )

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from amco_jax.errors import InputError
+from amco_jax.files import is_hidden
 
 MANIFEST = "manifest.json"
 DIGESTS = "SHA256SUMS"
@@ -51,13 +52,14 @@ class SavedRun:
         Raises:
           InputError: the table is missing, one of its files is damaged, or they differ in their columns.
         """
-        parts = sorted(file for file in self.digests if file.startswith(f"{name}/"))
+        found = (file for file in self.digests if file.startswith(f"{name}/"))
+        parts = sorted(file for file in found if not is_hidden(PurePosixPath(file)))
         if not parts:
             raise InputError(f"run: {self.directory / name} cannot be read; legal: intact results")
         rows = [read_rows(_checked(self.directory, part, self.digests)) for part in parts]
         try:
-            return pa.concat_tables(rows)
-        except pa.ArrowInvalid as error:
+            return _joined(rows)
+        except pa.ArrowException as error:
             raise InputError(
                 f"run: the files of {self.directory / name} differ in their columns; legal: results of this "
                 "version"
@@ -83,15 +85,10 @@ def open_run(directory: str | Path, kinds: Collection[str]) -> SavedRun:
     home = Path(directory)
     legal = f"legal: the --out of {' or '.join(kinds)}"
     try:
-        lines = (home / DIGESTS).read_text(encoding="utf-8").splitlines()
+        digests = digests_in(home)
         (home / MANIFEST).stat()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"run: {home} holds no finished results; {legal}") from error
-    digests = {}
-    for line in lines:
-        if not (match := re.fullmatch(r"([0-9a-f]{64})  (.+)", line)):
-            raise _damaged(home / DIGESTS)
-        digests[match[2]] = match[1]
     try:
         manifest = json.loads(_checked(home, MANIFEST, digests))
     except (ValueError, RecursionError) as error:
@@ -100,6 +97,21 @@ def open_run(directory: str | Path, kinds: Collection[str]) -> SavedRun:
     if kind not in kinds:
         raise InputError(f"run: {home} holds results of {kind}; {legal}")
     return SavedRun(home, _Manifest(manifest), digests)
+
+
+def digests_in(directory: Path) -> dict[str, str]:
+    """The digests of a run's files, by their names, as the run has recorded them.
+
+    Raises:
+      OSError, UnicodeDecodeError: they cannot be read.
+      InputError: they are damaged.
+    """
+    digests = {}
+    for line in (directory / DIGESTS).read_text(encoding="utf-8").splitlines():
+        if not (match := re.fullmatch(r"([0-9a-f]{64})  (.+)", line)):
+            raise _damaged(directory / DIGESTS)
+        digests[match[2]] = match[1]
+    return digests
 
 
 class _Manifest(dict[str, Any]):
@@ -117,6 +129,17 @@ def read_rows(content: bytes) -> pa.Table:
     some even if it is told not to use them.
     """
     return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)
+
+
+def read_table(directory: Path) -> pd.DataFrame:
+    """The rows of a directory of Parquet files, in the order of their names; see `read_rows`."""
+    parts = sorted(path for path in directory.iterdir() if not is_hidden(PurePath(path.name)))
+    return _joined(read_rows(path.read_bytes()) for path in parts).to_pandas(use_threads=False)
+
+
+def _joined(parts: Iterable[pa.Table]) -> pa.Table:
+    """One table of several, where a column may hold whole numbers in some of them and others elsewhere."""
+    return pa.concat_tables(list(parts), promote_options="permissive")
 
 
 def write_digests(directory: Path, beside: Iterable[Path] = ()) -> None:
@@ -142,7 +165,8 @@ def is_intact(directory: Path) -> bool:
 def _digests(directory: Path, root: Path) -> str:
     lines = []
     for path in sorted(directory.rglob("*")):
-        if path.is_file() and path.name != DIGESTS:
+        # A hidden file is the draft of another process, which may be at work or have been killed.
+        if path.is_file() and path.name != DIGESTS and not is_hidden(path.relative_to(directory)):
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             lines.append(f"{digest}  {path.relative_to(root).as_posix()}\n")

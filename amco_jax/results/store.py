@@ -7,6 +7,8 @@ readers treat as one table:
     units/<unit>.sha256                       the commit of a unit: the digest and the name of its rows
     results.parquet/<unit>-<digest>.parquet   the rows of a unit
 
+Hidden files beside them are drafts of processes that are at work, here or elsewhere, or have been killed.
+
 Units are named so that their rows are in the order of the study. A file gets its name by a hard link, which
 fails if the name exists. If two processes compute the same unit, the first commit is kept, and the second
 process compares its own rows with it.

@@ -7,7 +7,6 @@ therefore find them in a shared directory, and an interrupted training resumes w
 from __future__ import annotations
 
 import contextlib
-import functools
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 from amco_jax.agents.methods import Method
 from amco_jax.errors import InputError
 from amco_jax.files import adding
+from amco_jax.identity import program_cache
 from amco_jax.params import Shape
 from amco_jax.random import Stream, stream
 from amco_jax.results.checkpoints import journal_of, load_tree, save_tree
@@ -95,7 +95,7 @@ class AgentStore:
                     shutil.copytree(other.directory / name, draft)
 
 
-@functools.lru_cache(64)
+@program_cache(64, lambda method, num_servers: method.learner)
 def _agent_like(method: Method, num_servers: int) -> Any:
     """The structure of `Learner.deployed` for one agent; of a scenario, only the fleet size affects it."""
     learner, scenario = method.require_training(), Scenario(num_servers=num_servers)
@@ -141,6 +141,8 @@ def train_missing(
     lanes = _lanes(first)
     blocks = blocks_of(len(cells), first.first_seed, first.num_seeds, lanes)
     names = {block: cells[block.cell].training_name(block.start) for block in blocks}
+    # Cells have the same agents if they differ only in how they are labelled.
+    firsts = {name: block for block, name in reversed(names.items())}
     shapes = padded_shapes([cell.scenario for cell in cells])
     chunks = list(chunks_of(blocks, shapes, lanes, lambda shape: state_bytes(cells, shape), TRAINING_BYTES))
     end, missing = first.first_seed + first.num_seeds, []
@@ -149,7 +151,7 @@ def train_missing(
         return sum(min(lanes, end - block.start) for block in blocks)
 
     for shape, chunk, size in chunks:
-        left = [block for block in chunk if not store.has(names[block])]
+        left = [block for block in chunk if firsts[names[block]] == block and not store.has(names[block])]
         tell((num_seeds(chunk) - num_seeds(left)) * first.train_episodes)
         if left:
             missing.append((shape, left, size if len(left) == len(chunk) else len(left)))

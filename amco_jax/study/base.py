@@ -14,6 +14,7 @@ import pandas as pd
 from amco_jax.errors import check_whole
 from amco_jax.metrics import Column, Metric, Metrics, choose, columns_of
 from amco_jax.random import check_seeds
+from amco_jax.results.saved import read_table
 from amco_jax.scenario import Scenario
 from amco_jax.study.grid import Cell
 
@@ -51,7 +52,7 @@ class StudyResult:
     @functools.cached_property
     def rows(self) -> pd.DataFrame:
         """All rows, one per cell, seed and episode; read on first use, if they were written to `out`."""
-        return pd.read_parquet(self.kept) if isinstance(self.kept, Path) else self.kept
+        return read_table(self.kept) if isinstance(self.kept, Path) else self.kept
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

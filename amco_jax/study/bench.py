@@ -88,11 +88,13 @@ def bench(
       progress: show a progress bar on stderr.
 
     Raises:
-      InputError: a method is unknown or given twice, or a number is out of range.
+      InputError: a method is unknown or given twice, a number is out of range, or there is a warm-up.
     """
     for name, value in (("seeds", seeds), ("repeats", repeats), ("trained_seeds", trained_seeds)):
         check_whole(name, value)
     started, scenario = time.time(), scenario or Scenario()
+    if scenario.warmup is not None:
+        raise InputError(f"warmup: {scenario.warmup}; legal in a benchmark: none, as it counts all slots")
     chosen = _load_all(methods, load)
     for method in chosen.values():
         method.check(scenario.num_servers)

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from amco_jax.study.grid import Cell
-from amco_jax.study.pilot import Pilot, drifting, pilot_entries, pilots_in
+from amco_jax.study.pilot import Pilot, drifting, pilot_entries, pilots_in, rows_by_cell
 from amco_jax.study.units import Unit
 
 MAX_NAMED = 5
@@ -51,8 +51,9 @@ class Diagnostics:
         learner = first.method.training
         steps = () if learner is None else learner.step_logs
         if steps and steps[0] in frame:
-            name = ": ".join([*place_of(first), unit.method])
-            self._idle.setdefault(name, []).extend(frame.groupby("seed")[steps[0]].count() == 0)
+            for cell, rows in rows_by_cell(unit.cells, frame):
+                name = ": ".join([*place_of(cell), unit.method])
+                self._idle.setdefault(name, []).extend(rows.groupby("seed")[steps[0]].count() == 0)
         if first.method.policy.sees_load and first.scenario.timing == "continuous":
             self._unforeseen[unit.method] = None
         if first.has_pilot:

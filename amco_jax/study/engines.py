@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -81,6 +82,9 @@ class Execution:
     def __post_init__(self):
         check_choice("engine", self.engine, ENGINES)
         check_whole("cpus_per_unit", self.cpus_per_unit)
+        for name, default in (("address", None), ("cpus_per_unit", 1)):
+            if self.engine != "ray" and (value := getattr(self, name)) != default:
+                raise InputError(f"{name}: {value!r}; legal with the engine ray alone")
         if self.unit_seconds is not None:
             check_number("unit_seconds", self.unit_seconds)
         self.part()
@@ -159,6 +163,7 @@ class RayEngine:
     """
 
     def __init__(self, tell: Callable[[Unit, int], None], address: str | None, cpus_per_unit: int):
+        self._connected_before = _is_connected()
         self._ray = ray = connect_to_ray(address)
         self._tell = tell
         from ray import cloudpickle
@@ -172,7 +177,14 @@ class RayEngine:
         self._cpus = cpus_per_unit
 
     def run(self, todo: Sequence[Work]) -> None:
-        """Start a task for each unit, and wait for all of them."""
+        """Start a task for each unit, and wait for all of them; then leave the cluster, or stop one's own."""
+        try:
+            self._run(todo)
+        finally:
+            if not self._connected_before:
+                self._ray.shutdown()
+
+    def _run(self, todo: Sequence[Work]) -> None:
         pickled = self._dumps([*todo])
         tasks = {self._task.remote(pickled, n, self._cpus, _code()): work.unit for n, work in enumerate(todo)}
         while tasks:
@@ -183,6 +195,12 @@ class RayEngine:
             except self._ray.exceptions.RayTaskError as error:
                 raise error.cause if isinstance(error.cause, InputError) else error from None
             self._tell(unit, unit.episodes)
+
+
+def _is_connected() -> bool:
+    """Whether this process is connected to a Ray cluster; without an import of Ray."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
 
 
 def connect_to_ray(address: str | None) -> Any:

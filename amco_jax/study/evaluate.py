@@ -25,7 +25,7 @@ from amco_jax.stats.summaries import grouped, summarise
 from amco_jax.study.agents import AgentStore, agents_in
 from amco_jax.study.base import Reduced, Study
 from amco_jax.study.grid import Cell, TrainedAgents, columns_of_rows, identity_of
-from amco_jax.study.run import AGENTS
+from amco_jax.study.output import AGENTS
 from amco_jax.workload import PROCESSES
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def load_run(
                 f"scenario: that of {directory} needs a request log, latency tables or an arrival process; "
                 "legal: the scenario and the trace given anew"
             )
-        scenario = Scenario(**trained)
+        scenario = _as_given(trained)
     _check_fleet(method, scenario, trained)
     agents = agents_in(saved.directory / AGENTS, manifest["agents"], manifest["first_seed"])
     run = TrainedRun(
@@ -103,6 +103,19 @@ def load_run(
     )  # fmt: skip
     _ = run.weights  # raises if the agents are damaged or have another structure
     return run
+
+
+def _as_given(written: Mapping[str, Any]) -> Scenario:
+    """The scenario of a manifest, which writes the fleet out, with what follows from other fields left out.
+
+    In another fleet, it then follows from that one.
+    """
+    of_servers, of_capacities = ("capacity", "link_rate"), ("power_idle", "power_busy", "price_per_hour")
+    any_fleet = Scenario(**{**written, **dict.fromkeys((*of_servers, *of_capacities))}).to_dict()
+    follows = Scenario(**{**written, **dict.fromkeys(of_capacities)}).to_dict()
+    follows |= {name: any_fleet[name] for name in of_servers}
+    names = (name for name in (*of_servers, *of_capacities) if written[name] == follows[name])
+    return Scenario(**{**written, **dict.fromkeys(names)})
 
 
 def _check_fleet(method: Method, scenario: Scenario, trained: Mapping[str, Any]) -> None:

@@ -205,8 +205,13 @@ class Cell:
 
 
 def identity_of(method: Method, physics: str, *others: Any) -> Identity:
-    """The identity of what a method's results depend on besides settings, scenario and the package's code."""
-    return identify(method.policy, method.allocator, method.physics(physics), *others)
+    """The identity of what a method's results depend on besides settings, scenario and the package's code.
+
+    A user's learner is part of it, as its policy may be another's and need not refer to it.
+    """
+    learner = method.learner
+    own = () if learner is None or type(learner).__module__.startswith("amco_jax.") else (learner,)
+    return identify(method.policy, method.allocator, method.physics(physics), *others, *own)
 
 
 def without_paths(scenario: Scenario) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from amco_jax.kernel.reference import best_sets, cwa_by_solve, random_pairs
 from amco_jax.kernel.reference import simulate as simulate_plainly
 from amco_jax.machine import peak_memory
 from amco_jax.metrics import EPISODE_METRICS, NUM_TASKS, Metrics, choose
+from amco_jax.params import ORDERS, TIMINGS
 from amco_jax.scenario import Scenario
 from amco_jax.study.blocks import ACCELERATOR_BLOCKS, blocks_of, inputs_of
 from amco_jax.study.grid import Cell
@@ -176,7 +177,8 @@ def measure_plain(job: Job) -> dict[str, Any]:
 
 def can_play(method: str, scenario: Scenario) -> bool:
     """Whether the plain loop supports the method and the scenario."""
-    published_model = scenario.service is None and scenario.process.recordable
+    in_turn = scenario.order == ORDERS[0] and scenario.timing == TIMINGS[0]
+    published_model = in_turn and scenario.service is None and scenario.process.recordable
     return method in PLAIN and published_model and scenario.num_servers <= PLAIN_SERVERS
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from amco_jax.errors import InputError, first_line
 from amco_jax.files import draft_prefix, lock, remove_abandoned
 from amco_jax.report.style import save_figure
-from amco_jax.results.saved import MANIFEST, write_digests
+from amco_jax.results.saved import MANIFEST, digests_in, write_digests
+
+AGENTS = "agents"
+"""Subdirectory of the results: the trained agents, which later runs may need too"""
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +85,7 @@ class Output:
                 self._lock = lock(self._final, wait=True)  # shards may finish at the same time
             # A manifest vouches for all other files: an old one goes first, the new one comes last.
             (self._final / MANIFEST).unlink(missing_ok=True)
+            self._remove_replaced({*os.listdir(self._staging), *standing, AGENTS})
             for name in sorted(os.listdir(self._staging), key=lambda n: n == MANIFEST):
                 target = self._final / name
                 if target.is_dir():
@@ -88,6 +93,19 @@ class Output:
                 os.replace(self._staging / name, target)
         finally:
             self._unlock()
+
+    def _remove_replaced(self, kept: Collection[str]) -> None:
+        """Remove the files of an earlier run in the destination, other than those within `kept`."""
+        try:
+            old = digests_in(self._final)
+        except (OSError, UnicodeDecodeError, InputError):  # there is none, or it cannot be told what it was
+            return
+        home = self._final.resolve()
+        for path in (home / name for name in old if PurePosixPath(name).parts[0] not in kept):
+            if path.parent.resolve().is_relative_to(home):  # as the list may come from anyone
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                    path.parent.rmdir()  # if that was its last file
 
     def _unlock(self) -> None:
         if self._lock is not None:

@@ -117,12 +117,14 @@ def batch_columns(
 
 def pilots_in(cells: Sequence[Cell], rows: pd.DataFrame) -> list[tuple[Cell, Pilot]]:
     """The pilot run of each cell, as recorded in the rows of the cells."""
-    starts = np.cumsum([0, *(cell.num_rows for cell in cells)])
-    found = [rows.iloc[int(start)] for start in starts[:-1]]
-    return [
-        (cell, Pilot(int(row["warmup"]), float(row["trend_p"])))
-        for cell, row in zip(cells, found, strict=True)
-    ]
+    found = ((cell, of_cell.iloc[0]) for cell, of_cell in rows_by_cell(cells, rows))
+    return [(cell, Pilot(int(row["warmup"]), float(row["trend_p"]))) for cell, row in found]
+
+
+def rows_by_cell(cells: Sequence[Cell], rows: pd.DataFrame) -> list[tuple[Cell, pd.DataFrame]]:
+    """The rows of each cell, out of those of several in turn."""
+    ends = np.cumsum([cell.num_rows for cell in cells]).tolist()
+    return [(cell, rows.iloc[end - cell.num_rows : end]) for cell, end in zip(cells, ends, strict=True)]
 
 
 def pilot_entries(pilots: Sequence[tuple[Cell, Pilot]]) -> list[dict[str, Any]]:

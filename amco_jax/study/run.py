@@ -10,7 +10,7 @@ import contextlib
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,9 @@ from amco_jax.results.store import Store
 from amco_jax.study.agents import AgentStore, trained_seeds, training_names
 from amco_jax.study.base import Reduced, Study, StudyResult
 from amco_jax.study.diagnostics import Diagnostics, place_of
-from amco_jax.study.engines import Execution, Work
+from amco_jax.study.engines import Execution, LocalEngine, Work
 from amco_jax.study.grid import Cell, check_users, without_paths
-from amco_jax.study.output import Output
+from amco_jax.study.output import AGENTS, Output
 from amco_jax.study.pilot import check_warmup
 from amco_jax.study.trainer import check_training
 from amco_jax.study.units import Unit, units_of
@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 FORMAT = 4
 """The version of the file format of a run, as recorded in its manifest"""
 
-UNITS, AGENTS = "units", "agents"
-"""Subdirectories of the results: the store of the units, and the trained agents"""
+UNITS = "units"
+"""Subdirectory of the results: the store of the units"""
 
 
 @own_numerics()
@@ -109,7 +109,11 @@ def run_studies(
         for job in jobs.values():
             stack.enter_context(job.opened())
         _compute(list(jobs.values()), execution, progress)
-        return {name: job.finish() for name, job in jobs.items()}
+        results = {}
+        for name, job in jobs.items():
+            with _spending(job, jobs.values()):
+                results[name] = job.finish()
+        return results
 
 
 class _Run:
@@ -119,6 +123,7 @@ class _Run:
         self, study: Study, home: Path, execution: Execution, overwrite: bool, agents: Path, written: bool
     ):
         self._started = time.time()
+        self.elsewhere = 0.0  # seconds since then that went to other runs
         self._study, self._home, self._execution = study, home, execution
         self._overwrite, self._written = overwrite, written
         self._idle = execution.joins and not execution.recompute and (home / MANIFEST).exists()
@@ -145,6 +150,7 @@ class _Run:
             if self._overwrite:
                 (self._home / MANIFEST).unlink(missing_ok=True)  # first, as it vouches for the rows
                 self.store.remove()
+                self._discard_damaged(self.cells)
             elif self.store.begun and not execution.joins:
                 raise InputError(
                     f"out: {self._home} holds an unfinished {study.kind}; legal: resume, overwrite"
@@ -183,6 +189,11 @@ class _Run:
             for unit in others:
                 self.store.discard(unit)
 
+    def _discard_damaged(self, cells: Sequence[Cell]) -> None:
+        """Remove damaged agents of these cells, which are then trained, or copied, again."""
+        for agents in (self.agents, self._kept):
+            agents.discard_damaged(cells)
+
     def _identities(self) -> dict[str, Identity]:
         """The identities of the user's code on which rows depend, by method and by user's arrival process."""
         own = [c.scenario.arrivals for c in self.cells if isinstance(c.scenario.arrivals, ArrivalProcess)]
@@ -197,8 +208,7 @@ class _Run:
         if self._execution.recompute:
             for unit in mine:
                 self.store.discard_damaged(unit.id)
-                for agents in (self.agents, self._kept):
-                    agents.discard_damaged(unit.cells)
+                self._discard_damaged(unit.cells)
                 # Their rows are of no use without the agents, which only a new training restores.
                 if self._study.keeps_agents and not all(map(self.agents.has, _agents_of(unit.cells))):
                     self.store.discard(unit.id)
@@ -253,7 +263,7 @@ class _Run:
             self._kept.copy_from(self.agents, names)
             standing.append(AGENTS)
         swept = {id(cell.scenario): cell.scenario for cell in self.cells}
-        manifest |= provenance(self._started, study.base, list(swept.values()))
+        manifest |= provenance(self._started, study.base, list(swept.values()), self.elsewhere)
         for name, table in reduced.tables.items():
             table.to_csv(self._output.path(name), index=False)
         for name, draw in reduced.figures.items():
@@ -261,6 +271,16 @@ class _Run:
                 self._output.draw(name, draw)
         self._output.finish(self._described() | manifest, standing)
         return manifest
+
+
+@contextlib.contextmanager
+def _spending(run: _Run, runs: Collection[_Run]) -> Iterator[None]:
+    """Leave the time of the block out of the wall time of all runs but one."""
+    began = time.time()
+    yield
+    for other in runs:
+        if other is not run:
+            other.elsewhere += time.time() - began
 
 
 def _without_code(scenario: dict[str, Any]) -> dict[str, Any]:
@@ -278,7 +298,8 @@ def _agents_of(cells: Sequence[Cell]) -> list[str]:
 
 def _compute(runs: Sequence[_Run], execution: Execution, progress: bool) -> None:
     """Compute the remaining units of this shard."""
-    todo = [work for run in runs for work in run.todo()]
+    shares = [(run, run.todo()) for run in runs]
+    todo = [work for _, of_run in shares for work in of_run]
     if not todo:
         return
     with progress_bar(progress) as bar:
@@ -288,4 +309,10 @@ def _compute(runs: Sequence[_Run], execution: Execution, progress: bool) -> None
                 tasks[unit.method] = bar.add_task(unit.method, total=0)
             task = tasks[unit.method]
             bar.update(task, total=(bar.tasks[task].total or 0) + unit.episodes)
-        execution.start(lambda unit, done: bar.advance(tasks[unit.method], done)).run(todo)
+        engine = execution.start(lambda unit, done: bar.advance(tasks[unit.method], done))
+        if not isinstance(engine, LocalEngine):  # which computes units of several runs at a time
+            engine.run(todo)
+            return
+        for run, of_run in shares:
+            with _spending(run, runs):
+                engine.run(of_run)

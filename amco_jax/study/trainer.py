@@ -211,9 +211,11 @@ class _Programs(NamedTuple):
     agents: Any
 
 
-@program_cache(
-    32, lambda shape, method, rows, metrics: (shape.arrivals, method.policy, method.allocator, metrics)
-)
+def _user_code(shape: Shape, method: Method, rows: int, metrics: Metrics) -> tuple[Any, ...]:
+    return shape.arrivals, method.policy, method.allocator, method.learner, metrics
+
+
+@program_cache(32, _user_code)
 def _programs(shape: Shape, method: Method, rows: int, metrics: Metrics) -> _Programs:
     learner = method.require_training().static()
 

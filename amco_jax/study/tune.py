@@ -68,8 +68,8 @@ class Tuning(TuningSize, Study):
     `_per_episode`.
 
     Raises:
-      InputError: the method is a rule, the reference is a trained method, a setting is unknown, or a value is
-        out of range.
+      InputError: the method is a rule, the reference is trained or not for such a fleet, a setting is
+        unknown, or a value is out of range or repeated.
     """
 
     kind = "tune"
@@ -90,6 +90,7 @@ class Tuning(TuningSize, Study):
         if self.target.training is not None:
             raise InputError(f"reference: {self.target.name} is trained; legal: a rule")
         self.target.check_decides()
+        self.target.check(self.base.num_servers)
         check_size(self.first_seed, self.seeds, self.episodes)
         check_seed("trials_seed", self.trials_seed)
         self.chosen.check(self.base.num_servers)
@@ -112,7 +113,7 @@ class Tuning(TuningSize, Study):
     @functools.cached_property
     def grid(self) -> list[dict[str, Any]]:
         """The combinations of the settings to try; the values of the last setting change first."""
-        choices = [check_list(name, self.settings[name]) for name in check_list("settings", self.settings)]
+        choices = [self._choices(name) for name in check_list("settings", self.settings)]
         number = math.prod(map(len, choices))
         check_whole("settings: number of combinations", number, 1, MAX_COMBINATIONS)
         tried = np.ones(number, bool)
@@ -123,6 +124,13 @@ class Tuning(TuningSize, Study):
             tried = drawn <= np.sort(drawn)[trials - 1]
         combinations = itertools.compress(itertools.product(*choices), tried)
         return [dict(zip(self.settings, values, strict=True)) for values in combinations]
+
+    def _choices(self, name: str) -> list[Any]:
+        """The values of a setting; InputError if one is repeated, in whatever type."""
+        values = check_list(name, self.settings[name])
+        if len({tuple(np.ravel(value).tolist()) for value in values}) < len(values):
+            raise InputError(f"{name}: {', '.join(map(str, values))}; legal: each value once")
+        return values
 
     @functools.cached_property
     def variants(self) -> list[Method]:
@@ -152,7 +160,7 @@ class Tuning(TuningSize, Study):
                 train_episodes=self.episodes if method.training else 0,
             )
 
-        by_shape = sorted(range(len(self.grid)), key=lambda i: str(self.variants[i].policy))
+        by_shape = sorted(range(len(self.grid)), key=lambda i: str(self.variants[i].learner))
         return [cell(self.target, {}), *(cell(self.variants[i], self.grid[i]) for i in by_shape)]
 
     def describe(self) -> dict[str, Any]:

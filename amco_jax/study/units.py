@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -80,8 +81,11 @@ def _parts(cells: Sequence[Cell], unit_seconds: float) -> Iterator[list[Cell]]:
         if seconds <= unit_seconds:
             group, spent = [*group, cell], spent + seconds
             continue
-        # The cell is too large for a unit. Its parts are whole blocks of seeds, so that no lane stays idle.
-        most = max(int(unit_seconds / per_seed) // SEEDS_PER_BLOCK, 1) * SEEDS_PER_BLOCK
+        # The cell is too large for a unit. Its parts are whole blocks of seeds, of agents as well as of
+        # episodes, so that no lane stays idle and all parts find the same agents.
+        learner = cell.method.training
+        block = math.lcm(SEEDS_PER_BLOCK, 1 if learner is None else learner.seeds_per_block)
+        most = max(int(unit_seconds / per_seed) // block, 1) * block
         for start in range(0, cell.num_seeds, most):
             yield [cell.of_seeds(cell.first_seed + start, min(most, cell.num_seeds - start))]
     if group:

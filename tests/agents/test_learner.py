@@ -9,6 +9,7 @@ import pytest
 
 from amco_jax.agents.methods import METHODS, Method, get_method
 from amco_jax.agents.ppo import PPO, PPOSettings
+from amco_jax.agents.pricing import PriceLearner, PriceSettings
 from amco_jax.agents.settings import Settings, setting
 from amco_jax.errors import InputError
 
@@ -42,6 +43,44 @@ def test_methods_that_differ_in_traced_settings_alone_share_a_program():
 def test_methods_take_a_policy_or_a_learner(arguments: dict[str, Any], words: str):
     with pytest.raises(InputError) as error:
         Method("mine", **arguments)
+    assert str(error.value).startswith(words)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StaticSettings(PriceSettings):
+    order: int = setting(1, 1, 9, static=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ordered(PriceLearner):
+    settings: StaticSettings = StaticSettings()
+    table: Any = None
+
+
+def test_methods_of_learners_that_share_a_policy_share_no_program():
+    method = Method("mine", training=Ordered())
+    assert method.policy == METHODS["amco-priced-trained"].policy
+    assert method.with_settings(ridge=0.5) == method
+    for other in (method.with_settings(order=2), Method("mine", training=PriceLearner())):
+        assert other != method
+        assert other.policy == method.policy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithoutSeeds(PriceLearner):
+    seeds_per_block = 0
+
+
+@pytest.mark.parametrize(
+    ("learner", "words"),
+    [
+        (Ordered(table=[1]), "training: Ordered cannot be hashed; legal: fields of "),
+        (WithoutSeeds(), "seeds_per_block: 0; legal: a whole number from 1"),
+    ],
+)
+def test_learners_that_make_no_program_are_refused(learner: Any, words: str):
+    with pytest.raises(InputError) as error:
+        Method("mine", training=learner)
     assert str(error.value).startswith(words)
 
 

@@ -7,12 +7,14 @@ import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from helpers.command_lines import command
 from helpers.paths import GOLDEN, ROOT
+from helpers.tiny_training import Script
 
 from amco_jax import Comparison, Evaluation, Sensitivity, Study, Sweep, Training, Tuning
 
@@ -66,6 +68,16 @@ def test_reproduce_always_resumes(script, tmp_path):
     words = ["error: resume: false; legal: true"]
     script.assert_refused(words, "reproduce", "--no-resume", "--out", tmp_path / "out")
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["--format", "md"], ["--baseline", "local"], ["--published-csv"]])
+def test_options_of_reports_of_studies_are_refused_for_other_pages(
+    words: list[str], script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("amco_jax.commands.report.page_writer", lambda directory: lambda run, out: out)
+    named = words[0].removeprefix("--").replace("-", "_")
+    script.assert_refused([named, "legal for studies"], "report", tmp_path, *words)
+    assert script("report", tmp_path) == (0, f"{tmp_path / 'report'}\n", "")
 
 
 def test_sweep_writes_tables_figures_and_manifest(tmp_path):

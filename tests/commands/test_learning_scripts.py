@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -109,6 +110,10 @@ def test_an_interrupted_script_says_so_and_can_go_on(
     assert "unfinished" in error
     assert script(*line, "--resume") == (0, "", "")
     assert_same_files(tmp_path, finished)
+    interrupt(0)
+    shutil.rmtree(tmp_path / "agents")
+    code, _, error = script(*line, "--overwrite")
+    assert (code, error.endswith(f"--out {tmp_path} --resume and without --overwrite\n")) == (130, True)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +135,8 @@ def test_an_interrupted_script_says_so_and_can_go_on(
             ["method: optimal is a rule", "amcoedge", "smcoedge", "drlcoedge"],
         ),
         ("train", ["--out", "/dev/null/x"], ["/dev/null/x"]),
+        ("train", ["--resume"], ["out: none", "a directory"]),
+        ("compare", ["--shard", "0/2"], ["out: none", "a directory"]),
         ("evaluate", [], ["Missing", "PATH"]),
         ("evaluate", ["/nonexistent"], ["/nonexistent", "train"]),
         ("compare", ["--methods", "best"], ["method: 'best'"]),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +16,9 @@ import pytest
 from helpers.fleets import SCENARIO
 from helpers.paths import ROOT
 
-from amco_jax import get_method
-from edge_fleet.configuration import FleetSettings
+from amco_jax import InputError, Training, get_method, load_scenario
+from amco_jax.results.saved import write_digests
+from edge_fleet.configuration import FleetSettings, in_fleet
 from edge_fleet.run import Plan
 from edge_fleet.virtual import Absence, virtual_requests
 
@@ -59,6 +62,30 @@ def test_every_request_that_a_lost_worker_touches_is_marked():
     assert not np.any(marked & (came + measured < 100))
     assert np.any(~marked & (came > 250) & (came < 400))
     assert np.any(~marked & (came > 402))
+
+
+def test_agents_of_another_training_are_refused(tmp_path: Path):
+    fleet = runpy.run_path(str(ROOT / "benchmarks" / "fleet.py"))
+    name, home = "amcoedge-regret", tmp_path / "agents" / "amcoedge-regret"
+
+    def source(**changes: Any) -> Any:
+        scenario = in_fleet(load_scenario("jetson-sd15"))
+        return fleet["Compare"](out=tmp_path, **changes)._source(name, scenario, FleetSettings())
+
+    study = Training(
+        name, seeds=5, first_seed=fleet["AGENT_SEED"], physics="serial",
+        scenario=in_fleet(load_scenario("jetson-sd15")),
+    )  # fmt: skip
+    home.mkdir(parents=True)
+    (home / "manifest.json").write_text(json.dumps(study.describe()))
+    write_digests(home)
+    for same in ({}, {"episodes": 50}, {"runs": 3}):
+        assert callable(source(**same))
+    for other in ({"episodes": 51}, {"scenario": "gpu-sd14"}):
+        with pytest.raises(
+            InputError, match=r"^out: .*amcoedge-regret holds another run; legal: another dir"
+        ):
+            source(**other)
 
 
 def test_methods_are_compared_on_the_same_requests(tmp_path: Path):

@@ -119,16 +119,48 @@ LEARNER = Eager(actions=partners)
 """
 
 
-def test_stored_agents_are_named_after_the_source_of_their_learner(own: Callable[..., Method]):
+PRICE_LEARNER = """
+import dataclasses
+from amco_jax.agents.pricing import PriceLearner
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Constant(PriceLearner):
+    def learn(self, *arguments):
+        learnt, memory, logs = super().learn(*arguments)
+        return learnt._replace(work=0 * learnt.work + 1 * 2), memory, logs
+LEARNER = Constant()
+"""
+
+
+def with_learner(own: Callable[..., Method], text: str) -> Method:
+    own(mylearner=text)
+    sys.modules.pop("mylearner", None)
+    return Method("m", training=importlib.import_module("mylearner").LEARNER)
+
+
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [(LEARNER, {"discount": 0.5}), (PRICE_LEARNER, {"ridge": 0.5})],
+    ids=["own policy", "inherited policy"],
+)
+def test_stored_agents_are_named_after_the_source_of_their_learner(
+    own: Callable[..., Method], text: str, setting: dict[str, float]
+):
     def name(text: str, **settings: Any) -> str:
-        own(mylearner=text)
-        sys.modules.pop("mylearner", None)
-        method = Method("m", training=importlib.import_module("mylearner").LEARNER).with_settings(**settings)
+        method = with_learner(own, text).with_settings(**settings)
         return Cell(scenario=TINY, method=method, train_episodes=2).training_name(0)
 
-    found = name(LEARNER), name(LEARNER.replace("* 2", "* 3")), name(LEARNER, discount=0.5)
+    found = name(text), name(text.replace("* 2", "* 3")), name(text, **setting)
     assert len(set(found)) == 3
-    assert name(LEARNER) == found[0]
+    assert name(text) == found[0]
+
+
+def test_a_learner_that_is_edited_within_a_process_is_compiled_anew(own: Callable[..., Method]):
+    def learnt(text: str) -> Any:
+        study = Training(with_learner(own, text), seeds=1, episodes=1, scenario=TINY)
+        return run_study(study).agents.work
+
+    assert (learnt(PRICE_LEARNER) == 2).all()
+    assert (learnt(PRICE_LEARNER.replace("* 2", "* 3")) == 3).all()
 
 
 def scaled(wait: Any, cost: Any, selected: Any, scale: float = 1.0) -> Any:

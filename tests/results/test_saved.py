@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 
 from amco_jax.errors import InputError
-from amco_jax.results.saved import open_run, write_digests
+from amco_jax.results.saved import open_run, read_table, write_digests
 from amco_jax.scenario import Scenario
 from amco_jax.study.run import run_study
 from amco_jax.study.sweep import Sweep
@@ -57,10 +58,28 @@ def test_files_with_different_columns_are_refused(out: Path, tmp_path: Path):
     home = tmp_path / "copy"
     shutil.copytree(out, home)
     rows = pd.read_parquet(home / "results.parquet")
-    rows.astype({"num_tasks": float}).to_parquet(home / "results.parquet" / "other.parquet")
+    rows.assign(num_tasks="many").to_parquet(home / "results.parquet" / "other.parquet")
     write_digests(home)
     with pytest.raises(InputError, match=r"results\.parquet differ in their columns; legal: results of this"):
         open_run(home, ["sweep"]).table("results.parquet")
+
+
+def test_the_draft_of_a_process_on_another_host_is_no_result(out: Path, tmp_path: Path):
+    """Whether it is whole or not, as the process may have been killed at any moment."""
+    home = shutil.copytree(out, tmp_path / "copy")
+    (part,) = (home / "results.parquet").iterdir()
+    wanted, draft = pd.read_parquet(part), part.with_name(".unfinished-elsewhere-1-draft")
+    (home / "agents" / draft.name / "d").mkdir(parents=True)
+    for content in (part.read_bytes(), part.read_bytes()[:-9]):
+        for path in (draft, home / "agents" / draft.name / "d" / "leaf"):
+            path.write_bytes(content)
+        write_digests(home)
+        run = open_run(home, ["sweep"])
+        assert not any(draft.name in name for name in run.digests)
+        # As they were written before drafts were left out:
+        run.digests[f"results.parquet/{draft.name}"] = hashlib.sha256(content).hexdigest()
+        for found in (run.table("results.parquet"), read_table(home / "results.parquet")):
+            pd.testing.assert_frame_equal(found, wanted)
 
 
 def test_results_of_another_kind_are_refused(out: Path, tmp_path: Path):

@@ -50,17 +50,21 @@ def test_a_copy_that_is_interrupted_leaves_no_block(tmp_path: Path, monkeypatch:
     assert is_intact(tmp_path / "copy" / "block")
 
 
+@pytest.mark.parametrize("again", [{"resume": True, "recompute": True}, {"overwrite": True}])
 @pytest.mark.parametrize("shared", [False, True])
-def test_damaged_agents_of_a_finished_training_are_recomputed(tmp_path: Path, shared: bool):
+def test_damaged_agents_of_a_finished_training_are_recomputed(
+    tmp_path: Path, shared: bool, again: dict[str, bool]
+):
     """They are trained again, or copied again from the store that holds them."""
     out, store = tmp_path / "out", tmp_path / "store" if shared else None
 
-    def run(**execution: Any) -> Any:
+    def run(overwrite: bool = False, **execution: Any) -> Any:
         study = Training(QUICK, seeds=3, episodes=3, scenario=TINY)
-        return run_study(study, out, execution=Execution(shared_agents=store, **execution)).agents
+        how = Execution(shared_agents=store, **execution)
+        return run_study(study, out, execution=how, overwrite=overwrite).agents
 
     first = run()
     path = min((out / AGENTS).rglob("*.ocdbt"))
     path.write_bytes(path.read_bytes()[:-1])
-    jax.tree.map(np.testing.assert_array_equal, run(resume=True, recompute=True), first)
+    jax.tree.map(np.testing.assert_array_equal, run(**again), first)
     assert all(map(is_intact, (out / AGENTS).iterdir()))

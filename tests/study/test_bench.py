@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ from helpers.paths import ROOT
 
 from amco_jax.agents.methods import METHODS
 from amco_jax.env import UNIFIED
+from amco_jax.errors import InputError
 from amco_jax.kernel.reference import best_sets, cwa_by_solve
 from amco_jax.kernel.reference import simulate as simulate_plainly
 from amco_jax.machine import peak_memory
 from amco_jax.report.figures import growth_figure
 from amco_jax.scenario import Scenario
+from amco_jax.study.base import StudyResult
 from amco_jax.study.bench import alone, exponents, growth_rows
 from amco_jax.study.measure import Job, arrivals, can_play
 from amco_jax.study.simulate import simulate
@@ -66,6 +69,8 @@ def test_where_there_is_a_plain_loop():
     assert not can_play("least-wait", SMALL)
     assert not can_play("optimal", Scenario(num_servers=20))
     assert not can_play("randcoedge", SMALL.replace(arrivals="poisson"))
+    assert not can_play("optimal", SMALL.replace(order="turns"))
+    assert not can_play("optimal", SMALL.replace(timing="continuous"))
 
 
 def hog(job: Job, megabytes: int) -> float:
@@ -161,9 +166,37 @@ def test_bench_refuses_bad_input_before_it_measures(script, tmp_path):
         (["--growth", "local", "--growth-servers", 0], ["num_servers: 0"]),
         (["--growth", "local", "--set", "capacity=1-2-3-4-5"], ["capacity"]),
         (["--repeats", 0], ["repeats: 0"]),
+        (["--warmup", 2], ["warmup: 2; legal in a benchmark: none"]),
+        (["--set", "warmup=auto"], ["warmup: auto"]),
     ):
         script.assert_refused(words, "bench", *arguments, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_overhead_of_unknown_engines_is_not_measured():
+    overhead = runpy.run_path(str(ROOT / "benchmarks" / "overhead.py"))
+    with pytest.raises(InputError, match=r"^engine: 'slurm'; legal: local, ray"):
+        overhead["main"](overhead["Arguments"](engine="slurm"))
+
+
+def test_rows_of_a_device_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The comparison of devices takes a file for all rows of its case."""
+    worker = runpy.run_path(str(ROOT / "benchmarks" / "devices.py"))["_worker"]
+    rows, out = pd.DataFrame({"seed": [0]}), tmp_path / "default-cpu.parquet"
+
+    def interrupted(self: pd.DataFrame, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("amco_jax.compile.runtime.configure", lambda **options: None)
+    monkeypatch.setattr("amco_jax.run_study", lambda study: StudyResult({}, rows, kept=rows))
+    with monkeypatch.context() as patch:
+        patch.setattr(pd.DataFrame, "to_parquet", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            worker("default", out, tmp_path / "log.csv")
+    assert not any(tmp_path.iterdir())
+    worker("default", out, tmp_path / "log.csv")
+    assert pd.read_parquet(out).attrs == {"warnings": []}
 
 
 def test_speeds_of_two_commits_are_compared_pair_by_pair():

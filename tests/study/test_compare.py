@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.studies import carry_out
-from helpers.tiny_training import EPISODES, METHOD, SEEDS, TINY, local_metrics
+from helpers.tiny_training import EPISODES, LEARN, METHOD, SEEDS, TINY, local_metrics
 
+from amco_jax.agents.methods import get_method
 from amco_jax.errors import InputError
 from amco_jax.study.base import StudyResult
 from amco_jax.study.compare import Comparison
 from amco_jax.study.run import run_study
+from amco_jax.study.trainer import Trainer
 
 NAMES = ("makespan_mean_s", "miss_rate", "mean_servers_used")
 
@@ -40,6 +42,22 @@ def test_a_comparison_covers_both_physics_and_all_methods(comparison: Any):
     figures = {f"convergence-{p}.{s}" for p in ("published", "unified") for s in ("png", "pdf")}
     assert {p.name for p in comparison.out.iterdir()} == names | figures
     pd.testing.assert_frame_equal(pd.read_csv(comparison.out / "final.csv"), final)
+
+
+def test_equal_physics_have_the_same_agents_and_warnings_of_their_own(monkeypatch: pytest.MonkeyPatch):
+    """The published physics of this method are the unified ones."""
+    blocks, advance = [], Trainer.advance
+    monkeypatch.setattr(
+        Trainer, "advance", lambda self, n: blocks.append(len(self._chunk)) or advance(self, n)
+    )
+    method = get_method("amcoedge").with_settings(**LEARN | {"learn_after": 1000})
+    found = run_study(Comparison([method], seeds=SEEDS, episodes=2, last=1, scenario=TINY))
+    assert blocks == [1]
+    published, unified = (rows.drop(columns="physics") for _, rows in found.rows.groupby("physics"))
+    pd.testing.assert_frame_equal(published.reset_index(drop=True), unified.reset_index(drop=True))
+    for physics in ("published", "unified"):
+        warning = f"physics = {physics}: amcoedge made no learning step in {SEEDS} of {SEEDS} seeds."
+        assert warning in found.manifest["warnings"]
 
 
 def test_rules_run_through_the_arrivals_of_the_training(comparison: Any, result: StudyResult):

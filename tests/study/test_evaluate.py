@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.studies import carry_out
-from helpers.tiny_training import EPISODES, LEARN, METHOD, SEEDS, TINY, local_metrics, run
+from helpers.tiny_training import EPISODES, LEARN, METHOD, SEEDS, TINY, Script, local_metrics, run
 
 from amco_jax.agents.actions import partners
 from amco_jax.agents.methods import get_method, trained_method
@@ -151,6 +151,27 @@ def test_bad_evaluations_are_refused(finished: Path, changes: dict[str, Any], wo
         carry_out(Evaluation, finished, **changes)
     assert str(error.value).startswith(words)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "changes"),
+    [
+        ({"power_busy": (300.0, 400.0), "link_rate": 50.0}, {"capacity": (20, 30)}),
+        ({"capacity": (20, 30)}, {"link_rate": 20.0}),
+        ({}, {"num_servers": 3}),
+    ],
+)
+def test_a_changed_fleet_has_what_follows_from_it(given: dict, changes: dict, script: Script, tmp_path: Path):
+    scenario = Scenario(num_servers=2, num_tasks=4, num_slots=4, **given)
+    run(method="amco-priced-trained", scenario=scenario, seeds=1, episodes=1, out=tmp_path / "run")
+    assert load_run(tmp_path / "run").scenario.to_dict() == scenario.to_dict()
+    ((name, value),) = changes.items()
+    change = f"{name}={'-'.join(map(str, np.ravel(value)))}"
+    line = ["--set", change, "--methods", "local", "--out", tmp_path / "out"]
+    assert script("evaluate", tmp_path / "run", *line)[0] == 0
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    wanted = scenario.replace(**changes).to_dict()
+    assert manifest["scenario"] == json.loads(json.dumps(wanted))
 
 
 def test_directories_without_a_finished_training_are_refused_in_a_line(finished: Path, tmp_path: Path):

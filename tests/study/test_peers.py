@@ -6,6 +6,7 @@ import json
 import runpy
 import sys
 from typing import Any
+from unittest.mock import MagicMock
 
 import pandas as pd
 import pytest
@@ -54,6 +55,18 @@ def test_only_simulators_that_are_given_are_measured():
     assert ["python3.12", "xlron", "here", "1", "1024"] in lines
     assert [sys.executable, "edgecloudsim", "java", "there"] in lines
     assert {line[1] for line in lines} <= DRIVERS["DRIVERS"].keys()
+
+
+def test_a_single_one_is_measured_once(monkeypatch: pytest.MonkeyPatch):
+    lines = PEERS["command_lines"](PEERS["Arguments"](environments=1, seeds=1))
+    assert {line[1]: line[2:] for line in lines}["amco_environment"] == ["1"]
+    settings: list[tuple[Any, ...]] = []
+    amco = DRIVERS["amco"]
+    monkeypatch.setattr("amco_jax.study.measure.rollout_program", lambda *arguments: (MagicMock(), ()))
+    monkeypatch.setitem(amco.__globals__, "timed", lambda run: (1, 1.0, 1.0))
+    monkeypatch.setitem(amco.__globals__, "report", lambda *row: settings.append(row[2:4]))
+    amco("1")
+    assert len(settings) == len(set(settings)) == 6
 
 
 def test_a_driver_that_fails_is_named():

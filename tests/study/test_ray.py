@@ -23,6 +23,8 @@ from helpers.kills import (
     words_of,
 )
 
+from amco_jax import Execution
+
 
 @pytest.mark.parametrize("victim", ["worker", "node"] if ALL_COMMANDS else ["node"])
 def test_a_killed_worker_or_node_costs_nothing_but_time(
@@ -114,6 +116,19 @@ def test_a_sweep_has_a_cluster_of_its_own_unless_it_is_told_to_join(
     # Among them, as Ray's own threads may write after the driver's last word.
     line = f"interrupted; to continue, run the same command with --out {tmp_path / 'out'} --resume"
     assert line in errors.splitlines(), errors
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_an_engine_leaves_a_cluster_unless_it_was_connected_before(connected: bool, cluster: Any):
+    import ray
+
+    if connected:
+        ray.init(address=cluster.address)
+    try:
+        Execution(engine="ray", address=cluster.address).start(lambda unit, done: None).run([])
+        assert ray.is_initialized() == connected
+    finally:
+        ray.shutdown()
 
 
 def test_no_cluster_is_refused_in_one_line(tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,11 @@ from amco_jax.report.claims import CLAIMS, claims_table
 from amco_jax.report.studies import SavedStudy
 from amco_jax.scenario import Scenario
 from amco_jax.study import reproduce as module
+from amco_jax.study.engines import Execution
 from amco_jax.study.reproduce import FULL, QUICK, reproduce, studies_of
+from amco_jax.study.run import run_studies
+from amco_jax.study.sweep import Sweep
+from amco_jax.study.units import Unit, run_unit
 
 FLEET = Scenario(num_servers=3, num_tasks=4, num_slots=10)
 TINY = dataclasses.replace(QUICK, seeds=3, convergence_episodes=6, sweep_episodes=2, points=1)
@@ -60,6 +65,22 @@ def test_it_goes_on_where_it_stopped_and_ends_in_claims(tmp_path: Path, monkeypa
         reproduce(tmp_path / "out")
     with pytest.raises(InputError, match="is not empty"):
         reproduce(tmp_path)
+
+
+def test_studies_of_one_job_have_their_own_wall_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Only units advance the clock."""
+    seconds = {"fastest-1": 100.0, "local": 7.0}
+    clock = [0.0]
+
+    def spend(unit: Unit, *rest: Any) -> pd.DataFrame:
+        clock[0] += seconds[unit.method]
+        return run_unit(unit, *rest)
+
+    monkeypatch.setattr("amco_jax.study.engines.run_unit", spend)
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    studies = {name: Sweep("deadline", [0.5], methods=[name], seeds=2, scenario=FLEET) for name in seconds}
+    results = run_studies(studies, tmp_path, Execution())
+    assert {name: result.manifest["wall_time_s"] for name, result in results.items()} == seconds
 
 
 def claims_of(

@@ -11,6 +11,7 @@ from helpers.studies import carry_out
 from helpers.tiny_training import EPISODES, METHOD, SEEDS, TINY, local_metrics
 
 from amco_jax.errors import InputError
+from amco_jax.scenario import Scenario
 from amco_jax.study.agents import AgentStore
 from amco_jax.study.compare import Comparison
 from amco_jax.study.grid import Cell
@@ -163,6 +164,12 @@ def test_trials_are_drawn_from_all_combinations():
         ({"settings": {"discount": [2]}}, "discount: 2; legal: a number from 0 to 1"),
         ({"settings": {"discount": []}}, "discount: []; legal: a list of at least one entry"),
         ({"settings": {}}, "settings: {}; legal: a list of at least one entry"),
+        ({"settings": {"discount": [0, 0.9, 0.0]}}, "discount: 0, 0.9, 0.0; legal: each value once"),
+        ({"settings": {"hidden": [8, (8,)]}}, "hidden: 8, (8,); legal: each value once"),
+        (
+            {"reference": "optimal-enumeration", "scenario": Scenario(num_servers=11)},
+            "num_servers: 11; legal for the method optimal-enumeration: at most 10",
+        ),
         ({"reference": "amcoedge"}, "reference: amcoedge is trained; legal: a rule"),
         ({"reference": "bound"}, "method: bound is a lower bound and decides nothing; legal: in a sweep"),
         ({"trials": 0}, "trials: 0; legal: a whole number from 1 to 1"),

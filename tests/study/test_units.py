@@ -12,11 +12,26 @@ from typing import Any
 import jax
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from helpers.studies import carry_out
 
-from amco_jax import Comparison, Execution, InputError, Scenario, Sweep, Training, run_study
-from amco_jax.agents.methods import get_method
+from amco_jax import (
+    Comparison,
+    Evaluation,
+    Execution,
+    InputError,
+    Scenario,
+    Study,
+    Sweep,
+    Training,
+    load_run,
+    run_study,
+)
+from amco_jax.agents.actions import partners
+from amco_jax.agents.methods import Method, get_method
+from amco_jax.agents.qlearning import QLearning
+from amco_jax.report.studies import load_studies
 from amco_jax.results.checkpoints import Journal, remove_damaged
 from amco_jax.results.saved import open_run
 from amco_jax.results.store import Store
@@ -29,6 +44,7 @@ from amco_jax.study.units import Unit, run_unit, units_of
 
 SMALL = Scenario(num_servers=2, num_tasks=4, num_slots=5, arrival_prob=0.6)
 QUICK = get_method("drlcoedge").with_settings(hidden=(4,), batch_size=4, learn_after=5)
+STATIONS = ["station_response_s"]
 TABLES = ("summary.csv", "makespan.png", "makespan.pdf", "miss_rate.png")
 
 
@@ -91,6 +107,29 @@ def test_units_are_as_long_as_asked_and_whole_blocks():
     assert last.cells[0].first_seed + last.cells[0].num_seeds == 10**6
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InOtherBlocks(QLearning):
+    """A learner with blocks that do not divide those of rules."""
+
+    seeds_per_block = 48
+
+
+def test_parts_of_a_cell_find_their_agents_whatever_the_size_of_blocks(tmp_path: Path):
+    settings: Any = QUICK.require_training().settings
+    method = Method("mine", training=InOtherBlocks(actions=partners, settings=settings))
+    run_study(Training(method, seeds=400, episodes=1, scenario=SMALL), tmp_path)
+
+    def rows(seconds: float) -> Any:
+        study = Evaluation(load_run(tmp_path, method=method), methods=[])
+        return len(units_of(study.cells(), seconds)), run_study(
+            study, execution=Execution(unit_seconds=seconds)
+        ).rows
+
+    (few, whole), (many, parts) = rows(60), rows(1e-6)
+    assert (few, many) == (1, 2)
+    pd.testing.assert_frame_equal(parts, whole)
+
+
 def test_names_tell_units_apart_and_stay():
     plain = [unit.id for unit in units(1e-6)]
     assert plain == [unit.id for unit in units(1e-6)]
@@ -113,6 +152,31 @@ def test_the_cut_changes_no_number(whole: Path, tmp_path: Path):
     assert len(committed(tmp_path)) == 2 < len(committed(whole))
     one, other = (pd.read_parquet(out / "results.parquet") for out in (tmp_path, whole))
     pd.testing.assert_frame_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "study",
+    [
+        Sweep("num_servers", [2, 3], methods=["local", "bound"], seeds=2, scenario=SMALL, metrics=STATIONS),
+        Sweep("deadline", [0.5, 1], methods=["local"], seeds=2, scenario=SMALL),
+        Comparison(
+            [QUICK, "local"], seeds=2, episodes=2, last=1, scenario=SMALL, physics=["unified"],
+            metrics=STATIONS,
+        ),
+    ],
+    ids=["fleets", "values", "curves"],
+)  # fmt: skip
+def test_columns_have_one_type_in_all_units(study: Study, tmp_path: Path):
+    result = run_study(study, tmp_path, execution=Execution(unit_seconds=1e-6))
+    parts = sorted((tmp_path / study.file).iterdir())
+    assert len(parts) > 1
+    for part in parts[1:]:
+        assert pq.read_schema(part).equals(pq.read_schema(parts[0])), part
+    (found,) = load_studies([tmp_path])
+    assert found.manifest == result.manifest
+    pd.testing.assert_frame_equal(open_run(tmp_path, [study.kind]).table(study.file), result.rows)
+    several = run_study(study, execution=Execution(unit_seconds=60)).rows
+    pd.testing.assert_frame_equal(several, result.rows, check_dtype=False)
 
 
 def test_without_a_directory_the_rows_are_the_same(whole: Path):
@@ -175,6 +239,8 @@ def test_a_shard_tells_what_is_missing(whole: Path, tmp_path: Path):
         ({"engine": "slurm"}, "engine: 'slurm'; legal: local, ray"),
         ({"recompute": True}, "recompute: true; legal: with resume"),
         ({"cpus_per_unit": 0}, "cpus_per_unit: 0"),
+        ({"cpus_per_unit": 2}, "cpus_per_unit: 2; legal with the engine ray alone"),
+        ({"address": "auto"}, "address: 'auto'; legal with the engine ray alone"),
     ],
 )
 def test_bad_executions_are_refused(changes: dict[str, Any], words: str):
