@@ -35,11 +35,33 @@ _AT_ONCE = 2
 """Steps of a reduction per iteration of its loop, which saves half of the accesses to its result"""
 
 
-class _Lanes:
-    """An array whose last axis are the lanes; what is the same for all lanes is held without it."""
+_MAX_DEPTH = 5
+"""The most operations that a reduction repeats, one upon the other, instead of reading their result"""
 
-    def __init__(self, array: Any):
-        self.array = array
+
+class _Lanes:
+    """An array whose last axis are the lanes; what is the same for all lanes is held without it.
+
+    A reduction of a vector over the servers is a loop, which XLA does not fuse with the operations before it.
+    So it repeats cheap ones for each row, rather than read what they have written.
+    """
+
+    def __init__(self, array: Any, row: Callable[[Any, dict[int, Any]], Any] | None = None, depth: int = 0):
+        """Hold an array.
+
+        Args:
+          row: how to compute a row from its index, and from the rows of others that are known by then.
+          depth: the number of operations, one upon the other, that this takes.
+        """
+        self.array, self._row, self.depth = array, row, depth
+
+    def at(self, i: Any, axis: int, known: dict[int, Any]) -> Any:
+        """The part at an index of an axis."""
+        if self._row is None:
+            return lax.dynamic_index_in_dim(self.array, i, axis, keepdims=False)
+        if id(self) not in known:
+            known[id(self)] = self._row(i, known)
+        return known[id(self)]
 
 
 def lanes_last(fn: Callable) -> Callable:
@@ -92,21 +114,26 @@ class _Interpreter:
         if not any(isinstance(a, _Lanes) for a in args):
             return bind(eqn, args)
         if name in _LOOPS:
+            # A loop would repeat in each iteration what its operands take.
+            args = [_Lanes(a.array) if isinstance(a, _Lanes) else a for a in args]
             return getattr(self, _LOOPS[name])(eqn, args)
         if (inner := inner_program(eqn)) is not None:
             return self.run(inner, args)
         if name in ELEMENTWISE:
-            shape = (*eqn.outvars[0].aval.shape, self._size)
-            return [_Lanes(bind(eqn, [jnp.broadcast_to(self.full(a), shape) for a in args])[0])]
+            return [self._elementwise(eqn, args)]
+        if name == "broadcast_in_dim" and args[0].array.ndim == 1 and len(eqn.params["shape"]) == 1:
+            scalar = args[0].array
+            whole = jnp.broadcast_to(scalar, (*eqn.params["shape"], self._size))
+            return [_Lanes(whole, lambda i, known: scalar)]
         if name in _REDUCTIONS and args[0].array.size:
             # From the last axis on, so that the numbers of those that are left do not change.
             axes = sorted(eqn.params["axes"], reverse=True)
-            return [_Lanes(functools.reduce(_REDUCTIONS[name], axes, args[0].array))]
+            return [functools.reduce(_REDUCTIONS[name], axes, args[0])]
         if name == "reduce":
             return self._reduce(eqn, args)
         if name in _SEARCHES:
             (axis,) = eqn.params["axes"]
-            return [_Lanes(_search(_SEARCHES[name], args[0].array, axis, eqn.params["index_dtype"]))]
+            return [_search(_SEARCHES[name], args[0], axis, eqn.params["index_dtype"])]
         if name == "dynamic_slice" and not any(_flags(args[1:])):
             # For which the rule of `vmap` would look up each lane's own place.
             sizes = (*eqn.params["slice_sizes"], self._size)
@@ -115,23 +142,41 @@ class _Interpreter:
         mapped = jax.vmap(lambda *args: bind(eqn, args), axes, -1)
         return [_Lanes(out) for out in mapped(*map(_held, args))]
 
+    def _elementwise(self, eqn: Any, args: list[Any]) -> _Lanes:
+        shape = (*eqn.outvars[0].aval.shape, self._size)
+        whole = bind(eqn, [jnp.broadcast_to(self.full(a), shape) for a in args])[0]
+        depth = 1 + max(a.depth for a in args if isinstance(a, _Lanes))
+        if len(shape) != 2 or eqn.primitive.name not in _CHEAP or depth > _MAX_DEPTH:
+            return _Lanes(whole)
+
+        def row_of(x: Any, i: Any, known: dict[int, Any]) -> Any:
+            if not isinstance(x, _Lanes):
+                x = _Lanes(self.full(x))
+            return x.array if x.array.ndim == 1 else x.at(i, 0, known)
+
+        return _Lanes(whole, lambda i, known: bind(eqn, [row_of(a, i, known) for a in args])[0], depth)
+
     def _reduce(self, eqn: Any, args: list[Any]) -> list[Any]:
         """Reduce several arrays at once by an operation of the user's own."""
         arrays, starts = args[: len(args) // 2], args[len(args) // 2 :]
         function = jex.jaxpr_as_fun(closed(eqn.params["jaxpr"]))
 
-        def along(arrays: list[Any], axis: int) -> list[Any]:
-            shape = arrays[0].shape[:axis] + arrays[0].shape[axis + 1 :]
+        def along(arrays: list[_Lanes], axis: int) -> list[_Lanes]:
+            whole = arrays[0].array.shape
+            shape = whole[:axis] + whole[axis + 1 :]
             combine = functools.reduce(lambda fn, _: jax.vmap(fn), shape, function)
 
             def step(i: Any, now: list[Any]) -> list[Any]:
-                return combine(*now, *(lax.dynamic_index_in_dim(x, i, axis, keepdims=False) for x in arrays))
+                known: dict[int, Any] = {}
+                return combine(*now, *(x.at(i, axis, known) for x in arrays))
 
             start = [jnp.broadcast_to(self.full(x), shape) for x in starts]
-            return lax.fori_loop(0, arrays[0].shape[axis], step, start, unroll=_AT_ONCE)
+            return [_Lanes(x) for x in lax.fori_loop(0, whole[axis], step, start)]
 
         axes = sorted(eqn.params["dimensions"], reverse=True)
-        return [_Lanes(x) for x in functools.reduce(along, axes, [self.full(x) for x in arrays])]
+        return functools.reduce(
+            along, axes, [x if isinstance(x, _Lanes) else _Lanes(self.full(x)) for x in arrays]
+        )
 
     def _scan(self, eqn: Any, args: list[Any]) -> list[Any]:
         inner = inner_program(eqn)
@@ -243,27 +288,36 @@ def _chosen(index: Any, values: Sequence[Any]) -> Any:
 
 
 def _reduction(combine: Callable) -> Callable:
-    def reduce(x: Any, axis: int) -> Any:
+    def reduce(x: _Lanes, axis: int) -> _Lanes:
         """In index order."""
-        at = functools.partial(lax.dynamic_index_in_dim, x, axis=axis, keepdims=False)
-        return lax.fori_loop(1, x.shape[axis], lambda i, now: combine(now, at(i)), at(0), unroll=_AT_ONCE)
+
+        def step(i: Any, now: Any) -> Any:
+            return combine(now, x.at(i, axis, {}))
+
+        return _Lanes(lax.fori_loop(1, x.array.shape[axis], step, x.at(0, axis, {}), unroll=_AT_ONCE))
 
     return reduce
 
 
-def _search(better: Callable, x: Any, axis: int, dtype: Any) -> Any:
+def _search(better: Callable, x: _Lanes, axis: int, dtype: Any) -> _Lanes:
     """The first index of an extremum."""
-    at = functools.partial(lax.dynamic_index_in_dim, x, axis=axis, keepdims=False)
 
     def step(i: Any, now: tuple[Any, Any]) -> tuple[Any, Any]:
-        best, place = now
-        wins = better(at(i), best)  # strict, so that ties keep the first index
-        return jnp.where(wins, at(i), best), jnp.where(wins, i.astype(dtype), place)
+        (best, place), value = now, x.at(i, axis, {})
+        wins = better(value, best)  # strict, so that ties keep the first index
+        return jnp.where(wins, value, best), jnp.where(wins, i.astype(dtype), place)
 
-    first = at(0)
+    first = x.at(0, axis, {})
     start = first, jnp.zeros(first.shape, dtype)
-    return lax.fori_loop(1, x.shape[axis], step, start, unroll=_AT_ONCE)[1]
+    return _Lanes(lax.fori_loop(1, x.array.shape[axis], step, start, unroll=_AT_ONCE)[1])
 
+
+# fmt: off
+_CHEAP = {
+    "abs", "add", "and", "clamp", "convert_element_type", "copy", "eq", "ge", "gt", "le", "lt", "max", "min",
+    "mul", "ne", "neg", "not", "or", "select_n", "stop_gradient", "sub", "xor",
+}
+# fmt: on
 
 _LOOPS = {"scan": "_scan", "while": "_while", "cond": "_cond"}
 
