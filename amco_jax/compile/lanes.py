@@ -34,7 +34,6 @@ from amco_jax.compile.jaxprs import (
 _AT_ONCE = 2
 """Steps of a reduction per iteration of its loop, which saves half of the accesses to its result"""
 
-
 _MAX_DEPTH = 5
 """The most operations that a reduction repeats, one upon the other, instead of reading their result"""
 

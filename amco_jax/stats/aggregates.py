@@ -132,9 +132,8 @@ def aggregate_interval(
         raise InputError(f"costs: shapes {shapes}; legal: the same scenarios for all")
     estimate = aggregate(*arrays)
     if seeds == 1:
-        unknown = np.full_like(estimate, np.nan)[
-            ()
-        ]  # a scalar, as the estimate is, and no array without axes
+        # [()] makes a scalar, as the estimate is, of an array without axes.
+        unknown = np.full_like(estimate, np.nan)[()]
         return Interval(estimate, unknown, unknown)
 
     def counts_of_seeds() -> np.ndarray:

@@ -32,6 +32,15 @@ def test_without_vmap_nothing_changes():
     assert_same(lanes_last(fn)(*args), fn(*args), rtol=0)
 
 
+def test_lanes_may_have_random_keys():
+    def fn(seed: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        key, other = jax.random.split(jax.random.fold_in(jax.random.key(seed), 3))
+        return jax.random.uniform(key, x.shape) * x, jax.random.permutation(other, x)
+
+    lanes = jnp.arange(2, dtype=jnp.uint32), jnp.stack([X, -X])
+    assert_same(jax.jit(jax.vmap(lanes_last(fn)))(*lanes), jax.jit(jax.vmap(fn))(*lanes))
+
+
 def test_arguments_may_be_the_same_for_all_lanes():
     def fn(x: jax.Array, shared: jax.Array) -> tuple[jax.Array, jax.Array]:
         total = lax.fori_loop(0, 3, lambda i, now: now + shared[i] * x, jnp.zeros_like(x))
