@@ -276,7 +276,7 @@ def _reduction(combine: Callable) -> Callable:
     return rule
 
 
-def _rows(operand: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+def _rows(operand: np.ndarray, axes: Sequence[Any]) -> np.ndarray:
     """What a reduction over some axes reduces to one element each."""
     kept = [axis for axis in range(operand.ndim) if axis not in axes]
     size = int(np.prod([operand.shape[axis] for axis in kept]))
