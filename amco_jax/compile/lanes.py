@@ -39,7 +39,7 @@ _MAX_DEPTH = 5
 
 
 class _Lanes:
-    """An array whose last axis are the lanes; what is the same for all lanes is held without it.
+    """An array whose last axis is that of the lanes; what is the same for all of them is held without it.
 
     A reduction of a vector over the servers is a loop, which XLA does not fuse with the operations before it.
     So it repeats cheap ones for each row, rather than read what they have written.
