@@ -14,6 +14,9 @@ from amco_jax.alloc import cwa, waterfill, waterfill_support
 from amco_jax.alloc.cwa import positive, wait_lead
 from amco_jax.env import split
 
+_HALVINGS = 40
+"""Steps of a bisection, beyond which float32 has no more digits"""
+
 
 def random_pair(view: TaskView) -> Array:
     """RandCoEdge: the local server and a uniformly drawn server, which may be the same."""
@@ -109,9 +112,7 @@ def best(k: int, with_local: bool = False) -> Callable[[TaskView], Array]:
     return choose
 
 
-def _by_bisection(
-    of_level: Callable[[Array], tuple[Array, Array]], enough: Array, items: Array, steps: int = 40
-) -> Array:
+def _by_bisection(of_level: Callable[[Array], tuple[Array, Array]], enough: Array, items: Array) -> Array:
     """The set that finishes the items first, by bisection, because step functions rule out Newton's method.
 
     Args:
@@ -127,7 +128,7 @@ def _by_bisection(
         return jnp.where(ends, low, middle), jnp.where(ends, middle, high)
 
     # The upper bound is raised so that rounding cannot lose the last item there.
-    _, level = lax.fori_loop(0, steps, halve, (jnp.zeros_like(enough), enough * (1 + 1e-6)))
+    _, level = lax.fori_loop(0, _HALVINGS, halve, (jnp.zeros_like(enough), enough * (1 + 1e-6)))
     return of_level(level)[0]
 
 

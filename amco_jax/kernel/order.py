@@ -120,7 +120,7 @@ def most_positions(shape: Shape, workload: Workload, t: Int[Array, ""]) -> Int[A
     return most_of_lanes(count) * (1 if shape.by_station else shape.num_servers)
 
 
-def by_position(served: Any, places: Int[Array, "num_servers max_tasks"] | None) -> Any:
+def to_positions(served: Any, places: Int[Array, "num_servers max_tasks"] | None) -> Any:
     """Reorder values of turns, `[turns, ...]`, to values of positions, `[num_servers, max_tasks, ...]`."""
     if places is None:
         return served

@@ -34,7 +34,7 @@ from amco_jax.env import (
     site,
 )
 from amco_jax.kernel.decision import decide_task
-from amco_jax.kernel.order import Turn, by_position, most_positions, queue_of_slot, still_to_come
+from amco_jax.kernel.order import Turn, most_positions, queue_of_slot, still_to_come, to_positions
 from amco_jax.metrics import (
     Metrics,
     SlotOutcome,
@@ -301,7 +301,7 @@ def slot_step(
             lambda x: jnp.where(t >= params.warmup, x, 0), values_of_slot(metrics, closed)
         )
         totals = served.totals | of_slots
-        kept = by_position(served.kept, places)
+        kept = to_positions(served.kept, places)
         return left, Slot(served.slot_load, served.link_delay, busy, totals, *kept)
 
     return step

@@ -22,7 +22,7 @@ from amco_jax.identity import Identity, code_version, identify
 from amco_jax.metrics import accuracy, column_entries
 from amco_jax.progress import progress_bar
 from amco_jax.results.provenance import package_versions, provenance
-from amco_jax.results.saved import MANIFEST, open_run
+from amco_jax.results.saved import MANIFEST, open_run, read_table
 from amco_jax.results.store import Store
 from amco_jax.study.agents import AgentStore, trained_seeds, training_names
 from amco_jax.study.base import Reduced, Study, StudyResult
@@ -223,15 +223,12 @@ class _Run:
         if missing := sum(not self.store.committed(unit.id) for unit in self.units):
             return StudyResult(manifest, pd.DataFrame(), missing, out=where)
         self.store.tidy([unit.id for unit in self.units])
-        frames: list[pd.DataFrame] = []
         diagnostics = Diagnostics()
 
         def read() -> Iterator[pd.DataFrame]:
             for unit in self.units:
                 frame = self.store.read(unit.id)
                 diagnostics.observe(unit, frame)
-                if not self._written:
-                    frames.append(frame)
                 yield frame
 
         reduced = study.reduce(read())
@@ -241,7 +238,8 @@ class _Run:
             manifest |= self._write(reduced, diagnostics)
         kept = reduced.rows
         if kept is None:
-            kept = self._home / study.file if self._written else pd.concat(frames, ignore_index=True)
+            file = self._home / study.file
+            kept = file if self._written else read_table(file)
         summary = next(iter(reduced.tables.values()), pd.DataFrame())
         agents = trained_seeds(self.cells[0], self.agents).agents if study.keeps_agents else None
         return StudyResult(manifest, summary, agents=agents, out=where, kept=kept)

@@ -15,15 +15,14 @@ from amco_jax.errors import InputError
 from amco_jax.identity import attribute_of
 from amco_jax.params import Params, Shape
 from amco_jax.random import Stream, fold_in, stream
-from amco_jax.workload.bernoulli import Bernoulli, BernoulliArrivals, bernoulli
+from amco_jax.workload.bernoulli import BernoulliArrivals, bernoulli
 from amco_jax.workload.bursty import BurstyArrivals, BurstyParameters
-from amco_jax.workload.counts import Counted, CountTables, count_tables, positions_for
+from amco_jax.workload.counts import Counted, count_tables, positions_for
 from amco_jax.workload.poisson import PoissonArrivals
 from amco_jax.workload.process import (
     ARRIVAL_PROB,
     ArrivalProcess,
     CountedWorkload,
-    MeanTask,
     Quantity,
     ScenarioFields,
     Segment,
@@ -34,7 +33,6 @@ from amco_jax.workload.process import (
     offered_load,
 )
 from amco_jax.workload.recorded import Recorded
-from amco_jax.workload.tasks import DrawnTasks
 from amco_jax.workload.timed import Timed
 from amco_jax.workload.trace import TraceArrivals, TraceParameters
 
@@ -122,26 +120,13 @@ __all__ = [
     "ARRIVAL_PROB",
     "PROCESSES",
     "ArrivalProcess",
-    "Bernoulli",
-    "BernoulliArrivals",
-    "BurstyArrivals",
-    "BurstyParameters",
-    "CountTables",
     "Counted",
-    "CountedWorkload",
-    "DrawnTasks",
-    "MeanTask",
     "Parameters",
-    "PoissonArrivals",
     "Quantity",
     "Recorded",
-    "ScenarioFields",
     "Segment",
     "Tables",
-    "Timed",
     "TimedWorkload",
-    "TraceArrivals",
-    "TraceParameters",
     "Workload",
     "bernoulli",
     "carried_by",
