@@ -23,7 +23,7 @@ from amco_jax.agents.ppo import PPO
 from amco_jax.agents.pricing import PRICED, PriceLearner
 from amco_jax.agents.qlearning import QLearning, QSettings
 from amco_jax.agents.reference import PLANNED, UNDECIDED
-from amco_jax.alloc import ALLOCATORS, Allocator, cwa, waterfill
+from amco_jax.alloc import ALLOCATORS, Allocator, check_allocator, cwa, waterfill
 from amco_jax.env import CONSERVING, SERIAL, UNIFIED, Physics
 from amco_jax.errors import InputError, check_choice, check_list, check_whole
 from amco_jax.identity import hashable, name_of
@@ -178,11 +178,12 @@ class Method:
         return row
 
     def check(self, num_servers: int) -> None:
-        """Raise InputError if the method cannot handle a fleet of this size."""
+        """Raise InputError if the method cannot handle a fleet of this size, or its allocator is none."""
         if self.max_servers is not None and num_servers > self.max_servers:
             raise InputError(
                 f"num_servers: {num_servers}; legal for the method {self.name}: at most {self.max_servers}"
             )
+        check_allocator(self.allocator, num_servers)
         if self.training is not None:
             self.training.check(num_servers)
 

@@ -34,11 +34,12 @@ from jaxtyping import Array, Bool, Float
 
 from amco_jax.agents.learner import EpisodeLearner, Outcome
 from amco_jax.agents.policy import Policy, TaskView, per_task
+from amco_jax.agents.rules import optimal
 from amco_jax.agents.settings import Settings, setting
-from amco_jax.alloc import priced_support
+from amco_jax.alloc import priced_support, waterfill
 from amco_jax.alloc.cwa import positive
 from amco_jax.alloc.waterfill import water_level
-from amco_jax.env import Background, Decision
+from amco_jax.env import Background, Decision, split
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key
 
@@ -71,8 +72,8 @@ def priced(view: TaskView) -> Bool[Array, " num_servers"]:
     """The set of least makespan plus prices; empty where rejecting the task costs less, or it would be late.
 
     The coefficients are those of the view's agents, which are the same at all base stations, or `SHIPPED`.
-    The set is the best of those that are in time, and the task is rejected where there is none, or where
-    makespan, prices and the misses that it would cause exceed the deadline and the price of its own miss.
+    The set is that of `cheapest_set`, and the task is rejected where there is none, or where makespan, prices
+    and the misses that it would cause exceed the deadline and the price of its own miss.
     """
     known = _known(view)
     fluid = fluid_of(view, known)
@@ -84,15 +85,38 @@ def priced(view: TaskView) -> Bool[Array, " num_servers"]:
 def set_at(
     price: Float[Array, " num_servers"], view: TaskView, fluid: Fluid, known: Prices
 ) -> Bool[Array, " num_servers"]:
-    """The set of least makespan plus prices, of those in time; empty where rejecting the task costs less.
+    """`cheapest_set`; empty where rejecting the task costs less.
 
     Args:
       price: `[num_servers]`, s, what the whole task on each server costs others.
     """
     deadline = view.params.deadline
-    selected, total = priced_support(view.wait, view.cost, price, limit=deadline)
+    selected, total = cheapest_set(price, view)
     saved = 1 - known.displaced * _displaced(view, fluid)
     return selected & (total <= deadline * (1 + known.miss * saved))
+
+
+def cheapest_set(
+    price: Float[Array, " num_servers"], view: TaskView
+) -> tuple[Bool[Array, " num_servers"], Float[Array, ""]]:
+    """The set of least makespan plus prices of those that are in time, and this minimum, s.
+
+    They are the empty set and infinity if no set is in time. The sets are the prefixes in order of price, see
+    `priced_support`; of tasks that are split into whole images, that set and the one of least makespan.
+    """
+    deadline, service = view.params.deadline, view.params.service
+    selected, total = priced_support(view.wait, view.cost, price, limit=deadline)
+    if service is None or not service.whole:
+        return selected, total
+
+    def of_images(servers: Array) -> tuple[Array, Array]:
+        fraction, makespan = split(view.params, waterfill, view.task.size, view.wait, view.cost, servers)
+        in_time = jnp.any(servers) & (makespan <= deadline)
+        return fraction > 0, jnp.where(in_time, makespan + jnp.sum(price * fraction), jnp.inf)
+
+    (greedy, of_greedy), (selected, total) = of_images(optimal(view)), of_images(selected)
+    total, selected = jnp.minimum(total, of_greedy), jnp.where(total < of_greedy, selected, greedy)
+    return selected & jnp.isfinite(total), total
 
 
 def load_and_transfer(view: TaskView) -> tuple[Array, Float[Array, " num_servers"]]:

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Array, Bool
 
 from amco_jax.agents.policy import Policy, TaskView, per_task
-from amco_jax.agents.pricing import load_and_transfer
-from amco_jax.alloc import priced_support
+from amco_jax.agents.pricing import cheapest_set, load_and_transfer
 from amco_jax.errors import InputError
 
 
@@ -36,7 +35,7 @@ def planned(view: TaskView) -> Bool[Array, " num_servers"]:
         raise InputError("method: planner needs a plan of each drawn episode; legal: in a sweep")
     load, transfer = load_and_transfer(view)
     price = view.agent.work * load + view.agent.delay * transfer
-    selected, total = priced_support(view.wait, view.cost, price, limit=view.params.deadline)
+    selected, total = cheapest_set(price, view)
     return selected & (total <= view.params.deadline)
 
 

@@ -40,7 +40,8 @@ def priced_support(
       cost: `[num_servers]`, s, > 0, delay of the whole task on each server.
       price: `[num_servers]`, s, what the whole task on each server costs others; with prices of 0, the set
         is that of `waterfill_support`.
-      limit: s, the longest makespan that a set may have; the minimum is then that over the prefixes.
+      limit: s, the longest makespan that a set may have. The minimum is then that over the prefixes that keep
+        to it; another set that does may be cheaper.
 
     Returns:
       `[num_servers]`, the set, whose water-filling is the optimal split; and the minimum, s. They are the

@@ -17,7 +17,8 @@ own copy of x, and multipliers price the difference between copies. What remains
 
 - of a server by dynamic programming over S, in steps of 1/g. Rounding all S to that grid with one common
   random shift keeps their means, and adds at most l_ki - l_{k-1,i}, where positive, times 1/(8·g²), with
-  l_0i = 0;
+  l_0i = 0. On a server that is so slow that this matters, tasks wait too little for each other to count, and
+  the minimum without pairs is the better bound;
 - of a link by dynamic programming over the number of tasks sent, as its pairs are linear in each task alone;
 - of a task in closed form, as it is a convex quadratic function on a simplex.
 """
@@ -198,8 +199,14 @@ def _servers(
     least, moves = lax.scan(step, first, (slot.load, price), reverse=True)
     _, taken = lax.scan(back, jnp.argmin(least, axis=1), moves)
     rises = jnp.maximum(jnp.diff(slot.load, axis=0, prepend=0), 0)
-    value = jnp.sum(jnp.min(least, axis=1)) - jnp.sum(rises) / (8 * grid**2)
-    return value, taken.astype(price.dtype) / grid
+    value = jnp.min(least, axis=1) - jnp.sum(rises, axis=0) / (8 * grid**2)
+
+    # Without the pairs, each task costs ½·l·x² less its price.
+    fraction = jnp.clip(price / jnp.where(slot.load > 0, slot.load, 1), 0, 1)
+    without = jnp.sum(jnp.where(fraction > 0, fraction * (0.5 * slot.load * fraction - price), 0), axis=0)
+    slow = without > value
+    value = jnp.sum(jnp.where(slow, without, value))
+    return value, jnp.where(slow, fraction, taken.astype(price.dtype) / grid)
 
 
 def _links(

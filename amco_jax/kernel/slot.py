@@ -226,7 +226,9 @@ def _serve_slot(shape: Shape, method: Method, record: Record, metrics: Metrics, 
             clock, waiting, busy, slot_load, totals = carry
             elapsed = turn.time - clock
             busy = busy + jnp.minimum(waiting.servers / params.capacity, elapsed)
-            waiting = advance(params, waiting, elapsed)
+            # Without time, nothing is worked off. Each max(0, ·) at 0 would halve a derivative.
+            passed = advance(params, waiting, elapsed)
+            waiting = jax.tree.map(functools.partial(jnp.where, elapsed > 0), passed, waiting)
             queues = waiting.queues_at(turn.station)
             site_b, key_b = site(params, carrying, turn.station), fold_in(key, turn.station)
             queues, totals, kept = serve(site_b, key_b, waiting.servers, queues, totals, turn)

@@ -19,7 +19,7 @@ from amco_jax.metrics import MAKESPAN, Column, Metric, Shown
 from amco_jax.params import Shape
 from amco_jax.random import Stream, check_seeds, fold_in, stream
 from amco_jax.scenario import Scenario
-from amco_jax.stats import Interval, mean_interval
+from amco_jax.stats import Interval, cluster_totals, ratio_interval
 from amco_jax.study.blocks import host_blocks, over_blocks
 from amco_jax.study.chunks import Chunk, over_chunks
 from amco_jax.workload import workload_of
@@ -27,7 +27,7 @@ from amco_jax.workload import workload_of
 PARAMETERS = {
     "capacity": ("capacity of server", "Gcycles/s"),
     "link_rate": ("rate of the link", "Mbit/s"),
-    "slot_duration": ("slot duration", "s"),
+    "slot_duration": ("slot duration, with the same arrivals per slot", "s"),
     "deadline": ("deadline", "s"),
     "task_size_min": ("least task size", "Mbit"),
     "task_size_max": ("largest task size", "Mbit"),
@@ -170,7 +170,7 @@ def _block_program(shape: Shape, method: Method, metric: Metric, prices: str) ->
 
 
 class ShadowPrices(NamedTuple):
-    """Means over seeds and slots, with 95 % intervals over seeds."""
+    """Means over seeds and slots, with 95 % intervals over seeds, or over the stretches of a request log."""
 
     work: Interval
     """`[b, n, i]`, per Gcycle on server i right after the decision at position n of base station b"""
@@ -212,4 +212,11 @@ def shadow_prices(
     work, delay = (
         np.concatenate(x).astype(np.float64) / scenario.num_slots for x in zip(*parts, strict=True)
     )
-    return ShadowPrices(mean_interval(work), mean_interval(delay))
+    clusters = np.arange(first_seed, first_seed + seeds)
+    if scenario.process.has_stretches:  # seeds that play the same stretch are not independent
+        clusters = scenario.process.stretches(scenario, clusters, 0)
+
+    def interval(values: np.ndarray) -> Interval:
+        return ratio_interval(*(cluster_totals(x, clusters) for x in (values, np.ones_like(values))))
+
+    return ShadowPrices(interval(work), interval(delay))

@@ -64,6 +64,8 @@ class Sensitivity(SensitivitySize, Study):
         for name in self.of:
             check_choice("of", name, PARAMETERS)
         self.base.check_warmup()
+        if "slot_duration" in self.of and self.base.process.has_stretches:
+            raise InputError("of: slot_duration; legal with a request log, which has its own times: others")
         if self.base.service is not None:
             raise InputError("service: an image service; legal for sensitivities: none")
         for method in self.chosen:

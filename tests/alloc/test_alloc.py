@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,8 +15,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import linprog
 
-from amco_jax.alloc import ALLOCATORS, Allocator, cwa, priced, priced_support, waterfill, waterfill_support
+from amco_jax.alloc import (
+    ALLOCATORS,
+    Allocator,
+    check_allocator,
+    cwa,
+    priced,
+    priced_support,
+    waterfill,
+    waterfill_support,
+)
 from amco_jax.alloc.waterfill import water_level
+from amco_jax.errors import InputError
 
 Problem = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -34,6 +45,22 @@ def problems(draw: st.DrawFn) -> Problem:
         draw(arrays(np.float64, size, elements=COSTS)),
         draw(arrays(np.bool_, size)),
     )
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [
+        lambda wait, cost, selected: 0.5 * waterfill(wait, cost, selected),
+        lambda wait, cost, selected: jnp.ones_like(wait) / wait.size,
+        lambda wait, cost, selected: selected / jnp.sum(selected),
+        lambda wait, cost, selected: 3 * cwa(wait, cost, selected) - 2 * waterfill(wait, cost, selected),
+    ],
+    ids=["half", "beyond the set", "nan", "negative"],
+)
+def test_an_allocator_of_the_user_that_does_not_split_the_task_is_refused(allocate: Allocator):
+    with pytest.raises(InputError, match=r"allocator: .*; legal: fractions of at least 0 that sum to 1"):
+        check_allocator(allocate, 3)
+    check_allocator(lambda *task: 0.5 * cwa(*task) + 0.5 * waterfill(*task), 3)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +53,16 @@ def replayed(scenario: Scenario) -> tuple[Method, Callable[[Params], Workload]]:
     return method, lambda params: Recorded(jnp.asarray(sizes), jnp.asarray(densities))
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AtOnce(Recorded):
+    """Positions of which two at each base station have the same time, many of them without a task."""
+
+    def times(self, params: Params, t: Any, b: Any) -> Any:
+        """The time at each position, as a share of the slot."""
+        return jnp.repeat(jnp.array([0.1, 0.6]), 2)
+
+
 def differences(
     scenario: Scenario, method: Method, workload: Callable[[Params], Workload], step: float = 1e-6
 ) -> tuple[Gradient, Any]:
@@ -88,6 +99,7 @@ def differences(
     ("method", "changes"),
     [
         ("optimal", {"timing": "continuous"}),
+        ("at once", {"timing": "continuous"}),
         ("all-servers", {"order": "turns"}),
         ("least-wait", {}),
         ("replayed", {}),
@@ -98,6 +110,9 @@ def test_gradients_and_prices_are_finite_differences(method: str, changes: dict[
     with jax.enable_x64(True):
         if method == "replayed":
             found, (of_params, of_load) = differences(scenario, *replayed(scenario))
+        elif method == "at once":
+            few = AtOnce(jnp.zeros((3, 2, 4)).at[:, 1].set(0.5), jnp.ones(4))
+            found, (of_params, of_load) = differences(scenario, METHODS["all-servers"], lambda params: few)
         else:
             found, (of_params, of_load) = differences(scenario, METHODS[method], drawn(scenario))
     for name, expected in of_params.items():

@@ -63,6 +63,14 @@ def test_no_method_is_below_the_bound_with_whole_images_and_starts(timing: str, 
     check_below(run_study(study).rows)
 
 
+def test_a_server_that_is_hardly_of_use_lowers_the_bound_no_further():
+    bounds = [
+        np.mean(bound(BUSY.replace(deadline=1.0, capacity=(least, 20.0, 30.0)), seeds=2).makespan_s)
+        for least in (1.0, 0.1, 0.001)
+    ]
+    assert bounds == sorted(bounds)
+
+
 def test_rows_have_what_is_bounded_and_nothing_else(rows: pd.DataFrame):
     own, other = (rows[rows["method"] == method].reset_index() for method in ("bound", "optimal-admission"))
     assert own["num_tasks"].tolist() == other["num_tasks"].tolist()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.request_logs import scenario_of, small_rows, write
 
 from amco_jax import Scenario, shadow_prices
 from amco_jax.agents.methods import METHODS
@@ -89,6 +91,14 @@ def test_shadow_prices_are_means_over_seeds_and_slots():
             np.testing.assert_array_equal(bound, other)
     assert prices.work.estimate.shape == (2, 3, 2)
     assert prices.delay.estimate.shape == (2, 3)
+
+
+def test_seeds_that_play_one_stretch_of_a_log_give_no_interval(tmp_path: Path):
+    log = write(tmp_path / "log.csv", small_rows())
+    scenario = scenario_of(log, num_servers=2, num_slots=40, time_scale=60.0, table={"train_share": 0.0})
+    prices = shadow_prices(scenario, "local", seeds=4)
+    assert np.any(prices.work.estimate > 0)
+    assert np.all(np.isnan(prices.work.low))
 
 
 @pytest.mark.parametrize(

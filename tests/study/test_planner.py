@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 from helpers.request_logs import scenario_of, small_rows, write
 
-from amco_jax import Comparison, Scenario, Sweep, get_method, gradient, replay, rollout, run_study
+from amco_jax import (
+    Comparison,
+    Scenario,
+    Sweep,
+    get_method,
+    gradient,
+    load_scenario,
+    replay,
+    rollout,
+    run_study,
+)
 from amco_jax.agents.reference import Plan
 from amco_jax.env import UNIFIED, Background
 from amco_jax.errors import InputError
@@ -42,6 +52,15 @@ def test_it_is_never_worse_than_its_start():
     table = rows.pivot(index=["value", "seed"], columns="method", values="makespan_mean_s")
     assert np.all(table["planner"] <= table["optimal-admission"] * (1 + 1e-6))
     assert np.all(table["planner"].loc[1] < table["optimal-admission"].loc[1] * 0.97)
+
+
+@pytest.mark.parametrize(("method", "timing"), [("planner", "slotted"), ("amco-priced", "continuous")])
+def test_with_whole_images_no_price_leaves_the_best_whole_images(method: str, timing: str):
+    """The planner starts without prices, and with continuous timing `amco-priced` has none."""
+    scenario = load_scenario("jetson-sd15").replace(num_slots=4, num_tasks=6, deadline=12.0, timing=timing)
+    study = Sweep("arrival_prob", [0.3], methods=[method, "optimal-admission"], seeds=16, scenario=scenario)
+    table = run_study(study).rows.pivot(index="seed", columns="method", values="makespan_mean_s")
+    assert np.all(table[method] <= table["optimal-admission"] * (1 + 1e-6))
 
 
 def test_in_episodes_of_training_it_plans_the_arrivals_of_training(tmp_path: Path):
