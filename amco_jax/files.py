@@ -180,14 +180,7 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     Raises:
       InputError: `path` cannot be written.
     """
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(0, "it is a directory")
-        handle, name = tempfile.mkstemp(prefix=draft_prefix(), suffix=path.suffix, dir=path.parent)
-    except OSError as error:
-        raise InputError(f"out: {path} cannot be written: {error.strerror}") from error
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _draft(path)
     try:
         yield temporary
         temporary.chmod(0o644)  # mkstemp makes files private
@@ -198,6 +191,27 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raise InputError unless `replacing` can write a file there."""
+    _draft(path).unlink()
+
+
+def _draft(path: Path) -> Path:
+    """A new empty file next to `path`.
+
+    Raises:
+      InputError: `path` cannot be written.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a directory")
+        handle, name = tempfile.mkstemp(prefix=draft_prefix(), suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise InputError(f"out: {path} cannot be written: {error.strerror}") from error
+    os.close(handle)
+    return Path(name)
 
 
 def sync(path: Path) -> None:

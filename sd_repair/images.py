@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.ndimage
 from jaxtyping import Bool, UInt8
 
 from amco_jax.errors import InputError
@@ -66,7 +67,7 @@ def check_mask(mask: Any, image: Image) -> Mask:
     if array.shape != image.shape[:2]:
         turned = array.shape == image.shape[1::-1]
         raise InputError(
-            f"mask: {_sides(array)} for an image of {_sides(image)}; legal: the image's height x width"
+            f"mask: {_sides(array)} for an image of {_sides(image)}; legal: the image's width x height"
             + " (images are turned upright as their EXIF orientation says)" * turned
         )
     if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():  # NaN is neither
@@ -79,16 +80,34 @@ def check_mask(mask: Any, image: Image) -> Mask:
     return array
 
 
-def to_square(image: Image, side: int) -> Image:
-    """The largest centred square of the image, resampled to `side` pixels."""
-    picture = _pillow().fromarray(centre(image))
+def to_square(image: Image, side: int, hole: Mask | None = None) -> Image:
+    """The largest centred square of the image, resampled to `side` pixels.
+
+    Args:
+      hole: a mask of the image that leaves some pixel of the square known. Before the resampling, which mixes
+        neighbours, each pixel of the hole is replaced by the nearest known one, so none has any effect.
+    """
+    square = centre(image)
+    if hole is not None:
+        nearest = scipy.ndimage.distance_transform_edt(
+            centre(hole), return_distances=False, return_indices=True
+        )
+        square = square[tuple(np.asarray(nearest))]
+    picture = _pillow().fromarray(square)
     return np.array(picture.resize((side, side), _pillow().Resampling.LANCZOS))
 
 
 def mask_to_square(mask: Mask, side: int) -> Mask:
     """The same square of the mask; a pixel is hole if any part of it was."""
-    picture = _pillow().fromarray(centre(mask).astype(np.float32))
-    return np.array(picture.resize((side, side), _pillow().Resampling.BOX)) > 1e-6
+    return _merged(_merged(centre(mask), side).T, side).T
+
+
+def _merged(mask: Mask, rows: int) -> Mask:
+    """The mask with `rows` rows instead of its own; each is the union of those that it overlaps."""
+    edges = np.arange(rows + 1) * len(mask)
+    first, end = edges[:-1] // rows, -(-edges[1:] // rows)
+    above = np.pad(np.cumsum(mask, axis=0, dtype=np.int32), ((1, 0), (0, 0)))
+    return above[end] > above[first]
 
 
 def corrupt(image: Image, mask: Mask) -> Image:
@@ -150,7 +169,9 @@ def check_sides(field: str, width: int, height: int, separator: str = ":") -> No
 
 
 def _sides(array: np.ndarray) -> str:
-    return " x ".join(map(str, array.shape[:2])) if array.ndim in (2, 3) else f"shape {array.shape}"
+    if array.ndim != 2 + (array.shape[2:] == (3,)):
+        return f"an array of shape {array.shape}"
+    return f"{array.shape[1]} x {array.shape[0]} pixels"
 
 
 def centre(array: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from amco_jax.errors import InputError, check_whole
+from amco_jax.files import check_writable
 from sd_repair import images
 from sd_repair.images import Image, Mask
 from sd_repair.masks import MASKS, make_mask
@@ -47,24 +48,25 @@ def read_inputs(
         raise InputError(f"size: {size}; legal: multiples of 8 from 64 to 2048")
     given = Loaded(images.astronaut(), image) if image == "astronaut" else load_image(Path(image))
     understood = [f"image: {given.understood}"]
-    square = images.to_square(given.pixels, size)
     if mask in MASKS:
         if marks is not None:
             raise InputError(f"mask-marks: {marks}, for a generated mask; legal: with a mask file")
-        hole = make_mask(mask, size, seed)
+        hole, square = make_mask(mask, size, seed), images.to_square(given.pixels, size)
     else:
         loaded = load_mask(Path(mask), marks)
         understood.append(f"mask: {loaded.understood}")
         whole = images.check_mask(loaded.pixels, given.pixels)
-        hole = images.mask_to_square(whole, size)
-        inside = images.centre(whole).sum() / whole.sum()
-        if not inside:
+        centre = images.centre(whole)
+        if centre.all() or not centre.any():
             raise InputError(
-                f"mask: {mask} has no hole in the largest centred square; legal: at least one pixel"
+                f"mask: {mask} has {'only' if centre.all() else 'no'} hole in the largest centred square;"
+                " legal: hole and known pixels"
             )
+        hole, square = images.mask_to_square(whole, size), images.to_square(given.pixels, size, whole)
+        inside = centre.sum() / whole.sum()
         if inside < 1:
             understood.append(f"outside the square: {1 - inside:.1%} of the hole, which is left out")
-    undamaged = square if mask in MASKS or image == "astronaut" else None
+    undamaged = images.to_square(given.pixels, size) if mask in MASKS or image == "astronaut" else None
     if truth is not None:
         read = load_image(truth, "truth")
         understood.append(f"truth: {read.understood}")
@@ -108,6 +110,7 @@ class Outputs:
         for path in (*self.repaired, self.corrupted, self.sheet):
             if images.check_output(path).resolve() in given:
                 raise InputError(f"out: {path} would replace an input file; legal: another file")
+            check_writable(path)
 
     def write(self, inputs: Inputs, repaired: Samples, method: str) -> None:
         corrupted = images.corrupt(inputs.image, inputs.mask)

@@ -94,6 +94,8 @@ def load_model(
                 str(path), config=str(_config_of(path, config)), local_files_only=True, **options
             )
         else:
+            if config is not None:
+                raise InputError(f"config: {config}, for a directory or hub id; legal: with a single file")
             directory = path if path.is_dir() else _download(source, variant)
             if not (directory / "model_index.json").is_file():
                 raise InputError(f"model: {path} has no model_index.json; legal: a diffusers directory")

@@ -16,7 +16,7 @@ from rich.table import Table
 from amco_jax.errors import InputError, check_whole
 from amco_jax.extras import load_package
 from amco_jax.machine import peak_memory, processor
-from amco_jax.service.latency import MIN_REPEATS_OF_P95, VERSION, fit_steps
+from amco_jax.service.latency import MIN_REPEATS_OF_P95, VERSION, check_rows, fit_steps
 from sd_repair.masks import box
 from sd_repair.pipeline import Model
 from sd_repair.repair import Settings, decode, encode_images, encode_prompts, repair
@@ -76,8 +76,22 @@ def profile(
       device: the torch device of the loaded model.
 
     Raises:
-      InputError: the model does not support one of the sizes.
+      InputError: the model does not support one of the sizes, or the labels are not those of a table.
     """
+    configurations = [
+        dataclasses.asdict(labels) | {
+            "format_version": VERSION,
+            "row_kind": "measured",
+            "resolution": size,
+            "guided": "yes" if plan.guidance > 1 else "no",
+            "batch": batch,
+        }
+        for size in plan.sizes
+        for batch in plan.batches
+    ]  # fmt: skip
+    # A row of each, with the longest source, so that nothing is measured that the table would refuse.
+    samples = [_row(_derived(shared), "fixed", "wall", "point", 1) for shared in configurations]
+    check_rows(samples, "to be written")
     report = progress or (lambda line: None)
     report("load")
     model, loading = _time(load, device)
@@ -86,16 +100,8 @@ def profile(
         if size % model.factor:
             raise InputError(f"sizes: {size}; legal: multiples of {model.factor}")
     rows: list[dict[str, Any]] = []
-    for size in plan.sizes:
-        for batch in plan.batches:
-            shared = dataclasses.asdict(labels) | {
-                "format_version": VERSION,
-                "row_kind": "measured",
-                "resolution": size,
-                "guided": "yes" if plan.guidance > 1 else "no",
-                "batch": batch,
-            }
-            rows += _profile_one(model, plan, loading, shared, report)
+    for shared in configurations:
+        rows += _profile_one(model, plan, loading, shared, report)
     return rows
 
 
@@ -214,15 +220,18 @@ def _fit_rows(
     except InputError as error:
         report(f"no fit: {error}")
         return []
-    fitted = shared | {
-        "row_kind": "derived",
-        "source": f"fit to the medians of totals at steps {' '.join(map(str, steps))}; {shared['source']}",
-    }
+    fitted = _derived(shared)
     return [
         _row(fitted, "fixed", "wall", "point", fit.fixed),
         _row(fitted, "per_step", "wall", "point", fit.per_step),
         _row(fitted, "fit_residual", "share", "point", fit.residual),
     ]
+
+
+def _derived(shared: dict[str, Any]) -> dict[str, Any]:
+    """The values that the rows of a fit share."""
+    source = f"fit to the medians of the totals; {shared['source']}"
+    return shared | {"row_kind": "derived", "source": source}
 
 
 def _row(

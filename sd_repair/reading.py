@@ -30,6 +30,8 @@ _TINT = 32
 _MAX_GREY = 0.25
 """Largest share of middle greys in a mask; blurred edges have less, photographs have more."""
 _ORIENTATION = 0x0112
+_TURNED = range(2, 9)
+"""The EXIF orientations of pictures that are not upright"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,14 +130,14 @@ def _marked(levels: np.ndarray, white: float, lossless: bool, path: Path) -> tup
     """The marked pixels, and a note on how they were chosen unless the mask is black and white.
 
     Raises:
-      InputError: there are many middle greys, or several greys but no white.
+      InputError: there are many middle greys, several greys but no white, or values that no grey has.
     """
     low, high = levels.min(), levels.max()
     if lossless and low < high and ((levels == low) | (levels == high)).all():
         if (low, high) == (0, white):
             return levels == high, []
         return levels == high, [f"values {low:g} and {high:g}, {high:g} counts as white"]
-    if low < high < white / 2:
+    if low < 0 or high > white or low < high < white / 2:
         raise InputError(
             f"mask: {path} has grey levels from {low:g} to {high:g} where white is {white:g};"
             f" legal: two values, or black and white"
@@ -153,9 +155,10 @@ def _opened(field: str, path: Path, modes: set[str]) -> Iterator[tuple[Any, list
     """An image with checked header, loaded and upright, and notes on how it was understood."""
     pillow, limit = load_package("PIL.Image"), f"from {SMALLEST_SIDE} to {LARGEST_SIDE}"
     try:
-        with warnings.catch_warnings():
+        # Given a path, Pillow maps plain pixels of TIFF files with the sides that they have when turned.
+        with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
-            picture = pillow.open(path)
+            picture = pillow.open(file)
             check_sides(f"{field}: {path}", picture.width, picture.height, separator=" is")
             # Pillow would drop half of the bits of 16-bit colours
             deep = ";16" in str(picture.tile) and picture.mode not in _DEEP_GREYS
@@ -168,7 +171,7 @@ def _opened(field: str, path: Path, modes: set[str]) -> Iterator[tuple[Any, list
             if frames > 1 and picture.format != "MPO":
                 raise InputError(f"{field}: {path} has {frames} frames; legal: one")
             with picture:
-                turned = picture.getexif().get(_ORIENTATION, 1) not in (0, 1)
+                turned = picture.getexif().get(_ORIENTATION) in _TURNED
                 picture.load()
                 upright = load_package("PIL.ImageOps").exif_transpose(picture)
                 upright.format = picture.format

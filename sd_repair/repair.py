@@ -64,7 +64,8 @@ class Settings:
 
     @property
     def steps_taken(self) -> int:
-        return min(int(self.steps * self.strength), self.steps)
+        # Rounded first, as 100 · 0.29 is slightly below 29.
+        return int(round(self.steps * self.strength, 9))
 
     @property
     def guided(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +59,7 @@ class _Device(NamedTuple):
     load: Load | None
     """The time to load the model, for each request; None if it stays in memory"""
     power: Power
+    """The power with the given batch; if a batch may be of any size, what batches of all sizes share"""
 
     @property
     def start(self) -> tuple[float, float, float]:
@@ -177,7 +179,9 @@ class ImageService:
             batches = fit_batches(found.fits)
         except InputError as error:
             raise InputError(f"service.batch: {ALL} on {name}, {error}") from None
-        return _Device(batches.each, batches, load, found.powers[min(found.fits)])
+        powers = found.powers.values()
+        power = Power(_common(power.idle for power in powers), _common(power.busy for power in powers))
+        return _Device(batches.each, batches, load, power)
 
     @property
     def capacity(self) -> tuple[float, ...]:
@@ -250,6 +254,12 @@ class ImageService:
                 found |= {"load_s": load.seconds, "load_row_kind": load.row_kind}
             reported.append(found | {"extrapolated": not within})
         return reported
+
+
+def _common(values: Iterable[float | None]) -> float | None:
+    """The one value of all that are known; None if none is known, or if they differ."""
+    known = {*values} - {None}
+    return known.pop() if len(known) == 1 else None
 
 
 def _check_batch(value: Any) -> int | str:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.errors import InputError, check_choice, check_number, check_whole
-from amco_jax.files import text_of
+from amco_jax.files import replacing, text_of
 
 VERSION = 1
 SHIPPED = Path(__file__).parents[1] / "data" / "latency"
@@ -257,8 +257,10 @@ def check_rows(
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Check rows and write them in the format that `read_table` reads."""
-    check_rows(rows, str(path)).to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+    """Check rows and write them, all or none, in the format that `read_table` reads."""
+    table = check_rows(rows, str(path))
+    with replacing(path) as draft:
+        table.to_csv(draft, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def is_shipped(table: str | Path) -> bool:
@@ -287,7 +289,8 @@ def services(table: pd.DataFrame, bound: str = "point") -> list[Service]:
       bound: low and high use these bounds of estimates instead of the point.
 
     Raises:
-      InputError: the bound is unknown, or totals do not grow with the steps.
+      InputError: the bound is unknown, or totals do not grow with the steps; the message says of which
+        configuration and batch.
     """
     check_choice("bound", bound, ("point", "low", "high"))
     groups: dict[tuple[Any, ...], dict[int, list[Any]]] = {}
@@ -305,20 +308,28 @@ def services(table: pd.DataFrame, bound: str = "point") -> list[Service]:
 
 
 def find_service(table: pd.DataFrame, bound: str = "point", **configuration: Any) -> Service:
-    """The only service of a table with these values.
+    """The only service of a table with these values, whatever the rows of others are.
 
     Raises:
-      InputError: a column is unknown, or no service or several match; the message lists them.
+      InputError: a column is unknown, no service or several match, which the message lists, or its totals do
+        not grow with the steps.
     """
-    for column in configuration:
+    matches = np.ones(len(table), bool)
+    for column, value in configuration.items():
         check_choice("column", column, CONFIGURATION)
-    every = services(table, bound)
-    found = [s for s in every if all(s.configuration[name] == value for name, value in configuration.items())]
+        matches &= (table[column] == value).to_numpy()
+    found = services(table.loc[matches], bound)
     if len(found) != 1:
         wanted = ", ".join(f"{name}={value}" for name, value in configuration.items()) or "no selection"
-        listed = "; ".join(", ".join(map(str, s.configuration.values())) for s in found or every) or "none"
+        every = [row for row in table.to_dict("records") if row["component"] in ("total", "per_step")]
+        legal = map(_described, [service.configuration for service in found] or every)
+        listed = "; ".join(dict.fromkeys(legal)) or "none"
         raise InputError(f"table: {len(found) or 'no'} services for {wanted}; legal: one of {listed}")
     return found[0]
+
+
+def _described(row: Mapping[str, Any]) -> str:
+    return ", ".join(str(row[column]) for column in CONFIGURATION)
 
 
 def _fit_of(rows: Sequence[Mapping[str, Any]], bound: str) -> Fit | None:
@@ -327,7 +338,11 @@ def _fit_of(rows: Sequence[Mapping[str, Any]], bound: str) -> Fit | None:
         line = {row["component"]: row["value"] for row in of_kind}
         if len(totals) > 1:
             kind_of_fit = "derived" if kind == "measured" else kind
-            return fit_steps([*totals], [*totals.values()], kind_of_fit)
+            try:
+                return fit_steps([*totals], [*totals.values()], kind_of_fit)
+            except InputError as error:
+                where = f"{_described(rows[0])}, batch {rows[0]['batch']}"
+                raise InputError(f"table: {where}, {error}") from None
         if {"fixed", "per_step"} <= {*line}:
             return Fit(line["fixed"], line["per_step"], math.nan, 0, None, kind)
         for steps, value in totals.items():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from pathlib import Path
 
 from amco_jax.errors import InputError, check_whole
 from amco_jax.extras import load_package
-from amco_jax.files import replacing
+from amco_jax.files import check_writable
 from amco_jax.service.latency import write_table
+from sd_repair.commands import refuse_given
 from sd_repair.pipeline import HUB_ID, Model, check_device, check_dtype, load_diffusers, load_model, prepare
 from sd_repair.profile import Labels, Plan, describe_device, describe_software, print_profile, profile
 
@@ -55,13 +57,18 @@ class Arguments:
 def main(args: Arguments) -> None:
     if args.out.suffix != ".csv" or not args.out.parent.is_dir():
         raise InputError(f"out: {args.out}; legal: a .csv file in a directory that exists")
+    check_writable(args.out)
+    if args.tiny:
+        refuse_given(args, ["random_weights"], "without --tiny")
+    random = args.random_weights or args.tiny
+    if random:
+        refuse_given(args, ("model", "config", "variant"), "without --random-weights and --tiny")
     plan = Plan(args.sizes, args.steps, args.batches, args.repeats, args.warm_up, args.guidance)
     torch = load_package("torch")
     if args.threads is not None:
         torch.set_num_threads(check_whole("threads", args.threads, 1, 1024))
     device = check_device(args.device)
     dtype = str(check_dtype(args.dtype, device)).removeprefix("torch.")
-    random = args.random_weights or args.tiny
     load_diffusers().StableDiffusionPipeline  # noqa: B018  imported here, so that `load` times only the loading
 
     def load() -> Model:
@@ -72,32 +79,30 @@ def main(args: Arguments) -> None:
         return prepare(random_pipeline(args.tiny, dtype=dtype), device)
 
     where = torch.device(device)
-    weights = (
-        f"--model {args.model}" if args.variant is None else f"--model {args.model} --variant {args.variant}"
-    )
-    made_by = "--tiny" if args.tiny else "--random-weights" if random else weights
     labels = Labels(
         device=describe_device(where),
         model="sd15-tiny" if args.tiny else "sd15",
         weights="random" if random else "trained",
         dtype=dtype,
         software=describe_software(),
-        source=f"scripts/profile_repair.py {made_by} {_words(args)}",
+        source=_command(dataclasses.replace(args, device=device, dtype=dtype)),
     )
     report = None if args.quiet else lambda line: print(line, file=sys.stderr, flush=True)
     rows = profile(load, where, plan, labels, report)
-    with replacing(args.out) as file:
-        write_table(rows, file)
+    write_table(rows, args.out)
     if not args.quiet:
         print_profile(rows)
 
 
-def _words(args: Arguments) -> str:
-    """The options that say what was measured, as the command line has them."""
-    names = ("sizes", "steps", "batches", "repeats", "warm_up", "guidance", "threads")
-    values = {name: getattr(args, name) for name in names}
-    chosen = {name: value for name, value in values.items() if value is not None}
-    return " ".join(
-        f"--{name.replace('_', '-')} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
-        for name, value in chosen.items()
-    )
+def _command(args: Arguments) -> str:
+    """The command line that measures the same, on the device that was chosen."""
+    words = ["scripts/profile_repair.py"]
+    for field in dataclasses.fields(args):
+        value = getattr(args, field.name)
+        if field.name in ("out", "quiet") or value is None or value is False:
+            continue
+        if field.name == "model" and (args.random_weights or args.tiny):
+            continue
+        values = () if value is True else value if isinstance(value, tuple) else (value,)
+        words += [f"--{field.name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)

@@ -11,6 +11,7 @@ import tyro
 from amco_jax.errors import InputError, check_choice, check_whole
 from amco_jax.progress import progress_bar
 from sd_repair.classical import CLASSICAL, repair_classical
+from sd_repair.commands import refuse_given
 from sd_repair.job import Outputs, read_inputs
 from sd_repair.pipeline import HUB_ID, Model, load_model
 from sd_repair.repair import Settings, repair
@@ -68,8 +69,17 @@ class Arguments:
     """Show no progress bar and print no text."""
 
 
+_OF_MODEL = (
+    "model", "config", "variant", "samples", "steps", "guidance", "eta", "strength", "prompt",
+    "negative_prompt", "batch", "device", "dtype",
+)  # fmt: skip
+"""The arguments of sd15, which other methods do not have"""
+
+
 def main(args: Arguments) -> None:
     check_choice("method", args.method, ("sd15", *CLASSICAL))
+    if args.method in CLASSICAL:
+        refuse_given(args, _OF_MODEL, f"with --method sd15, not {args.method}")
     settings = Settings(args.prompt, args.negative_prompt, args.steps, args.guidance, args.eta, args.strength)
     check_whole("samples", args.samples, 1, 1000)
     check_whole("batch", args.batch, 1, 1000)
@@ -100,4 +110,5 @@ def _load_model(args: Arguments) -> Model:
     try:
         return load_model(args.model, args.config, args.device, args.dtype, args.variant)
     except InputError as error:
-        raise InputError(f"{error}; without weights, use --method {' or '.join(CLASSICAL)}") from error
+        methods = " or ".join(", ".join(CLASSICAL).rsplit(", ", 1))
+        raise InputError(f"{error}; without weights, use --method {methods}") from error

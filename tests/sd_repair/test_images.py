@@ -77,8 +77,8 @@ def test_floats_become_bytes(pixels):
     [
         (np.zeros((32, 48)), "no pixel"),
         (np.ones((32, 48)), "all pixels"),
-        (np.ones((48, 32)), "48 x 32"),
-        (np.ones((32, 48, 1)), "32 x 48"),
+        (np.ones((48, 32)), "32 x 48 pixels for an image of 48 x 32 pixels"),
+        (np.ones((32, 48, 1)), "shape (32, 48, 1)"),
         (np.full((32, 48), 255, np.uint8), "other values"),
         (np.full((32, 48), np.nan), "other values"),
         (np.full((32, 48), "1"), "other values"),
@@ -95,6 +95,28 @@ def test_squares_keep_every_pixel_of_a_mask():
         assert mask_to_square(mask, 64).any()
         assert mask_to_square(mask, 512).any()
     assert to_square(np.zeros((40, 60, 3), np.uint8), 32).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize(("length", "side"), [(48, 32), (32, 48), (40, 40), (45, 16), (17, 64)])
+def test_a_pixel_is_hole_if_any_part_of_it_was(length, side):
+    # In units of 1 / (length · side), pixel i of the mask is from i · side, and pixel j of the square from
+    # j · length.
+    old, new = np.arange(length) * side, np.arange(side)[:, None] * length
+    overlap = (old < new + length) & (new < old + side)
+    for column in range(length):
+        mask = np.zeros((length, length + 10), bool)
+        mask[length // 2, 5 + column] = True
+        right = overlap[:, length // 2, None] & overlap[:, column]
+        np.testing.assert_array_equal(mask_to_square(mask, side), right)
+
+
+@pytest.mark.parametrize("side", [64, 128, 512])
+def test_no_value_of_a_hole_reaches_a_known_pixel(side):
+    image, hole = np.full((200, 210, 3), 100, np.uint8), np.zeros((200, 210), bool)
+    hole[50:90, 70:75] = True
+    image[hole] = 255
+    assert (to_square(image, side, hole) == 100).all()
+    assert (to_square(image, side)[~mask_to_square(hole, side)] != 100).any()
 
 
 def test_corrupting_hides_and_pasting_keeps(pixels, hole):

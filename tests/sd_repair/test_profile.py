@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -20,16 +21,9 @@ from sd_repair.profile import Labels, Plan, describe_device, describe_software, 
 from sd_repair.random_weights import random_pipeline
 
 torch = load_package("torch")
+pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 LABELS = Labels("abacus", "sd15-tiny", "random", "float32", "beads 1.0", "counted")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +79,14 @@ def test_calls_are_as_many_as_planned(model, monkeypatch):
     profiled(model, Plan(sizes=(16,), steps=(2, 5), batches=(3,), repeats=2, warm_up=2), lines)
     assert calls == [6] * (2 * 2 + 2 + 2 * 2 + 2 * 5)  # warm-up, parts, totals; each twice the batch
     assert lines[0] == "load"
+
+
+def test_labels_that_no_table_takes_are_refused_before_the_measurements(model):
+    labels = dataclasses.replace(LABELS, source="a" * 970)  # a fit's source is longer
+    lines: list[str] = []
+    with pytest.raises(InputError, match=r"source: .*legal: 1 to 1000 printable"):
+        profile(lambda: model, CPU, Plan(sizes=(16,)), labels, lines.append)
+    assert not lines
 
 
 def test_totals_that_do_not_grow_leave_the_measurements(model, monkeypatch):
@@ -151,6 +153,11 @@ def test_script_writes_a_table_that_is_read_back(tmp_path):
     assert service.configuration["dtype"] == "bfloat16"
     assert service.configuration["weights"] == "random"
     assert not service.predict(20).extrapolated
+    sources = set(read_table(table)["source"])
+    command = min(sources, key=len)
+    assert command.startswith("scripts/profile_repair.py --tiny --sizes 16 --steps 1 40 ")
+    assert command.endswith(" --device cpu --dtype bfloat16 --threads 1")
+    assert sources <= {command, f"fit to the medians of the totals; {command}"}
 
 
 @pytest.mark.parametrize(
@@ -161,6 +168,11 @@ def test_script_writes_a_table_that_is_read_back(tmp_path):
         (["--out", "t.csv", "--tiny", "--dtype", "float16", "--device", "cpu"], "dtype"),
         (["--out", "t.csv", "--tiny", "--sizes", "20"], "sizes"),
         (["--out", "t.csv", "--tiny", "--steps"], "steps"),
+        (["--out", "/proc/t.csv", "--tiny", "--sizes", "20"], "out: /proc/t.csv"),
+        (["--out", "t.csv", "--tiny", "--random-weights"], "random-weights: True; legal: without --tiny"),
+        (["--out", "t.csv", "--tiny", "--model", "mine"], "model: mine; legal: without"),
+        (["--out", "t.csv", "--tiny", "--config", "mine"], "config: mine; legal: without"),
+        (["--out", "t.csv", "--tiny", "--variant", "fp16"], "variant: fp16; legal: without"),
     ],
 )
 def test_script_refuses_bad_input_in_one_line(arguments, word, tmp_path, monkeypatch, capsys):

@@ -32,6 +32,32 @@ def test_a_turned_photograph_is_upright(pixels, tmp_path):
     np.testing.assert_array_equal(load_image(tmp_path / "turned.png").pixels, np.rot90(pixels, -1))
 
 
+@pytest.mark.parametrize("kind", ["L", "P", "RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 8, 9, 255])
+def test_plain_tiff_files_are_upright(kind, orientation, pixels, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(pixels).convert(kind)
+    picture.save(tmp_path / "turned.tif", exif=exif)
+    upright = np.array(picture.convert("RGB"))
+    right = {
+        3: np.rot90(upright, 2),
+        5: upright.swapaxes(0, 1),
+        6: np.rot90(upright, -1),
+        8: np.rot90(upright),
+    }
+    loaded = load_image(tmp_path / "turned.tif")
+    np.testing.assert_array_equal(loaded.pixels, right.get(orientation, upright))
+    assert ("turned upright" in loaded.understood) == (orientation in right)
+
+
+def test_deep_masks_of_plain_tiff_files_are_upright(hole, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(hole.astype(np.uint16) * 65535).save(tmp_path / "turned.tif", exif=exif)
+    np.testing.assert_array_equal(load_mask(tmp_path / "turned.tif").pixels, np.rot90(hole, -1))
+
+
 def png(width, height, bits, data):
     """A PNG file of RGB pixels; Pillow writes none of 16 bits, and no damaged one."""
     header = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
@@ -287,6 +313,9 @@ def test_greyscale_pictures_and_label_maps_are_no_masks(hole, tmp_path):
     refused(lambda: load_mask(path), "grey levels from 0 to 2 where white is 255")
     Image.fromarray(np.full((32, 48), np.nan, np.float32)).save(tmp_path / "mask.tif")
     refused(lambda: load_mask(tmp_path / "mask.tif"), "not finite")
+    for levels, span in ((labels * 127.5, "0 to 255"), (labels - 1.0, "-1 to 1")):
+        Image.fromarray(levels.astype(np.float32)).save(tmp_path / "mask.tif")
+        refused(lambda: load_mask(tmp_path / "mask.tif"), f"grey levels from {span} where white is 1;")
 
 
 def test_soft_edges_end_at_half(hole, tmp_path):

@@ -31,16 +31,9 @@ from sd_repair.repair import (
 )
 
 torch = load_package("torch")
+pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = Settings(prompt="a face", negative_prompt="blur", steps=4)
 SIDE = 64
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -298,6 +291,8 @@ def test_bad_sources_are_refused_in_one_line(pipeline, tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="variant: fp16, for a single file"):
         load_model(str(tmp_path / "weights.safetensors"), device="cpu", variant="fp16")
+    with pytest.raises(InputError, match=r"config: .*, for a directory or hub id"):
+        load_model(str(tmp_path / "tiny"), tmp_path / "tiny", device="cpu")
     with pytest.raises(InputError, match="9 channels"):
         prepare(nine)
     with pytest.raises(InputError, match="float16"):
@@ -315,11 +310,21 @@ def test_bad_sources_are_refused_in_one_line(pipeline, tmp_path):
         ({"eta": 1.5}, "eta"),
         ({"strength": 0.1, "steps": 5}, "strength"),
         ({"strength": 2}, "strength"),
+        ({"steps": 49, "strength": 0.999 / 49}, "leaves none of 49 steps"),
     ],
 )
 def test_bad_settings_are_refused(settings, word):
     with pytest.raises(InputError, match=word):
         Settings(**settings)
+
+
+def test_a_share_of_the_steps_is_not_rounded_down_by_a_rounding_error():
+    for steps in range(1, 1000):
+        for taken in range(1, steps + 1, 7):
+            assert Settings(steps=steps, strength=taken / steps).steps_taken == taken
+    assert [Settings(steps=n, strength=s).steps_taken for n, s in ((100, 0.29), (50, 0.58), (20, 0.99))] == [
+        29, 29, 19,
+    ]  # fmt: skip
 
 
 def test_bad_calls_are_refused(model, image, mask):

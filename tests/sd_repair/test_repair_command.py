@@ -16,6 +16,7 @@ from helpers.tiny_training import Script
 from PIL import Image
 
 from sd_repair.images import save_image
+from sd_repair.job import read_inputs
 from sd_repair.pipeline import HUB_ID
 from sd_repair.random_weights import random_pipeline
 from sd_repair.reading import load_image
@@ -88,9 +89,23 @@ def test_says_how_files_were_understood_before_the_repair(tmp_path):
     assert quiet.stdout == quiet.stderr == ""
 
 
+def test_values_of_the_hole_have_no_effect_on_known_pixels(tmp_path):
+    mask = np.zeros((96, 160), np.uint8)
+    mask[30:50, 50:90] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    results = []
+    for level in (0, 255):
+        image = np.random.default_rng(0).integers(0, 256, (*mask.shape, 3), dtype=np.uint8)
+        image[mask > 0] = level
+        save_image(tmp_path / "image.png", image)
+        inputs = read_inputs(str(tmp_path / "image.png"), str(tmp_path / "mask.png"), 64, 0)
+        results.append(inputs.image)
+    np.testing.assert_array_equal(*results)
+
+
 def test_says_what_needs_no_model_where_there_is_none(tmp_path):
     done = repair("astronaut", "--mask", "box", "--out", "out.png", hub=tmp_path)
-    assert_refused(done, "model", "--method telea or ns or biharmonic")
+    assert_refused(done, "model", "--method telea, ns or biharmonic")
 
 
 @pytest.mark.parametrize(
@@ -102,8 +117,18 @@ def test_says_what_needs_no_model_where_there_is_none(tmp_path):
         (["text.png", "--mask", "box", "--out", "out.png", "--method", "ns"], ["image", "not an image"]),
         (["image.png", "--mask", "white.png", "--out", "out.png", "--method", "ns"], ["mask-marks", "99.5%"]),
         (["astronaut", "--mask", "box", "--mask-marks", "hole", "--out", "out.png"], ["mask-marks", "file"]),
-        (["image.png", "--mask", "turned.png", "--out", "out.png", "--method", "ns"], ["200 x 64", "EXIF"]),
+        (
+            ["image.png", "--mask", "turned.png", "--out", "out.png", "--method", "ns"],
+            ["64 x 200 pixels for an image of 200 x 64 pixels", "EXIF"],
+        ),
+        (["image.png", "--mask", "middle.png", "--out", "out.png", "--method", "ns"], ["mask", "only hole"]),
+        (["image.png", "--mask", "box", "--out", "/proc/out.png", "--method", "ns"], ["/proc/out.png"]),
+        (["image.png", "--mask", "box", "--out", "of.png", "--method", "ns"], ["of-sheet.png", "directory"]),
         (["astronaut", "--mask", "thick", "--out", "out.png", "--steps", "0"], ["steps", "0"]),
+        (
+            ["astronaut", "--mask", "thick", "--out", "out.png", "--method", "ns", "--negative-prompt", "x"],
+            ["negative-prompt: x; legal: with --method sd15, not ns"],
+        ),
     ],
 )
 def test_refuses_bad_input_in_one_line(arguments, words, tmp_path, monkeypatch, capsys):
@@ -117,7 +142,12 @@ def test_refuses_bad_input_in_one_line(arguments, words, tmp_path, monkeypatch, 
     white = np.full_like(wide, 255)
     white[:1, :64] = 0
     save_image(tmp_path / "white.png", white)
+    wide[:] = 0
+    wide[:, 60:140] = 255
+    save_image(tmp_path / "middle.png", wide)
     (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "of-sheet.png").mkdir()
+    monkeypatch.setattr("sd_repair.commands.repair.repair_classical", None)  # nothing is begun
     before = sorted(tmp_path.iterdir())
     Script(monkeypatch, capsys, "sd_repair").assert_refused(words, "repair", *arguments)
     assert sorted(tmp_path.iterdir()) == before

@@ -317,8 +317,16 @@ def test_only_whole_numbers_are_predicted_for(steps: Any, batch: int):
 
 
 def test_totals_that_do_not_grow_make_no_line():
-    with pytest.raises(InputError, match="do not grow"):
-        services(check_rows(totals({10: 12.0, 20: 11.0})))
+    falling = totals({10: 12.0, 20: 11.0}, batch=2)
+    table = check_rows([*falling, *totals({10: 12.0}, device="sand clock")])
+    for read in (services, lambda table: find_service(table, device="abacus")):
+        with pytest.raises(InputError, match=r"^table: abacus, sd15, .*, batch 2, total: .* do not grow"):
+            read(table)
+    assert find_service(table, device="sand clock").predict(10).seconds == pytest.approx(12)
+    with pytest.raises(
+        InputError, match=r"no services for device=none; legal: one of abacus, .*; sand clock"
+    ):
+        find_service(table, device="none")
     with pytest.raises(InputError, match="two different"):
         fit_steps([3, 3], [1.0, 2.0])
 

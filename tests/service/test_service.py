@@ -198,10 +198,10 @@ def test_a_table_says_what_lies_within_it(table: Path):
     assert [server["extrapolated"] for server in service.report(10, 21, 5)] == [True] * 3
 
 
-def with_power(table: Path, *powers: tuple[str, str, float]) -> Path:
+def with_power(table: Path, *powers: tuple[str, str, float], batch: int = 1) -> Path:
     """The table with rows of power: device, component, W."""
     rows = pd.read_csv(table, keep_default_na=False).to_dict("records")
-    like = rows[0] | {"steps": "", "quantity": "power"}
+    like = rows[0] | {"steps": "", "quantity": "power", "batch": batch}
     rows += [like | {"device": device, "component": name, "value": w} for device, name, w in powers]
     write_table(rows, table)  # pyright: ignore[reportArgumentType]
     return table
@@ -220,6 +220,20 @@ def test_a_fleet_takes_its_power_from_its_table(table: Path):
     given = scenario.replace(power_busy=100.0, price_per_hour=(1.0, 2.0, 3.0))
     np.testing.assert_allclose(given.params().power_busy, [100] * 3)  # pyright: ignore
     np.testing.assert_allclose(given.params().price_per_hour, [1, 2, 3])  # pyright: ignore
+
+
+def test_batches_of_any_size_have_a_power_if_it_does_not_depend_on_their_size(tmp_path: Path):
+    table = write_machines(tmp_path / "machines.csv", MACHINES, (1, 2, 4))
+
+    def power(batch: int | str) -> tuple[Any, Any]:
+        service = ImageService(("slow",), (str(table),), batch=batch)
+        return service.power_idle, service.power_busy
+
+    assert power("all") == (None, None)
+    with_power(table, ("slow", "idle", 5.0), ("slow", "busy", 200.0), batch=4)
+    assert (power(1), power(4), power("all")) == ((None, None), *[((5.0,), (200.0,))] * 2)
+    with_power(table, ("slow", "idle", 5.0), ("slow", "busy", 150.0), batch=2)
+    assert (power(2), power("all")) == (((5.0,), (150.0,)), ((5.0,), None))
 
 
 def test_energy_of_devices_of_unknown_power_is_refused(table: Path):
