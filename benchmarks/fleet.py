@@ -83,7 +83,7 @@ class Common(ProgramArguments):
 def check_same(saved: SavedRun, described: Mapping[str, Any]) -> None:
     """Raise InputError unless a finished run is the one that is described."""
     # Tuples have become lists in the file.
-    if any(saved.manifest[key] != value for key, value in json.loads(json.dumps(described)).items()):
+    if any(saved.manifest.get(key) != value for key, value in json.loads(json.dumps(described)).items()):
         raise InputError(f"out: {saved.directory} holds another run; legal: another directory")
 
 

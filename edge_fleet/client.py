@@ -10,10 +10,10 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from amco_jax.errors import InputError
+from amco_jax.errors import InputError, check_number
 from edge_fleet.security import NAME, Address, Keys, check_exposure
-from edge_fleet.wire import MAX_BYTES, Message, decode, encode
-from edge_fleet.worker import SERVICE
+from edge_fleet.wire import MAX_BYTES, MAX_HEADER, Message, decode, encode
+from edge_fleet.worker import MAX_SECONDS, SERVICE
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_BYTES),
@@ -80,12 +80,14 @@ class Client:
           timeout: s for which to wait for an answer, not counting a time in which this process is held up.
 
         Raises:
+          InputError: the message cannot be sent, see `encode`.
           CallError: the call failed, or did not end in time.
         """
+        message = encode(fields, arrays)
         run = self._channel.unary_unary(f"/{SERVICE}/{method}")
         metadata = None if self._keys is None else self._keys.metadata
         try:
-            return decode(await _within(timeout, run(encode(fields, arrays), metadata=metadata)))
+            return decode(await _within(timeout, run(message, metadata=metadata)))
         except grpc.aio.AioRpcError as error:
             details = next(iter((error.details() or error.code().name).splitlines()), "")
             raise CallError(error.code(), details) from error
@@ -95,6 +97,21 @@ class Client:
     async def close(self) -> None:
         """Close the connection."""
         await self._channel.close(None)
+
+
+def check_item(images: int, side: int, seconds: float) -> None:
+    """Raise InputError unless workers take an item.
+
+    Args:
+      images, side: how many images it has, and their side in pixels.
+      seconds: its pace, s.
+    """
+    room, pixels = MAX_BYTES - MAX_HEADER, images * side**2
+    if (size := pixels * 3 + -(-pixels // 8)) > room:
+        raise InputError(
+            f"size: {side}, by which an item of {images} images has {size} bytes; legal: at most {room} bytes"
+        )
+    check_number("pace of an item, s of the run", seconds, 0, MAX_SECONDS)
 
 
 async def beat(

@@ -136,7 +136,7 @@ def in_fleet(scenario: Scenario) -> Scenario:
     """The scenario as a fleet runs it, which is in continuous time.
 
     Raises:
-      InputError: it has no image service, splits images, or loads models for each request.
+      InputError: it has no image service, splits images, loads models for each request, or has a warm-up.
     """
     service = scenario.service
     if service is None:
@@ -145,4 +145,6 @@ def in_fleet(scenario: Scenario) -> Scenario:
         raise InputError(f"service.split: {service.split}; legal for a fleet: whole")
     if not service.resident:
         raise InputError("service.resident: false; legal for a fleet: true, as workers keep their models")
+    if scenario.warmup is not None:
+        raise InputError(f"warmup: {scenario.warmup}; legal for a fleet: none, as it counts all slots")
     return scenario.replace(timing="continuous", order="stations")

@@ -11,7 +11,7 @@ import numpy as np
 from amco_jax.agents.methods import Method
 from amco_jax.agents.policy import Arrived, SlotView, TaskView
 from amco_jax.compile.runtime import own_numerics
-from amco_jax.env import UNIFIED, Backlog, Physics, Task, in_continuous_time, site
+from amco_jax.env import UNIFIED, Backlog, Physics, Task, in_continuous_time, placed, site
 from amco_jax.kernel import decide_task, rollout, serve_task
 from amco_jax.kernel.order import Turn, queue_of_slot, still_to_come
 from amco_jax.params import Params
@@ -80,6 +80,24 @@ class Simulated(NamedTuple):
     """s until the last part of the request ends; 0 if it is rejected"""
 
 
+@own_numerics()
+def work_of(scenario: Scenario, counts: np.ndarray, size: int, steps: float) -> np.ndarray:
+    """`[num_servers]`, what a request puts on each server, denoising steps with overheads.
+
+    Args:
+      counts: `[num_servers]`, whole image batches of each server, or images if a batch holds all of them.
+      size: of them in the request.
+      steps: of each of them.
+    """
+    fraction, whole = jnp.asarray(counts / size, jnp.float32), jnp.float32(size)
+    return np.asarray(placed(scenario.params(), whole, whole * steps, fraction > 0, fraction))
+
+
+def seconds_alone(scenario: Scenario, size: int, steps: float) -> np.ndarray:
+    """`[num_servers]`, s that a whole request takes each server; the arguments are those of `work_of`."""
+    return work_of(scenario, np.full(scenario.num_servers, size), size, steps) / scenario.capacities
+
+
 class Decider:
     """The decisions of one method in one scenario."""
 
@@ -118,9 +136,9 @@ class Decider:
     def decide(self, seed: int, episode: int, situation: Situation) -> Choice:
         """Decide a request."""
         found = self._decide(np.uint32(seed), np.uint32(episode), situation)
-        placed, fraction, finish, published, after = jax.tree.map(np.asarray, found)
+        work, fraction, finish, published, after = jax.tree.map(np.asarray, found)
         counts = np.rint(fraction * float(situation.size)).astype(int)
-        return Choice(counts, placed, float(finish), float(published), after)
+        return Choice(counts, work, float(finish), float(published), after)
 
     @own_numerics()
     def simulate(self, seed: int, episode: int, arrivals: list[Arrival]) -> Simulated:

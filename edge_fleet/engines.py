@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,22 @@ class EngineSettings:
     def words(self) -> str:
         """The engine in a few words."""
         return {"classical": self.inpainting, "tiny": "tiny, random weights"}.get(self.engine, self.model)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What rows of latency tables and the reports of workers say of it: model, weights and dtype."""
+        if self.engine == "classical":
+            return {"model": f"classical-{self.inpainting}", "weights": "unstated", "dtype": "unstated"}
+        if self.engine == "tiny":
+            return {"model": "tiny", "weights": "random", "dtype": "float32"}
+        dtype = "unstated" if self.dtype == "auto" else self.dtype
+        return {"model": self.engine, "weights": "trained", "dtype": dtype}
+
+    def check_worker(self, worker: str, report: Mapping[str, Any]) -> None:
+        """Raise InputError unless a worker, by its report, has such an engine."""
+        found = ", ".join(str(report.get(name)) for name in self.labels)
+        if found != (own := ", ".join(self.labels.values())):
+            raise InputError(f"worker {worker}: {found}; legal: {own}, as the table [fleet] or --fleet says")
 
 
 def load_engine(settings: EngineSettings) -> Engine:

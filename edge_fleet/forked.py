@@ -160,7 +160,7 @@ def _work(
     threading.Thread(target=watch, daemon=True).start()
 
     async def run() -> None:
-        worker = Worker(engine or load_engine(settings), child.name, settings.words)
+        worker = Worker(engine or load_engine(settings), child.name, settings)
         host, (token, *pem) = place
         certificate, key = (part.encode() if part else None for part in pem)
         keys = Keys(token or "", certificate, key)

@@ -172,7 +172,7 @@ class _Actor:
             started.set()
 
         async def run() -> None:
-            await serve(Worker(engine, name, settings.words), Address(host, 0), keys, listening)
+            await serve(Worker(engine, name, settings), Address(host, 0), keys, listening)
 
         self._host = host
         threading.Thread(target=lambda: asyncio.run(run()), daemon=True).start()

@@ -15,7 +15,9 @@ import numpy as np
 
 from amco_jax.errors import InputError
 from edge_fleet.client import CallError, Client, beat
+from edge_fleet.configuration import FleetSettings
 from edge_fleet.links import Transfer
+from edge_fleet.security import Address
 from edge_fleet.wire import Message
 
 ITEMS_IN_FLIGHT = 2
@@ -55,7 +57,7 @@ class Member:
     """
 
     def __init__(
-        self, index: int, client: Client, run: str, heartbeat: float, patience: float,
+        self, index: int, client: Client, run: str, settings: FleetSettings,
         routes: Mapping[int, Client] | None = None,
     ):  # fmt: skip
         """A worker that has not been seen yet.
@@ -64,10 +66,9 @@ class Member:
           index: of its edge server.
           routes: connections for the images of some base stations, by station.
           run: the name of the run.
-          heartbeat, patience: s, see `FleetSettings`.
         """
         self.index, self._client, self._run = index, client, run
-        self._heartbeat, self._patience, self._routes = heartbeat, patience, routes or {}
+        self._settings, self._routes = settings, routes or {}
         self._session, self._numbers = "", itertools.count()
         self._queue: list[Item] = []
         self._news = asyncio.Event()
@@ -84,9 +85,19 @@ class Member:
         return bool(self._session)
 
     @property
+    def address(self) -> Address:
+        """Where it is."""
+        return self._client.address
+
+    @property
     def name(self) -> str:
         """Its own name, or its address."""
-        return str(self.report.get("name") or self._client.address)
+        return str(self.report.get("name") or self.address)
+
+    @property
+    def process(self) -> str:
+        """The name of its process, which no other worker has; empty before its first report."""
+        return self._process
 
     def push(self, item: Item) -> None:
         """Give it an item, which is sent after those that wait and were decided before."""
@@ -107,7 +118,7 @@ class Member:
           do: sends an item; a `CallError` ends the session.
 
         Raises:
-          InputError: the worker refuses this run for good.
+          InputError: the worker refuses this run for good, or has another engine than the settings say.
         """
         while True:
             await self._open()
@@ -143,7 +154,7 @@ class Member:
             "seconds": pace, "seeds": seeds,
         }  # fmt: skip
         arrays = {"images": images, "masks": masks}
-        timeout = expected + self._patience
+        timeout = expected + self._settings.patience
         client = self._routes.get(item.station, self._client)
         answer = await client.call("Repair", fields, arrays, timeout=timeout)
         try:
@@ -160,29 +171,35 @@ class Member:
         if self._session:
             session, self._session = self._session, ""
             with contextlib.suppress(CallError):  # the lease ends by itself
-                await self._client.call("Bye", {"session": session}, timeout=self._patience)
+                await self._client.call("Bye", {"session": session}, timeout=self._settings.patience)
         for client in (self._client, *self._routes.values()):
             await client.close()
 
     async def _open(self) -> None:
         while True:
             try:
-                answer = await self._client.call("Hello", {"run": self._run}, timeout=self._patience)
+                answer = await self._client.call("Hello", {"run": self._run}, timeout=self._settings.patience)
                 self._hear(answer)
-                self._session, self._numbers = answer.text("session"), itertools.count()
-                return
+                session = answer.text("session")
             except InputError as error:
                 self.trouble = str(error)
             except CallError as error:
                 self.trouble = error.reason
                 if error.is_final and not self.report:
-                    raise InputError(f"worker {self._client.address}: {error.reason}") from error
-            await asyncio.sleep(self._heartbeat)
+                    raise InputError(f"worker {self.address}: {error.reason}") from error
+            else:
+                self._session, self._numbers = session, itertools.count()
+                self._settings.check_worker(str(self.address), answer.fields)
+                return
+            await asyncio.sleep(self._settings.heartbeat)
 
     async def _keep(self, do: Callable[[Member, Item], Awaitable[None]]) -> None:
         """Show signs of life and send items, until a call fails."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(beat(self._client, self._session, self._heartbeat, self._patience, self._hear))
+            settings = self._settings
+            group.create_task(
+                beat(self._client, self._session, settings.heartbeat, settings.patience, self._hear)
+            )
             for _ in range(ITEMS_IN_FLIGHT):
                 group.create_task(self._send(do))
 

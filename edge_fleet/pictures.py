@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +50,15 @@ class Pictures:
             truth = truths[number % len(truths)]
             mask = make_mask(settings.masks, side, seed + number)
             self._pool.append(Picture(truth, corrupt(truth, mask), mask))
+
+    @property
+    def digest(self) -> str:
+        """A digest of the pool."""
+        found = hashlib.sha256()
+        for picture in self._pool:
+            for part in picture:
+                found.update(part.tobytes())
+        return found.hexdigest()
 
     def of(self, episode: int, request: int, image: int) -> Picture:
         """The picture of an image of a request; the same one whenever it is asked for."""

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import platform
-import statistics
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -14,16 +13,37 @@ from typing import Any
 
 import numpy as np
 
-from amco_jax.errors import InputError
+from amco_jax.errors import InputError, check_whole
 from amco_jax.scenario import Scenario
 from amco_jax.service.latency import VERSION
-from edge_fleet.client import CallError, Client, beat
+from edge_fleet.client import CallError, Client, beat, check_item
 from edge_fleet.configuration import FleetSettings
+from edge_fleet.decisions import seconds_alone
 from edge_fleet.launching import Crew
 from edge_fleet.pictures import Pictures
 from edge_fleet.wire import LEASE, Message
+from sd_repair.profile import rows_of
 
 _PATIENCE = 600.0
+
+
+def check_profile(
+    scenario: Scenario, settings: FleetSettings, *, steps: Sequence[int], repeats: int, side: int
+) -> None:
+    """Raise InputError unless a profile can be measured, and has rows for each number of steps."""
+    check_whole("repeats", repeats, 1, 10_000)
+    for each in steps:
+        check_whole("steps", each, 1, 999)
+    given = " ".join(map(str, steps)) or "none"
+    if not steps or len(set(steps)) < len(steps):
+        raise InputError(f"steps: {given}; legal: at least one number, each once")
+    if len(steps) > 1 and not settings.pace and (settings.engine == "classical" or settings.steps):
+        raise InputError(
+            f"steps: {given}, on which times do not depend with pace=false and engine=classical or steps=; "
+            "legal: one number"
+        )
+    for batch, each in itertools.product(_batches(scenario), steps):
+        check_item(batch, side, float(_pace(scenario, settings, batch, each).max()))
 
 
 def profile_fleet(
@@ -35,7 +55,7 @@ def profile_fleet(
     the clock of this process.
 
     Raises:
-      InputError: a worker does not answer, or cannot repair.
+      InputError: a worker does not answer, cannot repair, or has another engine than the settings say.
     """
     pictures = Pictures(settings, side, 0)
     return asyncio.run(_measure(scenario, settings, crew, pictures, steps, repeats))
@@ -55,6 +75,8 @@ async def _measure(
                 await stack.enter_async_context(_session(Client(address, crew.keys), settings.heartbeat))
                 for address in crew.addresses
             ]
+            for client, hello in opened:
+                settings.check_worker(str(client.address), hello.fields)
             names = [hello.text("name") for _, hello in opened]
             if len(set(names)) < len(names):
                 raise InputError(f"workers: named {', '.join(names)}; legal: a name of its own for each")
@@ -95,6 +117,19 @@ async def _session(client: Client, heartbeat: float) -> AsyncIterator[tuple[Clie
         await client.close()
 
 
+def _batches(scenario: Scenario) -> list[int]:
+    """The numbers of images of an item that are measured."""
+    assert scenario.service is not None
+    return [scenario.service.batch] if isinstance(scenario.service.batch, int) else [1, 2]
+
+
+def _pace(scenario: Scenario, settings: FleetSettings, images: int, steps: int) -> np.ndarray:
+    """`[num_servers]`, the pace of an item, s; 0 without pace."""
+    assert scenario.service is not None
+    size = 1 if isinstance(scenario.service.batch, int) else images
+    return seconds_alone(scenario, size, steps) / settings.speed * settings.pace
+
+
 async def _of_worker(
     index: int, client: Client, hello: Message, scenario: Scenario, settings: FleetSettings,
     pictures: Pictures, steps: Sequence[int], repeats: int,
@@ -102,12 +137,9 @@ async def _of_worker(
     service = scenario.service
     assert service is not None
     session, numbers = hello.text("session"), itertools.count()
-    capacity, overhead = scenario.capacities[index], service.overhead[index]
-    batches = [service.batch] if isinstance(service.batch, int) else [1, 2]
     rows = []
-    for batch, each in itertools.product(batches, steps):
-        work = (each + overhead) * (1 if isinstance(service.batch, int) else batch)
-        pace = work / capacity / settings.speed if settings.pace else 0.0
+    for batch, each in itertools.product(_batches(scenario), steps):
+        pace = float(_pace(scenario, settings, batch, each)[index])
         chosen = [pictures.of(0, index, image) for image in range(batch)]
         images, masks = (np.stack([getattr(p, name) for p in chosen]) for name in ("damaged", "mask"))
 
@@ -131,21 +163,19 @@ async def _of_worker(
         finally:
             _cancel(pending)
         seconds = [(after - before) * settings.speed for before, after in itertools.pairwise(ends)]
-        of_items = _row(hello, service.resolution, settings, batch, each) | {"repeats": repeats}
-        found = {"p50": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
-        rows += [of_items | {"statistic": name, "value": value} for name, value in found.items()]
+        shared = _shared(hello, settings, images.shape[1])
+        shared |= {"resolution": service.resolution, "batch": batch}
+        rows += rows_of(shared, "total", "wall", seconds, each)
     return rows
 
 
-def _row(hello: Message, resolution: int, settings: FleetSettings, batch: int, steps: int) -> dict[str, Any]:
-    """What the rows of some items have in common, in the format of latency tables."""
-    weights = {"classical": "unstated", "tiny": "random"}.get(settings.engine, "trained")
+def _shared(hello: Message, settings: FleetSettings, side: int) -> dict[str, Any]:
+    """What the rows of a worker have in common, in the format of latency tables."""
     software = f"{hello.text('engine')}; python {platform.python_version()}; {platform.system().lower()}"
-    paced = "paced" if settings.pace else "not paced"
+    source = f"scripts/fleet.py profile, all workers at once, {'' if settings.pace else 'not '}paced"
+    taken = f", {settings.steps} steps each" if settings.steps and settings.engine != "classical" else ""
     return {
         "format_version": VERSION, "row_kind": "measured", "device": hello.text("name"),
-        "model": settings.engine, "weights": weights,
-        "dtype": "unstated" if settings.dtype == "auto" else settings.dtype, "resolution": resolution,
-        "guided": "unstated", "software": software, "batch": batch, "steps": steps, "component": "total",
-        "quantity": "wall", "source": f"scripts/fleet.py profile, all workers at once, {paced}",
+        **settings.labels, "guided": "unstated", "software": software,
+        "source": f"{source}, images of {side} x {side} pixels{taken}",
     }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
 import shutil
 import time
@@ -27,10 +28,12 @@ from amco_jax.results.provenance import provenance
 from amco_jax.results.saved import MANIFEST
 from amco_jax.scenario import Scenario
 from amco_jax.study.evaluate import load_run
+from amco_jax.study.grid import identity_of
 from amco_jax.study.output import Output
+from edge_fleet.client import check_item
 from edge_fleet.columns import KIND
 from edge_fleet.configuration import FleetSettings, in_fleet
-from edge_fleet.decisions import Arrival, Decider, Simulated, SlotKnowledge
+from edge_fleet.decisions import Arrival, Decider, Simulated, SlotKnowledge, seconds_alone
 from edge_fleet.display import show_progress
 from edge_fleet.journal import FILE, Journal
 from edge_fleet.launching import Crew
@@ -38,6 +41,9 @@ from edge_fleet.pictures import Pictures
 from edge_fleet.results import Committed, images_table, requests_table, summary_table
 from edge_fleet.scheduler import IMAGES, Request, Scheduler
 from sd_repair.reading import load_image
+
+NO_LINKS = 1e9
+"""Mbit/s of all links if transfers take no time"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +67,10 @@ class Plan:
     """The numbers of the episodes of the seed that are played, one after another"""
 
     def __post_init__(self):
-        object.__setattr__(self, "scenario", in_fleet(self.scenario))
+        scenario = in_fleet(self.scenario)
+        # Decisions and predictions count no transfers where the fleet has none.
+        scenario = scenario if self.settings.links else scenario.replace(link_rate=NO_LINKS)
+        object.__setattr__(self, "scenario", scenario)
         check_seed("seed", self.seed)
         for episode in self.episodes:
             check_whole("episodes", episode, 0, 2**31)
@@ -97,6 +106,7 @@ class Plan:
         """The plan as plain data."""
         return {
             "method": self.method.name,
+            "depends_on": identity_of(self.method, self.physics).digest,
             "physics": self.physics,
             "agents": self.agents,
             "seed": self.seed,
@@ -150,17 +160,17 @@ class _Episodes:
         return self._per_item * sum(a.size for came in self.arrivals.values() for a in came)
 
     def left(self, committed: Committed) -> list[tuple[int, list[Request], float]]:
-        """The episodes that are not complete: number, incomplete requests, and where to continue."""
+        """The episodes that are not complete: number, all requests, and where to continue."""
         episodes = []
         for number, came in self.arrivals.items():
             requests = []
             for arrival in came:
                 done = committed.images(number, arrival.request)
                 decided = len(committed.decisions.get((number, arrival.request), []))
-                request = Request.of(arrival, arrival.size * self._per_item, done, decided)
-                if request.missing and not committed.rejected(number, arrival.request):
-                    requests.append(request)
-            if requests:
+                requests.append(Request.of(arrival, arrival.size * self._per_item, done, decided))
+                if committed.rejected(number, arrival.request):
+                    requests[-1].missing.clear()
+            if any(request.missing for request in requests):
                 episodes.append((number, requests, committed.ended.get(number, 0.0)))
         return episodes
 
@@ -190,55 +200,47 @@ def run_fleet(
     started = time.time()
     with Output(out, overwrite) as output, contextlib.ExitStack() as stack:
         begun = (out / FILE).exists()
+        if begun and not (overwrite or resume):
+            raise InputError(f"out: {out} holds an unfinished {KIND}; legal: --resume, --overwrite")
+        # Whatever may be refused comes before anything is replaced or written.
+        decider = Decider(plan.scenario, plan.method, plan.method.physics(plan.physics), plan.agent)
+        episodes = _Episodes(plan, decider)
+        _check_items(plan, episodes)
+        pictures = Pictures(plan.settings, plan.side, plan.seed)
         if begun and overwrite:
             (out / MANIFEST).unlink(missing_ok=True)  # first, as it vouches for the rows
             (out / FILE).unlink()
             shutil.rmtree(out / IMAGES, ignore_errors=True)
-        elif begun and not resume:
-            raise InputError(f"out: {out} holds an unfinished {KIND}; legal: --resume, --overwrite")
-        pictures = Pictures(plan.settings, plan.side, plan.seed)
-        decider = Decider(plan.scenario, plan.method, plan.method.physics(plan.physics), plan.agent)
         (out / IMAGES).mkdir(exist_ok=True)
         remove_abandoned(out / IMAGES)
         journal = Journal(out)
         stack.callback(journal.close)
-        name = _opened(journal, plan)
-        episodes = _Episodes(plan, decider)
+        described = plan.describe() | {"pictures": pictures.digest}
+        name = _opened(journal, described)
         _warm_up(decider, episodes)
         committed = intact(journal, out)
         if left := episodes.left(committed):
             with workers() as crew:
                 done = len(committed.results)
-                asyncio.run(
-                    _play(
-                        plan,
-                        decider,
-                        crew,
-                        pictures,
-                        out,
-                        journal,
-                        name,
-                        left,
-                        episodes.num_images - done,
-                        progress,
-                    )
+                begin = functools.partial(
+                    Scheduler, decider, plan.settings, crew, pictures, out, journal, name, plan.seed
                 )
+                asyncio.run(_play(begin, left, episodes.num_images - done, progress))
         committed = Committed(journal.records())
         result = _result(plan, committed, episodes, pictures, out)
         _write(result, output)
         losses = [
             {name: loss[name] for name in ("episode", "time", "worker", "why")} for loss in committed.losses
         ]
-        manifest = {"kind": KIND} | plan.describe() | {"facts": result.facts, "losses": losses}
+        manifest = {"kind": KIND} | described | {"facts": result.facts, "losses": losses}
         output.finish(manifest | provenance(started, plan.scenario), standing=[IMAGES])
     return result
 
 
 async def _play(
-    plan: Plan, decider: Decider, crew: Crew, pictures: Pictures, out: Path, journal: Journal, name: str,
-    left: list[tuple[int, list[Request], float]], images: int, progress: bool,
-) -> None:  # fmt: skip
-    scheduler = Scheduler(decider, plan.settings, crew, pictures, out, journal, name, plan.seed)
+    begin: Callable[[], Scheduler], left: list[tuple[int, list[Request], float]], images: int, progress: bool
+) -> None:
+    scheduler = begin()  # within the loop that its events belong to
     showing = asyncio.create_task(show_progress(scheduler, images, progress))
     try:
         await scheduler.run(left, patience=30.0)
@@ -246,18 +248,18 @@ async def _play(
         showing.cancel()
 
 
-def _opened(journal: Journal, plan: Plan) -> str:
-    """The name of the run; a new journal begins with it.
+def _opened(journal: Journal, plan: dict[str, Any]) -> str:
+    """The name of the run of a plan as plain data; a new journal begins with it.
 
     Raises:
       InputError: the journal is of another plan.
     """
     first = next(iter(journal.records()), None)
     if first is None:
-        first = {"kind": "run", "name": uuid.uuid4().hex, "plan": plan.describe()}
+        first = {"kind": "run", "name": uuid.uuid4().hex, "plan": plan}
         journal.write(first)
         return first["name"]
-    if first["kind"] != "run" or first["plan"] != _as_read(plan.describe()):
+    if first["kind"] != "run" or first["plan"] != _as_read(plan):
         raise InputError(f"out: {journal.path.parent} holds another plan; legal: the arguments of that run")
     return first["name"]
 
@@ -277,6 +279,18 @@ def intact(journal: Journal, out: Path) -> Committed:
 def _as_read(plan: dict[str, Any]) -> dict[str, Any]:
     """A plan as it is after it has been written and read, with lists for tuples."""
     return json.loads(json.dumps(plan))
+
+
+def _check_items(plan: Plan, episodes: _Episodes) -> None:
+    """Raise InputError if an item could be too large for a message, or its pace too long for a worker."""
+    scenario, service = plan.scenario, plan.scenario.service
+    assert service is not None
+    came = [arrival for arrivals in episodes.arrivals.values() for arrival in arrivals]
+    most, size = max((arrival.size for arrival in came), default=1), 1
+    images = service.batch if isinstance(service.batch, int) else (size := most)
+    steps = max((arrival.work / arrival.size for arrival in came), default=1.0)
+    seconds = seconds_alone(scenario, size, steps).max() if plan.settings.pace else 0.0
+    check_item(images, plan.side, seconds / plan.settings.speed)
 
 
 def _warm_up(decider: Decider, episodes: _Episodes) -> None:

@@ -22,7 +22,7 @@ from edge_fleet.client import Client
 from edge_fleet.clock import Clock
 from edge_fleet.columns import TIMES
 from edge_fleet.configuration import FleetSettings
-from edge_fleet.decisions import Arrival, Choice, Decider, SlotKnowledge
+from edge_fleet.decisions import Arrival, Choice, Decider, SlotKnowledge, work_of
 from edge_fleet.journal import Journal
 from edge_fleet.launching import Crew
 from edge_fleet.ledger import Ledger
@@ -46,7 +46,7 @@ class Request:
 
     arrival: Arrival
     missing: set[int]
-    """Images without a committed result"""
+    """Images without a committed result; none if it was rejected"""
     claimed: set[int]
     """Images with a result, committed or about to be"""
     decisions: int = 0
@@ -57,6 +57,11 @@ class Request:
     def of(cls, arrival: Arrival, images: int, committed: set[int], decisions: int = 0) -> Request:
         """A request of some images, of which some are on disk already."""
         return cls(arrival, set(range(images)) - committed, set(committed), decisions)
+
+    def finish_if_complete(self) -> None:
+        """Say that it is finished if nothing is missing."""
+        if not self.missing:
+            self.finished.set()
 
 
 class Scheduler:
@@ -89,7 +94,7 @@ class Scheduler:
         self._batch = batch if isinstance(batch, int) else 0
         self._members = [
             Member(
-                i, Client(address, crew.keys), run, settings.heartbeat, settings.patience,
+                i, Client(address, crew.keys), run, settings,
                 {
                     station: Client(Address(host, address.port), crew.keys)
                     for station, host in enumerate(crew.stations) if station != i
@@ -125,7 +130,7 @@ class Scheduler:
         """Run episodes one after another, each from a time on.
 
         Args:
-          episodes: number, requests that are not complete, and the time at which the episode continues.
+          episodes: number, all requests, and the time at which the episode continues.
           patience: s for which to wait for all workers at the beginning.
 
         Raises:
@@ -150,6 +155,12 @@ class Scheduler:
 
     async def _all_here(self, patience: float) -> None:
         for _ in range(round(patience / 0.05)):
+            seen: dict[str, Member] = {}
+            for member in self._members:
+                if member.process and (other := seen.setdefault(member.process, member)) is not member:
+                    raise InputError(
+                        f"workers: {other.address} and {member.address} are the same worker; legal: each once"
+                    )
             if all(member.alive for member in self._members):
                 return
             await asyncio.sleep(0.05)
@@ -177,9 +188,12 @@ class Scheduler:
                 await self._clock.sleep_until(slot * slot_seconds)
                 self._known.begin(self._ledger.backlog(self._clock.now()))
             await self._clock.sleep_until(request.arrival.time)
+            # In a resumed run, policies that plan a slot or see the load know of complete requests, too.
             self._known.add(request.arrival)
-            # What has been accepted is not rejected after the run has been resumed.
-            await self._assign(request, sorted(request.missing), min(request.decisions, MAX_ATTEMPTS - 1))
+            if request.missing:
+                # What has been accepted is not rejected after that.
+                await self._assign(request, sorted(request.missing), min(request.decisions, MAX_ATTEMPTS - 1))
+            request.finish_if_complete()
         for request in requests:
             await request.finished.wait()
 
@@ -196,16 +210,19 @@ class Scheduler:
             await self._someone.wait()
         now = self._clock.now()
         choice = self._choose(request, len(images), now)
+        if not choice.counts.any() and attempt:
+            size, each = self._batches(len(images)), request.arrival.work / request.arrival.size
+            counts = np.eye(len(self._members), dtype=int)[self._quickest(now)] * size
+            placed = work_of(self._decider.scenario, counts, size, each)
+            choice = choice._replace(counts=counts, placed=placed)
         counts = choice.counts
-        if not counts.any() and attempt:
-            counts = np.eye(len(counts), dtype=int)[self._quickest(now)] * self._batches(len(images))
         record = {
             "kind": "decision", "episode": self._episode, "request": request.arrival.request,
             "attempt": attempt, "time": now, "arrival": request.arrival.time, "images": images,
             "counts": counts.tolist(), "predicted": choice.finish, "predicted_published": choice.published,
             "alive": [member.alive for member in self._members],
         }  # fmt: skip
-        for item in self._cut(request, images, counts, choice, attempt):
+        for item in self._cut(request, images, choice, attempt):
             self._items[item.name] = item
             self._ledger.add(item.server, item.name, item.work)
             # Links of the kernel delay it themselves; what is reserved estimates how long they are busy.
@@ -217,7 +234,7 @@ class Scheduler:
         self._group.create_task(self._write(record))
         if not counts.any():  # the policy has rejected it
             request.missing.clear()
-            request.finished.set()
+            request.finish_if_complete()
 
     def _choose(self, request: Request, images: int, now: float) -> Choice:
         arrival = request.arrival
@@ -239,19 +256,15 @@ class Scheduler:
         alive = np.array([member.alive for member in self._members])
         return int(np.argmin(np.where(alive, waits, np.inf)))
 
-    def _cut(
-        self, request: Request, images: list[int], counts: np.ndarray, choice: Choice, attempt: int
-    ) -> list[Item]:
+    def _cut(self, request: Request, images: list[int], choice: Choice, attempt: int) -> list[Item]:
         """The items of a decision, in the order in which they take the link."""
-        left, items = iter(images), []
+        left, items, counts = iter(images), [], choice.counts
         arrival, service = request.arrival, self._decider.scenario.service
         assert service is not None
         for server in turns(counts) if self._batch else np.flatnonzero(counts):
             number = self._batch or counts[server]
             these = tuple(itertools.islice(left, int(number)))
             work = float(choice.placed[server]) / (counts[server] if self._batch else 1)
-            if choice.counts[server] == 0:  # not the policy's own choice
-                work = arrival.work / arrival.size * (1 if self._batch else len(these))
             there = None
             if self._settings.links and server != arrival.station:
                 mbit = service.input_mbit * len(these)
@@ -319,8 +332,7 @@ class Scheduler:
             })  # fmt: skip
             request.missing.discard(image)
             self._committed += 1
-        if not request.missing:
-            request.finished.set()
+        request.finish_if_complete()
 
     def _by_kernel(
         self, item: Item, answer: Message, received: float

@@ -12,6 +12,7 @@ import ipaddress
 import os
 import re
 import secrets
+import ssl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -132,6 +133,8 @@ def make_keys(directory: Path) -> list[Path]:
     """
     keys = new_keys()
     files = {TOKEN: keys.token.encode(), CERTIFICATE: keys.certificate or b"", KEY: keys.key or b""}
+    if any((directory / file).exists() for file in files):
+        raise InputError(f"keys: {directory} holds keys already; legal: another directory")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
@@ -139,8 +142,6 @@ def make_keys(directory: Path) -> list[Path]:
             handle = os.open(directory / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(handle, "wb") as stream:
                 stream.write(content)
-    except FileExistsError as error:
-        raise InputError(f"keys: {directory} holds keys already; legal: another directory") from error
     except OSError as error:
         raise InputError(f"keys: {directory} cannot be written: {error.strerror or error}") from error
     return [directory / file for file in files]
@@ -150,12 +151,17 @@ def read_keys(directory: Path, server: bool) -> Keys:
     """The keys that `make_keys` has written; a client needs no private key.
 
     Raises:
-      InputError: a file is missing or unreadable.
+      InputError: a file is missing or unreadable, or the private key is not that of the certificate.
     """
     try:
         token = (directory / TOKEN).read_text("ascii").strip()
         certificate = (directory / CERTIFICATE).read_bytes()
         key = (directory / KEY).read_bytes() if server else None
+        # gRPC does not say what is wrong with them. The password keeps OpenSSL from asking for one.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_verify_locations(cadata=certificate.decode("ascii"))
+        if server:
+            context.load_cert_chain(directory / CERTIFICATE, directory / KEY, password="")
     except (OSError, ValueError) as error:
         raise InputError(
             f"keys: {directory} cannot be read: {getattr(error, 'strerror', None) or error}; "

@@ -199,7 +199,7 @@ def virtual_requests(plan: Plan, absences: Sequence[Absence] = ()) -> pd.DataFra
     Raises:
       InputError: servers do all images of a request as one batch.
     """
-    scenario = plan.scenario if plan.settings.links else plan.scenario.replace(link_rate=1e9)
+    scenario = plan.scenario
     rows = plan.method.physics(plan.physics), UNIFIED
     decider, other = (Decider(scenario, plan.method, row, plan.agent) for row in rows)
     troubles = [Trouble(absence.began, absence.ended) for absence in absences]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import socket
 import time
 import uuid
 from collections import OrderedDict
@@ -22,8 +23,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from amco_jax.errors import InputError
-from edge_fleet.engines import Engine, Images, Masks, check_batch
+from amco_jax.errors import InputError, first_line
+from edge_fleet.engines import Engine, EngineSettings, Images, Masks, check_batch
 from edge_fleet.pace import Pace
 from edge_fleet.security import Address, Keys, check_exposure
 from edge_fleet.wire import LEASE, MAX_BYTES, Message, decode, encode
@@ -74,13 +75,13 @@ class Refusal(Exception):
 class Worker:
     """The state of a worker, without the network."""
 
-    def __init__(self, engine: Engine, name: str, words: str):
+    def __init__(self, engine: Engine, name: str, settings: EngineSettings):
         """Create an idle worker.
 
         Args:
-          words: the engine in a few words.
+          settings: those of the engine, for reports.
         """
-        self._engine, self.name, self._words = engine, name, words
+        self._engine, self.name, self._settings = engine, name, settings
         self.incarnation = uuid.uuid4().hex
         self._session: _Session | None = None
         self._running: _Item | None = None
@@ -163,7 +164,8 @@ class Worker:
         held = session is not None and time.monotonic() - session.seen < LEASE
         return {
             "name": self.name,
-            "engine": self._words,
+            "engine": self._settings.words,
+            **self._settings.labels,
             "incarnation": self.incarnation,
             "pid": os.getpid(),
             "held": held,
@@ -282,13 +284,26 @@ class _Door(grpc.aio.ServerInterceptor):
         return grpc.stream_unary_rpc_method_handler(refuse)
 
 
+def check_listening(address: Address, keys: Keys | None) -> None:
+    """Raise InputError if the address needs keys, or this process cannot listen on it."""
+    check_exposure(address, keys)
+    try:
+        family, *_, where = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"address: {address}: {reason}; legal: a free port of this machine") from error
+
+
 async def start_server(worker: Worker, address: Address, keys: Keys | None) -> tuple[Any, int]:
     """Start to listen, and return the server and its port, which is chosen if that of the address is 0.
 
     Raises:
       InputError: the address needs keys, or cannot be listened on.
     """
-    check_exposure(address, keys)
+    check_listening(address, keys)
     options = [("grpc.max_receive_message_length", MAX_BYTES), ("grpc.max_send_message_length", MAX_BYTES)]
     server = grpc.aio.server(
         interceptors=[] if keys is None else [_Door(keys)],
@@ -307,7 +322,7 @@ async def start_server(worker: Worker, address: Address, keys: Keys | None) -> t
             pair = [(keys.key, keys.certificate)]
             port = server.add_secure_port(str(address), grpc.ssl_server_credentials(pair))
     except RuntimeError as error:
-        raise InputError(f"address: {address} cannot be listened on; legal: a free port") from error
+        raise InputError(f"address: {address}: {first_line(error)}; legal: a free port") from error
     await server.start()
     return server, port
 

@@ -200,15 +200,24 @@ def _rows(
 ) -> list[dict[str, Any]]:
     rows = []
     for quantity, values in zip(("wall", "cpu"), np.asarray(readings, np.float64).T, strict=True):
-        statistics = {"p50": np.median(values)}
-        if len(values) > 1:
-            statistics |= {"min": np.min(values), "max": np.max(values)}
-        if len(values) >= MIN_REPEATS_OF_P95:
-            statistics["p95"] = np.percentile(values, 95)
-        for statistic, value in statistics.items():
-            value = max(float(value), 1e-6)  # the CPU clock may not advance
-            rows.append(_row(shared, component, quantity, statistic, value, steps, len(values)))
+        rows += rows_of(shared, component, quantity, values, steps)
     return rows
+
+
+def rows_of(
+    shared: dict[str, Any], component: str, quantity: str, values: Any, steps: int | None = None
+) -> list[dict[str, Any]]:
+    """The rows of repeated readings, s: their median and, if there are enough of them, further statistics."""
+    statistics = {"p50": np.median(values)}
+    if len(values) > 1:
+        statistics |= {"min": np.min(values), "max": np.max(values)}
+    if len(values) >= MIN_REPEATS_OF_P95:
+        statistics["p95"] = np.percentile(values, 95)
+    # The CPU clock may not advance.
+    return [
+        _row(shared, component, quantity, statistic, max(float(value), 1e-6), steps, len(values))
+        for statistic, value in statistics.items()
+    ]
 
 
 def _fit_rows(

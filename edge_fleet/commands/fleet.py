@@ -13,11 +13,18 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from amco_jax.cli.arguments import OutputArguments, ScenarioArguments, load_method, physics_argument
+from amco_jax.cli.arguments import (
+    OutputArguments,
+    ProgramArguments,
+    SettingsArguments,
+    TraceArguments,
+    load_method,
+    physics_argument,
+)
 from amco_jax.errors import InputError, check_whole
 from amco_jax.extras import check_package, load_package
 from amco_jax.files import replacing
-from amco_jax.scenario.axes import parse_assignments, parse_value
+from amco_jax.scenario.axes import load_with_settings, parse_assignments, parse_value
 from amco_jax.service.latency import write_table
 from edge_fleet.configuration import FleetSettings, in_fleet, kernel_rates, load_settings
 from edge_fleet.engines import EngineSettings, load_engine
@@ -25,9 +32,11 @@ from edge_fleet.security import Address, Keys, make_keys, parse_address, read_ke
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CrewArguments(ScenarioArguments):
+class CrewArguments(SettingsArguments, ProgramArguments):
     """Arguments of the commands that need workers."""
 
+    warmup: Annotated[None, tyro.conf.Fixed, tyro.conf.Suppress] = None
+    """Not for fleets, which count all slots"""
     scenario: str = "jetson-sd15"
     """A preset or a TOML file, whose table [fleet] says how workers run."""
     fleet: tuple[str, ...] = ()
@@ -51,6 +60,8 @@ class CrewArguments(ScenarioArguments):
         """A function that starts the workers, or finds them; with `netns`, behind links of these rates."""
         from edge_fleet import launching
 
+        if self.keys is not None and not self.workers and self.ray is None:
+            raise InputError(f"keys: {self.keys} without --workers or --ray; legal: with one of them")
         if settings.netns and (self.workers or self.ray is not None):
             raise InputError("netns: with --workers or --ray; legal: with workers on this machine")
 
@@ -72,11 +83,12 @@ class CrewArguments(ScenarioArguments):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run(CrewArguments, OutputArguments):
+class Run(CrewArguments, TraceArguments, OutputArguments):
     """Run a method on the fleet, and measure each request beside what was predicted for it."""
 
-    method: str = "optimal"
-    """Name of a method without training, or module:attribute for an amco_jax.Method of your own."""
+    method: str | None = None
+    """Name of a method without training, or module:attribute for an amco_jax.Method of your own; by default,
+    optimal."""
     agents: Path | None = None
     """The directory of a finished training, whose agents decide instead; see train.py."""
     agent_seed: int | None = None
@@ -105,11 +117,16 @@ class Run(CrewArguments, OutputArguments):
         from edge_fleet.run import Plan, run_fleet
 
         check_whole("episodes", self.episodes, 1, 10_000)
+        if self.agents is None and self.agent_seed is not None:
+            raise InputError(f"agent_seed: {self.agent_seed} without --agents; legal: with --agents DIR")
+        if self.agents is not None and self.method is not None:
+            raise InputError(f"method: {self.method} with --agents; legal: one of them")
         settings = self.settings_of_fleet()
         settings = dataclasses.replace(settings, netns=self.netns or settings.netns)
-        scenario, common = self.load_scenario(), dict[str, Any]({"settings": settings, "seed": self.seed})
+        scenario = load_with_settings(self.scenario, self.settings(), self.trace_fields())
+        common = dict[str, Any]({"settings": settings, "seed": self.seed})
         if self.agents is None:
-            method, numbers = load_method(self.method), tuple(range(self.episodes))
+            method, numbers = load_method(self.method or "optimal"), tuple(range(self.episodes))
             plan = Plan(scenario=scenario, method=method, physics=self.physics, episodes=numbers, **common)
         else:
             plan = Plan.of_agents(
@@ -139,23 +156,23 @@ class Profile(CrewArguments):
 
     def carry_out(self) -> None:
         """Measure, write, and say how to use the table."""
-        from edge_fleet.profile import profile_fleet
+        from edge_fleet.profile import check_profile, profile_fleet
 
-        check_whole("repeats", self.repeats, 1, 10_000)
-        for steps in self.steps:
-            check_whole("steps", steps, 1, 999)
         if self.out.suffix != ".csv" or not self.out.parent.is_dir():
             raise InputError(f"out: {self.out}; legal: a .csv file in a directory that exists")
-        settings, scenario = self.settings_of_fleet(), in_fleet(self.load_scenario())
+        settings = self.settings_of_fleet()
+        scenario = in_fleet(load_with_settings(self.scenario, self.settings(), None))
         service = scenario.service
         assert service is not None
         names = [f"worker {i}" for i in range(scenario.num_servers)]
-        side = settings.size or service.resolution
-        with self.crew(settings, names)() as crew:
-            rows = profile_fleet(
-                scenario, settings, crew, steps=self.steps, repeats=self.repeats, side=side
-            )  # fmt: skip
-        with replacing(self.out) as file:
+        measured = {
+            "steps": self.steps, "repeats": self.repeats, "side": settings.size or service.resolution
+        }  # fmt: skip
+        check_profile(scenario, settings, **measured)
+        workers = self.crew(settings, names)
+        with replacing(self.out) as file:  # begun first, as it may not be writable
+            with workers() as crew:
+                rows = profile_fleet(scenario, settings, crew, **measured)
             write_table(rows, file)
         devices = list(dict.fromkeys(row["device"] for row in rows))
         print(f"{self.out}: {len(rows)} rows. To simulate or run this fleet, write into a scenario's file:")
@@ -178,18 +195,17 @@ class Worker:
     def carry_out(self) -> None:
         """Serve until interrupted."""
         from edge_fleet import worker as server
-        from edge_fleet.security import check_exposure
 
         address = parse_address(self.listen)
         keys = None if self.keys is None else read_keys(self.keys, server=True)
-        check_exposure(address, keys)
+        server.check_listening(address, keys)  # before the engine takes its time
         engine = load_engine(self.settings)
 
         def listening(port: int) -> None:
             print(f"{self.name} listens on {Address(address.host, port)}", flush=True)
 
         async def serve() -> None:
-            worker = server.Worker(engine, self.name, self.settings.words)
+            worker = server.Worker(engine, self.name, self.settings)
             await server.serve(worker, address, keys, listening)
 
         asyncio.run(serve())
@@ -208,6 +224,8 @@ class Status:
         """Ask all of them, and print their answers."""
         from edge_fleet.display import print_status
 
+        if not self.workers:
+            raise InputError("workers: none; legal: at least one address")
         keys = None if self.keys is None else read_keys(self.keys, server=False)
         addresses = [parse_address(text) for text in self.workers]
 

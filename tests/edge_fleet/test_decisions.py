@@ -14,7 +14,7 @@ from amco_jax.env import SERIAL, UNIFIED, Physics, advance
 from amco_jax.params import Shape
 from amco_jax.random import Stream, fold_in, stream
 from amco_jax.scenario import Scenario
-from edge_fleet.decisions import Decider, SlotKnowledge
+from edge_fleet.decisions import Decider, SlotKnowledge, work_of
 
 # Loads of about three quarters, so that requests wait for servers and for links.
 JETSONS: Any = {"devices": ["NVIDIA Jetson AGX Orin", "NVIDIA Jetson Xavier NX", "NVIDIA Jetson AGX Orin"]}
@@ -85,6 +85,8 @@ def test_decisions_are_those_of_the_simulator(name: str, scenario: Scenario, phy
         servers, links = (np.zeros(3), np.zeros(3)) if backlog is None else map(np.asarray, backlog)
         choice = decider.decide(5, 2, knowledge.situation(arrival, servers, links, everyone))
         backlog = choice.after
+        work = work_of(scenario, choice.counts, arrival.size, arrival.work / arrival.size)
+        np.testing.assert_allclose(work, choice.placed, rtol=1e-5)
         np.testing.assert_array_equal(choice.counts, simulated.counts[number])
         np.testing.assert_allclose(choice.finish, simulated.finish[number], rtol=2e-4)
         if choice.counts.any():

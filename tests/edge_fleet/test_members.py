@@ -9,12 +9,16 @@ import grpc
 import pytest
 
 from edge_fleet.client import CallError
+from edge_fleet.configuration import FleetSettings
 from edge_fleet.members import Member
 from edge_fleet.wire import Message
 
+SETTINGS = FleetSettings(heartbeat=0.05, patience=1.0)
+
 
 def report(**fields: Any) -> Message:
-    return Message({"session": "s", "incarnation": "a", "done": 0, "computed_s": 0.0} | fields, {})
+    known = {"session": "s", "incarnation": "a", "done": 0, "computed_s": 0.0, **SETTINGS.labels}
+    return Message(known | fields, {})
 
 
 class Dying:
@@ -39,7 +43,7 @@ def test_a_run_can_end_at_the_moment_at_which_a_worker_is_lost():
 
     async def run() -> None:
         client: Any = Dying()
-        member = Member(0, client, "run", 0.001, 1.0)
+        member = Member(0, client, "run", SETTINGS)
         running = asyncio.ensure_future(member.run(lambda _: None, lambda _: None, do))
         await client.beating.wait()
         client.dies.set()
@@ -52,7 +56,7 @@ def test_a_run_can_end_at_the_moment_at_which_a_worker_is_lost():
 
 def test_the_speed_of_a_worker_is_that_of_its_own_items_in_this_run():
     client: Any = None
-    member = Member(0, client, "run", 1.0, 1.0)
+    member = Member(0, client, "run", SETTINGS)
     member._hear(report(done=10, computed_s=100.0))
     assert member.seconds_per_item is None
     member._hear(report(done=12, computed_s=106.0))

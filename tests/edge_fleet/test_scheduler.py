@@ -29,14 +29,14 @@ from helpers.fleets import (
 
 from amco_jax.errors import InputError
 from edge_fleet.client import Client
-from edge_fleet.decisions import Choice, Situation
+from edge_fleet.decisions import Arrival, Choice, Situation, seconds_alone
 from edge_fleet.engines import EngineSettings
 from edge_fleet.journal import Journal, read_journal
 from edge_fleet.launching import Crew, local_workers
 from edge_fleet.members import Item
 from edge_fleet.pictures import Pictures
 from edge_fleet.results import Committed
-from edge_fleet.scheduler import Scheduler
+from edge_fleet.scheduler import IMAGES, Request, Scheduler
 from edge_fleet.security import Address, Keys
 from edge_fleet.wire import Message
 from edge_fleet.worker import Worker
@@ -44,6 +44,12 @@ from sd_repair.images import Image
 from sd_repair.reading import load_image
 
 NAMES = ["one", "two", "three"]
+TOGETHER: Any = {
+    "devices": ["NVIDIA H100 PCIe", "NVIDIA A100 80GB PCIe", "Tesla V100-SXM2-16GB"],
+    "tables": ["published", "estimated"],
+    "batch": "all",
+}
+"""Devices that start a batch for a time before its images"""
 
 
 @contextlib.asynccontextmanager
@@ -183,12 +189,7 @@ def test_a_run_goes_on_when_one_worker_returns_after_all_were_lost(tmp_path: Pat
 def test_workers_share_a_diffusion_model(tmp_path: Path):
     came = arrivals(3, images=7)
     unpaced = dataclasses.replace(QUICK, engine="tiny", steps=1, pace=False, patience=20, max_batch=2)
-    together: Any = {
-        "devices": ["NVIDIA H100 PCIe", "NVIDIA A100 80GB PCIe", "Tesla V100-SXM2-16GB"],
-        "tables": ["published", "estimated"],
-        "batch": "all",
-    }
-    decider = EvenDecider(SCENARIO.replace(service=together))
+    decider = EvenDecider(SCENARIO.replace(service=TOGETHER))
     with local_workers(unpaced.engine_settings, NAMES, False) as crew:
         asyncio.run(play(crew, tmp_path, came, unpaced, decider=decider))
     for record in assert_each_image_once(tmp_path, came).results.values():
@@ -221,7 +222,10 @@ def test_a_scheduler_that_starts_again_goes_on(tmp_path: Path, trouble: random.R
     assert len([record for record in read_journal(tmp_path) if record["kind"] == "gone"]) == 1
 
 
-def test_what_was_accepted_is_served_after_an_interruption(tmp_path: Path):
+@pytest.mark.parametrize(("service", "size"), [(SCENARIO.service, 1), (TOGETHER, 3)])
+def test_what_was_accepted_is_served_after_an_interruption(service: Any, size: int, tmp_path: Path):
+    scenario = SCENARIO.replace(service=service)
+
     class Rejecting(EvenDecider):
         def decide(self, seed: int, episode: int, situation: Situation) -> Choice:
             nothing = np.zeros(3, int)
@@ -237,12 +241,39 @@ def test_what_was_accepted_is_served_after_an_interruption(tmp_path: Path):
 
     async def run() -> None:
         async with crew_here() as (crew, _):
-            await play(crew, tmp_path, came, decider=Rejecting())
+            await play(crew, tmp_path, came, decider=Rejecting(scenario))
 
     asyncio.run(run())
     committed = assert_each_image_once(tmp_path, came[:1])
     assert [each["attempt"] for each in committed.decisions[0, 0]] == [0, 1]
     assert committed.rejected(0, 1)
+    for record in committed.results.values():
+        alone = seconds_alone(scenario, size, 20.0)[record["server"]]
+        assert record["target_s"] == pytest.approx(alone)
+
+
+def test_policies_know_of_requests_that_were_complete_before_an_interruption(tmp_path: Path):
+    seen: list[Situation] = []
+
+    class Seeing(EvenDecider):
+        def decide(self, seed: int, episode: int, situation: Situation) -> Choice:
+            seen.append(situation)
+            return super().decide(seed, episode, situation)
+
+    came = [Arrival(k, int(k > 0), k, 0, 60.0 * (k > 0) + k, 3, 60.0) for k in range(3)]
+
+    async def run() -> None:
+        async with crew_here() as (crew, _):
+            scheduler = scheduler_of(tmp_path, crew, Seeing())
+            (tmp_path / IMAGES).mkdir()
+            done = [set(range(3)), set(range(3)), {0, 1}]
+            requests = [Request.of(a, a.size, known) for a, known in zip(came, done, strict=True)]
+            await scheduler.run([(0, requests, 62.0)], patience=30.0)
+
+    asyncio.run(run())
+    (situation,) = seen
+    assert float(np.sum(situation.arrived.tasks)) > 0  # of the first slot
+    assert situation.known.present.sum() == 2
 
 
 def test_a_worker_that_becomes_slow_does_not_hold_up_a_run(tmp_path: Path):
@@ -353,6 +384,26 @@ def test_workers_that_do_not_answer_are_named(tmp_path: Path):
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("places", "changes", "reason"),
+    [
+        ([0, 1, 0], {}, r"workers: 127\.0\.0\.1:\d+ and 127\.0\.0\.1:\d+ are the same worker"),
+        ([0, 1, 2], {"engine": "tiny"}, r"worker 127.*: classical-telea, unstated, unstated; legal: tiny, "),
+    ],
+)
+def test_workers_that_are_the_same_or_have_another_engine_are_refused(
+    places: list[int], changes: Any, reason: str, tmp_path: Path
+):
+    async def run() -> None:
+        async with crew_here() as (crew, there):
+            same = Crew([crew.addresses[place] for place in places], None)
+            with pytest.raises(InputError, match=reason):
+                await play(same, tmp_path, arrivals(1), dataclasses.replace(QUICK, **changes))
+            assert all(each.worker._session is None for each in there)
+
+    asyncio.run(run())
+
+
 def test_an_engine_that_always_fails_ends_the_run(tmp_path: Path):
     async def run() -> None:
         async with crew_here() as (crew, there):
@@ -364,10 +415,10 @@ def test_an_engine_that_always_fails_ends_the_run(tmp_path: Path):
     asyncio.run(run())
 
 
-def scheduler_of(out: Path) -> Scheduler:
-    """A scheduler of workers that do not exist."""
-    decider: Any = EvenDecider()
-    crew = Crew([Address("127.0.0.1", 1)] * 3, None)
+def scheduler_of(out: Path, crew: Crew | None = None, decider: Any = None) -> Scheduler:
+    """A scheduler, by default of workers that do not exist."""
+    decider = decider or EvenDecider()
+    crew = crew or Crew([Address("127.0.0.1", 1)] * 3, None)
     return Scheduler(decider, QUICK, crew, Pictures(QUICK, 64, 0), out, Journal(out), "run", 0)
 
 

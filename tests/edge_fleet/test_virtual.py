@@ -19,7 +19,7 @@ from helpers.paths import ROOT
 from amco_jax import InputError, Training, get_method, load_scenario
 from amco_jax.results.saved import write_digests
 from edge_fleet.configuration import FleetSettings, in_fleet
-from edge_fleet.run import Plan
+from edge_fleet.run import NO_LINKS, Plan
 from edge_fleet.virtual import Absence, virtual_requests
 
 
@@ -33,9 +33,10 @@ def benchmark(*words: object) -> None:
 
 def test_without_links_both_models_are_exact():
     plan = Plan(
-        scenario=SCENARIO.replace(num_slots=4), settings=FleetSettings(links=False),
+        scenario=SCENARIO.replace(num_slots=4, link_rate=5), settings=FleetSettings(links=False),
         method=get_method("optimal"), episodes=(0, 1),
     )  # fmt: skip
+    assert plan.scenario.link_rates.min() == NO_LINKS  # in runs of real workers, too
     requests = virtual_requests(plan)
     assert len(requests) > 10
     for name in ("simulated", "predicted", "simulated_published", "predicted_published"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
+import socket
 import stat
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
@@ -20,8 +22,8 @@ from amco_jax.errors import InputError
 from edge_fleet import worker as worker_module
 from edge_fleet.client import CallError, Client
 from edge_fleet.security import Address, Keys, check_exposure, make_keys, parse_address, read_keys
-from edge_fleet.wire import Message
-from edge_fleet.worker import start_server
+from edge_fleet.wire import MAX_HEADER, Message
+from edge_fleet.worker import check_listening, start_server
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
 MASKS = np.zeros((1, 64, 64), bool)
@@ -201,6 +203,13 @@ def test_keys_make_an_encrypted_connection(tmp_path: Path):
     refused(lambda: make_keys(tmp_path / "keys"), "holds keys already")
     for path in (tmp_path / "keys").iterdir():
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    (tmp_path / "mixed").mkdir()
+    for name, source in (("token", "keys"), ("certificate.pem", "keys"), ("key.pem", "others")):
+        shutil.copy(tmp_path / source / name, tmp_path / "mixed" / name)
+    read_keys(tmp_path / "mixed", server=False)
+    refused(lambda: read_keys(tmp_path / "mixed", server=True), "mixed cannot be read: ", "mismatch")
+    (tmp_path / "mixed" / "certificate.pem").write_text("garbage")
+    refused(lambda: read_keys(tmp_path / "mixed", server=False), "mixed cannot be read: ")
     keys, others = (read_keys(tmp_path / name, server=False) for name in ("keys", "others"))
 
     async def run() -> None:
@@ -213,6 +222,23 @@ def test_keys_make_an_encrypted_connection(tmp_path: Path):
                     await refused_call(hello(client), grpc.StatusCode.UNAVAILABLE)
 
     asyncio.run(run())
+
+
+def test_keys_that_cannot_be_made_leave_nothing_behind(tmp_path: Path):
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "certificate.pem").touch()
+    refused(lambda: make_keys(tmp_path / "some"), "some holds keys already")
+    assert len(list((tmp_path / "some").iterdir())) == 1
+    (tmp_path / "file").touch()
+    refused(lambda: make_keys(tmp_path / "file"), "file cannot be written")
+
+
+def test_an_address_that_cannot_be_listened_on_is_told_with_the_reason():
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        address = Address(*used.getsockname())
+        refused(lambda: check_listening(address, None), f"address: {address}: ", "in use; legal: ")
+    keys = Keys("token", b"", b"")
+    refused(lambda: check_listening(Address("nowhere.invalid", 0), keys), "address: nowhere.invalid:0: ")
 
 
 def test_other_addresses_than_the_loopback_need_keys():
@@ -258,6 +284,15 @@ def test_bytes_that_are_no_message_are_refused():
                     with pytest.raises(grpc.aio.AioRpcError) as caught:
                         await call(data, timeout=10)
                     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+    asyncio.run(run())
+
+
+def test_a_message_that_is_too_large_is_no_fault_of_the_worker():
+    async def run() -> None:
+        async with served() as there, connected(there) as client:
+            with pytest.raises(InputError, match="message: a header of "):
+                await repair(client, "x", 0, "a" * MAX_HEADER)
 
     asyncio.run(run())
 

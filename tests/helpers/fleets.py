@@ -15,6 +15,7 @@ from amco_jax.env import Backlog
 from amco_jax.scenario import Scenario
 from edge_fleet.configuration import FleetSettings, in_fleet
 from edge_fleet.decisions import Arrival, Choice, Situation
+from edge_fleet.engines import EngineSettings
 from edge_fleet.journal import Journal
 from edge_fleet.launching import Crew
 from edge_fleet.pictures import Pictures
@@ -99,7 +100,7 @@ async def served(
 ) -> AsyncIterator[Served]:
     """A worker that serves until the block ends, on a free port unless one is given."""
     engine = Counting(seconds)
-    worker = Worker(engine, name, "inverting")
+    worker = Worker(engine, name, EngineSettings())
     server, port = await start_server(worker, Address("127.0.0.1", port), keys)
     working = asyncio.create_task(worker.work())
     try:
@@ -123,12 +124,11 @@ async def play(
         )
         for a in came
     ]
-    left = [request for request in requests if request.missing]
     decider = decider or EvenDecider()
     pictures = Pictures(settings, settings.size, 0)
     scheduler = Scheduler(decider, settings, crew, pictures, out, journal, name, 0)
     try:
-        await scheduler.run([(0, left, committed.ended.get(0, 0.0))], patience=30.0)
+        await scheduler.run([(0, requests, committed.ended.get(0, 0.0))], patience=30.0)
     finally:
         journal.close()
 
