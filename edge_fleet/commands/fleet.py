@@ -23,7 +23,7 @@ from amco_jax.cli.arguments import (
 )
 from amco_jax.errors import InputError, check_whole
 from amco_jax.extras import check_package, load_package
-from amco_jax.files import replacing
+from amco_jax.files import check_writable
 from amco_jax.scenario.axes import load_with_settings, parse_assignments, parse_value
 from amco_jax.service.latency import write_table
 from edge_fleet.configuration import FleetSettings, in_fleet, kernel_rates, load_settings
@@ -170,10 +170,10 @@ class Profile(CrewArguments):
         }  # fmt: skip
         check_profile(scenario, settings, **measured)
         workers = self.crew(settings, names)
-        with replacing(self.out) as file:  # begun first, as it may not be writable
-            with workers() as crew:
-                rows = profile_fleet(scenario, settings, crew, **measured)
-            write_table(rows, file)
+        check_writable(self.out)
+        with workers() as crew:
+            rows = profile_fleet(scenario, settings, crew, **measured)
+        write_table(rows, self.out)
         devices = list(dict.fromkeys(row["device"] for row in rows))
         print(f"{self.out}: {len(rows)} rows. To simulate or run this fleet, write into a scenario's file:")
         print(f"[service]\ndevices = {json.dumps(devices)}\ntables = [{json.dumps(str(self.out))}]")
