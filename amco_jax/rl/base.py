@@ -34,7 +34,7 @@ class EnvParams:
     physics: Physics
     tables: Tables
     """The tables of the arrival process, computed on the host"""
-    shape: Shape = dataclasses.field(metadata={"static": True})
+    shape: Shape = dataclasses.field(kw_only=True, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -174,7 +174,7 @@ class Environment:
         physics = self.physics if physics is None else _row(physics)
         row = jax.tree.map(lambda x: np.asarray(x, bool if isinstance(x, bool) else np.float32), physics)
         tables = tables_of([scenario], shape).of(0)  # pyright: ignore[reportArgumentType]
-        return EnvParams(scenario.params(), row, tables, shape)
+        return EnvParams(scenario.params(), row, tables, shape=shape)
 
     def _check_shape(self, field: str, shape: Shape) -> None:
         """Raise InputError if the shape of a scenario or of parameters differs from the environment's."""

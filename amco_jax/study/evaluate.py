@@ -125,7 +125,7 @@ def _trained_method(given: str | Method | None, name: str) -> Method:
     except InputError as error:
         if given is not None:
             raise
-        raise InputError(f"{error}; if it is your own, --method module:attribute") from None
+        raise InputError(f"{error}; your own with evaluate.py --method module:attribute") from None
     if without_allocator(method.name) != (trained := without_allocator(name)):
         raise InputError(f"method: {method.name}; legal for these agents: {trained}")
     return method
