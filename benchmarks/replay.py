@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from amco_jax.agents.learner import Experience, Observation
 from amco_jax.agents.qlearning.replay import empty_replay, rows_for, sample, store
 from amco_jax.scenario import Scenario
 
@@ -28,7 +29,9 @@ def total(tree: Any) -> jax.Array:
 
 def ours(replay: Any, t: jax.Array, size: jax.Array, key: jax.Array) -> Any:
     """One slot of one agent through `agents/qlearning/replay.py`."""
-    replay = store(replay, jnp.bool_(True), t, TASKS, size, jnp.float32(0), BACKLOG, BACKLOG, size, -size)  # pyright: ignore
+    seen = Observation(size, BACKLOG, jnp.zeros(AGENTS, bool))
+    experience = Experience(seen, size, -size, jnp.float32(0), BACKLOG)
+    replay = store(replay, experience, jnp.bool_(True), t, TASKS)  # pyright: ignore
     uniforms = jax.random.uniform(jax.random.wrap_key_data(key), (BATCH,))
     batch, _ = sample(replay, t, rows_for(CAPACITY, SCENARIO), TASKS, CAPACITY, uniforms)  # pyright: ignore
     return replay, total(batch)

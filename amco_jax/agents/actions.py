@@ -52,7 +52,11 @@ class ActionSpace(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Enumerated:
-    """One output per set in a list; an action is the index of a set in this list."""
+    """One output per set in a list; an action is the index of a set in this list.
+
+    Raises:
+      InputError: the list is empty, or a set has a server twice or one that does not exist.
+    """
 
     members: tuple[tuple[int, ...], ...]
     """The servers of each set"""
@@ -61,6 +65,14 @@ class Enumerated:
     """Whether the local server is added to each set"""
 
     num_draws = 1
+
+    def __post_init__(self):
+        if not self.members:
+            raise InputError(f"actions: none with num_servers = {self.num_servers}; legal: at least one set")
+        servers = {*range(self.num_servers)}
+        for each in self.members:
+            if not {*each} <= servers or len({*each}) < len(each):
+                raise InputError(f"actions: {each}; legal: sets of the servers 0 to {self.num_servers - 1}")
 
     @property
     def num_outputs(self) -> int:

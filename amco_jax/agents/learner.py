@@ -113,7 +113,8 @@ class BaseLearner(abc.ABC):
     """Whether agents can be evaluated with another number of servers than that of their training"""
     seeds_per_block: ClassVar[int] = 16
     """Number of seeds that a core trains at a time, few enough that their agents stay in its cache, and
-    enough to fill its vectors. Results do not depend on it, but agents on disk are in blocks of so many."""
+    enough to fill its vectors. Results do not depend on it except for rounding, but agents on disk are in
+    blocks of so many."""
 
     @property
     def logs(self) -> tuple[str, ...]:

@@ -120,7 +120,8 @@ class Method:
         return self.training
 
     def check_rule(self, purpose: str) -> None:
-        """Raise InputError if it is a trained method, for a purpose to which no agents are given."""
+        """Raise InputError if it is trained or a bound, for a purpose to which no agents are given."""
+        self.check_decides()
         if self.training is not None:
             raise InputError(f"method: {self.name} is trained; legal {purpose}: a method without training")
 
@@ -160,9 +161,8 @@ class Method:
         chosen = get_allocator(allocator)
         if self.is_reference:
             raise InputError(f"method: {self.name}+{allocator}; legal: {self.name}")
-        own_name, plus, last = self.name.rpartition("+")
-        own_name = own_name if plus and last in ALLOCATORS else self.name
-        return dataclasses.replace(self, name=f"{own_name}+{allocator}", allocator=chosen)
+        name = f"{without_allocator(self.name)}+{allocator}"
+        return dataclasses.replace(self, name=name, allocator=chosen)
 
     def physics(self, variant: str) -> Physics:
         """The physics row of the method under a variant, which is a name in `PHYSICS`.
@@ -188,9 +188,16 @@ class Method:
             self.training.check(num_servers)
 
 
+def without_allocator(name: str) -> str:
+    """The name of a method without the suffix that selects an allocator."""
+    own_name, plus, last = name.rpartition("+")
+    return own_name if plus and last in ALLOCATORS else name
+
+
 def _static(learner: BaseLearner) -> BaseLearner:
     """The learner as a part of the keys of programs; InputError if it is not usable as such."""
     check_whole("seeds_per_block", learner.seeds_per_block)
+    check_whole("episodes", learner.episodes)
     found = learner.static()
     try:
         hash(found)
@@ -308,9 +315,6 @@ METHODS: dict[str, Method] = {
         ),
     )
 }
-
-PUBLISHED_PHYSICS = {name: METHODS[name].published for name in PAPER_METHODS}
-"""The physics of each published code, used to replay its recordings"""
 
 TRAINED = tuple(name for name, method in METHODS.items() if method.training is not None)
 

@@ -26,8 +26,8 @@ from jaxtyping import Array, Bool, Float
 
 from amco_jax.agents.learner import EpisodeLearner, Outcome
 from amco_jax.agents.policy import Policy, TaskView, per_task
-from amco_jax.agents.pricing import SHIPPED, Fluid, fluid_of, set_at, weight
-from amco_jax.agents.settings import Settings, setting
+from amco_jax.agents.pricing import SHIPPED, Fluid, PriceSettings, fluid_of, set_at, weight
+from amco_jax.agents.settings import setting
 from amco_jax.env import Background, Decision
 from amco_jax.params import Params, Shape
 from amco_jax.random import Key
@@ -113,19 +113,15 @@ LEARNT = per_task(learnt_set, sees_load=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PlusSettings(Settings):
-    """The settings of the learner of heads.
+class PlusSettings(PriceSettings):
+    """The settings of the learner of heads, where the ridge penalty is one for leaving the initial weights.
 
     Raises:
       InputError: a setting has the wrong type or is out of its legal range.
     """
 
     miss_price: float = setting(2.3, 0, 1e6)
-    """What a miss costs beyond the deadline that its makespan counts as, in deadlines"""
-    forgetting: float = setting(0.9, 0, 1)
-    """The weight of all earlier episodes in the regression after each episode"""
     ridge: float = setting(1e-2, 0, 1e3)
-    """Ridge penalty for leaving the initial weights, relative to the mean square of the input"""
 
 
 class Moments(NamedTuple):

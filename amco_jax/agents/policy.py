@@ -139,11 +139,19 @@ class Policy:
         """
         shape = view.tasks.present.shape if isinstance(view, SlotView) else ()
         shape = (*shape, view.params.capacity.shape[0])
-        selected = jnp.asarray(self.function(view))
-        if selected.dtype != bool or selected.shape != shape:
-            found = f"{name_of(self.function)} returns {selected.dtype}{list(selected.shape)}"
-            raise InputError(f"policy: {found}; legal: bool{list(shape)}")
-        return selected
+        return checked("policy", name_of(self.function), self.function(view), bool, shape)
+
+
+def checked(field: str, function: str, result: Any, kind: type, shape: tuple[int, ...]) -> Array:
+    """What a function of the user's returns, as an array; InputError unless it has that type and shape."""
+    try:
+        array = jnp.asarray(result)
+        found = f"{array.dtype}{list(array.shape)}"
+    except (TypeError, ValueError):  # such as None, where a `return` was forgotten
+        array, found = None, type(result).__name__
+    if array is None or not jnp.issubdtype(array.dtype, kind) or array.shape != shape:
+        raise InputError(f"{field}: {function} returns {found}; legal: {kind.__name__}{list(shape)}")
+    return array
 
 
 def per_task(choose: Callable[[TaskView], Array], *, sees_load: bool = False) -> Policy:

@@ -12,8 +12,9 @@ import numpy as np
 
 from amco_jax.agents.methods import (
     COMMON_PHYSICS,
+    METHODS,
+    PAPER_METHODS,
     PHYSICS,
-    PUBLISHED_PHYSICS,
     Method,
     get_allocator,
     get_method,
@@ -166,10 +167,10 @@ def _recorded_physics(recording: Mapping[str, Any], variant: str) -> Physics:
     if variant in COMMON_PHYSICS:
         return COMMON_PHYSICS[variant]
     name = _label(recording, "method")
-    if name not in PUBLISHED_PHYSICS:
-        legal = ", ".join(PUBLISHED_PHYSICS)
+    if name not in PAPER_METHODS:
+        legal = ", ".join(PAPER_METHODS)
         raise InputError(f"method: {name!r} in the recording; legal under published physics: {legal}")
-    return PUBLISHED_PHYSICS[name]
+    return METHODS[name].published
 
 
 def _label(recording: Mapping[str, Any], name: str) -> str | None:

@@ -17,11 +17,21 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt32
 
-from amco_jax.agents.learner import Context, EpisodeLearner, Experience, Learner, Outcome, over_stations
+from amco_jax.agents.learner import (
+    Context,
+    EpisodeLearner,
+    Experience,
+    Learner,
+    Observation,
+    Outcome,
+    over_stations,
+)
 from amco_jax.agents.methods import Method
+from amco_jax.agents.policy import checked
 from amco_jax.compile.unroll import MAX_SIZE, unroll
 from amco_jax.compile.wide import Wide
 from amco_jax.env import Backlog, Physics
+from amco_jax.errors import InputError
 from amco_jax.kernel import rollout, slot_step, tasks_of_slot
 from amco_jax.kernel.gradient import with_prices
 from amco_jax.kernel.slot import Scalarise, SlotStep, ways_to_scalarise
@@ -154,10 +164,15 @@ def _learn_slot_by_slot(
       start: the context of the first slot.
     """
     settings, params, num_servers = start.settings, start.params, start.num_servers
+    name = type(learner).__name__
     stations = jnp.arange(num_servers)
 
     def acting_of(learnt: Any) -> Any:
         return jax.vmap(partial(learner.acting, settings, params))(learnt)
+
+    def sets(action: Any, seen: Observation) -> Array:
+        shape = (start.max_tasks, num_servers)
+        return checked("sets", f"{name}.sets", learner.sets(action, seen), bool, shape)
 
     def slot(carry, t):
         backlog, totals, logged, acting, state = carry
@@ -167,7 +182,7 @@ def _learn_slot_by_slot(
         key_t = fold_in(exploration, t)
         act = over_stations(backlog.servers, partial(learner.act, context))
         action = act(acting, sizes, fold_in(key_t, stations))
-        planned = over_stations(backlog.servers, learner.sets)(action, sizes)
+        planned = over_stations(backlog.servers, sets)(action, sizes)
         next_backlog, served = step(key_t, t, backlog, planned)
 
         coming = _first_sizes(params, workload, t + 1, num_servers)
@@ -187,25 +202,36 @@ def _learn_slot_by_slot(
             # it in every slot. With PPO, that took more time than everything else.
             kept, _ = lax.optimization_barrier((memory, repeat))
             learnt, logs, made = jax.vmap(partial(learner.learn, context))(learnt, kept, keys)
-            sums = {name: sums[name].add(jnp.sum(logs[name])) for name in learner.step_logs}
+            logs = _logged(f"{name}.learn", logs, "step_logs", learner.step_logs)
+            sums = {log: sums[log].add(jnp.sum(values)) for log, values in logs.items()}
             return learnt, acting_of(learnt), (sums, steps.add(jnp.sum(made, dtype=jnp.int32)))
 
         # A loop of zero or more rounds, because a conditional would copy the weights that pass through it.
-        learnt, acting, logged = lax.fori_loop(
-            0, learner.rounds(context), learn_once, (state.learnt, acting, logged)
-        )
+        rounds = checked("rounds", f"{name}.rounds", learner.rounds(context), jnp.integer, ())
+        learnt, acting, logged = lax.fori_loop(0, rounds, learn_once, (state.learnt, acting, logged))
         totals = add_slot(totals, served.totals)
         return (next_backlog, totals, logged, acting, TrainingState(learnt, memory)), None
 
     none = jnp.zeros_like(params.capacity)
-    sums = {name: Wide.zero(jnp.zeros((), none.dtype)) for name in learner.step_logs}
+    sums = {log: Wide.zero(jnp.zeros((), none.dtype)) for log in learner.step_logs}
     logged = sums, Wide.zero(jnp.int32(0))
     totals = zero_slot_sums(metrics, num_servers, none.dtype)
     carry = Backlog.empty(num_servers, none.dtype), totals, logged, acting_of(state.learnt), state
     (_, totals, (sums, steps), _, state), _ = lax.scan(slot, carry, jnp.arange(start.num_slots))
-    logs = {name: total.rounded(none.dtype) / steps.rounded(none.dtype) for name, total in sums.items()}
+    logs = {log: total.rounded(none.dtype) / steps.rounded(none.dtype) for log, total in sums.items()}
     reports = jax.vmap(partial(learner.report, settings))(state.learnt)
-    return state, Curve(totals, logs | {name: jnp.mean(reports[name]) for name in learner.episode_logs})
+    reports = _logged(f"{name}.report", reports, "episode_logs", learner.episode_logs)
+    return state, Curve(totals, logs | {log: jnp.mean(values) for log, values in reports.items()})
+
+
+def _logged(function: str, logs: Any, field: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """What a learner's function logs, in the order of its names; InputError if the names are others."""
+    if not isinstance(logs, dict) or logs.keys() != {*names}:
+        found = ", ".join(map(str, logs)) if isinstance(logs, dict) else type(logs).__name__
+        raise InputError(
+            f"{field}: {function} logs {found or 'nothing'}; legal: {', '.join(names) or 'nothing'}"
+        )
+    return {name: logs[name] for name in names}
 
 
 def _learn_from_episode(
@@ -239,6 +265,7 @@ def _learn_from_episode(
     moments = sum_by_station(partial(learner.moments, params), played.decisions, prices)
     outcome = Outcome(*map(of_all, _OUTCOME))
     learnt, memory, logs = learner.learn(settings, params, learnt, memory, moments, outcome)
+    logs = _logged(f"{type(learner).__name__}.learn", logs, "episode_logs", learner.episode_logs)
     state = _on_all_stations(num_servers, TrainingState(learnt, memory))
     return state, Curve({metric.name: played.totals[metric.name] for metric in metrics}, logs)
 

@@ -17,7 +17,7 @@ from amco_jax.alloc import Allocator
 from amco_jax.env import Physics
 from amco_jax.errors import InputError, check_choice, check_whole
 from amco_jax.identity import hashable
-from amco_jax.params import ORDERS, TIMINGS, Params
+from amco_jax.params import ORDERS, TIMINGS, Params, Shape
 from amco_jax.random import MAX_COORDINATE, MAX_SEED
 from amco_jax.rl.observation import PUBLISHED, check_features
 from amco_jax.rl.spaces import Discrete, MultiBinary
@@ -28,12 +28,13 @@ from amco_jax.workload import Tables, Workload, tables_of, workload_of
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class EnvParams:
-    """The parameters of an episode, all of them traced: one program serves all values of equal shapes."""
+    """The parameters of an episode, all traced but the shape: one program serves all values of that shape."""
 
     scenario: Params
     physics: Physics
     tables: Tables
     """The tables of the arrival process, computed on the host"""
+    shape: Shape = dataclasses.field(kw_only=True, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -169,15 +170,19 @@ class Environment:
         """
         scenario.check_training()
         shape = scenario.shape(self.shape.max_tasks)
-        if shape != self.shape:
-            raise InputError(
-                f"scenario: {shape.words()}; legal in this environment: {self.shape.words()} "
-                "(num_servers, positions, num_slots, arrivals, order, timing)"
-            )
+        self._check_shape("scenario", shape)
         physics = self.physics if physics is None else _row(physics)
         row = jax.tree.map(lambda x: np.asarray(x, bool if isinstance(x, bool) else np.float32), physics)
         tables = tables_of([scenario], shape).of(0)  # pyright: ignore[reportArgumentType]
-        return EnvParams(scenario.params(), row, tables)
+        return EnvParams(scenario.params(), row, tables, shape=shape)
+
+    def _check_shape(self, field: str, shape: Shape) -> None:
+        """Raise InputError if the shape of a scenario or of parameters differs from the environment's."""
+        if shape != self.shape:
+            raise InputError(
+                f"{field}: {shape.words()}; legal in this environment: {self.shape.words()} "
+                "(num_servers, positions, num_slots, arrivals, order, timing)"
+            )
 
     def _actions(self, tasks: tuple[int, ...]) -> Discrete | MultiBinary:
         """The space of actions for an array of tasks."""
@@ -203,6 +208,7 @@ class Environment:
 
     def _workload(self, params: EnvParams, seed: Array, episode: Array) -> Workload:
         """The workload of an episode; episodes from 1 on have the arrivals that `train` learns from."""
+        self._check_shape("params", params.shape)
         tables = params.tables
         return workload_of(self.shape, params.scenario, tables, seed, episode, training=episode > 0)
 

@@ -74,12 +74,12 @@ class DecisionEnv(Environment):
 
     def observation_space(self, params: EnvParams) -> Box:
         """One array of the features in order, with entries of at least 0."""
-        del params
+        self._check_shape("params", params.shape)
         return Box(0.0, float("inf"), (width(self.observe, self.num_servers, 1),))
 
     def action_space(self, params: EnvParams) -> Discrete | MultiBinary:
         """The space of sets as `[num_servers]` booleans, or of numbers of sets."""
-        del params
+        self._check_shape("params", params.shape)
         return self._actions(())
 
     def action_mask(self, state: DecisionState, params: EnvParams) -> Bool[Array, " choices"]:
@@ -132,13 +132,14 @@ class DecisionEnv(Environment):
           `base_station` and `position` of the task, and `truncated`.
         """
         del key
+        workload = self._resume(state.origin, params)
         at, local = state.at, jnp.arange(self.num_servers) == state.at.base_station
         queues, decision = self._serve(params, at, self._selected(action, local))
         # After the end of an episode nothing is decided, and the search returns the same place.
         following = dataclasses.replace(
             at.after(queues), position=at.position + decision.present, task=_absent(at.task)
         )
-        then = self._seek(params, self._resume(state.origin, params), following)
+        then = self._seek(params, workload, following)
         state = DecisionState(state.origin, then)
         over = self.is_over(state)
         info = {

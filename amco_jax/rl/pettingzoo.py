@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Any
 
 import gymnasium
@@ -43,6 +45,8 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, Any]):
         self.observation_spaces, self.action_spaces = (
             {agent: to_gymnasium(space.part()) for agent in self.possible_agents} for space in spaces
         )
+        observed = spaces[0]
+        self.state_space = to_gymnasium(dataclasses.replace(observed, shape=(math.prod(observed.shape),)))
         self._state: SlotState | None = None
         self._observed: Any = None
 
@@ -113,8 +117,10 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, Any]):
         )
 
     def state(self) -> np.ndarray:
-        """The observations of all agents in one array, for a central critic."""
-        return np.ravel(self._observed)
+        """The observations of all agents in one array, a member of `state_space`, for a central critic."""
+        if self._state is None:
+            raise gymnasium.error.ResetNeeded("Call reset before the first state.")
+        return np.array(self._observed).ravel()
 
     def _each(self, observed: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(self.possible_agents, np.array(observed), strict=True))

@@ -45,7 +45,7 @@ class SlotEnv(Environment):
 
     def observation_space(self, params: EnvParams) -> Box:
         """`[num_servers, numbers]`: per agent, the task features position by position, then the others."""
-        del params
+        self._check_shape("params", params.shape)
         numbers = width(self.observe, self.num_servers, self.shape.max_tasks)
         return Box(0.0, float("inf"), (self.num_servers, numbers))
 
@@ -54,7 +54,7 @@ class SlotEnv(Environment):
 
         The choice for a position without a task has no effect.
         """
-        del params
+        self._check_shape("params", params.shape)
         return self._actions((self.num_servers, self.shape.max_tasks))
 
     @functools.partial(jax.jit, static_argnums=0)

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env import VecEnv
 
+from amco_jax.errors import InputError
 from amco_jax.rl.base import EnvParams
 from amco_jax.rl.decisions import DecisionEnv
 from amco_jax.rl.gymnasium import GymnasiumVectorEnv
@@ -40,11 +41,17 @@ class StableBaselinesEnv(VecEnv):
         self._actions: Any = None
 
     def reset(self) -> np.ndarray:
-        """The first observations, for the seeds given by the last call of `seed`."""
-        given = [seed for seed in self._seeds if seed is not None]
+        """The first observations, for the seeds and options given by the last `seed` and `set_options`.
+
+        Raises:
+          InputError: the options of the environments differ.
+        """
+        given, options = [seed for seed in self._seeds if seed is not None], self._options
         self._reset_seeds()
         self._reset_options()
-        return self.vector.reset(seed=given or None)[0]
+        if any(each != options[0] for each in options):
+            raise InputError(f"options: {options!r:.80}; legal: the same for all environments")
+        return self.vector.reset(seed=given or None, options=options[0])[0]
 
     def step_async(self, actions: np.ndarray) -> None:
         """Store the actions for `step_wait`."""

@@ -58,13 +58,20 @@ class AgentStore:
         Raises:
           InputError: the block is missing or damaged, or contains something else, or another number of seeds.
         """
-        like = Trained(_agent_like(method, num_servers), np.zeros(()))
-        found = load_tree(self.directory / name, like)
+        agent = _agent_like(method, num_servers)
+        found = load_tree(self.directory / name, Trained(agent, np.zeros(())))
         lanes, legal = len(found.curves), method.require_training().seeds_per_block
         if lanes != legal:
             raise InputError(
                 f"agents: {self.directory / name} holds {lanes} seeds; legal: {legal}, the seeds_per_block "
                 f"of the learner of {method.name}"
+            )
+        wanted = [(lanes, *leaf.shape) for leaf in jax.tree.leaves(agent)]
+        held = [(len(leaf), *leaf.shape[2:]) for leaf in jax.tree.leaves(found.agents)]
+        if held != wanted:
+            raise InputError(
+                f"agents: {self.directory / name} holds arrays of other shapes; legal: those of "
+                f"{method.name} with {num_servers} servers"
             )
         return found
 
@@ -177,10 +184,11 @@ def train_missing(
 
 
 class StoredAgents:
-    """An `AgentSource` that reads the agents of cells from a store."""
+    """An `AgentSource` that reads the agents of cells from a store, and keeps them for further episodes."""
 
     def __init__(self, cells: Sequence[Cell], store: AgentStore):
         self._cells, self._store = cells, store
+        self._loaded: dict[Block, Any] = {}
         self.seeds_per_block = _lanes(cells[0])
 
     def bytes_per_lane(self, shape: Shape) -> int:
@@ -190,15 +198,20 @@ class StoredAgents:
 
     def agents(self, shape: Shape, chunk: Sequence[Block], size: int) -> Any:
         """Leaves `[blocks, lanes, num_servers, ...]`, `padded` to `size`."""
-        blocks = [self._load(self._cells[block.cell], block.start, shape) for block in chunk]
+        loaded = self._loaded
+        blocks = [loaded[block] if block in loaded else self._load(block, shape) for block in chunk]
+        if len(self._cells[0].plays) > 1:  # otherwise, memory does not grow with the number of seeds
+            loaded |= dict(zip(chunk, blocks, strict=True))
         return jax.tree.map(lambda *leaves: np.stack(leaves), *padded(blocks, size))
 
-    def _load(self, cell: Cell, start: int, shape: Shape) -> Any:
-        given = cell.agents
-        if given is None:
-            return self._store.load(cell.training_name(start), cell.method, shape.num_servers).agents
-        place = (start - given.first_seed) // self.seeds_per_block
-        return AgentStore(given.directory).load(given.names[place], cell.method, shape.num_servers).agents
+    def _load(self, block: Block, shape: Shape) -> Any:
+        cell = self._cells[block.cell]
+        if (given := cell.agents) is None:
+            store, name = self._store, cell.training_name(block.start)
+        else:
+            store = AgentStore(given.directory)
+            name = given.names[(block.start - given.first_seed) // self.seeds_per_block]
+        return store.load(name, cell.method, shape.num_servers).agents
 
 
 def trained_seeds(cell: Cell, store: AgentStore) -> Trained:

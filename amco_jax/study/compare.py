@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from amco_jax.agents.methods import PAPER_METHODS, PHYSICS, Method, get_methods
-from amco_jax.errors import check_choice, check_list, check_whole
+from amco_jax.errors import InputError, check_choice, check_list, check_whole
 from amco_jax.kernel.training import FIRST_TRAINING_EPISODE
 from amco_jax.metrics import Column, Metrics, Shown, curve_metrics, shown_in
 from amco_jax.report.figures import convergence_figures
@@ -44,7 +44,7 @@ class Comparison(ComparisonSize, Study):
     reduction_high: by how much the first method reduces a metric relative to each method, paired by seed.
 
     Raises:
-      InputError: a name is unknown, or a value is out of range.
+      InputError: a name is unknown or repeated, or a value is out of range.
     """
 
     kind = "compare"
@@ -60,6 +60,8 @@ class Comparison(ComparisonSize, Study):
         _ = self.measured
         for variant in check_list("physics", self.physics):
             check_choice("physics", variant, PHYSICS)
+        if len({*self.physics}) < len(self.physics):
+            raise InputError(f"physics: {', '.join(self.physics)}; legal: each variant once")
         check_size(self.first_seed, self.seeds, self.episodes)
         check_whole("last", self.last, 1, self.episodes)
         self.base.check_training()  # rules, too, run on the training episodes

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import pandas as pd
 
-from amco_jax.agents.methods import Method, get_method, get_methods
+from amco_jax.agents.methods import Method, get_method, get_methods, without_allocator
 from amco_jax.alloc import ALLOCATORS
 from amco_jax.compile.runtime import own_numerics
 from amco_jax.errors import InputError, check_whole
@@ -75,12 +75,12 @@ def load_run(
         latency tables or a user's arrival process, as nothing that a manifest names is read or imported.
 
     Raises:
-      InputError: the directory contains no finished training or a damaged one, the method is unknown, the
-        number of servers differs, or a required scenario is missing.
+      InputError: the directory contains no finished training or a damaged one, the method is unknown or
+        another one, the number of servers differs, or a required scenario is missing.
     """
     saved = open_run(directory, ["train"])
     manifest = saved.manifest
-    method = get_method(method or manifest["method"]).with_settings(**manifest["settings"])
+    method = _trained_method(method, manifest["method"]).with_settings(**manifest["settings"])
     method = _allocating_by(method, manifest["allocator"])
     if (found := identity_of(method, manifest["physics"]).to_dict()) != (
         trained_with := manifest["depends_on"]
@@ -116,6 +116,19 @@ def _as_given(written: Mapping[str, Any]) -> Scenario:
     follows |= {name: any_fleet[name] for name in of_servers}
     names = (name for name in (*of_servers, *of_capacities) if written[name] == follows[name])
     return Scenario(**{**written, **dict.fromkeys(names)})
+
+
+def _trained_method(given: str | Method | None, name: str) -> Method:
+    """The given method, which must be the one of that name up to the allocator, or by default that one."""
+    try:
+        method = get_method(given or name)
+    except InputError as error:
+        if given is not None:
+            raise
+        raise InputError(f"{error}; your own with evaluate.py --method module:attribute") from None
+    if without_allocator(method.name) != (trained := without_allocator(name)):
+        raise InputError(f"method: {method.name}; legal for these agents: {trained}")
+    return method
 
 
 def _check_fleet(method: Method, scenario: Scenario, trained: Mapping[str, Any]) -> None:

@@ -157,12 +157,8 @@ class Cell:
         """Whether one program can compute both cells, with their seeds side by side."""
 
         def common(cell: Cell) -> tuple[Any, ...]:
-            seeds = cell.first_seed, cell.num_seeds
-            return (
-                cell.method, cell.row, seeds, cell.metrics, cell.columns, cell.plays, cell.plays_training,
-                cell.train_episodes, cell.agents, cell.pilot, cell.batches, cell.derivatives,
-                cell.scenario.warmup is not None,
-            )  # fmt: skip
+            same = dataclasses.replace(cell, scenario=self.scenario, labels={}, physics=self.physics)
+            return same, cell.row, cell.scenario.warmup is not None
 
         return common(self) == common(other)
 

@@ -17,7 +17,7 @@ from amco_jax.agents.methods import Method
 from amco_jax.compile.fallback import first_that_compiles
 from amco_jax.compile.unroll import unroll
 from amco_jax.compile.wide import on_host
-from amco_jax.errors import InputError
+from amco_jax.errors import InputError, check_whole
 from amco_jax.identity import program_cache
 from amco_jax.kernel.slot import ways_to_scalarise
 from amco_jax.kernel.training import Curve, Hyper, start_training, train_episode
@@ -53,6 +53,9 @@ def check_training(cell: Cell) -> list[str]:
     cell.scenario.check_training()
     scenario, episodes, learner = cell.scenario, cell.train_episodes, cell.method.require_training()
     found = learner.check_training(scenario, episodes, cell.method.name)
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        returned = f"{type(learner).__name__}.check_training returns {found!r:.80}"
+        raise InputError(f"check_training: {returned}; legal: a list of sentences")
     each = max(scenario.num_positions, learner.max_rounds)
     if episodes * scenario.num_slots * each > _COUNTERS:
         raise InputError(
@@ -191,7 +194,8 @@ def memory_rows(cells: Sequence[Cell], used: Sequence[int]) -> int:
 
 
 def _rows_of(cell: Cell) -> int:
-    return cell.method.require_training().memory_rows(cell.scenario, cell.train_episodes)
+    learner = cell.method.require_training()
+    return check_whole("memory_rows", learner.memory_rows(cell.scenario, cell.train_episodes))
 
 
 def state_bytes(cells: Sequence[Cell], shape: Shape) -> int:

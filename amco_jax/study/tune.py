@@ -1,9 +1,9 @@
 """Tune a trained method by training combinations of some settings, for many seeds.
 
 The tuning seeds are the seeds from `FIRST_TUNING_SEED` on, which no other study accepts. Combinations are
-compared in an episode that none of them was trained on, with arrivals of the kind that agents train on: in a
-request log, it is in the training part. A search therefore never sees an episode on which another study
-evaluates.
+compared in an episode that none of them was trained on, with arrivals of the kind that agents train on: of a
+request log, a stretch of the training part that may overlap with theirs. A search therefore never sees an
+episode on which another study evaluates.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.agents.methods import Method, get_method
-from amco_jax.errors import InputError, check_list, check_whole
+from amco_jax.errors import InputError, check_list, check_number, check_whole
 from amco_jax.kernel.training import FIRST_TRAINING_EPISODE
-from amco_jax.metrics import MAKESPAN, TASK, Column, Metrics, Shown, choose, row_names, shown_in
+from amco_jax.metrics import KEYS, MAKESPAN, TASK, Column, Metrics, Shown, choose, row_names, shown_in
 from amco_jax.random import FIRST_TUNING_SEED, Stream, bits, check_seed, stream
 from amco_jax.stats.summaries import COUNTS, Episodes, summarise
 from amco_jax.study.base import Reduced, Study, check_size
@@ -69,7 +69,7 @@ class Tuning(TuningSize, Study):
 
     Raises:
       InputError: the method is a rule, the reference is trained or not for such a fleet, a setting is
-        unknown, or a value is out of range or repeated.
+        unknown, a value is out of range or repeated, or a column would have the name of another one.
     """
 
     kind = "tune"
@@ -96,9 +96,16 @@ class Tuning(TuningSize, Study):
         self.chosen.check(self.base.num_servers)
         self.chosen.physics(self.physics)
         _ = self.variants  # checks the settings
-        for metric in self.measured:
-            if metric.name in self.settings:
-                raise InputError(f"metrics: {metric.name} is a setting too; legal: names of their own")
+        own = {*KEYS, *COUNTS, "gap", *_statistics(np.zeros(1), check_number("within", self.within, 0))}
+        measured = {*row_names(self.columns, self.base.num_servers), *_weightings(self.columns)}
+        for field, names, others in (
+            ("settings", {*self.settings}, own),
+            ("metrics", measured, own | {*self.settings}),
+        ):
+            if taken := names & others:
+                raise InputError(
+                    f"{field}: {', '.join(sorted(taken))}; legal: names that no other column has"
+                )
 
     @functools.cached_property
     def chosen(self) -> Method:
@@ -208,18 +215,28 @@ def _summarise(
     changes: Mapping[str, Any], table: pd.DataFrame, columns: Sequence[Column], within: float
 ) -> dict[str, Any]:
     rows = summarise([((), Episodes.of(table))], (), columns).set_index(["metric", "per"])
-    means = {
-        f"{column.name}{suffix}": rows.loc[(column.name, per), "estimate"]
-        for column in columns
-        for per, suffix in zip(column.weightings, ("", "_per_episode"), strict=False)
-    }
     gap = np.asarray(table["gap"])
-    gap = gap[~np.isnan(gap)]  # a seed without tasks has no gap
-    known = gap if len(gap) else np.array([np.nan])
     return {
         **{name: str(value) for name, value in changes.items()},
         **{name: rows.loc[(MAKESPAN.name, TASK), name] for name in COUNTS},
-        **means,
+        **{name: rows.loc[key, "estimate"] for name, key in _weightings(columns).items()},
+        **_statistics(gap[~np.isnan(gap)], within),  # a seed without tasks has no gap
+    }
+
+
+def _weightings(columns: Iterable[Column]) -> dict[str, tuple[str, str]]:
+    """The metric and the weighting of each mean, by the name of its column in the summary."""
+    return {
+        f"{column.name}{suffix}": (column.name, per)
+        for column in columns
+        for per, suffix in zip(column.weightings, ("", "_per_episode"), strict=False)
+    }
+
+
+def _statistics(gap: np.ndarray, within: float) -> dict[str, Any]:
+    """The statistics of the gaps of some seeds, by the names of their columns in the summary."""
+    known = gap if len(gap) else np.array([np.nan])
+    return {
         "gap_mean": np.mean(known),
         **{f"gap_p{q}": np.percentile(known, q) for q in GAP_PERCENTILES},
         "gap_max": np.max(known),

@@ -131,16 +131,17 @@ def run_unit(
         scenarios = [scenario.replace(warmup=pilot.warmup) for scenario, pilot in found]
         told = [pilot._asdict() for pilot in pilots]
         if first.batches:
-            rows = batch_columns(unit.cells, pilots, _source(unit.cells, scenarios, store))
+            source = _sources(unit.cells, scenarios, store)(first.plays[0])
+            rows = batch_columns(unit.cells, pilots, source)
             tell(len(rows))
             return pd.concat(
                 [_batches(*each) for each in zip(unit.cells, pilots, rows, strict=True)], ignore_index=True
             )
     frames: dict[tuple[int, int], list[pd.DataFrame]] = {}
+    sources = _sources(unit.cells, scenarios, store)
     for episode, number in enumerate(first.plays):
-        source = _source(unit.cells, scenarios, store, number)
         batches = simulate(
-            scenarios, first.method, first.row, first.first_seed, first.num_seeds, source, number,
+            scenarios, first.method, first.row, first.first_seed, first.num_seeds, sources(number), number,
             first.plays_training, first.metrics,
         )  # fmt: skip
         for batch in batches:
@@ -211,22 +212,19 @@ def _pilots(unit: Unit, store: AgentStore, checkpoints: Path) -> list[Pilot]:
     """The pilot runs of a unit's cells; their seeds may differ from the unit's."""
     cells = [cell.of_seeds(*cell.pilot_seeds) for cell in unit.cells]
     train_missing(cells, store, checkpoints)
-    return pilots_of(cells, _source(cells, [cell.scenario for cell in cells], store))
+    sources = _sources(cells, [cell.scenario for cell in cells], store)
+    return pilots_of(cells, sources(cells[0].plays[0]))
 
 
-def _source(
-    cells: Sequence[Cell], scenarios: Sequence[Scenario], store: AgentStore, episode: int | None = None
-) -> AgentSource | None:
-    """The agents of trained methods, or the plans of a planner; None for rules.
-
-    Args:
-      episode: the number of the episode, by default the first one of the cells.
-    """
+def _sources(
+    cells: Sequence[Cell], scenarios: Sequence[Scenario], store: AgentStore
+) -> Callable[[int], AgentSource | None]:
+    """The agents of trained methods, or a planner's plans of a numbered episode; None for rules."""
     first = cells[0]
     if first.method.policy.by_position:
-        number = first.plays[0] if episode is None else episode
-        return Planned(scenarios, first.method, first.row, number, first.plays_training)
-    return None if first.method.training is None else StoredAgents(cells, store)
+        return lambda number: Planned(scenarios, first.method, first.row, number, first.plays_training)
+    agents = None if first.method.training is None else StoredAgents(cells, store)
+    return lambda number: agents
 
 
 def _curves(cell: Cell, store: AgentStore) -> pd.DataFrame:

@@ -56,6 +56,19 @@ def test_nonempty_sets_are_all_of_them_by_size_then_lexicographically(num_server
     assert all(list(s) == sorted(set(s)) and s[-1] < num_servers for s in members)
 
 
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ((), "actions: none with num_servers = 3; legal: at least one set"),
+        (((0,), (1, -1)), "actions: (1, -1); legal: sets of the servers 0 to 2"),
+        (((0, 3),), "actions: (0, 3); legal: sets of the servers 0 to 2"),
+        (((1, 1),), "actions: (1, 1); legal: sets of the servers 0 to 2"),
+    ],
+)
+def test_lists_of_other_than_sets_of_servers_are_refused(members: tuple[tuple[int, ...], ...], words: str):
+    refused(lambda: Enumerated(members, 3), words)
+
+
 def test_tables_list_the_servers_of_each_set():
     table = nonempty_sets(3).table()
     assert [tuple(np.flatnonzero(row)) for row in table] == [

@@ -71,14 +71,18 @@ class WithoutSeeds(PriceLearner):
     seeds_per_block = 0
 
 
+WRONG: tuple[Any, ...] = (0, 2.5, "3")
+
+
 @pytest.mark.parametrize(
     ("learner", "words"),
     [
         (Ordered(table=[1]), "training: Ordered cannot be hashed; legal: fields of "),
         (WithoutSeeds(), "seeds_per_block: 0; legal: a whole number from 1"),
+        *((Ordered(episodes=n), f"episodes: {n!r}; legal: a whole number from 1") for n in WRONG),
     ],
 )
-def test_learners_that_make_no_program_are_refused(learner: Any, words: str):
+def test_learners_that_make_no_program_are_refused(unchecked: None, learner: Any, words: str):
     with pytest.raises(InputError) as error:
         Method("mine", training=learner)
     assert str(error.value).startswith(words)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +95,40 @@ def test_scripts_compare_and_tune(script: Script, tmp_path: Path):
     assert f"train.py --method drlcoedge --learn {' '.join(map(str, LEARN_QUICK[1:]))} {best} " in last
 
 
+def test_the_last_line_of_a_search_measures_what_it_has_chosen(
+    script: Script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / "mine.py").write_text(
+        "from amco_jax import trained_method\nfrom amco_jax.agents.actions import partners\n"
+        "METHOD = trained_method('mine', partners, hidden=8)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    line = ["--method", "mine:METHOD+hecwa", "--vary", "discount=0.5", "--seeds", 2, "--episodes", 2]
+    line += [
+        "--reference",
+        "local",
+        "--warmup",
+        1,
+        "--set",
+        "num_servers=2",
+        "capacity=[3, 12]",
+        "num_slots=6",
+    ]
+    code, shown, _ = script("tune", *line)
+    assert code == 0
+    train, evaluate = re.findall(r"(?:train|evaluate)\.py [^\n]*?(?=, then|$)", shown.splitlines()[-1])
+    train, evaluate = shlex.split(train), shlex.split(evaluate)
+    assert train[-1] == evaluate[1] == "DIR"
+    assert script("train", *train[1:], "--seeds", 2)[0] == 0
+    assert script("evaluate", *evaluate[1:], "--methods", "local", "--out", "out")[0] == 0
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    assert (manifest["method"], manifest["settings"]["discount"]) == ("mine+hecwa", 0.5)
+    for scenario in (manifest["scenario"], manifest["trained"]["scenario"]):
+        names = ("num_servers", "capacity", "num_slots", "warmup")
+        assert [scenario[name] for name in names] == [2, [3, 12], 6, 1]
+
+
 def test_an_interrupted_script_says_so_and_can_go_on(
     script: Script, interrupt: Callable[[int], None], finished: Path, tmp_path: Path
 ):
@@ -143,6 +179,7 @@ def test_an_interrupted_script_says_so_and_can_go_on(
         ("compare", ["--last", 1000], ["last: 1000"]),
         ("tune", ["--vary", "nonsense=1"], ["nonsense"]),
         ("tune", ["--vary", "discount"], ["vary: 'discount'"]),
+        ("tune", ["--learn", "discount=0", "--vary", "discount=0.5"], ["vary: discount; legal", "--learn"]),
         ("tune", ["--method", "optimal"], ["optimal is a rule"]),
         ("tune", ["--reference", "amcoedge"], ["amcoedge is trained"]),
     ],

@@ -11,21 +11,23 @@ import numpy as np
 
 from amco_jax import Scenario
 from amco_jax.env import Task
+from amco_jax.kernel import tasks_of_slot
 from amco_jax.params import Shape
-from amco_jax.workload import tables_of, workload_of
+from amco_jax.workload import Workload, tables_of, workload_of
+
+
+def tasks_of_slots(params: Any, workload: Workload, num_slots: int) -> Task:
+    """All tasks of some slots, with fields `[num_slots, num_servers, max_tasks]`."""
+    num_servers = params.capacity.shape[0]
+    of_slot = jax.vmap(lambda t: tasks_of_slot(params, workload, t, num_servers))
+    return of_slot(jnp.arange(num_slots))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))
 def _arrivals(shape: Shape, params: Any, tables: Any, seeds: Any, episode: Any, training: bool) -> Task:
     def of_seed(seed: Any) -> Task:
         workload = workload_of(shape, params, tables, seed, episode, training=training)
-
-        def tasks(t: Any, b: Any) -> Task:
-            entries, task_at = workload.row(params, t, b)
-            return jax.vmap(task_at)(entries)
-
-        each = jax.vmap(jax.vmap(tasks, (None, 0)), (0, None))
-        return each(jnp.arange(shape.num_slots), jnp.arange(shape.num_servers))
+        return tasks_of_slots(params, workload, shape.num_slots)
 
     return jax.vmap(of_seed)(seeds)
 

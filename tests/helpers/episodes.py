@@ -6,7 +6,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from amco_jax.agents.methods import METHODS, Method
@@ -19,6 +18,7 @@ from amco_jax.params import Params, Shape
 from amco_jax.random import Stream, stream
 from amco_jax.scenario import Scenario
 from amco_jax.workload import bernoulli
+from helpers.drawn import tasks_of_slots
 
 # The load is about three quarters of the capacity, so that queues build up and drain.
 SMALL = Scenario(
@@ -73,12 +73,4 @@ def run(
 @functools.partial(jax.jit, static_argnums=0)
 def arrivals(shape: Shape, params: Params, seed: jax.Array) -> Task:
     """All tasks of an episode, with fields `[num_slots, num_servers, num_tasks]`."""
-    workload = bernoulli(params, shape.max_tasks, seed)
-
-    def tasks(t: jax.Array, b: jax.Array) -> Task:
-        entries, task_at = workload.row(params, t, b)
-        return jax.vmap(task_at)(entries)
-
-    return jax.vmap(jax.vmap(tasks, (None, 0)), (0, None))(
-        jnp.arange(shape.num_slots), jnp.arange(shape.num_servers)
-    )
+    return tasks_of_slots(params, bernoulli(params, shape.max_tasks, seed), shape.num_slots)

@@ -9,7 +9,7 @@ import pytest
 from helpers.episodes import SMALL, arrivals, run
 from scipy import stats
 
-from amco_jax.agents.methods import METHODS, PUBLISHED_PHYSICS, Method
+from amco_jax.agents.methods import METHODS, Method
 from amco_jax.agents.policy import MAX_DRAWS, Policy, SlotView, TaskView, per_slot, per_task
 from amco_jax.env import UNIFIED
 from amco_jax.errors import InputError
@@ -27,7 +27,7 @@ def test_arrivals_are_common_to_all_methods_and_physics(seed: int):
     episodes = [
         run(METHODS[method], seed, policy_seed, physics=row)
         for method in ("optimal", "randcoedge", "local", "two-choices")
-        for row in (UNIFIED, PUBLISHED_PHYSICS["smcoedge"])
+        for row in (UNIFIED, METHODS["smcoedge"].published)
         for policy_seed in (0, 9)
     ]
     # Nobody rejects here, so the work that a slot brings is the load that it leaves.

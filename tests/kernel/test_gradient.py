@@ -169,6 +169,7 @@ def test_kinks_and_jumps_belong_to_one_side():
     ("method", "metric", "words"),
     [
         ("amcoedge", "makespan_mean_s", "method: amcoedge is trained"),
+        ("bound", "makespan_mean_s", "method: bound is a lower bound and decides nothing"),
         ("optimal", "miss_rate", "metric: miss_rate; legal for gradients: one sum of real numbers"),
         ("optimal", "makespan_quantiles_s", "metric: makespan_quantiles_s"),
         ("optimal", "utilisation", "metric: utilisation"),

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.tiny_training import TINY
+from helpers.trees import assert_same_bits
 
 from amco_jax.agents.methods import Method, get_method
 from amco_jax.agents.ppo import PPO, PPOSettings
@@ -54,10 +55,6 @@ def trained(cells: list[Cell], first_seed: int = 0, cuts: tuple[int, ...] = (EPI
     curves = jax.tree.map(lambda *x: np.concatenate(x, axis=-1), *parts)
     agents = trainer.host_agents()
     return [jax.tree.map(lambda leaf, i=i: leaf[i], (agents, curves)) for i in range(len(cells))]
-
-
-def assert_same_bits(left: Any, right: Any) -> None:
-    jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,9 @@ import jaxtyping
 import numpy as np
 import pytest
 from helpers.compiled_training import EPISODES, METHOD, compiled_training, hyper_of
+from helpers.drawn import tasks_of_slots
+from helpers.tiny_training import TINY
+from helpers.trees import assert_same_bits
 
 from amco_jax.agents.methods import Method, get_method
 from amco_jax.agents.qlearning.learner import QLearning
@@ -44,15 +47,6 @@ from amco_jax.study.units import run_unit, units_of
 from amco_jax.workload import bernoulli
 
 SEEDS_PER_BLOCK = QLearning.seeds_per_block
-TINY = Scenario(
-    num_servers=2,
-    num_tasks=4,
-    num_slots=6,
-    arrival_prob=0.6,
-    capacity=(3, 12),
-    density_min=0.2,
-    density_max=0.8,
-)
 
 
 def cell_of(scenario: Scenario, settings: Settings) -> Cell:
@@ -97,10 +91,6 @@ def train_cells(
         return np.concatenate(own)[:num_seeds]
 
     return [jax.tree.map(functools.partial(of_cell, i), Trained(curves, state)) for i in range(len(cells))]
-
-
-def assert_same_bits(left: Any, right: Any) -> None:
-    jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
 @pytest.fixture(scope="module")
@@ -235,13 +225,8 @@ def arrivals_of(seed: int, episode: int) -> np.ndarray:
     params: Any = TINY.params()
     workload = bernoulli(params, TINY.num_tasks, jnp.uint32(seed), FIRST_TRAINING_EPISODE + episode)
 
-    def row(t: jax.Array, b: jax.Array) -> jax.Array:
-        entries, task_at = workload.row(params, t, b)
-        task = jax.vmap(task_at)(entries)
-        return jnp.where(task.present, task.size, 0)
-
-    grid = jax.vmap(jax.vmap(row, (None, 0)), (0, None))
-    return np.asarray(grid(jnp.arange(TINY.num_slots + 1), jnp.arange(TINY.num_servers)))
+    tasks = tasks_of_slots(params, workload, TINY.num_slots + 1)
+    return np.where(tasks.present, tasks.size, 0)
 
 
 def test_replays_hold_the_slots_of_all_episodes_but_their_first():

@@ -17,7 +17,7 @@ from helpers.episodes import SMALL
 
 from amco_jax import AutoReset, DecisionEnv, InputError, Method, Scenario, SlotEnv, episode_key, load_scenario
 from amco_jax.agents.actions import Factorised, nonempty_sets, partners, sets_of
-from amco_jax.agents.methods import METHODS, PUBLISHED_PHYSICS
+from amco_jax.agents.methods import METHODS
 from amco_jax.agents.policy import per_slot
 from amco_jax.compile.wide import on_host
 from amco_jax.env import SERIAL, UNIFIED, Physics, starts
@@ -144,7 +144,7 @@ def test_the_same_sets_give_the_bits_of_the_kernel(name: str, same: Any):
 
 @pytest.mark.parametrize("same", [assert_same_decisions, assert_same_slots])
 def test_traces_and_published_physics_too(tmp_path: Path, same: Any):
-    same(traced(tmp_path), RANDOM, PUBLISHED_PHYSICS["smcoedge"])
+    same(traced(tmp_path), RANDOM, METHODS["smcoedge"].published)
 
 
 def test_a_request_log_is_not_held_by_the_state(tmp_path: Path):
@@ -356,7 +356,7 @@ def test_one_program_serves_many_scenarios():
     for i, scenario in enumerate(loads):
         _, alone = env.reset(jax.random.key(3), env.params_of(scenario))
         assert int(alone.at.position) == int(together.at.position[i])
-    published = DecisionEnv(SMALL, physics=PUBLISHED_PHYSICS["smcoedge"])
+    published = DecisionEnv(SMALL, physics=METHODS["smcoedge"].published)
     assert published.params_of(SMALL).physics.miss_penalty == 2
     assert published.params_of(SMALL, UNIFIED).physics.miss_penalty == 10
     with pytest.raises(InputError, match=r"^scenario: .*legal in this environment"):

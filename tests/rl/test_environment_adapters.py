@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any
 
@@ -17,7 +18,9 @@ from gymnax.environments import spaces
 from gymnax.wrappers.compat import LegacyStepAPIWrapper
 from gymnax.wrappers.purerl import FlattenObservationWrapper, LogWrapper
 from helpers.episodes import SMALL
-from pettingzoo.test import parallel_api_test, parallel_seed_test
+from helpers.refusals import refused
+from pettingzoo.test import parallel_api_test, parallel_seed_test, state_test
+from pettingzoo.utils.conversions import parallel_to_aec
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as check_env_of_stable_baselines
 
@@ -115,6 +118,23 @@ def test_bad_input_is_refused_in_one_line():
         GymnaxEnv(SETS)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"num_servers": 2}, {"num_tasks": 3}, {"num_slots": 4}, {"arrivals": "poisson"}], ids=str
+)
+def test_parameters_of_another_shape_are_refused(changes: dict[str, Any]):
+    key, many = jax.random.key(0), functools.partial(StableBaselinesEnv, 2)
+    kinds: Any = ((DecisionEnv, [GymnasiumEnv, many]), (SlotEnv, [PettingZooEnv]))
+    for kind, adapters in kinds:
+        each, other = kind(SMALL), kind(SMALL.replace(**changes)).default_params
+        words = "params: (", "; legal in this environment: (3, 4, 5, 'bernoulli'"
+        refused(lambda: each.reset(key, other), *words)  # noqa: B023
+        _, state = each.reset(key, each.default_params)
+        action = each.action_space(each.default_params).sample(key)
+        refused(lambda: each.step(None, state, action, other), *words)  # noqa: B023
+        for adapter in adapters:
+            refused(lambda: adapter(each, params=other), *words)  # noqa: B023
+
+
 def test_actions_are_judged_by_their_numbers():
     env, vector = GymnasiumEnv(SETS), GymnasiumVectorEnv(2, SETS)
     for kind in (bool, np.int64, np.float32, list):
@@ -176,8 +196,13 @@ def test_pettingzoo_accepts_the_agents(actions: Any):
     env = SlotEnv(SMALL, actions=actions)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # Backlogs have no bound.
+        warnings.filterwarnings("ignore", ".*maximum state space value is infinity.*")
         parallel_api_test(PettingZooEnv(env), num_cycles=12)
         parallel_seed_test(lambda: PettingZooEnv(env), num_cycles=12)
+        with pytest.raises(gymnasium.error.ResetNeeded):
+            PettingZooEnv(env).state()
+        state_test(parallel_to_aec(PettingZooEnv(env)), PettingZooEnv(env))
 
 
 def test_the_agents_of_pettingzoo_are_the_base_stations():
@@ -240,6 +265,17 @@ def test_the_environments_of_stable_baselines_are_the_single_ones():
                 expected, _ = single.reset()
             np.testing.assert_array_equal(observed[i], expected)
     assert ended > 2
+
+
+def test_the_options_of_stable_baselines_are_passed_on():
+    vector, single = StableBaselinesEnv(2, SETS), GymnasiumEnv(SETS)
+    vector.seed(11)
+    vector.set_options({"episode": 5})
+    observed: Any = vector.reset()
+    np.testing.assert_array_equal(observed[0], single.reset(seed=11, options={"episode": 5})[0])
+    np.testing.assert_array_equal(vector.reset()[0], single.reset()[0])
+    vector.set_options([{"episode": 5}, {"episode": 6}])
+    refused(vector.reset, "options: [{'episode': 5}, {'episode': 6}]; legal: the same for all environments")
 
 
 @ENVIRONMENTS

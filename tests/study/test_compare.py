@@ -102,6 +102,7 @@ def test_reductions_are_those_of_the_means(comparison: Any):
         ({"methods": ["local", "bound"]}, "method: bound is a lower bound and decides nothing"),
         ({"physics": []}, "physics: []"),
         ({"physics": ["newtonian"]}, "physics: 'newtonian'"),
+        ({"physics": ["unified"] * 2}, "physics: unified, unified; legal: each variant once"),
         ({"last": 0}, "last: 0"),
         ({"last": EPISODES + 1}, f"last: {EPISODES + 1}; legal: a whole number from 1 to {EPISODES}"),
         ({"episodes": 0}, "episodes: 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,16 +12,18 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.refusals import refused
 from helpers.studies import carry_out
 from helpers.tiny_training import EPISODES, LEARN, METHOD, SEEDS, TINY, Script, local_metrics, run
 
-from amco_jax.agents.actions import partners
-from amco_jax.agents.methods import get_method, trained_method
+from amco_jax.agents.actions import partners, sets_of
+from amco_jax.agents.methods import Method, get_method, trained_method
 from amco_jax.agents.qlearning import QLearning
 from amco_jax.alloc import ALLOCATORS
 from amco_jax.errors import InputError
 from amco_jax.results.saved import write_digests
 from amco_jax.scenario import Scenario
+from amco_jax.study.agents import AgentStore
 from amco_jax.study.evaluate import Evaluation, load_run
 from amco_jax.study.run import run_study
 from amco_jax.study.sweep import Sweep
@@ -116,6 +119,33 @@ def test_agents_of_later_blocks_decide_for_their_own_seeds(tmp_path: Path):
     assert len(set(found["mean_servers_used"][QLearning.seeds_per_block :])) > 1
 
 
+@pytest.mark.parametrize("method", ["drlcoedge-stable", "amcoedge", "amcoedge-plus+hecwa"])
+def test_agents_of_another_method_are_refused(finished: Path, method: str):
+    words = f"method: {method.partition('+')[0]}", "; legal for these agents: drlcoedge"
+    refused(lambda: load_run(finished, method=method), *words)
+
+
+def test_agents_of_other_shapes_are_refused(finished: Path):
+    other = dataclasses.replace(METHOD.require_training(), actions=sets_of(3))
+    words = "holds arrays of other shapes; legal: those of drlcoedge with 2 servers"
+    refused(lambda: load_run(finished, method=Method("drlcoedge", training=other)), words)
+
+
+def test_agents_of_any_fleet_are_read_in_any_fleet(tmp_path: Path):
+    run(method="amco-priced-trained", seeds=1, episodes=1, out=tmp_path)
+    found = run_study(Evaluation(tmp_path, methods=[], scenario=Scenario(num_servers=3, num_slots=4)))
+    assert found.manifest["scenario"]["num_servers"] == 3
+
+
+def test_agents_are_read_once_for_all_episodes(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    names, load = [], AgentStore.load
+    monkeypatch.setattr(AgentStore, "load", lambda self, *given: names.append(given[0]) or load(self, *given))
+    loaded = load_run(finished)
+    names.clear()
+    run_study(Evaluation(loaded, methods=[], episodes=3))
+    assert names == list(loaded.agents.names)
+
+
 def test_agents_in_blocks_of_another_size_are_refused(finished: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(QLearning, "seeds_per_block", 8)
     with pytest.raises(InputError, match=r"^agents: .* holds 16 seeds; legal: 8, the seeds_per_block"):
@@ -195,8 +225,7 @@ def test_agents_of_a_method_of_one_s_own_are_loaded_with_it(finished: Path, tmp_
     manifest = json.loads((out / "manifest.json").read_text())
     (out / "manifest.json").write_text(json.dumps(manifest | {"method": "mine"}))
     write_digests(out)
-    with pytest.raises(InputError, match="method: 'mine'"):
-        load_run(out)
+    refused(lambda: load_run(out), "method: 'mine'; legal: ", "--method module:attribute")
     mine = trained_method("mine", partners)
     loaded = load_run(out, method=mine)
     assert loaded.method.name == "mine"

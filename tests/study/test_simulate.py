@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from helpers.paths import TESTS
 from helpers.tiny_training import METHOD, TINY
+from helpers.trees import assert_same_bits
 
 from amco_jax.agents.methods import get_method
 from amco_jax.env import UNIFIED
@@ -32,12 +33,6 @@ def metrics_of(scenarios, method: str = "randcoedge", first_seed: int = 0, num_s
     """Metrics by name, `[len(scenarios), num_seeds]`, and quantiles with a further axis."""
     batches = list(simulate(scenarios, get_method(method), UNIFIED, first_seed, num_seeds))
     return {name: np.stack([b.metrics[name] for b in batches]) for name in batches[0].metrics}
-
-
-def assert_same_bits(left, right) -> None:
-    assert left.keys() == right.keys()
-    for name in left:
-        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
 
 
 @pytest.mark.parametrize("method", ["randcoedge", "optimal", "two-choices"])

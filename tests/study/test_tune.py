@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.refusals import refused
 from helpers.studies import carry_out
 from helpers.tiny_training import EPISODES, METHOD, SEEDS, TINY, local_metrics
 
+from amco_jax.agents.methods import Method
+from amco_jax.agents.pricing import PriceLearner, PriceSettings
+from amco_jax.agents.settings import setting
 from amco_jax.errors import InputError
+from amco_jax.metrics import METRICS, Metric
 from amco_jax.scenario import Scenario
 from amco_jax.study.agents import AgentStore
 from amco_jax.study.compare import Comparison
@@ -156,6 +162,28 @@ def test_trials_are_drawn_from_all_combinations():
     assert drawn(trials=12) == every
 
 
+def named(name: str) -> Metric:
+    """A metric of that name."""
+    return dataclasses.replace(METRICS["mean_servers_used"], name=name)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Named(PriceSettings):
+    method: float = setting(0.1, 0, 1)
+    seed: float = setting(0.1, 0, 1)
+    gap: float = setting(0.1, 0, 1)
+    n_seeds: float = setting(0.1, 0, 1)
+    gap_p99: float = setting(0.1, 0, 1)
+    within_1: float = setting(0.1, 0, 1)
+
+
+@pytest.mark.parametrize("name", ["method", "seed", "gap", "n_seeds", "gap_p99", "within_1"])
+def test_settings_with_the_names_of_other_columns_are_refused(name: str):
+    method = Method("mine", training=PriceLearner(settings=Named()))
+    words = f"settings: {name}; legal: names that no other column has"
+    refused(lambda: Tuning(method, {name: [0.2]}, within=1, scenario=TINY), words)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -172,6 +200,13 @@ def test_trials_are_drawn_from_all_combinations():
         ),
         ({"reference": "amcoedge"}, "reference: amcoedge is trained; legal: a rule"),
         ({"reference": "bound"}, "method: bound is a lower bound and decides nothing; legal: in a sweep"),
+        *(
+            ({"within": each}, f"within: {each!r}; legal: a number from 0 to")
+            for each in (-0.5, float("nan"), "x")
+        ),
+        ({"metrics": [named("gap_mean")]}, "metrics: gap_mean; legal: names that no other column has"),
+        ({"metrics": [named("within_1")], "within": 1}, "metrics: within_1; legal: "),
+        ({"metrics": [named("discount")]}, "metrics: discount; legal: "),
         ({"trials": 0}, "trials: 0; legal: a whole number from 1 to 1"),
         ({"trials": 2}, "trials: 2; legal: a whole number from 1 to 1"),
         ({"trials_seed": -1}, "trials_seed: -1"),
@@ -180,7 +215,7 @@ def test_trials_are_drawn_from_all_combinations():
         ({"episodes": 0}, "episodes: 0"),
     ],
 )
-def test_bad_tunings_are_refused(changes: dict[str, Any], words: str):
+def test_bad_tunings_are_refused(unchecked: None, changes: dict[str, Any], words: str):
     options: dict[str, Any] = {
         "method": METHOD,
         "settings": {"discount": [0]},

@@ -116,12 +116,7 @@ class QLearning(Learner):
         return -jnp.where(decision.rejected, 1, jnp.minimum(regret, 1))
 
     def observe(self, context: Context, memory: Replay, experience: Experience) -> Replay:
-        seen = experience.seen
-        return store(
-            memory, context.t > 0, _row_number(context), context.num_positions, seen.size,
-            experience.next_size, seen.backlog, experience.next_backlog, experience.action,
-            experience.reward,
-        )  # fmt: skip
+        return store(memory, experience, context.t > 0, _row_number(context), context.num_positions)
 
     def rounds(self, context: Context) -> Array:
         settings, done = context.settings, context.slots_done

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from amco_jax.agents.learner import Experience
 from amco_jax.scenario import Scenario
 
 
@@ -74,15 +75,10 @@ def empty_replay(rows: int, max_tasks: int, num_servers: int, action: Any, dtype
 
 def store(
     replay: Replay,
+    experience: Experience,
     wanted: Bool[Array, ""],
     row_number: Int[Array, ""],
     num_positions: Int[Array, ""],
-    size: Float[Array, " max_tasks"],
-    next_size: Float[Array, ""],
-    backlog: Float[Array, " num_servers"],
-    next_backlog: Float[Array, " num_servers"],
-    action: Any,
-    reward: Float[Array, " max_tasks"],
 ) -> Replay:
     """Overwrite the oldest row with one slot.
 
@@ -90,17 +86,16 @@ def store(
       wanted: whether to write at all.
       row_number: the number of rows written before this one; must be the same for all seeds of a batch.
       num_positions: the number of positions before the padding, see `Workload`.
-      size: `[max_tasks]`, Mbit, 0 at empty positions.
-      next_size: size at position 0 in the next slot.
     """
     rows, max_tasks = replay.reward.shape
-    with_next = jnp.where(jnp.arange(max_tasks + 1) == num_positions, next_size, jnp.append(size, 0))
+    size, after_last = experience.seen.size, jnp.arange(max_tasks + 1) == num_positions
+    with_next = jnp.where(after_last, experience.next_size, jnp.append(size, 0))
     before = jnp.where(row_number > 0, replay.stored[(row_number - 1) % rows], 0)
     new = Replay(
         size=with_next,
-        backlog=jnp.stack([backlog, next_backlog]),
-        action=action,
-        reward=reward,
+        backlog=jnp.stack([experience.seen.backlog, experience.next_backlog]),
+        action=experience.action,
+        reward=experience.reward,
         present=_words(size > 0),
         stored=before + jnp.sum(size > 0, dtype=jnp.int32),
     )

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.trees import assert_same_bits
 from scipy import stats
 
 from amco_jax.agents.actions import Factorised, nonempty_sets, partners
@@ -68,10 +69,6 @@ def random_batch(size: int = 6, seed: int = 0) -> Batch:
     rows = jnp.asarray(random.normal(size=(3 + 2 * SERVERS, size)), jnp.float32)
     actions = jnp.asarray(random.integers(SETS, size=size), jnp.int32)
     return Batch(rows[0], rows[1 : 1 + SERVERS], actions, rows[-2], rows[-1], rows[1 + SERVERS : -2])
-
-
-def assert_same(left: Any, right: Any) -> None:
-    jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
 # A problem of two states: which one follows depends on the action, and greed does not pay at once.
@@ -197,7 +194,7 @@ def test_target_network_is_updated_before_the_weights_at_its_interval_only():
     for step in range(8):
         before = learner
         learner, _ = one_step(before, random_batch(seed=step), target_interval=3)
-        assert_same(learner.target, before.weights if step % 3 == 0 else before.target)
+        assert_same_bits(learner.target, before.weights if step % 3 == 0 else before.target)
         assert any(
             (a != b).any()
             for a, b in zip(*map(jax.tree.leaves, (learner.weights, before.weights)), strict=True)
@@ -230,7 +227,7 @@ def test_who_is_not_ready_stays_as_he_is():
     for bad in (random_batch(seed=1), jax.tree.map(lambda x: x * np.nan, random_batch())):
         batch = dataclasses.replace(bad, action=random_batch().action)
         same, loss = one_step(learner, batch, ready=False)
-        assert_same(same, learner)
+        assert_same_bits(same, learner)
         assert loss == 0
 
 
@@ -256,7 +253,7 @@ def test_initial_parameters_are_as_published():
     layers = learner.weights.values()
     assert [layer["kernel"].shape for layer in layers] == [(200, 6), (200, 200), (31, 200)]
     assert all((layer["bias"] == np.float32(0.1)).all() for layer in layers)
-    assert_same(learner.target, learner.weights)
+    assert_same_bits(learner.target, learner.weights)
     assert learner.steps == 0
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(learner.optimiser))
 
@@ -321,9 +318,9 @@ def test_only_trained_agents_decide_by_the_target_network(deploy_target: bool):
     training = acting(hyper, params, learner)
     trained = QLearning(actions=nonempty_sets).deployed(hyper, params, learner)
     scale = input_scale(hyper, params)
-    assert_same(training.weights, fold_scale(learner.weights, scale))
+    assert_same_bits(training.weights, fold_scale(learner.weights, scale))
     assert (training.weights["_Layer_0"]["kernel"] != learner.weights["_Layer_0"]["kernel"]).all()
-    assert_same(trained, fold_scale(learner.target if deploy_target else learner.weights, scale))
+    assert_same_bits(trained, fold_scale(learner.target if deploy_target else learner.weights, scale))
     np.testing.assert_allclose(training.epsilon, 0.07, rtol=1e-6)
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from amco_jax.agents.learner import Experience, Observation
 from amco_jax.agents.qlearning.replay import (
     Batch,
     Replay,
@@ -102,7 +103,10 @@ def new_replay(rows: int, max_tasks: int) -> Replay:
 @jax.jit
 def stored(replay: Replay, wanted: Any, row_number: Any, num_tasks: Any, slot: Slot) -> Replay:
     fields: Any = slot
-    return store(replay, wanted, row_number, num_tasks, *fields)
+    size, next_size, backlog, next_backlog, action, reward = fields
+    seen = Observation(size, backlog, jnp.zeros(SERVERS, bool))
+    experience = Experience(seen, action, reward, next_size, next_backlog)
+    return store(replay, experience, wanted, row_number, num_tasks)
 
 
 drawn = jax.jit(sample)
