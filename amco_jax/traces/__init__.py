@@ -125,7 +125,8 @@ class Trace:
         for name in _TEXTS:
             value = getattr(self, name)
             if not isinstance(value, str) or not (value or defaults[name] == "" or name in OPTIONAL):
-                raise InputError(f"trace.{name}: {value!r}; legal: a text")
+                legal = "the path of a file" if name == "file" else "a text"
+                raise InputError(f"trace.{name}: {value!r}; legal: {legal}")
         for name in (f"{number}_scale" for number in NUMBERS):
             clean(name, check_number(f"trace.{name}", getattr(self, name)))
         clean("unit", check_unit("trace.unit", self.unit))
