@@ -242,7 +242,7 @@ def test_hostile_files_are_refused_in_one_line(tmp_path: Path, content: bytes, w
         (3, "trace: 3; legal: a table of file, time"),
         ({"time": "t"}, "trace: no file; legal: a field 'file', or --trace FILE"),
         ({"file": "x", "columns": 3}, "trace: unknown field 'columns'; legal: file, time"),
-        ({"file": 3}, "trace.file: 3; legal: a text"),
+        ({"file": 3}, "trace.file: 3; legal: the path of a file"),
         ({"file": "x", "time": ""}, "trace.time: ''; legal: a text"),
         (
             {"file": "x", "unit": "minutes"},
