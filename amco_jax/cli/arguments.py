@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -117,9 +118,9 @@ class ScenarioArguments(SettingsArguments, TraceArguments, ProgramArguments):
     scenario: str = "default"
     """A preset or a TOML file."""
 
-    def load_scenario(self) -> Scenario:
-        """The scenario that the arguments describe."""
-        return load_with_settings(self.scenario, self.settings(), self.trace_fields())
+    def load_scenario(self, swept: str = "") -> Scenario:
+        """The scenario that the arguments describe, of which a quantity may be swept."""
+        return load_with_settings(self.scenario, self.settings(), self.trace_fields(), swept)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -310,9 +311,10 @@ def load_trained_method(name: str, settings: Sequence[str], allocator: str | Non
 
 
 def _parse(arguments: type[Args], description: str, words: Sequence[str] | None, prog: str | None) -> Args:
-    """Like `tyro.cli`, but with its boxed error message reduced to one line."""
+    """Like `tyro.cli`, but lists may be given in parts, and its boxed error message is one line."""
     message = io.StringIO()
     try:
+        words = _each_once(arguments, sys.argv[1:] if words is None else words)
         with contextlib.redirect_stderr(message):
             return tyro.cli(
                 arguments, prog=prog, description=description, args=words, config=(tyro.conf.OmitArgPrefixes,)
@@ -321,3 +323,40 @@ def _parse(arguments: type[Args], description: str, words: Sequence[str] | None,
         if stop.code in (0, None):
             raise
         console.fail(re.sub(r"[─-╿\s]+", " ", message.getvalue()).strip())
+    except InputError as error:
+        console.fail(str(error))
+
+
+def _each_once(arguments: type, words: Sequence[str]) -> list[str]:
+    """A command line with each option once: those that take lists have the values of all their occurrences.
+
+    Raises:
+      InputError: another option is given twice.
+    """
+    parts: dict[str, list[str]] = {"": []}
+    name, lists = "", _list_options(arguments)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if len(option) <= 2 or not option.startswith("--"):
+            parts[name].append(word)
+            continue
+        name = option[2:].replace("_", "-").removeprefix("no-")
+        if name in lists:
+            parts.setdefault(name, [option]).extend([value] if equals else [])
+        elif name in parts:
+            raise InputError(f"{name}: given twice; legal: once")
+        else:
+            parts[name] = [word]
+    return [word for part in parts.values() for word in part]
+
+
+def _list_options(arguments: type) -> set[str]:
+    """The names of the options that take several values, also those of parts and of subcommands."""
+    found = set()
+    for name, hint in typing.get_type_hints(arguments).items():
+        for kind in (hint, *typing.get_args(hint)):
+            if typing.get_origin(kind) is tuple:
+                found.add(name.replace("_", "-"))
+            elif dataclasses.is_dataclass(kind) and isinstance(kind, type):
+                found |= _list_options(kind)
+    return found

@@ -37,7 +37,7 @@ def main(args: Arguments) -> None:
         None if args.values is None else [parse_value(v) for v in args.values],
         methods=[load_method(m) for m in args.methods],
         physics=args.physics,
-        scenario=args.load_scenario(),
+        scenario=args.load_scenario(args.param),
         metrics=load_metrics(args.metrics),
         **args.fields_of(SweepSize),
     )

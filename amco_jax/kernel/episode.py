@@ -67,7 +67,7 @@ class Episode:
     """Values of metrics with quantiles, `[num_slots, num_servers, max_tasks]` by name; inf without a task,
     and in the warm-up"""
     over_slots: dict[str, Array]
-    """Values of metrics over slots, `[num_slots]` by name"""
+    """Sums of metrics over slots, `[num_slots]` by name; 0 in the warm-up"""
     decisions: Any
     """The results of `record`, with leading axes `[num_slots, num_servers, max_tasks]`"""
     backlog: Any

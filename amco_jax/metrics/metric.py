@@ -38,7 +38,8 @@ class Reduction(enum.StrEnum):
     QUANTILES_OF_USERS = "quantiles over users"
     """Those of the mean value of each user of a request log; rows hold a list"""
     OVER_SLOTS = "over slots"
-    """One number per slot, the sum over its tasks or the value of the slot; rows hold a list"""
+    """One number per slot, the sum over its tasks or the value of the slot; rows hold a list, NaN in the
+    warm-up"""
 
 
 class Shown(enum.IntEnum):

@@ -2,7 +2,8 @@
 
 They are measured only if a user asks for them. The number of a slot is the value of `of_slot`, or the sum
 of `of_task` over the tasks that arrive in it. If a metric is taken over another, such as misses over tasks,
-both are summed over seeds before the division, so that all tasks have equal weight.
+rows hold the quotient of the two sums, and estimates weigh it by the other one, so that all tasks have equal
+weight. The slots of the warm-up, and quotients of slots without tasks, are NaN.
 """
 
 from __future__ import annotations

@@ -26,13 +26,16 @@ def columns(
       totals: sums by the name of the metric, `[episodes]`, or `[episodes, num_servers]` if it is per server.
       num_slots: the number of slots that count, one for all episodes or along the first axes of `totals`.
       lists: by the name of the metric, `[episodes, levels]`, quantiles at `quantiles.LEVELS`, or
-        `[episodes, num_slots]`, one number per slot.
+        `[episodes, slots]`, one sum per slot, also of those that do not count.
 
     Returns:
       Columns of float64 or int64, and lists of float32.
     """
     found: dict[str, np.ndarray] = {}
     for metric in metrics:
+        if metric.is_over_slots:
+            found[metric.name] = _of_slots(metric, lists, num_slots)
+            continue
         if not metric.is_sum:
             values = lists[metric.name]
             found |= {
@@ -79,6 +82,19 @@ def _of_episodes(metric: Metric, totals: Mapping[str, Any], num_slots: int | np.
         return total / slots.reshape(slots.shape + (1,) * (total.ndim - slots.ndim))
     weight = np.asarray(totals[metric.weight], np.float64)
     weight = np.broadcast_to(weight if weight.ndim == total.ndim else weight[..., None], total.shape)
+    return _quotient(total, weight)
+
+
+def _of_slots(metric: Metric, sums: Mapping[str, np.ndarray], num_slots: int | np.ndarray) -> np.ndarray:
+    """What rows hold of a metric over slots, with NaN for slots without tasks and for the warm-up."""
+    values = sums[metric.name].astype(np.float64)
+    if metric.over is not None:
+        values = _quotient(values, sums[metric.weight].astype(np.float64))
+    of_end = values.shape[-1] - np.arange(values.shape[-1])
+    return np.where(of_end <= np.asarray(num_slots)[..., None], values, np.nan).astype(np.float32)
+
+
+def _quotient(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return np.divide(total, weight, out=np.full(total.shape, np.nan), where=weight != 0)
 
 

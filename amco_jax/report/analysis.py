@@ -285,7 +285,9 @@ def over_slots(study: SavedStudy, column: Column, condition: Any) -> pd.DataFram
         weight = np.ones_like(values)
         if column.weight in episodes.lists:
             weight = np.stack([*episodes.lists[column.weight]]).astype(np.float64)
-        sums, weights = (cluster_totals(each, episodes.cluster) for each in (values, weight))
+        known = ~np.isnan(values)  # neither in the warm-up, nor in slots without what the metric is over
+        counted = (np.where(known, each, 0) for each in (values * weight, weight))
+        sums, weights = (cluster_totals(each, episodes.cluster) for each in counted)
         weights = np.where(weights > 0, weights, np.nan)
         is_rate = column.bounds == (0.0, 1.0) and column.weight in episodes.lists
         estimate, low, high = (rate_interval if is_rate else ratio_interval)(sums, weights)

@@ -28,6 +28,8 @@ from amco_jax.results.saved import SavedRun, open_run
 from amco_jax.stats.summaries import Episodes
 
 KINDS = ("sweep", "compare", "train", "evaluate", "tune", "sensitivity")
+_QUOTIENTS = 5
+"""The first format of results in which metrics over slots that are taken over others hold quotients"""
 LAST_EPISODES = 50
 """The number of last episodes whose mean is the outcome of a training, as in the paper's figures"""
 
@@ -231,6 +233,8 @@ def _results(run: SavedRun, columns: tuple[Column, ...]) -> tuple[pd.DataFrame, 
         else:
             lists[name] = np.empty(len(column), object)
             lists[name][:] = np.split(values, np.cumsum(lengths)[:-1])
+        if each.is_over_slots and run.manifest["format"] < _QUOTIENTS:
+            raise InputError(f"run: {run.directory} has sums over slots; legal: results of this version")
         if not each.is_over_slots and lists[name].shape[1:] != LEVELS.shape:
             raise InputError(
                 f"run: {run.directory} has quantiles at other levels; legal: results of this version"

@@ -222,14 +222,19 @@ def get_axis(param: str, scenario: Scenario) -> Axis:
       InputError: there is no such axis, or the scenario's arrivals do not have it.
     """
     axes = axes_of(scenario.process)
-    others = [name for name, kind in PROCESSES.items() if param in kind.varied]
-    if param not in axes and others:
-        raise InputError(
-            f"param: {param} means nothing to arrivals = {scenario.process.name}; "
-            f"legal: arrivals = {' or '.join(others)}"
-        )
+    _check_means("param", param, scenario.process)
     check_choice("param", param, axes)
     return axes[param]
+
+
+def _check_means(option: str, name: str, process: ArrivalProcess) -> None:
+    """Raise InputError if a name is that of a quantity of other arrivals alone."""
+    others = [other for other, kind in PROCESSES.items() if name in kind.varied]
+    if name not in process.varied and others:
+        raise InputError(
+            f"{option}: {name} means nothing to arrivals = {process.name}; "
+            f"legal: arrivals = {' or '.join(others)}"
+        )
 
 
 def default_values(param: str, scenario: Scenario, check: Callable[[Scenario], None]) -> list[Any]:
@@ -257,17 +262,19 @@ def default_values(param: str, scenario: Scenario, check: Callable[[Scenario], N
 
 
 def parse_value(text: str) -> Any:
-    """A value as written on a command line: a TOML number or list, or a vector as 10-20-30 or 10,20,30.
+    """A value as written on a command line: one in TOML, or a vector of numbers as 10-20-30 or 10,20,30.
 
     Anything else stays text, so that the check of the field reports the error.
     """
-    number = r"\d+(?:\.\d+)?"
-    if re.fullmatch(rf"{number}(?:[-,]{number})+", text):
-        return tuple(float(x) for x in re.split("[-,]", text))
+    number = r"[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?"
+    if re.fullmatch(rf"{number}(?:(?:-{number})+|(?:,{number})+)", text):
+        return tuple(float(x) for x in re.findall(number, text))
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        document = tomllib.loads(f"value = {text}")
+        tomllib.loads(f"value = [{text}]")  # behind a comment, there would be no end of the list
     except (ValueError, RecursionError):  # not TOML, a number with too many digits, or too deep nesting
         return text
+    return document["value"] if len(document) == 1 else text
 
 
 def parse_assignments(option: str, assignments: Sequence[str]) -> dict[str, str]:
@@ -300,22 +307,41 @@ def apply_settings(scenario: Scenario, settings: Mapping[str, Any]) -> Scenario:
     """The scenario with all fields replaced together and then all scales applied in the given order.
 
     Raises:
-      InputError: an unknown name, or a value that `Scenario` refuses.
+      InputError: an unknown name, a value that `Scenario` refuses, or what means nothing to the arrivals.
     """
     fields, scales = _split(settings)
-    return _apply_scales(scenario.replace(**fields), scales)
+    scenario = scenario.replace(**fields)
+    _check_used(scenario, fields)
+    return _apply_scales(scenario, scales)
 
 
 def load_with_settings(
-    source: str, settings: Mapping[str, Any], trace: str | Mapping[str, Any] | None = None
+    source: str,
+    settings: Mapping[str, Any],
+    trace: str | Mapping[str, Any] | None = None,
+    swept: str = "",
 ) -> Scenario:
     """The scenario of `load_scenario`, with settings applied as in `apply_settings`.
+
+    Args:
+      swept: the quantity that will be varied; among several arrivals, some may use what others do not.
 
     Raises:
       InputError: an illegal source or value.
     """
     fields, scales = _split(settings)
-    return _apply_scales(load_scenario(source, fields, trace), scales)
+    scenario = load_scenario(source, fields, trace)
+    if swept != "arrivals":
+        _check_used(scenario, fields)
+    return _apply_scales(scenario, scales)
+
+
+def _check_used(scenario: Scenario, fields: Mapping[str, Any]) -> None:
+    """Raise InputError if one of these fields, or a request log, means nothing to the arrivals."""
+    for name in fields:
+        _check_means("set", name, scenario.process)
+    if scenario.trace is not None:
+        scenario.check_played()
 
 
 def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -335,5 +361,11 @@ def value_labels(values: Sequence[Any]) -> list[Any]:
     """Swept values as tables show them: all numbers of one type, or all text such as 10-20-30."""
     values = [v.name if isinstance(v, ArrivalProcess) else v for v in values]
     if any(np.ndim(v) for v in values):
-        return ["-".join(f"{x:g}" for x in np.ravel(v)) for v in values]
+        return ["-".join(map(_written, np.ravel(v).tolist())) for v in values]
     return list(np.asarray(values).tolist())
+
+
+def _written(number: float) -> str:
+    """A number in 6 digits, or in as many more as it takes to tell it from all others."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number).removesuffix(".0")

@@ -340,12 +340,17 @@ class Scenario(Parameters):
         """
         fields = as_fields(changes, self.arrivals)
         changed = dataclasses.replace(self, **dict.fromkeys(self._left_out) | fields)
-        if fields.get("trace") is not None and "arrivals" not in fields and not changed.process.implied:
+        if fields.get("trace") is not None and "arrivals" not in fields:
+            changed.check_played()
+        return changed
+
+    def check_played(self) -> None:
+        """Raise InputError if the request log would not be played, as the arrivals are others."""
+        if not self.process.implied:
             raise InputError(
-                f"trace: one that would not be played, as arrivals = {changed.process.name}; legal: together "
+                f"trace: one that would not be played, as arrivals = {self.process.name}; legal: together "
                 "with arrivals = trace"
             )
-        return changed
 
     def to_dict(self) -> dict[str, Any]:
         """All fields with the fleet written out, as plain numbers and lists."""

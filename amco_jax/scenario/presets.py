@@ -86,7 +86,7 @@ def load_scenario(
       (10.0, 30.0, 50.0, 70.0, 90.0)
     """
     preset = str(source) if str(source) in PRESETS else None
-    base = {"preset": preset} if preset else _read_toml(Path(source))
+    base = {"preset": preset} if preset else _read_toml(source)
     base, given = dict(PRESETS[base.pop("preset")]), base
     if "trace" not in given and trace is None:
         base.pop("trace", None)
@@ -100,7 +100,8 @@ def load_scenario(
     return Scenario(**as_fields({**base, **(overrides or {})}))
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(source: str | Path) -> dict[str, Any]:
+    path = Path(source)
     try:
         fields = tomllib.loads(text_of(path.read_bytes()))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -108,9 +109,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"scenario: '{path}' is neither a preset ({', '.join(PRESETS)}) nor a readable file: {reason}"
+            f"scenario: '{source}' is neither a preset ({', '.join(PRESETS)}) nor a readable file: {reason}"
         ) from error
-    fields.pop("fleet", None)  # how real workers run, on which no simulation depends; see edge_fleet
+    fleet = fields.pop("fleet", {})  # how real workers run, on which no simulation depends; see edge_fleet
+    if not isinstance(fleet, dict):
+        raise InputError(f"fleet: {fleet!r}; legal: a table")
     preset = fields.setdefault("preset", "default")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError(f"preset: {preset!r} in {path}; legal: {', '.join(PRESETS)}")

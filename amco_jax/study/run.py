@@ -37,7 +37,7 @@ from amco_jax.workload import ArrivalProcess
 
 log = logging.getLogger(__name__)
 
-FORMAT = 4
+FORMAT = 5
 """The version of the file format of a run, as recorded in its manifest"""
 
 UNITS = "units"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -88,7 +89,8 @@ class Sweep(SweepSize, Study):
         check_whole("trained_seeds", self.trained_seeds)
         for each in self.scenarios:  # checks the values
             self._check(each)
-        if len(set(self.labels)) < len(self.labels):
+        pairs = itertools.combinations([each.to_dict() for each in self.scenarios], 2)
+        if len(set(self.labels)) < len(self.labels) or any(one == other for one, other in pairs):
             raise InputError(f"values: {', '.join(map(str, self.labels))}; legal: each value once")
         for method in self.chosen:
             method.physics(self.physics)

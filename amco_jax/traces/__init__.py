@@ -15,7 +15,7 @@ import pandas as pd
 
 from amco_jax.errors import InputError, check_number, from_table
 from amco_jax.traces.cells import DELIMITERS, Cells, check_delimiter, read_cells
-from amco_jax.traces.stretches import Stretches, cut
+from amco_jax.traces.stretches import Stretches, cut, in_slots
 from amco_jax.traces.times import (
     check_unit,
     clock,
@@ -61,9 +61,14 @@ class RequestLog:
         """Time from the first request to the last, s."""
         return float(self.seconds[-1])
 
-    def slots(self, slot_seconds: float) -> np.ndarray:
-        """`[requests]`, the slot of each request as a whole float; the first request is in slot 0."""
-        return np.floor(self.seconds / slot_seconds)
+    @property
+    def error(self) -> float:
+        """The largest rounding error of the times of requests, s: that of both a time and the origin."""
+        return 4 * float(np.spacing(self.origin + self.span))
+
+    def in_slots(self, slot_seconds: float) -> np.ndarray:
+        """`[requests]`, the time of each request in slots since the first request."""
+        return in_slots(self.seconds, slot_seconds, self.error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +125,8 @@ class Trace:
         for name in _TEXTS:
             value = getattr(self, name)
             if not isinstance(value, str) or not (value or defaults[name] == "" or name in OPTIONAL):
-                raise InputError(f"trace.{name}: {value!r}; legal: a text")
+                legal = "the path of a file" if name == "file" else "a text"
+                raise InputError(f"trace.{name}: {value!r}; legal: {legal}")
         for name in (f"{number}_scale" for number in NUMBERS):
             clean(name, check_number(f"trace.{name}", getattr(self, name)))
         clean("unit", check_unit("trace.unit", self.unit))
@@ -147,14 +153,16 @@ class Trace:
 
     def stretches(self, slot_seconds: float, num_slots: int) -> Stretches:
         """The positions of episodes of `num_slots` slots on the log."""
-        return cut(self.log.span, slot_seconds, num_slots, self.train_share, self.gap)
+        log = self.log
+        return cut(log.span, slot_seconds, num_slots, self.train_share, self.gap, log.error)
 
     def split(self, slot_seconds: float, num_slots: int) -> dict[str, Any]:
         """The two stretches as plain data, for a manifest."""
         cuts, log = self.stretches(slot_seconds, num_slots), self.log
+        places = log.in_slots(slot_seconds)
 
         def stretch(first: int, end: int) -> dict[str, Any]:
-            inside = np.searchsorted(log.seconds, [first * slot_seconds, end * slot_seconds])
+            inside = np.searchsorted(places, [first, end])
             times = [clock(log.origin + slot * slot_seconds, log.origin + log.span) for slot in (first, end)]
             return {"first": times[0], "last": times[1], "requests": int(np.diff(inside)[0])}
 

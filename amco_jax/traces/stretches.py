@@ -8,6 +8,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 MAX_STRETCHES = 2**16
 """The most test stretches; the product of two numbers of stretches then fits into 32 bits"""
 
@@ -36,7 +39,22 @@ class Stretches(NamedTuple):
         return max(self.training - num_slots, 0)
 
 
-def cut(span: float, slot: float, num_slots: int, train_share: float, gap: float | None) -> Stretches:
+def in_slots(seconds: ArrayLike, slot: float, error: float = 0.0) -> np.ndarray:
+    """Times in slots; a time that is at the start of a slot but for rounding errors is exactly there.
+
+    Args:
+      seconds: times of any shape, s.
+      slot: duration of a slot, s.
+      error: the largest rounding error of the times, s.
+    """
+    ratio = np.asarray(seconds, np.float64) / slot
+    near = np.round(ratio)
+    return np.where(np.abs(ratio - near) <= error / slot + 2 * np.spacing(ratio), near, ratio)
+
+
+def cut(
+    span: float, slot: float, num_slots: int, train_share: float, gap: float | None, error: float = 0.0
+) -> Stretches:
     """The stretches of a log.
 
     Args:
@@ -45,13 +63,15 @@ def cut(span: float, slot: float, num_slots: int, train_share: float, gap: float
       num_slots: slots of an episode.
       train_share: share of the span for training.
       gap: minimum time between training and testing, s; one episode if None.
+      error: see `in_slots`.
     """
     pause = 0.0 if train_share == 0 else num_slots * slot if gap is None else gap
     end = train_share * span
-    first = math.ceil((end + pause) / slot)
-    rest = max(math.floor(span / slot) + 1 - first, 0)
+    last, training, first = in_slots([span, end, end + pause], slot, error).tolist()
+    first = math.ceil(first)
+    rest = max(math.floor(last) + 1 - first, 0)
     count = min(rest // num_slots, MAX_STRETCHES)
-    return Stretches(math.floor(end / slot), first, count, rest // max(count, 1), stretch_stride(count))
+    return Stretches(math.floor(training), first, count, rest // max(count, 1), stretch_stride(count))
 
 
 def longest_slot(

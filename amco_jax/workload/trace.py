@@ -195,7 +195,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
             return
         before = as_trace(table | {"file": self.trace.file})
         first = self.log.origin + self.cuts(scenario).first * self.slot_seconds(scenario)
-        if first < before.training_end:
+        if first < before.training_end - self.log.error:
             raise InputError(
                 f"trace.train_share: {self.trace.train_share:g}, and episodes would begin in what these "
                 f"agents were trained on; legal: {before.train_share:g}, with since and until as in the "
@@ -226,7 +226,7 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
 
     def _slots(self, scenario: ScenarioFields) -> np.ndarray:
         """`[requests]`, integral floats: the slot of each request, from 0."""
-        return self.log.slots(self.slot_seconds(scenario))
+        return np.floor(self.log.in_slots(self.slot_seconds(scenario)))
 
     def _counts(self, scenario: ScenarioFields) -> np.ndarray:
         """The number of requests in each slot of the log that has any."""
@@ -251,9 +251,10 @@ class TraceArrivals(TraceParameters, ArrivalProcess):
 
     def own(self, scenario: ScenarioFields, max_tasks: int) -> Slots:
         """The division of the log into slots."""
-        cuts, slot = self.cuts(scenario), self._slots(scenario)
+        cuts, place = self.cuts(scenario), self.log.in_slots(self.slot_seconds(scenario))
+        slot = np.floor(place)
         # In float32, the end of a slot could otherwise round up to the start of the next one.
-        share = np.minimum(self.log.seconds / self.slot_seconds(scenario) - slot, 1 - 2.0**-24)
+        share = np.minimum(place - slot, 1 - 2.0**-24)
         share = np.pad(share.astype(np.float32), (0, max_tasks), mode="edge")
         places = (cuts.starts(scenario.num_slots), cuts.first, cuts.num_stretches, cuts.spacing, cuts.stride)
         num_positions = np.int32(self.num_positions(scenario))

@@ -109,11 +109,15 @@ def test_sweep_takes_a_scenario_file_and_a_policy_of_the_user(tmp_path):
         "METHOD = Method('last', per_task(lambda view: jnp.arange(view.wait.size) == view.wait.size - 1))\n"
     )
     run = command(
-        "sweep", "--param", "link_rate_scale", "--values", 1, 2, "--scenario", "fleet.toml", *QUICK,
-        "--methods", "mine:METHOD", "local", "--out", "out", cwd=tmp_path,
+        "sweep", "--param", "link_rate_scale", "--values", 1, "--scenario", "fleet.toml", *QUICK,
+        "--values=2", "--methods", "mine:METHOD", "--set", "deadline=2", "--methods", "local",
+        "--set", "order=turns", "--out", "out", cwd=tmp_path,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     results = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())  # lists may be given in parts
+    assert [manifest["scenario"][name] for name in ("deadline", "order")] == [2, "turns"]
+    assert manifest["values"] == [1, 2]
     assert set(results["method"]) == {"last", "local"}
     assert not np.any(results.query("method == 'last'")["utilisation_0"])
 
@@ -146,7 +150,12 @@ def test_quiet_is_quiet(tmp_path):
         (["--param", "deadline", "--methods"], ["methods"]),
         (["--param", "deadline", "--methods", "nowhere:METHOD"], ["nowhere:METHOD"]),
         (["--param", "deadline", "--seeds", "many"], ["--seeds", "many"]),
+        (["--param", "deadline", "--seeds", "5", "--seeds=6"], ["seeds: given twice; legal: once"]),
+        (["--param", "deadline", "--overwrite", "--no-overwrite"], ["overwrite: given twice; legal: once"]),
         (["--param", "deadline", "--set", "num_servers=3", "capacity=1-2"], ["capacity", "(3,)"]),
+        (["--param", "deadline", "--set", "num_tasks=3 # 4"], ["num_tasks: '3 # 4'"]),
+        (["--param", "deadline", "--set", "burst_slots=3"], ["set: burst_slots means nothing", "= bursty"]),
+        (["--param", "deadline", "--trace", ""], ["trace.file: ''; legal: the path of a file"]),
         (["--param", "deadline", "--scenario", "nowhere.toml"], ["nowhere.toml"]),
         (["--param", "deadline", "--out", "/dev/null/x"], ["/dev/null/x"]),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,9 +36,11 @@ def test_a_list_holds_what_the_decisions_of_each_slot_give(monkeypatch: pytest.M
         episode = run(method=METHOD, seed=seed, policy_seed=seed, scenario=TIGHT)
         d, found = episode.decisions, {name: batch.metrics[name][seed] for name in NAMES}
         assert all(values.shape == (TIGHT.num_slots,) for values in found.values())
-        np.testing.assert_array_equal(found["tasks_over_slots"], d.present.sum(axis=(1, 2)))
-        np.testing.assert_array_equal(found["miss_rate_over_slots"], (d.missed & d.present).sum(axis=(1, 2)))
-        makespans = np.where(d.present, d.makespan, 0).sum(axis=(1, 2))
+        tasks = d.present.sum(axis=(1, 2))
+        np.testing.assert_array_equal(found["tasks_over_slots"], tasks)
+        missed = np.divide((d.missed & d.present).sum(axis=(1, 2)), tasks)
+        np.testing.assert_array_equal(found["miss_rate_over_slots"], missed.astype(np.float32))
+        makespans = np.divide(np.where(d.present, d.makespan, 0).sum(axis=(1, 2)), tasks)
         np.testing.assert_allclose(found["makespan_over_slots_s"], makespans, rtol=1e-5)
         served = np.float32(TIGHT.capacities) * np.float32(TIGHT.slot_duration)
         load = episode.backlog + episode.slot_load
@@ -62,14 +65,16 @@ def test_estimates_of_a_slot_are_ratios_over_seeds():
         "makespan_mean_s": 1.0,
     })  # fmt: skip
     columns = tuple(c for c in columns_of(choose(NAMES)) if c.is_over_slots or c.name == "makespan_mean_s")
-    lists = dict.fromkeys(NAMES, sums) | {"tasks_over_slots": tasks}
+    means_of_slots = np.divide(sums, tasks, out=np.full(sums.shape, np.nan), where=tasks > 0)
+    lists: dict[str, np.ndarray] = dict.fromkeys(NAMES, sums) | {"tasks_over_slots": tasks}
+    lists |= dict.fromkeys(("makespan_over_slots_s", "miss_rate_over_slots"), means_of_slots)
     study = SavedStudy("study", "evaluate", MANIFEST, "", columns, rows, None, lists)
     by_name = {column.name: column for column in columns}
     numbers = ["estimate", "ci_low", "ci_high"]
 
     found = over_slots(study, by_name["makespan_over_slots_s"], "")
     assert found["slot"].tolist() == [0, 1]
-    assert found["estimate"].tolist() == [3 / 8, 4 / 6]
+    np.testing.assert_allclose(found["estimate"], [3 / 8, 4 / 6], rtol=1e-12)
     expected = np.stack(ratio_interval(sums, np.where(tasks > 0, tasks, np.nan)), axis=1)
     np.testing.assert_allclose(found[numbers], np.maximum(expected, 0))
     found = over_slots(study, by_name["miss_rate_over_slots"], "")
@@ -78,6 +83,39 @@ def test_estimates_of_a_slot_are_ratios_over_seeds():
     found = over_slots(study, by_name["backlog_over_slots_gcycles"], "")
     np.testing.assert_allclose(found["estimate"], sums.mean(axis=0))
     assert "backlog_over_slots_gcycles" in all_figures(study, means(study))
+
+
+def test_the_warm_up_and_slots_without_tasks_have_no_numbers(tmp_path: Path):
+    scenario = SMALL.replace(num_servers=1, num_tasks=2, arrival_prob=0.5, num_slots=5, capacity=1.0)
+    found = {}
+    for warmup in (0, 2):
+        size: dict[str, Any] = {"methods": ["local"], "seeds": 4, "metrics": NAMES}
+        study = Sweep("deadline", values=[0.1], scenario=scenario.replace(warmup=warmup), **size)
+        rows = run_study(study, tmp_path / str(warmup)).rows
+        found[warmup] = {name: np.stack([*rows[name]]) for name in NAMES}
+        shown = load_studies([tmp_path / str(warmup)])[0]
+        for column in (c for c in shown.columns if c.is_over_slots):
+            numbers = over_slots(shown, column, 0.1)["estimate"].to_numpy(np.float64)
+            values, tasks = found[warmup][column.name], found[warmup]["tasks_over_slots"]
+            weight = tasks if column.weight == "tasks_over_slots" else np.ones_like(tasks)
+            expected = np.nansum(values * weight, axis=0) / weight.sum(axis=0)
+            expected[:warmup] = math.nan
+            np.testing.assert_allclose(numbers, expected, rtol=1e-6)
+    none = found[0]["tasks_over_slots"] == 0
+    assert none.any()
+    for name in NAMES:
+        assert np.isnan(found[2][name][:, :2]).all()
+        np.testing.assert_array_equal(found[2][name][:, 2:], found[0][name][:, 2:])
+        assert np.array_equal(np.isnan(found[0][name]), none & ("makespan" in name or "miss" in name))
+
+
+def test_results_with_sums_over_slots_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("amco_jax.study.run.FORMAT", 4)
+    run_study(
+        Sweep("deadline", values=[1], methods=["local"], seeds=1, scenario=SMALL, metrics=NAMES), tmp_path
+    )
+    with pytest.raises(InputError, match="has sums over slots; legal: results of this version"):
+        load_studies([tmp_path])
 
 
 def test_a_sweep_over_the_number_of_slots_has_lists_of_each_length(tmp_path: Path):

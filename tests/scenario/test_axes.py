@@ -12,7 +12,7 @@ import pytest
 from helpers.request_logs import HEADER, cuts_of, small_rows, write
 
 from amco_jax import InputError, Method, Scenario, get_method, load_scenario
-from amco_jax.scenario.axes import AXES, axes_of, get_axis
+from amco_jax.scenario.axes import AXES, apply_settings, axes_of, get_axis, load_with_settings
 from amco_jax.scenario.presets import PRESETS
 from amco_jax.study.sweep import Sweep
 from amco_jax.workload import PROCESSES
@@ -119,6 +119,29 @@ def test_a_log_shorter_than_an_episode_is_played_more_slowly(tmp_path: Path):
     scenario.check_training()
     assert len(job("time_scale", scenario).points) == 5
     assert load_scenario("default").time_scale == 1
+
+
+def test_a_log_and_settings_are_for_the_arrivals(tmp_path: Path):
+    path = str(write(tmp_path / "log.csv", small_rows(400)))
+    (tmp_path / "log.toml").write_text(f'arrivals = "poisson"\n[trace]\nfile = "{path}"\n')
+    for source, settings, trace, words in (
+        (
+            "default",
+            {"arrivals": "poisson"},
+            path,
+            "trace: one that would not be played, as arrivals = poisson",
+        ),
+        (str(tmp_path / "log.toml"), {}, None, "trace: one that would not be played, as arrivals = poisson"),
+        ("default", {"arrival_prob": 0.9}, path, "set: arrival_prob means nothing to arrivals = trace"),
+        ("default", {"time_scale": 3.0}, None, "set: time_scale means nothing to arrivals = bernoulli"),
+    ):
+        with pytest.raises(InputError, match=words):
+            load_with_settings(source, settings, trace)
+        # Among the arrivals of a sweep, some may use them.
+        load_with_settings(source, settings, trace, swept="arrivals")
+    assert load_with_settings(str(tmp_path / "log.toml"), {}, path).arrivals == "trace"
+    with pytest.raises(InputError, match="set: burst_slots means nothing to arrivals = poisson"):
+        apply_settings(Scenario(), {"arrivals": "poisson", "burst_slots": 3})
 
 
 def test_every_field_but_tables_and_the_warm_up_can_be_swept():

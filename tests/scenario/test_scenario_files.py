@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,7 @@ def test_byte_order_marks_and_newlines_of_any_system_change_nothing(
         ('preset = "fast"', "preset: 'fast'"),
         ("preset = 3", "preset: 3"),
         ('preset = ["default"]', "preset: "),
+        ("fleet = 3", "fleet: 3; legal: a table"),
     ],
 )
 def test_bad_toml_files_are_refused(tmp_path: Path, text: str | bytes, words: str):
@@ -78,7 +80,8 @@ def test_bad_toml_files_are_refused(tmp_path: Path, text: str | bytes, words: st
 
 def test_files_that_cannot_be_read_are_refused(tmp_path: Path):
     for source in (tmp_path / "none.toml", tmp_path, "", "no-such-preset", "a\0b"):
-        with pytest.raises(InputError, match=r"neither a preset \(default, .*\) nor a readable file"):
+        words = re.escape(f"scenario: '{source}' is neither a preset (default, ")
+        with pytest.raises(InputError, match=rf"{words}.*\) nor a readable file"):
             load_scenario(source)
     with pytest.raises(InputError, match="unknown field 'speed'"):
         load_scenario("default", {"speed": 3})

@@ -17,7 +17,7 @@ from amco_jax import Execution, InputError, Method, Scenario, Sweep, per_task
 from amco_jax.params import ORDERS, TIMINGS
 from amco_jax.report.page import make_report, write_report
 from amco_jax.report.studies import load_studies
-from amco_jax.scenario.axes import apply_settings, parse_settings, parse_value
+from amco_jax.scenario.axes import apply_settings, parse_settings, parse_value, value_labels
 from amco_jax.stats import mean_interval, rate_interval, ratio_interval
 from amco_jax.study.output import Output
 
@@ -228,6 +228,10 @@ def test_unwritable_destinations_are_refused_before_the_work(tmp_path):
         ({"first_seed": -1}, "first_seed: -1"),
         ({"first_seed": 2**31 - 5}, "seeds: 12; legal: a whole number from 1 to 5"),
         ({"values": [0.3, 0.30]}, "each value once"),
+        (
+            {"param": "capacity", "values": [10, (10.0, 10.0)]},
+            "values: 10, 10-10; legal: each value once",
+        ),
         ({"physics": "newtonian"}, "physics: 'newtonian'"),
         ({"param": "capacity", "values": [(1, 2, 3)]}, "capacity: shape"),
         ({"param": "capacity_scale", "values": [-1]}, "capacity_scale: -1"),
@@ -264,14 +268,32 @@ def test_settings_are_read_and_applied_in_order():
         ("1e-3", 1e-3),
         ("10-20", (10, 20)),
         ("1,2.5", (1, 2.5)),
+        ("1e1-2.5e-1-3", (10, 0.25, 3)),
+        ("1e-1", 0.1),
         ("[1, 2]", [1, 2]),
+        ('{file = "a#b"}', {"file": "a#b"}),
         ("x", "x"),
+        *((text, text) for text in ("0.05\nnum_tasks=3", "3 # deadline=2", "5\n#", "0.5\n[x]\ny=1", "3} #")),
+        *((text, text) for text in ("10-20,30-40", "٣-20", "3, 4 #", "")),
         ("[" * 5000, "[" * 5000),
         ("9" * 5000, "9" * 5000),
     ],
 )
 def test_values_are_parsed(text, value):
     assert parse_value(text) == value
+
+
+def test_labels_tell_all_lists_apart():
+    lists = [(10.0, 0.25), (1e6, 1000001), (1000002.0, 1 / 3), (0.1 + 0.2, 1e-7), (1e17, 20)]
+    labels = [
+        "10-0.25",
+        "1e+06-1000001",
+        "1000002-0.3333333333333333",
+        "0.30000000000000004-1e-07",
+        "1e+17-20",
+    ]
+    assert value_labels(lists) == labels
+    assert [*map(parse_value, labels)] == lists
 
 
 def test_coverage_of_intervals_over_disjoint_seed_blocks():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 from pathlib import Path
@@ -28,7 +29,7 @@ from amco_jax import (
 )
 from amco_jax.report.studies import load_studies
 from amco_jax.study.simulate import simulate
-from amco_jax.traces.stretches import MAX_STRETCHES, cut, longest_slot, stretch_stride
+from amco_jax.traces.stretches import MAX_STRETCHES, cut, in_slots, longest_slot, stretch_stride
 from amco_jax.workload import tables_of, workload_of
 
 SEEDS, EPISODES = 300, 40
@@ -83,7 +84,9 @@ def test_test_stretches_are_the_same_or_disjoint_and_rows_tell_which(small: Path
         first = windows(scenario, range(episode, episode + 1), training=False)[:, 0]
         number = stretches_of(scenario, np.arange(SEEDS), episode)
         slots = cuts.first + cuts.spacing * number[:, None] + np.arange(6 + 1)
-        np.testing.assert_array_equal(first[:, :-1], np.searchsorted(played(scenario).log.slots(30.0), slots))
+        np.testing.assert_array_equal(
+            first[:, :-1], np.searchsorted(played(scenario).log.in_slots(30.0), slots)
+        )
         # Any run of seeds is spread as evenly as can be.
         for start, count in ((0, 3), (17, cuts.num_stretches), (100, 100)):
             times = np.bincount(number[start : start + count], minlength=cuts.num_stretches)
@@ -101,22 +104,57 @@ def test_strides_go_through_all_stretches(count: int):
 
 
 @given(
-    span=st.floats(1, 1e7), slot=st.floats(1e-2, 1e4), num_slots=st.integers(1, 500), share=st.floats(0, 1),
-    gap=st.none() | st.floats(0, 1e5),
+    span=st.floats(1, 1e7), slot=st.floats(1e-2, 1e4), num_slots=st.integers(1, 500),
+    share=st.just(0.0) | st.floats(1e-9, 1), gap=st.none() | st.floats(0, 1e5),
 )  # fmt: skip
 def test_cuts_lie_on_the_log(span: float, slot: float, num_slots: int, share: float, gap: float | None):
     cuts = cut(span, slot, num_slots, share, gap)
-    assert cuts.training * slot <= share * span
+    assert cuts.training * slot <= share * span * (1 + 1e-12)
     if share:
         wanted = num_slots * slot if gap is None else gap
         assert cuts.first * slot >= (share * span + wanted) * (1 - 1e-12)
     if cuts.num_stretches:
         assert cuts.spacing >= num_slots
-        assert cuts.first + cuts.spacing * (cuts.num_stretches - 1) + num_slots <= math.floor(span / slot) + 1
+        last = math.floor(in_slots(span, slot))
+        assert cuts.first + cuts.spacing * (cuts.num_stretches - 1) + num_slots <= last + 1
     longest = longest_slot(span, num_slots, share, gap, 3) * (1 - 1e-9)
     if longest > 0:
         assert cut(span, longest, num_slots, share, gap).num_stretches >= 3
         assert share == 0 or cut(span, longest, num_slots, share, gap).starts(num_slots) >= 1
+
+
+START = datetime.datetime(2025, 3, 1, 8, 0, 0, 370000)
+
+
+@pytest.mark.parametrize(
+    ("times", "slot"),
+    [
+        ([1700000000000 + 100 * k for k in range(2000)], 0.1),  # ms since 1970
+        ([str(START + datetime.timedelta(milliseconds=100 * k)) for k in range(2000)], 0.1),
+        ([11 * k for k in range(500)], 1.1 * 10),
+        ([f"{22 * k}.3" for k in range(500)], 2.2 * 10),
+        ([f"{1700000000 + k}.3" for k in range(500)], 1.0),
+    ],
+)
+def test_requests_at_the_starts_of_slots_are_in_these(tmp_path: Path, times: list[Any], slot: float):
+    path = write(tmp_path / "even.csv", [f"{time},g" for time in times], "gmt_create,groupId")
+    table = {
+        "file": str(path),
+        "train_share": 0.5,
+        "gap": 0,
+        "unit": "ms" if len(str(times[0])) == 13 else "",
+    }
+    scenario = Scenario(trace=table, time_scale=slot, num_slots=20, num_servers=2)  # pyright: ignore
+    own = played(scenario).own(scenario, 1)
+    np.testing.assert_array_equal(own.slot, np.arange(len(times)))
+    assert not own.share.any()
+    cuts, split = cuts_of(scenario), played(scenario).split(scenario)
+    assert (cuts.training, cuts.first) == ((len(times) - 1) // 2, len(times) // 2)
+    assert split["training"]["requests"] == cuts.training
+    assert split["test"]["requests"] == cuts.num_stretches * 20 + (cuts.spacing - 20) * (
+        cuts.num_stretches - 1
+    )
+    played(scenario).check_unseen(scenario, scenario.to_dict())  # the same division of the same log
 
 
 def test_many_stretches_are_counted_in_32_bits(tmp_path: Path):

@@ -174,7 +174,7 @@ def test_the_simulation_plays_the_log_as_a_plain_loop_says(small: Path):
 def test_no_request_of_a_window_is_lost_or_doubled(small: Path):
     scenario = scenario_of(small)
     log = played(scenario).log
-    per_slot = np.bincount(log.slots(60.0).astype(int))
+    per_slot = np.bincount(log.in_slots(60.0).astype(int))
     cuts = cuts_of(scenario)
     starts = cuts.first + cuts.spacing * stretches_of(scenario, np.arange(40), 0)
     found = arrivals(scenario, 40).present.sum(axis=(1, 2, 3))
@@ -242,7 +242,7 @@ def test_hostile_files_are_refused_in_one_line(tmp_path: Path, content: bytes, w
         (3, "trace: 3; legal: a table of file, time"),
         ({"time": "t"}, "trace: no file; legal: a field 'file', or --trace FILE"),
         ({"file": "x", "columns": 3}, "trace: unknown field 'columns'; legal: file, time"),
-        ({"file": 3}, "trace.file: 3; legal: a text"),
+        ({"file": 3}, "trace.file: 3; legal: the path of a file"),
         ({"file": "x", "time": ""}, "trace.time: ''; legal: a text"),
         (
             {"file": "x", "unit": "minutes"},
