@@ -114,7 +114,7 @@ def test_the_figure_of_growth():
     figure = growth_figure(rows)
     assert all(axes.get_xscale() == axes.get_yscale() == "log" for axes in figure.axes)
     time_over_seeds, time_over_servers, memory_over_seeds, _ = figure.axes
-    assert time_over_seeds.get_ylabel() == "time of all seeds [s]"
+    assert time_over_seeds.get_ylabel() == "time for all seeds [s]"
     assert time_over_servers.get_ylabel() == "time per decision [µs]"
     for axes, x, y in (
         (time_over_servers, (5, 10, 40), (5e6 / 7, 10e6 / 7, 40e6 / 7)),
