@@ -166,7 +166,8 @@ def test_bench_refuses_bad_input_before_it_measures(script, tmp_path):
         (["--growth", "local", "--growth-servers", 0], ["num_servers: 0"]),
         (["--growth", "local", "--set", "capacity=1-2-3-4-5"], ["capacity"]),
         (["--repeats", 0], ["repeats: 0"]),
-        (["--warmup", 2], ["warmup: 2; legal in a benchmark: none"]),
+        (["--warmup", 2], ["Unrecognized options", "--warmup"]),
+        (["--set", "warmup=2"], ["warmup: 2; legal in a benchmark: none"]),
         (["--set", "warmup=auto"], ["warmup: auto"]),
     ):
         script.assert_refused(words, "bench", *arguments, "--out", tmp_path / "out")
