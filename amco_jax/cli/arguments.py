@@ -102,9 +102,9 @@ class SettingsArguments:
     set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
     """Changes to the scenario, as field=value ..."""
     warmup: str | None = None
-    """The number of slots at the beginning of each episode that are simulated but that no metric counts, or
-    auto for what MSER-5 finds in a pilot run of each method. Whenever it is given, even as 0, you are warned
-    if episodes are still not stationary after it."""
+    """The number of slots at the beginning of each episode that are simulated but that no metric counts; in
+    sweeps and evaluations also auto, for what MSER-5 finds in a pilot run of each method. Whenever it is
+    given there, even as 0, you are warned if episodes are still not stationary after it."""
 
     def settings(self) -> dict[str, Any]:
         """The changes as values by name."""

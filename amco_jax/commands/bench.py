@@ -31,6 +31,7 @@ class Arguments(ScenarioArguments, OutputArguments):
     growth_servers: tuple[int, ...] = GROWTH_SERVERS
     """Numbers of servers for --growth, as far as a method supports them; trained methods use only those up
     to 16."""
+    warmup: tyro.conf.Suppress[str | None] = None  # a benchmark counts all slots
     starts_jax: ClassVar[bool] = False  # JAX would reserve accelerator memory that the measurements need
 
 

@@ -55,7 +55,7 @@ OVER_SLOTS = (
         name="backlog_over_slots_gcycles",
         label="mean backlog of the servers",
         unit="Gcycles",
-        caption="Work that waits at the end of each slot of an episode, in the mean over servers.",
+        caption="Work that waits at the end of each slot of an episode, averaged over servers.",
         reduction=Reduction.OVER_SLOTS,
         better="lower",
         bounds=(0.0, math.inf),
@@ -65,7 +65,7 @@ OVER_SLOTS = (
     Metric(
         name="utilisation_over_slots",
         label="mean utilisation of the servers",
-        caption="Share of each slot of an episode that the servers are busy, in the mean over servers.",
+        caption="Share of each slot of an episode that the servers are busy, averaged over servers.",
         reduction=Reduction.OVER_SLOTS,
         bounds=(0.0, 1.0),
         shown=Shown.ASKED,

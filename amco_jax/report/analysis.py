@@ -31,6 +31,8 @@ PAPER_BASELINES = ("randcoedge", "drlcoedge", "smcoedge", "optimal")
 _ESTIMATES = ("condition", "method", "metric", "per", "statistic", *COUNTS, "estimate", "ci_low", "ci_high")
 BOOTSTRAP_SEED = 0
 """The seed of the bootstrap, fixed so that the same results always give the same tables"""
+_LEVELS = np.linspace(0, 1, 101)
+"""The levels at which distributions are drawn, so dense that lines between them show jumps as such"""
 
 
 def baselines_of(study: SavedStudy, asked: Sequence[str] = ()) -> list[str]:
@@ -295,6 +297,23 @@ def over_slots(study: SavedStudy, column: Column, condition: Any) -> pd.DataFram
         numbers = {"slot": np.arange(len(low)), "estimate": estimate, "ci_low": low, "ci_high": high}
         parts.append(pd.DataFrame({"method": method} | numbers))
     return pd.concat(parts, ignore_index=True)
+
+
+def distributions(study: SavedStudy, column: Column, condition: Any) -> pd.DataFrame:
+    """Quantiles over all tasks of each method under one condition, at `_LEVELS`.
+
+    Args:
+      column: one whose rows hold lists of quantiles.
+
+    Returns:
+      Columns method, level, value; without methods that have no tasks.
+    """
+    parts = []
+    for method in study.methods:
+        if (episodes := study.groups.get((method, condition))) is not None:
+            values = episodes.pooled(column, _LEVELS).estimate
+            parts.append(pd.DataFrame({"method": method, "level": _LEVELS, "value": values}))
+    return pd.concat(parts).dropna()
 
 
 def estimates_of(estimated: pd.DataFrame, column: Column) -> dict[Any, dict[str, dict[str, Any]]]:

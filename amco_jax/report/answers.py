@@ -22,7 +22,7 @@ from amco_jax.report.analysis import (
     pairs_of,
     winners_of,
 )
-from amco_jax.report.names import all_of, capitalised, counted, in_words, joined
+from amco_jax.report.names import all_of, capitalised, counted, in_words, joined, trained_for
 from amco_jax.report.rankings import reversal_of
 from amco_jax.report.studies import LAST_EPISODES, SavedStudy
 from amco_jax.report.tables import bracket, estimate_text, interval_text, small_unit
@@ -47,7 +47,9 @@ def summary_of(study: SavedStudy) -> str:
     seed = "tuning seed" if study.kind == "tune" else "seed"
     number, first = manifest["num_seeds"], manifest["first_seed"]
     size = f"{seed} {first} alone" if number == 1 else f"{counted(number, seed)} from {first} on"
-    return f"{_KINDS[study.kind].summary(study)}; {size}; {physics} physics."
+    trained = trained_for(manifest["training"]) if study.kind == "sweep" else ""
+    parts = _KINDS[study.kind].summary(study), size, f"{physics} physics", trained
+    return f"{'; '.join(filter(None, parts))}."
 
 
 def answer_of(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[str] = ()) -> str:
@@ -84,8 +86,8 @@ def _of_sweep(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[st
             (names, [c for c, _ in run]) for names, run in itertools.groupby(winners.items(), lambda x: x[1])
         ]
         if len(runs) == 1 and (names := runs[0][0]):
-            verb = "is" if len(names) == 1 else "are"
-            sentences.append(f"The same {verb} best at {all_of(len(winners), 'value')}.")
+            same = "method is" if len(names) == 1 else "methods are"
+            sentences.append(f"The same {same} best at {all_of(len(winners), 'value')}.")
         elif any(names for names, _ in runs):
             where = [f"{_named(names) or 'none'} {_range(places)}" for names, places in runs]
             sentences.append(f"Best over the sweep: {'; '.join(where)}.")
@@ -122,7 +124,7 @@ def _of_method(
 
 
 def _of_comparison(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
-    where = f"in the last {study.manifest['last']} of {study.manifest['episodes']} episodes of training"
+    where = f"in the last {study.manifest['last']} of {_episodes(study)} of training"
     return _of_method(study.methods[0], where, study, estimated, baselines)
 
 
@@ -134,7 +136,7 @@ def _of_training(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence
     column, episodes = study.first, study.manifest["episodes"]
     (rows,) = estimates_of(estimated, column).values()
     ((method, row),) = rows.items()
-    where = f"over the last {min(LAST_EPISODES, episodes)} of {episodes} episodes of training"
+    where = f"over the last {min(LAST_EPISODES, episodes)} of {_episodes(study)} of training"
     sentences = [f"The {column.label} with {in_words(method)} is {_value(column, row)} {where}."]
     if study.curves is not None and (fifth := episodes // 5):
         change = change_in_training(study.curves, column, slice(0, fifth), slice(episodes - fifth, episodes))
@@ -213,6 +215,10 @@ class _Kind(NamedTuple):
     """Sentences, from the study, its means and the baselines"""
 
 
+def _episodes(study: SavedStudy, which: str = "") -> str:
+    return counted(study.manifest["episodes"], f"{which}episode")
+
+
 def _values(study: SavedStudy) -> str:
     return f"{study.axis_label}, {counted(len(study.conditions), 'value')}"
 
@@ -221,22 +227,22 @@ _KINDS = {
     "sweep": _Kind("which method is best, and where?", _values, _of_sweep),
     "compare": _Kind(
         "how do the methods compare at the end of training?",
-        lambda study: "{episodes} episodes of training, means of the last {last}".format_map(study.manifest),
+        lambda study: f"{_episodes(study)} of training, means of the last {study.manifest['last']}",
         _of_comparison,
     ),
     "train": _Kind(
         "what has the method learned?",
-        lambda study: "{episodes} episodes of training, means of the last ones".format_map(study.manifest),
+        lambda study: f"{_episodes(study)} of training, means of the last ones",
         _of_training,
     ),
     "evaluate": _Kind(
         "how good are the trained agents in unseen episodes?",
-        lambda study: "trained agents on {episodes} unseen episodes".format_map(study.manifest),
+        lambda study: f"trained agents on {_episodes(study, 'unseen ')}",
         _of_evaluation,
     ),
     "tune": _Kind(
         "which settings are best?",
-        lambda study: "settings of {method}, each trained for {episodes} episodes".format_map(study.manifest),
+        lambda study: f"settings of {study.manifest['method']}, each trained for {_episodes(study)}",
         _of_tuning,
     ),
     "sensitivity": _Kind(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GROWTH_LABELS = {
-    "seeds": ("seeds", "time of all seeds [s]"),
+    "seeds": ("seeds", "time for all seeds [s]"),
     "num_servers": ("edge servers", "time per decision [µs]"),
 }
 
@@ -41,7 +41,9 @@ def sweep_figure(
 
     The metric is shown per task if possible, and otherwise per episode. More methods than a reader can tell
     apart are shown in several panels, each with all others as thin grey lines behind its own. Values that are
-    not numbers have a point each, with the interval as a bar. What is below a lower bound is grey.
+    not numbers have a point each, with the interval as a bar. What is below a lower bound is grey. A rate
+    without an event at any value has no band, which would hide those of others, and is in the background if
+    neither direction is better.
 
     Args:
       summary: columns method, value, metric, per, estimate, ci_low, ci_high.
@@ -54,17 +56,23 @@ def sweep_figure(
     numbers = np.asarray(rows["value"]).dtype.kind in "if"
     if numbers:
         rows = rows.sort_values("value", kind="stable")
+    # Before any row is left out, so that a category has the same place for all methods.
+    rows = rows.assign(x=rows["value"] if numbers else pd.factorize(rows["value"])[0])
     lines = {method: rows.loc[rows["method"] == method] for method in names}
     floor = lines.pop(BOUND, rows.iloc[:0])
     methods = [method for method in lines if among is None or method in among]
+    if column.is_rate and column.better is None:  # such as that of rejections, which most methods never make
+        methods = [method for method in methods if _has_events(lines[method])]
     panels = _panels(methods) if numbers else [methods]
     with canvas(5.2 if len(panels) == 1 else 3.6 * len(panels), 3.4 + 0.4 * (len(panels) > 1)) as figure:
         every_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, shown in zip(every_axes, panels, strict=True):
-            _draw_floor(axes, floor)
+            _draw_floor(axes, floor, numbers)
             _draw_behind(axes, [line for method, line in lines.items() if method not in shown])
-            _draw_lines(axes, {method: lines[method] for method in shown}, numbers)
+            _draw_lines(axes, {method: lines[method] for method in shown}, numbers, column.is_rate)
             axes.set_xlabel(axis_label)
+            if not numbers:
+                axes.set_xticks(*zip(*dict(zip(rows["x"], rows["value"], strict=True)).items(), strict=True))
             if len(panels) > 1:
                 axes.legend(loc="lower left", bbox_to_anchor=(-0.05, 1), ncols=2, fontsize=7, **_COMPACT)
         first = every_axes[0]
@@ -82,17 +90,23 @@ def sweep_figure(
     return figure
 
 
-def _draw_floor(axes: Any, rows: pd.DataFrame) -> None:
-    """Fill the area below a lower bound over the swept values, if it exists for the metric."""
-    rows = rows.loc[np.asarray(rows["estimate"]) > 0]
-    if len(rows) == 0:
+def _draw_floor(axes: Any, rows: pd.DataFrame, numbers: bool) -> None:
+    """Fill the area below a lower bound over the swept values, if it is above 0 at any of them."""
+    x, mean = np.asarray(rows["x"]), np.asarray(rows["estimate"])
+    if not np.any(mean > 0):
         return
-    values, mean = np.asarray(rows["value"]), np.asarray(rows["estimate"])
     style = {"color": BEHIND, "alpha": 0.4, "linewidth": 0, "zorder": 0, "label": shown_name(BOUND)}
-    if values.dtype.kind in "if" and len(values) > 1:
-        axes.fill_between(values, 0, mean, **style)
+    if not numbers:
+        axes.bar(x, mean, **style)
+    elif len(x) == 1:
+        axes.axhspan(0, mean[0], **style)
     else:
-        axes.bar(values if values.dtype.kind in "if" else np.arange(len(values)), mean, **style)
+        axes.fill_between(x, 0, mean, **style)
+
+
+def _has_events(line: pd.DataFrame) -> bool:
+    """Whether a rate is above 0 at any value."""
+    return bool(np.any(line["estimate"] > 0))
 
 
 def _panels(methods: list[str]) -> list[list[str]]:
@@ -104,27 +118,31 @@ def _panels(methods: list[str]) -> list[list[str]]:
 def _draw_behind(axes: Any, lines: Sequence[pd.DataFrame]) -> None:
     """Draw methods as thin grey lines."""
     for place, line in enumerate(lines):
-        x = np.asarray(line["value"])
-        x = x if x.dtype.kind in "if" else np.arange(len(x))
         label = None if place else "others"
-        axes.plot(x, np.asarray(line["estimate"]), color=BEHIND, linewidth=0.8, zorder=1, label=label)
+        axes.plot(
+            np.asarray(line["x"]),
+            np.asarray(line["estimate"]),
+            color=BEHIND,
+            linewidth=0.8,
+            zorder=1,
+            label=label,
+        )
 
 
-def _draw_lines(axes: Any, lines: Mapping[str, pd.DataFrame], numbers: bool) -> None:
+def _draw_lines(axes: Any, lines: Mapping[str, pd.DataFrame], numbers: bool, is_rate: bool) -> None:
     """Draw methods in their colours, with their intervals."""
     for place, (method, style) in enumerate(method_styles([*lines]).items()):
         line = lines[method]
-        values, low, mean, high = (np.asarray(line[c]) for c in ("value", "ci_low", "estimate", "ci_high"))
+        x, low, mean, high = (np.asarray(line[c]) for c in ("x", "ci_low", "estimate", "ci_high"))
         if numbers:
-            every = max(len(values) // 10, 1)
-            axes.plot(values, mean, label=shown_name(method), linewidth=1.3, markevery=every, **style)
-            axes.fill_between(values, low, high, color=style["color"], alpha=0.2, linewidth=0)
+            every = max(len(x) // 10, 1)
+            axes.plot(x, mean, label=shown_name(method), linewidth=1.3, markevery=every, **style)
+            if not is_rate or _has_events(line):
+                axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
         else:  # categories have no order that a line could follow
-            x = np.arange(len(values))
             beside = x + 0.5 * ((place + 0.5) / len(lines) - 0.5)
             points: dict[str, Any] = style | {"linestyle": "none"}
             axes.errorbar(beside, mean, (mean - low, high - mean), label=shown_name(method), **points)
-            axes.set_xticks(x, values)
 
 
 def ranking_figure(rows: pd.DataFrame, column: Column) -> Figure:
@@ -220,7 +238,7 @@ def slots_figure(rows: pd.DataFrame, column: Column, title: str, among: Collecti
 
 
 def cdf_figure(quantiles: pd.DataFrame, column: Column, title: str) -> Figure:
-    """The distribution function of a metric over tasks, from its quantiles.
+    """The distribution function of a metric over tasks, from its quantiles, which are joined by lines.
 
     Args:
       quantiles: columns method, level (in (0, 1)), value.
@@ -230,7 +248,15 @@ def cdf_figure(quantiles: pd.DataFrame, column: Column, title: str) -> Figure:
         axes = figure.subplots()
         for method, style in method_styles(list(dict.fromkeys(quantiles["method"]))).items():
             rows = quantiles.loc[quantiles["method"] == method]
-            axes.plot(rows["value"], rows["level"], label=shown_name(method), linewidth=1.3, **style)
+            every = max(len(rows) // 10, 1)
+            axes.plot(
+                rows["value"],
+                rows["level"],
+                label=shown_name(method),
+                linewidth=1.3,
+                markevery=every,
+                **style,
+            )
         axes.set_xlabel(column.title())
         axes.set_ylabel("share of the tasks")
         axes.set_xlim(left=0)
@@ -240,15 +266,20 @@ def cdf_figure(quantiles: pd.DataFrame, column: Column, title: str) -> Figure:
     return figure
 
 
-def profile_figure(profiles: pd.DataFrame, label: str, among: Collection[str]) -> Figure:
+def profile_figure(profiles: pd.DataFrame, label: str, title: str, among: Collection[str]) -> Figure:
     """Performance profiles: shares of seeds and scenarios whose cost is at most a level, with intervals.
+
+    The axis of the cost is logarithmic.
 
     Args:
       profiles: columns method, level, share, share_low, share_high.
       label: the label of the cost.
+      title: what the cost is of.
       among: the methods that are highlighted; the others are thin grey lines behind them.
     """
     with canvas(5.2, 3.4) as figure:
+        from matplotlib.ticker import LogLocator, MaxNLocator
+
         axes = figure.subplots()
         every = list(dict.fromkeys(profiles["method"]))
         styles = method_styles([method for method in every if method in among])
@@ -266,7 +297,14 @@ def profile_figure(profiles: pd.DataFrame, label: str, among: Collection[str]) -
             axes.plot(level, share, label=shown_name(method), linewidth=1.3, markevery=10, **style)
             axes.fill_between(level, low, high, color=style["color"], alpha=0.2, linewidth=0)
         axes.axvline(1, color=BLACK, linewidth=0.6)
+        axes.set_xscale("log")
+        levels = np.asarray(profiles["level"])
+        is_wide = levels.max() > 5 * levels.min()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if is_wide else MaxNLocator(6))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
         axes.set_xlabel(label)
+        axes.set_title(title, fontsize="small")
         axes.set_ylabel("share of seeds and scenarios")
         axes.set_ylim(0, 1 + _ROOM)
         figure.legend(loc="outside right upper")
@@ -276,7 +314,7 @@ def profile_figure(profiles: pd.DataFrame, label: str, among: Collection[str]) -
 def growth_figure(growth: pd.DataFrame) -> Figure:
     """Time and peak memory over the number of seeds and of servers, with a line for each method.
 
-    All axes are logarithmic. Thin dotted lines are proportional to the number, and bars show the range of the
+    All axes are logarithmic. Thin grey lines are proportional to the number, and bars show the range of the
     repeats.
 
     Args:
@@ -302,11 +340,11 @@ def growth_figure(growth: pd.DataFrame) -> Figure:
                 if len(value):
                     lowest = min(lowest, low.min())
                     line = median[-1] * value / value[-1]
-                    upper.plot(value, line, ":", color=style["color"], linewidth=0.8)
+                    upper.plot(value, line, color=BEHIND, linewidth=0.6, zorder=1)
             x_label, y_label = _GROWTH_LABELS[axis]
             shown = growth.loc[growth["axis"] == axis]
             upper.set(xscale="log", yscale="log", ylabel=y_label)
-            upper.set_ylim(bottom=0.6 * lowest)  # cuts off the dotted lines below the measurements
+            upper.set_ylim(bottom=0.6 * lowest)  # cuts off the grey lines below the measurements
             lower.set(xscale="log", yscale="log", ylabel="peak memory [MiB]", xlabel=x_label)
             memory = np.asarray(shown["peak_memory_mb"])
             lower.set_ylim(min(100, memory.min() / 2), max(2000, memory.max() * 2))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 _SHOWN = {
     "optimal": "greedy optimum",
@@ -43,6 +44,14 @@ def joined(parts: Iterable[str], last: str = " and ") -> str:
 def counted(number: int, noun: str) -> str:
     """A number of things, whose plural ends in s: `1 seed`, `2 seeds`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def trained_for(training: Mapping[str, Any]) -> str:
+    """How the methods of a sweep were trained, from that part of its manifest; empty if none were."""
+    if not training["settings"]:
+        return ""
+    each = joined(f"{in_words(name)} for {counted(n, 'episode')}" for name, n in training["episodes"].items())
+    return f"trained at each value with {counted(training['num_seeds'], 'seed')}: {each}"
 
 
 def all_of(number: int, noun: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -43,8 +44,8 @@ _LEVELS = 61
 OVERALL_NOTE = (
     "The cost of a method on a seed in a scenario is its metric relative to the reference's on the same seed "
     "in the same scenario, so that less than 1 is better. The interquartile mean is that of the middle half "
-    "of all costs, and a tie counts half in a probability. 95 % intervals by the percentile bootstrap, which "
-    "resamples seeds as wholes."
+    "of all costs, and a tie counts half in a probability. All methods are measured on the seeds that each "
+    "has in every scenario. 95 % intervals by the percentile bootstrap, which resamples whole seeds."
 )
 
 
@@ -70,6 +71,8 @@ class Overall:
     profiles: pd.DataFrame
     """The performance profiles, with columns method, level, share (of the seeds and scenarios whose cost is
     at most the level), share_low and share_high (95 %)"""
+    costs: dict[str, np.ndarray]
+    """The costs of each of them, `[seeds, scenarios]`, on the seeds that all have in every scenario"""
     left_out: tuple[str, ...] = ()
     """The methods that have no cost, as no seed has one in every scenario"""
 
@@ -96,7 +99,17 @@ class Overall:
             f"the interquartile mean of the cost is {iqm}, and the probability of being better on the same "
             f"seed is {p}."
         )
-        return " ".join([f"{self._best(best)}: {numbers}", *self._without()])
+        return " ".join([f"{self._best(best)}: {numbers}", *self._next_best(rows, best), *self._without()])
+
+    def _next_best(self, rows: Sequence[dict[str, Any]], best: Sequence[dict[str, Any]]) -> list[str]:
+        """A sentence that compares the next best method with the best, if there is one, and intervals."""
+        others = [row["method"] for row in rows if row not in best]
+        if not others or math.isnan(rows[0]["iqm_low"]):
+            return []
+        value, low, high = _interval(_difference, self.costs[others[0]], self.costs[rows[0]["method"]])
+        size = bracket(float(value), float(low), float(high), digits=3)
+        how = f"{size} higher" if low > 0 else f"not clearly different ({size})"
+        return [f"The interquartile mean with {in_words(others[0])}, the next best, is {how}."]
 
     def _best(self, best: Sequence[dict[str, Any]]) -> str:
         """A sentence without its end: the best methods, which are better than the reference or not."""
@@ -123,9 +136,10 @@ class Overall:
     @property
     def caption(self) -> str:
         """The caption of the figure."""
+        more = " Grey curves may go on beyond the axis." if len(self.methods) > DISTINCT_CURVES else ""
         return (
             "Performance profiles: the share of seeds and scenarios whose cost is at most a level, so that "
-            "higher is better. Bands: 95 % intervals."
+            f"higher is better. Bands: 95 % intervals.{more}"
         )
 
     def to_frame(self) -> pd.DataFrame:
@@ -154,11 +168,12 @@ class Overall:
 
     def to_figure(self) -> Figure:
         """The performance profiles, with the best methods highlighted."""
-        among = list(self.methods["method"])[:DISTINCT_CURVES]
-        label = f"{self.column.label} relative to {in_words(self.reference)}"
+        reference = in_words(self.reference)
+        label = f"relative to {reference}"
         if self.column.better == "higher":
-            label = f"{in_words(self.reference)}'s {self.column.label} relative to the method's"
-        return profile_figure(self.profiles, label, among)
+            label = f"{reference} relative to the method"
+        among = list(self.methods["method"])[:DISTINCT_CURVES]
+        return profile_figure(self.profiles, label, capitalised(self.column.label), among)
 
 
 def overall_of(studies: Sequence[SavedStudy], baselines: Sequence[str] = ()) -> list[Overall]:
@@ -187,14 +202,19 @@ def overall_of(studies: Sequence[SavedStudy], baselines: Sequence[str] = ()) -> 
 
 def _overall(group: Sequence[SavedStudy], column: Column, reference: str, scenarios: int) -> Overall | None:
     others = [method for method in group[0].methods if method != reference]
-    costs = {method: _costs(group, column, method, reference) for method in others}
-    costs = {method: cost for method, cost in costs.items() if cost.shape[1] == scenarios and len(cost)}
-    if not costs or not all(np.all(np.isfinite(cost)) for cost in costs.values()):
+    found = {method: _costs(group, column, method, reference) for method in others}
+    found = {method: cost for method, cost in found.items() if cost.shape[1] == scenarios and len(cost)}
+    if not found:
         return None
+    seeds = functools.reduce(pd.Index.intersection, [cost.index for cost in found.values()])
+    costs = {method: cost.loc[seeds].to_numpy(np.float64) for method, cost in found.items()}
+    if not len(seeds) or not all(np.all(np.isfinite(cost)) for cost in costs.values()):
+        return None
+    best_first = sorted(costs, key=lambda method: float(interquartile_mean(costs[method])))
+    levels = _levels(np.stack([costs[method] for method in best_first[:DISTINCT_CURVES]]))
     rows, profiles = [], []
-    least, most = np.quantile(np.concatenate([cost.ravel() for cost in costs.values()]), (0.005, 0.995))
-    levels = np.linspace(min(least, 1.0), max(most, 1.0), _LEVELS)
-    for method, cost in costs.items():
+    for method in best_first:
+        cost = costs[method]
         # Means over seeds, which are faster to resample than the costs: of the share of the scenarios in
         # which a seed is better than the reference, whose own costs are all 1, and of the profiles.
         better = improvement(cost[:, None, :], np.ones((1, scenarios)))[:, None]
@@ -206,9 +226,21 @@ def _overall(group: Sequence[SavedStudy], column: Column, reference: str, scenar
         profiles.append(pd.DataFrame({"method": method, "level": levels} | numbers))
     left_out = tuple(method for method in others if method not in costs)
     names = ["method", "n_seeds", "iqm", "iqm_low", "iqm_high", "p", "p_low", "p_high"]
-    methods = pd.DataFrame(rows, columns=names).sort_values("iqm", kind="stable", ignore_index=True)
+    methods = pd.DataFrame(rows, columns=names)
     studies = tuple(study.name for study in group)
-    return Overall(column, reference, studies, scenarios, methods, pd.concat(profiles), left_out)
+    return Overall(column, reference, studies, scenarios, methods, pd.concat(profiles), costs, left_out)
+
+
+def _levels(costs: np.ndarray) -> np.ndarray:
+    """The levels of profiles, evenly spaced on a logarithmic axis, from and to nearly all costs and 1."""
+    some = costs[costs > 0] if np.any(costs > 0) else np.ones(1)  # costs of 0 are at most any level
+    least, most = np.quantile(some, (0.005, 0.995))
+    return np.geomspace(min(least, 1.0), max(most, 1.0), _LEVELS)
+
+
+def _difference(cost: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The difference of the interquartile means of two methods."""
+    return interquartile_mean(cost) - interquartile_mean(other)
 
 
 def _text(row: dict[str, Any], name: str) -> str:
@@ -226,15 +258,15 @@ def _is_better(row: dict[str, Any]) -> bool:
     return row["iqm_high"] < 1
 
 
-def _costs(group: Sequence[SavedStudy], column: Column, method: str, reference: str) -> np.ndarray:
-    """The costs `[seeds, scenarios]` on the seeds that both methods have in every scenario."""
+def _costs(group: Sequence[SavedStudy], column: Column, method: str, reference: str) -> pd.DataFrame:
+    """The costs on the seeds that both methods have in every scenario, with a column for each scenario."""
     scenarios = []
     for study in group:
         for both in pairs_of(study, method, reference).values():
             # Seeds that only one of them has are left out, but not those with 0 / 0, which is no cost.
             ours, theirs = _means(both[0], column).align(_means(both[1], column), join="inner")
             scenarios.append(ours / theirs if column.better == "lower" else theirs / ours)
-    return pd.concat(scenarios, axis=1, join="inner").to_numpy(np.float64) if scenarios else np.empty((0, 0))
+    return pd.concat(scenarios, axis=1, join="inner") if scenarios else pd.DataFrame()
 
 
 def _means(episodes: Episodes, column: Column) -> pd.Series:
@@ -243,8 +275,8 @@ def _means(episodes: Episodes, column: Column) -> pd.Series:
     return pd.Series((numerator / denominator)[:, 0], index=np.unique(episodes.cluster)).dropna()
 
 
-def _interval(aggregate: Aggregate, cost: np.ndarray) -> Interval:
-    """The aggregate with its interval; methods with equally many seeds share their resamples."""
+def _interval(aggregate: Aggregate, *costs: np.ndarray) -> Interval:
+    """The aggregate with its interval, from the same resamples for all methods."""
     return aggregate_interval(
-        aggregate, cost, rng=np.random.default_rng(BOOTSTRAP_SEED), resamples=_RESAMPLES
+        aggregate, *costs, rng=np.random.default_rng(BOOTSTRAP_SEED), resamples=_RESAMPLES
     )

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from amco_jax.agents.methods import BOUND
-from amco_jax.metrics import TASK, Column, Shown, shown_in
-from amco_jax.report.analysis import baselines_of, estimates_of, over_slots, winners_of
+from amco_jax.metrics import Column, Reduction, Shown, shown_in
+from amco_jax.report.analysis import baselines_of, distributions, estimates_of, over_slots, winners_of
 from amco_jax.report.figures import (
     cdf_figure,
     convergence_figures,
@@ -79,7 +79,7 @@ def all_figures(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequence[
             found[column.name] = _over_values(study, estimated, column, study.methods)
     if study.curves is not None:
         found |= _learning_curves(study)
-    return found | _slot_by_slot(study, estimated, baselines) | _distributions(study, estimated)
+    return found | _slot_by_slot(study, estimated, baselines) | _distributions(study)
 
 
 def _standing_out(study: SavedStudy, estimated: pd.DataFrame, baseline: str) -> list[str]:
@@ -110,9 +110,12 @@ def _over_values(
 ) -> tuple[Figure, str]:
     rows = estimated.rename(columns={"condition": "value"})
     caption = f"{_sentence(column)} {_marks(study)}: 95 % intervals over {study.cluster_name}."
-    if study.has_bound and np.any(
-        rows.loc[(rows["method"] == BOUND) & (rows["metric"] == column.name), "estimate"] > 0
-    ):
+    of_column = rows.loc[rows["metric"] == column.name]
+    largest = of_column.groupby("method")["estimate"].max()
+    how = "are grey" if column.better is None else "have no band" * (_marks(study) == "Bands")
+    if how and column.is_rate and np.any(largest.reindex(study.methods) == 0):
+        caption += f" Methods without such tasks at any value {how}."
+    if study.has_bound and largest[BOUND] > 0:
         caption += " Grey area: below the lower bound on all methods."
     return sweep_figure(rows, column, study.axis_label, among), caption
 
@@ -173,17 +176,16 @@ def _slot_by_slot(study: SavedStudy, estimated: pd.DataFrame, baselines: Sequenc
     return found
 
 
-def _distributions(study: SavedStudy, estimated: pd.DataFrame) -> Pictures:
+def _distributions(study: SavedStudy) -> Pictures:
     """Distribution functions over all tasks under the first, the middle and the last condition."""
     found: Pictures = {}
-    lists = [column for column in study.columns if column.is_list and not column.is_over_slots]
+    lists = [column for column in study.columns if column.is_list and column.reduction is Reduction.QUANTILES]
     for condition, (place, column) in itertools.product(_spread(study.conditions), enumerate(lists)):
-        levels = [each for each in study.columns if each.of == column.name]
-        quantiles = _quantiles(estimated.loc[estimated["condition"] == condition], levels)
+        quantiles = distributions(study, column, condition)
         if len(quantiles):
             title = f"{study.axis_label}: {condition}" if study.axis_label else ""
             names = ["cdf", *([column.name] if place else []), *([condition] if study.axis_label else [])]
-            caption = column.caption or f"{capitalised(column.label)}: quantiles."
+            caption = f"{_sentence(column)} Interpolated between the quantiles of each episode."
             found["-".join(map(str, names))] = cdf_figure(quantiles, column, title), caption
     return found
 
@@ -196,11 +198,3 @@ def _spread(conditions: Sequence[Any]) -> Iterable[Any]:
     """The first, the middle and the last condition."""
     places = {0, (len(conditions) - 1) // 2, len(conditions) - 1}
     return [conditions[place] for place in sorted(places)]
-
-
-def _quantiles(estimated: pd.DataFrame, columns: Iterable[Column]) -> pd.DataFrame:
-    """The pooled percentiles of one metric for each method."""
-    levels = {column.name: column.level for column in columns}
-    rows = estimated.loc[(estimated["per"] == TASK) & estimated["metric"].isin(list(levels))]
-    rows = rows.assign(level=rows["metric"].map(levels), value=rows["estimate"])
-    return rows.loc[np.isfinite(rows["value"]), ["method", "level", "value"]]

@@ -26,6 +26,11 @@ def shown_digits(value: float, low: float, high: float, digits: int = 4) -> int:
     return digits_of_interval(value, low, high, max(digits - max(exponent - 1, 0), 0))
 
 
+def decimal(value: float, digits: int) -> str:
+    """A number with so many digits after the point, a typographic minus sign, and no sign at zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
 def digits_of_interval(value: float, low: float, high: float, digits: int) -> int:
     """At least `digits`, and more if the interval would otherwise be rounded to nothing.
 

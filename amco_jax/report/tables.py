@@ -15,7 +15,7 @@ import pandas as pd
 from amco_jax.metrics import EPISODE, TASK, Column, Shown, is_usual, shown_in
 from amco_jax.report.analysis import above_bound, estimates_of, winners_of
 from amco_jax.report.names import shown_name
-from amco_jax.report.rounding import digits_of_interval, shown_digits
+from amco_jax.report.rounding import decimal, digits_of_interval, shown_digits
 from amco_jax.report.studies import SavedStudy
 from amco_jax.stats import Interval
 
@@ -281,12 +281,12 @@ def interval_text(mean: float, low: float, high: float, digits: int = 4) -> str:
         return NONE
     digits = shown_digits(mean, low, high, digits)
     if math.isnan(low) or math.isnan(high):
-        return f"{mean:.{digits}f}"
+        return decimal(mean, digits)
     # With ±, each bound looks as if it were half the interval away, so it must be almost there.
     sides = sorted((mean - low, high - mean))
     if sides[1] > _EVEN * sides[0] + 10.0**-digits:
         return bracket(mean, low, high, digits)
-    return f"{mean:.{digits}f} ± {(high - low) / 2:.{digits}f}"
+    return f"{decimal(mean, digits)} ± {decimal((high - low) / 2, digits)}"
 
 
 def estimate_text(row: Any, counted: Any = None) -> str:
@@ -311,7 +311,7 @@ def seeds_text(row: Any) -> str:
 
 
 def bracket(value: float, low: float, high: float, digits: int = 2) -> str:
-    """A number with its interval, if it has one, with typographic minus signs and no sign at zero.
+    """A number with its interval, if it has one.
 
     An interval that would have no width has more digits than asked for. The text is `NONE` for NaN.
     """
@@ -319,7 +319,7 @@ def bracket(value: float, low: float, high: float, digits: int = 2) -> str:
         return NONE
     if round(low, digits) == round(high, digits):
         digits = digits_of_interval(value, low, high, digits)
-    number, *bounds = (f"{round(x, digits) + 0.0:.{digits}f}".replace("-", "−") for x in (value, low, high))
+    number, *bounds = (decimal(x, digits) for x in (value, low, high))
     return number if math.isnan(low) else f"{number} [{', '.join(bounds)}]"
 
 

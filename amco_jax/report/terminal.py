@@ -13,7 +13,8 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 
 from amco_jax.metrics import REJECT_RATE, Column, Shown, columns_for_tables, columns_in, shown_in
-from amco_jax.report.names import counted, in_words, shown_name
+from amco_jax.report.names import counted, in_words, shown_name, trained_for
+from amco_jax.report.rounding import decimal
 from amco_jax.report.speed import device_line
 from amco_jax.report.tables import Table, derivatives_table, estimate_text, interval_text, seeds_text
 from amco_jax.stats.summaries import Episodes, summarise
@@ -34,11 +35,7 @@ def print_summary(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     title = f"{manifest['param']}: {_ESTIMATES}, {manifest['physics']} physics"
     heads = [manifest["param"], "method", "seeds", "tasks", *(column.title() for column in columns)]
     printed = _as_printed(title, Table.of_texts(heads, lines, texts=3), len(manifest["methods"]))
-    training = manifest["training"]
-    if training["settings"]:
-        each = ", ".join(f"{method} for {n}" for method, n in training["episodes"].items())
-        seeds = counted(training["num_seeds"], "seed")
-        printed.caption = f"trained at each value with {seeds}: {each} episodes"
+    printed.caption = trained_for(manifest["training"])
     _print(printed, manifest)
 
 
@@ -71,7 +68,7 @@ def print_evaluation(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     for method in dict.fromkeys(summary["method"]):
         rows = [lookup[method, column.name] for column in columns]
         lines.append([shown_name(method), *_counts(rows[0]), *_texts(rows)])
-    title = f"{_ESTIMATES}, {manifest['episodes']} unseen episodes, {manifest['physics']} physics"
+    title = f"{_ESTIMATES}, {counted(manifest['episodes'], 'unseen episode')}, {manifest['physics']} physics"
     heads = ["method", "seeds", "tasks", *(column.title() for column in columns)]
     _print(_as_printed(title, Table.of_texts(heads, lines, texts=2)), manifest)
 
@@ -98,7 +95,7 @@ def print_comparison(final: pd.DataFrame, manifest: dict[str, Any]) -> None:
             reduction = [100 * row[name] for name in ("reduction", "reduction_low", "reduction_high")]
             texts += [text, "" if method == first else interval_text(*reduction, digits=2)]
         lines.append([physics, shown_name(method), *_counts(rows[0]), *texts])
-    title = f"last {last} of {manifest['episodes']} episodes: {_ESTIMATES}"
+    title = f"last {last} of {counted(manifest['episodes'], 'episode')}: {_ESTIMATES}"
     measures = (t for column in columns for t in (column.title(), f"reduction by {in_words(first)} [%]"))
     heads = ["physics", "method", "seeds", "tasks", *measures]
     _print(_as_printed(title, Table.of_texts(heads, lines, texts=3)), manifest)
@@ -107,8 +104,8 @@ def print_comparison(final: pd.DataFrame, manifest: dict[str, Any]) -> None:
 def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
     """Print a row for each combination of settings to stdout."""
     columns = shown_in(columns_in(manifest), Shown.EVERYWHERE)
-    episodes, reference = manifest["episodes"], manifest["reference"]
-    title = f"{manifest['method']}, {episodes} episodes: gap to {in_words(reference)} in %, by tuning seed"
+    episodes, reference = counted(manifest["episodes"], "episode"), manifest["reference"]
+    title = f"{manifest['method']}, {episodes}: gap to {in_words(reference)} in %, by tuning seed"
     shares = [name for name in summary.columns if name.startswith(("gap", "within"))]
     heads = [
         *manifest["settings"],
@@ -120,8 +117,8 @@ def print_tuning(summary: pd.DataFrame, manifest: dict[str, Any]) -> None:
         [
             *(str(row[name]) for name in manifest["settings"]),
             seeds_text(row),
-            *(f"{row[column.name]:.4f}" for column in columns),
-            *(f"{100 * row[name]:.2f}" for name in shares),
+            *(decimal(row[column.name], 4) for column in columns),
+            *(decimal(100 * row[name], 2) for name in shares),
         ]
         for row in summary.to_dict("records")
     ]

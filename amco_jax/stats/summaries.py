@@ -162,6 +162,17 @@ class Episodes:
         ratio = (numerator / denominator)[:, 0]
         return ratio[~np.isnan(ratio)]
 
+    def pooled(self, column: Column, at: np.ndarray) -> Interval:
+        """Quantiles over the tasks of all episodes, `[len(at)]`.
+
+        Args:
+          column: one whose rows hold lists of quantiles, or a quantile of such a column.
+          at: the levels.
+        """
+        table = self.lists[column.of or column.name]
+        tasks = np.where(np.isnan(table[:, 0]), 0.0, self.weight(column, TASK))
+        return pooled_quantiles(table, LEVELS, tasks, clusters=self.cluster, at=at)
+
     def counts(self, column: Column) -> tuple[int, int, int, int]:
         """`COUNTS` of an estimate."""
         some = ~np.isnan(self.values(column))
@@ -306,10 +317,7 @@ def _direct(episodes: Episodes, columns: Sequence[tuple[Column, str]]) -> np.nda
     for name in dict.fromkeys(column.of for column, _ in columns if column.level is not None):
         of_name = np.array([column.level is not None and column.of == name for column, _ in columns])
         levels = [column for column, _ in columns if column.level is not None and column.of == name]
-        at = np.array([column.level for column in levels])
-        table, tasks = episodes.lists[name], episodes.weight(levels[0], TASK)
-        tasks = np.where(np.isnan(table[:, 0]), 0.0, tasks)
-        pooled = pooled_quantiles(table, LEVELS, tasks, clusters=episodes.cluster, at=at)
+        pooled = episodes.pooled(levels[0], np.array([column.level for column in levels]))
         found[of_name] = np.stack(pooled, axis=-1)
     return found
 

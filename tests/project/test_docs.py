@@ -27,7 +27,8 @@ import pytest
 import tyro
 from helpers.documented import PAGES, ROOT, Block, blocks, make_checkout, run_shell, script_calls
 
-from amco_jax import load_scenario
+from amco_jax import get_method, load_scenario
+from amco_jax.agents.methods import METHODS
 
 CHECKS = "`.ci/run` runs it, and this test is part of it"
 CLUSTER = "needs a cluster; tests/study/test_ray.py starts one of its own"
@@ -231,3 +232,13 @@ def parse(script: Path, arguments: list[str]) -> None:
             runpy.run_path(str(script), run_name="__main__")
         except SystemExit:
             pytest.fail(f"{script.name} {' '.join(arguments)}: {message.getvalue()}")
+
+
+def test_the_table_of_trained_methods_is_complete():
+    section = (ROOT / "docs/methods.md").read_text(encoding="utf-8").partition("## The trained methods")[2]
+    rows = re.findall(r"^\| (`.*?) \|.* \| (\d+) \|$", section.partition("\n\nThe last column")[0], re.M)
+    listed = {name: int(episodes) for names, episodes in rows for name in re.findall(r"`([^`]+)`", names)}
+    trained = {m.name: m.training.episodes for m in METHODS.values() if m.training is not None}
+    assert trained.items() <= listed.items()
+    others = [name.replace("-k", "-2") for name in listed if name not in trained]
+    assert all(get_method(name).train_episodes(None) == 300 for name in others)

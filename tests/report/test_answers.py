@@ -50,10 +50,10 @@ def test_one_winner_at_all_values_is_named_once():
     study = study_of(makespans, label="tasks")
     text = answer_of(study, means(study))
     assert text.startswith("At tasks 2, the mean makespan per task is lowest with a")
-    assert "The same is best at all 3 values." in text
+    assert "The same method is best at all 3 values." in text
     assert "agree" not in text  # nothing is ever missed, so the miss rate names none
     tied = study_of({(v, m): x for v in (1, 2) for m, x in (("a", HALVED), ("b", HALVED), ("c", RISING))})
-    assert "The same are best at both values." in answer_of(tied, means(tied))
+    assert "The same methods are best at both values." in answer_of(tied, means(tied))
 
 
 def test_intervals_that_hold_zero_and_equal_methods_are_no_differences():
@@ -255,6 +255,17 @@ def test_a_single_seed_makes_no_difference_clear():
     tuned = study_of({("", "x=1"): [1.0], ("", "x=2"): [2.0], ("", "x=3"): [3.0]}, "tune", reference="x=3")
     assert "Of 2 combinations of settings, x=1 has" in (text := answer_of(tuned, means(tuned)))
     assert "The other is not clearly different from it." in text
+
+
+def test_a_summary_says_how_methods_were_trained_and_counts_episodes():
+    training = {"settings": {"a": {}, "b": {}}, "num_seeds": 16, "episodes": {"a": 1, "optimal": 1000}}
+    summary = summary_of(study_of({(1, "a"): RISING}, training=training))
+    assert summary.endswith(
+        "unified physics; trained at each value with 16 seeds: a for 1 episode and the greedy optimum for "
+        "1,000 episodes."
+    )
+    evaluated = summary_of(study_of({("", "a"): RISING}, "evaluate", episodes=1))
+    assert evaluated.startswith("trained agents on 1 unseen episode;")
 
 
 @pytest.mark.parametrize("theirs", [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.1]])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import pytest
 from helpers.drawn_studies import study_of
 
-from amco_jax.metrics import MAKESPAN
+from amco_jax.metrics import MAKESPAN, MISS_RATE
 from amco_jax.report.analysis import above_bound, best_of, comparisons, means
 from amco_jax.report.answers import answer_of
 from amco_jax.report.figures import sweep_figure
@@ -71,6 +73,39 @@ def test_figures_fill_the_area_below_it(study: SavedStudy):
     assert "bound" not in [line.get_label() for line in axes.lines]
     (plain,) = sweep_figure(rows.loc[rows["method"] != "bound"], study.first, "deadline [s]").axes
     assert len(plain.collections) == len(axes.collections) - 1
+
+
+@pytest.mark.parametrize(
+    ("values", "bound", "expected"),
+    [
+        ([0.3, 0.6, 0.9], [0, 0, 0.04], (0.3, 0.9)),
+        (["a", "b", "c"], [0, 0, 0.04], (1.6, 2.4)),
+        (["a", "b", "c"], [0, 0.04, 0], (0.6, 1.4)),
+        ([0.6], [0.04], (0.6, 0.6)),
+        ([0.6], [0], None),
+    ],
+)
+def test_a_bound_of_zero_keeps_its_place(values: list[Any], bound: list[float], expected: Any):
+    rows = pd.DataFrame(
+        [(method, v, MISS_RATE.name, "task", x, x, x)
+         for method, of in (("local", [0.5] * len(bound)), ("bound", bound))
+         for v, x in zip(values, of, strict=True)],
+        columns=["method", "value", "metric", "per", "estimate", "ci_low", "ci_high"],
+    )  # fmt: skip
+    (axes,) = sweep_figure(rows, MISS_RATE, "load").axes
+    grey = [each for each in (*axes.collections, *axes.patches) if each.get_label() == "bound"]
+    bars = [bar for container in axes.containers if container.get_label() == "bound" for bar in container]
+    areas = [each.get_window_extent().transformed(axes.transData.inverted()) for each in grey + bars]
+    areas = [area for area in areas if area.height > 1e-9]
+    if expected is None:
+        assert not areas
+        return
+    (area,) = areas
+    assert (area.y0, area.y1) == pytest.approx((0, 0.04))
+    if len(values) > 1:
+        assert (area.x0, area.x1) == pytest.approx(expected)
+    else:  # the axis still shows the surroundings of the value alone
+        assert axes.get_xlim() == pytest.approx(expected, abs=0.1)
 
 
 @pytest.mark.parametrize(("tasks", "text"), [(40, "–"), (0, "no tasks")])

@@ -1,4 +1,4 @@
-"""Reports of methods that are measured over different slots, reject tasks, or have lopsided intervals."""
+"""Reports of methods that are measured over different slots, reject tasks, or have asymmetric intervals."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ def test_the_rejected_share_is_shown_where_tasks_are_rejected(tmp_path: Path):
         ((40994.3578, 40502.5, 41486.1), "40994.4 ± 491.8"),
         ((40994.3578, 40994.3568, 40994.3588), "40994.358 ± 0.001"),
         ((104.66148, 104.2, 105.1), "104.661 ± 0.450"),
-        ((-3.5, -3.6, -3.4), "-3.5000 ± 0.1000"),
+        ((-3.5, -3.6, -3.4), "−3.5000 ± 0.1000"),
+        ((-0.00001, -0.01, 0.01), "0.0000 ± 0.0100"),
     ],
 )
 def test_intervals_are_written_with_both_bounds_unless_they_are_even(

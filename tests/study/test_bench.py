@@ -114,7 +114,7 @@ def test_the_figure_of_growth():
     figure = growth_figure(rows)
     assert all(axes.get_xscale() == axes.get_yscale() == "log" for axes in figure.axes)
     time_over_seeds, time_over_servers, memory_over_seeds, _ = figure.axes
-    assert time_over_seeds.get_ylabel() == "time of all seeds [s]"
+    assert time_over_seeds.get_ylabel() == "time for all seeds [s]"
     assert time_over_servers.get_ylabel() == "time per decision [µs]"
     for axes, x, y in (
         (time_over_servers, (5, 10, 40), (5e6 / 7, 10e6 / 7, 40e6 / 7)),
@@ -166,7 +166,8 @@ def test_bench_refuses_bad_input_before_it_measures(script, tmp_path):
         (["--growth", "local", "--growth-servers", 0], ["num_servers: 0"]),
         (["--growth", "local", "--set", "capacity=1-2-3-4-5"], ["capacity"]),
         (["--repeats", 0], ["repeats: 0"]),
-        (["--warmup", 2], ["warmup: 2; legal in a benchmark: none"]),
+        (["--warmup", 2], ["Unrecognized options", "--warmup"]),
+        (["--set", "warmup=2"], ["warmup: 2; legal in a benchmark: none"]),
         (["--set", "warmup=auto"], ["warmup: auto"]),
     ):
         script.assert_refused(words, "bench", *arguments, "--out", tmp_path / "out")
