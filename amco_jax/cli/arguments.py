@@ -331,23 +331,24 @@ def _each_once(arguments: type, words: Sequence[str]) -> list[str]:
     """A command line with each option once: those that take lists have the values of all their occurrences.
 
     Raises:
-      InputError: another option is given twice.
+      InputError: another option is given twice, and not in the same words.
     """
-    parts: dict[str, list[str]] = {"": []}
+    given: dict[str, list[list[str]]] = {"": [[]]}
     name, lists = "", _list_options(arguments)
     for word in words:
         option, equals, value = word.partition("=")
         if len(option) <= 2 or not option.startswith("--"):
-            parts[name].append(word)
+            given[name][-1].append(word)
             continue
         name = option[2:].replace("_", "-").removeprefix("no-")
+        split = [option, value] if equals and name in lists else [word]
+        given.setdefault(name, []).append(split)
+    for name, parts in given.items():
         if name in lists:
-            parts.setdefault(name, [option]).extend([value] if equals else [])
-        elif name in parts:
+            parts[0] += [value for part in parts[1:] for value in part[1:]]
+        elif any(part != parts[0] for part in parts):
             raise InputError(f"{name}: given twice; legal: once")
-        else:
-            parts[name] = [word]
-    return [word for part in parts.values() for word in part]
+    return [word for parts in given.values() for word in parts[0]]
 
 
 def _list_options(arguments: type) -> set[str]:

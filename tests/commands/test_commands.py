@@ -111,7 +111,7 @@ def test_sweep_takes_a_scenario_file_and_a_policy_of_the_user(tmp_path):
     run = command(
         "sweep", "--param", "link_rate_scale", "--values", 1, "--scenario", "fleet.toml", *QUICK,
         "--values=2", "--methods", "mine:METHOD", "--set", "deadline=2", "--methods", "local",
-        "--set", "order=turns", "--out", "out", cwd=tmp_path,
+        "--set", "order=turns", "--out", "out", "--out", "out", cwd=tmp_path,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     results = pd.read_parquet(tmp_path / "out" / "results.parquet")
