@@ -314,7 +314,7 @@ def _parse(arguments: type[Args], description: str, words: Sequence[str] | None,
     """Like `tyro.cli`, but lists may be given in parts, and its boxed error message is one line."""
     message = io.StringIO()
     try:
-        words = _each_once(arguments, sys.argv[1:] if words is None else words)
+        words = _joined(arguments, sys.argv[1:] if words is None else words)
         with contextlib.redirect_stderr(message):
             return tyro.cli(
                 arguments, prog=prog, description=description, args=words, config=(tyro.conf.OmitArgPrefixes,)
@@ -323,32 +323,27 @@ def _parse(arguments: type[Args], description: str, words: Sequence[str] | None,
         if stop.code in (0, None):
             raise
         console.fail(re.sub(r"[─-╿\s]+", " ", message.getvalue()).strip())
-    except InputError as error:
-        console.fail(str(error))
 
 
-def _each_once(arguments: type, words: Sequence[str]) -> list[str]:
-    """A command line with each option once: those that take lists have the values of all their occurrences.
+def _joined(arguments: type, words: Sequence[str]) -> list[str]:
+    """A command line in which an option that takes a list has the values of all its occurrences.
 
-    Raises:
-      InputError: another option is given twice, and not in the same words.
+    Of any other option that is repeated, the last occurrence counts, as is usual.
     """
-    given: dict[str, list[list[str]]] = {"": [[]]}
-    name, lists = "", _list_options(arguments)
-    for word in words:
+    lists = _list_options(arguments)
+    here: list[str] = []
+    parts: dict[str | int, list[str]] = {"": here}
+    for place, word in enumerate(words):
         option, equals, value = word.partition("=")
-        if len(option) <= 2 or not option.startswith("--"):
-            given[name][-1].append(word)
-            continue
-        name = option[2:].replace("_", "-").removeprefix("no-")
-        split = [option, value] if equals and name in lists else [word]
-        given.setdefault(name, []).append(split)
-    for name, parts in given.items():
-        if name in lists:
-            parts[0] += [value for part in parts[1:] for value in part[1:]]
-        elif any(part != parts[0] for part in parts):
-            raise InputError(f"{name}: given twice; legal: once")
-    return [word for parts in given.values() for word in parts[0]]
+        name = option.removeprefix("--").replace("_", "-")
+        if name == option or not name:  # a value
+            here.append(word)
+        elif name in lists:
+            here = parts.setdefault(name, [option])
+            here += [value] if equals else []
+        else:
+            here = parts[place] = [word]
+    return [word for part in parts.values() for word in part]
 
 
 def _list_options(arguments: type) -> set[str]:

@@ -11,7 +11,7 @@ from amco_jax.errors import InputError, check_whole
 from amco_jax.extras import load_package
 from amco_jax.files import check_writable
 from amco_jax.service.latency import write_table
-from sd_repair.commands import refuse_given
+from sd_repair.options import refuse_given
 from sd_repair.pipeline import HUB_ID, Model, check_device, check_dtype, load_diffusers, load_model, prepare
 from sd_repair.profile import Labels, Plan, describe_device, describe_software, print_profile, profile
 

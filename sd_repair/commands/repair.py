@@ -11,8 +11,8 @@ import tyro
 from amco_jax.errors import InputError, check_choice, check_whole
 from amco_jax.progress import progress_bar
 from sd_repair.classical import CLASSICAL, repair_classical
-from sd_repair.commands import refuse_given
 from sd_repair.job import Outputs, read_inputs
+from sd_repair.options import refuse_given
 from sd_repair.pipeline import HUB_ID, Model, load_model
 from sd_repair.repair import Settings, repair
 

@@ -52,8 +52,8 @@ def problems(draw: st.DrawFn) -> Problem:
     [
         lambda wait, cost, selected: 0.5 * waterfill(wait, cost, selected),
         lambda wait, cost, selected: jnp.ones_like(wait) / wait.size,
-        lambda wait, cost, selected: selected / jnp.sum(selected),
-        lambda wait, cost, selected: 3 * cwa(wait, cost, selected) - 2 * waterfill(wait, cost, selected),
+        lambda wait, cost, selected: jnp.where(jnp.any(selected), cwa(wait, cost, selected), jnp.nan),
+        lambda wait, cost, selected: 2 * waterfill(wait, cost, selected) - selected / 3,
     ],
     ids=["half", "beyond the set", "nan", "negative"],
 )

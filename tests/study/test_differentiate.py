@@ -95,7 +95,7 @@ def test_shadow_prices_are_means_over_seeds_and_slots():
 
 def test_seeds_that_play_one_stretch_of_a_log_give_no_interval(tmp_path: Path):
     log = write(tmp_path / "log.csv", small_rows())
-    scenario = scenario_of(log, num_servers=2, num_slots=40, time_scale=60.0, table={"train_share": 0.0})
+    scenario = scenario_of(log, num_servers=2, num_slots=80, time_scale=60.0, table={"train_share": 0.0})
     prices = shadow_prices(scenario, "local", seeds=4)
     assert np.any(prices.work.estimate > 0)
     assert np.all(np.isnan(prices.work.low))
