@@ -95,7 +95,7 @@ def _draw_floor(axes: Any, rows: pd.DataFrame, numbers: bool) -> None:
     x, mean = np.asarray(rows["x"]), np.asarray(rows["estimate"])
     if not np.any(mean > 0):
         return
-    style = {"color": BEHIND, "alpha": 0.4, "linewidth": 0, "zorder": 0, "label": shown_name(BOUND)}
+    style = {"color": BEHIND, "alpha": 0.4, "linewidth": 0, "zorder": 0, "label": "lower bound"}
     if not numbers:
         axes.bar(x, mean, **style)
     elif len(x) == 1:
