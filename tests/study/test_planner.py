@@ -58,7 +58,7 @@ def test_it_is_never_worse_than_its_start():
 def test_with_whole_images_no_price_leaves_the_best_whole_images(method: str, timing: str):
     """The planner starts without prices, and with continuous timing `amco-priced` has none."""
     service = {"devices": ("NVIDIA Jetson AGX Orin", "NVIDIA Jetson Xavier NX")}
-    few = {"service": service, "num_servers": 2, "num_slots": 4, "num_tasks": 6, "deadline": 25.0}
+    few = {"service": service, "num_servers": 2, "num_slots": 10, "num_tasks": 6, "deadline": 8.0}
     scenario = load_scenario("jetson-sd15", few | {"timing": timing})
     study = Sweep("arrival_prob", [0.3], methods=[method, "optimal-admission"], seeds=16, scenario=scenario)
     table = run_study(study).rows.pivot(index="seed", columns="method", values="makespan_mean_s")
