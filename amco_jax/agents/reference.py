@@ -40,8 +40,8 @@ def planned(view: TaskView) -> Bool[Array, " num_servers"]:
 
 
 def undecided(view: TaskView) -> Array:
-    """Never called; users learn from `Method.check_decides` that a bound decides nothing."""
-    raise AssertionError("a lower bound decides nothing")
+    """Raise InputError; only `rollout` comes here, as studies call `Method.check_decides`."""
+    raise InputError("method: bound is a lower bound and decides nothing; legal: in a sweep")
 
 
 PLANNED = Policy(planned, sees_slot=False, by_position=True)

@@ -40,9 +40,11 @@ def check_allocator(allocator: Allocator, num_servers: int) -> None:
     wait, cost = draw.uniform(0.01, 1, (2, _TRIED, num_servers)).astype(np.float32)
     selected = draw.random((_TRIED, num_servers)) < draw.random((_TRIED, 1))
     selected[0], selected[1] = False, True
-    fraction = np.asarray(jax.jit(jax.vmap(allocator))(wait, cost, selected))
-    if fraction.shape != selected.shape:
-        raise InputError(f"allocator: {name_of(allocator)}; legal: fractions of shape [num_servers]")
+    found = jax.jit(jax.vmap(allocator))(wait, cost, selected)
+    shape = list(found.shape[1:]) if isinstance(found, jax.Array) else type(found).__name__
+    if shape != [num_servers]:
+        raise InputError(f"allocator: {name_of(allocator)} returns {shape}; legal: an array [{num_servers}]")
+    fraction = np.asarray(found)
     given = np.all((fraction >= -_ROUNDING) & (selected | (fraction == 0)), axis=1)
     wrong = ~given | ~(np.abs(fraction.sum(axis=1) - selected.any(axis=1)) <= _ROUNDING)
     if np.any(wrong):

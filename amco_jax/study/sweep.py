@@ -92,7 +92,10 @@ class Sweep(SweepSize, Study):
             self._check(each)
         pairs = itertools.combinations([each.to_dict() for each in self.scenarios], 2)
         if len(set(self.labels)) < len(self.labels) or any(one == other for one, other in pairs):
-            raise InputError(f"values: {', '.join(map(str, self.labels))}; legal: each value once")
+            raise InputError(
+                f"values: {', '.join(map(str, self.labels))}; legal: each value once, and none that "
+                "makes the same scenario as another"
+            )
         for method in self.chosen:
             method.physics(self.physics)
 

@@ -96,7 +96,8 @@ class Tuning(TuningSize, Study):
         self.chosen.check(self.base.num_servers)
         self.chosen.physics(self.physics)
         _ = self.variants  # checks the settings
-        own = {*KEYS, *COUNTS, "gap", *_statistics(np.zeros(1), check_number("within", self.within, 0))}
+        check_number("within", self.within, 0)
+        own = {*KEYS, *COUNTS, "gap", *_statistics(np.zeros(0), self.within)}
         measured = {*row_names(self.columns, self.base.num_servers), *_weightings(self.columns)}
         for field, names, others in (
             ("settings", {*self.settings}, own),
