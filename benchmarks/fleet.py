@@ -69,7 +69,7 @@ class Common(ProgramArguments):
                 resume=True,
             )  # fmt: skip
         saved = open_run(out, [KIND])
-        check_same(saved, plan.describe())
+        check_same(saved, {name: value for name, value in plan.describe().items() if name != "depends_on"})
         return saved.table("requests.parquet"), not saved.manifest["facts"]["overruns"]
 
     def write(self, table: pd.DataFrame, name: str) -> None:

@@ -67,7 +67,7 @@ def print_results(requests: pd.DataFrame, images: pd.DataFrame, summary: pd.Data
     quality = f"PSNR {images['psnr_db'].mean():.1f} dB, SSIM {images['ssim'].mean():.3f} over the holes; "
     print(
         f"{len(images)} images{': ' + quality if len(images) else '; '}"
-        f"{facts['disturbed']} requests disturbed, {facts['losses']} losses of workers"
+        f"{facts['disturbed']} requests disturbed, workers lost {facts['losses']} times"
     )
     if facts["overruns"]:
         print(

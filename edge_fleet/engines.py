@@ -84,9 +84,12 @@ class EngineSettings:
 
     def check_worker(self, worker: str, report: Mapping[str, Any]) -> None:
         """Raise InputError unless a worker, by its report, has such an engine."""
-        found = ", ".join(str(report.get(name)) for name in self.labels)
+        found = ", ".join(str(report.get(name, "unknown")) for name in self.labels)
         if found != (own := ", ".join(self.labels.values())):
-            raise InputError(f"worker {worker}: {found}; legal: {own}, as the table [fleet] or --fleet says")
+            raise InputError(
+                f"worker {worker}: model, weights and dtype {found}; legal: {own}, as the table [fleet] or "
+                "--fleet says"
+            )
 
 
 def load_engine(settings: EngineSettings) -> Engine:

@@ -286,11 +286,11 @@ def _check_items(plan: Plan, episodes: _Episodes) -> None:
     scenario, service = plan.scenario, plan.scenario.service
     assert service is not None
     came = [arrival for arrivals in episodes.arrivals.values() for arrival in arrivals]
-    most, size = max((arrival.size for arrival in came), default=1), 1
-    images = service.batch if isinstance(service.batch, int) else (size := most)
+    most = max((arrival.size for arrival in came), default=1)
+    images, size = (service.batch, 1) if isinstance(service.batch, int) else (most, most)
     steps = max((arrival.work / arrival.size for arrival in came), default=1.0)
     seconds = seconds_alone(scenario, size, steps).max() if plan.settings.pace else 0.0
-    check_item(images, plan.side, seconds / plan.settings.speed)
+    check_item(images, plan.side, float(seconds) / plan.settings.speed)
 
 
 def _warm_up(decider: Decider, episodes: _Episodes) -> None:

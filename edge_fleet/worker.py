@@ -292,8 +292,8 @@ def check_listening(address: Address, keys: Keys | None) -> None:
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(where)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, UnicodeError) as error:  # the latter for what no name of a host looks like
+        reason = getattr(error, "strerror", None) or error
         raise InputError(f"address: {address}: {reason}; legal: a free port of this machine") from error
 
 

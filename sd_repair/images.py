@@ -89,10 +89,10 @@ def to_square(image: Image, side: int, hole: Mask | None = None) -> Image:
     """
     square = centre(image)
     if hole is not None:
-        nearest = scipy.ndimage.distance_transform_edt(
-            centre(hole), return_distances=False, return_indices=True
-        )
-        square = square[tuple(np.asarray(nearest))]
+        inside = centre(hole)
+        nearest = scipy.ndimage.distance_transform_edt(inside, return_distances=False, return_indices=True)
+        square = square.copy()
+        square[inside] = square[tuple(np.asarray(nearest)[:, inside])]
     picture = _pillow().fromarray(square)
     return np.array(picture.resize((side, side), _pillow().Resampling.LANCZOS))
 

@@ -274,7 +274,7 @@ def parse_value(text: str) -> Any:
         tomllib.loads(f"value = [{text}]")  # behind a comment, there would be no end of the list
     except (ValueError, RecursionError):  # not TOML, a number with too many digits, or too deep nesting
         return text
-    return document["value"] if len(document) == 1 else text
+    return document["value"]
 
 
 def parse_assignments(option: str, assignments: Sequence[str]) -> dict[str, str]:
@@ -333,15 +333,15 @@ def load_with_settings(
     scenario = load_scenario(source, fields, trace)
     if swept != "arrivals":
         _check_used(scenario, fields)
+        if scenario.trace is not None:
+            scenario.check_played()
     return _apply_scales(scenario, scales)
 
 
 def _check_used(scenario: Scenario, fields: Mapping[str, Any]) -> None:
-    """Raise InputError if one of these fields, or a request log, means nothing to the arrivals."""
+    """Raise InputError if one of these fields means nothing to the arrivals."""
     for name in fields:
         _check_means("set", name, scenario.process)
-    if scenario.trace is not None:
-        scenario.check_played()
 
 
 def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -330,7 +330,7 @@ def test_trained_agents_decide(
         (["run", "--agents", "x", "--method", "local"], ["method: local", "one of them"]),
         (["run", "--keys", "x"], ["keys: x", "--workers"]),
         (["run", "--scenario", "gpu-sd14", "--fleet", "size=2048"], ["size: 2048", "67043328 bytes"]),
-        (["run", "--fleet", "size=64", "speed=0.001"], ["pace of an item", "3600"]),
+        (["run", "--fleet", "size=64", "speed=0.001"], ["pace of an item", ": 20000.0; legal", "3600"]),
         (["worker", "--listen", "0.0.0.0:0"], ["0.0.0.0:0", "--keys"]),
         (["worker", "--engine", "magic"], ["engine: 'magic'", "tiny"]),
         (["worker", "--keys", "nowhere"], ["keys: nowhere", "fleet.py keys"]),

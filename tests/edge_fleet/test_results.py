@@ -86,7 +86,7 @@ def test_times_are_of_requests_that_the_simulator_serves_too(capsys: pytest.Capt
     requests = pd.concat([requests, requests.iloc[:1].assign(measured_s=np.nan, rejected=True, missed=True)])
     shown = printed(requests, pd.DataFrame({"psnr_db": [20.0], "ssim": 0.9}), capsys)
     assert "5 requests, 1 of them rejected and 0 too late" in shown
-    assert "0 requests disturbed, 3 losses of workers" in shown  # perhaps all of the same one
+    assert "0 requests disturbed, workers lost 3 times" in shown  # perhaps all of the same one
     assert "2 undisturbed ones that the simulator serves too took 10 s, 10 s as simulated" in shown
 
 
