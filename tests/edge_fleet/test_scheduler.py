@@ -388,7 +388,7 @@ def test_workers_that_do_not_answer_are_named(tmp_path: Path):
     ("places", "changes", "reason"),
     [
         ([0, 1, 0], {}, r"workers: 127\.0\.0\.1:\d+ and 127\.0\.0\.1:\d+ are the same worker"),
-        ([0, 1, 2], {"engine": "tiny"}, r"worker 127.*: classical-telea, unstated, unstated; legal: tiny, "),
+        ([0, 1, 2], {"engine": "tiny"}, "dtype classical-telea, unstated, unstated; legal: tiny, "),
     ],
 )
 def test_workers_that_are_the_same_or_have_another_engine_are_refused(

@@ -93,8 +93,8 @@ def test_a_bound_of_zero_keeps_its_place(values: list[Any], bound: list[float], 
         columns=["method", "value", "metric", "per", "estimate", "ci_low", "ci_high"],
     )  # fmt: skip
     (axes,) = sweep_figure(rows, MISS_RATE, "load").axes
-    grey = [each for each in (*axes.collections, *axes.patches) if each.get_label() == "bound"]
-    bars = [bar for container in axes.containers if container.get_label() == "bound" for bar in container]
+    grey = [each for each in (*axes.collections, *axes.patches) if each.get_label() == "lower bound"]
+    bars = [bar for each in axes.containers if each.get_label() == "lower bound" for bar in each]
     areas = [each.get_window_extent().transformed(axes.transData.inverted()) for each in grey + bars]
     areas = [area for area in areas if area.height > 1e-9]
     if expected is None:
