@@ -18,6 +18,7 @@ from amco_jax.alloc.cwa import cwa
 from amco_jax.alloc.hecwa import hecwa
 from amco_jax.alloc.priced import priced_support
 from amco_jax.alloc.waterfill import waterfill, waterfill_support
+from amco_jax.compile.runtime import own_numerics
 from amco_jax.errors import InputError
 from amco_jax.identity import name_of
 
@@ -26,13 +27,18 @@ Allocator = Callable[[Array, Array, Array], Array]
 
 ALLOCATORS: dict[str, Allocator] = {"cwa": cwa, "hecwa": hecwa, "waterfill": waterfill}
 
+_TRIED, _ROUNDING = 64, 1e-3
+"""Tasks that an allocator of the user is tried on, and by how much its fractions may be off"""
+
 
 @functools.lru_cache(64)
+@own_numerics()
 def check_allocator(allocator: Allocator, num_servers: int) -> None:
-    """Try an allocator of the user on random waits, costs and sets, one of them empty.
+    """Try an allocator of the user on random waits and costs in s, and sets, one of them empty and one full.
 
     Raises:
-      InputError: fractions are negative, or not finite, or do not sum to 1 over the set and to 0 outside it.
+      InputError: it does not return `[num_servers]`, or fractions are negative or not finite, do not sum to 1
+        over the set, or are not 0 outside it.
     """
     if allocator in ALLOCATORS.values():
         return
@@ -45,8 +51,8 @@ def check_allocator(allocator: Allocator, num_servers: int) -> None:
     if shape != [num_servers]:
         raise InputError(f"allocator: {name_of(allocator)} returns {shape}; legal: an array [{num_servers}]")
     fraction = np.asarray(found)
-    given = np.all((fraction >= -_ROUNDING) & (selected | (fraction == 0)), axis=1)
-    wrong = ~given | ~(np.abs(fraction.sum(axis=1) - selected.any(axis=1)) <= _ROUNDING)
+    legal = np.all((fraction >= -_ROUNDING) & (selected | (fraction == 0)), axis=1)
+    wrong = ~legal | ~(np.abs(fraction.sum(axis=1) - selected.any(axis=1)) <= _ROUNDING)
     if np.any(wrong):
         first = int(np.argmax(wrong))
         servers, given = np.flatnonzero(selected[first]).tolist(), fraction[first].round(4).tolist()
@@ -55,9 +61,6 @@ def check_allocator(allocator: Allocator, num_servers: int) -> None:
             "fractions of at least 0 that sum to 1 over the set, and 0 outside it"
         )
 
-
-_TRIED, _ROUNDING = 64, 1e-3
-"""Tasks that an allocator of the user is tried on, and by how much its fractions may be off"""
 
 __all__ = [
     "ALLOCATORS",
